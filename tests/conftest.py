@@ -1,0 +1,38 @@
+"""Fixtures that every test may use: the repository root on the path, one local Ray for the session, small wafer shards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def run_command(*words: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python distributed/....py ...` from another folder, as a user would."""
+    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        return subprocess.run(command, cwd=elsewhere, env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    import ray
+
+    if not ray.is_initialized():
+        with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, _temp_dir=folder, object_store_memory=300_000_000)
+            yield
+            ray.shutdown()
+    else:
+        yield
