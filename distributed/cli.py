@@ -1,0 +1,120 @@
+"""What every entry point shares: exit codes, one-line errors, and the one place that starts or joins Ray.
+
+An entry point begins with the recipe below, so that `python distributed/train.py` works from any folder (and under `ray job submit`),
+and ends with `cli.run(main)`:
+
+    if __package__ in (None, ""):
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
+    ...
+    if __name__ == "__main__":
+        cli.run(main)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("distributed", "model", "search_spaces")
+
+# What every process of a run must agree on. The driver's own environment wins; remote workers get it through the runtime environment,
+# because the driver's environment does not reach other machines.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # the new Parquet reader is several times slower on small shards
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # also the poll that each train.report waits for: 2 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class Failure(Exception):
+    """Something outside the user's command went wrong (a full disk, say): one line on stderr and exit code 1."""
+
+
+def run(main: Callable[[list[str]], int]) -> NoReturn:
+    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 1 for any other failure."""
+    try:
+        code = main(sys.argv[1:])
+    except ValueError as error:
+        if os.environ.get("LONGTAIL_TRACEBACK"):
+            traceback.print_exc()
+        code = _say(error, 2)
+    except Failure as error:
+        code = _say(error, 1)
+    except KeyboardInterrupt:
+        code = _say("interrupted", 130)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.exit(code)
+
+
+def _say(error: object, code: int) -> int:
+    error = getattr(error, "cause", None) or error  # a RayTaskError carries the worker's own exception
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job."""
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_store: int | None = None, temp_dir: str | None = None) -> None:
+    """Joins the cluster of RAY_ADDRESS or of the job around us, else starts a local Ray that ends with this process.
+
+    The sizes are for a local Ray only. Ray replaces signal handlers: install your own afterwards. Does nothing when Ray already runs.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        _quiet()
+        return
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": runtime_env()}
+    if os.environ.get("RAY_ADDRESS") or in_job():
+        try:
+            ray.init(**common)
+        except ConnectionError as error:
+            raise Failure(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}") from None
+    else:
+        sizes = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": object_store, "_temp_dir": temp_dir}
+        given = {k: v for k, v in sizes.items() if v is not None}
+        # The dashboard stays on: Train's clean-up of placement groups asks it. Loopback only.
+        ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common, **given)
+    _quiet()
+
+
+def runtime_env() -> dict[str, Any]:
+    """The environment of remote workers: the settings above and the path of this code."""
+    names = [*SETTINGS, *(n for n in sorted(os.environ) if n.startswith(("RAY_TRAIN_", "RAY_DATA_")) and n not in SETTINGS)]
+    variables = {name: os.environ.get(name, SETTINGS.get(name, "")) for name in names}
+    if in_job():  # Ray refuses a variable that the job's own environment sets too; the job's working directory brings the code
+        job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"]).get("runtime_env") or {}
+        taken = job.get("env_vars") or {}
+        return {"env_vars": {name: value for name, value in variables.items() if name not in taken}}
+    if os.environ.get("RAY_ADDRESS"):  # the other machines may not have this folder
+        return {"env_vars": variables, "py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]}
+    python_path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {"env_vars": {**variables, "PYTHONPATH": python_path}}
+
+
+def _quiet() -> None:
+    """Ray Data's own bars and chatter off: entry points show their own progress."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    if hasattr(context, "use_datasource_v2"):
+        context.use_datasource_v2 = os.environ.get("RAY_DATA_USE_DATASOURCE_V2") == "1"
+    for name, level in {"ray.data": logging.ERROR, "ray.tune": logging.WARNING, "ray.train": logging.WARNING}.items():
+        logging.getLogger(name).setLevel(level)
