@@ -1,0 +1,285 @@
+"""What a set of scores over seeds shows and does not show: intervals, paired tests, effect sizes, ranks over data sets.
+
+Scores are `{seed: value}`, one mapping a variant; pairs are the seeds that two variants share. Results never depend on the order of
+the rows. Nothing is NaN: a number that cannot be computed is None and `reason` says why. Numbers are in the scores' own unit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+ALPHA = 0.05
+Scores = Mapping[Hashable, float]
+SAME = 1e-12  # differences below this, relative to the scores, are rounding: the float sum of equal numbers is not exactly equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Mean, standard deviation (n - 1) and bootstrap interval of the mean."""
+
+    n: int
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One variant against the reference, paired. effect is Hedges' g of the differences (mean / sd, corrected for few pairs)."""
+
+    name: str
+    reference: str
+    n: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    t_p: float | None = None
+    wilcoxon_p: float | None = None
+    t_holm: float | None = None
+    wilcoxon_holm: float | None = None
+    family: int = 0  # tests corrected together
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """higher, lower (both after Holm's correction), noise, equal or untested."""
+        if self.difference is None:
+            return "untested"
+        if self.t_holm is None:
+            return "equal" if self.difference == 0 and self.n > 1 else "untested"
+        if self.t_holm >= ALPHA:
+            return "noise"
+        return "higher" if self.difference > 0 else "lower"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Friedman's test and Nemenyi's critical difference over data sets; rank 1 is the best."""
+
+    ranks: dict[str, float]
+    sets: int
+    p: float | None = None
+    distance: float | None = None
+    groups: tuple[tuple[str, ...], ...] = ()  # maximal groups whose mean ranks lie within the critical difference
+    reason: str = ""
+
+
+def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
+    """Mean, sd and interval of finite values; what could not be computed is None with its reason."""
+    finite = np.sort(np.asarray([v for v in values if math.isfinite(v)], dtype=float))
+    dropped = len(values) - len(finite)
+    reasons = [f"{dropped} of {len(values)} values are not finite and were left out"] if dropped else []
+    if len(finite) == 0:
+        return Summary(n=0, reason="; ".join([*reasons, "no values"]))
+    mean = float(finite.mean())
+    if len(finite) == 1:
+        return Summary(n=1, mean=mean, reason="; ".join([*reasons, "one seed: no spread to estimate"]))
+    sd = _spread(finite)
+    if sd == 0:
+        return Summary(n=len(finite), mean=mean, sd=0.0, low=mean, high=mean, reason="; ".join([*reasons, "all values are equal"]))
+    low, high = interval(finite, confidence=confidence)
+    return Summary(n=len(finite), mean=mean, sd=sd, low=low, high=high, reason="; ".join(reasons))
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation (n - 1), exactly 0 where only rounding differs."""
+    sd = float(values.std(ddof=1))
+    return 0.0 if sd <= SAME * max(1e-300, float(np.abs(values).max())) else sd
+
+
+def interval(values: Sequence[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+    """Expanded percentile bootstrap interval of the mean (Hesterberg 2015, section 5.3).
+
+    The plain percentile interval of few values is too narrow, by sqrt((n - 1) / n) and for want of a t quantile; this one takes more
+    extreme percentiles to make up for both. Up to 5 values every resample is enumerated, beyond that they are drawn with a fixed seed.
+    """
+    from scipy import stats
+
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    assert n > 1, "an interval needs two values"
+    if n <= 5:
+        picks = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        picks = np.random.default_rng(0).integers(0, n, size=(resamples, n))
+    means = ordered[picks].mean(axis=1)
+    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = "") -> Comparison:
+    """The paired comparison of two variants over the seeds they share, before any correction."""
+    from scipy import stats
+
+    shared = sorted((k for k in scores if k in reference and math.isfinite(scores[k]) and math.isfinite(reference[k])), key=repr)
+    if not shared:
+        return Comparison(name=name, reference=against, n=0, reason="no seed in common")
+    ours, theirs = (np.array([s[k] for k in shared], dtype=float) for s in (scores, reference))
+    size = max(1e-300, float(np.abs([ours, theirs]).max()))
+    gaps = np.sort(np.round((ours - theirs) / size, 12) * size)  # 0.53 - 0.50 and 0.03 are the same gap: ties must be ties
+    base = Comparison(name=name, reference=against, n=len(gaps), difference=float(gaps.mean()))
+    if len(gaps) == 1:
+        return replace(base, reason="one seed in common: no test is possible")
+    if not gaps.any():
+        return replace(base, low=0.0, high=0.0, reason="equal in every seed: nothing to test")
+    sd = _spread(gaps)
+    wilcoxon = _wilcoxon(gaps)
+    if sd == 0:
+        reason = "the same difference in every seed: no spread for a t test"
+        return replace(base, low=base.difference, high=base.difference, wilcoxon_p=wilcoxon, reason=reason)
+    low, high = interval(gaps)
+    degrees = len(gaps) - 1
+    # Hedges' correction in closed form, exp(lgamma) for few degrees of freedom where the usual 1 - 3 / (4 df - 1) is rough
+    correction = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2) if degrees > 1 else None
+    return replace(
+        base,
+        low=low,
+        high=high,
+        effect=None if correction is None else float(gaps.mean() / sd * correction),
+        t_p=float(stats.ttest_1samp(gaps, 0.0).pvalue),
+        wilcoxon_p=wilcoxon,
+        reason="two seeds: no unbiased effect size" if correction is None else "",
+    )
+
+
+def _wilcoxon(gaps: np.ndarray) -> float:
+    """Two-sided signed-rank p; with zeros or ties the table of the exact test is wrong, so all sign flips are enumerated instead."""
+    from scipy import stats
+
+    sizes = np.abs(gaps[gaps != 0])
+    if len(sizes) == len(gaps) <= 50 and len(np.unique(sizes)) == len(sizes):
+        return float(stats.wilcoxon(gaps, method="exact").pvalue)
+    method = stats.PermutationMethod(n_resamples=2**13, rng=0) if len(sizes) <= 13 else "asymptotic"
+    return float(stats.wilcoxon(gaps[gaps != 0], method=method).pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction; None stays None and does not count."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for step, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - step)))
+        corrected[i] = highest
+    return corrected
+
+
+def compare(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
+    """Every variant against the named reference, corrected as one family, in the order of `scores`."""
+    if reference not in scores:
+        raise ValueError(f"the reference must be one of the variants: {', '.join(scores)}; got {reference!r}")
+    found = [paired(values, scores[reference], name=name, against=reference) for name, values in scores.items() if name != reference]
+    t_values, w_values = holm([c.t_p for c in found]), holm([c.wilcoxon_p for c in found])
+    family = sum(c.t_p is not None for c in found)
+    return [replace(c, t_holm=t, wilcoxon_holm=w, family=family) for c, t, w in zip(found, t_values, w_values)]
+
+
+def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False) -> Ranking:
+    """Mean ranks of variants over data sets, `{variant: {data set: score}}`; only data sets that every variant has count."""
+    from scipy import stats
+
+    names = sorted(table)
+    if not names:
+        return Ranking(ranks={}, sets=0, reason="no variants")
+    shared = sorted(set.intersection(*({d for d, v in table[n].items() if math.isfinite(v)} for n in names)))
+    k, n = len(names), len(shared)
+    if k < 2 or n == 0:
+        return Ranking(ranks={}, sets=n, reason="one variant: nothing to rank" if k < 2 else "no data set that every variant has")
+    scores = np.array([[table[name][d] for name in names] for d in shared])
+    ranks = stats.rankdata(scores if lower_is_better else -scores, axis=1)
+    means = {name: float(r) for name, r in sorted(zip(names, ranks.mean(axis=0)), key=lambda pair: (pair[1], pair[0]))}
+    if n < 2:
+        return Ranking(ranks=means, sets=n, reason="one data set: ranks only, no test over data sets")
+    distance = float(stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n)))
+    groups = _cliques(list(means.items()), distance)
+    if (ranks == ranks[:, :1]).all():
+        return Ranking(ranks=means, sets=n, distance=distance, groups=groups, reason="all variants tie on every data set")
+    if k < 3:
+        return Ranking(ranks=means, sets=n, distance=distance, groups=groups, reason="two variants: Friedman's test needs three")
+    p = float(stats.friedmanchisquare(*scores.T).pvalue)
+    reason = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
+    return Ranking(ranks=means, sets=n, p=p, distance=distance, groups=groups, reason=reason)
+
+
+def _cliques(ranked: list[tuple[str, float]], distance: float) -> tuple[tuple[str, ...], ...]:
+    """Maximal runs of at least two variants whose best and worst mean rank differ by no more than the critical difference."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(ranked)):
+        last = max(j for j in range(first, len(ranked)) if ranked[j][1] - ranked[first][1] <= distance)
+        if last > first and not any(a <= first and last <= b for a, b in found):
+            found.append((first, last))
+    return tuple(tuple(name for name, _ in ranked[a : b + 1]) for a, b in found)
+
+
+def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "points", lower_is_better: bool = False) -> str:
+    """One sentence that says what this comparison shows and what it does not."""
+    if c.difference is None:
+        return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
+    gap = f"{c.difference * scale:+.{_digits(scale)}f} {unit}".strip()
+    if c.verdict == "equal":
+        return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
+    if c.t_holm is None or c.low is None or c.high is None:
+        return f"{c.name} against {c.reference} in {metric}: {gap}, and nothing can be said about chance ({c.reason})."
+    figures = (
+        f"{gap}, 95 % interval {c.low * scale:+.{_digits(scale)}f} to {c.high * scale:+.{_digits(scale)}f}, {c.n} seeds, {probability(c)}"
+    )
+    if c.verdict == "noise":
+        crossed = c.low <= 0 <= c.high
+        why = (
+            "inside the noise"
+            if crossed or c.family < 2
+            else f"does not survive the correction for {c.family} comparisons, so inside the noise"
+        )
+        return f"{c.name} against {c.reference} in {metric}: {why} ({figures})."
+    good = (c.verdict == "higher") != lower_is_better
+    return f"{c.name} is {'better' if good else 'worse'} than {c.reference} in {metric} ({figures})."
+
+
+def helps(what: str, c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "points", lower_is_better: bool = False) -> str:
+    """The plain answer to `does it help?`, then the comparison behind it."""
+    detail = in_words(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
+    good = (c.verdict == "higher") != lower_is_better
+    verb, does = ("help", "do") if what.endswith("s") else ("helps", "does")
+    decided = f"{what} {verb} here" if good else f"{what} {does} harm here"
+    answer = {
+        "higher": decided,
+        "lower": decided,
+        "equal": f"{what} {does} not help here",
+        "noise": f"{what} {does} not help here as far as {c.n} seeds can show",
+        "untested": f"{what}: not tested",
+    }[c.verdict]
+    return f"{answer[0].upper()}{answer[1:]}: {detail}"
+
+
+def probability(c: Comparison) -> str:
+    """p of the t test, corrected when there is more than one comparison."""
+    value = c.t_holm if c.t_holm is not None else c.t_p
+    if value is None:
+        return f"no p ({c.reason})"
+    return f"{'Holm ' if c.family > 1 else ''}p {'< 0.001' if value < 0.001 else f'= {value:.3f}'}"
+
+
+def floor_note(seeds: int) -> str:
+    """What the number of seeds alone forbids the tests to show."""
+    if seeds < 2:
+        return "One seed: means only, no interval and no test. Use --seeds 5 or more."
+    smallest = 2.0 / 2**seeds  # also the chance that all seeds fall on one side of the truth, where no bootstrap interval reaches it
+    if smallest < ALPHA:
+        return ""
+    return (
+        f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}, so it cannot confirm the t test, "
+        f"and a bootstrap interval covers at most {100 - 100 * smallest:.0f} %; 6 seeds or more lift both limits."
+    )
+
+
+def _digits(scale: float) -> int:
+    return 1 if scale >= 100 else 3
