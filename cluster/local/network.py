@@ -1,0 +1,103 @@
+"""Gives every node of a local cluster its own address: a bridge and one network namespace a worker, where the rights allow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+NETWORKS = ("auto", "namespaces", "loopback")
+PREFIX = "10.213"  # a private range that few networks use; one /24 of it for each cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Subnet number of a bridged cluster, or 0: every node has an address and ports of its own on the loopback interface."""
+
+    subnet: int = 0
+
+    @property
+    def bridge(self) -> str:
+        return f"longtail{self.subnet}"
+
+    def address(self, node: int) -> str:
+        """Address of node 0 (the head, on the bridge itself) or of worker 1, 2, ..."""
+        host = 1 if node == 0 else 10 + node
+        # Linux answers on all of 127.0.0.0/8. Ray would replace 127.0.0.1 itself by the machine's outward address.
+        return f"{PREFIX}.{self.subnet}.{host}" if self.subnet else f"127.213.0.{host}"
+
+    def interface(self, node: int) -> str:
+        """The interface that gloo must use: by default it looks the host's name up, which on one machine is the same for all nodes."""
+        return ("eth0" if node else self.bridge) if self.subnet else "lo"
+
+    def namespace(self, node: int) -> str:
+        return f"{self.bridge}-worker{node}" if self.subnet and node else ""
+
+    def enter(self, node: int) -> list[str]:
+        """Command prefix that runs the rest inside the node's namespace."""
+        return [_ip(), "netns", "exec", self.namespace(node)] if self.namespace(node) else []
+
+    def add(self, node: int) -> None:
+        """Creates a worker's namespace with its end of a cable to the bridge."""
+        if not self.namespace(node):
+            return
+        space, cable = self.namespace(node), f"lt{self.subnet}w{node}"
+        run("netns", "add", space)
+        run("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        run("link", "set", cable, "master", self.bridge, "up")
+        run("-n", space, "link", "set", "lo", "up")
+        run("-n", space, "addr", "add", f"{self.address(node)}/24", "dev", "eth0")
+        run("-n", space, "link", "set", "eth0", "up")
+        # A process finds its own address by the route it would take outwards, so there has to be one.
+        run("-n", space, "route", "add", "default", "via", self.address(0))
+
+    def remove(self, node: int) -> None:
+        """Deletes a worker's namespace; the cable goes with it."""
+        if self.namespace(node):
+            run("netns", "delete", self.namespace(node), check=False)
+
+    def close(self) -> None:
+        if self.subnet:
+            run("link", "delete", self.bridge, check=False)
+
+
+def open_network(kind: str) -> Network:
+    """A bridge on a free subnet. With `auto`, missing rights mean loopback; with `namespaces` they are an error."""
+    if kind not in NETWORKS:
+        raise ValueError(f"--network must be one of {', '.join(NETWORKS)}; got {kind!r}")
+    if kind == "loopback":
+        return Network()
+    if os.geteuid() == 0 and shutil.which("ip", path=_path()):
+        for subnet in range(1, 255):
+            network = Network(subnet=subnet)
+            # Creating the bridge claims the subnet: it fails when another cluster has it.
+            if run("link", "add", network.bridge, "type", "bridge", check=False):
+                run("addr", "add", f"{network.address(0)}/24", "dev", network.bridge)
+                run("link", "set", network.bridge, "up")
+                return network
+            if subnet == 1 and not _bridge_exists(network.bridge):
+                break
+    if kind == "namespaces":
+        raise ValueError("--network namespaces needs root and iproute2's `ip` with the right to add bridges; valid here: loopback")
+    return Network()
+
+
+def run(*words: str, check: bool = True) -> bool:
+    """`ip WORDS`; True when it worked."""
+    result = subprocess.run([_ip(), *words], capture_output=True, text=True)
+    if check and result.returncode:
+        raise RuntimeError(f"ip {' '.join(words)}: {result.stderr.strip()}")
+    return result.returncode == 0
+
+
+def _bridge_exists(name: str) -> bool:
+    return run("link", "show", name, check=False)
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def _ip() -> str:
+    return shutil.which("ip", path=_path()) or "ip"

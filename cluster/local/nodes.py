@@ -1,0 +1,211 @@
+"""The nodes of a local cluster: the state that is kept on disk, how one raylet is started, and which ones the head sees alive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.local import processes
+from cluster.local.network import Network
+
+# A lost node is noticed in about 4 s instead of 85 s, and Train starts again without it: wanted on a small cluster and with spot
+# machines. On a large or busy one keep Ray's defaults: a node that answers late would be declared dead.
+HEAD_ENVIRONMENT = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+}
+DRIVER_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
+PORTS = ("gcs", "dashboard", "client", "node-manager", "object-manager", "agent-listen", "agent-grpc", "runtime-env", "metrics")
+BLOCK = 150  # ports of one node: those above, the rest for its worker processes
+FIRST_PORT, LAST_PORT = 20000, 32000  # above Ray's own random worker ports, below the system's ephemeral ones
+
+
+@dataclass
+class Node:
+    name: str
+    index: int  # 0 is the head
+    address: str
+    ports: int  # first port of its block
+    pid: int = 0  # of `ray start --block`
+
+    def port(self, name: str) -> int:
+        return self.ports + PORTS.index(name)
+
+
+@dataclass
+class State:
+    """All that later commands need; written to cluster.json after every change."""
+
+    id: str
+    folder: str
+    subnet: int  # 0: loopback
+    cpus: float  # of one worker
+    head_cpus: float
+    store_mb: int  # object store of one node
+    added: int = 0  # workers ever started: names are not used twice
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def network(self) -> Network:
+        return Network(subnet=self.subnet)
+
+    @property
+    def head(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def token(self) -> Path:
+        return Path(self.folder) / "token"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.head.port('dashboard')}"
+
+    def save(self) -> None:
+        path = Path(self.folder) / "cluster.json"
+        path.with_suffix(".tmp").write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        path.with_suffix(".tmp").replace(path)
+
+
+def load(folder: str) -> State:
+    try:
+        tree = json.loads((Path(folder) / "cluster.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"--dir must hold a started cluster; got {folder!r}; start one with: python cluster/local/cluster.py start"
+        ) from None
+    return State(**{**tree, "nodes": [Node(**node) for node in tree["nodes"]]})
+
+
+def environment(state: State) -> dict[str, str]:
+    """What a shell needs to talk to the cluster: both the mode and the token, one alone is refused."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.token)}
+
+
+def node_environment(state: State, node: Node) -> dict[str, str]:
+    # Nothing of another Ray on this machine may leak in: RAY_ADDRESS would send the new node there.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {
+        **clean,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(state.token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **HEAD_ENVIRONMENT,
+        **DRIVER_ENVIRONMENT,
+        "GLOO_SOCKET_IFNAME": state.network.interface(node.index),
+        # `ray job submit -- python ...` runs the first python on the head's PATH: make it this one.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        # Ray's process titles are written over the environment, and with it over the marks, unless this is set.
+        "SPT_NOENV": "1",
+        processes.CLUSTER_MARK: state.id,
+        processes.NODE_MARK: f"{state.id}-{node.name}",
+    }
+
+
+def start_command(state: State, node: Node) -> list[str]:
+    head = node.index == 0
+    role = ["--head", f"--port={node.port('gcs')}", f"--ray-client-server-port={node.port('client')}", "--include-dashboard=true"]
+    role += ["--dashboard-host=127.0.0.1", f"--dashboard-port={node.port('dashboard')}"]
+    if not head:
+        role = [f"--address={state.head.address}:{state.head.port('gcs')}"]
+    return [
+        *state.network.enter(node.index),
+        *[sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role],
+        f"--node-ip-address={node.address}",
+        f"--temp-dir={state.folder}/{node.name}",
+        f"--num-cpus={state.head_cpus if head else state.cpus:g}",
+        "--num-gpus=0",
+        f"--resources={json.dumps({node.name: 1})}",
+        f"--object-store-memory={state.store_mb * 2**20}",
+        f"--node-manager-port={node.port('node-manager')}",
+        f"--object-manager-port={node.port('object-manager')}",
+        f"--dashboard-agent-listen-port={node.port('agent-listen')}",
+        f"--dashboard-agent-grpc-port={node.port('agent-grpc')}",
+        f"--runtime-env-agent-port={node.port('runtime-env')}",
+        f"--metrics-export-port={node.port('metrics')}",
+        f"--min-worker-port={node.ports + len(PORTS)}",
+        f"--max-worker-port={node.ports + BLOCK - 1}",
+    ]
+
+
+def free_block(taken: list[int]) -> int:
+    """First port of a block in which every port is free now, from a random place on so that two clusters rarely look at the same one."""
+    blocks = [first for first in range(FIRST_PORT, LAST_PORT, BLOCK) if first not in taken]
+    for first in random.sample(blocks, len(blocks)):
+        if all(_free(port) for port in range(first, first + BLOCK)):
+            return first
+    raise RuntimeError(f"no free block of {BLOCK} ports between {FIRST_PORT} and {LAST_PORT}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def add_node(state: State) -> Node:
+    """Starts the head (the first call) or one more worker; does not wait for it."""
+    index = state.added
+    state.added += 1
+    name = f"worker{index}" if index else "head"
+    node = Node(name=name, index=index, address=state.network.address(index), ports=free_block([n.ports for n in state.nodes]))
+    state.nodes.append(node)
+    state.save()
+    state.network.add(index)
+    with open(f"{state.folder}/{name}.log", "wb") as log:
+        process = subprocess.Popen(
+            start_command(state, node),
+            env=node_environment(state, node),
+            cwd=state.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    node.pid = process.pid
+    state.save()
+    return node
+
+
+def alive(state: State) -> list[str]:
+    """Names of the nodes that the head says are alive. Asked over HTTP: importing Ray would cost a second."""
+    key = {"Authorization": f"Bearer {state.token.read_text().strip()}"}
+    request = urllib.request.Request(f"{state.dashboard}/api/v0/nodes", headers=key)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            rows: list[dict[str, Any]] = json.load(reply)["data"]["result"]["result"]
+    except (OSError, KeyError, TypeError):  # not up yet
+        return []
+    resources = [row["resources_total"] for row in rows if row["state"] == "ALIVE"]
+    return [node.name for node in state.nodes if any(node.name in total for total in resources)]
+
+
+def wait_alive(state: State, names: list[str], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not set(names) <= set(alive(state)):
+        for node in state.nodes:
+            if node.name in names and not processes.marked(processes.NODE_MARK, f"{state.id}-{node.name}"):
+                raise RuntimeError(f"{node.name} ended at its start: {_tail(state, node)}")
+        if time.monotonic() > end:
+            raise RuntimeError(f"nodes {', '.join(names)} not up after {seconds:.0f} s; alive: {alive(state)}")
+        time.sleep(0.3)
+
+
+def _tail(state: State, node: Node) -> str:
+    return " | ".join(Path(f"{state.folder}/{node.name}.log").read_text(errors="replace").strip().splitlines()[-5:])
