@@ -1,0 +1,159 @@
+"""Optimisers, the sharpness-aware ascent step, the learning-rate schedule and the averaged weights: plain functions for the train loop.
+
+SAM, one step (each backward adds up gradients over the workers first, so all workers move alike):
+    backward(batch); undo = perturb(parameters, rho); zero_grad; backward(batch); undo(); step
+ImbSAM (ICCV 2023) looks for a flat minimum of the rare classes' part of the loss only; the frequent classes' part is descended from where
+it is, so the step follows grad rare(w + eps) + grad frequent(w), eps = rho grad rare(w) / |grad rare(w)|:
+    backward(rare); undo = perturb(parameters, rho); zero_grad; backward(rare); undo(); backward(frequent); step
+Both descend by AdamW, so that one range of learning rates serves all. Second passes run inside `still(network)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import Batch
+
+
+class Settings(Protocol):
+    """What `build` reads of a configuration."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+
+
+def decayed(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters (with, without) weight decay: weight matrices have it; norms, biases, embeddings and learned vectors do not."""
+    kept: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for module in network.modules():
+        kind = type(module).__name__
+        lookup = "Norm" in kind or kind.endswith(("Embedding", "Embeddings"))
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            matrix = name.startswith("weight") and parameter.ndim >= 2 and not lookup
+            (kept if matrix else free).append(parameter)
+    return kept, free
+
+
+def build(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser named by the settings; SAM and ImbSAM are AdamW with other gradients."""
+    kept, free = decayed(network)
+    groups = [{"params": kept, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    return OPTIMISERS[settings.name](groups, settings)
+
+
+def adamw(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999))
+
+
+def sgd(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+OPTIMISERS: dict[str, Callable[[list[dict[str, object]], Settings], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "sgd": sgd,
+    "sam": adamw,
+    "imbsam": adamw,
+}
+
+
+@torch.no_grad()
+def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None]:
+    """Moves the parameters by rho along their gradient's direction (one norm over all of them); the result moves them back, to the bit.
+
+    No gradient, or one of zero, moves nothing: a batch without rare classes makes ImbSAM an ordinary step.
+    """
+    moved = [(p, p.grad, p.detach().clone()) for p in parameters if p.grad is not None]
+    if moved:
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for _, g, _ in moved]))
+        scale = rho / norm.clamp_min(1e-12)
+        for parameter, gradient, _ in moved:
+            parameter.add_(gradient * scale)
+
+    @torch.no_grad()
+    def undo() -> None:
+        for parameter, _, before in moved:
+            parameter.copy_(before)
+
+    return undo
+
+
+def rare_rows(batch: Batch, counts_C: Tensor) -> Tensor:
+    """[B] bool: labelled rows of the classes with fewer training rows than the mean class.
+
+    The authors' code sets the bound by hand (20 rows); the mean fits data of any size, and no class is rare in balanced data.
+    """
+    return (batch.labels_B >= 0) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
+
+
+def restricted(batch: Batch, kept_B: Tensor) -> Batch:
+    """The batch in which only the kept rows count in the loss; the network still sees all of them."""
+    partners_B = None if batch.partners_B is None else batch.partners_B.where(kept_B, -1)
+    return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)
+
+
+def rare_part(batch: Batch, counts_C: Tensor) -> Batch:
+    """The rows that ImbSAM flattens; their loss terms and those of `frequent_part` add up to the batch's."""
+    return restricted(batch, rare_rows(batch, counts_C))
+
+
+def frequent_part(batch: Batch, counts_C: Tensor) -> Batch:
+    """All other rows."""
+    return restricted(batch, ~rare_rows(batch, counts_C))
+
+
+@contextmanager
+def still(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation keeps its running statistics: a second pass over a batch must not count the batch twice."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    rates = [(m, m.momentum) for m in norms]
+    try:
+        for m in norms:
+            m.momentum = 0.0
+        yield
+    finally:
+        for m, rate in rates:
+            m.momentum = rate
+
+
+def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
+    """Factor of the peak learning rate at `step` (from 0) of `steps`: a linear rise over the share `warmup`, then a cosine to nearly 0."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    done = min(1.0, (step - rising) / max(1, steps - rising))
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of weights and float buffers (batch statistics); integer buffers are copied.
+
+    The decay rises as (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    theirs = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, mine in (dict(average.named_parameters()) | dict(average.named_buffers())).items():
+        value = theirs[name].detach()
+        if mine.is_floating_point():
+            mine.lerp_(value.to(mine.dtype), 1 - decay)
+        else:
+            mine.copy_(value)
