@@ -20,6 +20,7 @@ class Batch:
     present_BM: Tensor  # bool, columns in the schema's modality order
     labels_B: Tensor  # int64, -1 where unknown
     ranks_B: Tensor  # int64: rank of the record within its class by a stable hash of its id; rank % F is its cross-fitting fold
+    dropped_BM: Tensor | None = None  # bool: present modalities hidden from the fusion by modality dropout; encoders and auxiliary heads still see them
     partners_B: Tensor | None = None  # int64: label of the record blended in by mixup or Remix
     shares_B: Tensor | None = None  # float32: share of labels_B against partners_B
     start: int = 0  # position of the first record in the global batch of which this is one worker's share
@@ -37,6 +38,7 @@ class Batch:
             present_BM=change(self.present_BM),
             labels_B=change(self.labels_B),
             ranks_B=change(self.ranks_B),
+            dropped_BM=None if self.dropped_BM is None else change(self.dropped_BM),
             partners_B=None if self.partners_B is None else change(self.partners_B),
             shares_B=None if self.shares_B is None else change(self.shares_B),
             start=self.start,
@@ -68,6 +70,7 @@ def concatenate(batches: list[Batch]) -> Batch:
         present_BM=torch.cat([b.present_BM for b in batches]),
         labels_B=torch.cat([b.labels_B for b in batches]),
         ranks_B=torch.cat([b.ranks_B for b in batches]),
+        dropped_BM=optional("dropped_BM"),
         partners_B=optional("partners_B"),
         shares_B=optional("shares_B"),
     )

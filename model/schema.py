@@ -59,7 +59,7 @@ class Schema:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(m.name for m in (*self.images, *self.tables))
+        return (*(m.name for m in self.images), *(m.name for m in self.tables))
 
     def keep(self, names: tuple[str, ...]) -> Schema:
         """The same schema with only the named modalities; no names keeps all."""

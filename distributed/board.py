@@ -1,0 +1,128 @@
+"""TensorBoard of one run: scalars, recall a class, confusion matrix, histograms of weights and confidences, and a layout to compare runs by."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distributed.scores import Scores
+from distributed.shards import filesystem, is_uri
+from model.metrics import shot_groups
+from model.network import Network
+
+if TYPE_CHECKING:
+    from distributed.config import Config
+
+SHOTS = ("many", "medium", "few")
+SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "nll", "ece")
+
+
+class Board:
+    """Event files in the run's folder; for a URI they are written here first and copied at every epoch."""
+
+    def __init__(self, out: str, network: Network) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out, self.schema = out, network.schema
+        self.groups_C = shot_groups(network.counts_C.cpu())
+        self.folder = tempfile.mkdtemp(prefix="board-") if is_uri(out) else out
+        self.writer = SummaryWriter(self.folder)  # type: ignore[no-untyped-call]
+        self.writer.add_custom_scalars(layout(self.schema.modalities))  # type: ignore[no-untyped-call]
+
+    def epoch(self, metrics: dict[str, float], scores: Scores) -> None:
+        step = int(metrics["epoch"])
+        for name, value in metrics.items():
+            if name not in ("epoch", "best_epoch"):
+                self.writer.add_scalar(tag(name), value, step)  # type: ignore[no-untyped-call]
+        self.histograms(scores, step)
+        image_HWC = confusion_image(scores.probabilities_NC.argmax(1), scores.labels_N, len(self.schema.classes))
+        self.writer.add_image("val_confusion", image_HWC, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+        self.flush()
+
+    def histograms(self, scores: Scores, step: int) -> None:
+        """Fusion weights and confidences of every modality, split by the shot group of the true class."""
+        known_N = scores.labels_N >= 0
+        group_N = self.groups_C[scores.labels_N.clamp_min(0)]
+        for m, modality in enumerate(self.schema.modalities):
+            for g, shot in enumerate(SHOTS):
+                rows_N = known_N & (group_N == g) & scores.present_NM[:, m]
+                if rows_N.any():
+                    self.writer.add_histogram(f"weight_{shot}/{modality}", scores.weights_NM[rows_N, m], step)  # type: ignore[no-untyped-call]
+                    self.writer.add_histogram(f"confidence_{shot}/{modality}", scores.confidence_NM[rows_N, m], step)  # type: ignore[no-untyped-call]
+
+    def close(self, config: Config, metrics: dict[str, Any]) -> None:
+        from distributed.config import flatten
+
+        final = {
+            f"final/{split}/{name}": metrics[split][name]
+            for split in ("val", "test")
+            if split in metrics
+            for name in SUMMARY
+            if name in metrics[split]
+        }
+        for name, value in final.items():
+            self.writer.add_scalar(name, value, metrics["epochs"])  # type: ignore[no-untyped-call]
+        self.writer.add_text("settings", settings_table(flatten(config)))  # type: ignore[no-untyped-call]
+        self.writer.close()  # type: ignore[no-untyped-call]
+        self.flush()
+
+    def flush(self) -> None:
+        self.writer.flush()  # type: ignore[no-untyped-call]
+        if not is_uri(self.out):
+            return
+        files, path = filesystem(self.out)
+        for event in Path(self.folder).glob("events.*"):
+            with files.open_output_stream(f"{path}/{event.name}") as stream:
+                stream.write(event.read_bytes())
+
+
+def tag(name: str) -> str:
+    """Groups that compare well on one screen: val/..., recall/CLASS, loss/..., weight/MODALITY, speed/..."""
+    for start, group in (
+        ("val/recall/", "val_recall/"),
+        ("val/precision/", "val_precision/"),
+        ("val/weight/", "weight/"),
+        ("val/confidence/", "confidence/"),
+    ):
+        if name.startswith(start):
+            return group + name.removeprefix(start)
+    return {"lr": "speed/learning_rate", "rows_per_second": "speed/rows_per_second", "loss": "loss/total"}.get(name, name)
+
+
+def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
+    """The custom-scalars page: what one looks at first, several lines a chart."""
+    return {
+        "long tail": {
+            "accuracy by shot group": ["Multiline", [f"val/{shot}_shot_accuracy" for shot in SHOTS]],
+            "balanced": ["Multiline", ["val/balanced_accuracy", "val/macro_f1", "val/worst_recall"]],
+        },
+        "fusion": {
+            "weights": ["Multiline", [f"weight/{m}" for m in modalities]],
+            "confidences": ["Multiline", [f"confidence/{m}" for m in modalities]],
+        },
+        "training": {"loss terms": ["Multiline", ["loss/total", "loss/classification", "loss/auxiliary", "loss/confidence"]]},
+    }
+
+
+def confusion_image(predictions_N: Tensor, labels_N: Tensor, classes: int) -> np.ndarray:
+    """[H, W, 3] rows are true classes, columns predicted ones, brightness the share of the row; the diagonal is outlined."""
+    known_N = labels_N >= 0
+    table_CC = torch.bincount(labels_N[known_N] * classes + predictions_N[known_N], minlength=classes**2).reshape(classes, classes).float()
+    share_CC = (table_CC / table_CC.sum(1, keepdim=True).clamp_min(1)).numpy()
+    cell = max(4, 320 // classes)
+    shade = np.kron(share_CC, np.ones((cell, cell)))[..., None]
+    image = (1 - shade) * np.array([250, 250, 252]) + shade * np.array([20, 60, 140])
+    for c in range(classes):
+        low, high = c * cell, (c + 1) * cell - 1
+        image[low, low : high + 1] = image[high, low : high + 1] = image[low : high + 1, low] = image[low : high + 1, high] = (200, 80, 40)
+    return image.astype(np.uint8)
+
+
+def settings_table(flat: dict[str, Any]) -> str:
+    """Every setting as a Markdown table."""
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in flat.items())])

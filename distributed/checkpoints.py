@@ -1,0 +1,150 @@
+"""What a run leaves on disk: resumable states while it trains, one self-contained checkpoint at its end. Both load with weights_only=True."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed.config import Config
+    from distributed.shards import Manifest
+    from model.calibration import Calibration
+    from model.network import Network
+
+FORMAT = 1
+KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
+
+
+def write_file(uri: str, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    from distributed.shards import filesystem
+
+    files, path = filesystem(uri)
+    files.create_dir(path.rpartition("/")[0], recursive=True)
+    with files.open_output_stream(f"{path}.part") as stream:
+        stream.write(content)
+    files.move(f"{path}.part", path)
+
+
+def read_file(uri: str) -> bytes:
+    from distributed.shards import filesystem
+
+    files, path = filesystem(uri)
+    with files.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+class States:
+    """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
+
+    def __init__(self, folder: str) -> None:
+        from distributed.shards import filesystem
+
+        self.folder = folder.rstrip("/")
+        self.files, self.path = filesystem(self.folder)
+
+    def _names(self) -> list[str]:
+        """Names of the states there, newest first."""
+        from pyarrow.fs import FileSelector
+
+        found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
+        return sorted((f.base_name for f in found if f.base_name.endswith(".pt")), reverse=True)
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        write_file(f"{self.folder}/epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt", content)
+        for name in self._names()[KEPT_STATES:]:
+            self.files.delete_file(f"{self.path}/{name}")
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole; a truncated one is named on stderr and the one before it is used."""
+        import torch
+
+        for name in self._names():
+            content = read_file(f"{self.folder}/{name}")
+            if hashlib.sha256(content).hexdigest()[:16] == name.removesuffix(".pt").rpartition("-")[2]:
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+            print(f"warning: the state {self.folder}/{name} is damaged; using the one before it", file=sys.stderr)
+        return None
+
+    def clear(self) -> None:
+        for name in self._names():
+            self.files.delete_file(f"{self.path}/{name}")
+
+
+@dataclass
+class Checkpoint:
+    """All that evaluation and prediction need."""
+
+    network: Network
+    config: Config
+    manifest: Manifest
+    calibration: Calibration
+
+
+def save(folder: str, network: Network, config: Config, manifest: Manifest, calibration: Calibration) -> None:
+    """Writes `folder`/model.pt and a readable info.json."""
+    import torch
+
+    from distributed.config import flatten
+    from model.schema import to_dict
+
+    plain = {
+        "format": FORMAT,
+        "config": flatten(config),
+        "schema": to_dict(network.schema),
+        "manifest": {**vars(manifest), "schema": to_dict(manifest.schema)},
+    }
+    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"plain": json.dumps(plain), "network": weights, "calibration": calibration.state_dict()}, buffer)
+    folder = folder.rstrip("/")
+    write_file(f"{folder}/model.pt", buffer.getvalue())
+    write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
+
+
+def load(folder: str) -> Checkpoint:
+    """Reads a checkpoint; `folder` may also be a run that holds one."""
+    import torch
+
+    from distributed.config import Config, override
+    from distributed.shards import Manifest
+    from model.calibration import Calibration
+    from model.network import Network
+    from model.schema import from_dict
+
+    saved = torch.load(io.BytesIO(_find(folder)), map_location="cpu", weights_only=True)
+    plain = json.loads(saved["plain"])
+    if plain["format"] > FORMAT:
+        raise ValueError(
+            f"--checkpoint must have format {FORMAT} or older; {folder} has {plain['format']}: use a newer version of this project"
+        )
+    config = override(Config(), plain["config"])
+    network = Network(from_dict(plain["schema"]), config.model)
+    network.load_state_dict(saved["network"])
+    network.eval()
+    manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
+    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]))
+
+
+def _find(folder: str) -> bytes:
+    import zipfile
+
+    folder = folder.rstrip("/")
+    for candidate in (f"{folder}/model.pt", f"{folder}/checkpoint/model.pt"):
+        try:
+            content = read_file(candidate)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise ValueError(f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes)")
+        return content
+    raise ValueError(f"--checkpoint must name a run or its checkpoint folder (it holds model.pt); got {folder!r}")

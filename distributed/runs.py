@@ -1,0 +1,189 @@
+"""One configuration on one data set: open, build, fit, finish, write RUN. The same code alone, in every Ray Train worker and in every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed import checkpoints, loop, stream
+from distributed.board import Board
+from distributed.config import Config, flatten, override
+from distributed.loop import Exchange, Run
+from distributed.scores import Scores, measure, score
+from distributed.shards import Manifest, read_manifest
+from model import calibration, posthoc
+from model.calibration import Calibration
+from model.network import Network
+
+Progress = Callable[[dict[str, float]], bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run and where to put it; plain values only, so that it travels to any worker."""
+
+    shards: str
+    settings: dict[str, Any] = field(default_factory=dict)  # dotted differences from the defaults
+    out: str = ""  # folder or URI; empty writes nothing
+    resume: bool = False
+    test: bool = True  # whether the finished run is scored on the test split
+
+    @property
+    def config(self) -> Config:
+        return override(Config(), self.settings)
+
+
+@dataclass
+class Finished:
+    """A trained, calibrated network and its metrics."""
+
+    network: Network
+    calibration: Calibration
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def execute(
+    job: Job,
+    *,
+    exchange: Exchange | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    arrays: Mapping[str, Any] | None = None,
+) -> Finished:
+    """Runs the job to its end. `progress` sees the metrics of every epoch and may return True to stop; arrays: decoded splits to share."""
+    config, exchange = job.config, exchange or Exchange()
+    device = torch.device(device)
+    if config.scaling.threads:
+        torch.set_num_threads(config.scaling.threads)
+    manifest = read_manifest(job.shards)
+    train = open_split(job, "train", exchange, arrays)
+    val = open_split(job, "val", exchange, arrays)
+    network = build(manifest, train, config)
+    states = checkpoints.States(f"{job.out}/state") if job.out else None
+    recorder = Recorder(job, network, states, progress, exchange.rank == 0)
+    state = states.load() if states and job.resume else None
+    recorder.history = recorder.read_history()[: state["epoch"]] if state else []
+    run = loop.fit(network, train, val, config, recorder, state=state, exchange=exchange, device=device)
+    finished = finish(job, run, train, val, arrays)
+    finished.history = recorder.history
+    if job.out and exchange.rank == 0:
+        checkpoints.save(f"{job.out}/checkpoint", finished.network, config, manifest, finished.calibration)
+        recorder.close(finished.metrics)
+    return finished
+
+
+def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, Any] | None, *, train: bool | None = None) -> stream.Source:
+    """The batches of a split; training batches for `train` unless said otherwise."""
+    train = split == "train" if train is None else train
+    shared = (arrays or {}).get(split)
+    return stream.open_source(job.shards, split, job.config, train=train, rank=exchange.rank, world=exchange.world, arrays=shared)
+
+
+def build(manifest: Manifest, train: stream.Source, config: Config) -> Network:
+    """A network with seeded weights for the modalities and class counts that are really trained on."""
+    if manifest.rows["val"] == 0:
+        raise ValueError("training needs validation rows: it picks the epoch and fits the calibration; the val split has none")
+    torch.manual_seed(config.optim.seed)
+    return Network(train.schema, config.model)
+
+
+class Recorder:
+    """The loop's `report`: saves the state, writes TensorBoard and the history, tells `progress`."""
+
+    def __init__(self, job: Job, network: Network, states: checkpoints.States | None, progress: Progress | None, leads: bool) -> None:
+        self.job, self.states, self.progress, self.leads = job, states, progress, leads
+        self.history: list[dict[str, float]] = []
+        self.board = Board(job.out, network) if job.out and leads else None
+
+    def __call__(self, metrics: dict[str, float], state: dict[str, Any], scores: Scores) -> bool | None:
+        self.history.append(metrics)
+        if self.leads and self.states is not None:
+            self.states.save(int(metrics["epoch"]), state)
+            checkpoints.write_file(f"{self.job.out}/history.json", json.dumps(self.history).encode())
+        if self.board is not None:
+            self.board.epoch(metrics, scores)
+        return self.progress(metrics) if self.progress is not None else None
+
+    def read_history(self) -> list[dict[str, float]]:
+        try:
+            return json.loads(checkpoints.read_file(f"{self.job.out}/history.json"))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return []
+
+    def close(self, metrics: dict[str, Any]) -> None:
+        checkpoints.write_file(f"{self.job.out}/config.json", json.dumps(flatten(self.job.config), indent=1).encode())
+        checkpoints.write_file(f"{self.job.out}/metrics.json", json.dumps(metrics, indent=1).encode())
+        if self.board is not None:
+            self.board.close(self.job.config, metrics)
+
+
+def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None) -> Finished:
+    """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
+    config, network = job.config, run.network
+    network.load_state_dict(run.best["weights"])
+    kind = loop.precision(config, run.device)
+    if config.stage.kind != "none":
+        second_stage(network, score_features(job, run, arrays), config)
+    scores = score(network, val, run.device, run.exchange, kind)
+    fitted = calibration.fit(scores.logits_NEC, scores.labels_N, metric=config.inference.offsets) if config.inference.calibrate else None
+    fitted = fitted or Calibration.identity(scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off")
+    metrics: dict[str, Any] = {"val": judge(scores, network, fitted)}
+    if job.test:
+        test = open_split(job, "test", run.exchange, arrays)
+        metrics["test"] = judge(score(network, test, run.device, run.exchange, kind), network, fitted)
+    metrics |= {
+        "train_seconds": run.seconds,
+        "rows_per_second": run.rows / max(run.seconds, 1e-9),
+        "data_share": run.data_seconds / max(run.seconds, 1e-9),
+        "epochs": run.epoch,
+        "best_epoch": run.best["epoch"],
+        "calibration": fitted.reason,
+    }
+    return Finished(network, fitted, metrics, [])
+
+
+def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
+    """Metrics of calibrated probabilities, all experts alike, with the fitted decision offsets."""
+    probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
+    return measure(scores, network, probabilities_NC, fitted.decide(probabilities_NC))
+
+
+def score_features(job: Job, run: Run, arrays: Mapping[str, Any] | None) -> tuple[Tensor, Tensor]:
+    """Frozen features [N, E, H] and labels of every training row, not augmented."""
+    train = open_split(job, "train", run.exchange, arrays, train=False)
+    hidden, labels = [], []
+    run.network.eval()
+    with torch.inference_mode():
+        for batch in train.batches(0):
+            batch = batch.to(run.device)
+            with loop.autocast(job.config, run.device):
+                hidden.append(run.network(batch).hidden_BEH.float())
+            labels.append(batch.labels_B)
+    return run.exchange.gather(torch.cat(hidden)).clone(), run.exchange.gather(torch.cat(labels)).clone()
+
+
+def second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:
+    """Replaces the experts' classifiers by those of stage.kind, learned on frozen features."""
+    if config.fusion.kind in ("late", "evidential") or network.experts.classifier.kind != "linear":
+        raise ValueError(f"stage.kind={config.stage.kind} needs experts with linear classifiers; got fusion.kind={config.fusion.kind}")
+    classifier = network.experts.classifier
+    weight_ECH, bias_EC = posthoc.retrain(
+        classifier.weight_EHC.detach().transpose(1, 2),
+        classifier.bias_EC.detach(),
+        *features,
+        network.counts_C,
+        config.stage.kind,
+        config.stage.epochs,
+        config.optim.lr,
+        config.optim.seed,
+        config.stage.tau,
+    )
+    with torch.no_grad():
+        classifier.weight_EHC.copy_(weight_ECH.transpose(1, 2))
+        classifier.bias_EC.copy_(bias_EC)

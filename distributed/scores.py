@@ -1,0 +1,73 @@
+"""A network over a whole split: what every record got, and the metrics of it. Legend: N rows, M modalities, E experts, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from model import losses, metrics
+from model.batch import Batch
+from model.network import Network
+
+if TYPE_CHECKING:
+    from distributed.loop import Exchange
+
+
+class Batches(Protocol):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+
+@dataclass
+class Scores:
+    """Everything on the CPU, one row a record."""
+
+    logits_NEC: Tensor
+    labels_N: Tensor
+    weights_NM: Tensor  # fusion weights
+    confidence_NM: Tensor  # predicted true-class probability of each modality
+    true_NM: Tensor  # the real one, where the label is known
+    present_NM: Tensor
+
+    @property
+    def probabilities_NC(self) -> Tensor:
+        """Uncalibrated, all experts alike."""
+        return self.logits_NEC.mean(1).softmax(-1)
+
+
+@torch.inference_mode()
+def score(network: Network, source: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32) -> Scores:
+    """One pass in evaluation mode; every worker ends with the rows of all."""
+    network.eval()
+    parts: list[list[Tensor]] = []
+    for batch in source.batches(0):
+        batch = batch.to(device)
+        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+            outputs = network(batch)
+        true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
+        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM, outputs.present_BM]
+        parts.append([t.float() if t.is_floating_point() else t for t in rows])
+    if not parts:
+        raise ValueError("a split must have at least one row to be evaluated; got none")
+    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)))
+
+
+def join(parts: list[Scores]) -> Scores:
+    return Scores(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scores)))
+
+
+def measure(
+    scores: Scores, network: Network, probabilities_NC: Tensor | None = None, decisions_N: Tensor | None = None
+) -> dict[str, float]:
+    """The metrics of METHOD.md section 6 and, for every modality, its mean fusion weight and mean confidence where present."""
+    probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
+    found = metrics.compute(probabilities_NC, scores.labels_N, network.counts_C.cpu(), network.schema.classes, decisions_N)
+    for m, name in enumerate(network.schema.modalities):
+        there_N = scores.present_NM[:, m]
+        found[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
+        if there_N.any():
+            found[f"confidence/{name}"] = float(scores.confidence_NM[there_N, m].mean())
+    return found

@@ -1,0 +1,118 @@
+"""Ray Train glue: N workers with averaged gradients, global batch statistics and global sums. The loop itself is in loop.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distributed.loop import Exchange
+from model.batch import Batch
+from model.network import Network
+from model.outputs import Outputs
+
+
+class Workers(Exchange):
+    """The exchange over the torch.distributed group that Ray Train has set up."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Rows of all workers in rank order; workers may have different numbers of rows."""
+        rows = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(self.world)]
+        dist.all_gather(rows, torch.tensor([len(tensor)], device=tensor.device))
+        longest = int(max(int(r) for r in rows))
+        padded = tensor.new_zeros((longest, *tensor.shape[1:]), dtype=torch.uint8 if tensor.dtype == torch.bool else tensor.dtype)
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(n)] for part, n in zip(parts, rows, strict=True)]).to(tensor.dtype)
+
+    def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
+        synchronise(network)
+        # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast.
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+
+
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the global batch. torch's own SyncBatchNorm runs on GPUs only; this one runs on gloo too."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x_BCHW)
+        var_C, mean_C = torch.var_mean(x_BCHW.float(), (0, 2, 3), correction=0)
+        count = x_BCHW.numel() / x_BCHW.shape[1]
+        slots_W3C = torch.zeros(dist.get_world_size(), 3, len(mean_C), device=x_BCHW.device)
+        slots_W3C[dist.get_rank()] = torch.stack([mean_C, var_C, torch.full_like(mean_C, count)])
+        means_WC, vars_WC, counts_WC = dist.nn.functional.all_reduce(slots_W3C).unbind(1)  # a sum of slots is a gather with a gradient
+        total_C = counts_WC.sum(0)
+        mean_C = (means_WC * counts_WC).sum(0) / total_C
+        var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            rate = 0.0 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean_C, rate)
+            self.running_var.lerp_(var_C * total_C / (total_C - 1).clamp_min(1), rate)
+            self.num_batches_tracked += 1
+        scale_C = self.weight * torch.rsqrt(var_C + self.eps)
+        return (x_BCHW * scale_C[:, None, None] + (self.bias - mean_C * scale_C)[:, None, None]).to(x_BCHW.dtype)
+
+
+def synchronise(network: nn.Module) -> None:
+    """Turns every BatchNorm2d of the network into one over the global batch, in place."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """Runs in every Ray Train worker: the same run as alone, with an exchange."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    from distributed.runs import Job, execute
+
+    def report(metrics: dict[str, float]) -> None:
+        ray.train.report(metrics)
+
+    execute(Job(**job), exchange=Workers(), device=get_device(), progress=report)
+
+
+def train_on_ray(job: Any, *, name: str, storage: str, callbacks: list[Any] | None = None) -> None:
+    """Starts N workers for the job and waits; a lost worker starts the group again from the last saved state."""
+    import dataclasses
+
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from distributed.shards import filesystem
+
+    scaling = job.config.scaling
+    files, path = filesystem(storage)
+    workers: Any = scaling.workers if not scaling.min_workers else (scaling.min_workers, scaling.workers)
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
+    elastic = {"elastic_resize_monitor_interval_s": 5.0} if scaling.min_workers else {}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=dataclasses.asdict(job),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources, placement_strategy="SPREAD", **elastic
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=files,
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            callbacks=callbacks or [],
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,81 @@
+"""How informative each modality is for this sample. Legend: B batch, M modalities, D embedding, F folds, C classes, H hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from model.config import FusionConfig
+
+
+def held_out(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
+    """[B, M, C]: each sample's logits from the head of its own fold, which has not learned from it."""
+    folds = auxiliary_BMFC.shape[2]
+    index_B = (ranks_B % folds)[:, None, None, None].expand(-1, auxiliary_BMFC.shape[1], 1, auxiliary_BMFC.shape[3])
+    return auxiliary_BMFC.gather(2, index_B).squeeze(2)
+
+
+class AuxiliaryHeads(nn.Module):
+    """F linear classifiers on every modality's own embedding, all in one operation."""
+
+    def __init__(self, modalities: int, folds: int, dim: int, classes: int) -> None:
+        super().__init__()
+        self.weight_MFDC = nn.Parameter(torch.randn(modalities, folds, dim, classes) * dim**-0.5)
+        self.bias_MFC = nn.Parameter(torch.zeros(modalities, folds, classes))
+
+    def forward(self, embeddings_BMD: Tensor) -> Tensor:
+        return torch.einsum("bmd,mfdc->bmfc", embeddings_BMD, self.weight_MFDC) + self.bias_MFC
+
+
+class ConfidenceHeads(nn.Module):
+    """A small network a modality: embedding -> expected true-class probability in (0, 1)."""
+
+    def __init__(self, modalities: int, dim: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.weight_MDH = nn.Parameter(torch.randn(modalities, dim, hidden) * (2 / dim) ** 0.5)
+        self.bias_MH = nn.Parameter(torch.zeros(modalities, hidden))
+        self.weight_MH = nn.Parameter(torch.zeros(modalities, hidden))
+        self.bias_M = nn.Parameter(torch.zeros(modalities))
+
+    def forward(self, embeddings_BMD: Tensor) -> Tensor:
+        hidden_BMH = torch.relu(torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH)
+        return torch.sigmoid((hidden_BMH * self.weight_MH).sum(-1) + self.bias_M)
+
+
+class RunningConfidence(nn.Module):
+    """Per-modality, per-class running mean of the true-class probability, and the shrinkage towards its class-balanced mean."""
+
+    mean_MC: Tensor
+    seen_MC: Tensor
+
+    def __init__(self, modalities: int, classes: int, config: FusionConfig) -> None:
+        super().__init__()
+        self.momentum, self.shrinkage = config.momentum, config.shrinkage
+        self.register_buffer("mean_MC", torch.zeros(modalities, classes))
+        self.register_buffer("seen_MC", torch.zeros(modalities, classes))
+
+    def balanced_mean(self) -> Tensor:
+        """[M]: mean over the classes seen so far of their running means; 0.5 before any."""
+        seen_MC = self.seen_MC > 0
+        return torch.where(seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5)
+
+    def shrink(self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
+        """c tilde = s c + (1 - s) balanced mean, s = n / (n + kappa) with n the training count expected from the mean posterior."""
+        present_BM1 = present_BM[..., None].float()
+        posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
+        count_B1 = (posterior_BC @ counts_C)[:, None]
+        s_B1 = count_B1 / (count_B1 + self.shrinkage).clamp_min(1e-12)
+        return s_B1 * confidence_BM + (1 - s_B1) * self.balanced_mean()
+
+    @torch.no_grad()
+    def observe(self, true_BM: Tensor, present_BM: Tensor, labels_B: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Updates the means with one batch; `reduce` adds sums and counts up over workers before they are divided."""
+        one_hot_BC = nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).float() * (labels_B >= 0)[:, None]
+        present_BM = present_BM.float()
+        sums = torch.stack([(true_BM * present_BM).T @ one_hot_BC, present_BM.T @ one_hot_BC])
+        total_MC, count_MC = reduce(sums).unbind()
+        rate_MC = torch.where(self.seen_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float())
+        self.mean_MC += rate_MC * (total_MC / count_MC.clamp_min(1) - self.mean_MC)
+        self.seen_MC += count_MC

@@ -1,0 +1,223 @@
+"""Encoders: one image or one table in, one embedding of size D out. Legend: B batch, C channels, N numeric, K categorical columns, D embedding."""
+
+from __future__ import annotations
+
+import math
+import torch
+from torch import Tensor, nn
+
+from model.config import ImageConfig, TableConfig
+from model.schema import Image, Numeric, Table
+
+SMALLEST_MAP = 6  # a resnet halves its input until the shorter side of the last feature map is about this many cells
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a skip connection (a 1x1 convolution where the shape changes)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        last = nn.BatchNorm2d(outputs)
+        nn.init.zeros_(last.weight)  # every block starts as the identity
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            last,
+        )
+        shape_kept = inputs == outputs and stride == 1
+        pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+        self.skip = nn.Identity() if shape_kept else nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.skip(x) + self.body(x))
+
+
+def resnet_strides(height: int, width: int) -> tuple[int, list[int]]:
+    """Stride of the stem and of each stage, so that 8x8 keeps its size and 224x224 ends near 7x7."""
+    halvings = max(0, round(math.log2(min(height, width) / SMALLEST_MAP)))
+    stages = 3 if halvings <= 3 else 4
+    in_stages = min(halvings, stages - 1)
+    return 2 ** (halvings - in_stages), [1] * (stages - in_stages) + [2] * in_stages
+
+
+class ResNet(nn.Module):
+    """A residual network that fits its input: 8x8 up to 224x224 and beyond, 1 or 3 channels."""
+
+    def __init__(self, image: Image, config: ImageConfig) -> None:
+        super().__init__()
+        stem_stride, strides = resnet_strides(image.height, image.width)
+        kernel = 3 if stem_stride <= 2 else 2 * stem_stride - 1
+        layers: list[nn.Module] = [
+            nn.Conv2d(image.channels, config.width, kernel, stem_stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(config.width),
+            nn.ReLU(inplace=True),
+        ]
+        inputs = config.width
+        for stage, stride in enumerate(strides):
+            outputs = config.width * 2**stage
+            for block in range(config.blocks):
+                layers.append(Residual(inputs, outputs, stride if block == 0 else 1))
+                inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.features = inputs
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.layers(x_BCHW.contiguous(memory_format=torch.channels_last)).mean((2, 3))  # type: ignore[no-any-return]
+
+
+class Pretrained(nn.Module):
+    """A timm backbone with weights from a local file, frozen or fine-tuned."""
+
+    def __init__(self, image: Image, config: ImageConfig) -> None:
+        super().__init__()
+        name = config.encoder.removeprefix("timm:")
+        try:
+            import timm
+        except ImportError:
+            raise ValueError(f"image.encoder={config.encoder} needs the timm package: pip install timm; or use image.encoder=resnet") from None
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ValueError(f"image.encoder must name a timm model; got {name!r}; close: {', '.join(near) or 'none'}")
+        self.body = timm.create_model(name, pretrained=False, num_classes=0, in_chans=image.channels)
+        if config.weights:
+            self.load(config.weights)
+        self.features = int(self.body.num_features)
+        self.frozen = config.frozen
+        self.body.requires_grad_(not config.frozen)
+
+    def load(self, path: str) -> None:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise ValueError(f"image.weights must be a local file of weights; got {path!r}") from None
+        missing, _ = self.body.load_state_dict(weights, strict=False)
+        if missing:
+            raise ValueError(f"image.weights must hold every weight of the encoder; {path!r} lacks {len(missing)}, first {missing[0]}")
+
+    def train(self, mode: bool = True) -> Pretrained:
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()  # frozen running statistics stay frozen too
+        return self
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.body(x_BCHW)  # type: ignore[no-any-return]
+
+
+class ImageEncoder(nn.Module):
+    """uint8 pixels (or floats in 0..1) -> [B, D]."""
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, image: Image, config: ImageConfig, dim: int) -> None:
+        super().__init__()
+        if config.encoder != "resnet" and not config.encoder.startswith("timm:"):
+            raise ValueError(f"image.encoder must be resnet or timm:NAME; got {config.encoder!r}")
+        self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
+        self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
+        self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
+        self.head = nn.Sequential(nn.Linear(self.body.features, dim), nn.LayerNorm(dim))
+
+    def forward(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
+        x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+        x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)  # what an absent image holds must not matter
+        return self.head(self.body(x_BCHW))  # type: ignore[no-any-return]
+
+
+def bin_edges(column: Numeric) -> Tensor:
+    """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
+    edges = torch.unique((torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / max(column.std, 1e-12)).float().unique()
+    return edges if len(edges) >= 2 else torch.tensor([-1.0, 1.0])
+
+
+class NumberEmbedding(nn.Module):
+    """Numeric columns -> [B, N, D']: standardised, a learned value where missing, and an is-missing embedding on top."""
+
+    mean_N: Tensor
+    std_N: Tensor
+
+    def __init__(self, columns: tuple[Numeric, ...], kind: str, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_N", torch.tensor([c.mean for c in columns], dtype=torch.float32))
+        self.register_buffer("std_N", torch.tensor([c.std or 1.0 for c in columns], dtype=torch.float32).clamp_min(1e-12))
+        self.fill_N = nn.Parameter(torch.zeros(len(columns)))
+        self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
+        self.embed = _number_embedding(columns, kind, size)
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        missing_BN = torch.isnan(x_BN)
+        z_BN = ((x_BN - self.mean_N) / self.std_N).clamp(-20, 20)  # an outlier of a new table must not swamp the batch
+        z_BN = torch.where(missing_BN, self.fill_N, z_BN)
+        return self.embed(z_BN) + missing_BN[..., None] * self.missing_ND  # type: ignore[no-any-return]
+
+
+def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.Module:
+    import rtdl_num_embeddings as rtdl
+
+    if kind == "piecewise":
+        return rtdl.PiecewiseLinearEmbeddings([bin_edges(c) for c in columns], size, activation=False, version="B")  # type: ignore[no-any-return]
+    if kind == "periodic":
+        return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
+    return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]
+
+
+class CategoryEmbedding(nn.Module):
+    """Categorical columns -> [B, K, D'] from one table; each column has ids of its own for missing and for unseen."""
+
+    offsets_K: Tensor
+    sizes_K: Tensor
+
+    def __init__(self, vocabularies: list[int], size: int) -> None:
+        super().__init__()
+        sizes = torch.tensor([v + 2 for v in vocabularies])
+        self.register_buffer("offsets_K", torch.cumsum(sizes, 0) - sizes)
+        self.register_buffer("sizes_K", sizes)
+        self.table = nn.Embedding(int(sizes.sum()), size)
+        nn.init.normal_(self.table.weight, std=size**-0.5)
+
+    def forward(self, ids_BK: Tensor) -> Tensor:
+        shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)
+        return self.table(shifted_BK + self.offsets_K)  # type: ignore[no-any-return]
+
+
+class ResidualMLP(nn.Module):
+    """x + W relu(W norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class TableEncoder(nn.Module):
+    """Numbers (NaN missing) and category ids (-1 missing) -> [B, D]."""
+
+    def __init__(self, table: Table, config: TableConfig, dim: int) -> None:
+        super().__init__()
+        if not table.numeric and not table.categorical:
+            raise ValueError(f"a table modality must have at least one column; got {table.name!r} with none")
+        self.numbers = NumberEmbedding(table.numeric, config.numbers, config.embedding) if table.numeric else None
+        self.categories = CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding) if table.categorical else None
+        columns = len(table.numeric) + len(table.categorical)
+        self.body = nn.Sequential(
+            nn.Linear(columns * config.embedding, config.width),
+            *(ResidualMLP(config.width) for _ in range(config.blocks)),
+            nn.ReLU(),
+            nn.Linear(config.width, dim),
+            nn.LayerNorm(dim),
+        )
+
+    def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
+        parts: list[Tensor] = []
+        if self.numbers is not None:
+            parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
+        if self.categories is not None:
+            parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
+        return self.body(torch.cat(parts, 1).flatten(1))  # type: ignore[no-any-return]
+

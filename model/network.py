@@ -1,0 +1,97 @@
+"""The whole network: encoders, confidences, fusion, experts. Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from model import encoders, fusion, losses
+from model.batch import Batch
+from model.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
+from model.config import ModelConfig, check
+from model.experts import Experts
+from model.outputs import Outputs
+from model.schema import Schema
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over one worker."""
+    return tensor
+
+
+class Network(nn.Module):
+    """Built from a schema; deterministic given a batch (all random augmentation is done to the batch before it comes here)."""
+
+    counts_C: Tensor
+
+    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+        super().__init__()
+        check(config)
+        if len(schema.classes) < 2:
+            raise ValueError(f"a classifier needs at least 2 classes; got {', '.join(schema.classes) or 'none'}")
+        if not schema.modalities:
+            raise ValueError("a data set needs at least one image or table modality; got none")
+        self.schema, self.config = schema, config
+        self.reduce: Reduce = alone  # sums a tensor over workers; the worker glue puts its own here
+        modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
+        self.register_buffer("counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32))
+        images = [encoders.ImageEncoder(m, config.image, dim) for m in schema.images]
+        tables = [encoders.TableEncoder(m, config.table, dim) for m in schema.tables]
+        self.encoders = nn.ModuleList([*images, *tables])
+        self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
+        self.confidence = ConfidenceHeads(modalities, dim)
+        self.running = RunningConfidence(modalities, classes, config.fusion)
+        if config.fusion.kind == "gate":
+            self.gate = fusion.Gate(modalities, dim)
+        self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
+        self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
+        if config.fusion.kind in ("late", "evidential"):  # these combine the auxiliary heads; the fused vector and the experts stay idle
+            self.concatenate.requires_grad_(False)
+            self.experts.requires_grad_(False)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """[B, M, D]."""
+        embeddings = []
+        for m, encoder in enumerate(self.encoders):
+            name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
+            inputs = (batch.images[name],) if name in batch.images else (batch.numbers[name], batch.categories[name])
+            embeddings.append(encoder(*inputs, present_B))
+        return torch.stack(embeddings, 1)
+
+    def forward(self, batch: Batch) -> Outputs:
+        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
+        embeddings_BMD = self.encode(batch)
+        auxiliary_BMFC = self.auxiliary(embeddings_BMD)
+        confidence_BM = self.confidence(embeddings_BMD.detach()).float()
+        alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
+        posterior_BMC = alone_BMC.detach().float().softmax(-1)
+        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, batch.present_BM, self.counts_C)
+        weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
+        fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
+        hidden_BEH, logits_BEC = self.experts(fused_BZ)
+        if self.config.fusion.kind == "late":
+            logits_BEC = fusion.late_logits(alone_BMC, weights_BM)[:, None]
+        if self.config.fusion.kind == "evidential":
+            combined_BC, weights_BM = fusion.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
+            logits_BEC = combined_BC[:, None]
+        return Outputs(
+            logits_BEC, hidden_BEH, fused_BZ, embeddings_BMD, auxiliary_BMFC, confidence_BM, shrunk_BM, weights_BM, batch.present_BM
+        )
+
+    def weigh(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Tensor:
+        """[B, M] fusion weights by fusion.kind."""
+        if self.config.fusion.kind == "gate":
+            return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
+        if self.config.fusion.kind == "uniform":
+            return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
+        return fusion.confidence_weights(shrunk_BM, visible_BM, self.config.fusion.temperature)
+
+    @torch.no_grad()
+    def observe(self, outputs: Outputs, batch: Batch) -> None:
+        """Updates the running confidence means after a training step."""
+        true_BM = losses.true_class_probability(outputs, batch)
+        self.running.observe(true_BM, outputs.present_BM, batch.labels_B, self.reduce)
