@@ -224,7 +224,7 @@ def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "p
     """One sentence that says what this comparison shows and what it does not."""
     if c.difference is None:
         return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
-    gap = f"{c.difference * scale:+.{_digits(scale)}f} {unit}".strip()
+    gap = f"{signed(c.difference * scale, _digits(scale))} {unit}".strip()
     if c.verdict == "equal":
         return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
     if c.t_holm is None or c.low is None or c.high is None:
@@ -279,6 +279,12 @@ def floor_note(seeds: int) -> str:
         f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}, so it cannot confirm the t test, "
         f"and a bootstrap interval covers at most {100 - 100 * smallest:.0f} %; 6 seeds or more lift both limits."
     )
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """+1.2, −0.3, and 0.0 without a sign when it rounds to nothing."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def _digits(scale: float) -> int:

@@ -1,0 +1,143 @@
+"""One table, many forms: HTML, Markdown, LaTeX and CSV from the same cells."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell whose text differs from its value: `63.2 ± 0.4` sorts as 63.2. strong marks the best of a column."""
+
+    text: str
+    value: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns and rows; cells are text, numbers, None (shown empty) or Cell. Text is the users' and is escaped in every form."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
+    folded: bool = False  # shown closed in HTML: long listings
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            assert len(row) == len(self.columns), f"a row of {len(row)} cells in a table of {len(self.columns)} columns"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number as a reader wants it: four significant digits, no exponent where it can be avoided."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.{digits}g}"
+
+
+def text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, Cell):
+        return cell.text
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return number(cell) if isinstance(cell, int | float) else str(cell)
+
+
+def _value(cell: Any) -> float | None:
+    if isinstance(cell, Cell):
+        return cell.value
+    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None
+
+
+def _strong(cell: Any) -> bool:
+    return isinstance(cell, Cell) and cell.strong
+
+
+def to_html(table: Table) -> str:
+    heads = "".join(f'<th scope="col"><button type="button">{html.escape(c)}</button></th>' for c in table.columns)
+    body = "\n".join("<tr>" + "".join(_html_cell(cell) for cell in row) + "</tr>" for row in table.rows)
+    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
+    found = f'<div class="scroll"><table class="sortable">{caption}<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    if not table.folded:
+        return found
+    return f"<details><summary>{html.escape(table.caption or 'Table')} ({len(table.rows)} rows)</summary>{found}</details>"
+
+
+def _html_cell(cell: Any) -> str:
+    shown, value = html.escape(text(cell)), _value(cell)
+    sort = f' data-value="{value!r}"' if value is not None and math.isfinite(value) else ""
+    kind = ' class="words"' if not sort and len(shown) > 24 else ""
+    return f"<td{sort}{kind}>{f'<strong>{shown}</strong>' if _strong(cell) else shown}</td>"
+
+
+def markdown_text(words: str) -> str:
+    """Users' text that must not turn into Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(words.split())).replace("<", "&lt;")
+
+
+def to_markdown(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    rows = [[f"**{markdown_text(text(c))}**" if _strong(c) else markdown_text(text(c)) for c in row] for row in table.rows]
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = [line([markdown_text(c) for c in table.columns]), line(rule), *map(line, rows)]
+    return (f"{markdown_text(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "<": "$<$",
+    ">": "$>$",
+    **{c: "\\" + c for c in "&%$#_{}"},
+}
+
+
+def tex_text(words: str) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(words.split()))
+
+
+def to_latex(table: Table, label: str = "") -> str:
+    """A booktabs table float; needs \\usepackage{booktabs}."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    rows = [line([rf"\textbf{{{tex_text(text(c))}}}" if _strong(c) else tex_text(text(c)) for c in row]) for row in table.rows]
+    head = [
+        r"\begin{table}",
+        r"\centering",
+        *([rf"\caption{{{tex_text(table.caption)}}}"] if table.caption else []),
+        *([rf"\label{{{label}}}"] if label else []),
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        line([tex_text(c) for c in table.columns]),
+        r"\midrule",
+    ]
+    return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Values at full precision; a cell without a value as its text."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    for row in table.rows:
+        writer.writerow([text(c) if _value(c) is None else repr(_value(c)) for c in row])
+    return out.getvalue()
