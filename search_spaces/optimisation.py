@@ -1,0 +1,22 @@
+"""How the weights are learned: optimiser, step size, batch, sampler, and how pairs of samples are blended.
+
+About 30 trials settle it; `python distributed/tune.py --space optimisation --trials 30`.
+"""
+
+from __future__ import annotations
+
+import optuna
+
+
+def space(trial: optuna.Trial) -> None:
+    name = trial.suggest_categorical("optim.name", ["adamw", "sam", "imbsam"])
+    if name != "adamw":
+        trial.suggest_float("optim.sam_rho", 0.01, 0.5, log=True)
+    trial.suggest_float("optim.lr", 2e-4, 2e-2, log=True)
+    trial.suggest_float("optim.weight_decay", 1e-4, 0.5, log=True)
+    trial.suggest_categorical("data.batch_size", [32, 64, 128, 256])
+    trial.suggest_categorical("data.sampler", ["instance", "sqrt", "balanced", "progressive"])
+    trial.suggest_float("optim.warmup", 0.0, 0.3, step=0.05)
+    mix = trial.suggest_categorical("loss.mix", ["none", "mixup", "remix"])
+    if mix != "none":
+        trial.suggest_float("loss.mix_alpha", 0.05, 1.0, log=True)
