@@ -1,7 +1,7 @@
 """Every term of the training loss by name. Legend: B batch, M modalities, F folds, E experts, C classes.
 
 Terms are sums over the rows divided by the number of rows: the mean over workers weighted by their rows is the global mean, and the
-terms of two parts of a batch (optimisers.rare_part and frequent_part) add up to those of the whole.
+terms of two parts of a batch (see `restricted`) add up to those of the whole.
 """
 
 from __future__ import annotations
@@ -99,6 +99,20 @@ def divergence(logits_BEC: Tensor, known_B: Tensor) -> Tensor:
     log_mean_B1C = full(logits_BEC).detach().mean(1, keepdim=True).log_softmax(-1)
     divergence_BE = (log_mean_B1C.exp() * (log_mean_B1C - log_BEC)).sum(-1)
     return torch.where(known_B, divergence_BE.mean(1), 0.0)
+
+
+def tail_rows(batch: Batch, counts_C: Tensor) -> Tensor:
+    """[B] bool: labelled rows of the classes with fewer training rows than the mean class: the part that ImbSAM flattens.
+
+    The authors' code sets the bound by hand (20 rows); the mean fits data of any size, and no class is in the tail of balanced data.
+    """
+    return known(batch) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
+
+
+def restricted(batch: Batch, kept_B: Tensor) -> Batch:
+    """The batch in which only the kept rows count in the loss; the network still sees all of them."""
+    partners_B = None if batch.partners_B is None else batch.partners_B.where(kept_B, -1)
+    return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)
 
 
 def remix_share(lam: Tensor, counts_y: Tensor, counts_partner: Tensor, kappa: float, tau: float) -> Tensor:

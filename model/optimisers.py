@@ -2,10 +2,10 @@
 
 SAM, one step (each backward adds up gradients over the workers first, so all workers move alike):
     backward(batch); undo = perturb(parameters, rho); zero_grad; backward(batch); undo(); step
-ImbSAM (ICCV 2023) looks for a flat minimum of the rare classes' part of the loss only; the frequent classes' part is descended from where
-it is, so the step follows grad rare(w + eps) + grad frequent(w), eps = rho grad rare(w) / |grad rare(w)|:
-    backward(rare); undo = perturb(parameters, rho); zero_grad; backward(rare); undo(); backward(frequent); step
-Both descend by AdamW, so that one range of learning rates serves all. Second passes run inside `still(network)`.
+ImbSAM (ICCV 2023) looks for a flat minimum of the tail classes' part of the loss only; the head classes' part is descended from where it
+is, so the step follows grad tail(w + eps) + grad head(w), eps = rho grad tail(w) / |grad tail(w)|; losses.restricted makes the two parts:
+    backward(tail); undo = perturb(parameters, rho); zero_grad; backward(tail); undo(); backward(head); step
+Both descend by AdamW, so that one range of learning rates serves all. Passes after the first run inside `still(network)`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-
-from model.batch import Batch
+from torch import nn
 
 
 class Settings(Protocol):
@@ -94,30 +92,6 @@ def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None
             parameter.copy_(before)
 
     return undo
-
-
-def rare_rows(batch: Batch, counts_C: Tensor) -> Tensor:
-    """[B] bool: labelled rows of the classes with fewer training rows than the mean class.
-
-    The authors' code sets the bound by hand (20 rows); the mean fits data of any size, and no class is rare in balanced data.
-    """
-    return (batch.labels_B >= 0) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
-
-
-def restricted(batch: Batch, kept_B: Tensor) -> Batch:
-    """The batch in which only the kept rows count in the loss; the network still sees all of them."""
-    partners_B = None if batch.partners_B is None else batch.partners_B.where(kept_B, -1)
-    return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)
-
-
-def rare_part(batch: Batch, counts_C: Tensor) -> Batch:
-    """The rows that ImbSAM flattens; their loss terms and those of `frequent_part` add up to the batch's."""
-    return restricted(batch, rare_rows(batch, counts_C))
-
-
-def frequent_part(batch: Batch, counts_C: Tensor) -> Batch:
-    """All other rows."""
-    return restricted(batch, ~rare_rows(batch, counts_C))
 
 
 @contextmanager
