@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from model import losses
-from model.config import LOSSES, FusionConfig, LossConfig, ModelConfig
+from model.config import FUSIONS, LOSSES, FusionConfig, LossConfig, ModelConfig
+from model.network import Network
 from model.outputs import Outputs
+from model.schema import Image, Numeric, Schema, Table
 from tests.model.cases import COUNTS, LOGITS, PRIOR, classification, make_batch, make_outputs, numpy_ce, random_case
 
 
@@ -117,11 +119,11 @@ def test_parts_of_a_batch_weighted_by_rows_are_the_whole(name: str) -> None:
         piece = Outputs(**{field: value[rows] for field, value in vars(outputs).items()})
         parts.append(losses.terms(piece, batch.select(rows), COUNTS, config, 0.8))
     for term in whole:
-        assert (5 / 12 * parts[0][term] + 7 / 12 * parts[1][term]).item() == pytest.approx(float(whole[term]), rel=1e-5, abs=1e-7)
+        assert (5 / 12 * parts[0][term] + 7 / 12 * parts[1][term]).item() == pytest.approx(whole[term].item(), rel=1e-5, abs=1e-7)
     tail_B = losses.tail_rows(batch, COUNTS)
     for term, value in losses.terms(outputs, losses.restricted(batch, tail_B), COUNTS, config, 0.8).items():
         other = losses.terms(outputs, losses.restricted(batch, ~tail_B), COUNTS, config, 0.8)[term]
-        assert float(value + other) == pytest.approx(float(whole[term]), rel=1e-5, abs=1e-7)
+        assert (value + other).item() == pytest.approx(whole[term].item(), rel=1e-5, abs=1e-7)
 
 
 def test_the_tail_is_the_classes_below_the_mean_count() -> None:
@@ -200,3 +202,28 @@ def test_terms_stay_on_the_device_of_their_inputs(name: str) -> None:
         far, losses.restricted(batch.to("meta"), losses.tail_rows(batch, COUNTS).to("meta")), COUNTS.to("meta"), config, 1.0
     )
     assert {str(value.device) for value in terms.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_real_network_trains_in_bfloat16_on_a_hard_batch(kind: str, rows: int) -> None:
+    numbers = (Numeric(name="x", quantiles=(-1.0, 0.0, 1.0)),)
+    schema = Schema(
+        images=(Image(name="picture", height=8, width=8, channels=1),),
+        tables=(Table(name="table", numeric=numbers),),
+        classes=("a", "b", "c"),
+        counts=(10000, 3, 1),
+    )
+    config = ModelConfig(dim=8, fusion=FusionConfig(kind=kind), loss=LossConfig(margin=0.3, drw=1.0, diversity=0.1))
+    network = Network(schema, config).train()
+    batch = make_batch([2] * rows, present=torch.tensor([[True, False]]).expand(rows, -1))  # one class, the rarest, and no table at all
+    batch.images["picture"] = torch.randint(0, 256, (rows, 1, 8, 8), dtype=torch.uint8)
+    batch.numbers["table"], batch.categories["table"] = torch.full((rows, 1), torch.nan), torch.zeros(rows, 0, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(batch)
+    terms = losses.terms(outputs, batch, network.counts_C, config, 1.0)
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(value) for value in terms.values())
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert any((g != 0).any() for g in gradients)
