@@ -12,12 +12,15 @@ and ends with `cli.run(main)`:
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +40,13 @@ SETTINGS = {
 
 class Failure(Exception):
     """Something outside the user's command went wrong (a full disk, say): one line on stderr and exit code 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake on the command line is one line on stderr and exit code 2, like every other mistake of the user's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -118,3 +128,30 @@ def _quiet() -> None:
         context.use_datasource_v2 = os.environ.get("RAY_DATA_USE_DATASOURCE_V2") == "1"
     for name, level in {"ray.data": logging.ERROR, "ray.tune": logging.WARNING, "ray.train": logging.WARNING}.items():
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Shows long work on stderr: a bar on a terminal, else a plain line every few seconds. Yields advance(n)."""
+    if sys.stderr.isatty():
+        from rich import progress as bars
+        from rich.console import Console
+
+        shown = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        with bars.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+    start = said = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, said
+        done += n
+        now = time.monotonic()
+        if now - said >= 5:
+            said = now
+            of = f" of {total:,}" if total else ""
+            print(f"{what}: {done:,}{of} ({done / (now - start):,.0f} a second)", file=sys.stderr, flush=True)
+
+    yield advance

@@ -1,0 +1,224 @@
+"""The raw table of an ingest: CSV or Parquet, one file or a folder of them, local or by URI; its columns, a sample, and its Ray dataset."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from distributed.shards import filesystem, is_uri
+
+if TYPE_CHECKING:
+    import ray.data
+    from pyarrow.fs import FileSystem
+
+KINDS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".csv.gz": "csv",
+    ".tsv.gz": "csv",
+}
+BLOCK_ROWS = 500  # rows of one task where every row has an image to decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    uri: str
+    files: tuple[str, ...]
+    kind: str
+    schema: pa.Schema
+    rows: int | None  # known for Parquet
+    size: int  # bytes of all files
+    encoding: str = "utf-8"
+    delimiter: str = ","
+
+    @property
+    def folder(self) -> str:
+        """Where image paths start unless the user says otherwise: the folder of the table."""
+        if len(self.files) == 1 and KINDS.get(_suffix(self.uri)):
+            return posixpath.dirname(self.uri) or ("" if is_uri(self.uri) else ".")
+        return self.uri
+
+    @property
+    def system(self) -> FileSystem:
+        return filesystem(self.uri)[0]
+
+
+def _suffix(path: str) -> str:
+    name = path.lower().rsplit("/", 1)[-1]
+    return next((s for s in sorted(KINDS, key=len, reverse=True) if name.endswith(s)), "")
+
+
+def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
+    """Finds the table's files and reads its column names and types."""
+    from pyarrow.fs import FileSelector, FileType
+
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError(f"--encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; got {encoding!r}") from None
+    system, path = filesystem(uri)
+    try:
+        info = system.get_file_info(path)
+        if info.type == FileType.NotFound:
+            raise ValueError(f"--table must name a CSV or Parquet file (or a folder of them) that exists; got {uri!r}")
+        found = [info] if info.type == FileType.File else system.get_file_info(FileSelector(path, recursive=True))
+    except OSError as error:
+        raise ValueError(f"cannot read --table {uri!r}: {' '.join(str(error).split())}") from None
+    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size]
+    kinds = {KINDS[_suffix(f.path)] for f in files}
+    if not files or len(kinds) > 1:
+        if info.type == FileType.File and not info.size:
+            raise ValueError(f"--table must hold rows; {uri!r} is an empty file")
+        what = "both kinds" if len(kinds) > 1 else "neither"
+        raise ValueError(f"--table must be CSV or Parquet (valid endings: {', '.join(KINDS)}); {uri!r} holds {what}")
+    names = tuple(sorted(f.path for f in files))
+    common: dict[str, Any] = {"uri": uri, "files": names, "size": sum(f.size for f in files)}
+    kind = kinds.pop()
+    table = _open_parquet(system, common) if kind == "parquet" else _open_csv(system, common, encoding)
+    twice = sorted({n for n in table.schema.names if table.schema.names.count(n) > 1})
+    if twice:
+        raise ValueError(f"the table's column names must differ; {', '.join(twice)} appears more than once in {uri!r}")
+    return table
+
+
+def _open_parquet(system: FileSystem, common: dict[str, Any]) -> RawTable:
+    import pyarrow.parquet as pq
+
+    rows, schema = 0, None
+    for name in common["files"]:
+        try:
+            with system.open_input_file(name) as file:
+                parquet = pq.ParquetFile(file)
+                rows += parquet.metadata.num_rows
+                schema = schema or parquet.schema_arrow
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{name!r} is not a readable Parquet file: {' '.join(str(error).split())}") from None
+    assert schema is not None
+    if not rows:
+        raise ValueError(f"--table must hold rows; {common['uri']!r} has none")
+    return RawTable(kind="parquet", schema=schema, rows=rows, **common)
+
+
+def _open_csv(system: FileSystem, common: dict[str, Any], encoding: str) -> RawTable:
+    first = common["files"][0]
+    with system.open_input_stream(first, compression="detect") as stream:
+        head = codecs.getincrementaldecoder(encoding)(errors="replace").decode(stream.read(1 << 16)).removeprefix("\ufeff")
+    line = head.split("\n", 1)[0].rstrip("\r")
+    delimiter = max(",;\t|", key=lambda d: (line.count(d), d == ","))
+    names = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
+    if not names:
+        raise ValueError(f"--table must begin with a line of column names; {first!r} has an empty first line")
+    schema = pa.schema([(name, pa.string()) for name in names])
+    return RawTable(kind="csv", schema=schema, rows=None, encoding=encoding, delimiter=delimiter, **common)
+
+
+def csv_options(table: RawTable) -> dict[str, Any]:
+    """Every cell is read as a string, only empty ones are null: types are decided later, from all the rows."""
+    from pyarrow import csv as arrow_csv
+
+    return {
+        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=4 << 20),
+        "parse_options": arrow_csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
+        "convert_options": arrow_csv.ConvertOptions(
+            column_types={name: pa.string() for name in table.schema.names},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    }
+
+
+def dataset(table: RawTable, columns: Sequence[str], decodes: bool) -> ray.data.Dataset:
+    """The table's rows in order. decodes: rows cost much more than their bytes, so cut them finer than Ray Data would."""
+    import ray.data
+
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    blocks = None
+    if decodes:
+        rows = table.rows or table.size // 100
+        blocks = max(1, min(4000, rows // BLOCK_ROWS, 2 * rows // 100))
+    common: dict[str, Any] = {"filesystem": table.system, "override_num_blocks": blocks, "file_extensions": None}
+    if table.kind == "parquet":
+        return ray.data.read_parquet(list(table.files), columns=list(columns), partitioning=None, **common)
+    return ray.data.read_csv(list(table.files), partitioning=None, **csv_options(table), **common)
+
+
+def sample(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
+    """Some rows spread over the table as far as that is cheap: over row groups and files, or over the first megabytes of a CSV."""
+    try:
+        found = _sample_parquet(table, columns, rows) if table.kind == "parquet" else _sample_csv(table, columns)
+    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        raise explain(table, error) from None
+    if found.num_rows <= rows:
+        return found
+    return found.take([i * found.num_rows // rows for i in range(rows)])
+
+
+def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    pieces: list[pa.Table] = []
+    step = max(1, len(table.files) // 8)
+    for name in table.files[::step][:8]:
+        with table.system.open_input_file(name) as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 8)):
+                if parquet.metadata.row_group(group).total_byte_size < 64 << 20:
+                    piece = parquet.read_row_group(group, columns=list(columns))
+                    piece = piece.take([i * piece.num_rows // rows for i in range(min(rows, piece.num_rows))])
+                else:
+                    piece = pa.Table.from_batches([next(parquet.iter_batches(rows, row_groups=[group], columns=list(columns)))])
+                pieces.append(piece)
+    return pa.concat_tables(pieces, promote_options="permissive")
+
+
+def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
+    from pyarrow import csv as arrow_csv
+
+    with table.system.open_input_stream(table.files[0], compression="detect") as stream:
+        reader = arrow_csv.open_csv(stream, **csv_options(table))
+        batch = next((b for b in reader if b.num_rows), None)
+    if batch is None:
+        raise ValueError(f"--table must hold rows; {table.uri!r} has only a line of names")
+    return pa.Table.from_batches([batch]).select(list(columns))
+
+
+def explain(table: RawTable, error: BaseException) -> ValueError:
+    """A reading error of Arrow as one line for the user; text in another encoding is located."""
+    text = " ".join(str(error).split())
+    if table.kind == "csv" and ("utf-8" in text.lower() or "utf8" in text.lower() or "decode" in text.lower()):
+        for name in table.files:
+            place = _bad_byte(table, name)
+            if place:
+                hint = "name the table's own with --encoding, such as latin-1 or cp1252"
+                return ValueError(f"{name!r} is not {table.encoding}: {place}; {hint}")
+    if "CSV parse error" in text:
+        text = text[text.index("CSV parse error") :]
+        return ValueError(f"every line of {table.uri!r} must have {len(table.schema.names)} cells: {text[:300]}")
+    return ValueError(f"cannot read {table.uri!r}: {text[:300]}")
+
+
+def _bad_byte(table: RawTable, name: str) -> str:
+    decoder = codecs.getincrementaldecoder(table.encoding)()
+    offset = 0
+    with table.system.open_input_stream(name, compression="detect") as stream:
+        while True:
+            chunk = stream.read(1 << 20)
+            held = len(decoder.getstate()[0])  # the start of a character cut by the chunk's end
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return f"byte 0x{error.object[error.start]:02x} at offset {offset - held + error.start}"
+            if not chunk:
+                return ""
+            offset += len(chunk)

@@ -1,0 +1,146 @@
+"""Where the shards go: a folder that appears whole or not at all, and one Parquet part of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from distributed.cli import Failure
+from distributed.shards import MANIFEST, REJECTED, SPLITS, Manifest, filesystem, is_uri, join, write_manifest
+
+OURS = {MANIFEST, REJECTED, *SPLITS}
+ROW_GROUP = 1024  # rows; what a stream holds of one file at a time
+POSITION = "position"
+FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "over the quota", errno.EFBIG: "over the limit of a file's size"}
+
+
+class Target:
+    """The --out folder. On a disk the shards are written beside it and renamed; in an object store schema.json comes last."""
+
+    def __init__(self, uri: str, overwrite: bool = False):
+        self.uri = uri.removeprefix("file://")
+        self.remote = is_uri(self.uri)
+        self.uri = self.uri if self.remote else os.path.abspath(self.uri)
+        self.overwrite = overwrite
+        self.there = self._names()
+        self._check()
+        self.work = self.uri
+
+    def _names(self) -> list[str]:
+        from pyarrow.fs import FileSelector, FileType
+
+        system, path = filesystem(self.uri)
+        try:
+            if system.get_file_info(path).type == FileType.File:
+                raise ValueError(f"--out must be a folder; {self.uri!r} is a file")
+            return [f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))]
+        except OSError as error:
+            raise ValueError(f"cannot use --out {self.uri!r}: {' '.join(str(error).split())}") from None
+
+    def _check(self) -> None:
+        others = sorted(set(self.there) - OURS)
+        if self.there and not self.overwrite:
+            raise ValueError(f"--out must be a new or an empty folder, or add --overwrite; {self.uri!r} is there already")
+        if others:
+            raise ValueError(f"--overwrite replaces a SHARDS folder only; {self.uri!r} also holds {', '.join(others[:3])}")
+
+    @contextmanager
+    def writing(self) -> Iterator[str]:
+        """The folder to write into; what it holds is thrown away when anything fails before commit()."""
+        self.done = False
+        self._begin()
+        try:
+            yield self.work
+        except Exception as error:
+            raise as_failure(error, self.uri) from error
+        finally:
+            if not self.done:
+                self._remove(self.work)
+
+    def _begin(self) -> None:
+        if self.remote:
+            self._remove(self.uri)
+            return
+        parent, name = os.path.split(self.uri)
+        try:
+            os.makedirs(parent, exist_ok=True)
+            self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=parent)
+        except OSError as error:
+            raise ValueError(f"cannot write to {parent!r}: {error.strerror}") from None
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(self.work, 0o777 & ~mask)
+        for split in SPLITS:
+            os.mkdir(os.path.join(self.work, split))
+
+    def commit(self, manifest: Manifest) -> None:
+        write_manifest(manifest, self.work)
+        if not self.remote:
+            old = None
+            if self.there:
+                old = tempfile.mkdtemp(prefix=f".{os.path.basename(self.uri)}.old.", dir=os.path.dirname(self.uri))
+                os.rename(self.uri, os.path.join(old, "shards"))
+            os.rename(self.work, self.uri)
+            if old:
+                shutil.rmtree(old, ignore_errors=True)
+        self.done = True
+
+    def _remove(self, uri: str) -> None:
+        if not self.remote:
+            shutil.rmtree(uri, ignore_errors=True)
+            return
+        from pyarrow.fs import FileType
+
+        system, path = filesystem(uri)
+        for name in (MANIFEST, REJECTED, *SPLITS):  # the manifest first: without it nobody takes the rest for shards
+            info = system.get_file_info(posixpath.join(path, name))
+            if info.type == FileType.File:
+                system.delete_file(info.path)
+            elif info.type == FileType.Directory:
+                system.delete_dir(info.path)
+
+
+def as_failure(error: Exception, uri: str) -> Exception:
+    """A full disk as one line; other errors as they are."""
+    cause: BaseException | None = getattr(error, "cause", None) or error
+    number = getattr(cause, "errno", None)
+    text = str(error)
+    why = FULL.get(number) if number else next((w for n, w in FULL.items() if os.strerror(n) in text), None)
+    return Failure(f"{why} while writing {uri!r}; nothing was left there") if why else error
+
+
+def part_path(folder: str, split: str, number: int) -> str:
+    return join(folder, split, f"part-{number:05d}.parquet")
+
+
+def write_part(uri: str, *pieces: pa.Table) -> tuple[str, int]:
+    """One part file from its pieces, sorted by position; returns its path and size."""
+    table = pa.concat_tables(pieces).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
+    return write_table(uri, table)
+
+
+def write_table(uri: str, table: pa.Table) -> tuple[str, int]:
+    """A Parquet file; images are compressed already."""
+    import pyarrow.parquet as pq
+
+    system, path = filesystem(uri)
+    compression = {n: "none" if pa.types.is_binary(t) else "zstd" for n, t in zip(table.schema.names, table.schema.types)}
+    dictionary = [n for n, t in zip(table.schema.names, table.schema.types) if not pa.types.is_binary(t) and n != "id"]
+    with system.open_output_stream(path) as stream:
+        pq.write_table(table, stream, row_group_size=ROW_GROUP, compression=compression, use_dictionary=dictionary, store_schema=True)
+    return uri, system.get_file_info(path).size
+
+
+def verify(written: Sequence[tuple[str, int]]) -> None:
+    """Every part must be seen from here: on a cluster, a path of one machine's own disk is not."""
+    for uri, size in written:
+        system, path = filesystem(uri)
+        if system.get_file_info(path).size != size:
+            raise ValueError(f"--out must be on storage that every machine of the cluster shares; {uri!r} was written elsewhere")

@@ -1,0 +1,121 @@
+"""The SHARDS folder: schema.json beside train/, val/ and test/ Parquet parts, on a local disk or an object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from model import schema as schemas
+from model.schema import Schema
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+SPLITS = ("train", "val", "test")
+VERSION = 1
+MANIFEST = "schema.json"
+REJECTED = "rejected.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What schema.json says. `prepare` holds all that is needed to prepare new raw tables in the same way."""
+
+    schema: Schema
+    rows: dict[str, int]
+    prepare: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def is_uri(location: str) -> bool:
+    return "://" in location
+
+
+def filesystem(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a local path or a URI, and the path in it. Credentials come from the environment only."""
+    from pyarrow import fs
+
+    uri = os.fspath(uri)
+    if not is_uri(uri):
+        return fs.LocalFileSystem(), os.path.abspath(uri)
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        raise ValueError("a URI must hold no credentials: put them in the environment; got one with '@' before the host")
+    if parts.scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options: dict[str, Any] = {"region": region} if region else {}
+        if endpoint:
+            address = urlsplit(endpoint if is_uri(endpoint) else f"https://{endpoint}")
+            options.update(endpoint_override=address.netloc, scheme=address.scheme, region=region or "us-east-1")
+        return fs.S3FileSystem(**options), (parts.netloc + parts.path).rstrip("/")
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+    except Exception as error:
+        raise ValueError(f"a location must be a local path or a file://, s3://, gs:// or hdfs:// URI; got {uri!r} ({error})") from None
+    return system, path.rstrip("/") or "/"
+
+
+def join(uri: str, *names: str) -> str:
+    """A name below a folder, for paths and URIs alike."""
+    return posixpath.join(uri, *names) if is_uri(uri) else os.path.join(uri, *names)
+
+
+def read_manifest(uri: str) -> Manifest:
+    """The manifest of a SHARDS folder; one clear error where there is none."""
+    text = _read_text(uri)
+    try:
+        plain = json.loads(text)
+        version = int(plain["version"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with distributed/ingest.py") from None
+    if version > VERSION:
+        raise ValueError(f"{uri} has shards of version {version}; this code reads up to version {VERSION}: update it or ingest again")
+    try:
+        schema = schemas.from_dict(plain["schema"])
+        rows = {split: int(plain["rows"][split]) for split in SPLITS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again") from None
+    return Manifest(schema=schema, rows=rows, prepare=plain.get("prepare", {}), version=version)
+
+
+def _read_text(uri: str) -> str:
+    system, path = filesystem(uri)
+    try:
+        with system.open_input_stream(posixpath.join(path, MANIFEST)) as stream:
+            return bytes(stream.read()).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        from pyarrow.fs import FileType
+
+        kind = system.get_file_info(path).type
+        if kind == FileType.NotFound:
+            raise ValueError(f"a SHARDS folder must exist; got {uri!r}") from None
+        raise ValueError(f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); got {uri!r}") from None
+    except UnicodeDecodeError:
+        return ""
+    except OSError as error:
+        raise ValueError(f"cannot read {join(uri, MANIFEST)}: {error}") from None
+
+
+def write_manifest(manifest: Manifest, uri: str) -> None:
+    """Writes schema.json; the last step of making a SHARDS folder."""
+    system, path = filesystem(uri)
+    plain = {"version": manifest.version, "schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "prepare": manifest.prepare}
+    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with system.open_output_stream(posixpath.join(path, MANIFEST)) as stream:
+        stream.write(text.encode())
+
+
+def part_files(uri: str, split: str) -> list[str]:
+    """Paths of a split's Parquet parts, in order, for the file system of `filesystem(uri)`."""
+    from pyarrow.fs import FileSelector, FileType
+
+    if split not in SPLITS:
+        raise ValueError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+    system, path = filesystem(uri)
+    found = system.get_file_info(FileSelector(posixpath.join(path, split), allow_not_found=True))
+    return sorted(f.path for f in found if f.type == FileType.File and f.path.endswith(".parquet"))
