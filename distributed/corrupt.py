@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed.decode import Arrays
-from model.schema import Image, Schema
+from model.schema import Schema
 
 KINDS = ("noise", "shuffle", "missing")
 Keys = NDArray[np.uint64]
@@ -81,17 +81,18 @@ def corrupt(arrays: Arrays, spec: str, schema: Schema, *, seed: int, split: str)
 
 def add_noise(arrays: Arrays, schema: Schema, place: int, rows: NDArray[np.int64], keys_B: Keys) -> None:
     """Uniform random pixels; numbers from N(mean, std) and categories uniform over the vocabulary, whatever the row."""
-    modality = (*schema.images, *schema.tables)[place]
+    name, images = schema.modalities[place], len(schema.images)
     for row in rows:
         lot = np.random.Generator(np.random.Philox(key=int(keys_B[row]) << 64 | place))
-        if isinstance(modality, Image):
-            pixels_CHW = arrays[f"images/{modality.name}"][row]
+        if place < images:
+            pixels_CHW = arrays[f"images/{name}"][row]
             pixels_CHW[...] = np.frombuffer(lot.bytes(pixels_CHW.size), np.uint8).reshape(pixels_CHW.shape)
             continue
-        spread = np.array([(column.mean, column.std) for column in modality.numeric]).reshape(-1, 2)
-        arrays[f"numbers/{modality.name}"][row] = lot.normal(spread[:, 0], spread[:, 1])
-        sizes = np.array([len(column.vocabulary) for column in modality.categorical])
-        arrays[f"categories/{modality.name}"][row] = np.where(sizes > 0, lot.random(len(sizes)) * sizes, -1)
+        table = schema.tables[place - images]
+        spread = np.array([(column.mean, column.std) for column in table.numeric]).reshape(-1, 2)
+        arrays[f"numbers/{name}"][row] = lot.normal(spread[:, 0], spread[:, 1])
+        sizes = np.array([len(column.vocabulary) for column in table.categorical])
+        arrays[f"categories/{name}"][row] = np.where(sizes > 0, lot.random(len(sizes)) * sizes, -1)
 
 
 def row_keys(labels_B: NDArray[np.int32], ranks_B: NDArray[np.int32], salt: str) -> Keys:

@@ -1,4 +1,6 @@
-"""Shard columns (encoded images, table cells) to contiguous arrays. No torch: Ray's data tasks start faster. Legend: B rows, M modalities, C channels, N numeric, K categorical."""
+"""Shard columns (encoded images, table cells) to contiguous arrays. No torch here: Ray's data tasks start faster without.
+
+Legend: B rows, M modalities, C channels, N numeric, K categorical columns."""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from PIL import Image as pillow
 
 from model.schema import Image, Schema, Table
 
-# Keys: images/NAME uint8 [B,C,H,W], numbers/NAME float32 [B,N], categories/NAME int32 [B,K], present bool [B,M], labels and ranks int32 [B],
-# ids (text [B], only where a whole split is loaded).
+# Keys: images/NAME uint8 [B,C,H,W], numbers/NAME float32 [B,N], categories/NAME int32 [B,K], present bool [B,M], labels and ranks
+# int32 [B], ids (text [B], only where a whole split is loaded).
 Arrays = dict[str, np.ndarray[Any, Any]]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -21,7 +23,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 def columns_of(schema: Schema) -> list[str]:
     """The shard columns that hold the schema's modalities."""
     images = [f"image.{image.name}" for image in schema.images]
-    return images + [f"{table.name}.{column.name}" for table in schema.tables for column in (*table.numeric, *table.categorical)]
+    return images + [f"{t.name}.{name}" for t in schema.tables for name in [*(c.name for c in t.numeric), *(c.name for c in t.categorical)]]
 
 
 def row_bytes(schema: Schema) -> int:
@@ -86,8 +88,8 @@ def decode_table(columns: Mapping[str, np.ndarray[Any, Any]], table: Table, arra
     numbers_BN, categories_BK = arrays[f"numbers/{table.name}"], arrays[f"categories/{table.name}"]
     for i, column in enumerate(table.numeric):
         numbers_BN[:, i] = columns[f"{table.name}.{column.name}"]
-    for i, column in enumerate(table.categorical):
-        cells_B = columns[f"{table.name}.{column.name}"]
+    for i, name in enumerate(c.name for c in table.categorical):
+        cells_B = columns[f"{table.name}.{name}"]
         categories_BK[:, i] = np.where(np.isnan(cells_B), -1, cells_B) if cells_B.dtype.kind == "f" else cells_B
     present_B[:] = ~np.isnan(numbers_BN).all(1) | (categories_BK >= 0).any(1)
 
@@ -107,4 +109,4 @@ def decode(columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema, out: Arr
 
 def gather(arrays: Arrays, rows_B: np.ndarray[Any, Any]) -> Arrays:
     """The named rows, one copy an array (the arrays themselves may be read-only memory shared by many processes)."""
-    return {name: np.take(values, rows_B, axis=0) for name, values in arrays.items() if name != "ids"}
+    return {name: np.take(values, rows_B, axis=0) for name, values in arrays.items()}

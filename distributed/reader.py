@@ -7,6 +7,7 @@ Row groups are the unit of reading. Ray Data runs the decoding where the cluster
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import sys
 import threading
@@ -27,7 +28,8 @@ from distributed.shards import filesystem, part_files
 from model.schema import Schema
 
 Columns = dict[str, np.ndarray[Any, Any]]
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 AHEAD = 2  # batches that are ready before they are asked for
 BLOCK = 8 << 20  # bytes that a Ray Data task hands over at a time
 
@@ -173,7 +175,7 @@ def idle_cpus(world: int = 1) -> int:
 
 
 def read(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
-    """The windows' batches in order: by Ray Data where the cluster has more idle CPUs than this process would use threads, else by threads."""
+    """The windows' batches in order: by Ray Data where the cluster has more idle CPUs than this process would use threads."""
     windows = [window for window in windows if len(window.rows)]
     if not windows:
         return iter(())
@@ -200,6 +202,7 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
     """Batches decoded by Ray Data tasks anywhere in the cluster, one window a task; every window but the last has whole batches."""
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every epoch's start, plan and end
     shared = ray.put((reader, windows))
     data = ray.data.range(len(windows), override_num_blocks=len(windows))
     tasks = ray.data.TaskPoolStrategy(size=max(1, idle_cpus(world)))

@@ -1,4 +1,6 @@
-"""Which training rows are used and how often each is drawn: the imbalance cut, the row limit and the samplers. Legend: R rows, C classes."""
+"""Which training rows are used, how often each is drawn and in what order: the cut, the row limit, the samplers.
+
+Legend: R rows of a split, C classes, U storage units (row groups)."""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def limited(counts_C: Ints, most: int) -> Ints:
     """The counts scaled down to `most` rows in all by largest remainders; every class keeps at least one row while `most` allows it."""
     if not most or counts_C.sum() <= most:
         return counts_C.copy()
-    exact = counts_C * (most / counts_C.sum())
-    target_C = np.floor(exact).astype(np.int64)
+    exact: NDArray[np.float64] = counts_C * (most / counts_C.sum())
+    target_C: Ints = np.floor(exact).astype(np.int64)
     target_C[np.argsort(target_C - exact, kind="stable")[: most - int(target_C.sum())]] += 1
     for missing in np.flatnonzero((target_C == 0) & (counts_C > 0)):
         if target_C.max() > 1:
@@ -85,7 +87,13 @@ def class_shares(counts_C: Ints, sampler: str, progress: float) -> NDArray[np.fl
     """Share of an epoch's draws that each class gets."""
     instance, even = counts_C / counts_C.sum(), (counts_C > 0) / np.count_nonzero(counts_C)
     root = np.sqrt(counts_C) / np.sqrt(counts_C).sum()
-    return {"instance": instance, "balanced": even, "sqrt": root, "progressive": (1 - progress) * instance + progress * even}[sampler]
+    shares: dict[str, NDArray[np.float64]] = {
+        "instance": instance,
+        "balanced": even,
+        "sqrt": root,
+        "progressive": (1 - progress) * instance + progress * even,
+    }
+    return shares[sampler]
 
 
 def draw(selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: int) -> Ints:

@@ -108,15 +108,13 @@ class MemorySource:
 
     def __post_init__(self) -> None:
         self.rows, self.steps = self.plan.rows, self.plan.steps
-        wanted = {name for name in empty(self.schema, 0) if name != "present"}
-        self._arrays = {name: values for name, values in self.arrays.items() if name in wanted} | {"present": self.arrays["present"]}
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order, selection = self.plan.order(epoch), self.plan.selection
         for k in range(start, self.steps):
             low, high, total = self.plan.share(k)
             chosen = order[k * self.plan.size + low : k * self.plan.size + high]
-            arrays = gather(self._arrays, selection.rows_R[chosen])
+            arrays = gather(self.arrays, selection.rows_R[chosen])
             arrays["ranks"] = selection.ranks_R[chosen]
             yield as_batch(arrays, self.schema, low, total)
 
@@ -162,9 +160,9 @@ def open_source(
     schema = dataclasses.replace(schema, counts=tuple(int(n) for n in counts_C))
     if arrays is None and decide_cache(schema, manifest.rows[split], config) == "memory":
         arrays = load_arrays(shards, split, schema)
-    index = None if arrays is not None else read_index(shards, split)
+    index = read_index(shards, split) if arrays is None else None
     labels_R, ranks_R = (arrays["labels"], arrays["ranks"]) if index is None else (index.labels_R, index.ranks_R)
-    if train:
+    if train or split == "train":
         whole_C = np.bincount(labels_R[labels_R >= 0], minlength=len(schema.classes))
         selection = sampling.select(labels_R, ranks_R, whole_C, ratio=data.imbalance_ratio, most=data.max_rows, seed=seed)
     else:
@@ -194,12 +192,14 @@ def modalities(listed: str) -> tuple[str, ...]:
 
 
 def subset(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
-    """The kept modalities of arrays that were loaded with all of them, or with just the kept ones."""
-    if arrays["present"].shape[1] == len(kept.modalities):
-        return arrays
-    places = [whole.modalities.index(name) for name in kept.modalities]
+    """The kept modalities of arrays that were loaded with at least these."""
+    loaded = [name for name in whole.modalities if f"images/{name}" in arrays or f"numbers/{name}" in arrays]
     names = empty(kept, 0)
-    return {name: values for name, values in arrays.items() if name in names} | {"present": arrays["present"][:, places]}
+    chosen = {name: values for name, values in arrays.items() if name in names}
+    assert set(names) == set(chosen), f"loaded: {', '.join(loaded)}; wanted: {', '.join(kept.modalities)}"
+    if tuple(loaded) == kept.modalities:
+        return chosen
+    return chosen | {"present": arrays["present"][:, [loaded.index(name) for name in kept.modalities]]}
 
 
 def decide_cache(schema: Schema, rows: int, config: Config) -> str:
