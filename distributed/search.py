@@ -33,6 +33,10 @@ class Interrupted(Exception):
         self.number = number
 
 
+class Hopeless(Exception):
+    """Everything fails from the start."""
+
+
 class Unpickled:
     """Tune pickles what it is given for a restore of its own, which is not used here."""
 
@@ -78,7 +82,7 @@ def run(
     on_step: Callable[[], None] | None = None,
     signals: Signals | None = None,
 ) -> None:
-    """Returns when the searcher has finished; raises Interrupted, or RuntimeError when everything fails from the start."""
+    """Returns when the searcher has finished; raises Interrupted or Hopeless."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.concurrent)
     from ray import tune
@@ -146,7 +150,7 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
                 on_step()
             ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
             if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
-                raise RuntimeError(f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}")
+                raise Hopeless(f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}")
 
     return Watch()
 

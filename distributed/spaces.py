@@ -86,3 +86,13 @@ def probe(space: Space, values: Mapping[str, Any], pins: Mapping[str, Any] | Non
             return ask(space, optuna.trial.FixedTrial(dict(values)), pins)
     except (ValueError, UserWarning):
         return None
+
+
+def names(space: Space, pins: Mapping[str, Any] | None = None, draws: int = 200) -> list[str]:
+    """Every setting that the space may ask for, found by drawing from it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found: dict[str, None] = {}
+    for _ in range(draws):
+        found.update(dict.fromkeys(ask(space, study.ask(), pins)))
+    return list(found)

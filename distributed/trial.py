@@ -1,0 +1,154 @@
+"""One configuration -> its metrics: in this process for one worker, through Ray Train for several. Searches and studies share this code."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from distributed import checkpoints, loop, runs, stream
+from distributed.config import Config
+from distributed.scores import Scores
+from distributed.shards import read_manifest
+
+Progress = Callable[[dict[str, float]], bool | None]
+SAVE_EVERY = 5.0  # seconds between two saved states of a running trial
+
+
+def run_once(
+    shards: str,
+    settings: Mapping[str, Any],
+    *,
+    arrays: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    state: str = "",
+    test: bool = False,
+    device: str | None = None,
+) -> runs.Finished:
+    """Trains, picks the best epoch and calibrates on validation; reads the test split only when `test` asks for it.
+
+    state: a folder or URI for resumable states; a run that finds one there goes on from it, also past its last epoch to the metrics.
+    progress: sees the metrics of every epoch, `train_seconds` among them, and may return True to stop.
+    """
+    job = runs.Job(shards=shards, settings=dict(settings), test=test)
+    config, alone = job.config, loop.Exchange()
+    if config.scaling.threads:
+        torch.set_num_threads(config.scaling.threads)
+    place = torch.device(device or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"))
+    train, val = (runs.open_split(job, split, alone, arrays) for split in ("train", "val"))
+    network = runs.build(read_manifest(shards), train, config)
+    states = checkpoints.States(state) if state else None
+    saved = states.load() if states else None
+    history: list[dict[str, float]] = []
+    written = time.monotonic()
+
+    def report(metrics: dict[str, float], current: dict[str, Any], scores: Scores) -> bool | None:
+        nonlocal written
+        history.append({**metrics, "train_seconds": current["seconds"]})
+        if states and (time.monotonic() - written > SAVE_EVERY or metrics["epoch"] == config.optim.epochs):
+            states.save(int(metrics["epoch"]), current)
+            written = time.monotonic()
+        return progress(history[-1]) if progress else None
+
+    run = loop.fit(network, train, val, config, report, state=saved, device=place)
+    finished = runs.finish(job, run, train, val, arrays)
+    finished.history = history
+    return finished
+
+
+def reason(error: BaseException) -> str:
+    """Why a configuration failed, in one line."""
+    words = " ".join(str(error).split())
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of memory on the GPU; lower data.batch_size or the model's width"
+    if isinstance(error, MemoryError) or "can't allocate memory" in words:
+        return "out of memory"
+    if isinstance(error, loop.Diverged | ValueError):
+        return words
+    return f"{type(error).__name__}: {words}"[:300]
+
+
+def decode(shards: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The training and validation splits as arrays for every trial to share; None where they are to be streamed."""
+    config = runs.Job(shards=shards, settings=dict(settings)).config
+    manifest = read_manifest(shards)
+    schema = manifest.schema.keep(stream.modalities(config.data.modalities))
+    rows = manifest.rows["train"] + manifest.rows["val"]
+    if stream.decide_cache(schema, rows, config) != "memory":
+        return None
+    return {split: stream.load_arrays(shards, split, schema) for split in ("train", "val")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all trials of a search have in common."""
+
+    shards: str
+    base: dict[str, Any]  # dotted differences of the search's configuration from the defaults
+    metrics: list[str]
+    folder: str  # states go to folder/NAME/state
+    arrays: Any = None  # reference to what `share` made
+
+
+def settings_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    seed = {} if config.get("seed") is None else {"optim.seed": config["seed"]}
+    return {**base, **config["settings"], **seed}
+
+
+def trainable(config: dict[str, Any], plan: Plan) -> None:
+    """A trial of the search: every epoch and the end are reported to Tune; what goes wrong is reported too, and fails this trial alone."""
+    import ray
+    from ray import tune
+
+    settings = settings_of(config, plan.base)
+    try:
+        whole: Config = runs.Job(shards=plan.shards, settings=settings).config
+        state = checkpoints_folder(plan.folder, config["state"] or config["name"])
+        report = Report(plan.metrics, whole.optim.epochs)
+        if whole.scaling.workers > 1:
+            from distributed.nested import run_nested
+
+            metrics = run_nested(plan.shards, settings, config, state, report)
+        else:
+            arrays = ray.get(plan.arrays) if plan.arrays is not None else None
+            finished = run_once(plan.shards, settings, arrays=arrays, progress=report, state=state, test=config["kind"] == "test")
+            metrics = finished.metrics
+    except Exception as error:
+        tune.report({"final": 1, "failed": reason(error), "metrics": {}})
+        return
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    split = "test" if config["kind"] == "test" else "val"
+    values = {**metrics[split], "train_seconds": metrics["train_seconds"]}
+    tune.report(
+        {
+            "final": 1,
+            "epoch": metrics["epochs"],
+            "epochs": metrics["epochs"],
+            "value": values.get(plan.metrics[0]),
+            "metrics": values,
+        }
+    )
+
+
+def checkpoints_folder(folder: str, name: str) -> str:
+    return f"{folder}/{name}/state"
+
+
+class Report:
+    """The loop's progress as Tune wants it; Tune may end the trial in here."""
+
+    def __init__(self, metrics: list[str], epochs: int) -> None:
+        self.metrics, self.epochs = metrics, epochs
+
+    def __call__(self, epoch: dict[str, float]) -> bool:
+        from ray import tune
+
+        metrics = {k.removeprefix("val/"): v for k, v in epoch.items() if k.startswith("val/")}
+        metrics |= {k: epoch[k] for k in ("loss", "train_seconds", "rows_per_second") if k in epoch}
+        tune.report({"epoch": int(epoch["epoch"]), "epochs": self.epochs, "value": metrics.get(self.metrics[0]), "metrics": metrics})
+        return False

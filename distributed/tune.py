@@ -1,0 +1,328 @@
+"""Searches the settings of the model on a SHARDS folder and writes EXPERIMENT: best.toml, report, trials.csv, TensorBoard."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from distributed import cli, config
+from distributed.experiment import BASELINES, Experiment, Job, check_metrics, direction
+
+DEFAULTS: dict[str, Any] = {
+    "data": "",
+    "space": "full",
+    "trials": 20,
+    "concurrent": 0,
+    "metric": "balanced_accuracy",
+    "time_budget": 0.0,
+    "storage": "",
+    "study": "search",
+    "sampler": "tpe",
+    "stopper": "",
+    "replicates": 3,
+    "best": 3,
+    "seed": 0,
+    "config": "",
+    "quick": False,
+}
+CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "sampler", "stopper")  # by a later --resume
+SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
+STOPPERS = ("asha", "median", "hyperband", "none")
+# Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
+DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 1500, "image.width": 16}
+QUICK: dict[str, Any] = {"optim.epochs": 3, "data.max_rows": 500, "image.width": 8, "dim": 32, "table.width": 32}
+QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)")
+    add("--space", metavar="NAME", help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)")
+    add("--trials", type=int, metavar="N", help="configurations to try, the defaults and baselines among them (default: 20)")
+    add("--concurrent", type=int, metavar="C", help="trials at a time (default: as many as fit)")
+    add("--workers", type=int, metavar="N", help="training processes a trial, the same as --set scaling.workers=N (default: 1)")
+    add("--metric", metavar="M[,M2]", help="validation metric; several give a Pareto front, the first decides (default: balanced_accuracy)")
+    add(
+        "--time-budget",
+        type=float,
+        metavar="S",
+        help="seconds after which the search stops trying; replicates and test follow (default: none)",
+    )
+    add("--storage", metavar="URL", help="Optuna storage: sqlite:///F.db or a journal file (default: study.journal in --out)")
+    add("--study", metavar="NAME", help="name in --storage; searches of one name share what they learn (default: search)")
+    add("--sampler", choices=SAMPLERS, help="how the next configuration is chosen (default: tpe)")
+    add("--stopper", choices=STOPPERS, help="how weak trials are stopped early (default: asha; none for several metrics)")
+    add("--replicates", type=int, metavar="R", help="fresh seeds on which the best are run again (default: 3)")
+    add("--best", type=int, metavar="K", help="how many of the best are run again, beside the baselines (default: 3)")
+    add("--seed", type=int, metavar="S", help="seed of the sampler and the trials (default: 0)")
+    add("--config", metavar="F.toml", help="settings to start from (default: none)")
+    add("--set", metavar="K=V", nargs="+", action="extend", help="settings held fixed, by dotted name (default: none)")
+    add("--out", metavar="EXPERIMENT", help="folder or URI of the results (default: experiments/ and the time of day)")
+    add("--resume", action="store_true", help="go on with the search in --out, or extend it with more --trials")
+    add("--quick", action="store_true", default=None, help="a few tiny trials, to see that everything works")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    given = vars(parser().parse_args(argv))
+    if given["resume"] and not given["out"]:
+        raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
+    from distributed.mirror import Mirror
+    from distributed.train import locate
+
+    out = locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    mirror = Mirror(out)
+    setup = claim(mirror.folder, given)
+    return Search(setup, out, mirror).run()
+
+
+@dataclass
+class Setup:
+    """A search's options and what follows from them; all of it is in experiment.json."""
+
+    options: dict[str, Any]
+    shards: str
+    base: dict[str, Any]  # dotted differences of the starting point from this project's defaults
+    pins: dict[str, Any]  # settings that --set holds fixed
+    owner: str
+
+    @property
+    def metrics(self) -> list[str]:
+        return check_metrics(self.options["metric"])
+
+    @property
+    def settings(self) -> config.Config:
+        return config.override(config.Config(), self.base)
+
+
+def claim(folder: Path, given: dict[str, Any]) -> Setup:
+    """The options of this search, recorded; refuses a folder in use, and a resume of something else."""
+    path = folder / "experiment.json"
+    before = Setup(**json.loads(path.read_text())) if path.exists() else None
+    if before and not given["resume"]:
+        raise ValueError(f"--out must be a new folder, or add --resume to go on with it; got {given['out']}")
+    if given["resume"] and not before:
+        print(f"note: nothing to resume in {given['out']}; starting anew", file=sys.stderr)
+    options = {**DEFAULTS, **(QUICK_OPTIONS if given["quick"] else {}), **(before.options if before else {})}
+    options["set"] = before.options["set"] if before else []
+    sets = list(given["set"] or []) + ([f"scaling.workers={given['workers']}"] if given["workers"] is not None else [])
+    for name, value in {**given, "set": sets or None}.items():
+        if value is None or name not in options:
+            continue
+        if before and name not in CHANGEABLE and value != options[name]:
+            raise ValueError(f"a resumed search must keep its --{name}; it was {options[name]!r}, got {value!r}")
+        options[name] = value
+    check(options)
+    setup = before or prepare(options)
+    setup.options = options
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(vars(setup), indent=1))
+    return setup
+
+
+def check(options: dict[str, Any]) -> None:
+    least = {"trials": 1, "concurrent": 0, "time_budget": 0, "replicates": 0, "best": 1, "seed": 0}
+    for name, low in least.items():
+        if options[name] < low:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {low}; got {options[name]}")
+    metrics = check_metrics(options["metric"])
+    if len(metrics) > 1 and options["sampler"] == "cmaes":
+        raise ValueError("--sampler cmaes takes one metric; with several use tpe, random, gp or nsga2")
+
+
+def prepare(options: dict[str, Any]) -> Setup:
+    """Reads --config and --set, finds the data."""
+    from distributed.train import shards
+
+    changes = config.read_toml(options["config"]) if options["config"] else {}
+    start = config.override(config.Config(), {"optim.seed": options["seed"], **changes})
+    small = QUICK if options["quick"] else {} if options["data"] else DEMO
+    start = config.override(start, {k: v for k, v in small.items() if k not in changes})
+    sets = config.parse_sets(options["set"])
+    start = config.override(start, sets)
+    metric = check_metrics(options["metric"])[0]
+    if direction(metric) == "max" and "optim.metric" not in {**changes, **sets}:
+        start = config.override(start, {"optim.metric": metric})
+    flat = config.flatten(start)
+    if small:
+        words = " ".join(f"{k}={flat[k]}" for k in small)
+        print(f"{'quick' if options['quick'] else 'built-in wafer data'}: small settings, {words}", file=sys.stderr)
+    pins = {name: flat[name] for name in sets}
+    return Setup(options, shards(options["data"] or None), config.difference(start), pins, uuid.uuid4().hex[:12])
+
+
+def starting_points(space: Any, setup: Setup, modalities: int) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:
+    """The defaults and the nested baselines: as trials where the space can express them, else as runs beside it."""
+    from distributed.spaces import probe
+
+    base = config.flatten(setup.settings)
+    inside: list[tuple[str, dict[str, Any]]] = []
+    outside: list[Job] = []
+    for label, wanted in BASELINES.items():
+        changes = {k: v for k, v in wanted.items() if k not in setup.pins and base[k] != v}
+        if label != "defaults" and (not changes or (label == "concatenation" and modalities < 2)):
+            continue
+        asked = probe(space, {**base, **changes}, setup.pins)
+        if asked is not None and changes.items() <= asked.items():
+            inside.append((label, {k: v for k, v in asked.items() if k not in setup.pins}))
+        else:
+            outside.append(Job(name=label.replace(" ", "-"), kind="named", label=label, settings={**(asked or {}), **changes}))
+    return inside, outside
+
+
+class Search:
+    """One sitting of a search: from its set-up to its report."""
+
+    def __init__(self, setup: Setup, out: str, mirror: Any) -> None:
+        from distributed import spaces
+        from distributed.shards import read_manifest
+
+        self.setup, self.out, self.mirror = setup, out, mirror
+        self.options, self.started = setup.options, time.monotonic()
+        schema = read_manifest(setup.shards).schema
+        for metric in setup.metrics:
+            if "/" in metric and metric.partition("/")[2] not in schema.classes:
+                raise ValueError(f"--metric names a class of the data ({', '.join(schema.classes)}); got {metric!r}")
+        self.space = spaces.load_space(self.options["space"])
+        self.names = spaces.names(self.space, setup.pins)
+        if unknown := [n for n in self.names if n not in config.leaves()]:
+            raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
+        self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
+        self.experiment = Experiment(
+            mirror.folder, setup.metrics, replicates=self.options["replicates"], best=self.options["best"], seed=setup.settings.optim.seed
+        )
+        self.base = config.flatten(setup.settings)
+        data = f" --data {setup.shards}" if self.options["data"] else ""
+        self.command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
+
+    def run(self) -> int:
+        from distributed import progress, search, search_report
+
+        cli.start_ray()
+        searcher, stopper = self.searcher()
+        writer = search_report.Writer(self.write)
+        signals = search.Signals()
+        view = progress.SearchView(self.experiment, self.options["trials"])
+        ended = len([r for r in self.experiment.records.values() if r.state != "running"])
+
+        def step() -> None:
+            nonlocal ended
+            now = sum(r.state != "running" for r in list(self.experiment.records.values()))
+            if now != ended:
+                ended = now
+                writer.poke()
+            view.update()
+
+        try:
+            with signals.caught(), view:
+                search.run(
+                    searcher,
+                    self.trainable(),
+                    stopper,
+                    resources=self.resources(),
+                    reuse_actors=self.setup.settings.scaling.workers == 1,
+                    on_step=step,
+                    signals=signals,
+                )
+        except search.Interrupted as stop:
+            writer.close()
+            print(f"stopped by {stop}; go on with: python distributed/tune.py --out {self.out} --resume", file=sys.stderr)
+            return 128 + stop.number
+        except search.Hopeless as error:
+            writer.close()
+            raise cli.Failure(str(error)) from None
+        writer.close()
+        return self.conclude()
+
+    def searcher(self) -> tuple[Any, Any]:
+        from distributed import searcher as parts
+
+        options, metrics = self.options, self.setup.metrics
+        storage = parts.open_storage(options["storage"] or str(self.mirror.folder / "study.journal"))
+        directions = [direction(m) for m in metrics]
+        study = parts.open_study(storage, options["study"], directions, options["sampler"], options["seed"], options["trials"])
+        found = parts.Searcher(
+            study,
+            self.space,
+            self.experiment,
+            trials=options["trials"],
+            concurrent=self.concurrent(),
+            owner=self.setup.owner,
+            pins=self.setup.pins,
+            named=self.inside,
+            outside=self.outside,
+            time_budget=options["time_budget"],
+        )
+        stopper = options["stopper"] or ("asha" if len(metrics) == 1 else "none")
+        return found, parts.STOPPERS[stopper](directions[0], self.setup.settings.optim.epochs)
+
+    def resources(self) -> dict[str, float]:
+        """What Tune reserves for a trial; one that starts workers of its own reserves nothing, or the two would wait for each other."""
+        scaling = self.setup.settings.scaling
+        if scaling.workers > 1:
+            return {"CPU": 0, "memory": 1}
+        return {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})}
+
+    def concurrent(self) -> int:
+        """Trials at a time: what the cluster has over what one takes."""
+        import ray
+
+        scaling, there = self.setup.settings.scaling, ray.cluster_resources()
+        needs = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.gpus_per_worker}
+        fit = min(int(there.get(name, 0) / need + 1e-9) for name, need in needs.items() if need) if any(needs.values()) else 1
+        if fit < 1:
+            has = ", ".join(f"{there.get(name, 0):g} {name}" for name in needs)
+            raise ValueError(f"a trial takes {needs['CPU']:g} CPU and {needs['GPU']:g} GPU; the cluster has {has}: lower scaling.workers")
+        return min(fit, self.options["concurrent"] or fit)
+
+    def trainable(self) -> Any:
+        from distributed import jobs
+
+        return jobs.trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials")
+
+    def write(self, last: bool) -> None:
+        """Everything in the experiment's folder that is not state."""
+        from distributed import search_board, search_report, search_tables
+
+        if not hasattr(self, "board"):
+            self.board = search_board.SearchBoard(self.experiment, self.base, self.names)
+        search_tables.write_files(self.experiment, self.setup.base)
+        defaults = config.flatten(config.Config())
+        found = search_report.sections(self.experiment, self.setup.base, defaults, self.command, time.monotonic() - self.started)
+        search_report.write_report(self.mirror.folder, self.experiment, found)
+        self.board.close() if last else self.board.update()
+        self.mirror.upload()
+
+    def conclude(self) -> int:
+        """The end that a newcomer reads."""
+        from distributed import search_tables as tables
+        from distributed.progress import print_table
+
+        if self.experiment.winner() is None:
+            failed = [r.reason for r in self.experiment.configurations() if r.state == "failed"]
+            raise cli.Failure(
+                f"no configuration has finished; the last reason: {failed[-1] if failed else 'the time budget was too small'}"
+            )
+        found = [tables.standings(self.experiment), tables.settings(self.experiment, self.setup.base, config.flatten(config.Config()))]
+        for table in [*found, tables.test_scores(self.experiment), tables.failures(self.experiment)]:
+            if table.rows:
+                print_table(table)
+        print(f"\n{tables.verdict(self.experiment)}")
+        print(f"\ntrain       {self.command}\nreport      {self.out}/report.html\ncompare     tensorboard --logdir {self.out}")
+        return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
