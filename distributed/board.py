@@ -1,4 +1,4 @@
-"""TensorBoard of one run: scalars, recall a class, confusion matrix, histograms of weights and confidences, and a layout to compare runs by."""
+"""TensorBoard of one run: scalars, recall a class, confusion matrix, histograms, and a layout to compare runs by."""
 
 from __future__ import annotations
 

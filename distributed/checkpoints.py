@@ -1,4 +1,4 @@
-"""What a run leaves on disk: resumable states while it trains, one self-contained checkpoint at its end. Both load with weights_only=True."""
+"""What a run leaves on disk: resumable states while it trains, one self-contained checkpoint at its end (weights_only=True)."""
 
 from __future__ import annotations
 

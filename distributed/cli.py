@@ -90,13 +90,15 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
     if ray.is_initialized():
         _quiet()
         return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": runtime_env()}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS") or in_job():
         try:
-            ray.init(**common)
+            ray.init(**common, runtime_env=runtime_env())
         except ConnectionError as error:
             raise Failure(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}") from None
     else:
+        # A local Ray inherits this environment: without a runtime_env it can use the workers that it starts in advance.
+        os.environ.update(runtime_env()["env_vars"])
         sizes = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": object_store, "_temp_dir": temp_dir}
         given = {k: v for k, v in sizes.items() if v is not None}
         # The dashboard stays on: Train's clean-up of placement groups asks it. Loopback only.

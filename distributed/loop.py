@@ -266,7 +266,7 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any
 
 
 class Watch:
-    """Adds up the loss terms on the device and stops the run at the first that is not finite, without waiting for the device at every step."""
+    """Adds up the loss terms on the device and stops at the first that is not finite, without waiting for the device at every step."""
 
     EVERY = 50  # steps between two looks
 

@@ -1,4 +1,4 @@
-"""One configuration on one data set: open, build, fit, finish, write RUN. The same code alone, in every Ray Train worker and in every trial."""
+"""One configuration on one data set: open, build, fit, finish, write RUN. The same code alone, in Ray Train workers and in trials."""
 
 from __future__ import annotations
 

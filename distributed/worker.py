@@ -58,7 +58,9 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         mean_C = (means_WC * counts_WC).sum(0) / total_C
         var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
             rate = 0.0 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean_C, rate)
             self.running_var.lerp_(var_C * total_C / (total_C - 1).clamp_min(1), rate)

@@ -1,7 +1,8 @@
 """Random changes to a training batch, on the device. Legend: B batch, M modalities, C channels, U uniform draws.
 
-Own code and not kornia: every draw is indexed by the record's position in the global batch, so that a batch cut over N workers is changed exactly as
-on one; kornia's generators cannot be sliced that way."""
+Own code and not kornia: every draw is indexed by the record's position in the global batch, so that a batch cut over N workers is
+changed exactly as on one; kornia's generators cannot be sliced that way.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
     """Images turned, shifted, scaled, recoloured and partly covered; table cells set to missing or unseen."""
     device = batch.present_BM.device
     images = {
-        name: augment_images(pixels, draws(batch, 10, seed_of(seed, step, 10 + k), device), config) for k, (name, pixels) in enumerate(batch.images.items())
+        name: augment_images(pixels, draws(batch, 10, seed_of(seed, step, 10 + k), device), config)
+        for k, (name, pixels) in enumerate(batch.images.items())
     }
     numbers, categories = dict(batch.numbers), dict(batch.categories)
     for k, name in enumerate(batch.numbers):
@@ -115,7 +117,10 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
 
 
 def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int) -> Batch:
-    """Mixup and Remix: neighbours 2i and 2i + 1 of the shuffled global batch are blended, pixels and numbers by value, categories by a draw."""
+    """Mixup and Remix of neighbours 2i and 2i + 1 of the shuffled global batch: pixels and numbers by value, categories by a draw.
+
+    A partner may be of another fold, so under mix the cross-fitting is approximate: a head sees a blend of rows it holds out.
+    """
     if config.mix == "none" or len(batch) < 2:
         return batch
     from model.losses import remix_share
@@ -138,7 +143,9 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
         shares_B = remix_share(share_B, own_B, partner_counts_B, config.mix_kappa, config.mix_tau)
     return batch.replace(
         images={k: _blend(_unit(v), _unit(other.images[k]), weights[k][:, None, None, None]) for k, v in batch.images.items()},
-        numbers={k: _blend(v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weights[k][:, None]) for k, v in batch.numbers.items()},
+        numbers={
+            k: _blend(v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weights[k][:, None]) for k, v in batch.numbers.items()
+        },
         categories={k: torch.where(u_B1 < weights[k][:, None], v, other.categories[k]) for k, v in batch.categories.items()},
         partners_B=other.labels_B,
         shares_B=shares_B,

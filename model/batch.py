@@ -1,4 +1,7 @@
-"""A batch of records: images, tables, which modalities each record has, labels. Legend: B batch, M modalities, C channels, N numeric, K categorical columns."""
+"""A batch of records: images, tables, which modalities each record has, labels.
+
+Legend: B batch, M modalities, C channels, N numeric, K categorical columns.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ class Batch:
     present_BM: Tensor  # bool, columns in the schema's modality order
     labels_B: Tensor  # int64, -1 where unknown
     ranks_B: Tensor  # int64: rank of the record within its class by a stable hash of its id; rank % F is its cross-fitting fold
-    dropped_BM: Tensor | None = None  # bool: present modalities hidden from the fusion by modality dropout; encoders and auxiliary heads still see them
+    dropped_BM: Tensor | None = (
+        None  # bool: present modalities hidden from the fusion by modality dropout; encoders and auxiliary heads still see them
+    )
     partners_B: Tensor | None = None  # int64: label of the record blended in by mixup or Remix
     shares_B: Tensor | None = None  # float32: share of labels_B against partners_B
     start: int = 0  # position of the first record in the global batch of which this is one worker's share

@@ -120,6 +120,34 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor | None 
     return math.exp((low + high) / 2), ""
 
 
+def fit_biases(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Class biases to add to logits that speak for prior_C before a test prior is estimated from them, and their posterior covariance.
+
+    Here the validation prior goes into the logits instead of weights on the rows: with C numbers to fit, one heavy tail row would set its
+    class's bias alone. A normal belief of one nat around 0 holds the biases of classes that have few rows.
+    """
+    known_N = (labels_N >= 0) & torch.isfinite(logits_NC).all(1)
+    labels_N = labels_N[known_N]
+    share_C = torch.bincount(labels_N, minlength=len(prior_C)).double() + 0.5
+    shift_C = (share_C / share_C.sum()).log() - prior_C.double().clamp(min=1e-12).log()
+    logits_NC = logits_NC[known_N].detach().double() + shift_C
+    biases_C = torch.zeros_like(shift_C, requires_grad=True)
+    optimiser = torch.optim.LBFGS([biases_C], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        with torch.enable_grad():
+            value = torch.nn.functional.cross_entropy(logits_NC + biases_C, labels_N, reduction="sum") + biases_C.square().sum() / 2
+            value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    found_C = biases_C.detach()
+    posterior_NC = (logits_NC + found_C).softmax(1)
+    precision_CC = torch.diag(posterior_NC.sum(0) + 1) - posterior_NC.T @ posterior_NC  # the Hessian at the optimum
+    return found_C, torch.linalg.inv(precision_CC)
+
+
 def fit(logits_NEC: Tensor, labels_N: Tensor, priors_EC: Tensor | None = None, metric: str = "none") -> Calibration:
     """From raw validation logits: temperatures, then offsets for `metric`. priors_EC: what each expert speaks for (None: uniform)."""
     experts, classes = logits_NEC.shape[1:]

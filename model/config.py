@@ -57,7 +57,9 @@ class FusionConfig:
     temperature: float = option(0.25, "fusion temperature tau: large is plain concatenation, small picks the best modality", low=1e-3)
     normalise: str = option("sum", "weights scaled so that they sum to M, or so that the largest is 1", choices=("sum", "max"))
     folds: int = option(2, "cross-fitting folds F of the auxiliary heads; 1 is the in-sample confidence", low=1, high=16)
-    shrinkage: float = option(20.0, "kappa, in training samples: how many a class needs before a sample's own confidence counts half", low=0.0)
+    shrinkage: float = option(
+        20.0, "kappa, in training samples: how many a class needs before a sample's own confidence counts half", low=0.0
+    )
     momentum: float = option(0.05, "update rate of the running class-balanced confidence means", low=0.0, high=1.0)
     modality_dropout: float = option(0.1, "probability that a training sample loses each modality (never all)", low=0.0, high=0.9)
     auxiliary_weight: float = option(0.5, "alpha, weight of the auxiliary classifiers' loss", low=0.0)
@@ -68,7 +70,9 @@ class FusionConfig:
 class ExpertsConfig:
     count: int = option(3, "number of experts E", low=1, high=8)
     hidden: int = option(128, "hidden units of one expert's residual block", low=4, high=4096)
-    classifier: str = option("linear", "linear, cosine (implied by loss.margin > 0) or etf (fixed neural-collapse directions)", choices=CLASSIFIERS)
+    classifier: str = option(
+        "linear", "linear, cosine (implied by loss.margin > 0) or etf (fixed neural-collapse directions)", choices=CLASSIFIERS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +82,17 @@ class LossConfig:
     spread: float = option(0.5, "experts' prior strengths run from centre - spread to centre + spread", low=0.0, high=4.0)
     margin: float = option(0.0, "LDAM margin of the rarest class; 0 is off", low=0.0, high=2.0)
     scale: float = option(16.0, "scale s of the cosine classifier", low=1.0, high=64.0)
-    drw: float = option(0.0, "share of the epochs, at the end, with effective-number class weights (deferred re-weighting); 0 is off", low=0.0, high=1.0)
+    drw: float = option(
+        0.0, "share of the epochs, at the end, with effective-number class weights (deferred re-weighting); 0 is off", low=0.0, high=1.0
+    )
     focal_gamma: float = option(0.0, "focal exponent gamma (2 is usual); used by loss.name=focal", low=0.0, high=10.0)
     effective_beta: float = option(0.999, "beta of the effective number of samples", low=0.0, high=0.999999)
     vs_gamma: float = option(0.15, "VS loss: exponent of the multiplicative adjustment", low=0.0, high=1.0)
     smoothing_head: float = option(0.2, "label-aware smoothing of the largest class", low=0.0, high=0.9)
     smoothing_tail: float = option(0.0, "label-aware smoothing of the smallest class", low=0.0, high=0.9)
-    diversity: float = option(0.0, "weight of RIDE's diversity term between experts; 0 is off", low=0.0)
+    diversity: float = option(
+        0.0, "weight of RIDE's diversity term between experts; 0 is off, from 1 on it outgrows the cross-entropy", low=0.0, high=0.99
+    )
     mix: str = option("none", "blend pairs of training samples", choices=MIXES)
     mix_alpha: float = option(0.2, "Beta(alpha, alpha) of the blend", low=0.01, high=10.0)
     mix_kappa: float = option(3.0, "Remix: count ratio from which the rarer label wins", low=1.0)

@@ -1,8 +1,12 @@
-"""Encoders: one image or one table in, one embedding of size D out. Legend: B batch, C channels, N numeric, K categorical columns, D embedding."""
+"""Encoders: one image or one table in, one embedding of size D out.
+
+Legend: B batch, C channels, N numeric, K categorical columns, D embedding.
+"""
 
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +80,9 @@ class Pretrained(nn.Module):
         try:
             import timm
         except ImportError:
-            raise ValueError(f"image.encoder={config.encoder} needs the timm package: pip install timm; or use image.encoder=resnet") from None
+            raise ValueError(
+                f"image.encoder={config.encoder} needs the timm package: pip install timm; or use image.encoder=resnet"
+            ) from None
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ValueError(f"image.encoder must name a timm model; got {name!r}; close: {', '.join(near) or 'none'}")
@@ -220,4 +226,3 @@ class TableEncoder(nn.Module):
         if self.categories is not None:
             parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
         return self.body(torch.cat(parts, 1).flatten(1))  # type: ignore[no-any-return]
-

@@ -15,7 +15,7 @@ def confidence_weights(confidence_BM: Tensor, visible_BM: Tensor, temperature: f
 
 
 def gains(weights_BM: Tensor, visible_BM: Tensor, normalise: str) -> Tensor:
-    """Scale of every embedding: `sum` adds up to the number of modalities there (1 each when all weigh the same), `max` gives the best one 1."""
+    """Scale of every embedding: `sum` adds up to the number of modalities there, so equal weights are 1 each; `max` gives the best one 1."""
     if normalise == "max":
         return weights_BM / weights_BM.amax(1, keepdim=True).clamp_min(1e-12)
     return weights_BM * visible_BM.sum(1, keepdim=True)
@@ -52,7 +52,7 @@ def late_logits(auxiliary_BMC: Tensor, weights_BM: Tensor) -> Tensor:
 
 
 def evidential_logits(auxiliary_BMC: Tensor, visible_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """Dempster-Shafer combination of Dirichlet evidence: [B, C] log expected probability, and [B, M] weights (1 - uncertainty, normalised)."""
+    """Dempster-Shafer combination of Dirichlet evidence: [B, C] log expected probability, [B, M] weights (normalised 1 - uncertainty)."""
     evidence_BMC = nn.functional.softplus(auxiliary_BMC.float()) * visible_BM[..., None]  # an absent modality is vacuous
     classes = evidence_BMC.shape[-1]
     strength_BM1 = evidence_BMC.sum(-1, keepdim=True) + classes

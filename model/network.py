@@ -1,4 +1,7 @@
-"""The whole network: encoders, confidences, fusion, experts. Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D."""
+"""The whole network: encoders, confidences, fusion, experts.
+
+Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D.
+"""
 
 from __future__ import annotations
 

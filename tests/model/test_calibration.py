@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.calibration import LIMITS, REACH, Calibration, decide, fit, fit_offsets, fit_temperature, mixture_prior, row_weights
+from model.calibration import LIMITS, REACH, Calibration, decide, fit, fit_biases, fit_offsets, fit_temperature, mixture_prior, row_weights
 from model.metrics import compute
 
 
@@ -199,3 +199,20 @@ def test_identity_changes_nothing() -> None:
     none = Calibration.identity(4, 5)
     assert torch.equal(none.scale(logits), logits)
     assert torch.equal(none.decide(logits[:, 0].softmax(1)), logits[:, 0].argmax(1))
+
+
+def test_class_biases_are_found_whatever_the_validation_prior() -> None:
+    logits, labels = posteriors([3000, 600, 300], distance=1.5)
+    put_in = torch.tensor([0.8, -0.4, -0.4])
+    found, covariance = fit_biases(logits - put_in, labels, torch.full((3,), 1 / 3))
+    assert torch.allclose(found.float() - found.float().mean(), put_in, atol=0.2)
+    assert torch.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_a_class_without_rows_has_an_uncertain_bias_near_zero() -> None:
+    logits, labels = posteriors([300, 300, 1, 0], distance=1.5)
+    found, covariance = fit_biases(logits, labels, torch.full((4,), 1 / 4))
+    assert found.abs().max() < 1.0
+    deviation = covariance.diagonal().sqrt()
+    assert deviation[3] > 0.7
+    assert deviation[3] > deviation[2] > deviation[0]

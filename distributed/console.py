@@ -1,0 +1,68 @@
+"""What a person sees while a run trains: one live line on a terminal, one plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class EpochBar:
+    """Epoch, loss, balanced accuracy on validation, rows per second and the time left."""
+
+    def __init__(self, epochs: int, title: str = "training") -> None:
+        self.epochs, self.title, self.live = epochs, title, sys.stderr.isatty()
+        self.started = time.perf_counter()
+        self.first = 0.0  # epochs that were done before we started to count
+        self.bar: Any = None
+
+    def __enter__(self) -> EpochBar:
+        if self.live:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"))
+            self.bar = Progress(*columns, TextColumn("{task.fields[said]}"), TimeRemainingColumn(), console=Console(stderr=True))
+            self.task = self.bar.add_task(self.title, total=self.epochs, said="starting")
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        said = (
+            f"loss {metrics['loss']:.3f}  balanced accuracy {100 * metrics['val/balanced_accuracy']:.1f} %  "
+            f"{metrics['rows_per_second']:,.0f} rows/s"
+        )
+        if self.bar is not None:
+            self.bar.update(self.task, completed=metrics["epoch"], said=said)
+            return
+        self.first = self.first or metrics["epoch"] - 1
+        done = metrics["epoch"] - self.first
+        left = (time.perf_counter() - self.started) / done * (self.epochs - metrics["epoch"])
+        print(f"epoch {metrics['epoch']:.0f}/{self.epochs}  {said}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def results_table(metrics: dict[str, Any], classes: int) -> str:
+    """The end of a run: validation and test side by side."""
+    rows = {
+        "balanced accuracy": "balanced_accuracy",
+        "accuracy": "accuracy",
+        "macro F1": "macro_f1",
+        "many-shot accuracy": "many_shot_accuracy",
+        "medium-shot accuracy": "medium_shot_accuracy",
+        "few-shot accuracy": "few_shot_accuracy",
+        "worst class recall": "worst_recall",
+        "calibration error (ECE)": "ece",
+    }
+    splits = [s for s in ("val", "test") if s in metrics]
+    lines = [f"{'in %':26}" + "".join(f"{s:>8}" for s in splits) + f"   ({classes} classes)"]
+    for title, name in rows.items():
+        lines.append(f"{title:26}" + "".join(f"{100 * metrics[s][name]:8.1f}" if name in metrics[s] else f"{'-':>8}" for s in splits))
+    for name in metrics[splits[0]]:
+        if name.startswith("weight/"):
+            lines.append(f"{'fusion weight ' + name[7:]:26}" + "".join(f"{100 * metrics[s][name]:8.1f}" for s in splits))
+    return "\n".join(lines)

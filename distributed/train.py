@@ -1,0 +1,159 @@
+"""Trains one configuration on a SHARDS folder and writes RUN: checkpoint, metrics.json, TensorBoard events."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from distributed import cli, config
+from distributed.config import Config
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    made = cli.Parser(prog="train.py", description=__doc__, epilog=config.describe(), formatter_class=raw, allow_abbrev=False)
+    made.add_argument("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data)")
+    made.add_argument("--config", metavar="F.toml", help="settings that differ from the defaults (default: none)")
+    made.add_argument(
+        "--set", metavar="K=V", nargs="+", action="extend", default=[], help="settings on top of --config, by dotted name (default: none)"
+    )
+    made.add_argument("--workers", type=int, metavar="N", help="training processes, the same as --set scaling.workers=N (default: 1)")
+    made.add_argument("--gpus-per-worker", type=float, metavar="G", help="GPUs a worker, fractions allowed (default: 0, that is CPU)")
+    made.add_argument("--out", metavar="RUN", help="folder or URI of the run (default: runs/ and the time of day)")
+    made.add_argument("--resume", action="store_true", help="continue the run in --out from its last saved epoch (default: start anew)")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    if options.resume and not options.out:
+        raise ValueError("--resume needs --out RUN, the run to continue; got none")
+    out = locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    settings = config.load(options.config, [*options.set, *shortcuts(options)])
+    settings = claim(out, settings, options.resume, changed=bool(options.config or options.set))
+    from distributed.runs import Job
+
+    job = Job(shards=shards(options.data), settings=config.difference(settings), out=out, resume=options.resume)
+    metrics = alone(job) if in_process(settings) else together(job)
+    from distributed.console import results_table
+    from distributed.shards import read_manifest
+
+    print(results_table(metrics, len(read_manifest(job.shards).schema.classes)))
+    print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
+    print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
+    return 0
+
+
+def shortcuts(options: argparse.Namespace) -> list[str]:
+    """--workers and --gpus-per-worker as settings."""
+    pairs = {"scaling.workers": options.workers, "scaling.gpus_per_worker": options.gpus_per_worker}
+    return [f"{name}={value}" for name, value in pairs.items() if value is not None]
+
+
+def locate(out: str) -> str:
+    """Local paths made absolute: workers run in other folders."""
+    from distributed.shards import is_uri
+
+    return out.rstrip("/") if is_uri(out) else str(Path(out).resolve())
+
+
+def shards(data: str | None) -> str:
+    """The data to train on; the built-in wafers are made on first use."""
+    from distributed import wafers
+
+    return locate(data) if data else wafers.default_shards()
+
+
+def claim(out: str, settings: Config, resume: bool, changed: bool) -> Config:
+    """The settings of this run; refuses a folder in use, and a resume under other settings."""
+    from distributed import checkpoints
+
+    try:
+        before = json.loads(checkpoints.read_file(f"{out}/config.json"))
+    except FileNotFoundError:
+        before = None
+    if before is not None and not resume:
+        raise ValueError(f"--out must be a new folder, or add --resume to continue it; got {out}")
+    if before is None:
+        if resume:
+            print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
+        checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+        return settings
+    earlier = config.override(Config(), before)
+    for name, value in config.flatten(settings).items() if changed else ():
+        if not name.startswith("scaling.") and value != before[name]:
+            raise ValueError(f"a resumed run must keep its settings; {name} is {before[name]!r} there, got {value!r}")
+    return config.override(earlier, {k: v for k, v in config.flatten(settings).items() if k.startswith("scaling.")})
+
+
+def in_process(settings: Config) -> bool:
+    """One worker on a machine that has what it asks for needs no Ray Train around it."""
+    if settings.scaling.workers > 1 or settings.scaling.min_workers:
+        return False
+    if settings.scaling.gpus_per_worker == 0:
+        return True
+    import torch
+
+    return torch.cuda.is_available() and not cli.in_job()
+
+
+def alone(job: Any) -> dict[str, Any]:
+    """Trains in this process."""
+    from distributed import loop, runs
+    from distributed.console import EpochBar
+
+    settings = job.config
+    try:
+        with EpochBar(settings.optim.epochs) as bar:
+            return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
+    except loop.Diverged as error:
+        raise cli.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
+
+
+def together(job: Any) -> dict[str, Any]:
+    """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
+    from distributed import checkpoints, worker
+    from distributed.console import EpochBar
+
+    cli.start_ray()
+    finished = threading.Event()
+    with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar:
+        watcher = threading.Thread(target=watch, args=(job.out, bar, finished), daemon=True)
+        watcher.start()
+        try:
+            worker.train_on_ray(job)
+        finally:
+            finished.set()
+            watcher.join()
+    return json.loads(checkpoints.read_file(f"{job.out}/metrics.json"))  # type: ignore[no-any-return]
+
+
+def watch(out: str, bar: Any, finished: threading.Event) -> None:
+    """Shows each epoch that appears in the run's history."""
+    from distributed import checkpoints
+
+    shown = None
+    while True:
+        last = finished.wait(1.0)
+        try:
+            history = json.loads(checkpoints.read_file(f"{out}/history.json"))
+        except (FileNotFoundError, ValueError):
+            history = []
+        shown = len(history) if shown is None and not last else shown or 0  # epochs of an earlier start are not news
+        for metrics in history[shown:]:
+            bar(metrics)
+        shown = len(history)
+        if last:
+            return
+
+
+if __name__ == "__main__":
+    cli.run(main)

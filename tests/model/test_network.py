@@ -1,0 +1,238 @@
+"""Facts about the whole network: any set of modalities, missing content cannot matter, fusion's limits, experts as a batch, saved weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
+from model.losses import terms
+from model.network import Network
+from model.schema import Schema
+from tests.model import samples
+
+SMALL = ModelConfig(dim=16, image=ImageConfig(width=8), table=TableConfig(width=16, embedding=4), experts=ExpertsConfig(hidden=16))
+
+
+def small(**sections: object) -> ModelConfig:
+    return dataclasses.replace(SMALL, **sections)  # type: ignore[arg-type]
+
+
+def built(data: Schema, config: ModelConfig = SMALL, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    network = Network(data, config).eval()
+    with torch.no_grad():  # confidences that differ between samples and modalities, as after training
+        network.confidence.weight_MH.normal_()
+        network.concatenate.absent_MD.normal_()
+    return network
+
+
+SETS = {
+    "image and table": samples.schema(),
+    "image only": samples.schema(tables=()),
+    "table only": samples.schema(images=()),
+    "two images, two tables": samples.schema(
+        (samples.image("front", 16), samples.image("side", 8, channels=1)), (samples.table("lab"), samples.table("history"))
+    ),
+    "numbers only": samples.schema((), (dataclasses.replace(samples.table(), categorical=()),)),
+    "categories only": samples.schema((), (dataclasses.replace(samples.table(), numeric=()),)),
+}
+
+
+@pytest.mark.parametrize("data", SETS.values(), ids=SETS.keys())
+def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> None:
+    network = built(data).train()
+    batch = samples.batch(data)
+    found = terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
+    assert set(found) == {"classification", "auxiliary", "confidence", "diversity"}
+    torch.stack(list(found.values())).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    without = [n for n, p in network.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1), (28, 28, 1), (48, 64, 3), (224, 224, 3), (9, 200, 3)])
+def test_resnet_fits_its_input(height: int, width: int, channels: int) -> None:
+    data = samples.schema((dataclasses.replace(samples.image(channels=channels), height=height, width=width),), ())
+    network = built(data)
+    last = network.encoders[0].body.layers(torch.zeros(1, channels, height, width))
+    assert min(last.shape[2:]) >= 4
+    assert network(samples.batch(data, 2)).logits_BEC.shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize("kind", ["confidence", "uniform", "gate", "late", "evidential"])
+@pytest.mark.parametrize("training", [False, True])
+def test_content_of_a_missing_modality_cannot_change_the_output(kind: str, training: bool) -> None:
+    data = SETS["two images, two tables"]
+    network = built(data, small(fusion=FusionConfig(kind=kind))).train(training)
+    batch = samples.batch(data)
+    batch.present_BM[:6, 0] = batch.present_BM[3:9, 3] = False
+    first = network(batch)
+    images, numbers, categories = (
+        {k: v.clone() for k, v in batch.images.items()},
+        {k: v.clone() for k, v in batch.numbers.items()},
+        {k: v.clone() for k, v in batch.categories.items()},
+    )
+    images["front"][:6] = 255 - images["front"][:6]
+    numbers["history"][3:9] = 1e9
+    categories["history"][3:9] = -1
+    second = network(batch.replace(images=images, numbers=numbers, categories=categories))
+    assert torch.equal(first.logits_BEC, second.logits_BEC)
+    assert torch.equal(first.weights_BM, second.weights_BM)
+    assert (first.weights_BM[:6, 0] == 0).all()
+    assert (first.weights_BM[3:9, 3] == 0).all()
+
+
+def test_one_column_changes_its_own_record_only() -> None:
+    data = samples.schema()
+    network = built(data)
+    batch = samples.batch(data)
+    before = network(batch).logits_BEC
+    numbers = {"table": batch.numbers["table"].clone()}
+    numbers["table"][4, 1] = torch.nan
+    after = network(batch.replace(numbers=numbers)).logits_BEC
+    changed = (before != after).any(-1).any(-1)
+    assert changed.tolist() == [row == 4 for row in range(len(batch))]
+
+
+def test_missing_and_unseen_categories_have_embeddings_of_their_own() -> None:
+    data = samples.schema((), None)
+    network = built(data)
+    batch = samples.batch(data, 1)
+    seen = {}
+    for name, value in {"missing": -1, "known": 0, "unseen": 2, "far beyond": 99}.items():
+        categories = {"table": batch.categories["table"].clone()}
+        categories["table"][:, 0] = value
+        seen[name] = network(batch.replace(categories=categories)).logits_BEC
+    assert not torch.equal(seen["missing"], seen["known"])
+    assert not torch.equal(seen["unseen"], seen["missing"])
+    assert torch.equal(seen["unseen"], seen["far beyond"])
+
+
+def test_infinite_temperature_is_concatenation() -> None:
+    data = samples.schema()
+    batch = samples.batch(data)
+    batch.present_BM[:4, 0] = False
+    weighted = built(data, small(fusion=FusionConfig(temperature=1e9)))
+    plain = built(data, small(fusion=FusionConfig(kind="uniform")))
+    assert torch.allclose(weighted(batch).logits_BEC, plain(batch).logits_BEC, atol=1e-5)
+    both = weighted(batch).fused_BZ[4:]
+    assert torch.allclose(both, weighted(batch).embeddings_BMD[4:].flatten(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", ["sum", "max"])
+def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
+    data = samples.schema()
+    batch = samples.batch(data)
+    network = built(data, small(fusion=FusionConfig(temperature=1e-3, normalise=normalise, shrinkage=0.0)))
+    outputs = network(batch)
+    best_B = outputs.confidence_BM.argmax(1)
+    sure_B = (outputs.confidence_BM[:, 0] - outputs.confidence_BM[:, 1]).abs() > 0.05
+    assert sure_B.any()
+    assert torch.allclose(outputs.weights_BM[sure_B], torch.nn.functional.one_hot(best_B, 2).float()[sure_B], atol=1e-6)
+    parts_BMD = outputs.fused_BZ.unflatten(1, (2, -1))[sure_B]
+    kept_BD = parts_BMD[torch.arange(len(parts_BMD)), best_B[sure_B]]
+    lost_BD = parts_BMD[torch.arange(len(parts_BMD)), 1 - best_B[sure_B]]
+    scale = 2.0 if normalise == "sum" else 1.0
+    own_BD = outputs.embeddings_BMD[sure_B][torch.arange(len(parts_BMD)), best_B[sure_B]]
+    assert torch.allclose(kept_BD, scale * own_BD, atol=1e-4)
+    assert lost_BD.abs().max() < 1e-4
+
+
+def test_experts_as_a_batch_equal_experts_alone() -> None:
+    from model.experts import Experts
+
+    torch.manual_seed(0)
+    together = Experts(32, 5, ExpertsConfig(count=4, hidden=16), LossConfig())
+    z = torch.randn(9, 32)
+    logits = together(z)[1]
+    for e in range(4):
+        single = Experts(32, 5, ExpertsConfig(count=1, hidden=16), LossConfig())
+        single.load_state_dict({name: value[e : e + 1] for name, value in together.state_dict().items()})
+        assert torch.allclose(single(z)[1][:, 0], logits[:, e], atol=1e-6)
+
+
+def test_etf_directions_are_equiangular_and_fixed() -> None:
+    network = built(samples.schema(), small(experts=ExpertsConfig(hidden=16, classifier="etf")))
+    weight_HC = network.experts.classifier.weight_EHC[0]
+    cosines = weight_HC.T @ weight_HC
+    assert torch.allclose(cosines[~torch.eye(5, dtype=torch.bool)], torch.tensor(-1 / 4), atol=1e-5)
+    assert "experts.classifier.weight_EHC" not in dict(network.named_parameters())
+
+
+def test_a_margin_brings_a_cosine_classifier() -> None:
+    network = built(samples.schema(), small(loss=LossConfig(margin=0.3, scale=8.0)))
+    logits = network(samples.batch(samples.schema())).logits_BEC
+    assert network.experts.classifier.kind == "cosine"
+    assert logits.abs().max() <= 8.0 + 1e-5
+
+
+@pytest.mark.parametrize("kind", ["confidence", "gate", "evidential"])
+def test_saved_weights_give_bit_equal_logits(kind: str) -> None:
+    data = samples.schema()
+    config = small(fusion=FusionConfig(kind=kind))
+    network, other = built(data, config), built(data, config, seed=1)
+    batch = samples.batch(data)
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(network(batch).logits_BEC, other(batch).logits_BEC)
+
+
+def forward_all(network: Network, data: Schema, rows: int, present: Tensor | None = None) -> dict[str, Tensor]:
+    batch = samples.batch(data, rows)
+    if present is not None:
+        batch.present_BM[:] = present
+    outputs = network(batch)
+    found = terms(outputs, batch, network.counts_C, network.config, progress=1.0)
+    network.observe(outputs, batch)
+    return {
+        **found,
+        "logits": outputs.logits_BEC,
+        "confidence": outputs.confidence_BM,
+        "shrunk": outputs.shrunk_BM,
+        "w": outputs.weights_BM,
+    }
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("counts", [(10_000, 1), (1, 1, 1), (100_000, 3, 10)])
+def test_extreme_tails_stay_finite(counts: tuple[int, ...], rows: int, half: bool) -> None:
+    data = samples.schema(counts=counts)
+    network = built(data).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = forward_all(network, data, rows)
+    assert all(torch.isfinite(value).all() for value in found.values())
+    assert all(torch.isfinite(b).all() for b in network.buffers() if b.is_floating_point())
+
+
+def test_a_record_without_any_modality_still_gets_finite_logits() -> None:
+    data = samples.schema()
+    found = forward_all(built(data), data, 3, present=torch.tensor([False, False]))
+    assert torch.isfinite(found["logits"]).all()
+    assert (found["w"] == 0).all()
+
+
+def test_eight_experts_and_folds_of_the_issue() -> None:
+    data = samples.schema()
+    config = small(experts=ExpertsConfig(count=8, hidden=16), fusion=FusionConfig(folds=5))
+    outputs = built(data, config)(samples.batch(data))
+    assert outputs.logits_BEC.shape == (12, 8, 5)
+    assert outputs.auxiliary_BMFC.shape == (12, 2, 5, 5)
+
+
+def test_user_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        Network(samples.schema(counts=(3,)), SMALL)
+    with pytest.raises(ValueError, match="at least one image or table"):
+        Network(samples.schema((), ()), SMALL)
+    with pytest.raises(ValueError, match=r"fusion.kind must be one of confidence, uniform.*got 'sum'"):
+        Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
+    with pytest.raises(ValueError, match="must be resnet or timm:NAME; got 'vgg'"):
+        Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))

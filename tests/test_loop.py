@@ -1,0 +1,153 @@
+"""Facts about the training loop: resuming, accumulation, workers, divergence, early stopping, every optimiser."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from distributed import config, loop
+from distributed.scores import Scores
+from model.network import Network
+from tests import toy
+
+
+def start(*sets: str, world: int = 1, rank: int = 0) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
+    settings = config.load(sets=[*toy.SMALL, *sets])
+    torch.manual_seed(settings.optim.seed)
+    train = toy.Toy(toy.records(), settings.data.batch_size, True, rank, world)
+    val = toy.Toy(toy.records(seed=1), 50, False, rank, world)
+    return Network(train.schema, settings.model), train, val, settings
+
+
+class Kept:
+    """A report that keeps everything, with the state as it would come back from a file."""
+
+    def __init__(self, stop_after: int = 0) -> None:
+        self.metrics: list[dict[str, float]] = []
+        self.states: list[dict[str, Any]] = []
+        self.stop_after = stop_after
+
+    def __call__(self, metrics: dict[str, float], state: dict[str, Any], scores: Scores) -> bool:
+        self.metrics.append(metrics)
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        self.states.append(torch.load(file, weights_only=True))
+        return len(self.metrics) == self.stop_after
+
+
+def same_weights(a: Network, b: Network) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
+def test_resuming_equals_no_interruption_to_the_bit(name: str) -> None:
+    network, train, val, settings = start(f"optim.name={name}")
+    whole = loop.fit(network, train, val, settings, Kept())
+    network, train, val, settings = start(f"optim.name={name}")
+    cut = Kept(stop_after=1)
+    loop.fit(network, train, val, settings, cut)
+    network, train, val, settings = start(f"optim.name={name}", "optim.epochs=3")
+    after = Kept()
+    resumed = loop.fit(network, train, val, settings, after, state=cut.states[-1])
+    assert [m["epoch"] for m in after.metrics] == [2, 3]
+    assert same_weights(whole.network, resumed.network)
+    assert same_weights(whole.evaluated, resumed.evaluated)
+    assert whole.best["epoch"] == resumed.best["epoch"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
+def test_every_optimiser_learns(name: str) -> None:
+    network, train, val, settings = start(f"optim.name={name}", "optim.epochs=16", f"optim.lr={0.1 if name == 'sgd' else 0.01}")
+    seen = Kept()
+    loop.fit(network, train, val, settings, seen)
+    assert seen.metrics[-1]["loss"] < 0.8 * seen.metrics[0]["loss"]
+    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.6
+
+
+def test_accumulated_halves_equal_the_whole_batch() -> None:
+    sets = ["data.modalities=table", "optim.epochs=1", "optim.ema=0", "data.cell_dropout=0", "fusion.modality_dropout=0", "optim.warmup=0"]
+    networks = []
+    for extra in (["data.batch_size=24"], ["data.batch_size=12", "optim.accumulate=2"]):
+        _, train, val, settings = start(*sets, *extra)
+        torch.manual_seed(0)
+        train.schema = val.schema = train.schema.keep(("table",))
+        for source in (train, val):
+            source.records = source.records.replace(images={}, present_BM=source.records.present_BM[:, 1:])
+        network = Network(train.schema, settings.model)
+        train.steps = 24 // settings.data.batch_size  # one optimiser step
+        networks.append(loop.fit(network, train, val, settings, Kept()).network)
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
+    network, train, val, settings = start("optim.epochs=2")
+    train.records.labels_B[:] = 0
+    with torch.no_grad():
+        network.auxiliary.weight_MFDC.fill_(float("inf"))
+    with pytest.raises(loop.Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"):
+        loop.fit(network, train, val, settings, Kept())
+
+
+def test_patience_stops_early() -> None:
+    network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.lr=0.0")
+    seen = Kept()
+    run = loop.fit(network, train, val, settings, seen)
+    assert run.epoch < 30 or run.best["epoch"] >= 28
+    network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.ema=0")
+    run = loop.fit(network, train, val, settings, seen := Kept())
+    best = max(range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k))
+    assert run.best["epoch"] == best + 1
+    assert run.epoch in (30, run.best["epoch"] + 2)
+
+
+def test_bfloat16_and_compile_are_choices() -> None:
+    network, train, val, settings = start("optim.precision=bfloat16", "optim.epochs=4")
+    seen = Kept()
+    loop.fit(network, train, val, settings, seen)
+    assert seen.metrics[-1]["loss"] < seen.metrics[0]["loss"]
+    assert loop.precision(settings, torch.device("cpu")) is torch.bfloat16
+    assert loop.precision(config.Config(), torch.device("cpu")) is torch.float32
+
+
+def one_of(rank: int, world: int, port: int, folder: str, sets: list[str]) -> None:
+    """A worker process of the test below."""
+    from distributed.worker import Workers
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    network, train, val, settings = start(*sets, world=world, rank=rank)
+    seen = Kept()
+    run = loop.fit(network, train, val, settings, seen, exchange=Workers())
+    torch.save({"network": run.network.state_dict(), "metrics": seen.metrics}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "extra", [[], ["optim.name=imbsam", "loss.mix=remix"], ["fusion.kind=late"]], ids=["default", "imbsam+remix", "late"]
+)
+def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> None:
+    import socket
+
+    import torch.multiprocessing as mp
+
+    sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
+    network, train, val, settings = start(*sets)
+    seen = Kept()
+    alone = loop.fit(network, train, val, settings, seen)
+    for world in (2, 3) if not extra else (2,):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.spawn(one_of, (world, port, str(tmp_path), sets), nprocs=world)
+        ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+        for name, value in alone.network.state_dict().items():
+            assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
+            assert torch.allclose(ranks[0]["network"][name].float(), value.float(), atol=2e-3, rtol=1e-2), name
+        for name, value in seen.metrics[-1].items():
+            if name.startswith(("loss", "val/")):
+                assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
