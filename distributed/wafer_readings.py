@@ -91,6 +91,6 @@ def lose_and_scale(z: dict[str, Array], missing: float, seed: np.random.SeedSequ
     for name, (typical, spread, log_normal, decimals, may_lose) in READINGS.items():
         value_N = typical * np.exp(spread * z[name]) if log_normal else typical + spread * z[name]
         far_N = np.abs(z[name])
-        lost_N = rng.random(len(far_N)) < missing * (0.5 + 0.5 * far_N / far_N.mean())
+        lost_N = rng.random(len(far_N)) < missing * (0.3 + 0.7 * far_N / far_N.mean())
         out[name] = np.where(lost_N & may_lose, np.nan, np.round(value_N, decimals))
     return out

@@ -67,7 +67,7 @@ def _order(counts: dict[str, int], rng: Any) -> list[str]:
     """
     runs = []
     for name, left in counts.items():
-        longest = max(1, min(6, left // 15))
+        longest = max(1, min(4, left // 15))
         while left:
             length = min(left, int(rng.integers(1, longest + 1)))
             runs.append([name] * length)
@@ -110,7 +110,7 @@ def generate(
     lot_seed, state_seed, reading_seed, tool_seed, loss_seed, map_seed = np.random.SeedSequence(seed).spawn(6)
     rng = np.random.default_rng(lot_seed)
     labels = np.array(_order(class_counts(rows, imbalance), rng), object)
-    lot_size = max(1, min(LOT_SIZE, rows // 40))  # a small data set has smaller lots, so that it can still be split by lot
+    lot_size = max(1, min(LOT_SIZE, rows // 100))  # a small data set has smaller lots, so that it can still be split by lot
     lots = np.arange(rows) // lot_size
     recipes = np.array(sorted(GRIDS), object)[rng.integers(0, len(GRIDS), lots.max() + 1)][lots]
 
