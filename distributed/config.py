@@ -221,6 +221,11 @@ def difference(config: Config) -> dict[str, Any]:
     return {name: value for name, value in flatten(config).items() if value != default[name]}
 
 
+def words(listed: str) -> tuple[str, ...]:
+    """The parts of a comma-separated setting."""
+    return tuple(word for word in (part.strip() for part in listed.split(",")) if word)
+
+
 def describe() -> str:
     """Every setting, its default and its meaning: the end of `--help`."""
     lines = ["settings for --set NAME=VALUE (name, default, meaning):"]

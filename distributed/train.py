@@ -38,15 +38,17 @@ def main(argv: list[str]) -> int:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
     out = locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     settings = config.load(options.config, [*options.set, *shortcuts(options)])
-    settings = claim(out, settings, options.resume, changed=bool(options.config or options.set))
-    from distributed.runs import Job
-
-    job = Job(shards=shards(options.data), settings=config.difference(settings), out=out, resume=options.resume)
-    metrics = alone(job) if in_process(settings) else together(job)
-    from distributed.console import results_table
     from distributed.shards import read_manifest
 
-    print(results_table(metrics, len(read_manifest(job.shards).schema.classes)))
+    data = shards(options.data)
+    classes = read_manifest(data).schema.keep(config.words(settings.data.modalities)).classes
+    settings = claim(out, settings, options.resume, changed=bool(options.config or options.set))
+    from distributed.console import results_table
+    from distributed.runs import Job
+
+    job = Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume)
+    metrics = alone(job) if in_process(settings) else together(job)
+    print(results_table(metrics, len(classes)))
     print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0

@@ -8,6 +8,8 @@ a local cluster and all over the wafer; an etch that is uneven at the edge or in
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import inspect
 import io
 import os
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli
+from distributed import cli, shards
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +69,7 @@ def _order(counts: dict[str, int], rng: Any) -> list[str]:
     """
     runs = []
     for name, left in counts.items():
-        longest = max(1, min(4, left // 15))
+        longest = max(1, min(4, left // 30))
         while left:
             length = min(left, int(rng.integers(1, longest + 1)))
             runs.append([name] * length)
@@ -161,6 +163,26 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
 def write_shards(out: str | os.PathLike[str], **parameters: Any) -> None:
     """Generates wafers (`parameters` are those of generate) and ingests them as any user's table would be, lots kept whole."""
     _ingest(generate(**parameters), out, parameters.get("size", DEFAULTS["size"]), parameters.get("seed", DEFAULTS["seed"]))
+
+
+def default_shards() -> str:
+    """The shards of the built-in example with its default parameters, made on first use in the user's cache folder.
+
+    That is a folder of this machine: on a cluster of several, write the shards to shared storage (--shards) and name them by --data.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    sources = (Path(__file__).parent / f"{name}.py" for name in ("wafers", "wafer_maps", "wafer_readings"))
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources) + bytes([shards.VERSION])).hexdigest()[:10]
+    out = home / "longtail-fusion" / f"wafers-{version}"
+    if not (out / shards.MANIFEST).exists():
+        print(f"making the built-in wafer data in {out}", file=sys.stderr)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                write_shards(out)
+        except (ValueError, OSError):
+            if not (out / shards.MANIFEST).exists():  # else another process was faster, and its shards are the same
+                raise
+    return str(out)
 
 
 def _ingest(frame: pd.DataFrame, out: str | os.PathLike[str], size: int, seed: int) -> None:

@@ -28,7 +28,7 @@ EXPORTS = {
     "Table": "model.schema",
     "terms": "model.losses",
 }
-__all__ = list(EXPORTS)  # noqa: PLE0604
+__all__ = list(EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ def confidence_weights(confidence_BM: Tensor, visible_BM: Tensor, temperature: f
 
 
 def gains(weights_BM: Tensor, visible_BM: Tensor, normalise: str) -> Tensor:
-    """Scale of every embedding: `sum` adds up to the number of modalities there, so equal weights are 1 each; `max` gives the best one 1."""
+    """Scale of every embedding: `sum` adds up to the number of modalities there, equal weights are 1 each; `max` gives the best one 1."""
     if normalise == "max":
         return weights_BM / weights_BM.amax(1, keepdim=True).clamp_min(1e-12)
     return weights_BM * visible_BM.sum(1, keepdim=True)

@@ -31,7 +31,14 @@ def ray_local() -> Iterator[None]:
 
     if not ray.is_initialized():
         with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, _temp_dir=folder, object_store_memory=300_000_000)
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=True,
+                log_to_driver=False,
+                _temp_dir=folder,
+                object_store_memory=300_000_000,
+            )
             yield
             ray.shutdown()
     else:

@@ -1,4 +1,4 @@
-"""Facts about the whole network: any set of modalities, missing content cannot matter, fusion's limits, experts as a batch, saved weights."""
+"""Facts about the whole network: any modalities, missing content cannot matter, fusion's limits, experts as a batch, saved weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""Facts about the configuration: one vocabulary, three sources in order, and errors that name the valid choices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distributed import config
+from distributed.config import Config
+from tests.conftest import ROOT, run_command
+
+
+def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("dim = 64\n[loss]\nmargin = 0.2\nspread = 1\n[optim]\nepochs = 7\n")
+    made = config.load(file, ["loss.margin=0.4"])
+    assert (made.dim, made.loss.margin, made.loss.spread, made.optim.epochs) == (64, 0.4, 1.0, 7)
+    assert made.optim.lr == Config().optim.lr
+
+
+def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
+    made = config.load(sets=["fusion.kind=gate", "optim.compile=true", "dim=32", "data.modalities=a,b"])
+    file = tmp_path / "best.toml"
+    file.write_text(config.to_toml(config.difference(made)))
+    assert config.load(file) == made
+    assert set(config.difference(made)) == {"fusion.kind", "optim.compile", "dim", "data.modalities"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("loss.margn=0.4", "got 'loss.margn'; valid: loss.margin"),
+        ("nothing.here=1", "a setting must exist; got 'nothing.here'"),
+        ("optim.epochs=many", "optim.epochs must be a whole number; got 'many'"),
+        ("optim.epochs=2.5", "optim.epochs must be a whole number; got 2.5"),
+        ("optim.compile=1", "optim.compile must be true or false; got 1"),
+        ("optim.lr=NaN", "optim.lr must be a number"),
+        ("experts.count=9", "experts.count must be at most 8; got 9"),
+        ("fusion.kind=sum", "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'"),
+        ("fusion.temperature=0", "fusion.temperature must be at least 0.001"),
+        ("margin", "--set takes KEY=VALUE; got 'margin'"),
+    ],
+)
+def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        config.load(sets=[change])
+    assert said in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must name a TOML file that exists"):
+        config.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ValueError, match="must be valid TOML"):
+        config.load(tmp_path / "bad.toml")
+
+
+def test_every_setting_says_what_it_means_and_has_a_valid_default() -> None:
+    config.check(Config())
+    silent = [name for name, entry in config.leaves().items() if not entry.metadata.get("help")]
+    assert not silent
+    described = config.describe()
+    assert all(name in described for name in config.leaves())
+
+
+ENTRIES = ["ingest", "train", "tune", "ablate", "evaluate", "predict"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_is_whole_and_needs_neither_ray_nor_torch(entry: str) -> None:
+    shown = run_command(f"distributed/{entry}.py", "--help")
+    assert shown.returncode == 0
+    assert "--" in shown.stdout
+    heavy = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(ROOT)!r})\n"
+    heavy += f"try:\n    from distributed import {entry}; {entry}.main(['--help'])\nexcept SystemExit: pass\n"
+    heavy += "print('LOADED', [m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "LOADED []" in loaded
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_mistake_is_one_line_and_exit_code_2(entry: str) -> None:
+    shown = run_command(f"distributed/{entry}.py", "--no-such-option")
+    assert shown.returncode == 2
+    assert len(shown.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in shown.stderr
