@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Before Tune is imported: no files of its own in the experiment (it has better ones), no strictness about names, no noise.
@@ -140,7 +141,7 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
                 searcher.experiment.progress(trial.config["name"], result)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            searcher.experiment.explain(trial.config["name"], death(trial.get_pickled_error(), trial.get_error()))
+            searcher.experiment.explain(trial.config["name"], death(trial.error_file))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if signals.received:
@@ -155,11 +156,14 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
     return Watch()
 
 
-def death(error: BaseException | None, words: object) -> str:
-    """Why a trial's process ended, in one line."""
-    name, text = type(error).__name__, " ".join(str(error or words).split())
-    if "OutOfMemory" in name or "OutOfMemory" in text:
+def death(error_file: str | None) -> str:
+    """Why a trial's process ended, in one line, from what Tune wrote down."""
+    try:
+        words = " ".join(Path(error_file or "").read_text().split())
+    except OSError:
+        words = ""
+    if "OutOfMemory" in words or "OOM" in words.partition("Some common causes")[0]:
         return "out of memory: its process was killed"
-    if "ActorDied" in name or "ActorUnavailable" in name or "NodeDied" in name:
-        return "its process died (out of memory, or killed from outside)"
-    return text[-300:] or "its process died"
+    if not words or "died" in words or "unavailable" in words:
+        return "its process died: out of memory, or killed from outside"
+    return words[-300:]

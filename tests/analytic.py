@@ -54,3 +54,9 @@ def trainable(config: dict[str, Any], pause: float = 0.0, trouble: bool = False,
     tune.report(
         {"final": 1, "epoch": EPOCHS, "value": value, "metrics": {"balanced_accuracy": value, "worst_recall": -value, "started_at": first}}
     )
+
+
+def broken(config: dict[str, Any]) -> None:
+    from ray import tune
+
+    tune.report({"final": 1, "failed": "the data is gone", "metrics": {}})

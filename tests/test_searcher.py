@@ -1,0 +1,203 @@
+"""The searcher under real Ray Tune, on a cheap objective: what Optuna is told, failures, restarts, extensions, shared studies."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from distributed import search
+from distributed import searcher as parts
+from distributed.experiment import Experiment, Job
+from tests import analytic
+
+DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
+NAMED = [("defaults", DEFAULTS), ("concatenation", {"optim.lr": 0.5, "fusion.kind": "uniform"})]
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def make(
+    folder: Path, *, metrics: tuple[str, ...] = ("balanced_accuracy",), sampler: str = "tpe", url: str = "", **options: Any
+) -> parts.Searcher:
+    experiment = Experiment(folder, list(metrics), replicates=options.pop("replicates", 0), best=2)
+    storage = parts.open_storage(url or str(folder / "study.journal"))
+    trials = options.setdefault("trials", 8)
+    study = parts.open_study(storage, "test", ["max"] * len(metrics), sampler, 0, trials)
+    owner = options.pop("owner", "me")
+    return parts.Searcher(study, analytic.space, experiment, concurrent=2, owner=owner, named=options.pop("named", NAMED), **options)
+
+
+def run(searcher: parts.Searcher, stopper: str = "none", on_step: Callable[[], None] | None = None, **trouble: Any) -> Experiment:
+    trainable = functools.partial(analytic.trainable, **trouble)
+    signals = search.Signals()
+    searcher.signals = signals  # type: ignore[attr-defined]
+    made = parts.STOPPERS[stopper]("max", analytic.EPOCHS)
+    search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, signals=signals)
+    return searcher.experiment
+
+
+def states(searcher: parts.Searcher) -> list[TrialState]:
+    return [t.state for t in searcher.study.trials]
+
+
+def test_defaults_come_first_and_optuna_hears_of_early_stops(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=16, replicates=2)
+    experiment = run(searcher, "asha")
+    trials = searcher.study.trials
+    assert trials[0].params == DEFAULTS
+    assert trials[1].params["fusion.kind"] == "uniform"
+    assert len(trials) == 16
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        record = experiment.records[f"{trial.number:04d}"]
+        last = max(trial.intermediate_values)
+        whole = trial.state == TrialState.COMPLETE
+        assert record.state == ("complete" if whole else "stopped")
+        assert last == record.epoch
+        assert whole == (last == analytic.EPOCHS)
+        assert trial.intermediate_values[last] == pytest.approx(analytic.score(trial.params) * last / analytic.EPOCHS)
+
+
+def test_named_configurations_are_never_stopped_and_the_best_are_run_again(tmp_path: Path) -> None:
+    experiment = run(make(tmp_path, trials=12, replicates=2), "asha")
+    assert [r.state for r in experiment.named()] == ["complete"] * 2
+    again = experiment.of_kind("replicate")
+    candidates = experiment.candidates()
+    assert {c.name for c in experiment.named()} < {c.name for c in candidates}
+    assert {(r.job.of, r.job.seed) for r in again} == {(c.name, seed) for c in candidates for seed in (1, 2)}
+    assert all(r.state == "complete" for r in again)
+    winner = experiment.winner()
+    assert winner is not None
+    assert winner.record.metrics["balanced_accuracy"] == max(r.metrics["balanced_accuracy"] for r in candidates)
+    assert [r.job.state for r in experiment.tests()] == [f"{winner.record.name}-seed{s}" for s in (1, 2)]
+
+
+def test_failures_keep_their_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=8)
+    experiment = run(searcher, trouble=True)
+    assert states(searcher)[2:5] == [TrialState.FAIL] * 3
+    assert states(searcher).count(TrialState.COMPLETE) == 5
+    assert experiment.records["0002"].reason == "a bad combination"
+    assert "died" in experiment.records["0003"].reason
+    assert experiment.records["0004"].reason == "balanced_accuracy is not a number"
+    read = Experiment(tmp_path, ["balanced_accuracy"])
+    assert {r.name: r.reason for r in read.records.values()} == {r.name: r.reason for r in experiment.records.values()}
+
+
+# tpe with asha is the first test's
+@pytest.mark.parametrize(("sampler", "stopper"), [("random", "median"), ("cmaes", "hyperband"), ("gp", "none")])
+def test_samplers_and_stoppers_by_name(tmp_path: Path, sampler: str, stopper: str) -> None:
+    searcher = make(tmp_path, sampler=sampler, trials=14)
+    run(searcher, stopper)
+    assert len(searcher.study.trials) == 14
+    assert set(states(searcher)) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert (TrialState.PRUNED in states(searcher)) == (stopper != "none")
+    assert len({str(t.params) for t in searcher.study.trials}) >= 13
+
+
+def test_several_metrics_give_a_front(tmp_path: Path) -> None:
+    searcher = make(tmp_path, metrics=("balanced_accuracy", "worst_recall"), sampler="nsga2", trials=10)
+    experiment = run(searcher)
+    assert all(t.state == TrialState.COMPLETE and len(t.values) == 2 for t in searcher.study.trials)
+    assert len(experiment.front()) == len(searcher.study.best_trials) == 10  # one is the other's negative: nothing is beaten
+
+
+def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Path) -> None:
+    first = make(tmp_path, trials=8)
+
+    def stop() -> None:
+        if len([t for t in first.study.trials if t.state == TrialState.COMPLETE]) >= 3:
+            first.signals.received = 15  # type: ignore[attr-defined]
+
+    with pytest.raises(search.Interrupted, match="SIGTERM"):
+        run(first, on_step=stop, pause=0.15, folder=str(tmp_path))
+    running = [t.number for t in first.study.trials if t.state == TrialState.RUNNING]
+    done = {t.number: t.params for t in first.study.trials if t.state == TrialState.COMPLETE}
+    assert running
+    second = make(tmp_path, trials=8)
+    experiment = run(second, pause=0.15, folder=str(tmp_path))
+    assert states(second) == [TrialState.COMPLETE] * 8
+    assert {n: second.study.trials[n].params for n in done} == done
+    assert any(experiment.records[f"{n:04d}"].metrics["started_at"] > 0 for n in running)
+    assert [t.user_attrs.get("label") for t in second.study.trials[:2]] == ["defaults", "concatenation"]
+
+
+def test_a_finished_search_is_extended(tmp_path: Path) -> None:
+    run(make(tmp_path, trials=5, replicates=1))
+    searcher = make(tmp_path, trials=9, replicates=1)
+    experiment = run(searcher)
+    assert len(searcher.study.trials) == len(experiment.of_kind("search")) == 9
+    values = [t.value for t in searcher.study.trials]
+    assert len(set(values)) == 9  # the sampler did not start its draws again
+
+
+def test_searches_share_a_study_without_taking_each_others_trials(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    left = make(tmp_path / "left", owner="left", url=url, trials=4)
+    orphan = left.study.ask()
+    orphan.set_user_attr("owner", "left")
+    right = make(tmp_path / "right", owner="right", url=url, trials=6, named=[])
+    experiment = run(right)
+    assert len(experiment.of_kind("search")) == 6
+    assert right.study.trials[orphan.number].state == TrialState.RUNNING
+    run(make(tmp_path / "left", owner="left", url=url, trials=4))
+    assert [t.state for t in right.study.trials] == [TrialState.COMPLETE] * 10
+
+
+def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=3)
+    trial = searcher.study.ask()
+    trial.set_user_attr("owner", "me")
+    job = Job(name=f"{trial.number:04d}", kind="search", number=trial.number)
+    searcher.experiment.start(job)
+    searcher.experiment.end(job.name, "complete", {"balanced_accuracy": 0.5})
+    again = make(tmp_path, trials=3)
+    told = again.study.trials[trial.number]
+    assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
+
+
+def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=500, replicates=1, time_budget=4.0)
+    experiment = run(searcher, pause=0.05)
+    assert 2 <= len(searcher.study.trials) < 500
+    assert all(s.is_finished() for s in states(searcher))
+    assert len(experiment.of_kind("replicate")) == len(experiment.candidates())
+    assert experiment.tests()
+
+
+def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=50, named=[])
+    with pytest.raises(search.Hopeless, match="all failed"):
+        search.run(searcher, analytic.broken, parts.STOPPERS["none"]("max", 1), resources={"CPU": 1})
+    assert len(searcher.study.trials) < 15
+
+
+def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, ["balanced_accuracy"])
+    for name in ("0000", "0001"):
+        experiment.start(Job(name=name, kind="search"))
+        experiment.end(name, "complete", {"balanced_accuracy": 0.1})
+    experiment.log.write_text(experiment.log.read_text()[:-20])
+    assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000"]
+    again = Experiment(tmp_path, ["balanced_accuracy"])
+    again.start(Job(name="0002", kind="search"))
+    again.end("0002", "complete", {"balanced_accuracy": math.nan})
+    assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000", "0002"]
+
+
+def test_a_study_keeps_its_objectives(tmp_path: Path) -> None:
+    storage = parts.open_storage(str(tmp_path / "s.journal"))
+    parts.open_study(storage, "x", ["max"], "tpe", 0, 5)
+    with pytest.raises(ValueError, match="keeps its objectives"):
+        parts.open_study(storage, "x", ["max", "min"], "tpe", 0, 5)
+
+
+def test_a_wrong_storage_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"--storage must be .* got 'nonsense://x'"):
+        parts.open_storage("nonsense://x")
