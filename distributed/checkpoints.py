@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distributed.config import Config
     from distributed.shards import Manifest
     from model.calibration import Calibration
+    from model.guard import Validation
     from model.network import Network
 
 FORMAT = 1
@@ -88,9 +89,12 @@ class Checkpoint:
     config: Config
     manifest: Manifest
     calibration: Calibration
+    validation: Validation | None = None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
 
 
-def save(folder: str, network: Network, config: Config, manifest: Manifest, calibration: Calibration) -> None:
+def save(
+    folder: str, network: Network, config: Config, manifest: Manifest, calibration: Calibration, validation: Validation | None = None
+) -> None:
     """Writes `folder`/model.pt and a readable info.json."""
     import torch
 
@@ -105,7 +109,8 @@ def save(folder: str, network: Network, config: Config, manifest: Manifest, cali
     }
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     buffer = io.BytesIO()
-    torch.save({"plain": json.dumps(plain), "network": weights, "calibration": calibration.state_dict()}, buffer)
+    held = {} if validation is None else {"validation": validation.state_dict()}
+    torch.save({"plain": json.dumps(plain), "network": weights, "calibration": calibration.state_dict(), **held}, buffer)
     folder = folder.rstrip("/")
     write_file(f"{folder}/model.pt", buffer.getvalue())
     write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
@@ -113,15 +118,21 @@ def save(folder: str, network: Network, config: Config, manifest: Manifest, cali
 
 def load(folder: str) -> Checkpoint:
     """Reads a checkpoint; `folder` may also be a run that holds one."""
+    return parse(find(folder), folder)
+
+
+def parse(content: bytes, folder: str) -> Checkpoint:
+    """The checkpoint in the bytes of model.pt; `folder` is for messages."""
     import torch
 
     from distributed.config import Config, override
     from distributed.shards import Manifest
     from model.calibration import Calibration
+    from model.guard import Validation
     from model.network import Network
     from model.schema import from_dict
 
-    saved = torch.load(io.BytesIO(_find(folder)), map_location="cpu", weights_only=True)
+    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     plain = json.loads(saved["plain"])
     if plain["format"] > FORMAT:
         raise ValueError(
@@ -132,10 +143,12 @@ def load(folder: str) -> Checkpoint:
     network.load_state_dict(saved["network"])
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
-    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]))
+    validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
+    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation)
 
 
-def _find(folder: str) -> bytes:
+def find(folder: str) -> bytes:
+    """The bytes of model.pt in a run or in its checkpoint folder."""
     import zipfile
 
     folder = folder.rstrip("/")

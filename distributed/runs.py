@@ -18,6 +18,7 @@ from distributed.scores import Scores, measure, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
+from model.guard import Validation
 from model.network import Network
 
 Progress = Callable[[dict[str, float]], bool | None]
@@ -46,6 +47,7 @@ class Finished:
     calibration: Calibration
     metrics: dict[str, Any]
     history: list[dict[str, float]]
+    validation: Validation | None = None  # raw expert logits of labelled validation rows, for the guards at test time
 
 
 def execute(
@@ -73,7 +75,7 @@ def execute(
     finished = finish(job, run, train, val, arrays)
     finished.history = recorder.history
     if job.out and exchange.rank == 0:
-        checkpoints.save(f"{job.out}/checkpoint", finished.network, config, manifest, finished.calibration)
+        checkpoints.save(f"{job.out}/checkpoint", finished.network, config, manifest, finished.calibration, finished.validation)
         recorder.close(finished.metrics)
     return finished
 
@@ -145,7 +147,7 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         "best_epoch": run.best["epoch"],
         "calibration": fitted.reason,
     }
-    return Finished(network, fitted, metrics, [])
+    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N))
 
 
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
