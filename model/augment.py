@@ -7,6 +7,7 @@ changed exactly as on one; kornia's generators cannot be sliced that way.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.config import LossConfig
+from model.schema import Categorical, Numeric, Table
 
 
 class Settings(Protocol):
@@ -101,6 +103,39 @@ def square(x_BCHW: Tensor, u_B: Tensor, v_B: Tensor, share: float) -> Tensor:
     in_rows = (rows_H[None] - u_B[:, None] * height).abs() <= half
     in_columns = (columns_W[None] - v_B[:, None] * width).abs() <= half
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+
+
+def resample_cells(batch: Batch, tables: Sequence[Table], probability: float, seed: int, step: int) -> Batch:
+    """Table cells replaced at random by draws from their column's training marginal: what a record of another class could have held.
+
+    A number is drawn by interpolating the training quantiles, a category from the vocabulary (its frequencies are not known here); both are
+    missing as often as in training.
+    """
+    device = batch.present_BM.device
+    numbers, categories = dict(batch.numbers), dict(batch.categories)
+    for k, table in enumerate(tables):
+        columns: list[Numeric | Categorical] = [*table.numeric, *table.categorical]
+        width, split = len(columns), len(table.numeric)
+        u_BU = draws(batch, 3 * width, seed_of(seed, step, 70 + k), device)
+        chosen_BW = u_BU[:, :width] < probability
+        lost_BW = u_BU[:, width : 2 * width] < torch.tensor([c.missing for c in columns], device=device)
+        v_BW = u_BU[:, 2 * width :]
+        values_BN = torch.stack([_quantile(c, v_BW[:, i]) for i, c in enumerate(table.numeric)], 1) if split else v_BW[:, :0]
+        sizes = torch.tensor([len(c.vocabulary) for c in table.categorical], device=device)
+        ids_BK = torch.where(sizes > 0, (v_BW[:, split:] * sizes).long(), -1)
+        values_BN = values_BN.masked_fill(lost_BW[:, :split], torch.nan)
+        ids_BK = ids_BK.masked_fill(lost_BW[:, split:], -1)
+        numbers[table.name] = torch.where(chosen_BW[:, :split], values_BN, numbers[table.name])
+        categories[table.name] = torch.where(chosen_BW[:, split:], ids_BK, categories[table.name])
+    return batch.replace(numbers=numbers, categories=categories)
+
+
+def _quantile(column: Numeric, u_B: Tensor) -> Tensor:
+    """The training values at these levels, between two known quantiles by interpolation."""
+    knots_K = torch.tensor(column.quantiles or (column.mean,), dtype=torch.float32, device=u_B.device)
+    place_B = u_B * (len(knots_K) - 1)
+    low_B = place_B.long()
+    return torch.lerp(knots_K[low_B], knots_K[(low_B + 1).clamp_max(len(knots_K) - 1)], place_B - low_B)
 
 
 def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> Batch:
