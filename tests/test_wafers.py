@@ -250,6 +250,20 @@ def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_p
     assert len(lots[0] | lots[1] | lots[2]) == sum(len(of_split) for of_split in lots)
 
 
+def test_the_default_shards_are_made_once(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed.shards import read_manifest
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = wafers.default_shards()
+    made = (Path(first) / "schema.json").stat().st_mtime_ns
+    assert wafers.default_shards() == first
+    assert (Path(first) / "schema.json").stat().st_mtime_ns == made
+    assert Path(first).is_relative_to(tmp_path)
+    manifest = read_manifest(first)
+    assert sum(manifest.rows.values()) == 4000
+    assert min(manifest.schema.counts) >= 15
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
