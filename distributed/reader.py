@@ -204,13 +204,15 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every epoch's start, plan and end
     shared = ray.put((reader, windows))
+    memory = ray.cluster_resources().get("object_store_memory", 0) / (4 * world)
+    decoded = row_bytes(reader.schema) * len(windows[0].rows)
     data = ray.data.range(len(windows), override_num_blocks=len(windows))
-    tasks = ray.data.TaskPoolStrategy(size=max(1, idle_cpus(world)))
+    # Order is kept, so a task's batches wait in the store for those of the tasks before it: no more tasks than it has room for.
+    tasks = ray.data.TaskPoolStrategy(size=max(1, min(idle_cpus(world), int(memory / decoded))))
     data = data.map_batches(decode_windows, fn_args=(shared,), batch_size=None, batch_format="numpy", compute=tasks)
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = 2 * BLOCK
     data.context.execution_options.preserve_order = True
-    memory = ray.cluster_resources().get("object_store_memory", 0) / (4 * world)
     data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=memory)
     for batch in data.iter_batches(batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=AHEAD):
         yield reader.blank(len(batch["labels"])) | {name: v if v.flags.writeable else v.copy() for name, v in batch.items()}
