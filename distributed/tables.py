@@ -141,3 +141,14 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow([text(c) if _value(c) is None else repr(_value(c)) for c in row])
     return out.getvalue()
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    rows = [[text(c) for c in row] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(table.columns, *rows)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
+
+    return "\n".join([line(table.columns), "  ".join("-" * w for w in widths), *map(line, rows)])

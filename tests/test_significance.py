@@ -76,6 +76,19 @@ def test_wilcoxon_without_ties_is_the_exact_test() -> None:
     assert paired(ours, theirs).wilcoxon_p == pytest.approx(stats.wilcoxon([ours[i] - theirs[i] for i in range(7)], method="exact").pvalue)
 
 
+@pytest.mark.parametrize(
+    ("gaps", "p"), [([0.1, 0.0, 0.0], 1.0), ([0.1, 0.1, -0.1], 1.0), ([0.1, 0.1, 0.1, 0.1], 0.125), ([1, 2, 3, 4, -1], 0.1875)]
+)
+def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p: float) -> None:
+    # the last one: ranks 1.5 3 4 5 -1.5, sum 12; 3 of 32 flips reach 12 (none or one of the two 1.5s negative), 3 reach -12
+    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(len(gaps)), 0.0)).wilcoxon_p == p
+
+
+def test_wilcoxon_of_many_pairs_is_that_of_scipy() -> None:
+    gaps = np.random.default_rng(0).normal(0.3, 1, 30)
+    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(30), 0.0)).wilcoxon_p == pytest.approx(stats.wilcoxon(gaps).pvalue)
+
+
 def test_holm_by_hand() -> None:
     # sorted .01 .02 .03 .04: x4 .04, x3 .06, x2 .06, x1 max(.04, .06)
     assert holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])

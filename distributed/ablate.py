@@ -1,0 +1,232 @@
+"""Runs a study: named variants x conditions x seeds as parallel tasks, then tables, tests, figures and a report that says what is shown."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from distributed import cli, config, study
+from distributed.study import Cell
+
+QUICK = {"optim.epochs": 4, "data.max_rows": 600}
+QUICK_SEEDS = 2
+REPORT_EVERY = 30.0  # seconds between two reports while the study runs
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One --data: the name it has in tables, where it is, and the digest of its schema that names it in keys."""
+
+    name: str
+    shards: str
+    digest: str
+    manifest: Any
+
+
+def parser() -> argparse.ArgumentParser:
+    shipped = "\n".join(f"  {name:12} {study.read(name).title}" for name in study.names())
+    made = cli.Parser(
+        prog="ablate.py",
+        description=__doc__,
+        epilog=f"shipped studies:\n{shipped}\n\nyour own study:\n{study.__doc__}\n{config.describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--study", required=True, metavar="NAME|F.toml", help="a shipped study, or a file of your own (below)")
+    made.add_argument(
+        "--data",
+        action="append",
+        metavar="SHARDS",
+        help="folder or URI made by ingest.py; repeat for several data sets (default: the built-in wafers)",
+    )
+    made.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 (default: the study's own number, mostly 5)")
+    made.add_argument("--out", metavar="STUDY", help="folder or URI of the study (default: studies/ and its name)")
+    made.add_argument(
+        "--resume", action="store_true", help="keep the finished cells in --out and run the rest; with a larger --seeds it extends a study"
+    )
+    made.add_argument(
+        "--set", metavar="K=V", nargs="+", action="extend", default=[], help="settings of every cell (variants and conditions win)"
+    )
+    made.add_argument("--variants", metavar="A,B", help="run only these variants and the reference (default: all)")
+    made.add_argument("--conditions", metavar="A,B", help="run only these conditions (default: all)")
+    made.add_argument("--quick", action="store_true", help=f"a small run to look at: {_quick_words()}")
+    made.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+    return made
+
+
+def _quick_words() -> str:
+    return ", ".join(f"{k}={v}" for k, v in QUICK.items()) + f", {QUICK_SEEDS} seeds"
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    asked = study.read(options.study)
+    if options.seeds is not None and options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1; got {options.seeds}")
+    seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
+    extra = {**(QUICK if options.quick else {}), **config.parse_sets(options.set)}
+    sets = data_sets(options.data or [])
+    from distributed.study_state import State, plans_of
+
+    plans = plans_of(asked, sets, seeds, extra, _names(options.variants), _names(options.conditions))
+    out = locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
+    state = State.open(
+        out,
+        asked,
+        plans,
+        {d.name: d.digest for d in sets},
+        resume=options.resume,
+        command=shlex.join(["python", "distributed/ablate.py", *argv]),
+    )
+    todo = state.todo()
+    cells = sum(len(p.cells) for p in plans.values())
+    print(f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run", flush=True)
+    for reason in dict.fromkeys(r for p in plans.values() for r in p.left_out):
+        print(f"left out: {reason}")
+    if options.plan:
+        print("\n".join(f"  {d}  {c.condition}  {c.variant}  seed {c.seed}" for group in todo.values() for d, c in group))
+        return 0
+    if todo:
+        run(state, todo, {d.name: d for d in sets})
+    return finish(state)
+
+
+def _names(listed: str | None) -> list[str] | None:
+    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def locate(place: str) -> str:
+    """Local paths made absolute: workers run in other folders."""
+    from distributed.shards import is_uri
+
+    return place.rstrip("/") if is_uri(place) else str(Path(place).resolve())
+
+
+def data_sets(places: Sequence[str]) -> list[DataSet]:
+    """The data sets under the names of their folders."""
+    from distributed import wafers
+    from distributed.shards import read_manifest
+    from model.schema import to_dict
+
+    found = []
+    for place in places or [wafers.default_shards()]:
+        shards = locate(place)
+        manifest = read_manifest(shards)
+        plain = json.dumps({"schema": to_dict(manifest.schema), "rows": manifest.rows}, sort_keys=True)
+        *_, parent, last = ["", *shards.rstrip("/").split("/")]
+        name = parent if last in ("shards", "data") and parent else last
+        found.append(DataSet(name, shards, hashlib.sha256(plain.encode()).hexdigest()[:16], manifest))
+    names = [d.name for d in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every --data needs a folder of another name, since tables show that name; got {', '.join(names)}")
+    return found
+
+
+def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
+    """Runs every training as a Ray task and takes the results in as they come; an interrupt loses only what is in flight."""
+    cli.start_ray()
+    import ray
+
+    from distributed.study_run import decode, run_group
+
+    before = signal.signal(signal.SIGTERM, _interrupt)  # after ray.init, which sets its own
+    arrays = {name: ray.remote(num_cpus=0)(decode).remote(sets[name].shards) for name in {d for group in todo.values() for d, _ in group}}
+    waiting, pending = list(todo.values())[::-1], {}
+    progress, reported = Progress(len(waiting)), time.monotonic()
+    try:
+        while waiting or pending:
+            while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
+                group = waiting.pop()
+                data = group[0][0]
+                cells = [cell for _, cell in group]
+                pending[_task(run_group, cells[0]).remote(sets[data].shards, cells, arrays[data])] = group
+            ready, _ = ray.wait(list(pending), timeout=1.0)
+            for reference in ready:
+                progress.say(state.take(pending.pop(reference), _outcome(reference)))
+            if ready and time.monotonic() - reported > REPORT_EVERY:
+                state.report()
+                reported = time.monotonic()
+    except KeyboardInterrupt:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+        state.report()
+        left = len(waiting) + len(pending)
+        print(f"\ninterrupted with {left} trainings left; add --resume to the same command to go on", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _task(function: Any, cell: Cell) -> Any:
+    """The Ray task with what one training needs; a task whose process dies is started again, one that fails is not."""
+    import ray
+
+    scaling = config.override(config.Config(), cell.settings).scaling
+    return ray.remote(function).options(num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker, max_retries=2)
+
+
+def _window(cell: Cell) -> int:
+    """Tasks in flight: twice what the cluster holds, so that it never waits for the driver and an autoscaler sees demand."""
+    import ray
+
+    scaling = config.override(config.Config(), cell.settings).scaling
+    asked = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    there = ray.cluster_resources()
+    return 2 * max(2, int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2)))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _outcome(reference: Any) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """What the task returned; a task whose process died, after its retries, is a failed row with the reason."""
+    import ray
+
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except ray.exceptions.RayError as error:
+        words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return [{"state": "failed", "reason": f"{type(error).__name__}: {words.strip()[:240]}"}], []
+
+
+class Progress:
+    """One line a finished training, with the time that is left."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.started = total, 0, time.monotonic()
+
+    def say(self, line: str) -> None:
+        self.done += 1
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        print(f"[{self.done}/{self.total}] {line}; about {left / 60:.0f} min left", flush=True)
+
+
+def finish(state: Any) -> int:
+    """Report, the main table on the terminal, and the exit code: 1 when a cell failed."""
+    folder, table, missing = state.report(pictures=True)
+    if missing:
+        print(missing, file=sys.stderr)
+    print(f"\n{table}\n\nreport      {folder}\ncompare     tensorboard --logdir {state.folder}/tensorboard")
+    failed = state.failures()
+    for row in failed[:5]:
+        print(f"failed: {row['data']}, {row['variant']}, {row['condition']}, seed {row['seed']}: {row['reason']}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} cells failed; --resume runs them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

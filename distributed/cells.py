@@ -1,0 +1,130 @@
+"""From a study to its cells on one data set: placeholders filled in, settings checked, what does not apply left out with its reason."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distributed.config import Config, override
+from distributed.study import Cell, Choice, Study, dotted
+
+PLACE = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a study on one data set, its variants and conditions in order, and what was left out and why."""
+
+    cells: tuple[Cell, ...]
+    variants: tuple[Choice, ...]
+    conditions: tuple[Choice, ...]
+    left_out: tuple[str, ...]
+    modalities: tuple[str, ...] = ()
+
+
+def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: int, extra: Mapping[str, Any] | None = None) -> Plan:
+    """extra: settings that win over the study's `set`, not over its variants and conditions (--set and --quick)."""
+    variants = [c for entry in study.variants for c in _expand(entry, modalities)]
+    conditions = [c for entry in study.conditions for c in _expand(entry, modalities)]
+    for kind, choices in (("variant", variants), ("condition", conditions)):
+        twice = sorted({c.name for c in choices if sum(o.name == c.name for o in choices) > 1})
+        if twice:
+            raise ValueError(f"every {kind} needs its own name; got {', '.join(map(repr, twice))} more than once")
+    cells, left_out = [], []
+    for condition, variant in itertools.product(conditions, variants):
+        reason = _misfit(variant, condition, tables)
+        if reason:
+            left_out.append(reason)
+            continue
+        only = {"data.modalities": ",".join(tables)} if variant.model == "boosting" else {}
+        cells += [_cell(study, variant, condition, {**(extra or {}), **only, "optim.seed": seed}) for seed in range(seeds)]
+    used = {c.variant for c in cells}
+    kept = tuple(v for v in variants if v.name in used)
+    if study.reference not in {v.name for v in variants}:
+        raise ValueError(f"reference must be one of the variants: {', '.join(v.name for v in variants)}; got {study.reference!r}")
+    return Plan(tuple(cells), kept, tuple(conditions), tuple(dict.fromkeys(r for r in left_out if r != "-")), tuple(modalities))
+
+
+def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
+    """Why the variant has no cell under the condition; `-` where nobody would expect one."""
+    if variant.model == "boosting" and not tables:
+        return f"{variant.name}: the data set has no table"
+    if variant.model == "boosting" and (variant.test or condition.test.keys() - {"corrupt"}):
+        return f"{variant.name} under {condition.name}: gradient boosting has no experts to aggregate and no test distributions"
+    unfilled = {m for v in variant.settings.values() if isinstance(v, str) for m in PLACE.findall(v)} & {"modality", "others"}
+    return "-" if unfilled - condition.bound.keys() else ""
+
+
+def _expand(entry: Mapping[str, Any], modalities: Sequence[str]) -> Iterator[Choice]:
+    """One choice for every modality (`each`) and every combination (`grid`)."""
+    grid = dotted(entry.get("grid", {}))
+    for modality in modalities if entry.get("each") else [""]:
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values))
+            words = {**point, **_words(modality, modalities)}
+            yield Choice(
+                name=fill(entry["name"], words),
+                settings={k: fill(v, words) for k, v in {**dotted(entry.get("set", {})), **point}.items()},
+                test={k: fill(v, words) for k, v in entry.get("test", {}).items()},
+                model=entry.get("model", "network"),
+                axis=fill(entry.get("axis", ""), words),
+                at=_place(fill(entry.get("at"), words)),
+                bound={k: v for k, v in words.items() if k in ("modality", "others")} if modality else {},
+            )
+
+
+def _words(modality: str, modalities: Sequence[str]) -> dict[str, str]:
+    """What the placeholders stand for; {shares=KIND} gives every modality its own share of the rows."""
+    share = round(1 / (len(modalities) + 1), 4)
+    words = {f"shares={kind}": ",".join(f"{m}={kind}:{share}" for m in modalities) for kind in ("noise", "shuffle", "missing")}
+    others = ",".join(m for m in modalities if m != modality)
+    return words | ({"modality": modality} if modality else {}) | ({"others": others} if modality and others else {})
+
+
+def fill(value: Any, words: Mapping[str, Any]) -> Any:
+    """Text with the placeholders that have a meaning replaced; anything else as it is."""
+    return PLACE.sub(lambda m: str(words.get(m[1], m[0])), value) if isinstance(value, str) else value
+
+
+def _place(at: Any) -> float | str | None:
+    try:
+        return None if at is None else float(at)
+    except ValueError:
+        return str(at)
+
+
+def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, Any]) -> Cell:
+    own = {k: fill(v, condition.bound) for k, v in variant.settings.items()}
+    settings = {**study.settings, **extra, **condition.settings, **own}
+    where = f"variant {variant.name!r} under condition {condition.name!r}"
+    for mine, theirs in ((own, condition.settings), (variant.test, condition.test)):
+        clash = sorted(k for k in mine if k in theirs and mine[k] != theirs[k])
+        if clash:
+            raise ValueError(f"a variant and a condition must not set the same thing; got {clash[0]} in {where}")
+    unfilled = [v for v in settings.values() if isinstance(v, str) and PLACE.search(v)]
+    if unfilled:
+        raise ValueError(
+            f"a placeholder must be {{modality}}, {{others}}, {{shares=KIND}} or a grid's name; got {unfilled[0]!r} in {where}"
+        )
+    test = {**condition.test, **variant.test}
+    kept = [m for m in str(settings.get("data.modalities", "")).split(",") if m]
+    if kept:  # corrupting a modality that is not used changes nothing, and sharing the clean run's model saves its training
+        for place, name in ((settings, "data.corrupt"), (test, "corrupt")):
+            parts = [p for p in str(place.get(name, "")).split(",") if p and p.split("=")[0] in kept]
+            if name in place:
+                place[name] = ",".join(parts)
+    try:
+        override(Config(), settings)
+    except ValueError as error:
+        raise ValueError(f"{error} ({where})") from None
+    return Cell(
+        variant=variant.name,
+        condition=condition.name,
+        seed=settings["optim.seed"],
+        model=variant.model,
+        settings=settings,
+        test={k: v for k, v in test.items() if v},
+    )

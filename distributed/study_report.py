@@ -1,0 +1,198 @@
+"""Writes a study's tables (Markdown, LaTeX, CSV), figures and report from its results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from distributed import checkpoints, figures, report, study_figures, study_stats, tables
+from distributed.cells import Plan
+from distributed.report import Bullets, Code, Figure, Heading, Section, Text
+from distributed.results import Row
+from distributed.shards import is_uri, join
+from distributed.significance import floor_note
+from distributed.study import Study
+from distributed.study_stats import View, name_of
+from distributed.tables import Table
+
+MOST_LINES = 24
+METHOD = (
+    "Every number is of the test split; epochs, temperatures and thresholds were chosen on validation. Seeds vary weights, order and "
+    "augmentation on one fixed split, so intervals and tests speak of training chance on this split, not of new data.",
+    "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests are paired by seed against the reference: "
+    "t test and Wilcoxon's signed ranks, each corrected after Holm over the comparisons of one data set, condition and metric. `shown` "
+    "follows the corrected t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
+    "Hedges g is the mean paired difference over its standard deviation, corrected for few seeds.",
+)
+
+
+def write(
+    folder: str, study: Study, plans: Mapping[str, Plan], rows: Sequence[Row], command: str, *, pictures: bool = False
+) -> tuple[str, str, str]:
+    """Writes all; returns the report's place, the main table for a terminal, and why there are no PNG pictures, if asked for and none."""
+    seen = study_stats.views(study, plans, rows)
+    main = main_table(study, seen)
+    for ending, content in (
+        ("md", tables.to_markdown(main)),
+        ("tex", tables.to_latex(main, f"tab:{study.name}")),
+        ("csv", tables.to_csv(main)),
+    ):
+        _put(folder, f"table.{ending}", content)
+    sections = build(study, plans, seen, rows, command)
+    missing = _pictures(folder, sections) if pictures and not is_uri(folder) else ""
+    title = f"Study: {study.title}"
+    lead = f"{', '.join(plans)}; {len(rows)} of {sum(len(p.cells) for p in plans.values())} cells finished or failed."
+    _put(folder, "report.html", report.to_html(title, sections, lead=lead))
+    _put(folder, "report.md", report.to_markdown(title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)))
+    return join(folder, "report.html"), tables.to_text(_short(study, seen)), missing
+
+
+def _put(folder: str, name: str, content: str) -> None:
+    checkpoints.write_file(join(folder, name), report.redact(content).encode())
+
+
+def _pictures(folder: str, sections: Sequence[Section]) -> str:
+    """PNG files of all figures, as far as kaleido is there; the first that fails ends the attempt."""
+    for block in (b for s in sections for b in s.blocks if isinstance(b, Figure) and b.name):
+        said = figures.save_png(block.figure, Path(folder) / "figures" / f"{block.name}.png")
+        if said:
+            return said
+    return ""
+
+
+def main_table(study: Study, seen: Sequence[View]) -> Table:
+    """Scores of every variant with the difference to the reference in the main metric and in that of the tail."""
+    metrics = [study.metric, study.tail, *(m for m in study_stats.COLUMNS if m not in (study.metric, study.tail))]
+    caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
+    base = study_stats.score_table(seen, metrics, caption)
+    gaps = [study_stats.gap_columns(seen, m) for m in (study.metric, study.tail)]
+    at = base.columns.index("seeds") + 2
+    rows = []
+    for i, row in enumerate(base.rows):
+        rows.append([*row[:at], *gaps[0][1][i], row[at], *gaps[1][1][i], *row[at + 1 :]])
+    columns = (*base.columns[:at], *gaps[0][0], base.columns[at], *gaps[1][0], *base.columns[at + 1 :])
+    return replace(base, columns=columns, rows=rows)
+
+
+def _short(study: Study, seen: Sequence[View]) -> Table:
+    """What fits on a terminal: the first columns of the main table."""
+    main = main_table(study, seen)
+    last = main.columns.index("seeds") + 7
+    return replace(main, columns=main.columns[:last], rows=[row[:last] for row in main.rows])
+
+
+def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], rows: Sequence[Row], command: str) -> list[Section]:
+    if not seen:
+        waiting = Text("No cell has finished yet.")
+        return [
+            Section("What is shown", [waiting]),
+            Section("What failed", _failures(plans, rows)),
+            Section("How it was made", _made(command)),
+        ]
+    ranking, rank_figures = study_figures.rank_over_sets(study, seen)
+    means = study_stats.mean_views(seen)
+    over_sets = [*([Text(ranking_words(ranking))] if len(plans) > 1 else []), *rank_figures, *_means(study, means)]
+    tail = [] if study.tail == study.metric else [study.tail]
+    return [
+        Section("What is shown", _shown(study, plans, [*seen, *means])),
+        Section("Results", [main_table(study, seen), *study_figures.score_figures(study, seen)]),
+        Section("Against the reference", [b for m in (study.metric, *tail) for b in _against(study, seen, m)]),
+        Section("Over data sets", over_sets),
+        Section("Along the conditions", study_figures.axis_figures(study, plans, seen)),
+        Section("Fusion weights", _weights(seen)),
+        Section("What failed or was left out", _failures(plans, rows)),
+        Section("How it was made", [*_made(command), Heading("Variants"), _variants(plans), _cost(seen), _all_cells(study, rows)]),
+    ]
+
+
+def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[report.Block]:
+    """The question, the claims, then who differs from the reference: a sentence each where few, a line a condition where many."""
+    claims = study_stats.claim_lines(study, plans, seen)
+    tail = [] if study.tail == study.metric else [study.tail]
+    lines = [line for m in (study.metric, *tail) for v in seen for line in study_stats.comparison_lines(v, m)]
+    if len(lines) > MOST_LINES or len({v.data for v in seen}) > 1 or len(seen) > 1:
+        lines = [line for m in (study.metric, *tail) for line in study_stats.summary_lines(seen, m)]
+    seeds = min((s.n for v in seen for s in v.means(study.metric).values()), default=0)
+    note = floor_note(seeds) if seeds else ""
+    return [
+        *([Text(study.question)] if study.question else []),
+        *([Bullets(claims)] if claims else []),
+        *([Heading(f"Against {study.reference}"), Bullets(lines)] if lines else []),
+        *([Text(note)] if note else []),
+    ]
+
+
+def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
+    table = study_stats.test_table(seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds.")
+    return [Heading(name_of(metric)), table, *study_figures.forests(study, seen, metric)] if table.rows else []
+
+
+def _means(study: Study, means: Sequence[View]) -> list[report.Block]:
+    """Tests of the mean over data sets."""
+    caption = f"Differences to {study.reference} in the mean {name_of(study.metric)} over data sets, paired over seeds."
+    return [main_table(study, means), study_stats.test_table(means, study.metric, caption)] if means else []
+
+
+def ranking_words(ranking: object) -> str:
+    from distributed.significance import Ranking
+
+    assert isinstance(ranking, Ranking)
+    if not ranking.ranks:
+        return f"No ranks over data sets: {ranking.reason}."
+    order = ", ".join(f"{name} {r:.2f}" for name, r in ranking.ranks.items())
+    test = "" if ranking.p is None else f" Friedman's test: p = {ranking.p:.3g}."
+    reach = "" if ranking.distance is None else f" Critical difference (Nemenyi, 5 %): {ranking.distance:.2f}."
+    alike = "" if not ranking.groups else " Not told apart: " + "; ".join(", ".join(g) for g in ranking.groups) + "."
+    note = f" Note: {ranking.reason}." if ranking.reason else ""
+    return f"Mean ranks over {ranking.sets} data sets (1 is the best): {order}.{test}{reach}{alike}{note}"
+
+
+def _weights(seen: Sequence[View]) -> list[report.Block]:
+    metrics = sorted(
+        {n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(("test/weight/", "test/confidence/"))}
+    )
+    caption = "Mean fusion weight of each modality, and its mean predicted true-class probability where it is present."
+    return [study_stats.score_table(seen, metrics, caption)] if metrics else []
+
+
+def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
+    failed = [[r["data"], r["variant"], r["condition"], r["seed"], r["reason"]] for r in rows if r["state"] == "failed"]
+    notes = [[r["data"], r["variant"], r["condition"], r["seed"], r["note"]] for r in rows if r.get("note")]
+    left_out = list(dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out))
+    columns = ("data", "variant", "condition", "seed", "reason")
+    missing = sum(len(p.cells) for p in plans.values()) - len(rows)
+    return [
+        *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
+        *([Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")] if failed else []),
+        *([Bullets(left_out)] if left_out else []),
+        *([Table(columns=columns, rows=notes, caption="Notes of test-time aggregation.", folded=True)] if notes else []),
+    ]
+
+
+def _made(command: str) -> list[report.Block]:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray", "scipy", "scikit-learn"))
+    return [Code(command), *(Text(words) for words in METHOD), Text(f"Versions: {versions}.")]
+
+
+def _variants(plans: Mapping[str, Plan]) -> Table:
+    known = {v.name: v for p in plans.values() for v in p.variants}
+    rows = []
+    for v in known.values():
+        changes = {**v.settings, **{f"test {k}": w for k, w in v.test.items()}}
+        words = ", ".join(f"{k} = {w}" for k, w in changes.items()) or "the defaults"
+        rows.append([v.name, "gradient boosting on the table" if v.model == "boosting" else words])
+    return Table(columns=("variant", "settings"), rows=rows, caption="What each variant changes.")
+
+
+def _cost(seen: Sequence[View]) -> Table:
+    return study_stats.score_table(seen, ["train_seconds"], "Seconds of training, evaluation left out.")
+
+
+def _all_cells(study: Study, rows: Sequence[Row]) -> Table:
+    metrics = (study.metric, study.tail)
+    found = [[r["data"], r["condition"], r["variant"], r["seed"], r["state"], *(r.get(f"test/{m}") for m in metrics)] for r in rows]
+    return Table(
+        columns=("data", "condition", "variant", "seed", "state", *map(name_of, metrics)), rows=found, caption="All cells", folded=True
+    )

@@ -1,0 +1,130 @@
+"""What a study knows while it runs: its plans, its results on disk, what is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distributed import checkpoints, corrupt, study_board, study_report, study_stats
+from distributed.cells import Plan, plan
+from distributed.results import Results, Row
+from distributed.shards import join
+from distributed.stream import modalities
+from distributed.study import Cell, Study
+
+Group = list[tuple[str, Cell]]  # the cells that share one training, with their data set's name
+
+
+def plans_of(
+    study: Study,
+    sets: Sequence[Any],
+    seeds: int,
+    extra: Mapping[str, Any],
+    variants: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
+) -> dict[str, Plan]:
+    """A plan for every data set, by its name, cut down to the variants and conditions asked for."""
+    plans = {}
+    for data in sets:
+        schema = data.manifest.schema
+        whole = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
+        plans[data.name] = _narrow(whole, study, variants, conditions)
+        for cell in plans[data.name].cells:
+            kept = schema.keep(modalities(cell.settings.get("data.modalities", "")))
+            corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), kept)
+    known = {"--variants": ("variants", variants), "--conditions": ("conditions", conditions)}
+    for option, (kind, asked) in known.items():
+        there = {c.name for p in plans.values() for c in getattr(p, kind)}
+        missing = sorted(set(asked or ()) - there)
+        if missing:
+            every = dict.fromkeys(c.name for d in sets for c in getattr(plan(study, d.manifest.schema.modalities, ["t"], 1), kind))
+            raise ValueError(f"{option} must name {kind} of the study: {', '.join(every)}; got {', '.join(missing)}")
+    return plans
+
+
+def _narrow(whole: Plan, study: Study, variants: Sequence[str] | None, conditions: Sequence[str] | None) -> Plan:
+    kept_v = tuple(v for v in whole.variants if variants is None or v.name in variants or v.name == study.reference)
+    kept_c = tuple(c for c in whole.conditions if conditions is None or c.name in conditions)
+    names = {v.name for v in kept_v}, {c.name for c in kept_c}
+    cells = tuple(c for c in whole.cells if c.variant in names[0] and c.condition in names[1])
+    return replace(whole, cells=cells, variants=kept_v, conditions=kept_c)
+
+
+@dataclass
+class State:
+    """A study in its folder. Results are on disk after every training; the rest is made anew from them."""
+
+    folder: str
+    study: Study
+    plans: dict[str, Plan]
+    keys: dict[tuple[str, str, str, int], str]  # of every planned cell
+    trainings: dict[tuple[str, str, str, int], str]
+    results: Results
+    command: str
+
+    @classmethod
+    def open(cls, folder: str, study: Study, plans: dict[str, Plan], digests: Mapping[str, str], *, resume: bool, command: str) -> State:
+        results = Results.load(folder)
+        if results.rows and not resume:
+            raise ValueError(f"--out must be a new folder, or add --resume to keep its {len(results.rows)} cells and go on; got {folder}")
+        places = [(data, cell) for data, p in plans.items() for cell in p.cells]
+        keys = {_place(d, c): c.key(digests[d]) for d, c in places}
+        trainings = {_place(d, c): c.training(digests[d]) for d, c in places}
+        return cls(folder, study, plans, keys, trainings, results, command)
+
+    def todo(self) -> dict[str, Group]:
+        """Trainings left to run, first all of seed 0, then all of seed 1: an interrupted study has whole seeds."""
+        finished = self.results.finished()
+        copies: list[Row] = []
+        left: dict[str, Group] = {}
+        for data, p in self.plans.items():
+            for cell in p.cells:
+                place = _place(data, cell)
+                known = finished.get(self.keys[place])
+                if known is None:
+                    left.setdefault(self.trainings[place], []).append((data, cell))
+                elif self.results.rows.get(place) != known:
+                    copies.append({**known, **_names(place)})
+        if copies:
+            self.results.add(copies)
+        return dict(sorted(left.items(), key=lambda item: item[1][0][1].seed))
+
+    def take(self, group: Group, outcome: tuple[list[Row], list[dict[str, float]]]) -> str:
+        """Writes a training's rows; returns a line about it."""
+        rows, history = outcome
+        rows = rows if len(rows) == len(group) else rows * len(group)
+        named = [{**row, **_names(_place(d, c)), "key": self.keys[_place(d, c)]} for (d, c), row in zip(group, rows)]
+        self.results.add(named)
+        if history:
+            study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
+        first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
+        words = f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
+        if first["state"] == "failed":
+            return f"{words}: failed: {first['reason']}"
+        value = first.get(f"test/{self.study.metric}")
+        shown = "" if value is None else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
+        return f"{words}{shown} ({first.get('train_seconds', 0):.0f} s)"
+
+    def rows(self) -> list[Row]:
+        """The rows of the planned cells only, and only where they are of the settings planned."""
+        return [self.results.rows[p] for p, key in self.keys.items() if p in self.results.rows and self.results.rows[p]["key"] == key]
+
+    def failures(self) -> list[Row]:
+        return [row for row in self.rows() if row["state"] == "failed"]
+
+    def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
+        """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
+        about = {"command": self.command, "study": dataclasses.asdict(self.study)}
+        checkpoints.write_file(join(self.folder, "study.json"), json.dumps(about, indent=1).encode())
+        return study_report.write(self.folder, self.study, self.plans, self.rows(), self.command, pictures=pictures)
+
+
+def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:
+    return data, cell.variant, cell.condition, cell.seed
+
+
+def _names(place: tuple[str, str, str, int]) -> Row:
+    return dict(zip(("data", "variant", "condition", "seed"), place))
