@@ -36,6 +36,8 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Passed on where set: where the object store is, never its credentials, which the dashboard would show.
+STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 class Failure(Exception):
@@ -108,7 +110,8 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
 
 def runtime_env() -> dict[str, Any]:
     """The environment of remote workers: the settings above and the path of this code."""
-    names = [*SETTINGS, *(n for n in sorted(os.environ) if n.startswith(("RAY_TRAIN_", "RAY_DATA_")) and n not in SETTINGS)]
+    also = (n for n in sorted(os.environ) if n not in SETTINGS and (n.startswith(("RAY_TRAIN_", "RAY_DATA_")) or n in STORE))
+    names = [*SETTINGS, *also]
     variables = {name: os.environ.get(name, SETTINGS.get(name, "")) for name in names}
     if in_job():  # Ray refuses a variable that the job's own environment sets too; the job's working directory brings the code
         job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"]).get("runtime_env") or {}
@@ -128,7 +131,8 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     if hasattr(context, "use_datasource_v2"):
         context.use_datasource_v2 = os.environ.get("RAY_DATA_USE_DATASOURCE_V2") == "1"
-    for name, level in {"ray.data": logging.ERROR, "ray.tune": logging.WARNING, "ray.train": logging.WARNING}.items():
+    # Ray Data logs page-long traces of errors that it raises as well: the entry point says them in one line.
+    for name, level in {"ray.data": logging.CRITICAL, "ray.tune": logging.WARNING, "ray.train": logging.WARNING}.items():
         logging.getLogger(name).setLevel(level)
 
 

@@ -187,7 +187,7 @@ def decide(name: str, counts: Counts, forced: str = "") -> Decision:
     values = counts.table.filter(pc.is_valid(counts.table["value"])).group_by("value").aggregate([("n", "sum")])
     distinct = values.num_rows + counts.uncounted
     missing = float(f"{counts.missing / max(1, counts.rows):.8g}")
-    parses = counts.parsed + counts.infinite >= PARSED * present and not (counts.text and _codes(values))
+    parses = counts.text and counts.parsed + counts.infinite >= PARSED * present and not _codes(values)
     numeric = forced == "numeric" or (not forced and (counts.is_number or parses))
 
     def dropped(note: str) -> Decision:
@@ -197,10 +197,11 @@ def decide(name: str, counts: Counts, forced: str = "") -> Decision:
         return dropped("no training row has a value")
     if distinct == 1 and not counts.missing:
         return dropped("constant")
+    numeric = numeric and (counts.low < counts.high or distinct > 1)  # one value and gaps: what it tells is where the gaps are
     if not forced and present >= 10 and distinct == present:
         if not numeric:
             return dropped("every value is different: an id, not a feature (--categorical keeps it)")
-        if counts.whole and counts.high - counts.low < 1.5 * max(present, 20) and not counts.missing:
+        if counts.whole and counts.high - counts.low < 1.5 * present and present >= 100:
             return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
     return (_numeric if numeric else _categorical)(name, counts, values, distinct, missing)
 
@@ -215,10 +216,8 @@ def _numeric(name: str, counts: Counts, values: pa.Table, distinct: int, missing
     bad = counts.rows - counts.missing - counts.parsed - counts.infinite
     notes = [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{counts.infinite} infinite: missing"] * bool(counts.infinite)
     gone = float(f"{(counts.rows - counts.parsed) / max(1, counts.rows):.8g}")
-    if counts.high == counts.low and gone == 0:
-        return Decision(name, None, distinct, missing, "constant")
-    known = np.sort(counts.sample[~np.isnan(counts.sample)].astype(np.float32))
-    knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)).astype(np.float32)) if len(known) else np.zeros(0)
+    known = np.r_[counts.sample[~np.isnan(counts.sample)], counts.low, counts.high].astype(np.float32)
+    knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)).astype(np.float32))
     # Rounded, so that sums added in another order on another machine give the same file.
     mean, std = float(f"{counts.n_mean:.8g}"), float(f"{np.sqrt(counts.m2 / counts.parsed):.8g}")
     column = Numeric(name=name, mean=mean, std=std or 1.0, quantiles=tuple(float(k) for k in knots), missing=gone)

@@ -105,20 +105,52 @@ class Folder:
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
     """A decoded, upright image. `about`: a side length that suffices, so that large JPEGs are decoded at a fraction of their size."""
+    image = _open(data, max_pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if about:
+                image.draft(None, (2 * about, 2 * about))
+            image.load()
+            return _upright(image)
+        except Exception as error:  # decoders of hostile bytes raise nearly anything
+            raise Refused(f"unreadable image: {_line(error)}") from None
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The image by its header: nothing is decoded before its size is known to be within the limit."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise Refused(f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)")
-            if about:
-                image.draft(None, (2 * about, 2 * about))
-            image.load()
         except UnidentifiedImageError:
             raise Refused(f"not an image of a known format ({', '.join(FORMATS)})") from None
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError, ArithmeticError, LookupError, TypeError) as error:
+        except Exception as error:
             raise Refused(f"unreadable image: {_line(error)}") from None
-        return _upright(image)
+    if image.width * image.height > max_pixels:
+        raise Refused(f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)")
+    return image
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a header says of an image; values are a sample of its greys where it has more than 8 bits of them."""
+
+    height: int
+    width: int
+    grey: bool
+    values: np.ndarray | None
+
+
+def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
+    """The upright shape and the kind of an image, without decoding it unless it is deep grey."""
+    image = _open(data, max_pixels)
+    height, width = (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
+    values = None
+    if is_deep(image):
+        values = np.asarray(decode(data, max_pixels), dtype=np.float32).ravel()
+        values = values[:: max(1, len(values) // 4096)]
+    return Look(height, width, is_grey(image), values)
 
 
 def _upright(image: Image.Image) -> Image.Image:

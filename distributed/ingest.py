@@ -146,8 +146,9 @@ def reading_error(table: ingest_table.RawTable, error: Exception) -> Exception:
     from distributed import ingest_table
 
     cause = getattr(error, "cause", None) or error
-    readable = isinstance(cause, (pa.ArrowInvalid, UnicodeDecodeError)) or "CSV parse error" in str(error) or "invalid UTF" in str(error)
-    return ingest_table.explain(table, cause if isinstance(cause, Exception) else error) if readable else error
+    if isinstance(cause, (pa.ArrowInvalid, UnicodeDecodeError)) or "Failed to read CSV" in str(error):
+        return ingest_table.explain(table, cause)
+    return error
 
 
 def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: int) -> ingest_passes.Parts:

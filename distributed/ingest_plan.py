@@ -136,15 +136,14 @@ def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, co
             data = reader.read(cell)
             if data is None:
                 continue
-            image = images.decode(data, options.max_pixels)
+            seen = images.look(data, options.max_pixels)
         except images.Refused as refused:
             why = why or str(refused)
             continue
-        shapes.append((image.height, image.width))
-        greys.append(images.is_grey(image))
-        if images.is_deep(image):
-            values = np.asarray(image, dtype=np.float32).ravel()
-            deep.append(values[:: max(1, len(values) // 4096)])
+        shapes.append((seen.height, seen.width))
+        greys.append(seen.grey)
+        if seen.values is not None:
+            deep.append(seen.values)
     if why and not shapes:
         raise ValueError(f"no image of a sample of column {column!r} could be read: {why} (folder {folder or '.'!r})")
     height, width = _size(options.image_size, shapes)

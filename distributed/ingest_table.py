@@ -74,7 +74,7 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
         found = [info] if info.type == FileType.File else system.get_file_info(FileSelector(path, recursive=True))
     except OSError as error:
         raise ValueError(f"cannot read --table {uri!r}: {' '.join(str(error).split())}") from None
-    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size]
+    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size and f.base_name[0] not in "._"]
     kinds = {KINDS[_suffix(f.path)] for f in files}
     if not files or len(kinds) > 1:
         if info.type == FileType.File and not info.size:
@@ -88,6 +88,8 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
     twice = sorted({n for n in table.schema.names if table.schema.names.count(n) > 1})
     if twice:
         raise ValueError(f"the table's column names must differ; {', '.join(twice)} appears more than once in {uri!r}")
+    if kind == "csv":
+        sample(table, table.schema.names)  # what is wrong in its first megabytes is said at once
     return table
 
 
@@ -101,6 +103,7 @@ def _open_parquet(system: FileSystem, common: dict[str, Any]) -> RawTable:
                 parquet = pq.ParquetFile(file)
                 rows += parquet.metadata.num_rows
                 schema = schema or parquet.schema_arrow
+                _same_names(common["files"][0], schema.names, name, parquet.schema_arrow.names)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{name!r} is not a readable Parquet file: {' '.join(str(error).split())}") from None
     assert schema is not None
@@ -111,15 +114,27 @@ def _open_parquet(system: FileSystem, common: dict[str, Any]) -> RawTable:
 
 def _open_csv(system: FileSystem, common: dict[str, Any], encoding: str) -> RawTable:
     first = common["files"][0]
-    with system.open_input_stream(first, compression="detect") as stream:
-        head = codecs.getincrementaldecoder(encoding)(errors="replace").decode(stream.read(1 << 16)).removeprefix("\ufeff")
-    line = head.split("\n", 1)[0].rstrip("\r")
-    delimiter = max(",;\t|", key=lambda d: (line.count(d), d == ","))
-    names = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
-    if not names:
-        raise ValueError(f"--table must begin with a line of column names; {first!r} has an empty first line")
+    names: list[str] = []
+    delimiter = ","
+    for file in common["files"]:
+        with system.open_input_stream(file, compression="detect") as stream:
+            head = codecs.getincrementaldecoder(encoding)(errors="replace").decode(stream.read(1 << 16)).removeprefix("\ufeff")
+        if not names:
+            line = head.split("\n", 1)[0].rstrip("\r")
+            delimiter = max(",;\t|", key=lambda d: (line.count(d), d == ","))
+        found = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
+        if not found:
+            raise ValueError(f"--table must begin with a line of column names; {file!r} has an empty first line")
+        names = names or found
+        _same_names(first, names, file, found)
     schema = pa.schema([(name, pa.string()) for name in names])
     return RawTable(kind="csv", schema=schema, rows=None, encoding=encoding, delimiter=delimiter, **common)
+
+
+def _same_names(first: str, names: Sequence[str], file: str, found: Sequence[str]) -> None:
+    odd = sorted(set(names) ^ set(found))
+    if odd:
+        raise ValueError(f"all files of a table must have the same columns; {file!r} and {first!r} differ in {', '.join(odd[:5])}")
 
 
 def csv_options(table: RawTable) -> dict[str, Any]:
@@ -194,18 +209,27 @@ def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
 
 
 def explain(table: RawTable, error: BaseException) -> ValueError:
-    """A reading error of Arrow as one line for the user; text in another encoding is located."""
-    text = " ".join(str(error).split())
-    if table.kind == "csv" and ("utf-8" in text.lower() or "utf8" in text.lower() or "decode" in text.lower()):
+    """A reading error as one line for the user. Of a CSV, Ray keeps only that it failed: the place is found by reading again, here."""
+    if table.kind == "csv":
         for name in table.files:
-            place = _bad_byte(table, name)
-            if place:
+            if place := _bad_byte(table, name):
                 hint = "name the table's own with --encoding, such as latin-1 or cp1252"
                 return ValueError(f"{name!r} is not {table.encoding}: {place}; {hint}")
-    if "CSV parse error" in text:
-        text = text[text.index("CSV parse error") :]
-        return ValueError(f"every line of {table.uri!r} must have {len(table.schema.names)} cells: {text[:300]}")
-    return ValueError(f"cannot read {table.uri!r}: {text[:300]}")
+            if place := _bad_line(table, name):
+                return ValueError(f"every line of {name!r} must have {len(table.schema.names)} cells: {place}")
+    return ValueError(f"cannot read {table.uri!r}: {' '.join(str(error).split())[:300]}")
+
+
+def _bad_line(table: RawTable, name: str) -> str:
+    from pyarrow import csv as arrow_csv
+
+    try:
+        with table.system.open_input_stream(name, compression="detect") as stream:
+            for _ in arrow_csv.open_csv(stream, **csv_options(table)):
+                pass
+    except (pa.ArrowInvalid, OSError) as error:
+        return " ".join(str(error).split())[:300]
+    return ""
 
 
 def _bad_byte(table: RawTable, name: str) -> str:

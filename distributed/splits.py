@@ -61,10 +61,14 @@ def assign(labels: Ints, units: Ints, order: Hashes, fractions: tuple[float, flo
 
 def _cut(sizes: Ints, fractions: tuple[float, float, float]) -> Ints:
     """Splits of the units of one class, in their order: train, val, test one after the other."""
-    wanted = [s for s in (TRAIN, TEST, VAL) if fractions[s] > 0]  # two units: train and test; three: one each
+    wanted = [s for s in (TRAIN, TEST, VAL) if fractions[s] > 0]
+    if len(sizes) <= len(wanted):  # the largest trains; two units: train and test; three: one each
+        found = np.empty(len(sizes), dtype=np.int64)
+        found[np.argsort(-sizes, kind="stable")] = wanted[: len(sizes)]
+        return found
     middles = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
     split = np.searchsorted(np.cumsum(fractions[:2]), middles, side="right").astype(np.int64)
-    for s in wanted[: len(sizes)]:
+    for s in wanted:
         if not np.any(split == s):
             counts = np.bincount(split, minlength=3)
             donor = int(np.argmax(counts))

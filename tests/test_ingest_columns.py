@@ -1,0 +1,208 @@
+"""Column types, statistics and cells; and the signs of a leak."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from distributed import columns, ingest_checks
+from distributed.columns import Decision
+from model.schema import Categorical, Numeric
+
+
+def decided(values: object, forced: str = "", kind: pa.DataType | None = None, pieces: int = 1) -> Decision:
+    array = values if isinstance(values, pa.Array) else pa.array(values, kind)
+    bounds = np.linspace(0, len(array), pieces + 1).astype(int)
+    parts = []
+    for low, high in zip(bounds[:-1], bounds[1:]):
+        n = high - low
+        parts.append(columns.count(array.slice(low, n), np.arange(low, high) % 2, np.ones(n, dtype=bool)))
+    return columns.decide("x", columns.combine(parts), forced)
+
+
+def test_numbers_have_their_mean_spread_and_quantiles_over_any_cut_into_blocks() -> None:
+    values = np.random.default_rng(0).normal(1e6, 3, 1000)
+    for pieces in (1, 7):
+        column = decided(values, pieces=pieces).column
+        assert isinstance(column, Numeric)
+        single = values.astype(np.float32).astype(float)
+        assert column.mean == pytest.approx(single.mean(), rel=1e-7)
+        assert column.std == pytest.approx(single.std(), rel=1e-6)
+        assert column.quantiles[0] == single.min()
+        assert column.quantiles[-1] == single.max()
+        assert list(column.quantiles) == sorted(set(column.quantiles))
+        assert column.quantiles[len(column.quantiles) // 2] == pytest.approx(np.median(single), abs=0.2)
+
+
+def test_missing_is_a_share_of_the_rows() -> None:
+    column = decided([1.0, None, 2.5, float("nan"), 4.0] * 4).column
+    assert isinstance(column, Numeric)
+    assert column.missing == 0.4
+    words = decided(["a", "", "NA", "b", None] * 4).column
+    assert isinstance(words, Categorical)
+    assert (words.vocabulary, words.missing) == (("a", "b"), 0.6)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", " 2.5", "-3e2", "4"] * 5, "number"),
+        (["red", "blue"] * 10, "category"),
+        (["None", "a"] * 10, "category"),
+        ([True, False] * 10, "category"),
+        ([3, 1, 2, 3] * 5, "number"),
+        (["007", "012", "113", "007"] * 5, "category"),
+        ([datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)] * 10, "number"),
+        ([datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2021, 1, 1, tzinfo=datetime.UTC)] * 10, "number"),
+        ([datetime.timedelta(hours=1), datetime.timedelta(hours=2)] * 10, "number"),
+    ],
+)
+def test_types_follow_from_the_values(values: list[object], kind: str) -> None:
+    assert decided(values).kind == kind
+
+
+def test_the_user_decides() -> None:
+    assert decided([1, 2] * 10, "categorical").column == Categorical(name="x", vocabulary=("1", "2"))
+    assert decided([1.0, 2.0, None] * 10, "categorical").column == Categorical(
+        name="x", vocabulary=("1", "2"), missing=float(f"{1 / 3:.8g}")
+    )
+    forced = decided(["1", "2", "x"] * 10, "numeric")
+    assert forced.kind == "number"
+    assert "10 cells are no numbers" in forced.note
+    assert decided([f"name {i}" for i in range(30)], "categorical").kind == "category"
+
+
+def test_mixed_columns_are_numeric_from_95_percent_on() -> None:
+    mostly = decided(["1", "2"] * 48 + ["?"] * 4)
+    assert (mostly.kind, mostly.note) == ("number", "4 cells are no numbers: missing")
+    half = decided(["1", "2", "low", "high"] * 10)
+    assert (half.kind, half.note) == ("category", "mixed: 20 of 40 cells are numbers")
+
+
+def test_infinite_and_too_large_numbers_are_missing_and_counted() -> None:
+    for values in ([1.0, 2.0, float("inf"), 1e300] * 10, ["1", "2", "-inf", "1e300"] * 10):
+        found = decided(values)
+        assert isinstance(found.column, Numeric)
+        assert "20 infinite" in found.note
+        assert found.column.missing == 0.5
+        assert max(found.column.quantiles) == 2
+        cells = columns.encode(pa.array(values), found.column).to_pylist()
+        assert cells[:4] == [1.0, 2.0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (["a"] * 20, "constant"),
+        ([7.5] * 20, "constant"),
+        ([None] * 20, "no training row has a value"),
+        (["", "NA"] * 10, "no training row has a value"),
+        ([float("nan")] * 20, "no training row has a value"),
+        ([float("inf")] * 20, "no training row has a value"),
+        ([f"id{i}" for i in range(20)], "every value is different"),
+        (list(range(1000, 1200)), "numbers the rows"),
+        ([str(i) for i in range(200)], "numbers the rows"),
+    ],
+)
+def test_columns_that_tell_nothing_are_dropped_with_a_note(values: list[object], note: str) -> None:
+    found = decided(values)
+    assert found.column is None
+    assert note in found.note
+
+
+def test_measurements_that_all_differ_are_no_ids() -> None:
+    assert decided(np.random.default_rng(0).normal(size=200)).kind == "number"
+
+
+def test_one_value_and_gaps_is_a_category_of_one() -> None:
+    assert decided([5.0, None] * 10).column == Categorical(name="x", vocabulary=("5",), missing=0.5)
+
+
+def test_thousands_of_values_keep_the_most_frequent() -> None:
+    values = [f"v{i % 3000}" for i in range(6000)] + ["often"] * 5
+    found = decided(values)
+    assert isinstance(found.column, Categorical)
+    assert len(found.column.vocabulary) == columns.VOCABULARY
+    assert found.column.vocabulary[0] == "often"
+    assert "1000 most frequent of 3001" in found.note
+    unseen = columns.encode(pa.array(["often", "v999999", None]), found.column).to_pylist()
+    assert unseen == [0, columns.VOCABULARY, -1]
+
+
+def test_a_block_with_more_values_than_are_counted_still_shows_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "COUNTED", 50)
+    ids = decided([f"id{i}" for i in range(400)], pieces=3)
+    assert ids.column is None
+    often = decided([f"v{i % 200}" for i in range(400)], pieces=2)
+    assert often.kind == "category"
+
+
+def test_vocabulary_is_by_frequency_then_name() -> None:
+    column = decided(["b", "c", "a", "c"] * 3).column
+    assert isinstance(column, Categorical)
+    assert column.vocabulary == ("c", "a", "b")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_kind_of_text_is_encoded_alike(kind: pa.DataType) -> None:
+    column = Categorical(name="x", vocabulary=("a", "b"))
+    array = pa.chunked_array([pa.array(["a", " b", None]).cast(pa.string()), pa.array(["", "z"])]).cast(kind)
+    assert columns.encode(array, column).to_pylist() == [0, 1, -1, -1, 2]
+
+
+def test_numbers_as_categories_match_whether_they_come_as_integers_floats_or_text() -> None:
+    column = Categorical(name="x", vocabulary=("1", "2"))
+    for array in (pa.array([1, 2, None]), pa.array([1.0, 2.0, None]), pa.array(["1", "2", ""])):
+        assert columns.encode(array, column).to_pylist() == [0, 1, -1]
+
+
+def pairs(values: list[object], labels: list[int]) -> pa.Table:
+    counted = columns.count(pa.array(values), np.array(labels), np.zeros(len(labels), dtype=bool))
+    assert counted.table is not None
+    return counted.table
+
+
+LABELS = [0] * 70 + [1] * 20 + [2] * 10
+
+
+def test_a_copy_of_the_label_is_a_leak() -> None:
+    assert "determines the label" in ingest_checks.label_leak("x", pairs([f"name{c}" for c in LABELS], LABELS), 3)
+    assert "determines the label" in ingest_checks.label_leak("x", pairs([float(c) for c in LABELS], LABELS), 3)
+    finer = [f"{c}-{i % 2}" for i, c in enumerate(LABELS)]
+    assert "determines the label" in ingest_checks.label_leak("x", pairs(finer, LABELS), 3)
+
+
+def test_a_column_that_is_missing_by_class_is_a_leak() -> None:
+    labels = [0] * 50 + [1] * 50
+    assert "determines the label" in ingest_checks.label_leak("x", pairs([None] * 50 + ["seen"] * 50, labels), 2)
+
+
+def test_all_different_values_and_honest_columns_are_none() -> None:
+    rng = np.random.default_rng(0)
+    assert ingest_checks.label_leak("x", pairs([f"id{i}" for i in range(100)], LABELS), 3) == ""
+    assert ingest_checks.label_leak("x", pairs(rng.choice(["a", "b", "c"], 100).tolist(), LABELS), 3) == ""
+    good_feature = [c if rng.random() < 0.8 else int(rng.integers(3)) for c in LABELS]
+    assert ingest_checks.label_leak("x", pairs(good_feature, LABELS), 3) == ""
+
+
+def test_a_value_of_one_class_only_is_said_when_it_covers_many_rows() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400).tolist()
+    values = [("follow-up" if rng.random() < 0.9 else "histology") if c == 0 else "histology" for c in labels]
+    assert "occurs with one label only" in ingest_checks.label_leak("x", pairs(values, labels), 3)
+
+
+def test_groups_and_images_on_both_sides_are_counted() -> None:
+    split = np.array([0, 1, 0, 2, -1, 0])
+    assert ingest_checks.crossing_groups(np.array([5, 5, 6, 7, 6, 6]), split).startswith("1 groups (2 rows) cross")
+    assert ingest_checks.crossing_groups(np.array([5, 4, 6, 7, 7, 6]), split) == ""
+    digests = pa.chunked_array([pa.array([1, 1, 2, 3, 3, None], pa.uint64())])
+    lines = ingest_checks.identical_images("x", digests, split, np.array([0, 1, 0, 0, 0, 0]))
+    assert lines[0].startswith("x: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train")
+    assert lines[1].startswith("x: 1 identical images (2 rows) are in several labels")
+    assert (
+        ingest_checks.identical_images("x", pa.chunked_array([pa.array([1, 4, 2, 3, 3, None], pa.uint64())]), split, np.zeros(6, int)) == []
+    )
