@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster.local import nodes, processes
+from tests.cluster_tools import Cluster, started, traces
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the local cluster reads /proc")
-AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
 
 WHERE = """
 import sys, ray
@@ -32,57 +29,10 @@ print("NODES", len({node for node, _ in found}), "ADDRESSES", *sorted(address fo
 """
 
 
-class Cluster:
-    """One local cluster and the shell commands a user would type at it."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __call__(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "cluster/local/cluster.py"), *words, "--dir", self.folder]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-
-    @property
-    def state(self) -> nodes.State:
-        return nodes.load(self.folder)
-
-    def submit(
-        self, *command: str, token: bool = True, options: tuple[str, ...] = (), timeout: float = 170
-    ) -> subprocess.CompletedProcess[str]:
-        """`ray job submit` from the repository root, as the README writes it."""
-        environment = {name: value for name, value in os.environ.items() if name not in AUTHENTICATION}
-        environment |= nodes.environment(self.state) if token else {"RAY_AUTH_MODE": "disabled"}
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.state.dashboard, *options]
-        return subprocess.run([*ray, "--", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
 def working_dir(folder: Path) -> tuple[str, str]:
     """Options that send a folder with where.py along with the job."""
     (folder / "where.py").write_text(WHERE)
     return "--working-dir", str(folder)
-
-
-def traces(state: nodes.State) -> list[str]:
-    """What a stopped cluster must not leave: processes, namespaces, a bridge, files."""
-    left = [f"process {pid}" for pid in processes.marked(processes.CLUSTER_MARK, state.id)]
-    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout if state.subnet else ""
-    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout if state.subnet else ""
-    left += [line for line in (links + spaces).splitlines() if state.network.bridge in line and state.subnet]
-    return left + [str(path) for path in Path(state.folder).glob("*")]
-
-
-@contextlib.contextmanager
-def started(workers: int, *options: str) -> Iterator[Cluster]:
-    folder = tempfile.mkdtemp(prefix="lt", dir="/tmp")
-    cluster = Cluster(folder)
-    up = cluster("start", "--workers", str(workers), *options)
-    try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        yield cluster
-    finally:
-        if (Path(folder) / "cluster.json").exists():
-            cluster("stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +47,7 @@ def test_smoke(tmp_path: Path) -> None:
         state = cluster.state
         assert cluster("status").returncode == 0
         assert state.token.stat().st_mode & 0o077 == 0
-        refused = cluster.submit("python", "-c", "print('in')", token=False)
+        refused = cluster.submit("python", "-c", "print('in')", options=(), token=False)
         assert refused.returncode != 0
         assert "authentication" in (refused.stdout + refused.stderr).lower()
         done = cluster.submit("python", "where.py", "head", "worker1", options=working_dir(tmp_path))

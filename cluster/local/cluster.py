@@ -2,7 +2,7 @@
 
     python cluster/local/cluster.py start --workers 2
     python cluster/local/cluster.py status
-    python cluster/local/cluster.py kill worker1      # a node is lost, as when a spot machine is taken away
+    python cluster/local/cluster.py kill worker1      # a node is lost; with --unplug as when a spot machine is taken away
     python cluster/local/cluster.py add               # a node joins
     python cluster/local/cluster.py stop
 
@@ -34,11 +34,11 @@ LONGEST_FOLDER = 36  # characters: a Unix socket's whole path may have 107, Ray'
 
 def start(args: argparse.Namespace) -> None:
     folder = prepare(args.dir, args.force)
-    network = open_network(args.network)
+    name = secrets.token_hex(8)
     state = State(
-        id=secrets.token_hex(8),
+        id=name,
         folder=str(folder),
-        subnet=network.subnet,
+        subnet=open_network(args.network, name).subnet,
         cpus=args.cpus,
         head_cpus=args.head_cpus,
         store_mb=args.object_store_mb,
@@ -115,8 +115,12 @@ def kill(args: argparse.Namespace) -> None:
     workers = {node.name: node for node in state.nodes[1:]}
     if args.node not in workers:
         raise ValueError(f"kill takes a worker; got {args.node!r}; valid: {', '.join(workers) or 'none is left'}")
+    if args.unplug:
+        if not state.subnet:
+            raise ValueError("--unplug needs a cluster with --network namespaces; this one has the network loopback")
+        state.network.unplug(workers[args.node].index)
     processes.kill(processes.NODE_MARK, f"{state.id}-{args.node}")
-    state.network.remove(workers[args.node].index)
+    # The namespace stays until `stop`: its kernel still answers that the ports are closed, as that of a machine would that is up.
     state.nodes.remove(workers[args.node])
     state.save()
     print(f"killed {args.node}")
@@ -161,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     made["start"].add_argument("--force", action="store_true", help="stop the cluster that runs in the folder first")
     made["stop"].add_argument("--keep-logs", action="store_true", help="leave the nodes' folders with Ray's logs")
     made["kill"].add_argument("node", help="name of the worker to lose")
+    made["kill"].add_argument("--unplug", action="store_true", help="cut its network first, as when a whole machine vanishes")
     for name in ("start", "add"):
         made[name].add_argument("--timeout", type=float, default=90, help="seconds a node may take to come up (default 90)")
     return root

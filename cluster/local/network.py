@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 NETWORKS = ("auto", "namespaces", "loopback")
 PREFIX = "10.213"  # a private range that few networks use; one /24 of it for each cluster
@@ -16,6 +17,7 @@ class Network:
     """Subnet number of a bridged cluster, or 0: every node has an address and ports of its own on the loopback interface."""
 
     subnet: int = 0
+    owner: str = ""  # the cluster's id; the bridge carries it, so that a stale file never takes down another cluster's network
 
     @property
     def bridge(self) -> str:
@@ -34,6 +36,14 @@ class Network:
     def namespace(self, node: int) -> str:
         return f"{self.bridge}-worker{node}" if self.subnet and node else ""
 
+    def cable(self, node: int) -> str:
+        """The bridge's end of a worker's cable."""
+        return f"lt{self.subnet}w{node}"
+
+    def unplug(self, node: int) -> None:
+        """Takes a worker off the network: what it sends and what is sent to it is lost, with no word to either side."""
+        run("link", "set", self.cable(node), "down")
+
     def enter(self, node: int) -> list[str]:
         """Command prefix that runs the rest inside the node's namespace."""
         return [_ip(), "netns", "exec", self.namespace(node)] if self.namespace(node) else []
@@ -42,7 +52,7 @@ class Network:
         """Creates a worker's namespace with its end of a cable to the bridge."""
         if not self.namespace(node):
             return
-        space, cable = self.namespace(node), f"lt{self.subnet}w{node}"
+        space, cable = self.namespace(node), self.cable(node)
         run("netns", "add", space)
         run("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
         run("link", "set", cable, "master", self.bridge, "up")
@@ -53,16 +63,22 @@ class Network:
         run("-n", space, "route", "add", "default", "via", self.address(0))
 
     def remove(self, node: int) -> None:
-        """Deletes a worker's namespace; the cable goes with it."""
-        if self.namespace(node):
+        """Deletes a worker's cable and namespace. The cable first: the kernel takes a namespace down later, in its own time."""
+        if self.namespace(node) and self.ours():
+            run("link", "delete", self.cable(node), check=False)
             run("netns", "delete", self.namespace(node), check=False)
 
+    def ours(self) -> bool:
+        alias = Path(f"/sys/class/net/{self.bridge}/ifalias")
+        return alias.exists() and alias.read_text().strip() == self.owner
+
     def close(self) -> None:
-        if self.subnet:
+        """Deletes the bridge, after the workers."""
+        if self.subnet and self.ours():
             run("link", "delete", self.bridge, check=False)
 
 
-def open_network(kind: str) -> Network:
+def open_network(kind: str, owner: str) -> Network:
     """A bridge on a free subnet. With `auto`, missing rights mean loopback; with `namespaces` they are an error."""
     if kind not in NETWORKS:
         raise ValueError(f"--network must be one of {', '.join(NETWORKS)}; got {kind!r}")
@@ -70,9 +86,10 @@ def open_network(kind: str) -> Network:
         return Network()
     if os.geteuid() == 0 and shutil.which("ip", path=_path()):
         for subnet in range(1, 255):
-            network = Network(subnet=subnet)
+            network = Network(subnet=subnet, owner=owner)
             # Creating the bridge claims the subnet: it fails when another cluster has it.
             if run("link", "add", network.bridge, "type", "bridge", check=False):
+                run("link", "set", network.bridge, "alias", owner)
                 run("addr", "add", f"{network.address(0)}/24", "dev", network.bridge)
                 run("link", "set", network.bridge, "up")
                 return network
