@@ -12,12 +12,13 @@ from torch import Tensor
 
 from distributed import checkpoints, loop, stream
 from distributed.board import Board
-from distributed.config import Config, flatten, override
+from distributed.config import Config, override
 from distributed.loop import Exchange, Run
 from distributed.scores import Scores, measure, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
+from model.expert_losses import expert_priors
 from model.guard import Validation
 from model.network import Network
 
@@ -119,7 +120,6 @@ class Recorder:
             return []
 
     def close(self, metrics: dict[str, Any]) -> None:
-        checkpoints.write_file(f"{self.job.out}/config.json", json.dumps(flatten(self.job.config), indent=1).encode())
         checkpoints.write_file(f"{self.job.out}/metrics.json", json.dumps(metrics, indent=1).encode())
         if self.board is not None:
             self.board.close(self.job.config, metrics)
@@ -133,8 +133,7 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
     if config.stage.kind != "none":
         second_stage(network, score_features(job, run, arrays), config)
     scores = score(network, val, run.device, run.exchange, kind)
-    fitted = calibration.fit(scores.logits_NEC, scores.labels_N, metric=config.inference.offsets) if config.inference.calibrate else None
-    fitted = fitted or Calibration.identity(scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off")
+    fitted = calibrate(scores, network, config)
     metrics: dict[str, Any] = {"val": judge(scores, network, fitted)}
     if job.test:
         test = open_split(job, "test", run.exchange, arrays)
@@ -148,6 +147,16 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         "calibration": fitted.reason,
     }
     return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N))
+
+
+def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
+    """Temperatures and decision offsets from validation rows, under the class prior that each expert speaks for."""
+    experts = scores.logits_NEC.shape[1]
+    if not config.inference.calibrate:
+        return Calibration.identity(experts, len(network.schema.classes), "calibration is off")
+    balanced = config.stage.kind in ("crt", "lws")  # their classifiers learned from class-balanced draws
+    priors_EC = None if balanced else expert_priors(network.counts_C.cpu(), config.loss, experts)
+    return calibration.fit(scores.logits_NEC, scores.labels_N, priors_EC, config.inference.offsets)
 
 
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,20 @@ if __package__ in (None, ""):
 
 from distributed import cli, config
 from distributed.config import Config
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C; the last finished epoch is saved."""
+
+
+def stop(number: int, frame: Any) -> None:
+    raise Stopped
+
+
+def catch_signals() -> None:
+    """Call it after ray.init, which takes SIGTERM for itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,18 +52,23 @@ def main(argv: list[str]) -> int:
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
     out = locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
-    settings = config.load(options.config, [*options.set, *shortcuts(options)])
+    from distributed import checkpoints
     from distributed.shards import read_manifest
 
     data = shards(options.data)
-    classes = read_manifest(data).schema.keep(config.words(settings.data.modalities)).classes
-    settings = claim(out, settings, options.resume, changed=bool(options.config or options.set))
+    schema = read_manifest(data).schema
+    settings = settle(out, options)
+    schema.keep(config.words(settings.data.modalities))
+    checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
     from distributed.console import results_table
     from distributed.runs import Job
 
     job = Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume)
-    metrics = alone(job) if in_process(settings) else together(job)
-    print(results_table(metrics, len(classes)))
+    try:
+        metrics = alone(job) if in_process(settings) else together(job)
+    except Stopped:
+        raise cli.Failure(f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume") from None
+    print(results_table(metrics, len(schema.classes)))
     print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0
@@ -74,26 +94,24 @@ def shards(data: str | None) -> str:
     return locate(data) if data else wafers.default_shards()
 
 
-def claim(out: str, settings: Config, resume: bool, changed: bool) -> Config:
-    """The settings of this run; refuses a folder in use, and a resume under other settings."""
+def settle(out: str, options: argparse.Namespace) -> Config:
+    """The settings of this run; refuses a folder in use, and a resume under settings other than scaling.*."""
     from distributed import checkpoints
 
+    sets = [*options.set, *shortcuts(options)]
     try:
         before = json.loads(checkpoints.read_file(f"{out}/config.json"))
     except FileNotFoundError:
-        before = None
-    if before is not None and not resume:
-        raise ValueError(f"--out must be a new folder, or add --resume to continue it; got {out}")
-    if before is None:
-        if resume:
+        if options.resume:
             print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
-        checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
-        return settings
-    earlier = config.override(Config(), before)
-    for name, value in config.flatten(settings).items() if changed else ():
+        return config.load(options.config, sets)
+    if not options.resume:
+        raise ValueError(f"--out must be a new folder, or add --resume to continue it; got {out}")
+    settings = config.load(options.config, sets, base=config.override(Config(), before))
+    for name, value in config.flatten(settings).items():
         if not name.startswith("scaling.") and value != before[name]:
             raise ValueError(f"a resumed run must keep its settings; {name} is {before[name]!r} there, got {value!r}")
-    return config.override(earlier, {k: v for k, v in config.flatten(settings).items() if k.startswith("scaling.")})
+    return settings
 
 
 def in_process(settings: Config) -> bool:
@@ -113,6 +131,7 @@ def alone(job: Any) -> dict[str, Any]:
     from distributed.console import EpochBar
 
     settings = job.config
+    catch_signals()
     try:
         with EpochBar(settings.optim.epochs) as bar:
             return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
@@ -126,12 +145,15 @@ def together(job: Any) -> dict[str, Any]:
     from distributed.console import EpochBar
 
     cli.start_ray()
+    catch_signals()
     finished = threading.Event()
     with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar:
         watcher = threading.Thread(target=watch, args=(job.out, bar, finished), daemon=True)
         watcher.start()
         try:
             worker.train_on_ray(job)
+        except worker.Failed as error:
+            raise cli.Failure(str(error)) from None
         finally:
             finished.set()
             watcher.join()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed.loop import Exchange
+from distributed.checkpoints import read_file, write_file
+from distributed.loop import Diverged, Exchange
+from distributed.shards import filesystem, is_uri
 from model.batch import Batch
 from model.network import Network
 from model.outputs import Outputs
+
+if TYPE_CHECKING:
+    from distributed.runs import Job
+
+FAILURE = "failure.txt"
+
+
+class Failed(RuntimeError):
+    """A run that ended for a reason that no restart would cure."""
 
 
 class Workers(Exchange):
@@ -83,38 +96,49 @@ def train_worker(job: dict[str, Any]) -> None:
 
     from distributed.runs import Job, execute
 
-    def report(metrics: dict[str, float]) -> None:
-        ray.train.report(metrics)
+    exchange = Workers()
+    given = Job(**job)
+    try:
+        execute(given, exchange=exchange, device=get_device(), progress=ray.train.report)
+    except Diverged as error:  # the same on every worker; trying again would only repeat it
+        if exchange.rank == 0:
+            write_file(f"{given.out}/{FAILURE}", str(error).encode())
 
-    execute(Job(**job), exchange=Workers(), device=get_device(), progress=report)
 
+def train_on_ray(job: Job) -> None:
+    """Starts N workers for the job and waits; a lost worker starts the group again from the last saved epoch.
 
-def train_on_ray(job: Any, *, name: str, storage: str, callbacks: list[Any] | None = None) -> None:
-    """Starts N workers for the job and waits; a lost worker starts the group again from the last saved state."""
-    import dataclasses
-
+    The states of a run are its own (checkpoints.States), the same alone, here and in a trial; Ray Train keeps none.
+    """
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from distributed.shards import filesystem
-
     scaling = job.config.scaling
-    files, path = filesystem(storage)
-    workers: Any = scaling.workers if not scaling.min_workers else (scaling.min_workers, scaling.workers)
+    workers: Any = (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
     elastic = {"elastic_resize_monitor_interval_s": 5.0} if scaling.min_workers else {}
+    files, folder = filesystem(f"{job.out}/ray")  # Ray Train's own notes; all nodes must see it, as they must see the run
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=dataclasses.asdict(job),
+        train_loop_config=dataclasses.asdict(
+            dataclasses.replace(job, resume=True)
+        ),  # resume: a group that starts again
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources, placement_strategy="SPREAD", **elastic
         ),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=path,
-            storage_filesystem=files,
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=folder,
+            storage_filesystem=files if is_uri(job.out) else None,
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
-            callbacks=callbacks or [],
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        files.delete_dir_contents(folder, missing_dir_ok=True)
+    try:
+        failure = read_file(f"{job.out}/{FAILURE}").decode()
+    except FileNotFoundError:
+        return
+    raise Failed(failure)

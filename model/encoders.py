@@ -6,6 +6,7 @@ Legend: B batch, C channels, N numeric, K categorical columns, D embedding.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +166,9 @@ def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.
     import rtdl_num_embeddings as rtdl
 
     if kind == "piecewise":
-        return rtdl.PiecewiseLinearEmbeddings([bin_edges(c) for c in columns], size, activation=False, version="B")  # type: ignore[no-any-return]
+        with warnings.catch_warnings():  # a column with a single bin is embedded linearly, as it should be
+            warnings.filterwarnings("ignore", message=".*just two bin edges")
+            return rtdl.PiecewiseLinearEmbeddings([bin_edges(c) for c in columns], size, activation=False, version="B")  # type: ignore[no-any-return]
     if kind == "periodic":
         return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
     return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]

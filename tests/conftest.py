@@ -43,3 +43,12 @@ def ray_local() -> Iterator[None]:
             ray.shutdown()
     else:
         yield
+
+
+@pytest.fixture(scope="session")
+def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """600 small wafers, ingested as a user's table would be."""
+    out = tmp_path_factory.mktemp("shards") / "wafers"
+    done = run_command("distributed/wafers.py", "--rows", "600", "--imbalance", "20", "--size", "16", "--shards", str(out))
+    assert done.returncode == 0, done.stderr
+    return str(out)

@@ -1,0 +1,205 @@
+"""train.py as a user runs it: what it leaves behind, and what happens when processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, run_command
+
+TINY = ["dim=16", "image.width=8", "table.width=16", "experts.hidden=16", "data.max_rows=300", "optim.epochs=4"]
+ENDLESS = [*TINY[:-1], "optim.epochs=500"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoint" / "model.pt", weights_only=True)["network"]
+
+
+def begin(shards: str, run: Path, *more: str, mark: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "distributed/train.py"), "--data", shards, "--out", str(run), *more]
+    environment = {**os.environ, "LONGTAIL_TEST_MARK": mark}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def epochs(run: Path) -> int:
+    try:
+        return len(json.loads((run / "history.json").read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
+
+
+def wait_for_epochs(run: Path, count: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while epochs(run) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit, f"{epochs(run)} epochs after {seconds} s"
+        time.sleep(0.1)
+
+
+def marked(mark: str, title: str) -> list[int]:
+    """Processes that carry the mark in their environment and the title on their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if title in (folder / "cmdline").read_text() and f"LONGTAIL_TEST_MARK={mark}" in (folder / "environ").read_text():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs that nothing disturbed."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--set", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "balanced accuracy" in done.stdout
+    assert "epoch 4/4" in done.stderr
+    return run
+
+
+def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
+    metrics = json.loads((whole / "metrics.json").read_text())
+    for split in ("val", "test"):
+        found = metrics[split]
+        assert 0 < found["balanced_accuracy"] <= 1
+        assert abs(found["weight/map"] + found["weight/table"] - 1) < 1e-5 or found["weight/map"] + found["weight/table"] < 1
+        assert {"macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "ece", "nll", "brier"} <= set(found)
+    assert metrics["train_seconds"] > 0
+    assert metrics["rows_per_second"] > 0
+    assert json.loads((whole / "config.json").read_text())["optim.epochs"] == 4
+    assert len(list(whole.glob("events.*"))) == 1
+
+
+def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(whole: Path) -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None; sys.path.insert(0, sys.argv[1])\n"
+        "from distributed import checkpoints\n"
+        "c = checkpoints.load(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(whole)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "near-full" in done.stdout
+
+
+def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(whole: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole))
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "loss/total",
+        "loss/classification",
+        "loss/auxiliary",
+        "loss/confidence",
+        "val/balanced_accuracy",
+        "speed/learning_rate",
+    } <= set(tags["scalars"])
+    assert {"val_recall/none", "weight/map", "confidence/table", "speed/rows_per_second", "final/test/balanced_accuracy"} <= set(
+        tags["scalars"]
+    )
+    assert "val_confusion" in tags["images"]
+    assert any(t.startswith("weight_many/") for t in tags["histograms"])
+    assert any(t.startswith("confidence_") for t in tags["histograms"])
+    assert [e.step for e in events.Scalars("val/balanced_accuracy")] == [1, 2, 3, 4]
+    assert "custom_scalars__config__" in tags["tensors"]
+
+
+def test_killed_driver_resumes_to_the_same_weights(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    slow = begin(wafer_shards, run, "--set", *TINY)
+    wait_for_epochs(run, 2, slow)
+    slow.kill()
+    slow.wait()
+    resumed = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(run)[name], value), name
+
+
+def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_shards: str, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    process = begin(wafer_shards, run, "--set", *ENDLESS)
+    wait_for_epochs(run, 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    newest, before = sorted((run / "state").glob("*.pt"), reverse=True)[:2]
+    newest.write_bytes(newest.read_bytes()[:5000])
+    again = begin(wafer_shards, run, "--resume")
+    kept = int(before.name.split("-")[1])
+    wait_for_epochs(run, kept + 2, again)
+    again.send_signal(signal.SIGTERM)
+    _, said = again.communicate(timeout=60)
+    assert f"{newest.name} is damaged" in said
+    assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 2] == list(range(1, kept + 3))
+
+
+def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) -> None:
+    done = run_command(
+        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--set", *TINY, "optim.lr=1e30", "optim.clip=0"
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "is not finite at step" in last
+    assert "the loss term" in last
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--resume"], "--resume needs --out"),
+        (["--set", "optim.epochs"], "--set takes KEY=VALUE"),
+        (["--data", "nowhere"], "a SHARDS folder must exist"),
+        (["--set", "data.modalities=picture"], "a modality must be one of the data set's: map, table; got picture"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, tmp_path: Path) -> None:
+    data = [] if "--data" in words else ["--data", wafer_shards]
+    out = [] if "--resume" in words else ["--out", str(tmp_path / "r")]
+    done = run_command("distributed/train.py", *data, *out, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: str) -> None:
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole))
+    assert (done.returncode, "add --resume" in done.stderr) == (2, True)
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole), "--resume", "--set", "dim=32")
+    assert (done.returncode, "dim is 16 there, got 32" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+    run, mark = tmp_path / "two", uuid.uuid4().hex
+    process = begin(wafer_shards, run, "--workers", "2", "--set", *TINY, mark=mark)
+    wait_for_epochs(run, 1, process, 240)
+    victims = marked(mark, "RayTrainWorker")
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    alone, two = (json.loads((r / "metrics.json").read_text()) for r in (whole, run))
+    assert two["epochs"] == 4
+    assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
+    for name, value in weights(whole).items():
+        assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
+    limit = time.monotonic() + 30
+    while marked(mark, "ray::") and time.monotonic() < limit:
+        time.sleep(0.5)
+    assert not marked(mark, "ray::")
