@@ -1,0 +1,116 @@
+"""Shards of another ingest in a checkpoint's terms: classes and categories matched by name, columns by name, everything else refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distributed.decode import Arrays, empty
+from model.schema import Schema, Table
+
+Lookup = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How to read one SHARDS folder for one checkpoint."""
+
+    model: Schema  # what the network takes
+    read: Schema  # what to decode: the network's modalities that the shards have
+    labels_C: Lookup  # the network's class of every class of the shards, -1 where it has none; a -1 more at the end, for no label
+    categories: dict[str, list[Lookup]]  # for each table and column: the network's id of every id of the shards, from -1 (missing) on
+    strangers: tuple[str, ...]  # classes of the shards that the network does not know
+    notes: tuple[str, ...]
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return tuple(name for name in self.model.modalities if name not in self.read.modalities)
+
+    def labels(self, labels_B: NDArray[Any]) -> Lookup:
+        return self.labels_C[labels_B]
+
+    def apply(self, arrays: Arrays) -> Arrays:
+        """Arrays decoded by `read` as the network takes them; a modality that the shards lack is there, and absent in every row."""
+        rows = len(arrays["labels"])
+        found = {**arrays, "labels": self.labels(arrays["labels"])}
+        for name, lookups in self.categories.items():
+            ids_BK = arrays[f"categories/{name}"]
+            found[f"categories/{name}"] = np.stack([lookup[ids_BK[:, k] + 1] for k, lookup in enumerate(lookups)], axis=1)
+        if not self.absent:
+            return found
+        blank = empty(self.model, rows)
+        for name, values in blank.items():
+            if name not in found:
+                values[...] = {"f": np.nan, "i": -1}.get(values.dtype.kind, 0)
+                found[name] = values
+        found["present"] = np.zeros((rows, len(self.model.modalities)), dtype=bool)
+        for m, name in enumerate(self.read.modalities):
+            found["present"][:, self.model.modalities.index(name)] = arrays["present"][:, m]
+        return found
+
+
+def match(data: Schema, model: Schema) -> Match:
+    """Compares what the shards hold with what the network takes; one error names the first thing that cannot be matched."""
+    notes = [f"the shards have no {name}: absent in every row" for name in model.modalities if name not in data.modalities]
+    kept = tuple(name for name in model.modalities if name in data.modalities)
+    if not kept:
+        raise ValueError(
+            f"--data must have a modality of the checkpoint ({', '.join(model.modalities)}); it has {', '.join(data.modalities) or 'none'}"
+        )
+    images, tables = {m.name: m for m in data.images}, {m.name: m for m in data.tables}
+    for wanted in model.images:
+        if wanted.name in tables:
+            raise ValueError(f"modality {wanted.name!r} must be an image, as in the checkpoint; it is a table in --data")
+        there = images.get(wanted.name)
+        if there and (there.height, there.width, there.channels) != (wanted.height, wanted.width, wanted.channels):
+            sizes = [f"{m.height}x{m.width} with {m.channels} channel(s)" for m in (wanted, there)]
+            raise ValueError(f"images of {wanted.name!r} must be {sizes[0]}, as in the checkpoint; --data has {sizes[1]}: ingest it so")
+    categories = {}
+    for table in model.tables:
+        if table.name in images:
+            raise ValueError(f"modality {table.name!r} must be a table, as in the checkpoint; it is an image in --data")
+        if table.name in tables:
+            lookups, changed = _columns(tables[table.name], table)
+            if changed:
+                categories[table.name] = lookups
+                notes.append(f"categories of {table.name} matched by value: {', '.join(changed)}")
+    places = {name: c for c, name in enumerate(model.classes)}
+    labels_C = np.array([*(places.get(name, -1) for name in data.classes), -1], dtype=np.int32)
+    strangers = tuple(name for name in data.classes if name not in places)
+    if len(strangers) == len(data.classes):
+        raise ValueError(f"--data must have a class of the checkpoint ({', '.join(model.classes)}); it has {', '.join(data.classes)}")
+    if data.classes != model.classes and not strangers:
+        notes.append("classes are numbered otherwise in the shards: matched by name")
+    return Match(model, model.keep(kept), labels_C, categories, strangers, tuple(notes))
+
+
+def _columns(there: Table, wanted: Table) -> tuple[list[Lookup], list[str]]:
+    """Lookups of a table's categorical columns, and the names of those whose ids differ."""
+    kinds = [{**{c.name: "numeric" for c in t.numeric}, **{c.name: "categorical" for c in t.categorical}} for t in (there, wanted)]
+    lacking = [name for name in kinds[1] if name not in kinds[0]]
+    if lacking:
+        raise ValueError(f"table {wanted.name!r} must have all columns of the checkpoint; --data lacks {', '.join(lacking)}")
+    for name, kind in kinds[1].items():
+        if kinds[0][name] != kind:
+            raise ValueError(
+                f"column {name!r} must be {kind}, as in the checkpoint; it is {kinds[0][name]} in --data (ingest with --{kind})"
+            )
+    vocabularies = {c.name: c.vocabulary for c in there.categorical}
+    lookups, changed = [], []
+    for column in wanted.categorical:
+        ids = {value: i for i, value in enumerate(column.vocabulary)}
+        unseen = len(column.vocabulary)
+        lookups.append(np.array([-1, *(ids.get(v, unseen) for v in vocabularies[column.name]), unseen], dtype=np.int32))
+        if vocabularies[column.name] != column.vocabulary:
+            changed.append(column.name)
+    return lookups, changed
+
+
+def narrowed(schema: Schema, plain: dict[str, Any], kept: Schema) -> tuple[Schema, dict[str, Any]]:
+    """A manifest's schema and `prepare` with only the modalities that a network takes."""
+    images = [image for image in plain.get("images", ()) if image["name"] in kept.modalities]
+    return dataclasses.replace(schema.keep(kept.modalities), classes=kept.classes), {**plain, "images": images}

@@ -1,0 +1,220 @@
+"""ENTRY: predictions for new rows, of shards or straight from a table and its images, through a pool of model actors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from distributed import cli
+from distributed.config import AGGREGATIONS
+from distributed.shards import REJECTED, SPLITS, filesystem, is_uri, join
+
+if TYPE_CHECKING:
+    from distributed.checkpoints import Checkpoint
+    from distributed.inference import Weighing
+    from distributed.prediction import Outcome
+    from distributed.prediction_input import Rows
+
+SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
+SUMMARY = "summary.json"
+PARTS = "predictions"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="predict.py", description=__doc__, allow_abbrev=False)
+    add = made.add_argument
+    add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
+    add("--data", required=True, metavar="SHARDS|T", help="shards, or a CSV or Parquet table (or a folder of them); a path or a URI")
+    add(
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COL[=DIR]",
+        help="folder of the paths in an image column of a table (default: the table's folder)",
+    )
+    add("--out", required=True, metavar="DIR", help="new folder or URI: predictions/*.parquet, summary.json, rejected.parquet")
+    add("--concurrency", type=int, metavar="N", help=f"model actors (default: none up to {SMALL_ROWS:,} rows, else one a CPU or GPU share)")
+    add("--gpus-per-actor", type=float, default=0.0, metavar="G", help="GPUs a model actor, fractions allowed (default: 0)")
+    add("--aggregation", choices=AGGREGATIONS, help="how experts are weighed; estimates come first, from a sample of the rows "
+        "(default: the run's inference.aggregation)")  # fmt: skip
+    add("--prior", default="", metavar="F.json", help="known class prior of the rows, {class: weight} (default: none)")
+    add("--abstain", type=float, default=0.0, metavar="P", help="no class for rows whose best probability is below P (default: 0, never)")
+    add("--split", default="all", choices=("all", *SPLITS), help="of shards (default: all)")
+    add("--batch-size", type=int, default=0, metavar="N", help="rows of a batch (default: the run's inference.batch_size)")
+    add("--encoding", default="utf-8", help="text encoding of a CSV table (default: utf-8)")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    check(options)
+    out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
+    claim(out)
+    from distributed import checkpoints, prediction, prediction_input
+
+    content = checkpoints.find(options.checkpoint)
+    checkpoint = checkpoints.parse(content, options.checkpoint)
+    batch_size = options.batch_size or checkpoint.config.inference.batch_size
+    images = dict(word.partition("=")[::2] for word in options.image)
+    rows, notes = prediction_input.open_rows(
+        checkpoint, options.data, images=images, split=options.split, batch_size=batch_size, encoding=options.encoding
+    )
+    started = time.perf_counter()
+    weighing, facts = decide(checkpoint, rows, options, batch_size)
+    recipe = prediction.Recipe(rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor)
+    waves, total = prediction_input.Counted(rows), prediction.Outcome()
+    if pooled(rows, options):
+        actors = pool_size(options)
+        outcomes = prediction.in_pool(content, recipe, waves.of(actors), actors)
+    else:
+        outcomes = prediction.in_process(checkpoint, recipe, waves.of(1))
+    gather(outcomes, total, waves)
+    seconds = time.perf_counter() - started
+    if total.rows != waves.rows or total.rows != total.predicted + len(total.refused):
+        raise cli.Failure(
+            f"{waves.rows} rows were read, {total.predicted} predicted and {len(total.refused)} refused: some are lost in {out}"
+        )
+    told = summary(checkpoint, total, notes, seconds, options) | facts
+    write(out, told, total)
+    print(describe(told, out))
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Errors of the command line that need no look at the data."""
+    if not 0 <= options.abstain <= 1:
+        raise ValueError(f"--abstain must be a probability from 0 to 1; got {options.abstain:g}")
+    if options.concurrency is not None and options.concurrency < 1:
+        raise ValueError(f"--concurrency must be at least 1; got {options.concurrency}")
+    for name in ("batch_size", "gpus_per_actor"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(options, name)}")
+
+
+def claim(out: str) -> None:
+    """Refuses a folder that holds something else; what a broken run left is removed."""
+    from pyarrow.fs import FileSelector
+
+    system, path = filesystem(out)
+    found = system.get_file_info(FileSelector(path, allow_not_found=True))
+    left = [f for f in found if f.base_name != "predictions"]
+    if left:
+        raise ValueError(f"--out must be a new or empty folder; {out} holds {left[0].base_name}")
+    if found:
+        system.delete_dir(join(path, "predictions"))
+
+
+def decide(checkpoint: Checkpoint, rows: Rows, options: argparse.Namespace, batch_size: int) -> tuple[Weighing, dict[str, Any]]:
+    """How the experts are weighed, the same for every row; estimated on a sample of them where the method says so."""
+    from distributed import inference, prediction
+    from distributed.inference import Weighing
+
+    classes, experts = checkpoint.network.schema.classes, inference.experts(checkpoint)
+    method = inference.method_of(options.aggregation or "", options.prior, checkpoint.config.inference.aggregation)
+    if method in ("uniform", "given"):
+        prior = tuple(inference.read_prior(options.prior, classes).tolist()) if method == "given" else ()
+        return Weighing((1 / experts,) * experts, prior), {"aggregation": method}
+    device = inference.pick_device(options.gpus_per_actor)
+    source = prediction.sample(checkpoint, rows, batch_size)
+    logits_NEC = inference.score(checkpoint, source, device).logits_NEC
+    found = inference.weigh(checkpoint, method, logits_NEC, source, device)
+    facts = inference.facts_of(found, method) | {"aggregation/rows": float(len(logits_NEC))}
+    if found.prior_C is not None:
+        facts |= {f"prior/{name}": float(p) for name, p in zip(classes, found.prior_C, strict=True)}
+    return Weighing.of(found), facts
+
+
+def pooled(rows: Rows, options: argparse.Namespace) -> bool:
+    """Whether the rows are worth a pool of actors."""
+    if options.concurrency is not None and options.concurrency > 1:
+        return True
+    waves = rows.waves(1)
+    large = next(waves).rows > SMALL_ROWS or next(waves, None) is not None
+    return large and (options.concurrency is None or bool(os.environ.get("RAY_ADDRESS")) or cli.in_job())
+
+
+def pool_size(options: argparse.Namespace) -> int:
+    """Actors of the pool: as asked, else what the cluster has room for."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray tells users of an issue with its own actor pools at every start
+    cli.start_ray()
+    signal.signal(signal.SIGTERM, _interrupt)
+    import ray
+
+    there = ray.cluster_resources()
+    share = options.gpus_per_actor
+    if share and there.get("GPU", 0) < share:
+        raise ValueError(f"--gpus-per-actor must be at most what a machine of the cluster has ({there.get('GPU', 0):g}); got {share:g}")
+    room = there["GPU"] / share if share else there.get("CPU", 1)
+    return int(options.concurrency or max(1, room))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
+    with cli.progress("predicting", waves.expected) as advance:
+        for outcome in outcomes:
+            total.add(outcome)
+            advance(outcome.rows)
+
+
+def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+    """One flat object, like that of evaluate.py --json."""
+    schema = checkpoint.network.schema
+    found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
+    found |= {"rows": total.rows, "predicted": total.predicted, "rejected": len(total.refused), "abstained": total.abstained}
+    found |= {"seconds": seconds, "rows_per_second": total.rows / max(seconds, 1e-9)}
+    found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
+    found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
+    return found | {"notes": notes}
+
+
+def write(out: str, told: dict[str, Any], total: Outcome) -> None:
+    """The refused rows, and the summary last: it says that the folder is whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from distributed.checkpoints import write_file
+
+    if total.refused:
+        system, path = filesystem(join(out, REJECTED))
+        columns = zip(*total.refused, strict=True)
+        pq.write_table(pa.table(dict(zip(("id", "reason"), map(list, columns)))), path, filesystem=system)
+    write_file(join(out, SUMMARY), json.dumps(told, indent=1, allow_nan=False).encode())
+
+
+def describe(told: dict[str, Any], out: str) -> str:
+    """What a person reads at the end."""
+    from distributed.tables import Table, to_text
+
+    rate = f"{told['rows_per_second']:,.0f} rows/s"
+    lines = [f"predicted   {told['predicted']:,} of {told['rows']:,} rows in {told['seconds']:.1f} s ({rate})"]
+    if told["rejected"]:
+        lines.append(f"rejected    {told['rejected']:,}: {join(out, REJECTED)}")
+    if told["abstain"]:
+        lines.append(f"abstained   {told['abstained']:,}: best probability below {told['abstain']:g}")
+    method = told["aggregation"]
+    refused = f"; {told['aggregation/asked']} was refused ({told['aggregation/reason']})" if told.get("aggregation/fell_back") else ""
+    lines.append(f"experts     {'known prior' if method == 'given' else method + ' weights'}{refused}")
+    counts = {name[5:]: n for name, n in told.items() if name.startswith("rows/")}
+    share = max(1, sum(counts.values()))
+    table = Table(columns=("class", "rows", "%"), rows=[(name, f"{n:,}", f"{100 * n / share:.1f}") for name, n in counts.items()])
+    weights = [f"fusion weight {name[7:]}: {value:.2f}" for name, value in told.items() if name.startswith("weight/")]
+    notes = [f"note: {text}" for text in told["notes"]]
+    return "\n".join([*lines, "", to_text(table), "", *weights, *notes, "", f"written     {join(out, 'predictions')}/*.parquet"])
+
+
+if __name__ == "__main__":
+    cli.run(main)
