@@ -21,6 +21,7 @@ FITS = ("pad", "crop", "stretch")
 MAX_PIXELS = 64_000_000
 FULL_RANGE = (0.0, 65535.0)
 ORIENTATION = 0x0112  # the EXIF tag
+GREYS = np.arange(256, dtype=np.int64)
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
 
 
@@ -105,7 +106,10 @@ class Folder:
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
     """A decoded, upright image. `about`: a side length that suffices, so that large JPEGs are decoded at a fraction of their size."""
-    image = _open(data, max_pixels)
+    return _load(_open(data, max_pixels), about)
+
+
+def _load(image: Image.Image, about: int) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -211,23 +215,17 @@ def fit_to(image: Image.Image, height: int, width: int, fit: str) -> Image.Image
 
 def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     """Bytes of any accepted image as bytes of the modality's size and mode. Bytes that already fit are kept as they are."""
-    raw = decode(data, spec.max_pixels, about=max(spec.height, spec.width))
+    opened = _open(data, spec.max_pixels)
+    stored = (opened.size, opened.mode, orientation(opened))  # of the file: loading may shrink, convert or turn the image
+    raw = _load(opened, max(spec.height, spec.width))
     image = to_mode(raw, spec.channels, spec.window)
     digest = hashlib.blake2b(image.tobytes(), digest_size=8, key=repr(image.size).encode()).digest()
     fitted = fit_to(image, spec.height, spec.width, spec.fit)
-    pixels = np.asarray(fitted, dtype=np.uint8).reshape(-1, spec.channels).astype(np.int64)
-    sums = (*pixels.sum(axis=0).tolist(), *(pixels * pixels).sum(axis=0).tolist())
-    keeps = fitted is raw and _stored_so(data, raw)
+    counts = np.array(fitted.histogram(), dtype=np.int64).reshape(spec.channels, 256)
+    sums = (*(counts @ GREYS).tolist(), *(counts @ GREYS**2).tolist())
+    keeps = fitted is raw and raw.format in ("JPEG", "PNG") and stored == (raw.size, raw.mode, 1)
     encoded = data if keeps else encode(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
     return Prepared(encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw))
-
-
-def _stored_so(data: bytes, image: Image.Image) -> bool:
-    """Whether the file itself, by its header, is a JPEG or PNG of the decoded image's size and mode, upright."""
-    if image.format not in ("JPEG", "PNG"):
-        return False
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as stored:
-        return stored.size == image.size and stored.mode == image.mode and orientation(stored) == 1
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

@@ -25,7 +25,8 @@ PART_BYTES = 32 << 20
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="ingest.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    found = cli.Parser(prog="ingest.py", description=__doc__, formatter_class=shape, allow_abbrev=False)
     add = found.add_argument
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COL"}
     add("--table", required=True, help="CSV or Parquet: a file, a folder of them, or a URI (s3://, gs://)")

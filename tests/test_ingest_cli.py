@@ -22,7 +22,7 @@ def ended(body: str) -> subprocess.CompletedProcess[str]:
     [
         ("return 0", 0, ""),
         ("return 1", 1, ""),
-        ("raise ValueError('a rule;\\\\n got 3')", 2, "error: a rule; got 3\n"),
+        ("raise ValueError('a rule;\\n got 3')", 2, "error: a rule; got 3\n"),
         ("raise cli.Failure('the disk is full')", 1, "error: the disk is full\n"),
         ("raise KeyboardInterrupt", 130, "error: interrupted\n"),
     ],
@@ -54,7 +54,8 @@ def test_help_names_the_options_without_importing_the_heavy_libraries() -> None:
         "--window",
     ):
         assert option in done.stdout
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distributed import ingest; print(not {{'ray', 'torch', 'pandas', 'pyarrow'}} & set(sys.modules))"
+    heavy = "{'ray', 'torch', 'pandas', 'pyarrow'}"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distributed import ingest; print(not {heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
