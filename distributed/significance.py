@@ -6,6 +6,7 @@ the rows. Nothing is NaN: a number that cannot be computed is None and `reason` 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -95,25 +96,32 @@ def _spread(values: np.ndarray) -> float:
     return 0.0 if sd <= SAME * max(1e-300, float(np.abs(values).max())) else sd
 
 
-def interval(values: Sequence[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+def interval(values: Sequence[float] | np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
     """Expanded percentile bootstrap interval of the mean (Hesterberg 2015, section 5.3).
 
     The plain percentile interval of few values is too narrow, by sqrt((n - 1) / n) and for want of a t quantile; this one takes more
     extreme percentiles to make up for both. Up to 5 values every resample is enumerated, beyond that they are drawn with a fixed seed.
     """
-    from scipy import stats
+    return _interval(tuple(sorted(float(v) for v in values)), confidence)
 
-    ordered = np.sort(np.asarray(values, dtype=float))
-    n = len(ordered)
-    assert n > 1, "an interval needs two values"
-    if n <= 5:
-        picks = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        picks = np.random.default_rng(0).integers(0, n, size=(resamples, n))
-    means = ordered[picks].mean(axis=1)
-    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
-    low, high = np.quantile(means, [tail, 1 - tail])
+
+@functools.lru_cache(maxsize=4096)
+def _interval(ordered: tuple[float, ...], confidence: float) -> tuple[float, float]:
+    assert len(ordered) > 1, "an interval needs two values"
+    picks, tail = _resamples(len(ordered), confidence)
+    means = np.sort(np.array(ordered)[picks].mean(axis=1))
+    places = np.array([tail, 1 - tail]) * (len(means) - 1)
+    low, high = np.interp(places, np.arange(len(means)), means)
     return float(low), float(high)
+
+
+@functools.lru_cache
+def _resamples(n: int, confidence: float) -> tuple[np.ndarray, float]:
+    """Which values each resample takes, and the share of resamples that lie below the interval."""
+    from scipy import special, stats
+
+    picks = np.array(list(itertools.product(range(n), repeat=n))) if n <= 5 else np.random.default_rng(0).integers(0, n, size=(10_000, n))
+    return picks, float(special.ndtr(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))
 
 
 def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = "") -> Comparison:
@@ -230,9 +238,8 @@ def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "p
         return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
     if c.t_holm is None or c.low is None or c.high is None:
         return f"{c.name} against {c.reference} in {metric}: {gap}, and nothing can be said about chance ({c.reason})."
-    figures = (
-        f"{gap}, 95 % interval {c.low * scale:+.{_digits(scale)}f} to {c.high * scale:+.{_digits(scale)}f}, {c.n} seeds, {probability(c)}"
-    )
+    low, high = (signed(v * scale, _digits(scale)) for v in (c.low, c.high))
+    figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {probability(c)}"
     if c.verdict == "noise":
         crossed = c.low <= 0 <= c.high
         why = (
@@ -249,13 +256,12 @@ def helps(what: str, c: Comparison, metric: str, *, scale: float = 100.0, unit: 
     """The plain answer to `does it help?`, then the comparison behind it."""
     detail = in_words(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
     good = (c.verdict == "higher") != lower_is_better
-    verb, does = ("help", "do") if what.endswith("s") else ("helps", "does")
-    decided = f"{what} {verb} here" if good else f"{what} {does} harm here"
+    decided = f"{what} {'helps' if good else 'does harm'} here"
     answer = {
         "higher": decided,
         "lower": decided,
-        "equal": f"{what} {does} not help here",
-        "noise": f"{what} {does} not help here as far as {c.n} seeds can show",
+        "equal": f"{what} does not help here",
+        "noise": f"{what} does not help here as far as {c.n} seeds can show",
         "untested": f"{what}: not tested",
     }[c.verdict]
     return f"{answer[0].upper()}{answer[1:]}: {detail}"

@@ -17,7 +17,7 @@ from distributed.study import Study
 from distributed.study_stats import View, name_of
 from distributed.tables import Table
 
-MOST_LINES = 24
+MOST_LINES = 20
 METHOD = (
     "Every number is of the test split; epochs, temperatures and thresholds were chosen on validation. Seeds vary weights, order and "
     "augmentation on one fixed split, so intervals and tests speak of training chance on this split, not of new data.",
@@ -40,13 +40,13 @@ def write(
         ("csv", tables.to_csv(main)),
     ):
         _put(folder, f"table.{ending}", content)
-    sections = build(study, plans, seen, rows, command)
+    sections = build(study, plans, seen, main, rows, command)
     missing = _pictures(folder, sections) if pictures and not is_uri(folder) else ""
     title = f"Study: {study.title}"
     lead = f"{', '.join(plans)}; {len(rows)} of {sum(len(p.cells) for p in plans.values())} cells finished or failed."
     _put(folder, "report.html", report.to_html(title, sections, lead=lead))
     _put(folder, "report.md", report.to_markdown(title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)))
-    return join(folder, "report.html"), tables.to_text(_short(study, seen)), missing
+    return join(folder, "report.html"), tables.to_text(_short(main)), missing
 
 
 def _put(folder: str, name: str, content: str) -> None:
@@ -76,14 +76,13 @@ def main_table(study: Study, seen: Sequence[View]) -> Table:
     return replace(base, columns=columns, rows=rows)
 
 
-def _short(study: Study, seen: Sequence[View]) -> Table:
+def _short(main: Table) -> Table:
     """What fits on a terminal: the first columns of the main table."""
-    main = main_table(study, seen)
     last = main.columns.index("seeds") + 7
     return replace(main, columns=main.columns[:last], rows=[row[:last] for row in main.rows])
 
 
-def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], rows: Sequence[Row], command: str) -> list[Section]:
+def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: Table, rows: Sequence[Row], command: str) -> list[Section]:
     if not seen:
         waiting = Text("No cell has finished yet.")
         return [
@@ -97,7 +96,7 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], rows: S
     tail = [] if study.tail == study.metric else [study.tail]
     return [
         Section("What is shown", _shown(study, plans, [*seen, *means])),
-        Section("Results", [main_table(study, seen), *study_figures.score_figures(study, seen)]),
+        Section("Results", [main, *study_figures.score_figures(study, seen)]),
         Section("Against the reference", [b for m in (study.metric, *tail) for b in _against(study, seen, m)]),
         Section("Over data sets", over_sets),
         Section("Along the conditions", study_figures.axis_figures(study, plans, seen)),
@@ -108,18 +107,19 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], rows: S
 
 
 def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[report.Block]:
-    """The question, the claims, then who differs from the reference: a sentence each where few, a line a condition where many."""
-    claims = study_stats.claim_lines(study, plans, seen)
-    tail = [] if study.tail == study.metric else [study.tail]
-    lines = [line for m in (study.metric, *tail) for v in seen for line in study_stats.comparison_lines(v, m)]
-    if len(lines) > MOST_LINES or len({v.data for v in seen}) > 1 or len(seen) > 1:
-        lines = [line for m in (study.metric, *tail) for line in study_stats.summary_lines(seen, m)]
+    """The question, what its claims came to, then who differs from the reference, a line a data set and condition where these are few."""
+    lines, limits = study_stats.answers(study, plans, seen)
+    metrics = dict.fromkeys((study.metric, study.tail))
+    against = [line for m in metrics for line in study_stats.summary_lines(seen, m)]
+    if len(against) > MOST_LINES:
+        against = []
     seeds = min((s.n for v in seen for s in v.means(study.metric).values()), default=0)
     note = floor_note(seeds) if seeds else ""
     return [
         *([Text(study.question)] if study.question else []),
-        *([Bullets(claims)] if claims else []),
-        *([Heading(f"Against {study.reference}"), Bullets(lines)] if lines else []),
+        *([Bullets(lines)] if lines else []),
+        *([limits] if limits else []),
+        *([Heading(f"Against {study.reference}"), Bullets(against)] if against else []),
         *([Text(note)] if note else []),
     ]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from distributed.cells import PLACE, Plan, fill
 from distributed.results import Row
-from distributed.significance import Comparison, Summary, compare, helps, in_words, paired, signed, summarise
+from distributed.significance import Comparison, Summary, compare, helps, paired, signed, summarise
 from distributed.study import Claim, Study
-from distributed.tables import Cell, Table, number
+from distributed.tables import Cell, Table
 
 LOWER_IS_BETTER = ("ece", "classwise_ece", "nll", "brier", "train_seconds")
 SHARES = ("accuracy", "recall", "f1", "g_mean", "auroc", "auprc")
@@ -38,6 +39,10 @@ def in_percent(metric: str) -> bool:
 def scale_of(metric: str) -> tuple[float, str]:
     """What a difference is multiplied by, and its unit."""
     return (100.0, "points") if in_percent(metric) else (1.0, "")
+
+
+def digits_of(metric: str) -> int:
+    return 1 if in_percent(metric) else 3
 
 
 def shown(metric: str, value: float) -> str:
@@ -154,7 +159,7 @@ def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> Cell | Non
 def gap_columns(seen: Sequence[View], metric: str) -> tuple[tuple[str, str], list[list[Cell | None]]]:
     """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
     scale, _ = scale_of(metric)
-    digits = 1 if scale == 100 else 3
+    digits = digits_of(metric)
     rows: list[list[Cell | None]] = []
     for view in seen:
         found = {c.name: c for c in view.comparisons(metric)}
@@ -177,9 +182,9 @@ def _p_cell(p: float | None) -> Cell | None:
 def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
     """Each variant against the reference: difference, interval, effect, both tests before and after Holm's correction, the verdict."""
     scale, _ = scale_of(metric)
-    digits = 1 if scale == 100 else 3
+    digits = digits_of(metric)
     labels = _place_columns(seen)
-    head = [*labels, "variant", "difference", "95 % interval", "Hedges g", "t p", "Holm", "Wilcoxon p", "Holm ", "shown"]
+    head = [*labels, "variant", "difference", "95 % interval", "shown", "Hedges g", "t p", "Holm", "Wilcoxon p", "Holm "]
     rows = []
     for view in seen:
         for c in view.comparisons(metric):
@@ -188,7 +193,7 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
             between = None if low is None else f"{low} to {high}"
             p_values = [_p_cell(p) for p in (c.t_p, c.t_holm, c.wilcoxon_p, c.wilcoxon_holm)]
             effect = None if c.effect is None else Cell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
-            rows.append([*_place_cells(view, labels), c.name, gap, between, effect, *p_values, verdict(c, metric)])
+            rows.append([*_place_cells(view, labels), c.name, gap, between, verdict(c, metric), effect, *p_values])
     return Table(columns=tuple(head), rows=rows, caption=caption)
 
 
@@ -205,40 +210,43 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
         groups: dict[str, list[str]] = {}
         for c in view.comparisons(metric):
             kind = verdict(c, metric).split(":")[0]
-            size = (
-                ""
-                if c.difference is None or kind == "equal"
-                else f" ({signed(c.difference * scale_of(metric)[0], 1 if in_percent(metric) else 3)})"
-            )
-            groups.setdefault(kind, []).append(f"{c.name}{size}")
-        said = "; ".join(
-            f"{kind}: {', '.join(groups[kind])}"
-            for kind in ("better", "worse", "inside the noise", "equal", "not tested")
-            if kind in groups
-        )
+            gap = "" if c.difference is None or kind == "equal" else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+            groups.setdefault(kind, []).append(f"{c.name}{gap}")
+        order = ("better", "worse", "inside the noise", "equal", "not tested")
+        said = "; ".join(f"{kind}: {', '.join(groups[kind])}" for kind in order if kind in groups)
         if said:
-            lines.append(f"{view.data}, {view.condition}, {name_of(metric)} against {view.study.reference}: {said}.")
+            lines.append(f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}.")
     return lines
 
 
-def comparison_lines(view: View, metric: str) -> list[str]:
-    scale, unit = scale_of(metric)
-    options = {"scale": scale, "unit": unit, "lower_is_better": metric in LOWER_IS_BETTER}
-    return [in_words(c, name_of(metric), **options) for c in view.comparisons(metric)]  # type: ignore[arg-type]
+def _where(view: View, seen: Sequence[View]) -> str:
+    """Data set and condition, as far as they vary."""
+    words = ", ".join(_place_cells(view, _place_columns(seen)))
+    return f"{words}. " if words else ""
 
 
-def claim_lines(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[str]:
-    """Each claim of the study, on each data set and condition where it can be checked, with what was measured."""
-    lines = []
+def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[list[str], Table | None]:
+    """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
+    lines, rows = [], []
+    labels = _place_columns(seen)
     for claim in study.claims:
         for view in seen:
             for words in _bindings(claim, view, plans.get(view.data)):
                 bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "metric", "against")})
                 asked = {fill(name, words) for name in claim.conditions}
-                said = _check(bound, view) if not asked or view.condition in asked else None
-                if said:
-                    lines.append(f"{view.data}, {view.condition}. {said}")
-    return lines
+                scores = view.scores(bound.metric)
+                if (
+                    (asked and view.condition not in asked)
+                    or claim.variant not in scores
+                    or (bound.against and bound.against not in scores)
+                ):
+                    continue
+                if claim.at_least is None and claim.at_most is None:
+                    lines.append(f"{_where(view, seen)}{_helps(bound, scores)}")
+                else:
+                    rows.append([bound.text, *_place_cells(view, labels), *_limit(bound, scores)])
+    columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
+    return lines, Table(columns=columns, rows=rows, caption="Claims with limits, and what was measured.") if rows else None
 
 
 def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
@@ -249,38 +257,34 @@ def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, 
     return [{"modality": m} for m in plan.modalities] if plan else []
 
 
-def _check(claim: Claim, view: View) -> str | None:
-    metric, scores = claim.metric, view.scores(claim.metric)
-    if claim.variant not in scores or (claim.against and claim.against not in scores):
-        return None
+def _helps(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> str:
+    metric = claim.metric
+    (tested,) = compare({claim.variant: scores[claim.variant], claim.against: scores[claim.against]}, claim.against)
     scale, unit = scale_of(metric)
-    if not claim.against:
-        return _bound(claim, metric, summarise(list(scores[claim.variant].values())), 1.0 if not in_percent(metric) else 100.0, "")
-    found = paired(scores[claim.variant], scores[claim.against], name=claim.variant, against=claim.against)
-    if claim.at_least is None and claim.at_most is None:
-        (tested,) = compare({claim.variant: scores[claim.variant], claim.against: scores[claim.against]}, claim.against)
-        return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric in LOWER_IS_BETTER)
-    summary = Summary(n=found.n, mean=found.difference, low=found.low, high=found.high, reason=found.reason)
-    return _bound(claim, f"{name_of(metric)}, {claim.variant} minus {claim.against}", summary, scale, unit)
+    return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric in LOWER_IS_BETTER)
 
 
-def _bound(claim: Claim, what: str, found: Summary, scale: float, unit: str) -> str:
-    """Whether a mean lies where the claim puts it, and whether its whole interval does."""
+def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
+    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does."""
+    scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
+    if claim.against:
+        gap = paired(scores[claim.variant], scores[claim.against])
+        found = Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
+    else:
+        found = summarise(list(scores[claim.variant].values()))
     if found.mean is None:
-        return f"{claim.text}: not measured ({found.reason})."
-    low, high = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
-    on_mean = low <= found.mean <= high
-    whole = found.low is not None and found.high is not None and low <= found.low and found.high <= high
-    state = "holds" if whole else "holds on the mean, its interval does not" if on_mean else "does not hold"
-    if on_mean and found.low is None:
-        state = f"holds on the mean, untested ({found.reason})"
-    limits = " and ".join(
-        f"{w} {number(v * scale)}" for w, v in (("at least", claim.at_least), ("at most", claim.at_most)) if v is not None
-    )
-    between = (
-        ""
-        if found.low is None or found.high is None
-        else f", 95 % interval {number(found.low * scale, 3)} to {number(found.high * scale, 3)}"
-    )
-    measured = f"{what.replace('_', ' ')} {number(found.mean * scale, 3)}{between}"
-    return f"{claim.text}: {state} ({measured}; claimed {limits} {unit}".rstrip() + ")."
+        return [None, None, found.n, f"not measured: {found.reason}"]
+
+    def write(value: float) -> str:
+        return signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
+
+    lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
+    measured = Cell(text=write(found.mean), value=found.mean)
+    if not lowest <= found.mean <= highest:
+        verdict = "does not hold"
+    elif found.low is None or found.high is None:
+        verdict = f"holds on the mean, untested: {found.reason}"
+    else:
+        verdict = "holds" if lowest <= found.low and found.high <= highest else "holds on the mean, the interval reaches past the limit"
+    between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
+    return [measured, between, found.n, verdict]

@@ -65,8 +65,10 @@ def _strong(cell: Any) -> bool:
 
 
 def to_html(table: Table) -> str:
-    heads = "".join(f'<th scope="col"><button type="button">{html.escape(c)}</button></th>' for c in table.columns)
-    body = "\n".join("<tr>" + "".join(_html_cell(cell) for cell in row) + "</tr>" for row in table.rows)
+    words = [all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)] or [False] * len(table.columns)
+    kinds = [' class="words"' if w else "" for w in words]
+    heads = "".join(f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>' for c, k in zip(table.columns, kinds))
+    body = "\n".join("<tr>" + "".join(map(_html_cell, row, kinds)) + "</tr>" for row in table.rows)
     caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
     found = f'<div class="scroll"><table class="sortable">{caption}<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     if not table.folded:
@@ -74,10 +76,11 @@ def to_html(table: Table) -> str:
     return f"<details><summary>{html.escape(table.caption or 'Table')} ({len(table.rows)} rows)</summary>{found}</details>"
 
 
-def _html_cell(cell: Any) -> str:
+def _html_cell(cell: Any, kind: str) -> str:
     shown, value = html.escape(text(cell)), _value(cell)
     sort = f' data-value="{value!r}"' if value is not None and math.isfinite(value) else ""
-    kind = ' class="words"' if not sort and len(shown) > 24 else ""
+    if kind and len(shown) > 40:
+        kind = ' class="words long"'
     return f"<td{sort}{kind}>{f'<strong>{shown}</strong>' if _strong(cell) else shown}</td>"
 
 

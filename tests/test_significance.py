@@ -198,7 +198,7 @@ def test_words_say_better_worse_and_noise() -> None:
     assert helps("fusion", better, "NLL", lower_is_better=True).startswith("Fusion does harm here: ")
     assert helps("fusion", similar, "balanced accuracy").startswith("Fusion does not help here as far as 5 seeds can show: ")
     (same,) = compare({"a": CONCAT, "b": dict(CONCAT)}, "a")
-    assert helps("experts", same, "accuracy") == "Experts do not help here: b and a have the same accuracy in all 5 seeds."
+    assert helps("having experts", same, "accuracy") == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
 
 
 def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
