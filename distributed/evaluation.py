@@ -89,6 +89,9 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")
+    class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
+    if single := [name for name, count in class_rows.items() if count == 1]:
+        remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({', '.join(single)})")
     return Evaluation(
         metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(*common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N),
@@ -98,7 +101,7 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
         asked="prior" if condition.aggregation == "given" else condition.aggregation,
         rows=int((labels_N >= 0).sum()),
         available=available,
-        class_rows={name: int((labels_N == c).sum()) for c, name in enumerate(classes)},
+        class_rows=class_rows,
         remarks=remarks,
     )
 
