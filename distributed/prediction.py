@@ -151,7 +151,10 @@ class Actor:
         model, wave = ray.get(shared)
         if self.predictor is None:
             self.predictor = Predictor(checkpoints.parse(model, "the checkpoint"), self.recipe, threads=4 if self.recipe.gpus else 1)
-        told = [vars(self.predictor.work(wave, wave.tasks[k], first + k)) for k in numbers["task"].to_pylist()]
+        try:
+            told = [vars(self.predictor.work(wave, wave.tasks[k], first + k)) for k in numbers["task"].to_pylist()]
+        except ValueError as error:  # the user's mistake: in Ray Data's own wrapping it would arrive as a page of stack
+            told = [{"error": str(error)}]
         return pa.table({"outcome": [json.dumps(one) for one in told]})
 
 
@@ -186,7 +189,10 @@ def in_pool(content: bytes, recipe: Recipe, waves: Iterator[Wave], actors: int) 
             num_gpus=recipe.gpus or None,
         )
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from (Outcome(**json.loads(told)) for told in batch["outcome"].to_pylist())
+            for told in map(json.loads, batch["outcome"].to_pylist()):
+                if "error" in told:
+                    raise ValueError(told["error"])
+                yield Outcome(**told)
         part += len(wave.tasks)
 
 
