@@ -16,8 +16,9 @@ PER_EPOCH = ("loss", "rows_per_second")
 class SearchBoard:
     """Event files in the experiment's folder: its own holds the HParams columns, trials/NAME holds each job's curves and session."""
 
-    def __init__(self, experiment: Experiment, base: Mapping[str, Any], names: Sequence[str]) -> None:
+    def __init__(self, experiment: Experiment, base: Mapping[str, Any], names: Sequence[str], curves: bool = True) -> None:
         self.experiment, self.base = experiment, dict(base)
+        self.curves = curves  # False: the jobs' workers write their own
         self.names: list[str] = []
         self.wanted = sorted(names)
         self.writers: dict[str, Any] = {}
@@ -57,7 +58,7 @@ class SearchBoard:
         if not new:
             return
         writer = self.session(record)
-        for entry in new:
+        for entry in new if self.curves else ():
             values = {("loss/total" if k == "loss" else k if k in PER_EPOCH else f"val/{k}"): v for k, v in entry.items() if k != "epoch"}
             self._scalars(writer, values, int(entry["epoch"]))
         self.written[record.name] = int(new[-1]["epoch"])

@@ -96,7 +96,8 @@ def standings(experiment: Experiment) -> Table:
         rest = [shown(summary(experiment, record, m).mean, m) for m in experiment.metrics[1:]]
         rows.append((Cell(text=name, strong=best), Cell(text=words, value=value.mean, strong=best), *rest, value.n))
     columns = ("configuration", f"{plain(metric)} on validation", *(plain(m) for m in experiment.metrics[1:]), "runs")
-    seeds = f"mean of {experiment.replicates} fresh seeds with its 95 % interval" if experiment.replicates else "one run each"
+    count = experiment.replicates
+    seeds = "one run each" if not count else "one fresh seed" if count == 1 else f"mean of {count} fresh seeds with its 95 % interval"
     return Table(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from distributed import checkpoints, loop, runs, stream
-from distributed.config import Config
 from distributed.scores import Scores
 from distributed.shards import read_manifest
 
@@ -89,7 +88,7 @@ class Plan:
     shards: str
     base: dict[str, Any]  # dotted differences of the search's configuration from the defaults
     metrics: list[str]
-    folder: str  # states go to folder/NAME/state
+    folder: str  # states go to folder/NAME/state; all nodes must see it, or a trial that moves starts anew
     arrays: Any = None  # reference to what `share` made
 
 
@@ -100,22 +99,10 @@ def settings_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str,
 
 def trainable(config: dict[str, Any], plan: Plan) -> None:
     """A trial of the search: every epoch and the end are reported to Tune; what goes wrong is reported too, and fails this trial alone."""
-    import ray
     from ray import tune
 
-    settings = settings_of(config, plan.base)
     try:
-        whole: Config = runs.Job(shards=plan.shards, settings=settings).config
-        state = checkpoints_folder(plan.folder, config["state"] or config["name"])
-        report = Report(plan.metrics, whole.optim.epochs)
-        if whole.scaling.workers > 1:
-            from distributed.nested import run_nested
-
-            metrics = run_nested(plan.shards, settings, config, state, report)
-        else:
-            arrays = ray.get(plan.arrays) if plan.arrays is not None else None
-            finished = run_once(plan.shards, settings, arrays=arrays, progress=report, state=state, test=config["kind"] == "test")
-            metrics = finished.metrics
+        metrics = train(config, plan)
     except Exception as error:
         tune.report({"final": 1, "failed": reason(error), "metrics": {}})
         return
@@ -124,31 +111,33 @@ def trainable(config: dict[str, Any], plan: Plan) -> None:
             torch.cuda.empty_cache()
     split = "test" if config["kind"] == "test" else "val"
     values = {**metrics[split], "train_seconds": metrics["train_seconds"]}
-    tune.report(
-        {
-            "final": 1,
-            "epoch": metrics["epochs"],
-            "epochs": metrics["epochs"],
-            "value": values.get(plan.metrics[0]),
-            "metrics": values,
-        }
-    )
+    value, epochs = values.get(plan.metrics[0]), metrics["epochs"]
+    tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
 
 
-def checkpoints_folder(folder: str, name: str) -> str:
-    return f"{folder}/{name}/state"
+def train(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """The metrics of one job, trained here or by workers of its own."""
+    import ray
+    from ray import tune
 
+    settings, test = settings_of(config, plan.base), config["kind"] == "test"
+    whole = runs.Job(shards=plan.shards, settings=settings).config
+    folder = f"{plan.folder}/{config['state'] or config['name']}"
 
-class Report:
-    """The loop's progress as Tune wants it; Tune may end the trial in here."""
-
-    def __init__(self, metrics: list[str], epochs: int) -> None:
-        self.metrics, self.epochs = metrics, epochs
-
-    def __call__(self, epoch: dict[str, float]) -> bool:
-        from ray import tune
-
-        metrics = {k.removeprefix("val/"): v for k, v in epoch.items() if k.startswith("val/")}
-        metrics |= {k: epoch[k] for k in ("loss", "train_seconds", "rows_per_second") if k in epoch}
-        tune.report({"epoch": int(epoch["epoch"]), "epochs": self.epochs, "value": metrics.get(self.metrics[0]), "metrics": metrics})
+    def report(epoch: dict[str, float]) -> bool:
+        tune.report(as_result(epoch, plan.metrics, whole.optim.epochs))  # Tune may end the trial in here
         return False
+
+    if whole.scaling.workers > 1:
+        from distributed.nested import run_nested
+
+        return run_nested(plan.shards, settings, folder, report, test)
+    arrays = ray.get(plan.arrays) if plan.arrays is not None else None
+    return run_once(plan.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test).metrics
+
+
+def as_result(epoch: Mapping[str, float], names: list[str], epochs: int) -> dict[str, Any]:
+    """An epoch's metrics as Tune, the stoppers and the records want them."""
+    metrics = {k.removeprefix("val/"): v for k, v in epoch.items() if k.startswith("val/")}
+    metrics |= {k: epoch[k] for k in ("loss", "train_seconds", "rows_per_second") if k in epoch}
+    return {"epoch": int(epoch["epoch"]), "epochs": epochs, "value": metrics.get(names[0]), "metrics": metrics}

@@ -38,7 +38,7 @@ CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "samp
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
 # Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
-DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 1500, "image.width": 16}
+DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 1500, "image.width": 8}
 QUICK: dict[str, Any] = {"optim.epochs": 3, "data.max_rows": 500, "image.width": 8, "dim": 32, "table.width": 32}
 QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
 
@@ -204,6 +204,7 @@ class Search:
             mirror.folder, setup.metrics, replicates=self.options["replicates"], best=self.options["best"], seed=setup.settings.optim.seed
         )
         self.base = config.flatten(setup.settings)
+        self.tidied: set[str] = set()
         data = f" --data {setup.shards}" if self.options["data"] else ""
         self.command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
 
@@ -222,6 +223,7 @@ class Search:
             now = sum(r.state != "running" for r in list(self.experiment.records.values()))
             if now != ended:
                 ended = now
+                self.tidy()
                 writer.poke()
             view.update()
 
@@ -243,6 +245,7 @@ class Search:
         except search.Hopeless as error:
             writer.close()
             raise cli.Failure(str(error)) from None
+        self.tidy(everything=True)
         writer.close()
         return self.conclude()
 
@@ -292,12 +295,25 @@ class Search:
 
         return jobs.trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials")
 
+    def tidy(self, everything: bool = False) -> None:
+        """Removes saved states that nothing will go on from."""
+        from distributed.shards import filesystem
+
+        kept = set() if everything else self.experiment.kept_states()
+        for record in list(self.experiment.records.values()):
+            if record.state == "running" or record.name in kept | self.tidied or record.job.state:
+                continue
+            files, path = filesystem(f"{self.out}/trials/{record.name}/state")
+            if files.get_file_info(path).type.name == "Directory":
+                files.delete_dir(path)
+            self.tidied.add(record.name)
+
     def write(self, last: bool) -> None:
         """Everything in the experiment's folder that is not state."""
         from distributed import search_board, search_report, search_tables
 
         if not hasattr(self, "board"):
-            self.board = search_board.SearchBoard(self.experiment, self.base, self.names)
+            self.board = search_board.SearchBoard(self.experiment, self.base, self.names, self.setup.settings.scaling.workers == 1)
         search_tables.write_files(self.experiment, self.setup.base)
         defaults = config.flatten(config.Config())
         found = search_report.sections(self.experiment, self.setup.base, defaults, self.command, time.monotonic() - self.started)

@@ -1,0 +1,55 @@
+"""A trial that needs several workers: a Ray Train run inside a Tune trial. What rank 0 writes into the run's history is passed on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from distributed import checkpoints, worker
+from distributed.runs import Job
+
+POLL = 0.3  # seconds
+
+
+def run_nested(
+    shards: str, settings: Mapping[str, Any], out: str, progress: Callable[[dict[str, float]], Any], test: bool
+) -> dict[str, Any]:
+    """The metrics of a run of scaling.workers workers; one that was interrupted goes on from the state in `out`.
+
+    Ray Train has the other thread, because Tune stops a trial by raising in this one, in `progress`; the process then ends, and with it
+    the trainer and its workers.
+    """
+    job = Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test)
+    raised: list[BaseException] = []
+    ended = threading.Event()
+
+    def train() -> None:
+        try:
+            worker.train_on_ray(job)
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            ended.set()
+
+    seen = len(history(out))
+    threading.Thread(target=train, name="trainer", daemon=True).start()
+    while True:
+        last = ended.wait(POLL)
+        found = history(out)
+        for epoch in found[seen:]:
+            progress(epoch)
+        seen = max(seen, len(found))
+        if last:
+            break
+    if raised:
+        raise raised[0]
+    return json.loads(checkpoints.read_file(f"{out}/metrics.json"))  # type: ignore[no-any-return]
+
+
+def history(out: str) -> list[dict[str, float]]:
+    try:
+        return json.loads(checkpoints.read_file(f"{out}/history.json"))  # type: ignore[no-any-return]
+    except (FileNotFoundError, ValueError):
+        return []

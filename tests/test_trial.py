@@ -1,0 +1,106 @@
+"""One configuration -> metrics: what is returned, that test is read only on demand, that a resumed trial ends where an unbroken one does."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distributed import runs, trial
+from distributed.experiment import LOWER_IS_BETTER, METRICS
+from distributed.loop import Diverged
+
+SMALL = {"optim.epochs": 3, "image.width": 4, "dim": 8, "table.width": 8, "experts.hidden": 8, "data.max_rows": 150, "table.embedding": 4}
+
+
+@pytest.fixture(scope="module")
+def arrays(wafer_shards: str) -> dict[str, Any]:
+    found = trial.decode(wafer_shards, SMALL)
+    assert found is not None
+    assert set(found) == {"train", "val"}
+    return found
+
+
+def test_metrics_of_validation_and_of_test_only_on_demand(wafer_shards: str, arrays: dict[str, Any]) -> None:
+    seen: list[dict[str, float]] = []
+    finished = trial.run_once(wafer_shards, SMALL, arrays=arrays, progress=seen.append)
+    assert [e["epoch"] for e in seen] == [1, 2, 3]
+    assert seen[0]["train_seconds"] < seen[2]["train_seconds"]
+    assert "test" not in finished.metrics
+    assert {m for m in METRICS if m != "train_seconds"} <= set(finished.metrics["val"])
+    assert 0 <= finished.metrics["val"]["balanced_accuracy"] <= 1
+
+
+def test_a_stopped_trial_goes_on_to_the_same_end(wafer_shards: str, arrays: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(trial, "SAVE_EVERY", 0.0)
+    whole = trial.run_once(wafer_shards, SMALL, arrays=arrays)
+    trial.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=lambda e: e["epoch"] == 2)
+    seen: list[dict[str, float]] = []
+    rest = trial.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append)
+    assert [e["epoch"] for e in seen] == [3]
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, rest.network.state_dict()[name]), name
+    assert whole.metrics["val"] == pytest.approx(rest.metrics["val"], nan_ok=True)
+
+
+def test_a_finished_state_gives_test_metrics_without_training(wafer_shards: str, arrays: dict[str, Any], tmp_path: Path) -> None:
+    first = trial.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"))
+    seen: list[dict[str, float]] = []
+    again = trial.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append, test=True)
+    assert seen == []
+    assert again.metrics["val"] == pytest.approx(first.metrics["val"], nan_ok=True)
+    assert again.metrics["test"]["balanced_accuracy"] > 0
+
+
+def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any]) -> None:
+    one = {**SMALL, "optim.epochs": 1}
+    shared, own = (trial.run_once(wafer_shards, one, arrays=a).metrics["val"] for a in (arrays, None))
+    assert shared == pytest.approx(own, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Diverged("the loss term classification is not finite at step 3 (epoch 1)"), "not finite at step 3"),
+        (MemoryError(), "out of memory"),
+        (ValueError("experts.count\nmust be"), "experts.count must be"),
+        (KeyError("x"), "KeyError"),
+    ],
+)
+def test_a_failure_is_one_line(error: Exception, words: str) -> None:
+    assert words in trial.reason(error)
+    assert "\n" not in trial.reason(error)
+
+
+def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> None:
+    with pytest.raises(Diverged, match="not finite"):
+        trial.run_once(wafer_shards, {**SMALL, "optim.lr": 1e30, "optim.clip": 0.0, "optim.warmup": 0.0}, arrays=arrays)
+
+
+def test_a_streamed_data_set_is_not_shared(wafer_shards: str) -> None:
+    assert trial.decode(wafer_shards, {**SMALL, "data.cache": "stream"}) is None
+
+
+def test_an_epoch_as_a_result() -> None:
+    epoch = {"epoch": 2, "loss": 1.0, "val/nll": 0.5, "val/balanced_accuracy": math.nan, "train_seconds": 3.0, "lr": 0.1}
+    found = trial.as_result(epoch, ["nll", "train_seconds"], 5)
+    assert (found["epoch"], found["epochs"], found["value"]) == (2, 5, 0.5)
+    assert found["metrics"]["train_seconds"] == 3.0
+    assert "lr" not in found["metrics"]
+
+
+def test_settings_of_a_job_go_over_the_base() -> None:
+    config = {"settings": {"loss.margin": 0.1}, "seed": 7}
+    assert trial.settings_of(config, {"loss.margin": 0.0, "dim": 8}) == {"loss.margin": 0.1, "dim": 8, "optim.seed": 7}
+    assert trial.settings_of({**config, "seed": None}, {}) == {"loss.margin": 0.1}
+
+
+def test_metric_names_are_those_of_the_model() -> None:
+    from model import scoring
+
+    assert {m for m in METRICS if m != "train_seconds"} == set(scoring.METRICS)
+    assert set(LOWER_IS_BETTER) - {"train_seconds"} == set(scoring.LOWER_IS_BETTER)
+    assert runs.Job(shards="x").test
