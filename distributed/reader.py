@@ -31,7 +31,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 T = TypeVar("T")
 U = TypeVar("U")
 AHEAD = 2  # batches that are ready before they are asked for
-BLOCK = 8 << 20  # bytes that a Ray Data task hands over at a time
+BLOCK = 8 << 20  # most bytes that a Ray Data task hands over at a time
 
 
 @dataclass(frozen=True)
@@ -205,26 +205,26 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every epoch's start, plan and end
     shared = ray.put((reader, windows))
     memory = ray.cluster_resources().get("object_store_memory", 0) / (4 * world)
-    decoded = row_bytes(reader.schema) * len(windows[0].rows)
+    decoded, block = row_bytes(reader.schema) * len(windows[0].rows), int(min(BLOCK, memory / 8))
     data = ray.data.range(len(windows), override_num_blocks=len(windows))
     # Order is kept, so a task's batches wait in the store for those of the tasks before it: no more tasks than it has room for.
     tasks = ray.data.TaskPoolStrategy(size=max(1, min(idle_cpus(world), int(memory / decoded))))
-    data = data.map_batches(decode_windows, fn_args=(shared,), batch_size=None, batch_format="numpy", compute=tasks)
+    data = data.map_batches(decode_windows, fn_args=(shared, block), batch_size=None, batch_format="numpy", compute=tasks)
     data.context.enable_progress_bars = False
-    data.context.target_max_block_size = 2 * BLOCK
+    data.context.target_max_block_size = 2 * block
     data.context.execution_options.preserve_order = True
     data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=memory)
     for batch in data.iter_batches(batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=AHEAD):
         yield reader.blank(len(batch["labels"])) | {name: v if v.flags.writeable else v.copy() for name, v in batch.items()}
 
 
-def decode_windows(numbers: Columns, shared: Any) -> Iterator[Arrays]:
+def decode_windows(numbers: Columns, shared: Any, block_bytes: int) -> Iterator[Arrays]:
     """A Ray Data task: the named windows, a few batches a block. The store keeps no array without columns."""
     import ray
 
     reader, windows = ray.get(shared)
     for window in (windows[int(i)] for i in numbers["id"]):
-        together = max(1, BLOCK // (window.ends[0] * row_bytes(reader.schema)))
+        together = max(1, block_bytes // (window.ends[0] * row_bytes(reader.schema)))
         pieces = window.pieces(reader.columns(window.rows))
         while block := [reader.decode(piece) for piece in itertools.islice(pieces, together)]:
             yield {name: np.concatenate([b[name] for b in block]) for name, v in block[0].items() if v.size}
