@@ -1,4 +1,4 @@
-"""One configuration -> metrics: what is returned, that test is read only on demand, that a resumed trial ends where an unbroken one does."""
+"""One configuration -> metrics: test is read only on demand, and a resumed trial ends where an unbroken one does."""
 
 from __future__ import annotations
 
