@@ -151,7 +151,8 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
                 group = waiting.pop()
                 data = group[0][0]
                 cells = [cell for _, cell in group]
-                pending[_task(run_group, cells[0]).remote(sets[data].shards, cells, arrays[data])] = group
+                task = _task(run_group, cells[0])
+                pending[task.remote(sets[data].shards, cells, arrays[data], state.run_folder(group))] = group
             ready, _ = ray.wait(list(pending), timeout=1.0)
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
@@ -174,7 +175,9 @@ def _task(function: Any, cell: Cell) -> Any:
     import ray
 
     scaling = config.override(config.Config(), cell.settings).scaling
-    return ray.remote(function).options(num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker, max_retries=2)
+    alone = scaling.workers == 1  # several workers have their own resources, and the task that waits for them has none
+    cpus, gpus = (scaling.cpus_per_worker, scaling.gpus_per_worker) if alone else (0, 0)
+    return ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=2)
 
 
 def _window(cell: Cell) -> int:
@@ -182,6 +185,8 @@ def _window(cell: Cell) -> int:
     import ray
 
     scaling = config.override(config.Config(), cell.settings).scaling
+    if scaling.workers > 1:  # the tasks themselves ask for nothing, so all that may run at once must fit
+        return max(1, int(ray.cluster_resources().get("CPU", 1) / max(scaling.workers * scaling.cpus_per_worker, 0.1)))
     asked = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
     there = ray.cluster_resources()
     return 2 * max(2, int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2)))

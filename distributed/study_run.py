@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from distributed import boosting, runs, stream, testing, trial
+import numpy as np
+import torch
+
+from distributed import boosting, checkpoints, inference, nested, runs, scores, stream, testing, trial
+from distributed.checkpoints import Checkpoint
 from distributed.config import Config
+from distributed.loop import Exchange
 from distributed.results import Row, flat
+from distributed.sampling import Ints
 from distributed.shards import SPLITS, read_manifest
 from distributed.study import Cell
+from model.batch import Batch
+
+Arrays = Mapping[str, Any]
 
 
 def decode(shards: str) -> dict[str, Any] | None:
@@ -20,28 +30,79 @@ def decode(shards: str) -> dict[str, Any] | None:
     return {split: stream.load_arrays(shards, split, manifest.schema) for split in SPLITS if manifest.rows[split]}
 
 
-def run_group(shards: str, cells: Sequence[Cell], arrays: Mapping[str, Any] | None = None) -> tuple[list[Row], list[dict[str, float]]]:
-    """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row."""
-    first = cells[0]
+def run_group(
+    shards: str, cells: Sequence[Cell], arrays: Arrays | None = None, folder: str = ""
+) -> tuple[list[Row], list[dict[str, float]]]:
+    """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row.
+
+    folder: where a training of several workers keeps its run; one worker trains in this process and writes nothing.
+    """
     try:
-        if first.model == "boosting":
-            metrics = boosting.run(shards, first.settings, arrays)
+        if cells[0].model == "boosting":
+            metrics = boosting.run(shards, cells[0].settings, arrays)
             return [{"state": "done", **flat(metrics)} for _ in cells], []
-        device = "cuda" if runs.Job(shards=shards, settings=first.settings).config.scaling.gpus_per_worker else None
-        plain = any(not cell.test for cell in cells)
-        finished = trial.run_once(shards, first.settings, arrays=arrays, test=plain, device=device)
+        checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
-    return [_tested(shards, cell, finished, arrays) for cell in cells], finished.history
+    return [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells], history
 
 
-def _tested(shards: str, cell: Cell, finished: runs.Finished, arrays: Mapping[str, Any] | None) -> Row:
-    whole = flat(finished.metrics)
+def train(
+    shards: str, cells: Sequence[Cell], arrays: Arrays | None, folder: str
+) -> tuple[Checkpoint, Mapping[str, Any], list[dict[str, float]]]:
+    """The trained network with all that testing needs; the test split is read only if some cell asks for it as it is."""
+    settings, plain = cells[0].settings, any(not cell.test for cell in cells)
+    config = runs.Job(shards=shards, settings=settings).config
+    if config.scaling.workers > 1:
+        metrics = nested.run_nested(shards, settings, folder, lambda _: None, plain)
+        return checkpoints.load(folder), metrics, nested.history(folder)
+    device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
+    finished = trial.run_once(shards, settings, arrays=arrays, test=plain, device=device)
+    checkpoint = Checkpoint(finished.network, config, read_manifest(shards), finished.calibration, finished.validation)
+    return checkpoint, finished.metrics, finished.history
+
+
+def _tested(shards: str, cell: Cell, checkpoint: Checkpoint, metrics: Mapping[str, Any], arrays: Arrays | None) -> Row:
+    whole = flat(metrics)
     if not cell.test:
         return {"state": "done", **whole}
     try:
-        found, note = testing.examine(finished, shards, cell.settings, cell.test, arrays)
+        found, note = examine(shards, cell, checkpoint, arrays)
     except Exception as error:
         return {"state": "failed", "reason": trial.reason(error)}
     kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
     return {"state": "done", "note": note, **kept, **{f"test/{name}": value for name, value in found.items()}}
+
+
+def examine(shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | None = None) -> tuple[dict[str, float], str]:
+    """Metrics of the test split under the cell's test conditions, the experts' weights among them, and the guard's note."""
+    corrupt = ",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))))
+    job = runs.Job(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
+    network = checkpoint.network
+    device = next(network.parameters()).device
+    source = runs.open_split(job, "test", Exchange(), arrays)
+    if cell.test.get("shift"):
+        labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
+        source = Chosen(source, testing.shifted(labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed))
+    seen = inference.score(checkpoint, source, device)
+    weighed = inference.weigh(checkpoint, cell.test.get("aggregation", "uniform"), seen.logits_NEC, source, device, seed=cell.seed)
+    probabilities_NC = weighed.probabilities_NC
+    found = scores.measure(seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC))
+    found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
+    return {**found, "rows": float(len(seen.labels_N)), "fell_back": float(weighed.fell_back)}, weighed.reason
+
+
+@dataclass
+class Chosen:
+    """Some rows of a source, by their positions in it."""
+
+    source: Any
+    rows_R: Ints
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        first = 0
+        for batch in self.source.batches(epoch, start):
+            inside = self.rows_R[(self.rows_R >= first) & (self.rows_R < first + len(batch))] - first
+            first += len(batch)
+            if len(inside):
+                yield batch.select(torch.from_numpy(inside)).replace(start=0, total=0)

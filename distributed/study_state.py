@@ -108,6 +108,10 @@ class State:
         shown = "" if value is None else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
         return f"{words}{shown} ({first.get('train_seconds', 0):.0f} s)"
 
+    def run_folder(self, group: Group) -> str:
+        """Where a training of several workers keeps its run."""
+        return join(self.folder, "runs", self.trainings[_place(*group[0])])
+
     def rows(self) -> list[Row]:
         """The rows of the planned cells only, and only where they are of the settings planned."""
         return [self.results.rows[p] for p, key in self.keys.items() if p in self.results.rows and self.results.rows[p]["key"] == key]

@@ -1,0 +1,512 @@
+"""Facts about studies: what a file may say, which cells it makes, what a resume runs, what the report shows, and real runs of it all."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed import boosting, cells, study, study_run, testing
+from distributed.results import Results, flat
+from distributed.study import Cell
+from distributed.study_state import State, plans_of
+from model.schema import Image, Numeric, Schema, Table
+from tests.conftest import ROOT, run_command
+
+EVIL = "<script>alert(1)</script> | _x_"
+TINY = (
+    "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
+)
+OWN = f"""
+title = "A small study"
+question = "Does it run?"
+reference = "concatenation"
+[set]
+{TINY}
+[[variants]]
+name = "concatenation"
+set = {{ fusion.kind = "uniform" }}
+[[variants]]
+name = "confidence"
+[[variants]]
+name = "boosting"
+model = "boosting"
+[[conditions]]
+name = "clean"
+[[conditions]]
+name = "map is noise at test"
+test = {{ corrupt = "map=noise" }}
+[[claims]]
+text = "fusion"
+variant = "confidence"
+against = "concatenation"
+metric = "balanced_accuracy"
+"""
+
+
+def parsed(text: str) -> study.Study:
+    return study.parse(tomllib.loads(text), "own")
+
+
+def data_sets(*names: str) -> list[Any]:
+    schema = Schema(
+        images=(Image(name="image", height=8, width=8),),
+        tables=(Table(name="table", numeric=(Numeric(name="a"),)),),
+        classes=("a", "b"),
+        counts=(10, 5),
+    )
+    return [SimpleNamespace(name=name, digest=name, manifest=SimpleNamespace(schema=schema)) for name in names]
+
+
+def opened(folder: Path, text: str, *names: str, seeds: int = 5, resume: bool = True, **extra: Any) -> State:
+    sets, own = data_sets(*(names or ("set",))), parsed(text)
+    plans = plans_of(own, sets, seeds, extra)
+    return State.open(str(folder), own, plans, {d.name: d.digest for d in sets}, resume=resume, command="python distributed/ablate.py")
+
+
+def invented(state: State, level: dict[str, float], tail: float = -0.2, failed: tuple[str, int] = ("", 0)) -> None:
+    """Fills every cell from a made-up truth: level of the variant, noise of the seed, noise of the cell."""
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 0.01, 99)
+    for group in state.todo().values():
+        rows = []
+        for data, cell in group:
+            value = level[cell.variant] + 0.1 * (data == "other") + seeds[cell.seed] + rng.normal(0, 0.004)
+            scores = {
+                f"test/{m}": float(value + d) for m, d in {"balanced_accuracy": 0, "few_shot_accuracy": tail, "accuracy": 0.1}.items()
+            }
+            weight = 0.05 + 0.4 * (cell.variant == "concatenation")
+            scores |= {"test/weight/image": weight, "test/weight/table": 1 - weight, "train_seconds": 1.0}
+            rows.append(
+                {"state": "done", **scores} if (cell.variant, cell.seed) != failed else {"state": "failed", "reason": f"NaN {EVIL}"}
+            )
+        state.take(group, (rows, []))
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "a study needs at least one"),
+        ('variant = "x"', "the study has an unknown key: variant; valid: title"),
+        ("[[variants]]\nset = { dim = 8 }", "entry needs a name"),
+        ('[[variants]]\nname = "a"\nsets = 1', "variant 'a' has an unknown key: sets; valid: name, set, model, test, each, grid"),
+        ('[[variants]]\nname = "a"\nset = 1', "set must be a table"),
+        ('[[variants]]\nname = "a"\nmodel = "forest"', "model must be one of network, boosting; got 'forest'"),
+        ('[[variants]]\nname = "a"\neach = "class"', "each must be 'modality'; got 'class'"),
+        ('[[variants]]\nname = "a"\ngrid = { dim = 8 }', "grid.dim must be a list"),
+        ('[[variants]]\nname = "a"\ntest = { shift = "sideways-3" }', "test.shift must be uniform, forward-K"),
+        (
+            '[[variants]]\nname = "a"\ntest = { aggregation = "vote" }',
+            "test.aggregation must be one of uniform, stability, prior; got 'vote'",
+        ),
+        ('[[variants]]\nname = "a"\ntest = { split = "val" }', "test takes words for corrupt, shift, aggregation; got split"),
+        ('seeds = 0\n[[variants]]\nname = "a"', "seeds must be a whole number of at least 1; got 0"),
+        (
+            '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\nmetric = "accuracy"',
+            "a claim needs against, at_least or at_most",
+        ),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        parsed(text)
+    assert error in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[[variants]]\nname = "a"\nset = { fusion.knd = "late" }', "a setting must exist; got 'fusion.knd'; valid: fusion.kind"),
+        ('[[variants]]\nname = "a"\nset = { fusion.kind = "loud" }', "fusion.kind must be one of"),
+        ('reference = "b"\n[[variants]]\nname = "a"', "reference must be one of the variants: a; got 'b'"),
+        ('[[variants]]\nname = "a"\n[[variants]]\nname = "a"', "every variant needs its own name; got 'a'"),
+        ('[[variants]]\nname = "a"\nset = { data.corrupt = "{thing}=noise" }', "a placeholder must be"),
+        ('[[variants]]\nname = "a"\nset = { data.corrupt = "sound=noise" }', "valid: image, table"),
+        (
+            '[[variants]]\nname = "a"\nset = { dim = 8 }\n[[conditions]]\nname = "c"\nset = { dim = 16 }',
+            "must not set the same thing; got dim",
+        ),
+    ],
+)
+def test_a_mistake_that_shows_on_the_data_is_one_clear_error(text: str, error: str) -> None:
+    with pytest.raises(ValueError, match=".") as raised:
+        plans_of(parsed(text), data_sets("set"), 2, {})
+    assert error in str(raised.value)
+
+
+def test_an_unknown_study_lists_the_shipped_ones() -> None:
+    with pytest.raises(ValueError, match="did you mean 'fusion'.*shipped: experts, fusion, imbalance, losses, paper, sabotage, shift"):
+        study.read("fusoin")
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_shipped_study_fits_its_data(name: str) -> None:
+    plans = plans_of(study.read(name), data_sets("set"), 2, {})
+    assert plans["set"].cells
+    assert not plans["set"].left_out
+    claimed = {c.variant for c in study.read(name).claims}
+    assert claimed <= {v.name for v in plans["set"].variants}
+
+
+def test_studies_share_what_need_not_be_trained_twice() -> None:
+    plan = plans_of(study.read("shift"), data_sets("set"), 1, {})["set"]
+    assert (len(plan.cells), len({c.training("d") for c in plan.cells})) == (35, 2)
+    plan = plans_of(study.read("sabotage"), data_sets("set"), 1, {})["set"]
+    alone = {c.training("d") for c in plan.cells if c.variant == "without it" and c.settings["data.modalities"] == "table"}
+    assert len(alone) == 1  # whatever happens to an image that is not used
+
+
+# The cells
+
+
+def test_placeholders_and_grids_make_the_cells() -> None:
+    text = """
+    [[variants]]
+    name = "only {modality}"
+    each = "modality"
+    set = { data.modalities = "{modality}" }
+    [[variants]]
+    name = "{experts.count} experts"
+    grid = { experts.count = [1, 3] }
+    [[variants]]
+    name = "others"
+    set = { data.modalities = "{others}" }
+    [[conditions]]
+    name = "clean"
+    [[conditions]]
+    name = "{modality} is noise"
+    each = "modality"
+    set = { data.corrupt = "{modality}=noise" }
+    [[conditions]]
+    name = "shared"
+    set = { data.corrupt = "{shares=missing}" }
+    """
+    plan = cells.plan(dataclasses.replace(parsed(text), reference="1 experts"), ["image", "table"], ["table"], 1)
+    made = {(c.variant, c.condition): c.settings for c in plan.cells}
+    assert len(made) == 4 * 4 + 2  # `others` only where a modality is named
+    assert made["3 experts", "clean"] == {"experts.count": 3, "optim.seed": 0}
+    assert made["others", "image is noise"] == {"data.corrupt": "", "data.modalities": "table", "optim.seed": 0}
+    assert made["only image", "image is noise"]["data.corrupt"] == "image=noise"
+    assert made["only table", "image is noise"]["data.corrupt"] == ""
+    assert made["1 experts", "shared"]["data.corrupt"] == "image=missing:0.3333,table=missing:0.3333"
+
+
+def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
+    plan = cells.plan(parsed('[[variants]]\nname = "a"\n[[variants]]\nname = "trees"\nmodel = "boosting"'), ["image"], [], 1)
+    assert {c.variant for c in plan.cells} == {"a"}
+    assert plan.left_out == ("trees: the data set has no table",)
+
+
+def test_a_key_follows_what_is_run_not_what_it_is_called() -> None:
+    cell = Cell(variant="a", condition="c", seed=0, model="network", settings={"fusion.kind": "late", "optim.seed": 0}, test={})
+    same = dataclasses.replace(cell, variant="b", condition="d", settings={"optim.seed": 0, "fusion.kind": "late", "dim": 128})
+    assert same.key("d") == cell.key("d")  # dim has its default
+    others = [{"settings": {**cell.settings, "dim": 64}}, {"settings": {**cell.settings, "optim.seed": 1}}, {"test": {"shift": "uniform"}}]
+    assert len({cell.key("d"), cell.key("other data"), *(dataclasses.replace(cell, **o).key("d") for o in others)}) == 5
+    tested = dataclasses.replace(cell, test={"shift": "uniform"})
+    assert tested.training("d") == cell.training("d")
+    trees = [dataclasses.replace(cell, model="boosting", settings={"optim.seed": 0, "dim": d}) for d in (8, 16)]
+    assert trees[0].key("d") == trees[1].key("d")  # the network's settings do not matter to trees
+
+
+# Results and resuming
+
+TWO = '[[variants]]\nname = "concatenation"\nset = { fusion.kind = "uniform" }\n[[variants]]\nname = "confidence"\n'
+LEVELS = {"concatenation": 0.5, "confidence": 0.55, "renamed": 0.0}
+
+
+def test_results_come_back_exactly_and_in_one_order(tmp_path: Path) -> None:
+    rows = [
+        {
+            "data": "d",
+            "variant": EVIL,
+            "condition": "c,\n",
+            "seed": s,
+            "state": "done",
+            "reason": "",
+            "note": "",
+            "key": f"0{s}",
+            "test/x": s / 3,
+        }
+        for s in (2, 0, 1)
+    ]
+    results = Results(str(tmp_path))
+    results.add(rows)
+    assert Results.load(str(tmp_path)).rows == results.rows
+    text = (tmp_path / "results.csv").read_text()
+    other = Results(str(tmp_path / "other"))
+    for row in rows[::-1]:
+        other.add([row])
+    assert (tmp_path / "other/results.csv").read_text() == text
+    assert [r["seed"] for r in csv.DictReader(io.StringIO(text))] == ["0", "1", "2"]
+
+
+def test_only_finite_numbers_become_columns() -> None:
+    assert flat({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {"test/a": 1.0, "n": 2.0}
+
+
+def test_resume_runs_what_is_missing_failed_or_changed(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO, seeds=3)
+    invented(state, LEVELS, failed=("confidence", 1))
+    left = opened(tmp_path, TWO, seeds=3).todo()
+    assert [[(c.variant, c.seed) for _, c in group] for group in left.values()] == [[("confidence", 1)]]
+    extended = opened(tmp_path, TWO, seeds=4).todo()
+    assert sorted((c.variant, c.seed) for group in extended.values() for _, c in group) == [
+        ("concatenation", 3),
+        ("confidence", 1),
+        ("confidence", 3),
+    ]
+    assert len(opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3}).todo()) == 6  # other settings: nothing is taken for done
+    with pytest.raises(ValueError, match="--out must be a new folder, or add --resume to keep its 6 cells"):
+        opened(tmp_path, TWO, resume=False)
+
+
+def test_whole_seeds_come_first(tmp_path: Path) -> None:
+    seeds = [group[0][1].seed for group in opened(tmp_path, TWO, seeds=3).todo().values()]
+    assert seeds == sorted(seeds)
+
+
+def test_a_renamed_variant_keeps_its_results(tmp_path: Path) -> None:
+    invented(opened(tmp_path, TWO, seeds=2), LEVELS)
+    state = opened(tmp_path, TWO.replace('"confidence"', '"renamed"'), seeds=2)
+    assert state.todo() == {}
+    assert {r["variant"] for r in state.rows()} == {"concatenation", "renamed"}
+
+
+# The report
+
+
+def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
+    text = f"""
+    title = "Title {EVIL}"
+    reference = "concatenation"
+    {TWO}
+    [[variants]]
+    name = "late"
+    set = {{ fusion.kind = "late" }}
+    [[variants]]
+    name = "gate {EVIL}"
+    set = {{ fusion.kind = "gate" }}
+    [[claims]]
+    text = "fusion"
+    variant = "confidence"
+    against = "concatenation"
+    metric = "balanced_accuracy"
+    [[claims]]
+    text = "late fusion"
+    variant = "late"
+    against = "concatenation"
+    metric = "few_shot_accuracy"
+    [[claims]]
+    text = "{{modality}} weighs little"
+    variant = "confidence"
+    metric = "weight/{{modality}}"
+    at_most = 0.1
+    """
+    state = opened(tmp_path, text.replace("\n    ", "\n"))
+    invented(state, {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4}, failed=(f"gate {EVIL}", 3))
+    place, table, _ = state.report()
+    page, words = Path(place).read_text(), (tmp_path / "report.md").read_text()
+    assert "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5." in words
+    assert "Late fusion does not help here as far as 5 seeds can show" in words
+    assert "| image weighs little | 0.050 | 0.050 to 0.050 | 5 | holds |" in words
+    assert "| table weighs little | 0.950 | 0.950 to 0.950 | 5 | does not hold |" in words
+    assert "With 4 seeds the Wilcoxon test cannot go below p = 0.125" in words  # one of five failed
+    assert "Failed cells" in words
+    assert EVIL not in page.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    assert "<script>alert" not in page
+    assert "<script>alert" not in words
+    assert len(page) < 2_500_000
+    assert "concatenation" in table
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"\begin{tabular}" in tex
+    assert tex.count(r"\\") == 5
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    best = {r["variant"]: float(r["balanced accuracy %"]) for r in rows}
+    assert best["confidence"] == pytest.approx(np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"]))
+
+
+def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path) -> None:
+    pages = []
+    for name, order in (("a", 1), ("b", -1)):
+        state = opened(tmp_path / "source", TWO)
+        invented(state, LEVELS)
+        other = opened(tmp_path / name, TWO)
+        for row in list(state.results.rows.values())[::order]:
+            other.results.add([row])
+        other.report()
+        pages.append((tmp_path / name / "report.md").read_text())
+    assert pages[0] == pages[1]
+
+
+def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO, "one", "other", "third")
+    invented(state, LEVELS)
+    state.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "Mean ranks over 3 data sets (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert "mean of 3 data sets" in words
+    assert "| one | concatenation | 5 |" in words
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO)
+    state.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "No cell has finished yet" in words
+    assert "10 cells have not run yet" in words
+    invented(state, LEVELS, failed=("concatenation", 0))
+    one = opened(tmp_path, TWO, seeds=1)
+    one.report()
+    assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace("nan &lt;", "")
+
+
+# Test conditions
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("uniform", [4, 4, 4]), ("forward-4", [16, 8, 4]), ("backward-4", [1, 2, 4]), ("", [40, 20, 4])]
+)
+def test_a_shift_takes_the_largest_subset_of_its_shape(kind: str, sizes: list[int]) -> None:
+    labels = np.repeat([0, 1, 2], [40, 20, 4])
+    rows = testing.shifted(labels, np.array([400, 200, 40]), kind, seed=0)
+    assert np.bincount(labels[rows]).tolist() == sizes
+    assert (np.diff(rows) > 0).all()
+    if kind:
+        assert testing.shifted(labels, np.array([400, 200, 40]), kind, seed=1).tolist() != rows.tolist()
+
+
+def test_a_shift_follows_the_training_order_not_the_test_order() -> None:
+    labels = np.repeat([0, 1], [10, 10])
+    rows = testing.shifted(labels, np.array([5, 500]), "forward-5", seed=0)
+    assert np.bincount(labels[rows]).tolist() == [2, 10]
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward-0.5", "sideways-2", "uniform-2", "backward-x", "forward-nan"])
+def test_an_unknown_shift_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="a test distribution must be uniform, forward-K or backward-K"):
+        testing.shifted(np.array([0, 1]), np.array([1, 1]), kind, seed=0)
+
+
+def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
+    small = study.dotted(tomllib.loads(TINY))
+    return [
+        Cell(variant="v", condition=str(t), seed=0, model="network", settings={**small, "optim.seed": 0, **settings}, test=t) for t in tests
+    ]
+
+
+def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) -> None:
+    tests = [{}, {"corrupt": "map=missing"}, {"shift": "uniform"}, {"aggregation": "prior"}, {"corrupt": "sound=noise"}]
+    rows, history = study_run.run_group(wafer_shards, group(*tests), study_run.decode(wafer_shards))
+    assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
+    assert "valid: map, table" in rows[4]["reason"]
+    assert [h["epoch"] for h in history] == [1, 2]
+    assert len({r["train_seconds"] for r in rows[:4]}) == 1
+    assert rows[1]["test/weight/map"] == 0
+    assert rows[0]["test/weight/map"] > 0
+    assert rows[2]["test/rows"] < rows[3]["test/rows"]
+    assert sum(rows[3][f"test/expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1)
+    assert rows[0]["val/balanced_accuracy"] == rows[2]["val/balanced_accuracy"]
+
+
+def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
+    rows, _ = study_run.run_group(wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"}))
+    assert rows[0]["state"] == "failed"
+    assert "is not finite at step" in rows[0]["reason"]
+
+
+def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
+    found = boosting.run(wafer_shards, {"data.modalities": "table"})
+    assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
+    cut = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"})
+    assert cut["test"]["balanced_accuracy"] < found["test"]["balanced_accuracy"]
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--study", "nothing"], "--study must be a shipped study or a TOML file that exists; got 'nothing'"),
+        ([], "the following arguments are required: --study"),
+        (["--study", "paper", "--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["--study", "paper", "--data", "/nowhere"], "a SHARDS folder must exist; got '/nowhere'"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(words: list[str], error: str) -> None:
+    done = run_command("distributed/ablate.py", *words)
+    assert done.returncode == 2
+    assert error in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.toml", tmp_path / "out"
+    own.write_text(OWN)
+    command = ["distributed/ablate.py", "--study", str(own), "--data", wafer_shards, "--out", str(out)]
+    done = run_command(*command, "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "6 cells, 0 done; 3 trainings to run" in done.stdout  # trees do not see the map, so its noise costs them nothing
+    assert {p.name for p in out.iterdir()} >= {
+        "results.csv",
+        "table.md",
+        "table.tex",
+        "table.csv",
+        "report.html",
+        "report.md",
+        "study.json",
+    }
+    runs = {str(p.parent.relative_to(out / "tensorboard")) for p in (out / "tensorboard").rglob("events.*")}
+    assert runs == {"concatenation/seed-0", "confidence/seed-0"}
+    again = run_command(*command, "--seeds", "1")
+    assert again.returncode == 2
+    assert "add --resume" in again.stderr
+    before = Results.load(str(out)).rows
+    more = run_command(*command, "--seeds", "2", "--resume")
+    assert more.returncode == 0, more.stderr
+    assert "12 cells, 6 done; 3 trainings to run" in more.stdout
+    after = Results.load(str(out)).rows
+    assert {place: after[place] for place in before} == before
+    assert len(after) == 12
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.toml", tmp_path / "out"
+    own.write_text(OWN)
+    words = ["--study", str(own), "--data", wafer_shards, "--out", str(out), "--seeds", "4"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([sys.executable, str(ROOT / "distributed/ablate.py"), *words], cwd=tmp_path, stdout=log, stderr=log)
+        limit = time.monotonic() + 240
+        while time.monotonic() < limit and process.poll() is None and len(Results.load(str(out)).rows) < 3:
+            time.sleep(0.2)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 130
+        log.seek(0)
+        assert b"add --resume to the same command" in log.read()
+    kept = Results.load(str(out)).rows
+    assert 3 <= len(kept) < 24
+    assert (out / "report.html").exists()
+    done = run_command("distributed/ablate.py", *words, "--resume")
+    assert done.returncode == 0, done.stderr
+    finished = Results.load(str(out)).rows
+    assert len(finished) == 24
+    assert {place: finished[place] for place in kept} == kept
