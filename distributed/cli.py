@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import traceback
@@ -94,10 +95,12 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS") or in_job():
+        _reach(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(**common, runtime_env=runtime_env())
         except ConnectionError as error:
-            raise Failure(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}") from None
+            hint = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            raise Failure(f"cannot join Ray at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}; {hint}") from None
     else:
         # A local Ray inherits this environment: without a runtime_env it can use the workers that it starts in advance.
         os.environ.update(runtime_env()["env_vars"])
@@ -106,6 +109,17 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
         # The dashboard stays on: Train's clean-up of placement groups asks it. Loopback only.
         ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common, **given)
     _quiet()
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries an address for minutes before it gives up."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise Failure(f"no Ray cluster answers at RAY_ADDRESS={address!r}: {error}") from None
 
 
 def runtime_env() -> dict[str, Any]:

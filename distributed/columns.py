@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.splits import NAMES
 from model.schema import Categorical, Numeric
 
 MISSING_WORDS = pa.array(["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"])  # "None" may be a category
 PARSED = 0.95  # a text column of which this share parses is numeric
 VOCABULARY = 1000  # values that a category keeps
 COUNTED = 20_000  # distinct values of a block that are counted one by one
+DENSE = 10  # different whole numbers within a range of this many times their count are taken for ids
 KNOTS = 33  # quantiles kept for a numeric column
 LARGEST = float(np.finfo(np.float32).max)
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
@@ -201,9 +204,14 @@ def decide(name: str, counts: Counts, forced: str = "") -> Decision:
     if not forced and present >= 10 and distinct == present:
         if not numeric:
             return dropped("every value is different: an id, not a feature (--categorical keeps it)")
-        if counts.whole and counts.high - counts.low < 1.5 * present and present >= 100:
-            return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
-    return (_numeric if numeric else _categorical)(name, counts, values, distinct, missing)
+        if counts.whole and present >= 100:
+            if counts.high - counts.low < DENSE * present:
+                return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
+            warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
+            return dataclasses.replace(_numeric(name, counts, distinct, missing), warning=warning)
+    if numeric:
+        return _numeric(name, counts, distinct, missing)
+    return _categorical(name, counts, values, distinct, missing)
 
 
 def _codes(values: pa.Table) -> bool:
@@ -212,7 +220,7 @@ def _codes(values: pa.Table) -> bool:
     return sum(bool(CODE.match(w)) for w in words) > 0.05 * len(words)
 
 
-def _numeric(name: str, counts: Counts, values: pa.Table, distinct: int, missing: float) -> Decision:
+def _numeric(name: str, counts: Counts, distinct: int, missing: float) -> Decision:
     bad = counts.rows - counts.missing - counts.parsed - counts.infinite
     notes = [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{counts.infinite} infinite: missing"] * bool(counts.infinite)
     gone = float(f"{(counts.rows - counts.parsed) / max(1, counts.rows):.8g}")
@@ -232,6 +240,8 @@ def _categorical(name: str, counts: Counts, values: pa.Table, distinct: int, mis
         notes.append(f"mixed: {counts.parsed} of {counts.rows - counts.missing} cells are numbers")
     likely_id = distinct > 0.8 * (counts.rows - counts.missing) and distinct >= 20
     warning = f"{name}: {distinct} different values, likely an id or a group: --id, --group or --drop it" if likely_id else ""
+    if {"train", "test"} <= {word.lower() for word in vocabulary} <= set(NAMES):
+        warning = f"{name} looks like a split and is used as a feature: --split-column or --drop it"
     return Decision(name, Categorical(name=name, vocabulary=vocabulary, missing=missing), distinct, missing, "; ".join(notes), warning)
 
 

@@ -64,6 +64,7 @@ def prepare_all(table: ingest_table.RawTable, plan: Plan, names: Sequence[str], 
     """First pass, through Ray Data: read, decode, resize."""
     dataset = ingest_table.dataset(table, names, decodes=bool(plan.images))
     dataset = dataset.map_batches(ingest_rows.prepare, fn_args=(plan,), batch_format="pyarrow", batch_size=256, zero_copy_batch=True)
+    dataset.context.execution_options.preserve_order = True
     blocks = Blocks([], [], [])
     for bundle in dataset.iter_internal_ref_bundles():
         for ref, metadata in zip(bundle.block_refs, bundle.metadata):

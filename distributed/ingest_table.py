@@ -157,7 +157,6 @@ def dataset(table: RawTable, columns: Sequence[str], decodes: bool) -> ray.data.
     """The table's rows in order. decodes: rows cost much more than their bytes, so cut them finer than Ray Data would."""
     import ray.data
 
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
     blocks = None
     if decodes:
         rows = table.rows or table.size // 100

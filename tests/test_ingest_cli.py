@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -77,3 +78,21 @@ def test_remote_workers_get_the_settings_the_code_and_no_secrets(monkeypatch: py
     inside = cli.runtime_env()
     assert "RAY_USAGE_STATS_ENABLED" not in inside["env_vars"]  # Ray refuses it twice
     assert "py_modules" not in inside
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_and_soon() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom distributed import cli\ncli.run(lambda argv: cli.start_ray())",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:9"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no Ray cluster answers at RAY_ADDRESS='127.0.0.1:9': ")
+    assert done.stderr.count("\n") == 1

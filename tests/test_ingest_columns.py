@@ -105,6 +105,7 @@ def test_infinite_and_too_large_numbers_are_missing_and_counted() -> None:
         ([f"id{i}" for i in range(20)], "every value is different"),
         (list(range(1000, 1200)), "numbers the rows"),
         ([str(i) for i in range(200)], "numbers the rows"),
+        ([7 * i for i in range(200)], "numbers the rows"),
     ],
 )
 def test_columns_that_tell_nothing_are_dropped_with_a_note(values: list[object], note: str) -> None:
@@ -115,6 +116,13 @@ def test_columns_that_tell_nothing_are_dropped_with_a_note(values: list[object],
 
 def test_measurements_that_all_differ_are_no_ids() -> None:
     assert decided(np.random.default_rng(0).normal(size=200)).kind == "number"
+
+
+def test_what_looks_like_an_id_or_a_split_is_kept_with_a_warning() -> None:
+    for values in ([1000 * i for i in range(200)], [f"p{i % 180}" for i in range(200)], ["train", "val", "Test"] * 20):
+        found = decided(values)
+        assert found.column is not None
+        assert "--drop it" in found.warning
 
 
 def test_one_value_and_gaps_is_a_category_of_one() -> None:
