@@ -53,7 +53,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 1 for any other failure."""
+    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 1 for any other failure.
+
+    LONGTAIL_TRACEBACK=1 in the environment shows where a user's mistake was noticed.
+    """
     try:
         code = main(sys.argv[1:])
     except ValueError as error:

@@ -90,11 +90,10 @@ def load_images(cells: pa.ChunkedArray | pa.Array, spec: images.ImageSpec, folde
             reasons[i] = f"{spec.name}: {refused}"
             return None
 
-    values = columns.flat(cells)
-    if reader.remote:
+    if reader.remote and not pa.types.is_binary(cells.type):
         with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-            return list(pool.map(one, range(len(values)), values.to_pylist()))
-    return [one(i, cell.as_py()) for i, cell in enumerate(values)]  # one cell at a time: photographs are large
+            return list(pool.map(one, range(len(cells)), cells.to_pylist()))
+    return [one(i, cell.as_py()) for i, cell in enumerate(cells)]  # one cell at a time: photographs are large
 
 
 def image_columns(prepared: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:

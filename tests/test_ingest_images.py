@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from distributed import images
+from distributed import images, ingest_rows
 from distributed.images import Folder, ImageSpec, Refused
 
 
@@ -216,3 +217,16 @@ def test_missing_files_folders_and_pipes_are_refused(folder: Path) -> None:
             reader.read(name)
     with pytest.raises(Refused, match="no such file|unreadable"):
         reader.read("x" * 5000)
+
+
+def test_columns_of_records_and_of_dictionary_words_are_read(folder: Path) -> None:
+    data = stored(Image.fromarray(noise(8, 8)))
+    (folder / "b.png").write_bytes(data)
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    records = pa.chunked_array([[{"bytes": data, "path": None}], [{"bytes": None, "path": "b.png"}, None]], kind)
+    words = pa.chunked_array([["b.png", None, "b.png"]]).dictionary_encode()
+    for cells, there in ((records, [True, True, False]), (words, [True, False, True])):
+        reasons: list[str | None] = [None] * 3
+        found = ingest_rows.load_images(cells, spec(), str(folder), reasons)
+        assert [p is not None and p.data == data for p in found] == there
+        assert reasons == [None] * 3
