@@ -217,18 +217,21 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.F
     return figure
 
 
-def save_png(figure: go.Figure, path: str | Path, *, width: int = 900) -> str:
-    """Writes a PNG through kaleido, which needs a Chrome; returns "" or one line that says why there is none."""
+def save_png(pictures: Mapping[str | Path, go.Figure], *, width: int = 900) -> str:
+    """Writes PNG files through kaleido, which starts a Chrome, once for all; returns "" or one line that says why there are none."""
     try:
         import kaleido  # noqa: F401
     except ImportError:
         return "no PNG figures: they need `pip install kaleido` and a Chrome or Chromium; the HTML report has them all"
+    import plotly.io
+
+    light = {"paper_bgcolor": "white", "plot_bgcolor": "white", "font_color": "#1c2430"}
+    drawn = [go.Figure(figure).update_layout(**light, width=width) for figure in pictures.values()]
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        light = go.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#1c2430")
-        light.write_image(str(path), width=width, height=int(figure.layout.height or 420), scale=2)
+        for path in pictures:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        plotly.io.write_images(fig=drawn, file=[str(path) for path in pictures], format="png", scale=2)
     except Exception as error:  # kaleido raises its own and the browser's errors of many types; figures are never worth a failed run
-        Path(path).unlink(missing_ok=True)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"no PNG figures: kaleido could not draw ({first[:140]}); the HTML report has them all"
     return ""

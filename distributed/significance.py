@@ -262,7 +262,7 @@ def helps(what: str, c: Comparison, metric: str, *, scale: float = 100.0, unit: 
         "lower": decided,
         "equal": f"{what} does not help here",
         "noise": f"{what} does not help here as far as {c.n} seeds can show",
-        "untested": f"{what}: not tested",
+        "untested": f"whether {what} helps is not tested",
     }[c.verdict]
     return f"{answer[0].upper()}{answer[1:]}: {detail}"
 

@@ -54,12 +54,9 @@ def _put(folder: str, name: str, content: str) -> None:
 
 
 def _pictures(folder: str, sections: Sequence[Section]) -> str:
-    """PNG files of all figures, as far as kaleido is there; the first that fails ends the attempt."""
-    for block in (b for s in sections for b in s.blocks if isinstance(b, Figure) and b.name):
-        said = figures.save_png(block.figure, Path(folder) / "figures" / f"{block.name}.png")
-        if said:
-            return said
-    return ""
+    """PNG files of all named figures, as far as kaleido is there."""
+    named = {Path(folder) / "figures" / f"{b.name}.png": b.figure for s in sections for b in s.blocks if isinstance(b, Figure) and b.name}
+    return figures.save_png(named) if named else ""
 
 
 def main_table(study: Study, seen: Sequence[View]) -> Table:

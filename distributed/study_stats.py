@@ -222,7 +222,7 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
 def _where(view: View, seen: Sequence[View]) -> str:
     """Data set and condition, as far as they vary."""
     words = ", ".join(_place_cells(view, _place_columns(seen)))
-    return f"{words}. " if words else ""
+    return f"{words}: " if words else ""
 
 
 def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[list[str], Table | None]:

@@ -142,7 +142,7 @@ def test_png_without_kaleido_is_one_clear_line(tmp_path: Path, monkeypatch: pyte
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_kaleido)
-    said = figures.save_png(figures.blank(), tmp_path / "x.png")
+    said = figures.save_png({tmp_path / "x.png": figures.blank()})
     assert "pip install kaleido" in said
     assert "\n" not in said
     assert not (tmp_path / "x.png").exists()
