@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -189,20 +190,24 @@ def test_estimates_are_those_of_evaluate(folder: Path, out: Path, method: str) -
 def test_a_pool_of_actors_gives_the_same_to_the_bit(folder: Path, out: Path, tmp_path: Path, ray_local: None) -> None:
     for data, words in (("shards", ()), ("table.csv", ("--image", f"photo={folder / 'photos'}"))):
         alone, _ = ask(folder, data, tmp_path / f"alone {data}", *words)
-        pool, told = ask(folder, data, out, *words, "--concurrency", "2")
+        pool, _ = ask(folder, data, out, *words, "--concurrency", "2")
         pd.testing.assert_frame_equal(alone, pool)
         assert len(list((out / "predictions").iterdir())) > 1
         shutil.rmtree(out)
+
+
+@pytest.mark.slow
+def test_a_mistake_found_by_an_actor_is_one_line_too(folder: Path, out: Path, ray_local: None) -> None:
     broken = folder / "broken"
     shutil.copytree(folder / "shards", broken)
     part = broken / "test" / "part-00001.parquet"
     frame = pq.read_table(part)
     photos = [b"\x89PNG cut short"] * len(frame)
-    import pyarrow as pa
-
     pq.write_table(frame.set_column(frame.column_names.index("image.photo"), "image.photo", pa.array(photos, pa.binary())), part)
-    with pytest.raises(ValueError, match="must be a whole PNG or JPEG"):
-        ask(folder, "broken", out, "--concurrency", "2")
+    for words in ((), ("--concurrency", "2")):
+        with pytest.raises(ValueError, match="must be a whole PNG or JPEG") as caught:
+            ask(folder, "broken", out, *words)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 16])
@@ -237,11 +242,9 @@ def test_a_csv_in_many_chunks_is_one_table(folder: Path, out: Path, tmp_path: Pa
         return {**options(table), "read_options": csv.ReadOptions(block_size=1000)}
 
     monkeypatch.setattr(ingest_table, "csv_options", small_blocks)
-    waves = list(
-        prediction_input.open_rows(checkpoints.load(str(folder / "run")), str(folder / "long.csv"), images={}, split="all", batch_size=10)[
-            0
-        ].waves(1)
-    )
+    checkpoint = checkpoints.load(str(folder / "run"))
+    rows, _ = prediction_input.open_rows(checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10)
+    waves = list(rows.waves(1))
     assert len(waves) > 5
     assert all(wave.rows % 10 == 0 for wave in waves[:-1])
     monkeypatch.setattr(predict, "pooled", lambda rows, options: False)

@@ -1,0 +1,120 @@
+"""`predict` against a plain PyTorch inference loop: rows per second over the same shards, same network, on one core. Prints one JSON line.
+
+The plain loop is what one writes by hand: all rows decoded beforehand and in memory, then network and softmax over slices of 512, the
+probabilities kept. `predict` reads the Parquet parts, decodes, predicts, calibrates, and writes its part files. Two paired figures, each the
+median of the ratios of alternating passes, in processor seconds:
+ratio: what predict does with batches against the loop, over the same decoded rows;
+ratio_files: from files to files, against a loop that also reads and decodes (one after the other) and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
+    parser.add_argument("--pairs", type=int, default=7)
+    args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for everything, decoding threads too
+    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        print(json.dumps(measure(args, folder)))
+
+
+def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.made import make_shards
+    from distributed import checkpoints, prediction, prediction_input, stream
+    from distributed.config import Config
+    from distributed.inference import Weighing
+    from distributed.shards import read_manifest
+    from model.calibration import Calibration
+    from model.network import Network
+
+    torch.set_num_threads(1)
+    shards = f"{folder}/shards"
+    make_shards(shards, args.rows, args.size)
+    manifest, config = read_manifest(shards), Config()
+    network = Network(manifest.schema, config.model).eval()
+    calibration = Calibration.identity(config.experts.count, len(manifest.schema.classes))
+    checkpoints.save(f"{folder}/checkpoint", network, config, manifest, calibration)
+    checkpoint = checkpoints.load(f"{folder}/checkpoint")
+    batch_size = config.inference.batch_size
+    rows, _ = prediction_input.open_rows(checkpoint, shards, images={}, split="train", batch_size=batch_size)
+    wave = next(rows.waves(1))
+    recipe = prediction.Recipe(rows=rows, weighing=Weighing((1 / 3,) * 3), out=f"{folder}/out")
+    predictor = prediction.Predictor(checkpoint, recipe, threads=1)
+    prepared = [batch for task in wave.tasks for batch in predictor.prepared(wave, task)]
+    batches = [stream.as_batch(one.arrays, manifest.schema) for one in prepared]
+
+    @torch.inference_mode()
+    def loop() -> None:
+        torch.cat([checkpoint.network(batch).logits_BEC.mean(1).softmax(1) for batch in batches])
+
+    def ours() -> None:
+        for one in prepared:
+            predictor.predict(one)
+
+    @torch.inference_mode()
+    def loop_files() -> None:
+        found = []
+        for task in wave.tasks:
+            for raw, piece, first in rows.batches(wave, task):
+                batch = stream.as_batch(rows.prepare(raw, piece, first).arrays, manifest.schema)
+                found.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
+        torch.cat(found)
+
+    def ours_files() -> None:
+        for part, task in enumerate(wave.tasks):
+            predictor.work(wave, task, part)
+        shutil.rmtree(f"{folder}/out")
+
+    memory, files = paired(ours, loop, args.pairs), paired(ours_files, loop_files, args.pairs)
+    return {
+        "benchmark": "predict",
+        "ratio": round(memory[0], 3),
+        "ratio_files": round(files[0], 3),
+        "rows_per_second": round(args.rows / memory[1]),
+        "loop_rows_per_second": round(args.rows / memory[2]),
+        "files_rows_per_second": round(args.rows / files[1]),
+        "loop_files_rows_per_second": round(args.rows / files[2]),
+        "rows": args.rows,
+        "size": args.size,
+        "pairs": args.pairs,
+        "target": 0.9,
+        "met": memory[0] >= 0.9 and files[0] >= 0.9,
+    }
+
+
+def paired(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> tuple[float, float, float]:
+    """Median of their seconds over ours, and the medians of both; processor seconds, which other processes of the machine do not change."""
+    seconds: dict[Callable[[], None], list[float]] = {ours: [], theirs: []}
+    for turn in range(pairs + 1):  # the first warms up
+        for work in (ours, theirs) if turn % 2 else (theirs, ours):
+            started = time.process_time()
+            work()
+            if turn:
+                seconds[work].append(time.process_time() - started)
+    ratios = [b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
+    return statistics.median(ratios), statistics.median(seconds[ours]), statistics.median(seconds[theirs])
+
+
+if __name__ == "__main__":
+    main()
