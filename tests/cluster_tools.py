@@ -21,6 +21,7 @@ from cluster.local import nodes, processes
 ROOT = Path(__file__).resolve().parents[1]
 Done = subprocess.CompletedProcess[str]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+SINGLETONS = ("_AutoscalingCoordinatorActor", "_StatsActor")  # Ray Data's and Train's own, one a cluster, meant to stay
 
 
 class Cluster:
@@ -42,14 +43,14 @@ class Cluster:
     def workers(self) -> list[str]:
         return [node.name for node in self.state.nodes[1:]]
 
-    def ray(self, *words: str, token: bool = True, timeout: float = 170) -> Done:
+    def ray(self, *words: str, token: bool = True, timeout: float = 400) -> Done:
         """`ray WORDS` from the repository's root, in a shell that knows the token or does not."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
         environment |= nodes.environment(self.state) if token else {"RAY_AUTH_MODE": "disabled"}
         command = [sys.executable, "-m", "ray.scripts.scripts", *words]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
-    def submit(self, *command: str, options: tuple[str, ...] = ("--working-dir", "."), token: bool = True, timeout: float = 170) -> Done:
+    def submit(self, *command: str, options: tuple[str, ...] = ("--working-dir", "."), token: bool = True, timeout: float = 400) -> Done:
         """`ray job submit --working-dir . -- COMMAND`, as the README writes it; waits for the end."""
         return self.ray("job", "submit", "--address", self.state.dashboard, *options, "--", *command, token=token, timeout=timeout)
 
@@ -64,7 +65,7 @@ class Cluster:
         with urllib.request.urlopen(urllib.request.Request(self.state.dashboard + path, headers=key), timeout=20) as reply:
             return json.load(reply)
 
-    def finish(self, name: str, seconds: float = 150) -> str:
+    def finish(self, name: str, seconds: float = 400) -> str:
         """Waits for a job; returns its log, with its status in the first line."""
         wait_for(lambda: self.get(f"/api/jobs/{name}")["status"] in ENDED, seconds, lambda: self.log(name))
         return self.log(name)
@@ -92,11 +93,11 @@ class Cluster:
         found = [row for row in self.rows("actors") if any(word in row["class_name"] for word in words.split())]
         return {names.get(row["node_id"], "?") for row in found if row["node_id"]}
 
-    def leaks(self, seconds: float = 20) -> list[str]:
+    def leaks(self, seconds: float = 30) -> list[str]:
         """Actors, placement groups and busy worker processes that are left once all jobs are over."""
 
         def left() -> list[str]:
-            actors = [row for row in self.rows("actors") if row["state"] != "DEAD"]
+            actors = [row for row in self.rows("actors") if row["state"] != "DEAD" and row["class_name"] not in SINGLETONS]
             groups = [row for row in self.rows("placement_groups") if row["state"] != "REMOVED"]
             busy = [pid for pid in processes.marked(processes.CLUSTER_MARK, self.state.id) if is_busy(pid)]
             return (
@@ -113,7 +114,7 @@ def is_busy(pid: int) -> bool:
     """Whether a process is a Ray worker in the middle of something, or a driver of ours."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        idle = words.startswith(("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent"))
+        idle = words.startswith(tuple(f"ray::{name}" for name in ("IDLE", "DashboardAgent", "RuntimeEnvAgent", *SINGLETONS)))
         return (words.startswith("ray::") and not idle) or " distributed/" in words
     return False
 
