@@ -1,7 +1,7 @@
 """`predict` against a plain PyTorch inference loop: rows per second over the same shards, same network, on one core. Prints one JSON line.
 
 The plain loop is what one writes by hand: all rows decoded beforehand and in memory, then network and softmax over slices of 512, the
-probabilities kept. `predict` reads the Parquet parts, decodes, predicts, calibrates, and writes its part files. Two paired figures, each the
+probabilities kept. `predict` reads the Parquet parts, decodes, predicts, calibrates, and writes its part files. Two figures, each the
 median of the ratios of alternating passes, in processor seconds:
 ratio: what predict does with batches against the loop, over the same decoded rows;
 ratio_files: from files to files, against a loop that also reads and decodes (one after the other) and writes nothing.
