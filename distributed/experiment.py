@@ -177,7 +177,8 @@ class Experiment:
             return [r for r in self.records.values() if r.job.kind in kinds]
 
     def configurations(self) -> list[Record]:
-        return self.of_kind("search", "named")
+        """In the order in which they were begun."""
+        return sorted(self.of_kind("search", "named"), key=lambda r: r.started)
 
     def replicates_of(self, name: str) -> list[Record]:
         return [r for r in self.of_kind("replicate") if r.job.of == name and r.state == "complete"]

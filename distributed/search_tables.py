@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,7 @@ from distributed.config import leaves, to_toml
 from distributed.experiment import LOWER_IS_BETTER, Experiment, Record, Standing
 from distributed.report import write_file
 from distributed.significance import Comparison, Summary, in_words, paired, summarise
-from distributed.tables import Cell, Table, number, to_csv
+from distributed.tables import Cell, Table, number
 
 IN_WORDS = {
     "defaults": "this project's defaults",
@@ -189,7 +191,9 @@ def cost(experiment: Experiment, wall: float) -> Table:
 
 def write_files(experiment: Experiment, base: Mapping[str, Any]) -> None:
     """trials.csv and best.toml."""
-    write_file(experiment.folder / "trials.csv", to_csv(trials(experiment)))
+    table, text = trials(experiment), io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+    write_file(experiment.folder / "trials.csv", text.getvalue())
     winner = experiment.winner()
     if winner is not None:
         score = shown(winner.score(experiment.metric), experiment.metric)

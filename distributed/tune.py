@@ -313,7 +313,8 @@ class Search:
         from distributed import search_board, search_report, search_tables
 
         if not hasattr(self, "board"):
-            self.board = search_board.SearchBoard(self.experiment, self.base, self.names, self.setup.settings.scaling.workers == 1)
+            names = {*self.names, *(name for job in self.outside for name in job.settings)}
+            self.board = search_board.SearchBoard(self.experiment, self.base, sorted(names), self.setup.settings.scaling.workers == 1)
         search_tables.write_files(self.experiment, self.setup.base)
         defaults = config.flatten(config.Config())
         found = search_report.sections(self.experiment, self.setup.base, defaults, self.command, time.monotonic() - self.started)
