@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -15,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image as pillow
+from pyarrow import fs
 
 from distributed import reader, sampling, stream
 from distributed.config import Config, override
 from distributed.corrupt import corrupt, parse
 from distributed.decode import numpy_columns
-from distributed.shards import Manifest, read_manifest, write_manifest
+from distributed.shards import Manifest, filesystem, read_manifest, write_manifest
 from model.batch import Batch, concatenate
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
@@ -310,6 +312,18 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
         assert all(same(a, b) for a, b in pairs)
 
 
+def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = reader.Reader(reader.read_index(shards, "train"), read_manifest(shards).schema)
+    windows = [reader.Window(np.arange(64), (64,))]
+    monkeypatch.setattr(reader, "in_ray", lambda *_: "ray")
+    monkeypatch.setattr(reader, "in_threads", lambda *_: "threads")
+    for worthwhile, idle, engine in ((0, 99, "ray"), (0, 2, "threads"), (1 << 30, 99, "threads")):
+        monkeypatch.setattr(reader, "WORTHWHILE", worthwhile)
+        monkeypatch.setattr(reader, "idle_cpus", lambda world, idle=idle: idle)
+        assert reader.read(reads, windows) == engine
+    assert list(reader.read(reads, [])) == []
+
+
 def test_a_stream_left_in_the_middle_of_an_epoch_stops_its_threads(shards: str) -> None:
     import threading
 
@@ -403,3 +417,24 @@ def test_missing_or_empty_shards_are_one_clear_error(shards: str, tmp_path: Path
     write_manifest(read_manifest(shards), str(tmp_path))
     with pytest.raises(ValueError, match="a split must have Parquet parts"):
         source(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_shards_in_an_object_store_read_as_those_on_a_disk(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        system, path = filesystem("s3://bucket/wafers")
+        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1").create_bucket(Bucket="bucket")
+        fs.copy_files(shards, path, destination_filesystem=system)
+        for cache in ("memory", "stream"):
+            there, here = (epoch(source(where, cache)) for where in ("s3://bucket/wafers", shards))
+            assert all(same(a, b) for a, b in zip(there, here, strict=True))
+    finally:
+        server.stop()
