@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,29 +17,42 @@ from model.schema import Schema
 MOST_CATEGORIES = 255  # scikit-learn's limit; a column with more is treated as numbers
 
 
-def run(shards: str, settings: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Validation and test metrics of a HistGradientBoostingClassifier with balanced class weights and native categories."""
+def run(
+    shards: str, settings: Mapping[str, Any], arrays: Mapping[str, Any] | None = None, corruptions: Sequence[str] = ("",)
+) -> list[dict[str, Any]]:
+    """Validation and test metrics of a HistGradientBoostingClassifier with balanced class weights and native categories.
+
+    It is trained once; the test split is scored under each of `corruptions`, which come on top of the settings' own.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     job = runs.Job(shards=shards, settings=dict(settings))
     train = runs.open_split(job, "train", Exchange(), arrays)
-    schema = train.schema
     cells_NK, labels_N = columns(train)
-    kinds_K = categorical(schema)
+    kinds_K = categorical(train.schema)
     model = HistGradientBoostingClassifier(
         class_weight="balanced", categorical_features=kinds_K if kinds_K.any() else None, random_state=job.config.optim.seed
     )
     started = time.perf_counter()
     model.fit(cells_NK, labels_N)
-    seconds = time.perf_counter() - started
-    found: dict[str, Any] = {"train_seconds": seconds}
-    for split in ("val", "test"):
-        cells_NK, labels_N = columns(runs.open_split(job, split, Exchange(), arrays))
-        probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
-        probabilities_NC[:, model.classes_] = model.predict_proba(cells_NK)
-        counts_C = torch.tensor(schema.counts)
-        found[split] = metrics.compute(torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), counts_C, schema.classes)
+    common = {"train_seconds": time.perf_counter() - started, "val": judge(model, runs.open_split(job, "val", Exchange(), arrays))}
+    found = []
+    for corruption in corruptions:
+        both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
+        tested = runs.Job(shards=shards, settings={**settings, "data.corrupt": both})
+        found.append({**common, "test": judge(model, runs.open_split(tested, "test", Exchange(), arrays))})
     return found
+
+
+def judge(model: Any, source: Any) -> dict[str, float]:
+    """The metrics of a fitted classifier on the rows of a source; a class it has never seen has probability 0."""
+    schema = source.schema
+    cells_NK, labels_N = columns(source)
+    probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
+    probabilities_NC[:, model.classes_] = model.predict_proba(cells_NK)
+    return metrics.compute(
+        torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
+    )
 
 
 def columns(source: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -39,8 +39,8 @@ def run_group(
     """
     try:
         if cells[0].model == "boosting":
-            metrics = boosting.run(shards, cells[0].settings, arrays)
-            return [{"state": "done", **flat(metrics)} for _ in cells], []
+            found = boosting.run(shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells])
+            return [{"state": "done", **flat(metrics)} for metrics in found], []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
