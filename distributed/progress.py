@@ -33,6 +33,9 @@ class SearchView:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self.live is not None:
             self.live.stop()
 

@@ -144,11 +144,11 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
             searcher.experiment.explain(trial.config["name"], death(trial.error_file))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if signals.received:
-                searcher.interrupted = True
-                raise Interrupted(signals.received)
+            searcher.interrupted = bool(signals.received)
             if on_step:
                 on_step()
+            if signals.received:
+                raise Interrupted(signals.received)
             ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
             if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
                 raise Hopeless(f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}")

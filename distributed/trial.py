@@ -60,6 +60,7 @@ def run_once(
 
 def reason(error: BaseException) -> str:
     """Why a configuration failed, in one line."""
+    error = getattr(error, "cause", None) or error  # a RayTaskError carries the worker's own exception
     words = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of memory on the GPU; lower data.batch_size or the model's width"

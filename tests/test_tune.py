@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distributed import config, tune
+from distributed import config, search_setup, tune
 from distributed.experiment import METRICS, Experiment
 from tests.conftest import ROOT, run_command
 
@@ -179,11 +179,11 @@ def test_a_space_that_asks_for_unknown_settings_is_refused(wafer_shards: str, tm
 def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
     from distributed.spaces import SPACES
 
-    setup = tune.Setup({}, "", {}, {}, "x")
-    inside, outside = tune.starting_points(SPACES["margins"], setup, 2)
+    setup = search_setup.Setup({}, "", {}, {}, "x")
+    inside, outside = search_setup.starting_points(SPACES["margins"], setup, 2)
     assert [label for label, _ in inside] == ["defaults", "plain softmax"]
     assert {job.name: job.settings["fusion.kind"] for job in outside if "fusion.kind" in job.settings} == {"concatenation": "uniform"}
-    inside, outside = tune.starting_points(SPACES["full"], setup, 2)
+    inside, outside = search_setup.starting_points(SPACES["full"], setup, 2)
     assert len(inside) == 4
     assert not outside
 
@@ -191,8 +191,8 @@ def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
 def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
     from distributed.spaces import SPACES
 
-    setup = tune.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
-    inside, outside = tune.starting_points(SPACES["full"], setup, 1)  # one modality: nothing to concatenate
+    setup = search_setup.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
+    inside, outside = search_setup.starting_points(SPACES["full"], setup, 1)  # one modality: nothing to concatenate
     assert [label for label, _ in inside] + [job.label for job in outside] == ["defaults", "plain softmax"]
     assert all("experts.count" not in values for _, values in inside)
 
