@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import random
 import socket
 import sys
 import time
@@ -110,8 +111,28 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
         sizes = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": object_store, "_temp_dir": temp_dir}
         given = {k: v for k, v in sizes.items() if v is not None}
         # The dashboard stays on: Train's clean-up of placement groups asks it. Loopback only.
-        ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **common, **given)
+        _start_local(include_dashboard=True, dashboard_host="127.0.0.1", **common, **given)
     _quiet()
+
+
+def _start_local(**options: Any) -> None:
+    """Up to three tries: an overloaded machine exceeds the 30 seconds that Ray gives its processes to start, and two Rays that start at
+    once may choose the same port for their dashboards."""
+    import ray
+
+    for left in (2, 1, 0):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:
+            passing = ("timed out during startup", "Address already in use", "address already in use")
+            if not any(sign in str(error) for sign in passing):
+                raise
+            ray.shutdown()
+            if not left:
+                raise Failure(f"a local Ray did not start in three tries: {str(error).strip().splitlines()[-1]}") from None
+            print("Ray did not start, trying again", file=sys.stderr)
+            time.sleep(random.uniform(0.5, 2))
 
 
 def _reach(address: str) -> None:
