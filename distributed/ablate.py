@@ -145,6 +145,8 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     arrays = {name: ray.remote(num_cpus=0)(decode).remote(sets[name].shards) for name in {d for group in todo.values() for d, _ in group}}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()
+    if config.override(config.Config(), waiting[-1][0][1].settings).scaling.gpus_per_worker and not ray.cluster_resources().get("GPU"):
+        print("scaling.gpus_per_worker asks for a GPU and no node has one yet: waiting for one", file=sys.stderr, flush=True)
     try:
         while waiting or pending:
             while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
@@ -157,17 +159,25 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
             if ready and time.monotonic() - reported > REPORT_EVERY:
-                state.report()
+                _report_so_far(state)
                 reported = time.monotonic()
     except KeyboardInterrupt:
         for reference in pending:
             ray.cancel(reference, force=True)
-        state.report()
+        _report_so_far(state)
         left = len(waiting) + len(pending)
         print(f"\ninterrupted with {left} trainings left; add --resume to the same command to go on", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _report_so_far(state: Any) -> None:
+    """A report while cells are missing; its failure must not end the study, whose results are on disk already."""
+    try:
+        state.report()
+    except Exception as error:
+        print(f"no report so far: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _task(function: Any, cell: Cell) -> Any:

@@ -43,7 +43,9 @@ def write(
     sections = build(study, plans, seen, main, rows, command)
     missing = _pictures(folder, sections) if pictures and not is_uri(folder) else ""
     title = f"Study: {study.title}"
-    lead = f"{', '.join(plans)}; {len(rows)} of {sum(len(p.cells) for p in plans.values())} cells finished or failed."
+    failed = sum(row["state"] == "failed" for row in rows)
+    cells = f"{len(rows) - failed} of {sum(len(p.cells) for p in plans.values())} cells finished"
+    lead = f"{', '.join(plans)}: {cells}{f', {failed} failed' if failed else ''}."
     _put(folder, "report.html", report.to_html(title, sections, lead=lead))
     _put(folder, "report.md", report.to_markdown(title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)))
     return join(folder, "report.html"), tables.to_text(_short(main)), missing

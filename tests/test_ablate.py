@@ -378,6 +378,23 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace("nan &lt;", "")
 
 
+def test_a_study_can_live_under_a_uri(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/deep/study"
+    state = opened(Path("unused"), TWO, seeds=2)
+    state.folder = state.results.folder = uri
+    history = [{"epoch": 1, "loss": 1.0, "val/balanced_accuracy": 0.5}]
+    for group in state.todo().values():
+        state.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "train_seconds": 1.0} for _ in group], history))
+    place, _, _ = state.report(pictures=True)
+    assert place == f"{uri}/report.html"
+    folder = tmp_path / "deep/study"
+    assert {p.name for p in folder.iterdir()} == {
+        *("results.csv", "report.html", "report.md", "study.json", "table.csv", "table.md", "table.tex", "tensorboard")
+    }
+    assert len(list(folder.rglob("events.*"))) == 4
+    assert len(Results.load(uri).rows) == 4
+
+
 # Test conditions
 
 
