@@ -54,7 +54,7 @@ def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
     """Images turned, shifted, scaled, recoloured and partly covered; table cells set to missing or unseen."""
     device = batch.present_BM.device
     images = {
-        name: augment_images(pixels, draws(batch, 10, seed_of(seed, step, 10 + k), device), config)
+        name: augment_images(pixels, draws(batch, 11, seed_of(seed, step, 10 + k), device), config)
         for k, (name, pixels) in enumerate(batch.images.items())
     }
     numbers, categories = dict(batch.numbers), dict(batch.categories)
@@ -80,15 +80,17 @@ def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tenso
 
 
 def warp(x_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tensor:
-    """One affine map an image: flip, rotation, zoom and shift together, resampled once."""
+    """One affine map an image: a flip, a shift by whole pixels and, for half of the images, rotation and zoom; resampled once."""
     height, width = x_BCHW.shape[2:]
     one_B = torch.ones_like(u_BU[:, 0])
     flip_x = torch.where(u_BU[:, 0] < 0.5, -one_B, one_B) if config.flip in ("horizontal", "both") else one_B
     flip_y = torch.where(u_BU[:, 1] < 0.5, -one_B, one_B) if config.flip in ("vertical", "both") else one_B
-    angle_B = math.radians(config.rotate) * (2 * u_BU[:, 2] - 1)
-    scale_B = 1 + config.zoom * (2 * u_BU[:, 3] - 1)
+    turned_B = (u_BU[:, 10] < 0.5).to(u_BU.dtype)  # the others stay sharp, as test images are: resampling blurs
+    angle_B = turned_B * math.radians(config.rotate) * (2 * u_BU[:, 2] - 1)
+    scale_B = 1 + turned_B * config.zoom * (2 * u_BU[:, 3] - 1)
     cos_B, sin_B, aspect = torch.cos(angle_B) * scale_B, torch.sin(angle_B) * scale_B, height / width
-    shift_x, shift_y = 2 * config.shift * (2 * u_BU[:, 4] - 1), 2 * config.shift * (2 * u_BU[:, 5] - 1)
+    shift_x = torch.round(config.shift * width * (2 * u_BU[:, 4] - 1)) * 2 / width  # whole pixels
+    shift_y = torch.round(config.shift * height * (2 * u_BU[:, 5] - 1)) * 2 / height
     top = torch.stack([cos_B * flip_x, -sin_B * aspect * flip_x, shift_x], 1)
     bottom = torch.stack([sin_B / aspect * flip_y, cos_B * flip_y, shift_y], 1)
     grid = torch.nn.functional.affine_grid(torch.stack([top, bottom], 1), list(x_BCHW.shape), align_corners=False)

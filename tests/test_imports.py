@@ -1,4 +1,4 @@
-"""Imports point one way: entry points -> distributed library -> model; search_spaces knows Optuna only; model knows no Ray, pandas or Optuna."""
+"""Imports point one way: entry points -> distributed library -> model; search_spaces knows Optuna only; model knows no Ray."""
 
 from __future__ import annotations
 
