@@ -120,9 +120,7 @@ def train_on_ray(job: Job) -> None:
     files, folder = filesystem(f"{job.out}/ray")  # Ray Train's own notes; all nodes must see it, as they must see the run
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=dataclasses.asdict(
-            dataclasses.replace(job, resume=True)
-        ),  # resume: a group that starts again
+        train_loop_config=dataclasses.asdict(dataclasses.replace(job, resume=True)),  # resume: a group that starts again
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources, placement_strategy="SPREAD", **elastic
         ),
