@@ -420,6 +420,20 @@ def test_missing_or_empty_shards_are_one_clear_error(shards: str, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_two_workers_stream_through_ray_data_at_once(shards: str, ray_local: None) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def worker(rank: int) -> list[list[tuple[int, int]]]:
+        reader.WORTHWHILE, reader.threads = 0, lambda world: 0
+        return [keys(b) for b in epoch(source(shards, "stream", rank=rank, world=2))]
+
+    shares = ray.get([worker.remote(r) for r in range(2)], timeout=200)
+    expected = [[keys(b) for b in epoch(source(shards, "stream", rank=r, world=2))] for r in range(2)]
+    assert shares == expected
+
+
+@pytest.mark.slow
 def test_shards_in_an_object_store_read_as_those_on_a_disk(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from moto.server import ThreadedMotoServer
