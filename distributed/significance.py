@@ -136,7 +136,7 @@ def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = 
     gaps = np.sort(np.round((ours - theirs) / size, 12) * size)  # 0.53 - 0.50 and 0.03 are the same gap: ties must be ties
     base = Comparison(name=name, reference=against, n=len(gaps), difference=float(gaps.mean()))
     if len(gaps) == 1:
-        return replace(base, reason="one seed in common: no test is possible")
+        return replace(base, reason="one seed in common")
     if not gaps.any():
         return replace(base, low=0.0, high=0.0, reason="equal in every seed: nothing to test")
     sd = _spread(gaps)

@@ -24,6 +24,8 @@ METHOD = (
     "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests are paired by seed against the reference: "
     "t test and Wilcoxon's signed ranks, each corrected after Holm over the comparisons of one data set, condition and metric. `shown` "
     "follows the corrected t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
+    "Claims stand in the study file and are tested one by one, without correction over claims: a claim `holds` "
+    "where the whole interval lies within its limit.",
     "Hedges g is the mean paired difference over its standard deviation, corrected for few seeds.",
 )
 

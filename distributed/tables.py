@@ -65,8 +65,7 @@ def _strong(cell: Any) -> bool:
 
 
 def to_html(table: Table) -> str:
-    words = [all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)] or [False] * len(table.columns)
-    kinds = [' class="words"' if w else "" for w in words]
+    kinds = [' class="words"' if w else "" for w in _words(table)]
     heads = "".join(f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>' for c, k in zip(table.columns, kinds))
     body = "\n".join("<tr>" + "".join(map(_html_cell, row, kinds)) + "</tr>" for row in table.rows)
     caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
@@ -74,6 +73,11 @@ def to_html(table: Table) -> str:
     if not table.folded:
         return found
     return f"<details><summary>{html.escape(table.caption or 'Table')} ({len(table.rows)} rows)</summary>{found}</details>"
+
+
+def _words(table: Table) -> list[bool]:
+    """Which columns hold nothing but text: these are set to the left, numbers to the right."""
+    return [all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)] or [False] * len(table.columns)
 
 
 def _html_cell(cell: Any, kind: str) -> str:
@@ -94,7 +98,7 @@ def to_markdown(table: Table) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rows = [[f"**{markdown_text(text(c))}**" if _strong(c) else markdown_text(text(c)) for c in row] for row in table.rows]
-    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    rule = ["---" if words or i == 0 else "---:" for i, words in enumerate(_words(table))]
     lines = [line([markdown_text(c) for c in table.columns]), line(rule), *map(line, rows)]
     return (f"{markdown_text(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
 
@@ -128,7 +132,7 @@ def to_latex(table: Table, label: str = "") -> str:
         r"\centering",
         *([rf"\caption{{{tex_text(table.caption)}}}"] if table.caption else []),
         *([rf"\label{{{label}}}"] if label else []),
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if words or i == 0 else 'r' for i, words in enumerate(_words(table)))}}}",
         r"\toprule",
         line([tex_text(c) for c in table.columns]),
         r"\midrule",
