@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     from distributed.study_state import State, plans_of
 
     plans = plans_of(asked, sets, seeds, extra, _names(options.variants), _names(options.conditions))
-    out = locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
+    out = cli.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
     state = State.open(
         out,
         asked,
@@ -107,22 +107,14 @@ def _names(listed: str | None) -> list[str] | None:
     return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
 
 
-def locate(place: str) -> str:
-    """Local paths made absolute: workers run in other folders."""
-    from distributed.shards import is_uri
-
-    return place.rstrip("/") if is_uri(place) else str(Path(place).resolve())
-
-
 def data_sets(places: Sequence[str]) -> list[DataSet]:
     """The data sets under the names of their folders."""
-    from distributed import wafers
     from distributed.shards import read_manifest
     from model.schema import to_dict
 
     found = []
-    for place in places or [wafers.default_shards()]:
-        shards = locate(place)
+    for place in places or [None]:
+        shards = cli.data(place)
         manifest = read_manifest(shards)
         plain = json.dumps({"schema": to_dict(manifest.schema), "rows": manifest.rows}, sort_keys=True)
         *_, parent, last = ["", *shards.rstrip("/").split("/")]

@@ -80,6 +80,18 @@ def _say(error: object, code: int) -> int:
     return code
 
 
+def locate(place: str) -> str:
+    """A local path made absolute, since workers run in other folders; a URI as it is."""
+    return place.rstrip("/") if "://" in place else str(Path(place).resolve())
+
+
+def data(place: str | None) -> str:
+    """The shards to work on: those named, or the built-in wafers, which are made on first use."""
+    from distributed import wafers
+
+    return locate(place) if place else wafers.default_shards()
+
+
 def in_job() -> bool:
     """Whether this process is the driver of a submitted Ray job."""
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed import config
+from distributed import cli, config
 from distributed.experiment import BASELINES, Job, check_metrics, direction
 
 DEFAULTS: dict[str, Any] = {
@@ -92,8 +92,6 @@ def check(options: dict[str, Any]) -> None:
 
 def prepare(options: dict[str, Any]) -> Setup:
     """Reads --config and --set, finds the data."""
-    from distributed.train import shards
-
     changes = config.read_toml(options["config"]) if options["config"] else {}
     start = config.override(config.Config(), {"optim.seed": options["seed"], **changes})
     small = QUICK if options["quick"] else {} if options["data"] else DEMO
@@ -108,7 +106,7 @@ def prepare(options: dict[str, Any]) -> Setup:
         words = " ".join(f"{k}={flat[k]}" for k in small)
         print(f"{'quick' if options['quick'] else 'built-in wafer data'}: small settings, {words}", file=sys.stderr)
     pins = {name: flat[name] for name in sets}
-    return Setup(options, shards(options["data"] or None), config.difference(start), pins, uuid.uuid4().hex[:12])
+    return Setup(options, cli.data(options["data"]), config.difference(start), pins, uuid.uuid4().hex[:12])
 
 
 def starting_points(space: Any, setup: Setup, modalities: int) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:

@@ -51,11 +51,11 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
-    out = locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    out = cli.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     from distributed import checkpoints
     from distributed.shards import read_manifest
 
-    data = shards(options.data)
+    data = cli.data(options.data)
     schema = read_manifest(data).schema
     settings = settle(out, options)
     schema.keep(config.words(settings.data.modalities))
@@ -78,20 +78,6 @@ def shortcuts(options: argparse.Namespace) -> list[str]:
     """--workers and --gpus-per-worker as settings."""
     pairs = {"scaling.workers": options.workers, "scaling.gpus_per_worker": options.gpus_per_worker}
     return [f"{name}={value}" for name, value in pairs.items() if value is not None]
-
-
-def locate(out: str) -> str:
-    """Local paths made absolute: workers run in other folders."""
-    from distributed.shards import is_uri
-
-    return out.rstrip("/") if is_uri(out) else str(Path(out).resolve())
-
-
-def shards(data: str | None) -> str:
-    """The data to train on; the built-in wafers are made on first use."""
-    from distributed import wafers
-
-    return locate(data) if data else wafers.default_shards()
 
 
 def settle(out: str, options: argparse.Namespace) -> Config:

@@ -56,9 +56,8 @@ def main(argv: list[str]) -> int:
     if given["resume"] and not given["out"]:
         raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
     from distributed.mirror import Mirror
-    from distributed.train import locate
 
-    out = locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    out = cli.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
     mirror = Mirror(out)
     setup = claim(mirror.folder, given)
     return Search(setup, out, mirror).run()

@@ -29,20 +29,12 @@ def run_command(*words: str, timeout: float = 240, **environment: str) -> subpro
 def ray_local() -> Iterator[None]:
     import ray
 
-    if not ray.is_initialized():
-        with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            ray.init(
-                address="local",
-                num_cpus=2,
-                include_dashboard=True,
-                log_to_driver=False,
-                _temp_dir=folder,
-                object_store_memory=300_000_000,
-            )
-            yield
-            ray.shutdown()
-    else:
+    from distributed.cli import start_ray
+
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        start_ray(cpus=2, temp_dir=folder, object_store=300_000_000)
         yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
