@@ -30,7 +30,7 @@ class Cluster:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def __call__(self, *words: str, timeout: float = 120) -> Done:
+    def __call__(self, *words: str, timeout: float = 300) -> Done:
         """`python cluster/local/cluster.py WORDS`."""
         command = [sys.executable, str(ROOT / "cluster/local/cluster.py"), *words, "--dir", self.folder]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -139,8 +139,8 @@ def traces(state: nodes.State) -> list[str]:
 def started(workers: int, *options: str) -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="lt", dir="/tmp")
     cluster = Cluster(folder)
-    up = cluster("start", "--workers", str(workers), *options)
     try:
+        up = cluster("start", "--workers", str(workers), *options)
         assert up.returncode == 0, up.stdout + up.stderr
         yield cluster
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster_tools import Cluster, started, wait_for
+from tests.cluster_tools import ROOT, Cluster, started, wait_for
 from tests.conftest import run_command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")]
@@ -39,7 +40,8 @@ def roomy() -> Iterator[Cluster]:
 def two_workers(roomy: Cluster) -> Iterator[Cluster]:
     yield roomy
     while len(roomy.workers) < 2:
-        assert roomy("add").returncode == 0
+        added = roomy("add")
+        assert added.returncode == 0, added.stderr
 
 
 def train(shards: Path | str, out: Path | str, *words: str, epochs: int) -> list[str]:
@@ -48,7 +50,7 @@ def train(shards: Path | str, out: Path | str, *words: str, epochs: int) -> list
 
 
 def tune(shards: Path | str, out: Path | str, *, trials: int, epochs: int) -> list[str]:
-    words = ["--trials", str(trials), "--replicates", "1", "--best", "1", "--stopper", "none", "--sampler", "random"]
+    words = ["--trials", str(trials), "--replicates", "0", "--stopper", "none", "--sampler", "random"]
     settings = ["--set", f"optim.epochs={epochs}", *SMALL]
     return ["python", "distributed/tune.py", "--data", str(shards), "--out", str(out), "--space", "fusion", *words, *settings]
 
@@ -128,21 +130,21 @@ def test_training_goes_on_with_what_is_left_of_the_cluster(two_workers: Cluster,
 
 def test_search_loses_no_finished_trial_when_a_node_is_lost(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
     out, name = tmp_path / "search", f"search-{time.time():.0f}"
-    two_workers.begin(name, *tune(shards, out, trials=10, epochs=12))
+    two_workers.begin(name, *tune(shards, out, trials=8, epochs=10))
     wait_for(lambda: len(records(out)) >= 2, 240, lambda: two_workers.log(name))
     assert two_workers("kill", busy_worker(two_workers, TRIALS)).returncode == 0
     before = records(out)
-    assert len(before) < 10
+    assert len(before) < 8
     log = two_workers.finish(name)
     assert log.startswith("SUCCEEDED"), log
-    check_search(out, 10)
+    check_search(out, 8)
     assert before.items() <= records(out).items()
     assert two_workers.leaks() == []
 
 
 def test_interrupted_search_goes_on_when_it_is_submitted_again(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
     out, name = tmp_path / "search", f"stop-{time.time():.0f}"
-    command = tune(shards, out, trials=8, epochs=12)
+    command = tune(shards, out, trials=8, epochs=10)
     two_workers.begin(name, *command)
     wait_for(lambda: len(records(out)) >= 2, 240, lambda: two_workers.log(name))
     stopped = two_workers.ray("job", "stop", "--address", two_workers.state.dashboard, name)
@@ -188,3 +190,31 @@ def test_training_of_a_fixed_size_waits_for_a_node(shards: Path, tmp_path: Path)
         assert log.startswith("SUCCEEDED"), log
         check_run(run, 24)
         assert cluster.leaks() == []
+
+
+def test_elastic_training_shrinks_and_goes_on(shards: Path, tmp_path: Path) -> None:
+    run, name = tmp_path / "run", "shrinks"
+    with started(2, "--cpus", "1") as cluster:
+        cluster.begin(name, *train(shards, run, "scaling.min_workers=1", epochs=30))
+        wait_for(lambda: len(history(run)) >= 2, 240, lambda: cluster.log(name))
+        assert cluster("kill", cluster.workers[0]).returncode == 0
+        assert len(history(run)) < 30
+        log = cluster.finish(name)
+        assert log.startswith("SUCCEEDED"), log
+        check_run(run, 30)
+        assert cluster.leaks() == []
+
+
+def test_code_in_the_image_needs_no_working_directory(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Kubernetes: each node has the code on its PYTHONPATH, and a job starts in the folder where Ray was started."""
+    image = tmp_path / "image"
+    for name in ("distributed", "model", "search_spaces"):
+        shutil.copytree(ROOT / name, image / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(image))
+    with started(2, "--cpus", "1") as cluster:
+        for name in ("distributed", "model", "search_spaces"):
+            (Path(cluster.folder) / name).symlink_to(image / name)
+        log = cluster.submit(*train(shards, tmp_path / "run", epochs=1), options=())
+        assert log.returncode == 0, log.stdout + log.stderr
+        assert cluster.places(TRAINERS) == set(cluster.workers)
+        check_run(tmp_path / "run", 1)

@@ -46,9 +46,9 @@ def start(args: argparse.Namespace) -> None:
     try:
         state.save()
         write_token(state.token)
-        nodes.wait_alive(state, [nodes.add_node(state).name], args.timeout)
-        workers = [nodes.add_node(state).name for _ in range(args.workers)]
-        nodes.wait_alive(state, workers, args.timeout)
+        nodes.bring_up(state, nodes.add_node(state), args.timeout)
+        for node in [nodes.add_node(state) for _ in range(args.workers)]:
+            nodes.bring_up(state, node, args.timeout)
     except BaseException:  # Ctrl-C too: a half-started cluster is taken down, its logs stay
         end(state, keep_logs=True)
         raise
@@ -119,17 +119,13 @@ def kill(args: argparse.Namespace) -> None:
         if not state.subnet:
             raise ValueError("--unplug needs a cluster with --network namespaces; this one has the network loopback")
         state.network.unplug(workers[args.node].index)
-    processes.kill(processes.NODE_MARK, f"{state.id}-{args.node}")
-    # The namespace stays until `stop`: its kernel still answers that the ports are closed, as that of a machine would that is up.
-    state.nodes.remove(workers[args.node])
-    state.save()
+    nodes.lose(state, workers[args.node])
     print(f"killed {args.node}")
 
 
 def add(args: argparse.Namespace) -> None:
     state = nodes.load(args.dir)
-    node = nodes.add_node(state)
-    nodes.wait_alive(state, [node.name], args.timeout)
+    node = nodes.bring_up(state, nodes.add_node(state), args.timeout)
     print(f"added {node.name} at {node.address}")
 
 

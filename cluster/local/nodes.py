@@ -205,5 +205,28 @@ def wait_alive(state: State, names: list[str], seconds: float) -> None:
         time.sleep(0.3)
 
 
+def bring_up(state: State, node: Node, seconds: float, tries: int = 3) -> Node:
+    """Waits for a node; where it ends at its start (Ray gives it 30 s, too few on a busy machine) another takes its place."""
+    for left in reversed(range(tries)):
+        try:
+            wait_alive(state, [node.name], seconds)
+            return node
+        except RuntimeError:
+            lose(state, node)
+            if not left:
+                raise
+            if not node.index:
+                state.added = 0
+            node = add_node(state)
+    raise AssertionError("unreachable")
+
+
+def lose(state: State, node: Node) -> None:
+    """Kills a node. Its namespace stays until `stop`: the kernel still answers that ports are closed, as that of a live machine does."""
+    processes.kill(processes.NODE_MARK, f"{state.id}-{node.name}")
+    state.nodes.remove(node)
+    state.save()
+
+
 def _tail(state: State, node: Node) -> str:
     return " | ".join(Path(f"{state.folder}/{node.name}.log").read_text(errors="replace").strip().splitlines()[-5:])
