@@ -65,7 +65,7 @@ def test_every_optimiser_learns(name: str) -> None:
     seen = Kept()
     loop.fit(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < 0.8 * seen.metrics[0]["loss"]
-    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.6
+    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.5  # chance is 0.25
 
 
 def test_accumulated_halves_equal_the_whole_batch() -> None:
