@@ -79,7 +79,7 @@ def test_loopback_network_works_without_rights(tmp_path: Path) -> None:
     with started(2, "--network", "loopback") as cluster:
         state = cluster.state
         assert all(node.address.startswith("127.") for node in state.nodes)
-        done = cluster.submit("python", "where.py", "worker1", "worker2", options=working_dir(tmp_path))
+        done = cluster.submit("python", "where.py", *cluster.workers, options=working_dir(tmp_path))
         assert "NODES 2 ADDRESSES 127.213.0.11 127.213.0.12" in done.stdout, done.stdout + done.stderr
         assert cluster("stop").returncode == 0
         assert traces(state) == []
@@ -94,3 +94,14 @@ def test_a_lost_node_is_noticed_and_another_joins(two_workers: Cluster) -> None:
     assert two_workers("add").returncode == 0
     assert [node.name for node in two_workers.state.nodes] == nodes.alive(two_workers.state)
     assert len(nodes.alive(two_workers.state)) == 3
+
+
+@pytest.mark.cluster
+def test_a_node_that_dies_at_its_start_is_started_again(two_workers: Cluster) -> None:
+    state = two_workers.state
+    node = nodes.add_node(state)
+    processes.kill(processes.NODE_MARK, f"{state.id}-{node.name}")
+    again = nodes.bring_up(state, node, 90)
+    assert (again.name, again.address) == (node.name, node.address)
+    assert again.pid != node.pid
+    assert node.name in nodes.alive(two_workers.state)

@@ -157,15 +157,16 @@ def _free(port: int) -> bool:
     return True
 
 
-def add_node(state: State) -> Node:
-    """Starts the head (the first call) or one more worker; does not wait for it."""
-    index = state.added
-    state.added += 1
+def add_node(state: State, again: Node | None = None) -> Node:
+    """Starts the head (the first call) or one more worker, or `again` one that did not come up; does not wait for it."""
+    index = again.index if again else state.added
     name = f"worker{index}" if index else "head"
     node = Node(name=name, index=index, address=state.network.address(index), ports=free_block([n.ports for n in state.nodes]))
-    state.nodes.append(node)
-    state.save()
-    state.network.add(index)
+    state.nodes.insert(0 if index == 0 else len(state.nodes), node)
+    if not again:
+        state.added += 1
+        state.save()
+        state.network.add(index)
     with open(f"{state.folder}/{name}.log", "wb") as log:
         process = subprocess.Popen(
             start_command(state, node),
@@ -206,7 +207,7 @@ def wait_alive(state: State, names: list[str], seconds: float) -> None:
 
 
 def bring_up(state: State, node: Node, seconds: float, tries: int = 3) -> Node:
-    """Waits for a node; where it ends at its start (Ray gives it 30 s, too few on a busy machine) another takes its place."""
+    """Waits for a node; where it ends at its start (Ray gives it 30 s, too few on a busy machine) it is started again."""
     for left in reversed(range(tries)):
         try:
             wait_alive(state, [node.name], seconds)
@@ -215,9 +216,7 @@ def bring_up(state: State, node: Node, seconds: float, tries: int = 3) -> Node:
             lose(state, node)
             if not left:
                 raise
-            if not node.index:
-                state.added = 0
-            node = add_node(state)
+            node = add_node(state, again=node)
     raise AssertionError("unreachable")
 
 
