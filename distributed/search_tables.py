@@ -109,8 +109,11 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     values = {} if winner is None else {**base, **winner.record.job.settings}
     known = leaves()
     changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
-    rows = [(k, _value(v), _value(defaults[k]), known[k].metadata["help"]) for k, v in changed.items()]
-    return Table(columns=("setting", "best", "default", "meaning"), rows=rows, caption="Best settings, where they differ from the defaults")
+    found = () if winner is None else winner.record.job.settings
+    order = sorted(changed, key=lambda k: (k not in found, k))  # what the search found comes before what it was told
+    rows = [(k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"]) for k in order]
+    columns = ("setting", "best", "default", "chosen by", "meaning")
+    return Table(columns=columns, rows=rows, caption="Best settings, where they differ from the defaults")
 
 
 def _value(value: Any) -> str:

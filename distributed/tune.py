@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,7 @@ STOPPERS = ("asha", "median", "hyperband", "none")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = cli.Parser(prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)")
     add("--space", metavar="NAME", help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)")
@@ -63,6 +62,11 @@ def main(argv: list[str]) -> int:
     return Search(setup, out, mirror).run()
 
 
+def load_parts() -> None:
+    """Seconds of imports, in a thread while Ray starts; not the other way round: Ray ends with the thread that started it."""
+    from distributed import searcher  # noqa: F401
+
+
 class Search:
     """One sitting of a search: from its set-up to its report."""
 
@@ -90,9 +94,13 @@ class Search:
         self.command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
 
     def run(self) -> int:
-        from distributed import progress, search, search_report
+        from distributed import jobs, progress, search, search_report
 
+        loading = threading.Thread(target=load_parts)
+        loading.start()
         cli.start_ray()
+        self.arrays = jobs.share(self.setup.shards, self.setup.base)
+        loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)
         signals = search.Signals()
@@ -177,7 +185,7 @@ class Search:
     def trainable(self) -> Any:
         from distributed import jobs
 
-        return jobs.trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials")
+        return jobs.trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials", self.arrays)
 
     def tidy(self, everything: bool = False) -> None:
         """Removes saved states that nothing will go on from."""
