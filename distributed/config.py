@@ -49,7 +49,7 @@ class OptimConfig:
     weight_decay: float = option(0.05, "decoupled weight decay (sgd: L2)", low=0.0)
     momentum: float = option(0.9, "momentum of sgd", low=0.0, high=0.999)
     warmup: float = option(0.1, "share of the steps with a rising learning rate, before the cosine", low=0.0, high=0.9)
-    clip: float = option(1.0, "largest norm of the gradient; 0 is off", low=0.0)
+    clip: float = option(5.0, "largest norm of the gradient; 0 is off", low=0.0)
     accumulate: int = option(1, "batches whose gradients are added before one step", low=1)
     ema: float = option(0.99, "decay of the averaged weights that are evaluated and saved; 0 is off", low=0.0, high=0.99999)
     sam_rho: float = option(0.05, "radius of SAM and ImbSAM", low=0.0)

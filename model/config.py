@@ -37,8 +37,8 @@ def check(config: Any, prefix: str = "") -> None:
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     encoder: str = option("resnet", "image encoder: resnet, or timm:NAME (needs the timm extra)")
-    width: int = option(32, "channels of the first resnet stage", low=4, high=512)
-    blocks: int = option(1, "residual blocks per resnet stage", low=1, high=8)
+    width: int = option(24, "channels of the first resnet stage; each further stage has twice as many", low=4, high=512)
+    blocks: int = option(1, "residual blocks after the last resnet stage", low=0, high=8)
     weights: str = option("", "local file of pretrained weights for a timm encoder")
     frozen: bool = option(False, "keep the timm encoder's weights as loaded")
 
@@ -54,7 +54,7 @@ class TableConfig:
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
-    temperature: float = option(0.25, "fusion temperature tau: large is plain concatenation, small picks the best modality", low=1e-3)
+    temperature: float = option(0.1, "fusion temperature tau: large is plain concatenation, small picks the best modality", low=1e-3)
     normalise: str = option("sum", "weights scaled so that they sum to M, or so that the largest is 1", choices=("sum", "max"))
     folds: int = option(2, "cross-fitting folds F of the auxiliary heads; 1 is the in-sample confidence", low=1, high=16)
     shrinkage: float = option(

@@ -14,58 +14,56 @@ from torch import Tensor, nn
 from model.config import ImageConfig, TableConfig
 from model.schema import Image, Numeric, Table
 
-SMALLEST_MAP = 6  # a resnet halves its input until the shorter side of the last feature map is about this many cells
+SMALLEST_MAP = 3  # the input is halved until the shorter side of the last feature map is about this many cells
+STAGES = 4  # at most
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions around a skip connection (a 1x1 convolution where the shape changes)."""
+    """Two 3x3 convolutions around a skip connection."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        last = nn.BatchNorm2d(outputs)
-        nn.init.zeros_(last.weight)  # every block starts as the identity
+        last = nn.BatchNorm2d(channels)
+        nn.init.zeros_(last.weight)  # the block starts as the identity
         self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
             last,
         )
-        shape_kept = inputs == outputs and stride == 1
-        pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-        self.skip = nn.Identity() if shape_kept else nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.skip(x) + self.body(x))
+        return torch.relu(x + self.body(x))
 
 
-def resnet_strides(height: int, width: int) -> tuple[int, list[int]]:
-    """Stride of the stem and of each stage, so that 8x8 keeps its size and 224x224 ends near 7x7."""
-    halvings = max(0, round(math.log2(min(height, width) / SMALLEST_MAP)))
-    stages = 3 if halvings <= 3 else 4
-    in_stages = min(halvings, stages - 1)
-    return 2 ** (halvings - in_stages), [1] * (stages - in_stages) + [2] * in_stages
+def halvings(height: int, width: int) -> tuple[int, list[bool]]:
+    """Stride of the first convolution, and which stages end in a max-pool: 8x8 ends at 4x4, 48x48 at 3x3, 224x224 at 3x3."""
+    count = max(0, round(math.log2(min(height, width) / SMALLEST_MAP)))
+    stages = min(max(count, 2), STAGES)
+    pools = min(count, stages)
+    return 2 ** (count - pools), [False] * (stages - pools) + [True] * pools
 
 
 class ResNet(nn.Module):
-    """A residual network that fits its input: 8x8 up to 224x224 and beyond, 1 or 3 channels."""
+    """A convolutional network that fits its input: 8x8 up to 224x224 and beyond, 1 or 3 channels.
+
+    A stage is a convolution and a max-pool; the residual blocks come last, where the map is smallest and channels are cheapest. On small
+    images this was better than strided residual stages at the same cost (benchmarks/RESULTS.md).
+    """
 
     def __init__(self, image: Image, config: ImageConfig) -> None:
         super().__init__()
-        stem_stride, strides = resnet_strides(image.height, image.width)
-        kernel = 3 if stem_stride <= 2 else 2 * stem_stride - 1
-        layers: list[nn.Module] = [
-            nn.Conv2d(image.channels, config.width, kernel, stem_stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(config.width),
-            nn.ReLU(inplace=True),
-        ]
-        inputs = config.width
-        for stage, stride in enumerate(strides):
-            outputs = config.width * 2**stage
-            for block in range(config.blocks):
-                layers.append(Residual(inputs, outputs, stride if block == 0 else 1))
-                inputs = outputs
-        self.layers = nn.Sequential(*layers)
+        stride, pools = halvings(image.height, image.width)
+        layers: list[nn.Module] = []
+        inputs = image.channels
+        for stage, pool in enumerate(pools):
+            outputs, step = config.width * 2**stage, stride if stage == 0 else 1
+            kernel = 3 if step <= 2 else 2 * step - 1
+            layers += [nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += [nn.MaxPool2d(2)] if pool else []
+            inputs = outputs
+        self.layers = nn.Sequential(*layers, *(Residual(inputs) for _ in range(config.blocks)))
         self.features = inputs
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

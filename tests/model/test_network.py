@@ -60,7 +60,7 @@ def test_resnet_fits_its_input(height: int, width: int, channels: int) -> None:
     data = samples.schema((dataclasses.replace(samples.image(channels=channels), height=height, width=width),), ())
     network = built(data)
     last = network.encoders[0].body.layers(torch.zeros(1, channels, height, width))
-    assert min(last.shape[2:]) >= 4
+    assert 2 <= min(last.shape[2:]) <= 5
     assert network(samples.batch(data, 2)).logits_BEC.shape == (2, 3, 5)
 
 
