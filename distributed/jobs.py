@@ -20,23 +20,14 @@ def run(config: dict[str, Any], plan: dict[str, Any]) -> None:
     trial.trainable(config, trial.Plan(**plan))
 
 
-def warm() -> None:
-    """Loads torch in a worker process, which is then there for a trial."""
-    from distributed import trial  # noqa: F401
-
-
 def share(shards: str, base: dict[str, Any]) -> Any:
     """A reference to the decoded splits: one task decodes them for all trials, through the object store, and nobody waits for it.
 
-    On a local Ray the other processes that trials will take are warmed meanwhile.
+    Warming processes for the trials was tried: Tune's actors start processes of their own and take no idle ones.
     """
     import ray
 
-    arrays = ray.remote(num_cpus=0)(decode).remote(shards, base)
-    if len(ray.nodes()) == 1:
-        for _ in range(min(4, int(ray.cluster_resources().get("CPU", 1)) - 1)):
-            ray.remote(num_cpus=0)(warm).remote()
-    return arrays
+    return ray.remote(num_cpus=0)(decode).remote(shards, base)
 
 
 def trainable(shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any) -> Callable[[dict[str, Any]], None]:
