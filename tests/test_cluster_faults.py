@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tests.cluster_tools import ROOT, Cluster, started, wait_for
-from tests.conftest import run_command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")]
 SMALL = ["dim=16", "image.width=4", "table.width=16", "table.blocks=0", "experts.hidden=16", "inference.calibrate=false"]
@@ -22,18 +21,19 @@ TRAINERS, TRIALS = "RayTrainWorker", "ImplicitFunc Trainable"  # classes of the 
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    done = run_command("distributed/wafers.py", "--rows", "400", "--size", "16", "--shards", str(folder))
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
 def roomy() -> Iterator[Cluster]:
     """Two workers with two CPUs each: what one loses fits on the other."""
     with started(2, "--cpus", "2") as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def shards(roomy: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small wafer shards, ingested on the cluster."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    done = roomy.submit("python", "distributed/wafers.py", "--rows", "400", "--size", "16", "--shards", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
 
 
 @pytest.fixture

@@ -235,7 +235,14 @@ def test_scripts_pass_shellcheck() -> None:
 
 
 def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "DRY_RUN": "1", "MACHINES": "a1 a2 a3", "SLURM_GPUS_ON_NODE": "2", "PYTHON": "/opt/python"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/home/a",
+        "DRY_RUN": "1",
+        "MACHINES": "a1 a2 a3",
+        "SLURM_GPUS_ON_NODE": "2",
+        "PYTHON": "/opt/python",
+    }
     words = ["--trials", "200", "--out", "/shared/with space"]
     done = subprocess.run(["bash", str(SBATCH), *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,7 @@ def test_a_job_starts_its_nodes_passes_the_warning_on_and_cleans_up(machines: Ne
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}:/usr/sbin:/sbin",
         "PYTHON": sys.executable,
         "BRIDGE": machines.bridge,
+        "TOKEN_FOLDER": str(tmp_path),
         "SLURM_JOB_ID": job,
         "SLURM_JOB_NODELIST": "m[1-2]",
         "SLURM_CPUS_ON_NODE": "3",
