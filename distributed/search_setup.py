@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
 }
 CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "sampler", "stopper")  # by a later --resume
 # Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
-DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 1500, "image.width": 8}
+DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 2000, "image.width": 16}
 QUICK: dict[str, Any] = {"optim.epochs": 3, "data.max_rows": 500, "image.width": 8, "dim": 32, "table.width": 32}
 QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Mapping
@@ -60,7 +61,8 @@ def against_defaults(experiment: Experiment, winner: Standing) -> Comparison | N
     if defaults is None or defaults is winner.record:
         return None
     ours, theirs = (seeds_of(experiment, r, experiment.metric) for r in (winner.record, defaults))
-    return paired(ours, theirs, name="the best found", against="the defaults")
+    found = paired(ours, theirs, name="the best found", against="the defaults")
+    return dataclasses.replace(found, t_holm=found.t_p)  # a single comparison: there is nothing to correct for
 
 
 def verdict(experiment: Experiment) -> str:
@@ -111,7 +113,7 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
     found = () if winner is None else winner.record.job.settings
     order = sorted(changed, key=lambda k: (k not in found, k))  # what the search found comes before what it was told
-    rows = [(k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"]) for k in order]
+    rows = [(k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"].partition(";")[0]) for k in order]
     columns = ("setting", "best", "default", "chosen by", "meaning")
     return Table(columns=columns, rows=rows, caption="Best settings, where they differ from the defaults")
 
