@@ -113,7 +113,10 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
     found = () if winner is None else winner.record.job.settings
     order = sorted(changed, key=lambda k: (k not in found, k))  # what the search found comes before what it was told
-    rows = [(k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"].partition(";")[0]) for k in order]
+    rows = [
+        (k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"].partition(";")[0])
+        for k in order
+    ]
     columns = ("setting", "best", "default", "chosen by", "meaning")
     return Table(columns=columns, rows=rows, caption="Best settings, where they differ from the defaults")
 
