@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distributed.config import leaves
 from distributed.experiment import METRICS, Experiment, Record
 
 PER_EPOCH = ("loss", "rows_per_second")
@@ -43,15 +44,25 @@ class SearchBoard:
 
     def columns(self, names: list[str]) -> None:
         """The columns are written once and for all: they do not come from the first trial, which lacks what it was not asked."""
-        from tensorboard.plugins.hparams import summary_v2 as hp
+        from tensorboard.plugins.hparams import api_pb2 as api
+        from tensorboard.plugins.hparams import metadata
 
         for old in self.experiment.folder.glob("events.out.tfevents.*"):
             old.unlink()
         self.names = names
-        metrics = [hp.Metric(f"final/{name}", display_name=name) for name in METRICS]
+        known = leaves()
+        settings = [api.HParamInfo(name=n, description=known[n].metadata["help"], type=self.kind(n)) for n in names if n in known]
+        metrics = [api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m) for m in METRICS]
         writer = self._writer(self.experiment.folder)
-        self._add(writer, hp.hparams_config_pb([hp.HParam(name) for name in names], metrics), 0)
+        self._plugin(writer, metadata.EXPERIMENT_TAG, experiment=api.Experiment(hparam_infos=settings, metric_infos=metrics))
         writer.close()
+
+    def kind(self, name: str) -> Any:
+        """The type by which TensorBoard filters and sorts a setting."""
+        from tensorboard.plugins.hparams import api_pb2 as api
+
+        kinds = {bool: api.DATA_TYPE_BOOL, str: api.DATA_TYPE_STRING}
+        return kinds.get(type(self.base[name]), api.DATA_TYPE_FLOAT64)
 
     def epochs(self, record: Record, history: list[dict[str, float]]) -> None:
         new = [entry for entry in history if entry["epoch"] > self.written.get(record.name, 0)]
@@ -71,20 +82,20 @@ class SearchBoard:
 
             writer = self.writers[record.name] = self._writer(self.folder(record.name))
             values = {name: record.job.settings.get(name, self.base.get(name)) for name in self.names}
+            group = f"{record.job.of or record.name} {record.job.label}".strip()
             known = {name: value for name, value in values.items() if value is not None}
-            self._add(writer, hp.hparams_pb(known, trial_id=record.job.of or record.name, start_time_secs=record.started), 0)
+            self._add(writer, hp.hparams_pb(known, trial_id=group, start_time_secs=record.started), 0)
         return self.writers[record.name]
 
     def end(self, record: Record) -> None:
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-        from tensorboard.plugins.hparams.summary_v2 import _summary_pb
 
         writer = self.session(record)
         split = "test" if record.job.kind == "test" else "final"
         self._scalars(writer, {f"{split}/{k}": v for k, v in record.metrics.items() if k in METRICS or "/" in k}, record.epoch)
         status = api_pb2.STATUS_FAILURE if record.state == "failed" else api_pb2.STATUS_SUCCESS
         ended = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-        self._add(writer, _summary_pb(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=ended)), 0)
+        self._plugin(writer, metadata.SESSION_END_INFO_TAG, session_end_info=ended)
         writer.close()
         del self.writers[record.name]
         self.closed.add(record.name)
@@ -101,6 +112,12 @@ class SearchBoard:
 
         folder.mkdir(parents=True, exist_ok=True)
         return EventFileWriter(str(folder))
+
+    def _plugin(self, writer: Any, tag: str, **content: Any) -> None:
+        from tensorboard.plugins.hparams import plugin_data_pb2
+        from tensorboard.plugins.hparams.summary_v2 import _summary_pb
+
+        self._add(writer, _summary_pb(tag, plugin_data_pb2.HParamsPluginData(**content)), 0)
 
     @staticmethod
     def _add(writer: Any, summary: Any, step: int) -> None:

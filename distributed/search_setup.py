@@ -46,6 +46,11 @@ class Setup:
     pins: dict[str, Any]  # settings that --set holds fixed
     owner: str
 
+    def save(self, folder: Path) -> None:
+        """To be called when nothing is wrong with it: from then on the folder is in use."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "experiment.json").write_text(json.dumps(vars(self), indent=1))
+
     @property
     def metrics(self) -> list[str]:
         return check_metrics(self.options["metric"])
@@ -56,7 +61,7 @@ class Setup:
 
 
 def claim(folder: Path, given: dict[str, Any]) -> Setup:
-    """The options of this search, recorded; refuses a folder in use, and a resume of something else."""
+    """The options of this search; refuses a folder in use, and a resume of something else."""
     path = folder / "experiment.json"
     before = Setup(**json.loads(path.read_text())) if path.exists() else None
     if before and not given["resume"]:
@@ -75,8 +80,6 @@ def claim(folder: Path, given: dict[str, Any]) -> Setup:
     check(options)
     setup = before or prepare(options)
     setup.options = options
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(vars(setup), indent=1))
     return setup
 
 

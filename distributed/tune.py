@@ -85,6 +85,7 @@ class Search:
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
+        setup.save(mirror.folder)
         self.experiment = Experiment(
             mirror.folder, setup.metrics, replicates=self.options["replicates"], best=self.options["best"], seed=setup.settings.optim.seed
         )

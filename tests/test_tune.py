@@ -137,6 +137,7 @@ def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(finished: An
         tune.main(["--out", out, "--resume", "--space", "full"])
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_extended(finished: Any) -> None:
     out, _ = finished
     before = rows(out)
@@ -167,6 +168,7 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, 
     data = [] if "--data" in words else ["--data", wafer_shards]
     with pytest.raises(ValueError, match=said):
         tune.main([*place, *data, *words])
+    assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
 
 
 def test_a_space_that_asks_for_unknown_settings_is_refused(wafer_shards: str, tmp_path: Path) -> None:
