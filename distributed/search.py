@@ -106,7 +106,7 @@ def run(
                 name="tune",
                 storage_path=folder,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=3),
                 callbacks=[_watch(searcher, on_step, signals or Signals())],
                 stop=_deadline(searcher),
             ),
