@@ -69,28 +69,43 @@ def trade_off(experiment: Experiment) -> list[Any]:
 
 
 def space_figures(experiment: Experiment) -> list[Any]:
-    """Importances, slices, contour and parallel coordinates of the configurations that ran to their end."""
+    """Importances, slices, contour and parallel coordinates."""
     from distributed import search_figures as figures
 
     metric, scale = experiment.metric, tables.scale_of(experiment.metric)
-    rows = [{**r.job.settings, metric: r.metrics[metric]} for r in experiment.finished() if r.state == "complete"]
+    rows, when = comparable(experiment)
     names = figures.varied(rows, list(dict.fromkeys(k for r in rows for k in r if k != metric)))
     if len(rows) < ENOUGH or not names:
         return []
-    words = tables.plain(metric)
+    words = f"{tables.plain(metric)}{when}"
     found: list[Any] = []
     shares = importances(rows, names, metric)
     if shares:
-        caption = "How much of the spread each setting explains (random forest on the finished configurations; few trials make it rough)."
+        caption = f"How much of the spread of {words} each setting explains (by a random forest; few trials make it rough)."
         found.append(Figure(figure=figures.importances(shares), caption=caption, name="importances"))
     found.append(Figure(figure=figures.slices(rows, names, metric, scale=scale), caption=f"{words} against each setting.", name="slices"))
     pair = contour_pair(rows, shares)
     if pair:
         picture = figures.contour(rows, *pair, metric, scale=scale)
         found.append(Figure(figure=picture, caption=f"{words} over {pair[0]} and {pair[1]}.", name="contour"))
-    caption = "Every finished configuration as a line."
+    caption = f"Every configuration as a line; {words} is the last axis and the colour."
     found.append(Figure(figure=figures.parallel(rows, names, metric, scale=scale), caption=caption, name="parallel"))
     return found
+
+
+def comparable(experiment: Experiment) -> tuple[list[dict[str, Any]], str]:
+    """Settings and score of configurations that had the same chance: those that ran to their end, or, while these are few, all of them
+    at the last epoch that each one reached; and the words that say so.
+    """
+    metric = experiment.metric
+    whole = [r for r in experiment.finished() if r.state == "complete"]
+    if len(whole) >= 2 * ENOUGH:
+        return [{**r.job.settings, metric: r.metrics[metric]} for r in whole], ""
+    tried = [r for r in experiment.configurations() if r.state in ("complete", "stopped") and r.history]
+    epoch = min((int(r.history[-1]["epoch"]) for r in tried), default=0)
+    scores = {r.name: entry.get(metric, math.nan) for r in tried for entry in r.history if entry["epoch"] == epoch}
+    rows = [{**r.job.settings, metric: scores[r.name]} for r in tried if math.isfinite(scores.get(r.name, math.nan))]
+    return rows, f" after epoch {epoch}, which all have reached"
 
 
 def contour_pair(rows: list[dict[str, Any]], shares: Mapping[str, float]) -> tuple[str, str] | None:
