@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 
 import pytest
 import torch
@@ -236,3 +237,9 @@ def test_user_mistakes_are_named() -> None:
         Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
     with pytest.raises(ValueError, match="must be resnet or timm:NAME; got 'vgg'"):
         Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))
+
+
+def test_a_missing_timm_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"image.encoder=timm:resnet18 needs the timm package: pip install timm"):
+        Network(samples.schema(), small(image=ImageConfig(encoder="timm:resnet18")))
