@@ -61,11 +61,13 @@ def test_resuming_equals_no_interruption_to_the_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
 def test_every_optimiser_learns(name: str) -> None:
-    network, train, val, settings = start(f"optim.name={name}", "optim.epochs=16", f"optim.lr={0.1 if name == 'sgd' else 0.01}")
+    network, train, val, settings = start(
+        f"optim.name={name}", f"optim.epochs={40 if name == 'sgd' else 16}", f"optim.lr={0.1 if name == 'sgd' else 0.01}"
+    )
     seen = Kept()
     loop.fit(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < 0.8 * seen.metrics[0]["loss"]
-    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.5  # chance is 0.25
+    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.6
 
 
 def test_accumulated_halves_equal_the_whole_batch() -> None:
