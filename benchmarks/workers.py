@@ -1,7 +1,8 @@
 """Two single-threaded training workers against one, on two cores: rows per second through train.py and Ray Train. Prints one JSON line.
 
-Whole runs in turn; the rate is that of the training epochs, as each run's metrics.json says, so start-up is left out. The model is wide
-enough for the exchange of gradients to be small beside the work.
+The rate is that of the training epochs after the first, as each run's history.json says: starting up and filling memory for the first
+time are left out. The model is large enough for the exchange of gradients to be small beside the work. `alone_together` is what the
+machine itself gives: two runs of one worker at the same time, which exchange nothing, their rates added, against one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels (default: 64)")
     parser.add_argument("--width", type=int, default=48, help="image.width (default: 48)")
     parser.add_argument("--batch", type=int, default=128, help="rows of a global batch (default: 128)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run; the first is not counted (default: 4)")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each (default: 3)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
@@ -37,26 +39,42 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from benchmarks.made import make_shards
 
     make_shards(f"{folder}/shards", args.rows, args.size)
-    rates = [tuple(rate(args, folder, f"{pair}-{n}", n) for n in (2, 1)) for pair in range(args.pairs)]
-    ratios = [two / one for two, one in rates]
+    ones, twos, boths = [], [], []
+    for pair in range(args.pairs):
+        twos += together(args, folder, [(f"{pair}-two", 2)])
+        ones += together(args, folder, [(f"{pair}-one", 1)])
+        boths.append(sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)])))
+    ratios = [two / one for two, one in zip(twos, ones, strict=True)]
     return {
         "benchmark": "workers",
-        "rows": args.rows,
-        "size": args.size,
-        "two_rows_per_second": round(statistics.median(two for two, _ in rates), 1),
-        "one_rows_per_second": round(statistics.median(one for _, one in rates), 1),
+        **{name: getattr(args, name) for name in ("rows", "size", "width", "batch")},
+        "two_rows_per_second": round(statistics.median(twos), 1),
+        "one_rows_per_second": round(statistics.median(ones), 1),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(r, 3) for r in ratios],
+        "alone_together": round(statistics.median(both / one for both, one in zip(boths, ones, strict=True)), 3),
         "target": 1.8,
     }
 
 
-def rate(args: argparse.Namespace, folder: str, name: str, workers: int) -> float:
-    """Training rows per second of one run."""
-    sets = [f"image.width={args.width}", f"data.batch_size={args.batch}", "optim.epochs=3"]
-    words = ["--data", f"{folder}/shards", "--out", f"{folder}/{name}", "--workers", str(workers), "--set", *sets]
-    subprocess.run([sys.executable, str(ROOT / "distributed/train.py"), *words], check=True, capture_output=True)
-    return float(json.loads(Path(folder, name, "metrics.json").read_text())["rows_per_second"])
+def together(args: argparse.Namespace, folder: str, runs: list[tuple[str, int]]) -> list[float]:
+    """Training rows per second of each of these runs (name, workers), all at the same time."""
+    sets = [f"image.width={args.width}", f"data.batch_size={args.batch}", f"optim.epochs={args.epochs}"]
+    started = []
+    for name, workers in runs:
+        words = ["--data", f"{folder}/shards", "--out", f"{folder}/{name}", "--workers", str(workers), "--set", *sets]
+        command = [sys.executable, str(ROOT / "distributed/train.py"), *words]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    if any([process.wait() for process in started]):
+        raise RuntimeError(f"a training run failed: {runs}")
+    return [steady_rate(Path(folder, name), args.rows) for name, _ in runs]
+
+
+def steady_rate(run: Path, rows: int) -> float:
+    """Rows per second of the epochs after the first; the history's rate is that of all epochs so far."""
+    history = json.loads((run / "history.json").read_text())
+    seconds = [rows * epoch["epoch"] / epoch["rows_per_second"] for epoch in history]
+    return float(rows * (len(history) - 1) / (seconds[-1] - seconds[0]))
 
 
 if __name__ == "__main__":

@@ -131,10 +131,12 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     cli.start_ray()
     import ray
 
-    from distributed.study_run import decode, run_group
+    from distributed import jobs
+    from distributed.shards import SPLITS
+    from distributed.study_run import run_group
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # after ray.init, which sets its own
-    arrays = {name: ray.remote(num_cpus=0)(decode).remote(sets[name].shards) for name in {d for group in todo.values() for d, _ in group}}
+    arrays = {name: jobs.share(sets[name].shards, {}, SPLITS) for name in {d for group in todo.values() for d, _ in group}}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()
     if config.override(config.Config(), waiting[-1][0][1].settings).scaling.gpus_per_worker and not ray.cluster_resources().get("GPU"):

@@ -37,6 +37,7 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # also the poll that each train.report waits for: 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MALLOC_ARENA_MAX": "1",  # Ray runs tasks in threads, whose own arenas would give memory back at every step: see runs.keep_memory
 }
 # Passed on where set: where the object store is, never its credentials, which the dashboard would show.
 STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")

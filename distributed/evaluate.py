@@ -12,7 +12,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed import cli
-from distributed.config import AGGREGATIONS
+from distributed.config import AGGREGATIONS, words
 from distributed.shards import SPLITS
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def main(argv: list[str]) -> int:
     import torch
 
     from distributed import checkpoints, evaluation, inference
-    from distributed.stream import modalities
 
     checkpoint = checkpoints.load(options.checkpoint)
     if checkpoint.config.scaling.threads:
@@ -81,7 +80,7 @@ def main(argv: list[str]) -> int:
         aggregation=inference.method_of(options.aggregation, options.prior, checkpoint.config.inference.aggregation),
         prior_C=inference.read_prior(options.prior, classes) if options.prior else None,
         shift=options.shift,
-        modalities=modalities(options.modalities),
+        modalities=words(options.modalities),
         corrupt=options.corrupt,
         seed=options.seed,
         replicates=options.replicates,

@@ -1,16 +1,27 @@
-"""Hands a search's trials to Tune without loading torch in the driver."""
+"""Hands work to Ray without loading torch in the driver: decoded data that is shared, and a search's trials."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def decode(shards: str, settings: dict[str, Any]) -> Any:
-    from distributed import trial
+def decode(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
+    from distributed import stream
+    from distributed.config import Config, override
 
-    return trial.decode(shards, settings)
+    return stream.load_splits(shards, override(Config(), settings), splits)
+
+
+def share(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
+    """A reference to the decoded splits: one task decodes for all trials and workers, and nobody waits for it.
+
+    Warming processes for the trials was tried: Tune's actors start processes of their own and take no idle ones.
+    """
+    import ray
+
+    return ray.remote(num_cpus=0)(decode).remote(shards, settings, tuple(splits))
 
 
 def run(config: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -18,16 +29,6 @@ def run(config: dict[str, Any], plan: dict[str, Any]) -> None:
     from distributed import trial
 
     trial.trainable(config, trial.Plan(**plan))
-
-
-def share(shards: str, base: dict[str, Any]) -> Any:
-    """A reference to the decoded splits: one task decodes them for all trials, through the object store, and nobody waits for it.
-
-    Warming processes for the trials was tried: Tune's actors start processes of their own and take no idle ones.
-    """
-    import ray
-
-    return ray.remote(num_cpus=0)(decode).remote(shards, base)
 
 
 def trainable(shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any) -> Callable[[dict[str, Any]], None]:

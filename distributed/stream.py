@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from distributed import sampling
-from distributed.config import Config
+from distributed.config import Config, words
 from distributed.corrupt import corrupt, parse
 from distributed.decode import Arrays, decode, empty, gather, row_bytes
 from distributed.reader import Index, Reader, Window, read, read_index
@@ -154,7 +154,7 @@ def open_source(
     """The batches of a split for one worker; `arrays`, from load_arrays, saves decoding it again."""
     data, seed = config.data, config.optim.seed
     manifest = read_manifest(shards)
-    schema = manifest.schema.keep(modalities(data.modalities))
+    schema = manifest.schema.keep(words(data.modalities))
     parse(data.corrupt, schema)
     counts_C = sampling.training_counts(manifest.schema.counts, data.imbalance_ratio, data.max_rows)
     schema = dataclasses.replace(schema, counts=tuple(int(n) for n in counts_C))
@@ -184,11 +184,6 @@ def open_source(
     if index is not None:
         return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed))
     return MemorySource(schema, plan, corrupt(subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split))
-
-
-def modalities(listed: str) -> tuple[str, ...]:
-    """data.modalities as names."""
-    return tuple(name for name in (part.strip() for part in listed.split(",")) if name)
 
 
 def subset(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
@@ -231,6 +226,16 @@ def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
         taken += len(part["labels"])
     assert taken == index.rows
     return arrays | {"ids": read_ids(index)}
+
+
+def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str, Arrays] | None:
+    """These splits (those with rows) as arrays, for every trial and worker to share; None where they are to be streamed."""
+    manifest = read_manifest(shards)
+    schema = manifest.schema.keep(words(config.data.modalities))
+    rows = {split: manifest.rows[split] for split in splits if manifest.rows[split]}
+    if decide_cache(schema, sum(rows.values()), config) != "memory":
+        return None
+    return {split: load_arrays(shards, split, schema) for split in rows}
 
 
 def read_ids(index: Index) -> np.ndarray[Any, Any]:

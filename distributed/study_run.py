@@ -9,25 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributed import boosting, checkpoints, inference, nested, runs, scores, stream, testing, trial
+from distributed import boosting, checkpoints, inference, nested, runs, scores, testing, trial
 from distributed.checkpoints import Checkpoint
-from distributed.config import Config
 from distributed.loop import Exchange
 from distributed.results import Row, flat
 from distributed.sampling import Ints
-from distributed.shards import SPLITS, read_manifest
+from distributed.shards import read_manifest
 from distributed.study import Cell
 from model.batch import Batch
 
 Arrays = Mapping[str, Any]
-
-
-def decode(shards: str) -> dict[str, Any] | None:
-    """All splits as arrays for every task to share; None where they are to be streamed."""
-    manifest = read_manifest(shards)
-    if stream.decide_cache(manifest.schema, sum(manifest.rows.values()), Config()) != "memory":
-        return None
-    return {split: stream.load_arrays(shards, split, manifest.schema) for split in SPLITS if manifest.rows[split]}
 
 
 def run_group(

@@ -10,9 +10,9 @@ from typing import Any
 
 from distributed import checkpoints, corrupt, study_board, study_report, study_stats
 from distributed.cells import Plan, plan
+from distributed.config import words
 from distributed.results import Results, Row
 from distributed.shards import join
-from distributed.stream import modalities
 from distributed.study import Cell, Study
 
 Group = list[tuple[str, Cell]]  # the cells that share one training, with their data set's name
@@ -33,7 +33,7 @@ def plans_of(
         whole = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
         plans[data.name] = _narrow(whole, study, variants, conditions)
         for cell in plans[data.name].cells:
-            kept = schema.keep(modalities(cell.settings.get("data.modalities", "")))
+            kept = schema.keep(words(cell.settings.get("data.modalities", "")))
             corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), kept)
     known = {"--variants": ("variants", variants), "--conditions": ("conditions", conditions)}
     for option, (kind, asked) in known.items():

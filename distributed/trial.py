@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from distributed import checkpoints, loop, runs, stream
+from distributed import checkpoints, loop, runs
 from distributed.scores import Scores
-from distributed.shards import read_manifest
 
 Progress = Callable[[dict[str, float]], bool | None]
 SAVE_EVERY = 5.0  # seconds between two saved states of a running trial
@@ -33,12 +32,8 @@ def run_once(
     progress: sees the metrics of every epoch, `train_seconds` among them, and may return True to stop.
     """
     job = runs.Job(shards=shards, settings=dict(settings), test=test)
-    config, alone = job.config, loop.Exchange()
-    if config.scaling.threads:
-        torch.set_num_threads(config.scaling.threads)
+    opened, config = runs.start(job, loop.Exchange(), arrays), job.config
     place = torch.device(device or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"))
-    train, val = (runs.open_split(job, split, alone, arrays) for split in ("train", "val"))
-    network = runs.build(read_manifest(shards), train, config)
     states = checkpoints.States(state) if state else None
     saved = states.load() if states else None
     history: list[dict[str, float]] = []
@@ -52,8 +47,8 @@ def run_once(
             written = time.monotonic()
         return progress(history[-1]) if progress else None
 
-    run = loop.fit(network, train, val, config, report, state=saved, device=place)
-    finished = runs.finish(job, run, train, val, arrays)
+    run = loop.fit(opened.network, opened.train, opened.val, config, report, state=saved, device=place)
+    finished = runs.finish(job, run, opened.val, arrays)
     finished.history = history
     return finished
 
@@ -69,17 +64,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, loop.Diverged | ValueError):
         return words
     return f"{type(error).__name__}: {words}"[:300]
-
-
-def decode(shards: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The training and validation splits as arrays for every trial to share; None where they are to be streamed."""
-    config = runs.Job(shards=shards, settings=dict(settings)).config
-    manifest = read_manifest(shards)
-    schema = manifest.schema.keep(stream.modalities(config.data.modalities))
-    rows = manifest.rows["train"] + manifest.rows["val"]
-    if stream.decide_cache(schema, rows, config) != "memory":
-        return None
-    return {split: stream.load_arrays(shards, split, schema) for split in ("train", "val")}
 
 
 @dataclasses.dataclass(frozen=True)

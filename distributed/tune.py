@@ -100,7 +100,7 @@ class Search:
         loading = threading.Thread(target=load_parts)
         loading.start()
         cli.start_ray()
-        self.arrays = jobs.share(self.setup.shards, self.setup.base)
+        self.arrays = jobs.share(self.setup.shards, self.setup.base, ("train", "val"))
         loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)

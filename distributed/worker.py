@@ -53,7 +53,7 @@ class Workers(Exchange):
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
         synchronise(network)
         # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast.
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
@@ -62,24 +62,57 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x_BCHW)
-        var_C, mean_C = torch.var_mean(x_BCHW.float(), (0, 2, 3), correction=0)
-        count = x_BCHW.numel() / x_BCHW.shape[1]
-        slots_W3C = torch.zeros(dist.get_world_size(), 3, len(mean_C), device=x_BCHW.device)
-        slots_W3C[dist.get_rank()] = torch.stack([mean_C, var_C, torch.full_like(mean_C, count)])
-        means_WC, vars_WC, counts_WC = dist.nn.functional.all_reduce(slots_W3C).unbind(1)  # a sum of slots is a gather with a gradient
-        total_C = counts_WC.sum(0)
-        mean_C = (means_WC * counts_WC).sum(0) / total_C
-        var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
+        mean_C, var_C, count = global_moments(x_BCHW.detach())
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
             rate = 0.0 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean_C, rate)
-            self.running_var.lerp_(var_C * total_C / (total_C - 1).clamp_min(1), rate)
+            self.running_var.lerp_(var_C * count / (count - 1).clamp_min(1), rate)
             self.num_batches_tracked += 1
-        scale_C = self.weight * torch.rsqrt(var_C + self.eps)
-        return (x_BCHW * scale_C[:, None, None] + (self.bias - mean_C * scale_C)[:, None, None]).to(x_BCHW.dtype)
+        return Normalise.apply(x_BCHW, self.weight, self.bias, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def global_moments(x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of every channel over all workers' rows, and how many numbers of a channel they are made of."""
+    mean_C, var_C = torch.batch_norm_update_stats(x_BCHW, None, None, 0.0)  # many times faster than torch.var_mean over these axes
+    count_C = torch.full_like(mean_C, x_BCHW.numel() / len(mean_C))
+    slots_W3C = mean_C.new_zeros(dist.get_world_size(), 3, len(mean_C))
+    slots_W3C[dist.get_rank()] = torch.stack([mean_C, var_C, count_C])
+    dist.all_reduce(slots_W3C)  # a sum of slots is a gather
+    means_WC, vars_WC, counts_WC = slots_W3C.unbind(1)
+    total_C = counts_WC.sum(0)
+    mean_C = (means_WC * counts_WC).sum(0) / total_C
+    var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
+    return mean_C, var_C, total_C[0]
+
+
+class Normalise(torch.autograd.Function):
+    """weight (x - mean) / deviation + bias, where mean and deviation are functions of every worker's rows.
+
+    Forward and backward are torch's kernels with fixed statistics; what the statistics add to the gradient of x is linear in x, with two
+    numbers a channel that are summed over workers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, count: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, var, count)
+        ctx.eps = eps
+        return nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, mean, var, count = ctx.saved_tensors
+        kernel = torch.ops.aten.native_batch_norm_backward
+        _, dweight, dbias = kernel(gradient, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True])
+        sums_2C = torch.stack([dweight, dbias])
+        dist.all_reduce(sums_2C)
+        inverse_C = torch.rsqrt(var + ctx.eps)
+        slope_C, offset_C = sums_2C * (weight * inverse_C / count)  # of the part that goes through mean and deviation
+        dx = nn.functional.batch_norm(x, mean, var, -slope_C, -offset_C, training=False, eps=ctx.eps)
+        dx.addcmul_(gradient, (weight * inverse_C).to(x.dtype)[:, None, None])
+        return dx, dweight, dbias, None, None, None, None
 
 
 def synchronise(network: nn.Module) -> None:
@@ -89,7 +122,7 @@ def synchronise(network: nn.Module) -> None:
             module.__class__ = GlobalBatchNorm
 
 
-def train_worker(job: dict[str, Any]) -> None:
+def train_worker(config: dict[str, Any]) -> None:
     """Runs in every Ray Train worker: the same run as alone, with an exchange."""
     import ray.train
     from ray.train.torch import get_device
@@ -97,9 +130,9 @@ def train_worker(job: dict[str, Any]) -> None:
     from distributed.runs import Job, execute
 
     exchange = Workers()
-    given = Job(**job)
+    given, arrays = Job(**config["job"]), ray.get(config["arrays"])
     try:
-        execute(given, exchange=exchange, device=get_device(), progress=ray.train.report)
+        execute(given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays)
     except Diverged as error:  # the same on every worker; trying again would only repeat it
         if exchange.rank == 0:
             write_file(f"{given.out}/{FAILURE}", str(error).encode())
@@ -113,6 +146,8 @@ def train_on_ray(job: Job) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from distributed import jobs
+
     scaling = job.config.scaling
     workers: Any = (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
@@ -120,7 +155,10 @@ def train_on_ray(job: Job) -> None:
     files, folder = filesystem(f"{job.out}/ray")  # Ray Train's own notes; all nodes must see it, as they must see the run
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=dataclasses.asdict(dataclasses.replace(job, resume=True)),  # resume: a group that starts again
+        train_loop_config={
+            "job": dataclasses.asdict(dataclasses.replace(job, resume=True)),  # resume: a group that starts again
+            "arrays": jobs.share(job.shards, dict(job.settings), ("train", "val", "test") if job.test else ("train", "val")),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources, placement_strategy="SPREAD", **elastic
         ),

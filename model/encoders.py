@@ -60,8 +60,9 @@ class ResNet(nn.Module):
         for stage, pool in enumerate(pools):
             outputs, step = config.width * 2**stage, stride if stage == 0 else 1
             kernel = 3 if step <= 2 else 2 * step - 1
-            layers += [nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
             layers += [nn.MaxPool2d(2)] if pool else []
+            layers += [nn.ReLU(inplace=True)]  # after the pool: the same numbers from a quarter of the work
             inputs = outputs
         self.layers = nn.Sequential(*layers, *(Residual(inputs) for _ in range(config.blocks)))
         self.features = inputs

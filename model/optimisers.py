@@ -58,7 +58,7 @@ def build(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def adamw(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999))
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
 
 
 def sgd(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
@@ -125,9 +125,8 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     """
     decay = min(decay, (1 + step) / (10 + step))
     theirs = dict(network.named_parameters()) | dict(network.named_buffers())
-    for name, mine in (dict(average.named_parameters()) | dict(average.named_buffers())).items():
-        value = theirs[name].detach()
-        if mine.is_floating_point():
-            mine.lerp_(value.to(mine.dtype), 1 - decay)
-        else:
-            mine.copy_(value)
+    ours = dict(average.named_parameters()) | dict(average.named_buffers())
+    floats = [name for name, mine in ours.items() if mine.is_floating_point()]
+    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n].to(ours[n].dtype) for n in floats], 1 - decay)
+    for name in ours.keys() - set(floats):
+        ours[name].copy_(theirs[name])

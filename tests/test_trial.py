@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import runs, trial
+from distributed import config, runs, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
 from distributed.loop import Diverged
 
@@ -18,7 +18,7 @@ SMALL = {"optim.epochs": 3, "image.width": 4, "dim": 8, "table.width": 8, "exper
 
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
-    found = trial.decode(wafer_shards, SMALL)
+    found = stream.load_splits(wafer_shards, config.override(config.Config(), SMALL), ("train", "val"))
     assert found is not None
     assert set(found) == {"train", "val"}
     return found
@@ -81,7 +81,7 @@ def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> N
 
 
 def test_a_streamed_data_set_is_not_shared(wafer_shards: str) -> None:
-    assert trial.decode(wafer_shards, {**SMALL, "data.cache": "stream"}) is None
+    assert stream.load_splits(wafer_shards, config.override(config.Config(), {"data.cache": "stream"}), ("train", "val")) is None
 
 
 def test_an_epoch_as_a_result() -> None:
