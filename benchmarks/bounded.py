@@ -8,11 +8,9 @@ set peaks no higher, and that the second half of its epoch peaks no higher than 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,15 +23,15 @@ MB = 1e6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--store", type=float, default=80, help="object store, in MB")
     parser.add_argument("--times", type=int, default=4, help="size of the training set's files, in object stores")
     parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
     parser.add_argument("--engine", choices=("threads", "ray"), default="ray", help="what decodes: threads here, or Ray Data tasks")
     parser.add_argument("--buffer", type=int, default=1024, help="data.shuffle_buffer")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -43,11 +41,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from benchmarks.made import make_shards, photographs
     from benchmarks.stream import start_ray
-    from distributed import reader, stream
 
     start_ray(f"{folder}/ray", int(args.store * MB))
-    if args.engine == "ray":
-        stream.read = reader.in_ray
     each = np.mean([len(p) for p in photographs(20, args.size, np.random.default_rng(0))])
     found: dict[str, Any] = {}
     for times in (1, 1, args.times):  # the first starts processes and is not reported
@@ -77,7 +72,7 @@ def pass_through(shards: str, args: argparse.Namespace) -> dict[str, Any]:
     from distributed import stream
     from distributed.config import Config, override
 
-    config = override(Config(), {"data.cache": "stream", "data.shuffle_buffer": args.buffer})
+    config = override(Config(), {"data.cache": "stream", "data.engine": args.engine, "data.shuffle_buffer": args.buffer})
     before = memory()
     samples: list[tuple[float, float]] = []
     done = threading.Event()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=48, help="side of an image in pixels (default: 48)")
-    parser.add_argument("--experts", type=int, default=8, help="experts of the larger network (default: 8)")
-    parser.add_argument("--pairs", type=int, default=30, help="steps of each, in turn (default: 30)")
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
+    parser.add_argument("--size", type=int, default=48, help="side of an image in pixels")
+    parser.add_argument("--experts", type=int, default=8, help="experts of the larger network")
+    parser.add_argument("--pairs", type=int, default=30, help="steps of each, in turn")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -68,21 +68,24 @@ def seconds(table: str, out: str, cpus: int, size: int) -> float:
     return spent
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--source", type=int, default=64, help="side of the source images")
     parser.add_argument("--size", type=int, default=48, help="side of the shards' images")
-    options = parser.parse_args(argv)
+    command.run(parser, measure)
+
+
+def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="ingest") as folder:
-        table = make_table(folder, options.rows, options.source)
-        spent = {n: seconds(table, os.path.join(folder, f"shards{n}"), n, options.size) for n in sorted({1, cores})}
+    table = make_table(folder, options.rows, options.source)
+    spent = {n: seconds(table, os.path.join(folder, f"shards{n}"), n, options.size) for n in sorted({1, cores})}
     rates = {n: round(options.rows / s) for n, s in spent.items()}
     result = {"benchmark": "ingest", "rows": options.rows, "cores": cores, "rows_per_second": rates[cores], "one_core": rates[1]}
-    print(json.dumps({**result, "scaling": round(rates[cores] / rates[1], 2)}))
-    return 0
+    return {**result, "scaling": round(rates[cores] / rates[1], 2)}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

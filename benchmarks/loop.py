@@ -7,10 +7,8 @@ hand-written one has nothing else: no accumulation, no average, no watch for div
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,15 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1280, help="training rows (default: 1280)")
-    parser.add_argument("--size", type=int, default=48, help="side of an image in pixels (default: 48)")
-    parser.add_argument("--pairs", type=int, default=5, help="epochs of each, after one of each to warm up (default: 5)")
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=1280, help="training rows")
+    parser.add_argument("--size", type=int, default=48, help="side of an image in pixels")
+    parser.add_argument("--pairs", type=int, default=5, help="epochs of each, after one of each to warm up")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings (default: none)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

@@ -7,10 +7,8 @@ same batches made beforehand, alternating.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +19,14 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
     parser.add_argument("--pairs", type=int, default=3, help="epochs of each")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 is one a core")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

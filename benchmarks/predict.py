@@ -10,59 +10,65 @@ ratio_files: from files to files, against a loop that also reads and decodes (on
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed.checkpoints import Checkpoint
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--pairs", type=int, default=7)
-    args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for everything, decoding threads too
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
+
+
+def make_checkpoint(folder: str, shards: str) -> Checkpoint:
+    """The default network, not trained: it takes as long."""
+    from distributed import checkpoints
+    from distributed.config import Config
+    from distributed.shards import read_manifest
+    from model.calibration import Calibration
+    from model.network import Network
+
+    manifest, config = read_manifest(shards), Config()
+    network = Network(manifest.schema, config.model).eval()
+    checkpoints.save(folder, network, config, manifest, Calibration.identity(config.experts.count, len(manifest.schema.classes)))
+    return checkpoints.load(folder)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import checkpoints, prediction, prediction_input, stream
-    from distributed.config import Config
+    from distributed import prediction, prediction_input, stream
     from distributed.inference import Weighing
-    from distributed.shards import read_manifest
-    from model.calibration import Calibration
-    from model.network import Network
 
     torch.set_num_threads(1)
-    shards = f"{folder}/shards"
-    make_shards(shards, args.rows, args.size)
-    manifest, config = read_manifest(shards), Config()
-    network = Network(manifest.schema, config.model).eval()
-    calibration = Calibration.identity(config.experts.count, len(manifest.schema.classes))
-    checkpoints.save(f"{folder}/checkpoint", network, config, manifest, calibration)
-    checkpoint = checkpoints.load(f"{folder}/checkpoint")
-    batch_size = config.inference.batch_size
-    rows, _ = prediction_input.open_rows(checkpoint, shards, images={}, split="train", batch_size=batch_size)
+    make_shards(f"{folder}/shards", args.rows, args.size)
+    checkpoint = make_checkpoint(f"{folder}/checkpoint", f"{folder}/shards")
+    schema, batch_size = checkpoint.network.schema, checkpoint.config.inference.batch_size
+    rows, _ = prediction_input.open_rows(checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size)
     wave = next(rows.waves(1))
     recipe = prediction.Recipe(rows=rows, weighing=Weighing((1 / 3,) * 3), out=f"{folder}/out")
     predictor = prediction.Predictor(checkpoint, recipe, threads=1)
     prepared = [batch for task in wave.tasks for batch in predictor.prepared(wave, task)]
-    batches = [stream.as_batch(one.arrays, manifest.schema) for one in prepared]
+    batches = [stream.as_batch(one.arrays, schema) for one in prepared]
 
     @torch.inference_mode()
     def loop() -> None:
@@ -77,7 +83,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         found = []
         for task in wave.tasks:
             for raw, piece, first in rows.batches(wave, task):
-                batch = stream.as_batch(rows.prepare(raw, piece, first).arrays, manifest.schema)
+                batch = stream.as_batch(rows.prepare(raw, piece, first).arrays, schema)
                 found.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
         torch.cat(found)
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,18 +24,20 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5, help="searches of each kind; 0 leaves the comparison with random search out")
     parser.add_argument("--replicates", type=int, default=2, help="fresh seeds on which each search's best is run again")
     parser.add_argument("--data", help="SHARDS (default: the built-in wafers)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = {"benchmark": "search", "trials": args.trials, "cores": len(os.sched_getaffinity(0)), **wall(args, Path(folder))}
-        found |= overhead(Path(folder))
-        if args.seeds:
-            found |= against_random(args, Path(folder))
-        print(json.dumps(found))
+    command.run(parser, measure)
+
+
+def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    found = {"benchmark": "search", "trials": args.trials, "cores": len(os.sched_getaffinity(0)), **wall(args, Path(folder))}
+    found |= overhead(Path(folder))
+    return found | (against_random(args, Path(folder)) if args.seeds else {})
 
 
 def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -7,11 +7,9 @@ batches, so that it collates nothing. Both shuffle in a buffer of the same size.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,22 +20,22 @@ if __package__ in (None, ""):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each")
     parser.add_argument("--engine", choices=("threads", "ray"), default="threads", help="what decodes: threads here, or Ray Data tasks")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        print(json.dumps(measure(args, folder)))
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import reader, stream
+    from distributed import stream
     from distributed.config import Config, override
 
     torch.set_num_threads(1)
@@ -45,8 +43,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(shards, args.rows, args.size)
     if args.engine == "ray":
         start_ray(f"{folder}/ray")
-        stream.read = reader.in_ray
-    config = override(Config(), {"data.cache": "stream", "data.batch_size": args.batch_size})
+    config = override(Config(), {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size})
     ours = stream.open_source(shards, "train", config, train=True)
     cores = len(os.sched_getaffinity(0))
     processes, alone = loader(shards, args.batch_size, cores), loader(shards, args.batch_size, 0)

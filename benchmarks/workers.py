@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1024, help="training rows (default: 1024)")
-    parser.add_argument("--size", type=int, default=64, help="side of an image in pixels (default: 64)")
-    parser.add_argument("--width", type=int, default=48, help="image.width (default: 48)")
-    parser.add_argument("--batch", type=int, default=128, help="rows of a global batch (default: 128)")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run; the first is not counted (default: 4)")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of each (default: 3)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
-        print(json.dumps(measure(args, folder)))
+    from benchmarks import command
+
+    parser = command.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=1024, help="training rows")
+    parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
+    parser.add_argument("--width", type=int, default=48, help="image.width")
+    parser.add_argument("--batch", type=int, default=128, help="rows of a global batch")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run; the first is not counted")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each")
+    command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -139,7 +140,8 @@ def parse(content: bytes, folder: str) -> Checkpoint:
             f"--checkpoint must have format {FORMAT} or older; {folder} has {plain['format']}: use a newer version of this project"
         )
     config = override(Config(), plain["config"])
-    network = Network(from_dict(plain["schema"]), config.model)
+    bare = dataclasses.replace(config.model, image=dataclasses.replace(config.image, weights=""))  # its weights are in the checkpoint
+    network = Network(from_dict(plain["schema"]), bare)
     network.load_state_dict(saved["network"])
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})

@@ -14,6 +14,7 @@ from typing import Any
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig, check, option
 
 CACHES = ("auto", "memory", "stream")
+ENGINES = ("auto", "threads", "ray")
 SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
 STAGES = ("none", "crt", "lws", "tau")
@@ -25,6 +26,11 @@ METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 class DataConfig:
     cache: str = option("auto", "memory: decode once and share; stream: decode every epoch; auto: by size", choices=CACHES)
     memory_share: float = option(0.3, "auto: largest share of the object store that the decoded training set may take", low=0.0, high=1.0)
+    engine: str = option(
+        "auto",
+        "stream: threads of the worker decode, or Ray Data tasks, on CPUs that no worker claims; auto: ray from 1 GiB on if CPUs lie idle",
+        choices=ENGINES,
+    )
     sampler: str = option("instance", "how training rows are drawn", choices=SAMPLERS)
     batch_size: int = option(64, "rows of one global batch, all workers together", low=1)
     imbalance_ratio: float = option(0.0, "cut the training set to an exponential long tail of this ratio; 0 is off", low=0.0)

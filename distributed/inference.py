@@ -16,11 +16,11 @@ from distributed import loop, scores
 from distributed.checkpoints import Checkpoint
 from distributed.loop import Exchange
 from distributed.scores import Batches, Scores
-from distributed.testing import spoken_prior
 from model import aggregation
 from model.aggregation import Aggregation, Validation
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
+from model.expert_losses import expert_priors
 from model.posthoc import adjust
 
 # Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
@@ -63,7 +63,9 @@ def trained_prior(checkpoint: Checkpoint) -> Tensor:
     if checkpoint.config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
         classes = len(checkpoint.network.schema.classes)
         return torch.full((classes,), 1 / classes)
-    return spoken_prior(checkpoint.network)
+    network = checkpoint.network
+    priors_EC = expert_priors(network.counts_C.cpu(), network.config.loss, network.config.experts.count)
+    return priors_EC.clamp_min(1e-12).log().mean(0).softmax(-1)
 
 
 def weigh(

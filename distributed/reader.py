@@ -175,15 +175,15 @@ def idle_cpus(world: int = 1) -> int:
     return int(ray.available_resources().get("CPU", 0)) // world
 
 
-def read(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
-    """The windows' batches in order; by Ray Data where there is much to decode and more CPUs lie idle than threads would use."""
+def read(reader: Reader, windows: list[Window], world: int = 1, engine: str = "auto") -> Iterator[Arrays]:
+    """The windows' batches in order; by auto in Ray Data where there is much to decode and more CPUs lie idle than threads would use."""
     windows = [window for window in windows if len(window.rows)]
     if not windows:
         return iter(())
     decoded = row_bytes(reader.schema) * sum(len(window.rows) for window in windows)
-    if decoded > WORTHWHILE and idle_cpus(world) > threads(world):
-        return in_ray(reader, windows, world)
-    return in_threads(reader, windows, world)
+    if engine == "auto":
+        engine = "ray" if decoded > WORTHWHILE and idle_cpus(world) > threads(world) else "threads"
+    return {"ray": in_ray, "threads": in_threads}[engine](reader, windows, world)
 
 
 def in_threads(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:

@@ -75,28 +75,16 @@ class Median(_Spares, MedianStoppingRule):
 
 
 def _asha(mode: str, epochs: int) -> Any:
-    return Asha(
-        time_attr="epoch",
-        metric="value",
-        mode=mode,
-        max_t=max(epochs, 2),
-        grace_period=_grace(epochs),
-        reduction_factor=3,
-        stop_last_trials=False,
-    )
+    return _halving(mode, epochs, grace_period=_grace(epochs))
 
 
 def _hyperband(mode: str, epochs: int) -> Any:
-    return Asha(
-        time_attr="epoch",
-        metric="value",
-        mode=mode,
-        max_t=max(epochs, 2),
-        grace_period=1,
-        reduction_factor=3,
-        brackets=2,
-        stop_last_trials=False,
-    )
+    return _halving(mode, epochs, grace_period=1, brackets=2)
+
+
+def _halving(mode: str, epochs: int, **options: int) -> Any:
+    kept = {"time_attr": "epoch", "metric": "value", "stop_last_trials": False}
+    return Asha(mode=mode, max_t=max(epochs, 2), reduction_factor=3, **kept, **options)
 
 
 def _median(mode: str, epochs: int) -> Any:

@@ -126,6 +126,7 @@ class StreamSource:
     schema: Schema
     plan: Plan
     reader: Reader
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         self.rows, self.steps = self.plan.rows, self.plan.steps
@@ -137,7 +138,8 @@ class StreamSource:
         selection, plan = self.plan.selection, self.plan
         stretches = list(plan.windows(epoch, start, self._units, self._buffer))
         order = np.concatenate([chosen for chosen, _ in stretches]) if stretches else np.arange(0)
-        decoded = read(self.reader, [Window(selection.rows_R[chosen], ends) for chosen, ends in stretches], plan.world)
+        windows = [Window(selection.rows_R[chosen], ends) for chosen, ends in stretches]
+        decoded = read(self.reader, windows, plan.world, self.engine)
         taken = 0
         for k in range(start, self.steps):
             low, high, total = plan.share(k)
@@ -182,7 +184,7 @@ def open_source(
         world=world,
     )
     if index is not None:
-        return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed))
+        return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed), data.engine)
     return MemorySource(schema, plan, corrupt(subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split))
 
 

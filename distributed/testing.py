@@ -1,13 +1,10 @@
-"""Test conditions as a protocol: which rows follow another class distribution, and what prior the experts speak for."""
+"""Test conditions as a protocol: which rows follow another class distribution."""
 
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from distributed.sampling import Ints, generator
-from model.expert_losses import expert_priors
-from model.network import Network
 
 CUT = 7  # the random stream of the cut, beside those of sampling.py
 RULE = "a test distribution must be uniform, forward-K or backward-K with K of at least 1"
@@ -37,9 +34,3 @@ def shifted(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
     sizes = np.maximum(np.floor((there_C[order] / shape).min() * shape + 1e-9).astype(int), 1)
     picked = [generator(seed, CUT, int(c)).permutation(np.flatnonzero(labels_N == c))[:n] for c, n in zip(order, sizes)]
     return np.sort(np.concatenate(picked))
-
-
-def spoken_prior(network: Network) -> Tensor:
-    """The class prior that the mean of the experts' logits stands for."""
-    priors_EC = expert_priors(network.counts_C.cpu(), network.config.loss, network.config.experts.count)
-    return priors_EC.clamp_min(1e-12).log().mean(0).softmax(-1)

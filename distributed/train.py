@@ -148,19 +148,16 @@ def together(job: Any) -> dict[str, Any]:
 
 def watch(out: str, bar: Any, finished: threading.Event) -> None:
     """Shows each epoch that appears in the run's history."""
-    from distributed import checkpoints
+    from distributed.nested import history
 
     shown = None
     while True:
         last = finished.wait(1.0)
-        try:
-            history = json.loads(checkpoints.read_file(f"{out}/history.json"))
-        except (FileNotFoundError, ValueError):
-            history = []
-        shown = len(history) if shown is None and not last else shown or 0  # epochs of an earlier start are not news
-        for metrics in history[shown:]:
+        found = history(out)
+        shown = len(found) if shown is None and not last else shown or 0  # epochs of an earlier start are not news
+        for metrics in found[shown:]:
             bar(metrics)
-        shown = len(history)
+        shown = len(found)
         if last:
             return
 

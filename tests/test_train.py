@@ -203,3 +203,15 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
     while marked(mark, "ray::") and time.monotonic() < limit:
         time.sleep(0.5)
     assert not marked(mark, "ray::")
+
+
+@pytest.mark.slow
+def test_two_ray_workers_learn_the_same_from_ray_data_as_from_their_own_threads(wafer_shards: str, tmp_path: Path) -> None:
+    stream = [*TINY[:-1], "optim.epochs=2", "data.cache=stream", "scaling.cpus_per_worker=0.5"]  # a CPU is left for decoding
+    for engine in ("ray", "threads"):
+        words = ["--data", wafer_shards, "--out", str(tmp_path / engine), "--workers", "2", "--set", *stream, f"data.engine={engine}"]
+        done = run_command("distributed/train.py", *words)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = weights(tmp_path / "ray"), weights(tmp_path / "threads")
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name].float(), value.float(), atol=1e-4, rtol=1e-3), name
