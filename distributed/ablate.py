@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -133,37 +132,40 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
 
     from distributed import jobs
     from distributed.shards import SPLITS
-    from distributed.study_run import run_group
+    from distributed.signals import Signals
 
-    before = signal.signal(signal.SIGTERM, _interrupt)  # after ray.init, which sets its own
     arrays = {name: jobs.share(sets[name].shards, {}, SPLITS) for name in {d for group in todo.values() for d, _ in group}}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()
     if config.override(config.Config(), waiting[-1][0][1].settings).scaling.gpus_per_worker and not ray.cluster_resources().get("GPU"):
         print("scaling.gpus_per_worker asks for a GPU and no node has one yet: waiting for one", file=sys.stderr, flush=True)
-    try:
-        while waiting or pending:
+    with Signals().caught() as signals:
+        while (waiting or pending) and not signals.received:
             while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
                 group = waiting.pop()
-                data = group[0][0]
-                cells = [cell for _, cell in group]
-                task = _task(run_group, cells[0])
-                pending[task.remote(sets[data].shards, cells, arrays[data], state.run_folder(group))] = group
+                pending[_start(state, group, sets, arrays)] = group
             ready, _ = ray.wait(list(pending), timeout=1.0)
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
             if ready and time.monotonic() - reported > REPORT_EVERY:
                 _report_so_far(state)
                 reported = time.monotonic()
-    except KeyboardInterrupt:
+        if not signals.received:
+            return
         for reference in pending:
             ray.cancel(reference, force=True)
         _report_so_far(state)
         left = len(waiting) + len(pending)
         print(f"\ninterrupted with {left} trainings left; add --resume to the same command to go on", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    raise KeyboardInterrupt
+
+
+def _start(state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Mapping[str, Any]) -> Any:
+    """The task of one training."""
+    from distributed.study_run import run_group
+
+    name, cells = group[0][0], [cell for _, cell in group]
+    return _task(run_group, cells[0]).remote(sets[name].shards, cells, arrays[name], state.run_folder(group))
 
 
 def _report_so_far(state: Any) -> None:
@@ -194,10 +196,6 @@ def _window(cell: Cell) -> int:
     asked = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
     there = ray.cluster_resources()
     return 2 * max(2, int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2)))
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _outcome(reference: Any) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:

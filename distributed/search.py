@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from distributed.signals import Signals
 
 # Before Tune is imported: no files of its own in the experiment (it has better ones), no strictness about names, no noise.
 QUIET = {
@@ -46,31 +47,6 @@ class Unpickled:
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self
-
-
-class Signals:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; the second kills. Enter it after ray.init, which takes SIGTERM for itself."""
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    @contextmanager
-    def caught(self) -> Iterator[Signals]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in numbers}
-
-        def note(number: int, frame: Any) -> None:
-            if self.received:
-                os._exit(128 + number)
-            self.received = number
-
-        for number in numbers:
-            signal.signal(number, note)
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run(

@@ -96,6 +96,7 @@ class Search:
 
     def run(self) -> int:
         from distributed import jobs, progress, search, search_report
+        from distributed.signals import Signals
 
         loading = threading.Thread(target=load_parts)
         loading.start()
@@ -104,7 +105,7 @@ class Search:
         loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)
-        signals = search.Signals()
+        signals = Signals()
         view = progress.SearchView(self.experiment, self.options["trials"])
         ended = len([r for r in self.experiment.records.values() if r.state != "running"])
 

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from distributed import search
 from distributed import searcher as parts
 from distributed.experiment import Experiment, Job
+from distributed.signals import Signals
 from tests import analytic
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
@@ -35,7 +36,7 @@ def make(
 
 def run(searcher: parts.Searcher, stopper: str = "none", on_step: Callable[[], None] | None = None, **trouble: Any) -> Experiment:
     trainable = functools.partial(analytic.trainable, **trouble)
-    signals = search.Signals()
+    signals = Signals()
     searcher.signals = signals  # type: ignore[attr-defined]
     made = parts.STOPPERS[stopper]("max", analytic.EPOCHS)
     search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, signals=signals)
