@@ -65,15 +65,15 @@ class RunningConfidence(nn.Module):
         """c tilde = s c + (1 - s) balanced mean, s = n / (n + kappa) with n the training count expected from the mean posterior."""
         present_BM1 = present_BM[..., None].float()
         posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
-        count_B1 = (posterior_BC @ counts_C)[:, None]
+        count_B1 = (posterior_BC @ counts_C.to(posterior_BC.dtype))[:, None]
         s_B1 = count_B1 / (count_B1 + self.shrinkage).clamp_min(1e-12)
         return s_B1 * confidence_BM + (1 - s_B1) * self.balanced_mean()
 
     @torch.no_grad()
     def observe(self, true_BM: Tensor, present_BM: Tensor, labels_B: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
         """Updates the means with one batch; `reduce` adds sums and counts up over workers before they are divided."""
-        one_hot_BC = nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).float() * (labels_B >= 0)[:, None]
-        present_BM = present_BM.float()
+        one_hot_BC = nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).to(true_BM.dtype) * (labels_B >= 0)[:, None]
+        present_BM = present_BM.to(true_BM.dtype)
         sums = torch.stack([(true_BM * present_BM).T @ one_hot_BC, present_BM.T @ one_hot_BC])
         total_MC, count_MC = reduce(sums).unbind()
         rate_MC = torch.where(self.seen_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float())

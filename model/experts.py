@@ -77,10 +77,11 @@ class Experts(nn.Module):
         self.norm = ExpertNorm(count, hidden)
         self.widen = ExpertLinear(count, hidden, hidden)
         self.narrow = ExpertLinear(count, hidden, hidden)
+        nn.init.zeros_(self.narrow.weight_EIO)  # the block starts as the identity: an expert is linear until the data ask for more
         kind = "cosine" if loss.margin > 0 and config.classifier == "linear" else config.classifier
         self.classifier = Classifier(count, hidden, classes, kind, loss.scale)
 
     def forward(self, fused_BZ: Tensor) -> tuple[Tensor, Tensor]:
         x_BEH = self.project(fused_BZ)
-        x_BEH = torch.relu(x_BEH + self.narrow(torch.relu(self.widen(self.norm(x_BEH)))))
+        x_BEH = x_BEH + self.narrow(torch.relu(self.widen(self.norm(x_BEH))))
         return x_BEH, self.classifier(x_BEH)

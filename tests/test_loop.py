@@ -124,7 +124,7 @@ def one_of(rank: int, world: int, port: int, folder: str, sets: list[str]) -> No
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     network, train, val, settings = start(*sets, world=world, rank=rank)
     seen = Kept()
-    run = loop.fit(network, train, val, settings, seen, exchange=Workers())
+    run = loop.fit(network.double(), train, val, settings, seen, exchange=Workers())
     torch.save({"network": run.network.state_dict(), "metrics": seen.metrics}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -140,7 +140,7 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
     network, train, val, settings = start(*sets)
     seen = Kept()
-    alone = loop.fit(network, train, val, settings, seen)
+    alone = loop.fit(network.double(), train, val, settings, seen)  # Adam makes rounding large where a gradient is nearly zero
     for world in (2, 3) if not extra else (2,):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -149,7 +149,7 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
         ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
         for name, value in alone.network.state_dict().items():
             assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
-            assert torch.allclose(ranks[0]["network"][name].float(), value.float(), atol=2e-3, rtol=1e-2), name
+            assert torch.allclose(ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4), name
         for name, value in seen.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
