@@ -22,9 +22,10 @@ STEPS = (64, 512)  # fewest and most batches an epoch: small data must converge,
 def adjust(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tensor:
     """Logits [..., C] of a posterior under the training prior, moved to the test prior: v + log pi_test - log pi_train.
 
-    A prior of 0 counts as 1e-12. Priors may also be [E, C] (expert_losses.expert_priors) for logits [..., E, C].
+    A training prior of 0 counts as 1e-12, a test prior of 0 as the smallest float: no network is that sure of a class. Priors may also be
+    [E, C] (expert_losses.expert_priors) for logits [..., E, C].
     """
-    return full(logits) + full(test_prior_C).clamp_min(1e-12).log() - full(train_prior_C).clamp_min(1e-12).log()
+    return full(logits) + full(test_prior_C).clamp_min(torch.finfo(torch.float32).tiny).log() - full(train_prior_C).clamp_min(1e-12).log()
 
 
 def retrain(

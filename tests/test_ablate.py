@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import boosting, cells, study, study_run, testing
+from distributed import boosting, cells, stream, study, study_run, testing
+from distributed.config import Config
 from distributed.results import Results, flat
+from distributed.shards import SPLITS
 from distributed.study import Cell
 from distributed.study_state import State, plans_of
 from model.schema import Image, Numeric, Schema, Table
@@ -431,7 +433,7 @@ def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
 
 def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) -> None:
     tests = [{}, {"corrupt": "map=missing"}, {"shift": "uniform"}, {"aggregation": "prior"}, {"corrupt": "sound=noise"}]
-    rows, history = study_run.run_group(wafer_shards, group(*tests), study_run.decode(wafer_shards))
+    rows, history = study_run.run_group(wafer_shards, group(*tests), stream.load_splits(wafer_shards, Config(), SPLITS))
     assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
     assert "valid: map, table" in rows[4]["reason"]
     assert [h["epoch"] for h in history] == [1, 2]
