@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from model.network import Network
 if TYPE_CHECKING:
     from distributed.config import Config
 
+MOST_NAMED = 64  # classes that a confusion matrix can name legibly
 SHOTS = ("many", "medium", "few")
 SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "nll", "ece")
 
@@ -40,7 +42,7 @@ class Board:
             if name not in ("epoch", "best_epoch"):
                 self.writer.add_scalar(tag(name), value, step)  # type: ignore[no-untyped-call]
         self.histograms(scores, step)
-        image_HWC = confusion_image(scores.probabilities_NC.argmax(1), scores.labels_N, len(self.schema.classes))
+        image_HWC = confusion_image(scores.probabilities_NC.argmax(1), scores.labels_N, self.schema.classes)
         self.writer.add_image("val_confusion", image_HWC, step, dataformats="HWC")  # type: ignore[no-untyped-call]
         self.flush()
 
@@ -109,18 +111,39 @@ def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def confusion_image(predictions_N: Tensor, labels_N: Tensor, classes: int) -> np.ndarray:
-    """[H, W, 3] rows are true classes, columns predicted ones, brightness the share of the row; the diagonal is outlined."""
-    known_N = labels_N >= 0
+def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str]) -> np.ndarray:
+    """[H, W, 3] rows are true classes, columns predicted ones, darkness the share of the row; the diagonal is outlined.
+
+    Rows carry a number and a name, columns the number, while there are few enough to read.
+    """
+    known_N, classes = labels_N >= 0, len(names)
     table_CC = torch.bincount(labels_N[known_N] * classes + predictions_N[known_N], minlength=classes**2).reshape(classes, classes).float()
     share_CC = (table_CC / table_CC.sum(1, keepdim=True).clamp_min(1)).numpy()
-    cell = max(4, 320 // classes)
+    legible = classes <= MOST_NAMED
+    cell = max(14 if legible else 4, 320 // classes)
     shade = np.kron(share_CC, np.ones((cell, cell)))[..., None]
     image = (1 - shade) * np.array([250, 250, 252]) + shade * np.array([20, 60, 140])
     for c in range(classes):
         low, high = c * cell, (c + 1) * cell - 1
         image[low, low : high + 1] = image[high, low : high + 1] = image[low : high + 1, low] = image[low : high + 1, high] = (200, 80, 40)
-    return image.astype(np.uint8)
+    return named(image.astype(np.uint8), cell, names) if legible else image.astype(np.uint8)
+
+
+def named(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:
+    """The image with the classes' names to its left and their numbers above it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default()
+    rows = [f"{c} {name[:18]}" for c, name in enumerate(names)]
+    left, top = int(max(font.getlength(row) for row in rows)) + 8, 14
+    page = Image.new("RGB", (image_HWC.shape[1] + left, image_HWC.shape[0] + top), "white")
+    page.paste(Image.fromarray(image_HWC), (left, top))
+    draw = ImageDraw.Draw(page)
+    for c, row in enumerate(rows):
+        middle = int((c + 0.5) * cell)
+        draw.text((left - 4, top + middle), row, fill="black", font=font, anchor="rm")
+        draw.text((left + middle, top - 2), str(c), fill="black", font=font, anchor="mb")
+    return np.asarray(page)
 
 
 def settings_table(flat: dict[str, Any]) -> str:
