@@ -37,6 +37,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     found = {"benchmark": "search", "trials": args.trials, "cores": len(os.sched_getaffinity(0)), **wall(args, Path(folder))}
     found |= overhead(Path(folder))
+    print(found, file=sys.stderr, flush=True)  # the comparison takes a quarter of an hour
     return found | (against_random(args, Path(folder)) if args.seeds else {})
 
 
@@ -106,7 +107,7 @@ def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             with contextlib.redirect_stdout(io.StringIO()):
                 tune.main([*words, "--sampler", sampler, *data])
             experiment = Experiment(out, ["balanced_accuracy"], replicates=args.replicates, best=1)
-            leader = next(r for r in experiment.finished() if not r.job.label)
+            leader = experiment.finished()[0]  # the defaults, where nothing finished better
             scores[seed] = experiment.standing(leader).score("balanced_accuracy")
     found = paired(best["tpe"], best["random"], name="tpe", against="random")
     return {

@@ -144,7 +144,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
         self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
         self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
-        self.head = nn.Linear(self.body.features, dim)  # a layer norm here made every record look equally certain, and overfit
+        self.head = nn.Sequential(nn.Linear(self.body.features, dim), nn.LayerNorm(dim))
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
@@ -237,6 +237,7 @@ class TableEncoder(nn.Module):
             *(ResidualMLP(config.width) for _ in range(config.blocks)),
             nn.ReLU(),
             nn.Linear(config.width, dim),
+            nn.LayerNorm(dim),  # without it a table of noise grows a large embedding, and the fusion cannot turn it down
         )
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
