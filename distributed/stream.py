@@ -12,10 +12,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from distributed import sampling
 from distributed.config import Config, words
@@ -24,8 +23,10 @@ from distributed.decode import Arrays, decode, empty, gather, row_bytes
 from distributed.reader import Index, Reader, Window, read, read_index
 from distributed.sampling import Ints, Selection
 from distributed.shards import filesystem, read_manifest
-from model.batch import Batch
 from model.schema import Schema
+
+if TYPE_CHECKING:
+    from model.batch import Batch
 
 WINDOW_BYTES = 128 << 20  # most encoded bytes of one shuffle window
 
@@ -250,6 +251,10 @@ def read_ids(index: Index) -> np.ndarray[Any, Any]:
 
 def as_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> Batch:
     """Writable arrays as a batch, without a copy but for the small integers."""
+    import torch  # here, so that a process that only decodes need not wait for it
+
+    from model.batch import Batch
+
     return Batch(
         images={m.name: torch.from_numpy(arrays[f"images/{m.name}"]) for m in schema.images},
         numbers={m.name: torch.from_numpy(arrays[f"numbers/{m.name}"]) for m in schema.tables},

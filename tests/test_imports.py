@@ -67,3 +67,14 @@ def test_model_imports_where_ray_pandas_and_optuna_are_absent() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Network" in done.stdout
+
+
+def test_a_process_that_only_decodes_does_not_load_torch(wafer_shards: str) -> None:
+    code = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from distributed import jobs\n"
+        f"arrays = jobs.decode({wafer_shards!r}, {{}}, ('val',))\n"
+        "print(len(arrays['val']['labels']) > 0, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "False"], done.stderr
