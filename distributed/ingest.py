@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
     target = Target(options.out, options.overwrite)
     table = ingest_table.open_table(options.table, options.encoding)
     roles = ingest_plan.roles(options, table)
-    specs = [ingest_plan.look_at_images(options, table, column, folder) for column, folder in roles.images.items()]
+    looks = [ingest_plan.look_at_images(options, table, column, folder) for column, folder in roles.images.items()]
     cli.start_ray()
     signal.signal(signal.SIGTERM, _interrupt)
     report = ingest_report.Report()
     with target.writing() as folder:
-        manifest = ingest(table, roles, specs, options, fractions, folder, report)
+        manifest = ingest(table, roles, looks, options, fractions, folder, report)
         target.commit(manifest)
     report.show(manifest, options.out)
     return 0
@@ -101,23 +101,24 @@ def check(options: argparse.Namespace) -> tuple[float, float, float]:
 def ingest(
     table: ingest_table.RawTable,
     roles: ingest_plan.Roles,
-    specs: list[images.ImageSpec],
+    looks: list[tuple[images.ImageSpec, float]],
     options: argparse.Namespace,
     fractions: tuple[float, float, float],
     folder: str,
     report: Any,
 ) -> Any:
-    """Writes the parts into `folder` and returns the manifest, which the caller commits."""
+    """Writes the parts into `folder` and returns the manifest, which the caller commits. looks: from ingest_plan.look_at_images."""
     import ray
 
     from distributed import ingest_assign, ingest_passes, ingest_plan, ingest_write
     from distributed.shards import REJECTED, SPLITS, Manifest, join
 
     cpus = int(ray.cluster_resources().get("CPU", 1))
+    specs = [spec for spec, _ in looks]
     try:
         with cli.progress("preparing rows", table.rows) as advance:
             plan, names = ingest_plan.plan(roles, specs), ingest_plan.source_columns(roles)
-            blocks = ingest_passes.prepare_all(table, plan, names, advance)
+            blocks = ingest_passes.prepare_all(table, plan, names, [pixels for _, pixels in looks], cpus, advance)
     except Exception as error:
         raise reading_error(table, error) from error
     if not len(blocks):

@@ -60,9 +60,11 @@ class Assignment:
         return Assignment(split=self.split[part], labels=self.labels[part], rank=self.rank[part], position=self.position[part])
 
 
-def prepare_all(table: ingest_table.RawTable, plan: Plan, names: Sequence[str], advance: Callable[[int], None]) -> Blocks:
-    """First pass, through Ray Data: read, decode, resize."""
-    dataset = ingest_table.dataset(table, names, decodes=bool(plan.images))
+def prepare_all(
+    table: ingest_table.RawTable, plan: Plan, names: Sequence[str], pixels: Sequence[float], cpus: int, advance: Callable[[int], None]
+) -> Blocks:
+    """First pass, through Ray Data: read, decode, resize. pixels: of a row's source images."""
+    dataset = ingest_table.dataset(table, names, pixels, cpus)
     dataset = dataset.map_batches(ingest_rows.prepare, fn_args=(plan,), batch_format="pyarrow", batch_size=256, zero_copy_batch=True)
     dataset.context.execution_options.preserve_order = True
     blocks = Blocks([], [], [])

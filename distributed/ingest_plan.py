@@ -123,8 +123,8 @@ def _check_names(found: Roles) -> None:
         raise ValueError("no column is left to learn from: every one is the label, an id, a group, a split or dropped")
 
 
-def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, column: str, folder: str) -> images.ImageSpec:
-    """Size, channels and grey window of an image modality, from a sample."""
+def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, column: str, folder: str) -> tuple[images.ImageSpec, float]:
+    """Size, channels and grey window of an image modality, and the mean pixels of its sources, from a sample."""
     cells = ingest_table.sample(table, [column])[column]
     if not _holds_images(cells.type):
         raise ValueError(f"--image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}")
@@ -147,7 +147,7 @@ def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, co
     if why and not shapes:
         raise ValueError(f"no image of a sample of column {column!r} could be read: {why} (folder {folder or '.'!r})")
     height, width = _size(options.image_size, shapes)
-    return images.ImageSpec(
+    spec = images.ImageSpec(
         name=column,
         height=height,
         width=width,
@@ -156,6 +156,7 @@ def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, co
         window=_window(options.window, deep),
         max_pixels=options.max_pixels,
     )
+    return spec, statistics.fmean(h * w for h, w in shapes) if shapes else 0.0
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -27,7 +27,11 @@ KINDS = {
     ".csv.gz": "csv",
     ".tsv.gz": "csv",
 }
-BLOCK_ROWS = 500  # rows of one task where every row has an image to decode
+# A task that decodes should take a second or more: Ray Data looks for finished tasks every 0.1 s, and a task waits for two or three looks.
+TASK_SECONDS = 1.5
+IMAGE_SECONDS, PIXEL_SECONDS = 2.5e-4, 8e-9  # about what an image costs, and each of its pixels
+TASK_ROWS = 50  # at least
+TASKS_A_CPU = 4  # so that none waits long for the last task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +157,17 @@ def csv_options(table: RawTable) -> dict[str, Any]:
     }
 
 
-def dataset(table: RawTable, columns: Sequence[str], decodes: bool) -> ray.data.Dataset:
-    """The table's rows in order. decodes: rows cost much more than their bytes, so cut them finer than Ray Data would."""
+def tasks(rows: int, pixels: Sequence[float], cpus: int) -> int:
+    """How many tasks should prepare the rows, given the pixels of a row's images: these cost much more than their bytes say."""
+    seconds = sum(IMAGE_SECONDS + PIXEL_SECONDS * p for p in pixels)
+    return max(1, min(4000, rows // TASK_ROWS, max(TASKS_A_CPU * cpus, int(rows * seconds / TASK_SECONDS))))
+
+
+def dataset(table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int) -> ray.data.Dataset:
+    """The table's rows in order; pixels: see `tasks`."""
     import ray.data
 
-    blocks = None
-    if decodes:
-        rows = table.rows or table.size // 100
-        blocks = max(1, min(4000, rows // BLOCK_ROWS, 2 * rows // 100))
+    blocks = tasks(table.rows or table.size // 100, pixels, cpus) if pixels else None  # without images, Ray Data's own choice by bytes
     common: dict[str, Any] = {"filesystem": table.system, "override_num_blocks": blocks, "file_extensions": None}
     if table.kind == "parquet":
         return ray.data.read_parquet(list(table.files), columns=list(columns), partitioning=None, **common)

@@ -103,7 +103,8 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(made: Pat
 def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import ingest_passes, ingest_table
 
-    monkeypatch.setattr(ingest_table, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(ingest_table, "TASK_ROWS", 7)
+    monkeypatch.setattr(ingest_table, "TASKS_A_CPU", 1000)
     monkeypatch.setattr(ingest_passes, "GROUP_BYTES", 1)
     run(
         "--table",
