@@ -1,7 +1,7 @@
 """Two single-threaded training workers against one, on two cores: rows per second through train.py and Ray Train. Prints one JSON line.
 
-The rate is that of the training epochs after the first, as each run's history.json says: starting up and filling memory for the first
-time are left out. The model is large enough for the exchange of gradients to be small beside the work. `alone_together` is what the
+The rate is that of the second half of the epochs, as each run's history.json says: start-up and the growth of the processes' memory are
+left out. The model is large enough for the exchange of gradients to be small beside the work. `alone_together` is what the
 machine itself gives: two runs of one worker at the same time, which exchange nothing, their rates added, against one.
 """
 
@@ -26,10 +26,10 @@ def main() -> None:
 
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1024, help="training rows")
-    parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
-    parser.add_argument("--width", type=int, default=48, help="image.width")
-    parser.add_argument("--batch", type=int, default=128, help="rows of a global batch")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run; the first is not counted")
+    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
+    parser.add_argument("--width", type=int, default=96, help="image.width")
+    parser.add_argument("--batch", type=int, default=512, help="rows of a global batch")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of a run; the first half is not counted")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each")
     command.run(parser, measure)
 
@@ -70,10 +70,11 @@ def together(args: argparse.Namespace, folder: str, runs: list[tuple[str, int]])
 
 
 def steady_rate(run: Path, rows: int) -> float:
-    """Rows per second of the epochs after the first; the history's rate is that of all epochs so far."""
+    """Rows per second of the second half of the epochs; the history's rate is that of all epochs so far."""
     history = json.loads((run / "history.json").read_text())
     seconds = [rows * epoch["epoch"] / epoch["rows_per_second"] for epoch in history]
-    return float(rows * (len(history) - 1) / (seconds[-1] - seconds[0]))
+    half = len(history) // 2
+    return float(rows * (len(history) - half) / (seconds[-1] - seconds[half - 1]))
 
 
 if __name__ == "__main__":

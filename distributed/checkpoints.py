@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.guard import Validation
     from model.network import Network
 
-FORMAT = 1
+FORMAT = 2  # a checkpoint of another format is refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
 
 
@@ -135,10 +135,9 @@ def parse(content: bytes, folder: str) -> Checkpoint:
 
     saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     plain = json.loads(saved["plain"])
-    if plain["format"] > FORMAT:
-        raise ValueError(
-            f"--checkpoint must have format {FORMAT} or older; {folder} has {plain['format']}: use a newer version of this project"
-        )
+    if plain["format"] != FORMAT:
+        way = "use a newer version of this project" if plain["format"] > FORMAT else "train again, or use the version that made it"
+        raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {plain['format']}: {way}")
     config = override(Config(), plain["config"])
     bare = dataclasses.replace(config.model, image=dataclasses.replace(config.image, weights=""))  # its weights are in the checkpoint
     network = Network(from_dict(plain["schema"]), bare)

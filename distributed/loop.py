@@ -126,6 +126,10 @@ def fit(
     while run.epoch < config.optim.epochs and not stale(run):
         terms = train_epoch(run, train)
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
+        if config.fusion.checked:
+            held_out = [t.to(run.device) for t in (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)]
+            for running in {run.network.running, run.evaluated.running}:
+                running.check(*held_out)
         metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
         run.remember(metrics[f"val/{config.optim.metric}"] if f"val/{config.optim.metric}" in metrics else -metrics["loss"])
         metrics |= {"epoch": run.epoch, "rows_per_second": run.rows / max(run.seconds, 1e-9), "best_epoch": run.best["epoch"]}

@@ -56,13 +56,16 @@ class Workers(Exchange):
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-class GlobalBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the global batch. torch's own SyncBatchNorm runs on GPUs only; this one runs on gloo too."""
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the global batch, of maps and vectors. torch's SyncBatchNorm runs on GPUs only; this one also on gloo."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any [B, C, ...]."""
+
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x_BCHW)
-        mean_C, var_C, count = global_moments(x_BCHW.detach())
+            return super().forward(x)
+        mean_C, var_C, count = global_moments(x.detach())
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -71,13 +74,14 @@ class GlobalBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean_C, rate)
             self.running_var.lerp_(var_C * count / (count - 1).clamp_min(1), rate)
             self.num_batches_tracked += 1
-        return Normalise.apply(x_BCHW, self.weight, self.bias, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        scale_C, shift_C = (torch.ones_like(mean_C), torch.zeros_like(mean_C)) if self.weight is None else (self.weight, self.bias)
+        return Normalise.apply(x, scale_C, shift_C, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def global_moments(x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance of every channel over all workers' rows, and how many numbers of a channel they are made of."""
-    mean_C, var_C = torch.batch_norm_update_stats(x_BCHW, None, None, 0.0)  # many times faster than torch.var_mean over these axes
-    count_C = torch.full_like(mean_C, x_BCHW.numel() / len(mean_C))
+    mean_C, var_C = torch.batch_norm_update_stats(x, None, None, 0.0)  # many times faster than torch.var_mean over these axes
+    count_C = torch.full_like(mean_C, x.numel() / len(mean_C))
     slots_W3C = mean_C.new_zeros(dist.get_world_size(), 3, len(mean_C))
     slots_W3C[dist.get_rank()] = torch.stack([mean_C, var_C, count_C])
     dist.all_reduce(slots_W3C)  # a sum of slots is a gather
@@ -111,14 +115,14 @@ class Normalise(torch.autograd.Function):
         inverse_C = torch.rsqrt(var + ctx.eps)
         slope_C, offset_C = sums_2C * (weight * inverse_C / count)  # of the part that goes through mean and deviation
         dx = nn.functional.batch_norm(x, mean, var, -slope_C, -offset_C, training=False, eps=ctx.eps)
-        dx.addcmul_(gradient, (weight * inverse_C).to(x.dtype)[:, None, None])
+        dx.addcmul_(gradient, (weight * inverse_C).to(x.dtype).view(-1, *[1] * (x.ndim - 2)))
         return dx, dweight, dbias, None, None, None, None
 
 
 def synchronise(network: nn.Module) -> None:
-    """Turns every BatchNorm2d of the network into one over the global batch, in place."""
+    """Turns every batch normalisation of the network into one over the global batch, in place."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = GlobalBatchNorm
 
 

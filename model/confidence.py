@@ -45,21 +45,32 @@ class ConfidenceHeads(nn.Module):
 
 
 class RunningConfidence(nn.Module):
-    """Per-modality, per-class running mean of the true-class probability, and the shrinkage towards its class-balanced mean."""
+    """Per-modality, per-class running mean of the true-class probability, and the shrinkage towards its class-balanced mean.
+
+    On training rows a confidence may rise above the truth even when cross-fitted: the encoder has learned from the row that its head has
+    not. Rows that nothing has learned from, those of validation, say by how much: see `check`.
+    """
 
     mean_MC: Tensor
     seen_MC: Tensor
+    level_M: Tensor
+    bias_M: Tensor
+    checks: Tensor
 
     def __init__(self, modalities: int, classes: int, config: FusionConfig) -> None:
         super().__init__()
         self.momentum, self.shrinkage = config.momentum, config.shrinkage
         self.register_buffer("mean_MC", torch.zeros(modalities, classes))
         self.register_buffer("seen_MC", torch.zeros(modalities, classes))
+        self.register_buffer("level_M", torch.zeros(modalities))
+        self.register_buffer("bias_M", torch.zeros(modalities))
+        self.register_buffer("checks", torch.zeros((), dtype=torch.long))
 
     def balanced_mean(self) -> Tensor:
-        """[M]: mean over the classes seen so far of their running means; 0.5 before any."""
+        """[M]: mean over the classes seen so far of their means, running or on validation; 0.5 before any."""
         seen_MC = self.seen_MC > 0
-        return torch.where(seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5)
+        running_M = torch.where(seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5)
+        return torch.where(self.checks > 0, self.level_M, running_M)
 
     def shrink(self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
         """c tilde = s c + (1 - s) balanced mean, s = n / (n + kappa) with n the training count expected from the mean posterior."""
@@ -67,7 +78,18 @@ class RunningConfidence(nn.Module):
         posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
         count_B1 = (posterior_BC @ counts_C.to(posterior_BC.dtype))[:, None]
         s_B1 = count_B1 / (count_B1 + self.shrinkage).clamp_min(1e-12)
-        return s_B1 * confidence_BM + (1 - s_B1) * self.balanced_mean()
+        return s_B1 * (confidence_BM - self.bias_M).clamp(0, 1) + (1 - s_B1) * self.balanced_mean()
+
+    @torch.no_grad()
+    def check(self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor) -> None:
+        """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it."""
+        one_hot_NC = (nn.functional.one_hot(labels_N.clamp_min(0), self.mean_MC.shape[1]) * (labels_N >= 0)[:, None]).float()
+        there_NM = present_NM.float()
+        count_MC = there_NM.T @ one_hot_NC
+        for buffer_M, values_NM in ((self.level_M, true_NM), (self.bias_M, confidence_NM - true_NM)):
+            mean_MC = (values_NM * there_NM).T @ one_hot_NC / count_MC.clamp_min(1)
+            buffer_M.copy_(mean_MC.sum(1) / (count_MC > 0).sum(1).clamp_min(1))
+        self.checks += 1
 
     @torch.no_grad()
     def observe(self, true_BM: Tensor, present_BM: Tensor, labels_B: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:

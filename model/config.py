@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FUSIONS = ("confidence", "uniform", "gate", "late", "evidential")
+SCORES = ("surplus", "share", "level")
 CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
 MIXES = ("none", "mixup", "remix")
@@ -54,12 +55,22 @@ class TableConfig:
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
-    temperature: float = option(0.1, "fusion temperature tau: large is plain concatenation, small picks the best modality", low=1e-3)
+    score: str = option(
+        "surplus",
+        "what a confidence counts for: surplus: how far above chance it is, in full beyond fusion.half; share: the confidence in"
+        " proportion; level: its exponential",
+        choices=SCORES,
+    )
+    half: float = option(0.12, "surplus: the confidence (0 is chance, 1 certainty) at which a modality counts half", low=1e-3, high=1.0)
+    temperature: float = option(
+        1.0, "fusion temperature tau: large is plain concatenation, small picks the best modality (fusion.score=level: try 0.1)", low=1e-3
+    )
     normalise: str = option("sum", "weights scaled so that they sum to M, or so that the largest is 1", choices=("sum", "max"))
     folds: int = option(2, "cross-fitting folds F of the auxiliary heads; 1 is the in-sample confidence", low=1, high=16)
     shrinkage: float = option(
-        20.0, "kappa, in training samples: how many a class needs before a sample's own confidence counts half", low=0.0
+        1000.0, "kappa, in training samples: how many a class needs before a sample's own confidence counts half", low=0.0
     )
+    checked: bool = option(True, "correct the confidences by what validation shows after every epoch")
     momentum: float = option(0.05, "update rate of the running class-balanced confidence means", low=0.0, high=1.0)
     modality_dropout: float = option(0.1, "probability that a training sample loses each modality (never all)", low=0.0, high=0.9)
     auxiliary_weight: float = option(0.5, "alpha, weight of the auxiliary classifiers' loss", low=0.0)

@@ -19,6 +19,22 @@ SMALLEST_MAP = 3  # the input is halved until the shorter side of the last featu
 STAGES = 4  # at most
 
 
+class Standardise(nn.BatchNorm1d):
+    """Every feature of an embedding to mean 0 and deviation 1, without a scale of its own.
+
+    A modality of noise cannot grow a large embedding that the fusion would then fail to turn down; and unlike layer normalisation this
+    leaves a record's own strength: an embedding far from the mean stays far.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, affine=False)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        if self.training and len(x_BD) == 1:  # one row has no deviation
+            return nn.functional.batch_norm(x_BD, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(x_BD)
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions around a skip connection."""
 
@@ -144,7 +160,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
         self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
         self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
-        self.head = nn.Sequential(nn.Linear(self.body.features, dim), nn.LayerNorm(dim))
+        self.head = nn.Sequential(nn.Linear(self.body.features, dim), Standardise(dim))
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
@@ -237,7 +253,7 @@ class TableEncoder(nn.Module):
             *(ResidualMLP(config.width) for _ in range(config.blocks)),
             nn.ReLU(),
             nn.Linear(config.width, dim),
-            nn.LayerNorm(dim),  # without it a table of noise grows a large embedding, and the fusion cannot turn it down
+            Standardise(dim),
         )
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:

@@ -7,10 +7,27 @@ from torch import Tensor, nn
 
 from model.config import FusionConfig
 
+LEAST = 1e-3  # confidence that the logarithm sees at least
 
-def confidence_weights(confidence_BM: Tensor, visible_BM: Tensor, temperature: float) -> Tensor:
-    """Softmax of confidence / tau over the modalities a sample has; all zero where it has none."""
-    scores_BM = (confidence_BM.float() / temperature).masked_fill(~visible_BM, -torch.inf)
+
+def scores(confidence_BM: Tensor, config: FusionConfig, classes: int) -> Tensor:
+    """[B, M] what the softmax of the weights sees of the confidences, by fusion.score.
+
+    surplus: the log of e^4 / (e^4 + half^4), e being the confidence above chance. A modality that tells nothing gets no weight, and all
+    that tell something much the same: a weaker one that tells other things is not silenced by a stronger one.
+    """
+    confidence_BM = confidence_BM.float()
+    if config.score == "level":
+        return confidence_BM
+    if config.score == "share":
+        return confidence_BM.clamp_min(LEAST).log()
+    surplus_BM = ((confidence_BM - 1 / classes) / (1 - 1 / classes)).clamp_min(LEAST)
+    return -torch.log1p((config.half / surplus_BM) ** 4)
+
+
+def confidence_weights(scores_BM: Tensor, visible_BM: Tensor, temperature: float) -> Tensor:
+    """Softmax of scores / tau over the modalities a sample has; all zero where it has none."""
+    scores_BM = (scores_BM.float() / temperature).masked_fill(~visible_BM, -torch.inf)
     return torch.nan_to_num(scores_BM.softmax(1), nan=0.0)
 
 

@@ -91,7 +91,8 @@ class Network(nn.Module):
             return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
         if self.config.fusion.kind == "uniform":
             return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        return fusion.confidence_weights(shrunk_BM, visible_BM, self.config.fusion.temperature)
+        scores_BM = fusion.scores(shrunk_BM, self.config.fusion, len(self.schema.classes))
+        return fusion.confidence_weights(scores_BM, visible_BM, self.config.fusion.temperature)
 
     @torch.no_grad()
     def observe(self, outputs: Outputs, batch: Batch) -> None:

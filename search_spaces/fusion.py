@@ -1,4 +1,4 @@
-"""How modalities are combined: the kind, and the temperature, folds and shrinkage of those kinds that weigh by confidence.
+"""How modalities are combined: the kind, and the score, temperature, folds and shrinkage of those kinds that weigh by confidence.
 
 A high temperature is plain concatenation, which is also a kind of its own (uniform), so a search can say that fusion does not help.
 About 20 trials settle it; `python distributed/tune.py --space fusion --trials 20`.
@@ -12,9 +12,12 @@ import optuna
 def space(trial: optuna.Trial) -> None:
     kind = trial.suggest_categorical("fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"])
     if kind in ("confidence", "late"):
-        trial.suggest_float("fusion.temperature", 0.02, 5.0, log=True)
+        score = trial.suggest_categorical("fusion.score", ["surplus", "share", "level"])
+        if score == "surplus":
+            trial.suggest_float("fusion.half", 0.02, 0.5, log=True)
+        trial.suggest_float("fusion.temperature", 0.05, 20.0, log=True)
         trial.suggest_int("fusion.folds", 1, 4)
-        trial.suggest_float("fusion.shrinkage", 1.0, 200.0, log=True)
+        trial.suggest_float("fusion.shrinkage", 1.0, 5000.0, log=True)
     if kind in ("confidence", "gate"):
         trial.suggest_categorical("fusion.normalise", ["sum", "max"])
     trial.suggest_float("fusion.auxiliary_weight", 0.05, 2.0, log=True)

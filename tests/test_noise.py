@@ -24,16 +24,16 @@ SETS = ["image.width=16", "dim=64", "optim.epochs=40", "data.batch_size=32", "da
 RATIO, LARGEST = 50, 90
 
 
-def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch]:
-    """A long-tailed training set and a balanced test set of other digits, with one modality dead in both."""
+def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch, Batch]:
+    """A long-tailed training set, and balanced validation and test sets of other digits, with one modality dead in all."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     pixels, labels = pixels[order].astype(np.float32), labels[order]
-    first, last = np.arange(1000), np.arange(1000, len(labels))
-    kept = np.concatenate([first[labels[:1000] == c][: max(2, int(LARGEST * RATIO ** (-c / 9)))] for c in range(10)])
-    train, test = records(pixels[kept], labels[kept], dead, seed + 1), records(pixels[last], labels[last], dead, seed + 2)
+    val, last = np.arange(1000, 1200), np.arange(1200, len(labels))
+    kept = np.concatenate([np.arange(1000)[labels[:1000] == c][: max(2, int(LARGEST * RATIO ** (-c / 9)))] for c in range(10)])
+    train, test, val = (records(pixels[rows], labels[rows], dead, seed + k) for k, rows in enumerate((kept, last, val), 1))
     columns = train.numbers["table"].numpy()
     numeric = tuple(
         Numeric(
@@ -46,7 +46,12 @@ def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch]:
     )
     image = Image(name="image", height=8, width=8, channels=1, mean=(0.3,), std=(0.35,))
     counts = tuple(np.bincount(labels[kept], minlength=10).tolist())
-    return Schema(images=(image,), tables=(Table(name="table", numeric=numeric),), classes=tuple("0123456789"), counts=counts), train, test
+    return (
+        Schema(images=(image,), tables=(Table(name="table", numeric=numeric),), classes=tuple("0123456789"), counts=counts),
+        train,
+        val,
+        test,
+    )
 
 
 def records(pixels: np.ndarray, labels: np.ndarray, dead: str, seed: int) -> Batch:
@@ -88,14 +93,15 @@ class InMemory:
 
 def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, float]:
     """(balanced accuracy on test, mean fusion weight of the dead modality)."""
-    schema, train, test = digits(seed, dead)
+    schema, *parts = digits(seed, dead)
     if only:
         place = schema.modalities.index(only)
-        schema, (train, test) = schema.keep((only,)), [alone(rows, only, place) for rows in (train, test)]
+        schema, parts = schema.keep((only,)), [alone(rows, only, place) for rows in parts]
+    train, val, test = parts
     settings = config.load(sets=[*SETS, f"optim.seed={seed}", *sets])
     torch.manual_seed(seed)
     network = Network(schema, settings.model)
-    run = loop.fit(network, InMemory(schema, train, 32), InMemory(schema, test, 0), settings, lambda *_: None)
+    run = loop.fit(network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None)
     found = measure(score(run.evaluated, InMemory(schema, test, 0), run.device, run.exchange), network)
     return found["balanced_accuracy"], found.get(f"weight/{dead}", 0.0)
 
@@ -115,7 +121,7 @@ def alone(rows: Batch, name: str, place: int) -> Batch:
 def test_a_dead_modality_gets_no_weight_and_costs_nothing(dead: str, good: str) -> None:
     seeds = range(3)
     alone_accuracy = mean(trained(s, dead, only=good)[0] for s in seeds)
-    in_sample = [trained(s, dead, "fusion.folds=1") for s in seeds]
+    in_sample = [trained(s, dead, "fusion.folds=1", "fusion.checked=false") for s in seeds]
     cross_fitted = [trained(s, dead) for s in seeds]
     concatenated = mean(trained(s, dead, "fusion.kind=uniform")[0] for s in seeds)
     weight, accuracy = mean(w for _, w in cross_fitted), mean(a for a, _ in cross_fitted)

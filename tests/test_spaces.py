@@ -49,6 +49,8 @@ CONDITIONS = {
     },
     "experts": {"loss.spread": lambda s: s["experts.count"] > 1, "loss.diversity": lambda s: s["experts.count"] > 1},
     "fusion": {
+        "fusion.score": lambda s: s["fusion.kind"] in ("confidence", "late"),
+        "fusion.half": lambda s: s.get("fusion.score") == "surplus",
         "fusion.temperature": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.folds": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.shrinkage": lambda s: s["fusion.kind"] in ("confidence", "late"),

@@ -64,6 +64,20 @@ def test_no_shrinkage_keeps_each_sample_s_own_confidence() -> None:
     assert torch.allclose(shrunk_BM, confidence_BM)
 
 
+def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
+    found = running(shrinkage=1.0)
+    found.observe(torch.full((3, 2), 0.9), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1, 2]), same)
+    confidence_NM = torch.tensor([[0.5, 0.9], [0.7, 0.9], [0.4, 0.9], [0.0, 0.0]])
+    true_NM = torch.tensor([[0.4, 0.5], [0.6, 0.5], [0.2, 0.2], [1.0, 1.0]])
+    present_NM = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    found.check(confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1]))  # no row of class 2; the last has no label
+    assert torch.allclose(found.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
+    assert torch.allclose(found.bias_M, torch.tensor([(0.1 + 0.2) / 2, (0.4 + 0.7) / 2]))
+    posterior_BMC = torch.eye(3)[[[0, 0]]]
+    shrunk_BM = found.shrink(torch.tensor([[0.8, 0.1]]), posterior_BMC, torch.ones(1, 2, dtype=torch.bool), torch.tensor([3.0, 2.0, 1.0]))
+    assert torch.allclose(shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])), "half above nothing is nothing"
+
+
 def test_means_over_two_workers_equal_those_of_one() -> None:
     true_BM, labels_B = torch.rand(20, 2), torch.randint(0, 3, (20,))
     present_BM = torch.rand(20, 2) < 0.8

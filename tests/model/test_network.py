@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import fusion
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
+from model.encoders import Standardise
 from model.losses import terms
 from model.network import Network
 from model.schema import Schema
@@ -129,7 +131,7 @@ def test_infinite_temperature_is_concatenation() -> None:
 def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
     data = samples.schema()
     batch = samples.batch(data)
-    network = built(data, small(fusion=FusionConfig(temperature=1e-3, normalise=normalise, shrinkage=0.0)))
+    network = built(data, small(fusion=FusionConfig(score="level", temperature=1e-3, normalise=normalise, shrinkage=0.0)))
     outputs = network(batch)
     best_B = outputs.confidence_BM.argmax(1)
     sure_B = (outputs.confidence_BM[:, 0] - outputs.confidence_BM[:, 1]).abs() > 0.05
@@ -142,6 +144,36 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
     own_BD = outputs.embeddings_BMD[sure_B][torch.arange(len(parts_BMD)), best_B[sure_B]]
     assert torch.allclose(kept_BD, scale * own_BD, atol=1e-4)
     assert lost_BD.abs().max() < 1e-4
+
+
+def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
+    confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.4], [0.1 + 0.9 * 0.12, 0.1], [0.05, 0.02]])
+    visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
+    scores_BM = fusion.scores(confidence_BM, FusionConfig(score="surplus", half=0.12), classes=10)
+    weights_BM = fusion.confidence_weights(scores_BM, visible_BM, 1.0)
+    assert weights_BM[0, 1] < 1e-6, "chance is nothing"
+    assert weights_BM[1, 1] == pytest.approx(0.5, abs=0.02), "both tell something"
+    assert scores_BM[2, 0].exp() == pytest.approx(0.5, abs=1e-5), "half"
+    assert weights_BM[3].tolist() == [0.5, 0.5], "two that tell nothing are alike"
+
+
+def test_a_share_is_in_proportion_and_a_level_exponential() -> None:
+    confidence_BM = torch.tensor([[0.6, 0.2]])
+    visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
+    share_BM = fusion.confidence_weights(fusion.scores(confidence_BM, FusionConfig(score="share"), 3), visible_BM, 1.0)
+    assert share_BM.tolist()[0] == pytest.approx([0.75, 0.25])
+    level_BM = fusion.confidence_weights(fusion.scores(confidence_BM, FusionConfig(score="level"), 3), visible_BM, 0.4)
+    assert level_BM.tolist()[0] == pytest.approx(torch.tensor([1.5, 0.5]).softmax(0).tolist())
+
+
+def test_an_embedding_is_standardised_and_one_row_trains() -> None:
+    norm = Standardise(3)
+    x_BD = torch.randn(64, 3) * torch.tensor([1e-2, 1.0, 1e2]) + 5
+    out_BD = norm(x_BD)
+    assert torch.allclose(out_BD.mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(out_BD.var(0, correction=0)[1:], torch.ones(2), atol=1e-3)
+    assert torch.isfinite(norm(x_BD[:1])).all()
+    assert list(norm.parameters()) == []
 
 
 def test_experts_as_a_batch_equal_experts_alone() -> None:
