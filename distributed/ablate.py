@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     sets = data_sets(options.data or [])
     from distributed.study_state import State, plans_of
 
-    plans = plans_of(asked, sets, seeds, extra, _names(options.variants), _names(options.conditions))
+    plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
     out = cli.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
     state = State.open(
         out,
@@ -100,10 +100,6 @@ def main(argv: list[str]) -> int:
     if todo:
         run(state, todo, {d.name: d for d in sets})
     return finish(state)
-
-
-def _names(listed: str | None) -> list[str] | None:
-    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def data_sets(places: Sequence[str]) -> list[DataSet]:

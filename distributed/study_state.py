@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,31 +23,40 @@ def plans_of(
     sets: Sequence[Any],
     seeds: int,
     extra: Mapping[str, Any],
-    variants: Sequence[str] | None = None,
-    conditions: Sequence[str] | None = None,
+    variants: str | None = None,
+    conditions: str | None = None,
 ) -> dict[str, Plan]:
-    """A plan for every data set, by its name, cut down to the variants and conditions asked for."""
+    """A plan for every data set, by its name, cut down to the variants and conditions asked for: names, comma-separated."""
     plans = {}
     for data in sets:
         schema = data.manifest.schema
         whole = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
-        plans[data.name] = _narrow(whole, study, variants, conditions)
+        plans[data.name] = whole
         for cell in plans[data.name].cells:
             kept = schema.keep(words(cell.settings.get("data.modalities", "")))
             corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), kept)
-    known = {"--variants": ("variants", variants), "--conditions": ("conditions", conditions)}
-    for option, (kind, asked) in known.items():
-        there = {c.name for p in plans.values() for c in getattr(p, kind)}
-        missing = sorted(set(asked or ()) - there)
-        if missing:
-            every = dict.fromkeys(c.name for d in sets for c in getattr(plan(study, d.manifest.schema.modalities, ["t"], 1), kind))
-            raise ValueError(f"{option} must name {kind} of the study: {', '.join(every)}; got {', '.join(missing)}")
-    return plans
+    kept = {kind: _chosen(asked, kind, plans.values()) for kind, asked in (("variants", variants), ("conditions", conditions))}
+    return {name: _narrow(whole, kept["variants"] | {study.reference}, kept["conditions"]) for name, whole in plans.items()}
 
 
-def _narrow(whole: Plan, study: Study, variants: Sequence[str] | None, conditions: Sequence[str] | None) -> Plan:
-    kept_v = tuple(v for v in whole.variants if variants is None or v.name in variants or v.name == study.reference)
-    kept_c = tuple(c for c in whole.conditions if conditions is None or c.name in conditions)
+def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
+    """The names of variants or conditions that are asked for; a name may hold commas itself."""
+    known = dict.fromkeys(c.name for p in plans for c in getattr(p, kind))
+    if asked is None:
+        return set(known)
+    pieces, found = words(asked), set()
+    while pieces:
+        ends = [n for n in range(len(pieces), 0, -1) if ", ".join(pieces[:n]) in known]
+        if not ends:
+            raise ValueError(f"--{kind} must name {kind} of the study: {', '.join(map(repr, known))}; got {pieces[0]!r}")
+        found.add(", ".join(pieces[: ends[0]]))
+        pieces = pieces[ends[0] :]
+    return found
+
+
+def _narrow(whole: Plan, variants: set[str], conditions: set[str]) -> Plan:
+    kept_v = tuple(v for v in whole.variants if v.name in variants)
+    kept_c = tuple(c for c in whole.conditions if c.name in conditions)
     names = {v.name for v in kept_v}, {c.name for c in kept_c}
     cells = tuple(c for c in whole.cells if c.variant in names[0] and c.condition in names[1])
     return replace(whole, cells=cells, variants=kept_v, conditions=kept_c)

@@ -158,6 +158,16 @@ def test_an_unknown_study_lists_the_shipped_ones() -> None:
         study.read("fusoin")
 
 
+def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
+    fusion = study.read("fusion")
+    asked = "gate, confidence, cross-fitted, shrunk,only image"
+    chosen = plans_of(fusion, data_sets("set"), 1, {}, asked)["set"]
+    assert {v.name for v in chosen.variants} == {fusion.reference, "gate", "confidence, cross-fitted, shrunk", "only image"}
+    assert {c.variant for c in chosen.cells} == {v.name for v in chosen.variants}
+    with pytest.raises(ValueError, match="--variants must name variants of the study: 'concatenation', .*; got 'cross-fitted'"):
+        plans_of(fusion, data_sets("set"), 1, {}, "gate,cross-fitted")
+
+
 @pytest.mark.parametrize("name", study.names())
 def test_every_shipped_study_fits_its_data(name: str) -> None:
     plans = plans_of(study.read(name), data_sets("set"), 2, {})
