@@ -30,8 +30,7 @@ def plans_of(
     plans = {}
     for data in sets:
         schema = data.manifest.schema
-        whole = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
-        plans[data.name] = whole
+        plans[data.name] = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
         for cell in plans[data.name].cells:
             kept = schema.keep(words(cell.settings.get("data.modalities", "")))
             corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), kept)

@@ -55,7 +55,7 @@ class RunningConfidence(nn.Module):
     seen_MC: Tensor
     level_M: Tensor
     bias_M: Tensor
-    checks: Tensor
+    checked_M: Tensor
 
     def __init__(self, modalities: int, classes: int, config: FusionConfig) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class RunningConfidence(nn.Module):
         self.register_buffer("seen_MC", torch.zeros(modalities, classes))
         self.register_buffer("level_M", torch.zeros(modalities))
         self.register_buffer("bias_M", torch.zeros(modalities))
-        self.register_buffer("checks", torch.zeros((), dtype=torch.long))
+        self.register_buffer("checked_M", torch.zeros(modalities, dtype=torch.bool))
 
     def balanced_mean(self) -> Tensor:
         """[M]: mean over the classes seen so far of their means, running or on validation; 0.5 before any."""
         seen_MC = self.seen_MC > 0
         running_M = torch.where(seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5)
-        return torch.where(self.checks > 0, self.level_M, running_M)
+        return torch.where(self.checked_M, self.level_M, running_M)
 
     def shrink(self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
         """c tilde = s c + (1 - s) balanced mean, s = n / (n + kappa) with n the training count expected from the mean posterior."""
@@ -82,14 +82,18 @@ class RunningConfidence(nn.Module):
 
     @torch.no_grad()
     def check(self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor) -> None:
-        """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it."""
+        """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it.
+
+        A modality that no row of validation has stays as it is.
+        """
         one_hot_NC = (nn.functional.one_hot(labels_N.clamp_min(0), self.mean_MC.shape[1]) * (labels_N >= 0)[:, None]).float()
         there_NM = present_NM.float()
         count_MC = there_NM.T @ one_hot_NC
         for buffer_M, values_NM in ((self.level_M, true_NM), (self.bias_M, confidence_NM - true_NM)):
             mean_MC = (values_NM * there_NM).T @ one_hot_NC / count_MC.clamp_min(1)
-            buffer_M.copy_(mean_MC.sum(1) / (count_MC > 0).sum(1).clamp_min(1))
-        self.checks += 1
+            classes_M = (count_MC > 0).sum(1)
+            buffer_M.copy_(torch.where(classes_M > 0, mean_MC.sum(1) / classes_M.clamp_min(1), buffer_M))
+        self.checked_M |= (count_MC > 0).any(1)
 
     @torch.no_grad()
     def observe(self, true_BM: Tensor, present_BM: Tensor, labels_B: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:

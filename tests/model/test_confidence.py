@@ -76,6 +76,9 @@ def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
     posterior_BMC = torch.eye(3)[[[0, 0]]]
     shrunk_BM = found.shrink(torch.tensor([[0.8, 0.1]]), posterior_BMC, torch.ones(1, 2, dtype=torch.bool), torch.tensor([3.0, 2.0, 1.0]))
     assert torch.allclose(shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])), "half above nothing is nothing"
+    before_M = found.balanced_mean()
+    found.check(confidence_NM, true_NM, torch.zeros_like(present_NM), torch.tensor([0, 0, 1, 2]))
+    assert torch.equal(found.balanced_mean(), before_M), "validation without the modality says nothing of it"
 
 
 def test_means_over_two_workers_equal_those_of_one() -> None:
