@@ -73,7 +73,7 @@ def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
     found.check(confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1]))  # no row of class 2; the last has no label
     assert torch.allclose(found.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
     assert torch.allclose(found.bias_M, torch.tensor([(0.1 + 0.2) / 2, (0.4 + 0.7) / 2]))
-    posterior_BMC = torch.eye(3)[[[0, 0]]]
+    posterior_BMC = torch.eye(3)[torch.tensor([[0, 0]])]
     shrunk_BM = found.shrink(torch.tensor([[0.8, 0.1]]), posterior_BMC, torch.ones(1, 2, dtype=torch.bool), torch.tensor([3.0, 2.0, 1.0]))
     assert torch.allclose(shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])), "half above nothing is nothing"
     before_M = found.balanced_mean()
