@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.scores import Scores, measure, score
+from distributed.watch import Watch
 from model import losses, optimisers
 from model.augment import augment, drop_modalities, mix
 from model.batch import Batch
@@ -50,10 +51,6 @@ class Exchange:
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
         """The callable that the training step runs, with gradients averaged over workers."""
         return network
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer finite."""
 
 
 Report = Callable[[dict[str, float], dict[str, Any], Scores], bool | None]
@@ -159,7 +156,7 @@ def train_epoch(run: Run, train: Source) -> dict[str, float]:
     """One pass over the training rows: the mean of every loss term, the learning rate, the time."""
     run.network.train()
     started, waited = time.perf_counter(), 0.0
-    watch = Watch(run)
+    watch = Watch(run.epoch + 1)
     batches, group = train.batches(run.epoch), []
     while True:
         asked = time.perf_counter()
@@ -168,16 +165,17 @@ def train_epoch(run: Run, train: Source) -> dict[str, float]:
         if batch is not None:
             group.append(batch)
         if group and (batch is None or len(group) == run.config.optim.accumulate):
-            watch.add(train_step(run, group))
+            watch.add(train_step(run, group), run.step)
             run.rows += sum(b.total or len(b) for b in group)
             group = []
         if batch is None:
             break
-    terms = watch.close()
+    means_T = run.exchange.sum(watch.means() / run.exchange.world).tolist()
     run.epoch += 1
     run.seconds += time.perf_counter() - started
     run.data_seconds += waited
-    return {**terms, "lr": run.optimiser.param_groups[0]["lr"]}
+    terms = {f"loss/{name}": value for name, value in zip(watch.names, means_T, strict=True)}
+    return {"loss": sum(means_T), **terms, "lr": run.optimiser.param_groups[0]["lr"]}
 
 
 def train_step(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
@@ -267,36 +265,3 @@ def precision(config: Config, device: torch.device) -> torch.dtype:
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
     kind = precision(config, device)
     return torch.autocast(device.type, kind, enabled=kind is torch.bfloat16)
-
-
-class Watch:
-    """Adds up the loss terms on the device and stops at the first that is not finite, without waiting for the device at every step."""
-
-    EVERY = 50  # steps between two looks
-
-    def __init__(self, run: Run) -> None:
-        self.run, self.names, self.count = run, [], 0
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        values_T = torch.stack([v.float() for v in terms.values()])
-        if not self.names:
-            self.names = list(terms)
-            self.sums_T = torch.zeros_like(values_T)
-            self.first_bad_T = torch.full_like(values_T, torch.inf)
-        bad_T = torch.where(torch.isfinite(values_T), torch.inf, float(self.run.step))
-        self.first_bad_T = torch.minimum(self.first_bad_T, bad_T)
-        self.sums_T += values_T
-        self.count += 1
-        if self.count % self.EVERY == 0 or self.run.step <= 2:
-            self.check()
-
-    def check(self) -> None:
-        first, index = self.first_bad_T.min(0)
-        if torch.isfinite(first):
-            raise Diverged(f"the loss term {self.names[int(index)]} is not finite at step {int(first)} (epoch {self.run.epoch + 1})")
-
-    def close(self) -> dict[str, float]:
-        """Mean of every term over the epoch, all workers together."""
-        self.check()
-        means_T = self.run.exchange.sum(self.sums_T / self.count / self.run.exchange.world).tolist()
-        return {"loss": sum(means_T), **{f"loss/{name}": value for name, value in zip(self.names, means_T, strict=True)}}

@@ -31,11 +31,13 @@ def plans_of(
     for data in sets:
         schema = data.manifest.schema
         plans[data.name] = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
-        for cell in plans[data.name].cells:
-            kept = schema.keep(words(cell.settings.get("data.modalities", "")))
-            corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), kept)
     kept = {kind: _chosen(asked, kind, plans.values()) for kind, asked in (("variants", variants), ("conditions", conditions))}
-    return {name: _narrow(whole, kept["variants"] | {study.reference}, kept["conditions"]) for name, whole in plans.items()}
+    plans = {name: _narrow(whole, kept["variants"] | {study.reference}, kept["conditions"]) for name, whole in plans.items()}
+    for data in sets:
+        for cell in plans[data.name].cells:
+            seen = data.manifest.schema.keep(words(cell.settings.get("data.modalities", "")))
+            corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), seen)
+    return plans
 
 
 def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:

@@ -113,15 +113,16 @@ def in_process(settings: Config) -> bool:
 
 def alone(job: Any) -> dict[str, Any]:
     """Trains in this process."""
-    from distributed import loop, runs
+    from distributed import runs
     from distributed.console import EpochBar
+    from distributed.watch import Diverged
 
     settings = job.config
     catch_signals()
     try:
         with EpochBar(settings.optim.epochs) as bar:
             return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
-    except loop.Diverged as error:
+    except Diverged as error:
         raise cli.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
 
 

@@ -11,6 +11,7 @@ import torch
 
 from distributed import checkpoints, loop, runs
 from distributed.scores import Scores
+from distributed.watch import Diverged
 
 Progress = Callable[[dict[str, float]], bool | None]
 SAVE_EVERY = 5.0  # seconds between two saved states of a running trial
@@ -61,7 +62,7 @@ def reason(error: BaseException) -> str:
         return "out of memory on the GPU; lower data.batch_size or the model's width"
     if isinstance(error, MemoryError) or "can't allocate memory" in words:
         return "out of memory"
-    if isinstance(error, loop.Diverged | ValueError):
+    if isinstance(error, Diverged | ValueError):
         return words
     return f"{type(error).__name__}: {words}"[:300]
 

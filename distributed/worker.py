@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.checkpoints import read_file, write_file
-from distributed.loop import Diverged, Exchange
+from distributed.loop import Exchange
 from distributed.shards import filesystem, is_uri
+from distributed.watch import Diverged
 from model.batch import Batch
 from model.network import Network
 from model.outputs import Outputs
@@ -63,8 +64,11 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any [B, C, ...]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
+        y = self.normalise(x) if self.training else super().forward(x)
+        # timm's batch normalisation drops and activates too
+        return self.act(self.drop(y)) if hasattr(self, "act") else y
+
+    def normalise(self, x: Tensor) -> Tensor:
         mean_C, var_C, count = global_moments(x.detach())
         with torch.no_grad():
             assert self.running_mean is not None

@@ -73,7 +73,7 @@ class RunningConfidence(nn.Module):
         return torch.where(self.checked_M, self.level_M, running_M)
 
     def shrink(self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
-        """c tilde = s c + (1 - s) balanced mean, s = n / (n + kappa) with n the training count expected from the mean posterior."""
+        """c tilde = s (c - bias) + (1 - s) balanced mean, s = n / (n + kappa), n the training count expected from the mean posterior."""
         present_BM1 = present_BM[..., None].float()
         posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
         count_B1 = (posterior_BC @ counts_C.to(posterior_BC.dtype))[:, None]

@@ -153,6 +153,15 @@ def test_a_mistake_that_shows_on_the_data_is_one_clear_error(text: str, error: s
     assert error in str(raised.value)
 
 
+def test_what_is_not_chosen_need_not_fit_the_data() -> None:
+    text = '[[variants]]\nname = "a"\n[[conditions]]\nname = "clean"\n[[conditions]]\nname = "c"\nset = { data.corrupt = "sound=noise" }'
+    own = parsed(text)
+    clean = plans_of(own, data_sets("set"), 1, {}, conditions="clean")["set"]
+    assert {c.condition for c in clean.cells} == {"clean"}
+    with pytest.raises(ValueError, match="valid: image, table"):
+        plans_of(own, data_sets("set"), 1, {}, conditions="clean,c")
+
+
 def test_an_unknown_study_lists_the_shipped_ones() -> None:
     with pytest.raises(ValueError, match="did you mean 'fusion'.*shipped: experts, fusion, imbalance, losses, paper, sabotage, shift"):
         study.read("fusoin")
@@ -160,12 +169,12 @@ def test_an_unknown_study_lists_the_shipped_ones() -> None:
 
 def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
     fusion = study.read("fusion")
-    asked = "gate, confidence, cross-fitted, shrunk,only image"
+    asked = "gate, confidence, cross-fitted, shrunk, checked,only image"
     chosen = plans_of(fusion, data_sets("set"), 1, {}, asked)["set"]
-    assert {v.name for v in chosen.variants} == {fusion.reference, "gate", "confidence, cross-fitted, shrunk", "only image"}
+    assert {v.name for v in chosen.variants} == {fusion.reference, "gate", "confidence, cross-fitted, shrunk, checked", "only image"}
     assert {c.variant for c in chosen.cells} == {v.name for v in chosen.variants}
-    with pytest.raises(ValueError, match="--variants must name variants of the study: 'concatenation', .*; got 'cross-fitted'"):
-        plans_of(fusion, data_sets("set"), 1, {}, "gate,cross-fitted")
+    with pytest.raises(ValueError, match="--variants must name variants of the study: 'concatenation', .*; got 'shrunk'"):
+        plans_of(fusion, data_sets("set"), 1, {}, "gate,shrunk")
 
 
 @pytest.mark.parametrize("name", study.names())

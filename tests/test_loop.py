@@ -10,6 +10,7 @@ import torch
 
 from distributed import config, loop
 from distributed.scores import Scores
+from distributed.watch import Diverged
 from model.encoders import Standardise
 from model.network import Network
 from tests import toy
@@ -93,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
     train.records.labels_B[:] = 0
     with torch.no_grad():
         network.auxiliary.weight_MFDC.fill_(float("inf"))
-    with pytest.raises(loop.Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"):
+    with pytest.raises(Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"):
         loop.fit(network, train, val, settings, Kept())
 
 
@@ -155,3 +156,34 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
         for name, value in seen.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
+
+
+class NormAct(torch.nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: normalises, drops and activates in one layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = torch.nn.Identity(), torch.nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("layer", [NormAct, torch.nn.BatchNorm2d])
+def test_a_global_batch_norm_does_all_that_its_layer_did(layer: type[torch.nn.BatchNorm2d], tmp_path: Any) -> None:
+    from distributed.worker import synchronise
+
+    own, shared = layer(3), layer(3)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        synchronise(shared)
+        for training in (True, False):
+            results = []
+            for norm in (own.train(training), shared.train(training)):
+                x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+                y = norm(x)
+                (y * y.detach().sin()).sum().backward()
+                results.append((y.detach(), x.grad))
+            torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
+    finally:
+        torch.distributed.destroy_process_group()

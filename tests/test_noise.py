@@ -46,12 +46,8 @@ def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch, Batch]:
     )
     image = Image(name="image", height=8, width=8, channels=1, mean=(0.3,), std=(0.35,))
     counts = tuple(np.bincount(labels[kept], minlength=10).tolist())
-    return (
-        Schema(images=(image,), tables=(Table(name="table", numeric=numeric),), classes=tuple("0123456789"), counts=counts),
-        train,
-        val,
-        test,
-    )
+    schema = Schema(images=(image,), tables=(Table(name="table", numeric=numeric),), classes=tuple("0123456789"), counts=counts)
+    return schema, train, val, test
 
 
 def records(pixels: np.ndarray, labels: np.ndarray, dead: str, seed: int) -> Batch:

@@ -11,7 +11,7 @@ import torch
 
 from distributed import config, runs, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
-from distributed.loop import Diverged
+from distributed.watch import Diverged
 
 SMALL = {"optim.epochs": 3, "image.width": 4, "dim": 8, "table.width": 8, "experts.hidden": 8, "data.max_rows": 150, "table.embedding": 4}
 
