@@ -21,6 +21,7 @@ from distributed.study import Cell
 
 QUICK = {"optim.epochs": 4, "data.max_rows": 600}
 QUICK_SEEDS = 2
+BUILT_IN = "wafers"  # the name of the data set that is made here
 REPORT_EVERY = 30.0  # seconds between two reports while the study runs
 
 
@@ -113,7 +114,7 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
         manifest = read_manifest(shards)
         plain = json.dumps({"schema": to_dict(manifest.schema), "rows": manifest.rows}, sort_keys=True)
         *_, parent, last = ["", *shards.rstrip("/").split("/")]
-        name = parent if last in ("shards", "data") and parent else last
+        name = BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
         found.append(DataSet(name, shards, hashlib.sha256(plain.encode()).hexdigest()[:16], manifest))
     names = [d.name for d in found]
     if len(set(names)) < len(names):
