@@ -32,6 +32,15 @@ def write_file(uri: str, content: bytes) -> None:
     files.move(f"{path}.part", path)
 
 
+def remove(uri: str) -> None:
+    """Deletes a folder with everything in it, if it is there."""
+    from distributed.shards import filesystem
+
+    files, path = filesystem(uri)
+    if files.get_file_info(path).type.name == "Directory":
+        files.delete_dir(path)
+
+
 def read_file(uri: str) -> bytes:
     from distributed.shards import filesystem
 
@@ -76,10 +85,6 @@ class States:
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
             print(f"warning: the state {self.folder}/{name} is damaged; using the one before it", file=sys.stderr)
         return None
-
-    def clear(self) -> None:
-        for name in self._names():
-            self.files.delete_file(f"{self.path}/{name}")
 
 
 @dataclass

@@ -19,6 +19,11 @@ SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
 STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
+LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece")
+METRICS = (
+    *("balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "macro_auprc"),
+    *("many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", *LOWER_IS_BETTER),
+)
 METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 
@@ -62,7 +67,7 @@ class OptimConfig:
     precision: str = option("auto", "auto: bfloat16 where the device has it, else float32", choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the network")
     patience: int = option(0, "stop after this many epochs without a better validation score; 0 is never", low=0)
-    metric: str = option("balanced_accuracy", "validation metric that picks the best epoch")
+    metric: str = option("balanced_accuracy", "validation metric that picks the best epoch (also recall/CLASS, precision/CLASS)")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
 
 
@@ -145,7 +150,19 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             raise ValueError(f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}")
         config = _set(config, name.split("."), _typed(name, value, type(known[name].default)))
     check(config)
+    check_metric("optim.metric", config.optim.metric)
+    if 0 < config.data.imbalance_ratio < 1:
+        raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}")
+    if config.data.batch_size < config.scaling.workers:
+        raise ValueError(f"data.batch_size must be at least scaling.workers={config.scaling.workers}; got {config.data.batch_size}")
     return config
+
+
+def check_metric(name: str, metric: str, *more: str) -> None:
+    """more: names that are valid besides those of METRICS."""
+    if metric not in (*METRICS, *more) and not metric.startswith(("recall/", "precision/")):
+        valid = ", ".join((*METRICS, *more))
+        raise ValueError(f"{name} must be one of {valid}, recall/CLASS, precision/CLASS; got {metric!r}")
 
 
 def _set(config: Any, path: list[str], value: Any) -> Any:

@@ -15,12 +15,12 @@ from torch import Tensor
 from distributed import loop, scores
 from distributed.checkpoints import Checkpoint
 from distributed.loop import Exchange
+from distributed.runs import spoken_priors
 from distributed.scores import Batches, Scores
 from model import aggregation
 from model.aggregation import Aggregation, Validation
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
-from model.expert_losses import expert_priors
 from model.posthoc import adjust
 
 # Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
@@ -60,12 +60,7 @@ def experts(checkpoint: Checkpoint) -> int:
 
 def trained_prior(checkpoint: Checkpoint) -> Tensor:
     """The class prior that the mean of the experts speaks for."""
-    if checkpoint.config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
-        classes = len(checkpoint.network.schema.classes)
-        return torch.full((classes,), 1 / classes)
-    network = checkpoint.network
-    priors_EC = expert_priors(network.counts_C.cpu(), network.config.loss, network.config.experts.count)
-    return priors_EC.clamp_min(1e-12).log().mean(0).softmax(-1)
+    return spoken_priors(checkpoint.network, checkpoint.config).clamp_min(1e-12).log().mean(0).softmax(-1)
 
 
 def weigh(

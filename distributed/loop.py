@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from distributed.config import Config
-from distributed.scores import Scores, measure, score
+from distributed.config import LOWER_IS_BETTER, Config
+from distributed.scores import Scores, check_confidences, measure, score
 from distributed.watch import Watch
 from model import losses, optimisers
 from model.augment import augment, drop_modalities, mix
@@ -123,16 +123,23 @@ def fit(
     while run.epoch < config.optim.epochs and not stale(run):
         terms = train_epoch(run, train)
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
-        if config.fusion.checked:
-            held_out = [t.to(run.device) for t in (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)]
-            for running in {run.network.running, run.evaluated.running}:
-                running.check(*held_out)
         metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
-        run.remember(metrics[f"val/{config.optim.metric}"] if f"val/{config.optim.metric}" in metrics else -metrics["loss"])
+        run.remember(merit(metrics, config.optim.metric))
+        if config.fusion.checked:  # once the weights are remembered as they were scored
+            for each in {run.network, run.evaluated}:
+                check_confidences(each, scores)
         metrics |= {"epoch": run.epoch, "rows_per_second": run.rows / max(run.seconds, 1e-9), "best_epoch": run.best["epoch"]}
         if report(metrics, run.state(), scores):
             break
     return run
+
+
+def merit(metrics: dict[str, float], metric: str) -> float:
+    """How good an epoch is, more is better: by the metric on validation, or by the training loss where validation cannot give it."""
+    value = metrics.get(f"val/{metric}")
+    if value is None:
+        return -metrics["loss"]
+    return -value if metric in LOWER_IS_BETTER else value
 
 
 def begin(network: Network, train: Source, config: Config, exchange: Exchange, device: torch.device) -> Run:
@@ -156,7 +163,7 @@ def train_epoch(run: Run, train: Source) -> dict[str, float]:
     """One pass over the training rows: the mean of every loss term, the learning rate, the time."""
     run.network.train()
     started, waited = time.perf_counter(), 0.0
-    watch = Watch(run.epoch + 1)
+    watch = Watch(run.epoch + 1, run.exchange.gather)
     batches, group = train.batches(run.epoch), []
     while True:
         asked = time.perf_counter()

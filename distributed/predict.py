@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check(options)
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
-    claim(out)
+    free(out)
     from distributed import checkpoints, prediction, prediction_input
 
     content = checkpoints.find(options.checkpoint)
@@ -72,6 +73,7 @@ def main(argv: list[str]) -> int:
     )
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, options, batch_size)
+    checkpoints.remove(join(out, PARTS))
     recipe = prediction.Recipe(rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor)
     waves, total = prediction_input.Counted(rows), prediction.Outcome()
     if pooled(rows, options):
@@ -102,17 +104,15 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(options, name)}")
 
 
-def claim(out: str) -> None:
-    """Refuses a folder that holds something else; what a broken run left is removed."""
+def free(out: str) -> None:
+    """Refuses a folder that holds anything but the parts that a broken run left."""
     from pyarrow.fs import FileSelector
 
     system, path = filesystem(out)
-    found = system.get_file_info(FileSelector(path, allow_not_found=True))
-    left = [f for f in found if f.base_name != "predictions"]
-    if left:
-        raise ValueError(f"--out must be a new or empty folder; {out} holds {left[0].base_name}")
-    if found:
-        system.delete_dir(join(path, "predictions"))
+    for place, own in ((path, PARTS), (join(path, PARTS), r"part-\d+\.parquet.*")):
+        for found in system.get_file_info(FileSelector(place, allow_not_found=True)):
+            if not re.fullmatch(own, found.base_name):
+                raise ValueError(f"--out must be a new or empty folder; {out} holds {found.path.removeprefix(path).lstrip('/')}")
 
 
 def decide(checkpoint: Checkpoint, rows: Rows, options: argparse.Namespace, batch_size: int) -> tuple[Weighing, dict[str, Any]]:

@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed import checkpoints, loop, stream
+from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
-from distributed.config import Config, override
+from distributed.config import Config, override, words
 from distributed.loop import Exchange, Run
-from distributed.scores import Scores, measure, score
+from distributed.sampling import class_shares
+from distributed.scores import Scores, check_confidences, measure, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
-from model.expert_losses import expert_priors
+from model.expert_losses import class_weights, expert_priors
 from model.guard import Validation
 from model.network import Network
+from model.schema import Schema
 
 Progress = Callable[[dict[str, float]], bool | None]
 
@@ -94,7 +96,7 @@ def start(job: Job, exchange: Exchange, arrays: Mapping[str, Any] | None) -> Ope
     keep_memory()
     manifest = read_manifest(job.shards)
     train, val = (open_split(job, split, exchange, arrays) for split in ("train", "val"))
-    return Opened(manifest, train, val, build(manifest, train, config))
+    return Opened(manifest, train, val, build(manifest, train.schema, config))
 
 
 def keep_memory() -> None:
@@ -115,12 +117,30 @@ def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, An
     return stream.open_source(job.shards, split, job.config, train=train, rank=exchange.rank, world=exchange.world, arrays=shared)
 
 
-def build(manifest: Manifest, train: stream.Source, config: Config) -> Network:
-    """A network with seeded weights for the modalities and class counts that are really trained on."""
+def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
+    """A network with seeded weights for the modalities and class counts of `schema`; refuses what could only fail after training."""
     if manifest.rows["val"] == 0:
         raise ValueError("training needs validation rows: it picks the epoch and fits the calibration; the val split has none")
+    kind, _, name = config.optim.metric.partition("/")
+    if name and name not in schema.classes:
+        raise ValueError(f"optim.metric={kind}/CLASS must name a class: {', '.join(schema.classes)}; got {name!r}")
     torch.manual_seed(config.optim.seed)
-    return Network(train.schema, config.model)
+    network = Network(schema, config.model)
+    if config.stage.kind != "none" and config.fusion.kind in ("late", "evidential"):
+        raise ValueError(f"stage.kind={config.stage.kind} needs experts, which fusion.kind={config.fusion.kind} has not")
+    if config.stage.kind != "none" and network.experts.classifier.kind != "linear":
+        raise ValueError(
+            f"stage.kind={config.stage.kind} needs linear classifiers; loss.margin={config.loss.margin:g} and "
+            f"experts.classifier={config.experts.classifier} make them {network.experts.classifier.kind}"
+        )
+    return network
+
+
+def check(manifest: Manifest, config: Config) -> None:
+    """Refuses, before anything is decoded or written, what this data set cannot be trained with."""
+    schema = manifest.schema.keep(words(config.data.modalities))
+    corrupt.parse(config.data.corrupt, schema)
+    build(manifest, schema, config)
 
 
 class Recorder:
@@ -157,6 +177,8 @@ def finish(job: Job, run: Run, val: stream.Source, arrays: Mapping[str, Any] | N
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
     kind = loop.precision(config, run.device)
+    if config.fusion.checked:
+        check_confidences(network, score(network, val, run.device, run.exchange, kind))
     if config.stage.kind != "none":
         second_stage(network, score_features(job, run, arrays), config)
     scores = score(network, val, run.device, run.exchange, kind)
@@ -178,12 +200,25 @@ def finish(job: Job, run: Run, val: stream.Source, arrays: Mapping[str, Any] | N
 
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
     """Temperatures and decision offsets from validation rows, under the class prior that each expert speaks for."""
-    experts = scores.logits_NEC.shape[1]
     if not config.inference.calibrate:
-        return Calibration.identity(experts, len(network.schema.classes), "calibration is off")
-    balanced = config.stage.kind in ("crt", "lws")  # their classifiers learned from class-balanced draws
-    priors_EC = None if balanced else expert_priors(network.counts_C.cpu(), config.loss, experts)
-    return calibration.fit(scores.logits_NEC, scores.labels_N, priors_EC, config.inference.offsets)
+        return Calibration.identity(scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off")
+    return calibration.fit(scores.logits_NEC, scores.labels_N, spoken_priors(network, config), config.inference.offsets)
+
+
+def spoken_priors(network: Network, config: Config) -> Tensor:
+    """[E, C] the class prior that each row of logits stands for, whatever it was trained with.
+
+    Not undone: margins, tau-normalisation and multiplicative scales.
+    """
+    counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
+    if config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
+        return torch.full((1, classes), 1 / classes)
+    if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
+        return torch.full((config.experts.count, classes), 1 / classes)
+    drawn_C = torch.from_numpy(class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)).float()
+    weights_C = class_weights(counts_C, config.loss, 1.0)
+    seen_C = drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)  # beside the plain draw of a plain loss
+    return (expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log() + seen_C.log()).softmax(-1)
 
 
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
@@ -208,8 +243,6 @@ def score_features(job: Job, run: Run, arrays: Mapping[str, Any] | None) -> tupl
 
 def second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:
     """Replaces the experts' classifiers by those of stage.kind, learned on frozen features."""
-    if config.fusion.kind in ("late", "evidential") or network.experts.classifier.kind != "linear":
-        raise ValueError(f"stage.kind={config.stage.kind} needs experts with linear classifiers; got fusion.kind={config.fusion.kind}")
     classifier = network.experts.classifier
     weight_ECH, bias_EC = posthoc.retrain(
         classifier.weight_EHC.detach().transpose(1, 2),

@@ -132,8 +132,11 @@ def nearby(draws: Ints, units: Ints, *, seed: int, epoch: int) -> Ints:
     return draws[np.argsort(places[units[draws]], kind="stable")]
 
 
-def bounds(total: int, rank: int, world: int) -> tuple[int, int]:
-    """This worker's slice of a global batch of `total` rows; the same as numpy.array_split."""
+def bounds(total: int, rank: int, world: int, paired: bool = False) -> tuple[int, int]:
+    """This worker's slice of a global batch of `total` rows: as numpy.array_split; `paired` keeps rows 2i and 2i + 1 together if it can."""
+    if paired and total >= 2 * world:
+        low, high = bounds(total // 2, rank, world)
+        return 2 * low, total if rank == world - 1 else 2 * high
     small, larger = divmod(total, world)
     start = rank * small + min(rank, larger)
     return start, start + small + (rank < larger)

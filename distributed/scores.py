@@ -55,6 +55,12 @@ def score(network: Network, source: Batches, device: torch.device, exchange: Exc
     return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)))
 
 
+def check_confidences(network: Network, scores: Scores) -> None:
+    """Corrects the network's confidences by these validation rows."""
+    held_out = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
+    network.running.check(*(t.to(network.counts_C.device) for t in held_out))
+
+
 def join(parts: list[Scores]) -> Scores:
     return Scores(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scores)))
 

@@ -56,6 +56,7 @@ class Plan:
     buffer: int = 4096
     rank: int = 0
     world: int = 1
+    paired: bool = False  # rows 2i and 2i + 1 of a global batch on the same worker: they are mixed
 
     @property
     def rows(self) -> int:
@@ -69,7 +70,7 @@ class Plan:
     def share(self, k: int) -> tuple[int, int, int]:
         """This worker's slice of global batch k, and that batch's rows."""
         total = min(self.size, self.rows - k * self.size)
-        return *sampling.bounds(total, self.rank, self.world), total
+        return *sampling.bounds(total, self.rank, self.world, self.paired), total
 
     def draws(self, epoch: int) -> Ints:
         return sampling.draw(self.selection, self.sampler, seed=self.seed, epoch=epoch, epochs=self.epochs)
@@ -183,6 +184,7 @@ def open_source(
         buffer=data.shuffle_buffer,
         rank=rank,
         world=world,
+        paired=train and config.loss.mix != "none",
     )
     if index is not None:
         return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed), data.engine)

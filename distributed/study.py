@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distributed.config import AGGREGATIONS, Config, flatten, override
+from distributed.config import AGGREGATIONS, Config, check_metric, flatten, override
 
 STUDIES = Path(__file__).resolve().parents[1] / "search_spaces" / "studies"
 MODELS = ("network", "boosting")
@@ -148,8 +148,8 @@ def parse(plain: Mapping[str, Any], name: str) -> Study:
         title=_word(plain, "title", name),
         question=_word(plain, "question", ""),
         reference=_word(plain, "reference", variants[0]["name"]),
-        metric=_word(plain, "metric", "balanced_accuracy"),
-        tail=_word(plain, "tail", "few_shot_accuracy"),
+        metric=_metric("metric", _word(plain, "metric", "balanced_accuracy")),
+        tail=_metric("tail", _word(plain, "tail", "few_shot_accuracy")),
         seeds=seeds,
         settings=dotted(_table(plain, "set", "the study")),
         variants=tuple(variants),
@@ -190,9 +190,24 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     for name in ("text", "variant", "metric"):
         if not isinstance(entry.get(name), str):
             raise ValueError(f"every [[claims]] entry needs {name}; got {dict(entry)!r}")
+    where = f"claim {entry['text']!r}"
     if "against" not in entry and "at_least" not in entry and "at_most" not in entry:
         raise ValueError(f"a claim needs against, at_least or at_most; got {dict(entry)!r}")
-    return Claim(**{**entry, "conditions": tuple(entry.get("conditions", ()))})
+    for name in ("at_least", "at_most"):
+        if type(entry.get(name, 0.0)) not in (int, float):
+            raise ValueError(f"{name} must be a number; got {entry[name]!r} in {where}")
+    conditions = entry.get("conditions", [])
+    if not isinstance(conditions, list) or not all(isinstance(c, str) for c in conditions):
+        raise ValueError(f"conditions must be a list of names; got {conditions!r} in {where}")
+    _word(entry, "against", "")
+    if not entry["metric"].startswith(("weight/", "confidence/", "expert_weight/")):
+        _metric(f"{where}: metric", entry["metric"])
+    return Claim(**{**entry, "conditions": tuple(conditions)})
+
+
+def _metric(name: str, metric: str) -> str:
+    check_metric(name, metric, "train_seconds")
+    return metric
 
 
 def _check_keys(entry: Mapping[str, Any], kind: str, where: str) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from distributed import figures
 from distributed.cells import Plan
+from distributed.experiment import LOWER_IS_BETTER
 from distributed.report import Figure, slug
 from distributed.significance import Ranking, Summary, rank, summarise
 from distributed.study import Choice, Study
-from distributed.study_stats import LOWER_IS_BETTER, View, in_percent, name_of, scale_of
+from distributed.study_stats import View, in_percent, name_of, scale_of
 
 SHOTS = {"many": "many_shot_accuracy", "medium": "medium_shot_accuracy", "few": "few_shot_accuracy"}
 MOST_FORESTS = 6  # of the main metric, and a third of it of the tail's; the tables have all
@@ -131,7 +132,8 @@ def rank_over_sets(study: Study, seen: Sequence[View]) -> tuple[Ranking, list[Fi
     if ranking.sets < 2 or not ranking.ranks:
         return ranking, []
     caption = (
-        f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets; variants whose bars do not overlap differ (Nemenyi, 5 %)."
+        f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets, under the first condition of each; variants whose bars do "
+        "not overlap differ (Nemenyi, 5 %)."
     )
     return ranking, [Figure(figure=figures.ranks(ranking), caption=caption, name="ranks")]
 

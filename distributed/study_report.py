@@ -20,7 +20,8 @@ from distributed.tables import Table
 MOST_LINES = 20
 METHOD = (
     "Every number is of the test split; epochs, temperatures and thresholds were chosen on validation. Seeds vary weights, order and "
-    "augmentation on one fixed split, so intervals and tests speak of training chance on this split, not of new data.",
+    "augmentation, and which rows a condition cuts or spoils, on one fixed split, so intervals and tests speak of training chance on this "
+    "split, not of new data.",
     "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests are paired by seed against the reference: "
     "t test and Wilcoxon's signed ranks, each corrected after Holm over the comparisons of one data set, condition and metric. `shown` "
     "follows the corrected t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
@@ -147,7 +148,9 @@ def ranking_words(ranking: object) -> str:
     reach = "" if ranking.distance is None else f" Critical difference (Nemenyi, 5 %): {ranking.distance:.2f}."
     alike = "" if not ranking.groups else " Not told apart: " + "; ".join(", ".join(g) for g in ranking.groups) + "."
     note = f" Note: {ranking.reason}." if ranking.reason else ""
-    return f"Mean ranks over {ranking.sets} data sets (1 is the best): {order}.{test}{reach}{alike}{note}"
+    return (
+        f"Mean ranks over {ranking.sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
+    )
 
 
 def _weights(seen: Sequence[View]) -> list[report.Block]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distributed.cells import PLACE, Plan, fill
+from distributed.experiment import LOWER_IS_BETTER
 from distributed.results import Row
 from distributed.significance import Comparison, Summary, compare, helps, paired, signed, summarise
 from distributed.study import Claim, Study
 from distributed.tables import Cell, Table
 
-LOWER_IS_BETTER = ("ece", "classwise_ece", "nll", "brier", "train_seconds")
 SHARES = ("accuracy", "recall", "f1", "g_mean", "auroc", "auprc")
 TITLES = {
     "macro_f1": "macro-F1",

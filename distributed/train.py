@@ -56,19 +56,18 @@ def main(argv: list[str]) -> int:
     from distributed.shards import read_manifest
 
     data = cli.data(options.data)
-    schema = read_manifest(data).schema
-    settings = settle(out, options)
-    schema.keep(config.words(settings.data.modalities))
-    checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+    manifest, settings = read_manifest(data), settle(out, options)
+    from distributed import runs
     from distributed.console import results_table
-    from distributed.runs import Job
 
-    job = Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume)
+    runs.check(manifest, settings)
+    checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+    job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume)
     try:
         metrics = alone(job) if in_process(settings) else together(job)
     except Stopped:
         raise cli.Failure(f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume") from None
-    print(results_table(metrics, len(schema.classes)))
+    print(results_table(metrics, len(manifest.schema.classes)))
     print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0
@@ -93,10 +92,11 @@ def settle(out: str, options: argparse.Namespace) -> Config:
         return config.load(options.config, sets)
     if not options.resume:
         raise ValueError(f"--out must be a new folder, or add --resume to continue it; got {out}")
-    settings = config.load(options.config, sets, base=config.override(Config(), before))
+    base = config.override(Config(), before)
+    settings, there = config.load(options.config, sets, base=base), config.flatten(base)
     for name, value in config.flatten(settings).items():
-        if not name.startswith("scaling.") and value != before[name]:
-            raise ValueError(f"a resumed run must keep its settings; {name} is {before[name]!r} there, got {value!r}")
+        if not name.startswith("scaling.") and value != there[name]:
+            raise ValueError(f"a resumed run must keep its settings; {name} is {there[name]!r} there, got {value!r}")
     return settings
 
 

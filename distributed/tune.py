@@ -191,16 +191,14 @@ class Search:
 
     def tidy(self, everything: bool = False) -> None:
         """Removes saved states that nothing will go on from."""
-        from distributed.shards import filesystem
+        from distributed import checkpoints
 
         kept = set() if everything else self.experiment.kept_states()
         for record in list(self.experiment.records.values()):
             if record.state == "running" or record.name in kept | self.tidied or record.job.state:
                 continue
             for kind in ("state", "checkpoint"):
-                files, path = filesystem(f"{self.out}/trials/{record.name}/{kind}")
-                if files.get_file_info(path).type.name == "Directory":
-                    files.delete_dir(path)
+                checkpoints.remove(f"{self.out}/trials/{record.name}/{kind}")
             self.tidied.add(record.name)
 
     def write(self, last: bool) -> None:

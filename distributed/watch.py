@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ class Watch:
 
     EVERY = 50  # steps between two looks
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch, self.names, self.count = epoch, [], 0
+    def __init__(self, epoch: int, gather: Callable[[Tensor], Tensor]) -> None:
+        self.epoch, self.gather, self.names, self.count = epoch, gather, [], 0
 
     def add(self, terms: dict[str, Tensor], step: int) -> None:
         """The terms of the run's step, counted from 1."""
@@ -33,7 +35,8 @@ class Watch:
             self.check()
 
     def check(self) -> None:
-        first, index = self.first_bad_T.min(0)
+        """The same on every worker, whichever has the bad term: one that stopped alone would leave the others waiting."""
+        first, index = self.gather(self.first_bad_T[None]).amin(0).min(0)
         if torch.isfinite(first):
             raise Diverged(f"the loss term {self.names[int(index)]} is not finite at step {int(first)} (epoch {self.epoch})")
 

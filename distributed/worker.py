@@ -16,6 +16,8 @@ from distributed.loop import Exchange
 from distributed.shards import filesystem, is_uri
 from distributed.watch import Diverged
 from model.batch import Batch
+from model.encoders import Standardise
+from model.expert_losses import full
 from model.network import Network
 from model.outputs import Outputs
 
@@ -58,10 +60,10 @@ class Workers(Exchange):
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the global batch, of maps and vectors. torch's SyncBatchNorm runs on GPUs only; this one also on gloo."""
+    """Batch normalisation over the global batch. torch's SyncBatchNorm runs on GPUs only; this one also on gloo."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any [B, C, ...]."""
+        """[B, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.normalise(x) if self.training else super().forward(x)
@@ -82,14 +84,28 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         return Normalise.apply(x, scale_C, shift_C, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
+class Gather(torch.autograd.Function):
+    """[W, ...]: every worker's tensor, and back to each the gradients that all have for its own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        slots_W = own.new_zeros(dist.get_world_size(), *own.shape)
+        slots_W[dist.get_rank()] = own
+        dist.all_reduce(slots_W)  # a sum of slots is a gather
+        return slots_W
+
+    @staticmethod
+    def backward(ctx: Any, gradient_W: Tensor) -> Tensor:  # type: ignore[override]
+        total_W = gradient_W.clone()
+        dist.all_reduce(total_W)
+        return total_W[dist.get_rank()]
+
+
 def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of every channel over all workers' rows, and how many numbers of a channel they are made of."""
-    mean_C, var_C = torch.batch_norm_update_stats(x, None, None, 0.0)  # many times faster than torch.var_mean over these axes
+    """Mean and variance of every channel over all workers' rows, and how many numbers of a channel they are made of; at least float32."""
+    mean_C, var_C = torch.batch_norm_update_stats(full(x), None, None, 0.0)  # many times faster than torch.var_mean over these axes
     count_C = torch.full_like(mean_C, x.numel() / len(mean_C))
-    slots_W3C = mean_C.new_zeros(dist.get_world_size(), 3, len(mean_C))
-    slots_W3C[dist.get_rank()] = torch.stack([mean_C, var_C, count_C])
-    dist.all_reduce(slots_W3C)  # a sum of slots is a gather
-    means_WC, vars_WC, counts_WC = slots_W3C.unbind(1)
+    means_WC, vars_WC, counts_WC = Gather.apply(torch.stack([mean_C, var_C, count_C])).unbind(1)  # type: ignore[no-untyped-call]
     total_C = counts_WC.sum(0)
     mean_C = (means_WC * counts_WC).sum(0) / total_C
     var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
@@ -124,10 +140,12 @@ class Normalise(torch.autograd.Function):
 
 
 def synchronise(network: nn.Module) -> None:
-    """Turns every batch normalisation of the network into one over the global batch, in place."""
+    """Turns the batch statistics of the network into those of the global batch, in place."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = GlobalBatchNorm
+        if isinstance(module, Standardise):
+            module.gather = Gather.apply  # type: ignore[assignment]
 
 
 def train_worker(config: dict[str, Any]) -> None:

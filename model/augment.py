@@ -178,6 +178,7 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
     if config.mix == "remix":
         own_B, partner_counts_B = counts_C[batch.labels_B.clamp_min(0)], counts_C[other.labels_B.clamp_min(0)]
         shares_B = remix_share(share_B, own_B, partner_counts_B, config.mix_kappa, config.mix_tau)
+    shares_B = torch.where(shared_BM.any(1), shares_B, 1.0)  # nothing was blended: the label is the record's own
     return batch.replace(
         images={k: _blend(_unit(v), _unit(other.images[k]), weights[k][:, None, None, None]) for k, v in batch.images.items()},
         numbers={

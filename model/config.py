@@ -57,11 +57,13 @@ class FusionConfig:
     kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
     score: str = option(
         "surplus",
-        "what a confidence counts for: surplus: how far above chance it is, in full beyond fusion.half; share: the confidence in"
-        " proportion; level: its exponential",
+        "what a confidence counts for: surplus: how far above chance it is, beside the record's best modality, in full beyond fusion.half;"
+        " share: the confidence in proportion; level: its exponential",
         choices=SCORES,
     )
-    half: float = option(0.12, "surplus: the confidence (0 is chance, 1 certainty) at which a modality counts half", low=1e-3, high=1.0)
+    half: float = option(
+        0.2, "surplus: the share of the best modality's confidence above chance at which another counts half", low=1e-3, high=1.0
+    )
     temperature: float = option(
         1.0, "fusion temperature tau: large is plain concatenation, small picks the best modality (fusion.score=level: try 0.1)", low=1e-3
     )

@@ -8,31 +8,63 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ImageConfig, TableConfig
+from model.expert_losses import full
 from model.schema import Image, Numeric, Table
 
 SMALLEST_MAP = 3  # the input is halved until the shorter side of the last feature map is about this many cells
 STAGES = 4  # at most
 
 
-class Standardise(nn.BatchNorm1d):
-    """Every feature of an embedding to mean 0 and deviation 1, without a scale of its own.
+class Standardise(nn.Module):
+    """Every feature of an embedding to mean 0 and deviation 1 over the records that have the modality, without a scale of its own.
 
     A modality of noise cannot grow a large embedding that the fusion would then fail to turn down; and unlike layer normalisation this
     leaves a record's own strength: an embedding far from the mean stays far.
     """
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size, affine=False)
+    running_mean: Tensor
+    running_var: Tensor
 
-    def forward(self, x_BD: Tensor) -> Tensor:
-        if self.training and len(x_BD) == 1:  # one row has no deviation
-            return nn.functional.batch_norm(x_BD, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(x_BD)
+    def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.gather: Callable[[Tensor], Tensor] = alone  # moments of every worker, [W, 3, D]; the worker glue puts its own here
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+
+    def forward(self, x_BD: Tensor, present_B: Tensor) -> Tensor:
+        kind, x_BD = x_BD.dtype, full(x_BD)
+        mean_D, var_D = self.moments(x_BD, present_B) if self.training else (self.running_mean, self.running_var)
+        return ((x_BD - mean_D) * torch.rsqrt(var_D + self.eps)).to(kind)
+
+    def moments(self, x_BD: Tensor, present_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the present records of all workers, which also move the running ones; those, where fewer than two."""
+        present_B1 = present_B[:, None].to(x_BD.dtype)
+        own = present_B1.sum()
+        mean_D = (x_BD * present_B1).sum(0) / own.clamp_min(1)
+        square_D = ((x_BD - mean_D).square() * present_B1).sum(0)
+        counts_WD, means_WD, squares_WD = self.gather(torch.stack([own.expand_as(mean_D), mean_D, square_D])).unbind(1)
+        count_D = counts_WD.sum(0)
+        mean_D = (counts_WD * means_WD).sum(0) / count_D.clamp_min(1)
+        var_D = (squares_WD + counts_WD * (means_WD - mean_D).square()).sum(0) / count_D.clamp_min(1)
+        enough_D = count_D > 1
+        mean_D, var_D = torch.where(enough_D, mean_D, self.running_mean), torch.where(enough_D, var_D, self.running_var)
+        with torch.no_grad():
+            unbiased_D = torch.where(enough_D, var_D * count_D / (count_D - 1).clamp_min(1), var_D)
+            self.running_mean.lerp_(mean_D, self.momentum)
+            self.running_var.lerp_(unbiased_D, self.momentum)
+        return mean_D, var_D
+
+
+def alone(moments_3D: Tensor) -> Tensor:
+    """The moments of the only worker."""
+    return moments_3D[None]
 
 
 class Residual(nn.Module):
@@ -160,13 +192,13 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
         self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
         self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
-        self.head = nn.Sequential(nn.Linear(self.body.features, dim), Standardise(dim))
+        self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
         x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
         x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)  # what an absent image holds must not matter
-        return self.head(self.body(x_BCHW))  # type: ignore[no-any-return]
+        return self.norm(self.head(self.body(x_BCHW)), present_B)  # type: ignore[no-any-return]
 
 
 def bin_edges(column: Numeric) -> Tensor:
@@ -253,8 +285,8 @@ class TableEncoder(nn.Module):
             *(ResidualMLP(config.width) for _ in range(config.blocks)),
             nn.ReLU(),
             nn.Linear(config.width, dim),
-            Standardise(dim),
         )
+        self.norm = Standardise(dim)
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
         parts: list[Tensor] = []
@@ -262,4 +294,4 @@ class TableEncoder(nn.Module):
             parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
         if self.categories is not None:
             parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
-        return self.body(torch.cat(parts, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)  # type: ignore[no-any-return]

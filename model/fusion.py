@@ -10,11 +10,11 @@ from model.config import FusionConfig
 LEAST = 1e-3  # confidence that the logarithm sees at least
 
 
-def scores(confidence_BM: Tensor, config: FusionConfig, classes: int) -> Tensor:
+def scores(confidence_BM: Tensor, visible_BM: Tensor, config: FusionConfig, classes: int) -> Tensor:
     """[B, M] what the softmax of the weights sees of the confidences, by fusion.score.
 
-    surplus: the log of e^4 / (e^4 + half^4), e being the confidence above chance. A modality that tells nothing gets no weight, and all
-    that tell something much the same: a weaker one that tells other things is not silenced by a stronger one.
+    surplus: the log of r^4 / (r^4 + half^4), r being the confidence above chance as a share of the record's best one. A modality that tells
+    nothing gets no weight, and all that tell something much the same: a weaker one that tells other things is not silenced by a stronger.
     """
     confidence_BM = confidence_BM.float()
     if config.score == "level":
@@ -22,7 +22,8 @@ def scores(confidence_BM: Tensor, config: FusionConfig, classes: int) -> Tensor:
     if config.score == "share":
         return confidence_BM.clamp_min(LEAST).log()
     surplus_BM = ((confidence_BM - 1 / classes) / (1 - 1 / classes)).clamp_min(LEAST)
-    return -torch.log1p((config.half / surplus_BM) ** 4)
+    best_B1 = surplus_BM.masked_fill(~visible_BM, 0.0).amax(1, keepdim=True)
+    return -torch.log1p((config.half * best_B1 / surplus_BM) ** 4)
 
 
 def confidence_weights(scores_BM: Tensor, visible_BM: Tensor, temperature: float) -> Tensor:

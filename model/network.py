@@ -91,7 +91,7 @@ class Network(nn.Module):
             return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
         if self.config.fusion.kind == "uniform":
             return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        scores_BM = fusion.scores(shrunk_BM, self.config.fusion, len(self.schema.classes))
+        scores_BM = fusion.scores(shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes))
         return fusion.confidence_weights(scores_BM, visible_BM, self.config.fusion.temperature)
 
     @torch.no_grad()

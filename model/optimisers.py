@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -96,8 +96,8 @@ def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None
 
 @contextmanager
 def still(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation keeps its running statistics: a second pass over a batch must not count the batch twice."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    """Batch statistics keep their running means: a second pass over a batch must not count the batch twice."""
+    norms: list[Any] = [m for m in network.modules() if hasattr(m, "running_mean")]
     rates = [(m, m.momentum) for m in norms]
     try:
         for m in norms:

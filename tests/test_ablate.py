@@ -382,7 +382,7 @@ def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
     invented(state, LEVELS)
     state.report()
     words = (tmp_path / "report.md").read_text()
-    assert "Mean ranks over 3 data sets (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00." in words
     assert "mean of 3 data sets" in words
     assert "| one | concatenation | 5 |" in words
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from distributed import config, loop
 from distributed.scores import Scores
 from distributed.watch import Diverged
+from model import losses
 from model.encoders import Standardise
 from model.network import Network
 from tests import toy
@@ -73,7 +75,9 @@ def test_every_optimiser_learns(name: str) -> None:
 
 
 def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standardise, "forward", lambda self, x: x)  # a half has statistics of its own; the table network has no others
+    monkeypatch.setattr(
+        Standardise, "forward", lambda self, x, present: x
+    )  # a half has statistics of its own; the table network has no others
     sets = ["data.modalities=table", "optim.epochs=1", "optim.ema=0", "data.cell_dropout=0", "fusion.modality_dropout=0", "optim.warmup=0"]
     networks = []
     for extra in (["data.batch_size=24"], ["data.batch_size=12", "optim.accumulate=2"]):
@@ -119,43 +123,64 @@ def test_bfloat16_and_compile_are_choices() -> None:
     assert loop.precision(config.Config(), torch.device("cpu")) is torch.float32
 
 
-def one_of(rank: int, world: int, port: int, folder: str, sets: list[str]) -> None:
-    """A worker process of the test below."""
+def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) -> None:
+    """A worker process of the tests below; `sick` is the rank whose own loss is not finite."""
     from distributed.worker import Workers
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
     network, train, val, settings = start(*sets, world=world, rank=rank)
-    seen = Kept()
-    run = loop.fit(network.double(), train, val, settings, seen, exchange=Workers())
-    torch.save({"network": run.network.state_dict(), "metrics": seen.metrics}, f"{folder}/{rank}.pt")
+    if rank == sick:
+        healthy = losses.terms
+        losses.terms = lambda *a, **k: {name: value * math.inf for name, value in healthy(*a, **k).items()}
+    seen, told = Kept(), ""
+    network = network if settings.optim.precision == "bfloat16" else network.double()
+    try:
+        loop.fit(network, train, val, settings, seen, exchange=Workers())
+    except Diverged as error:
+        told = str(error)
+    torch.save({"network": network.state_dict(), "metrics": seen.metrics, "told": told}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def together(world: int, folder: Any, sets: list[str], sick: int = -1) -> list[dict[str, Any]]:
+    """What every one of `world` worker processes ends with."""
+    import torch.multiprocessing as mp
+
+    mp.spawn(one_of, (world, str(folder), sets, sick), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 @pytest.mark.parametrize(
     "extra", [[], ["optim.name=imbsam", "loss.mix=remix"], ["fusion.kind=late"]], ids=["default", "imbsam+remix", "late"]
 )
 def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> None:
-    import socket
-
-    import torch.multiprocessing as mp
-
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
     network, train, val, settings = start(*sets)
     seen = Kept()
     alone = loop.fit(network.double(), train, val, settings, seen)  # Adam makes rounding large where a gradient is nearly zero
     for world in (2, 3) if not extra else (2,):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(one_of, (world, port, str(tmp_path), sets), nprocs=world)
-        ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+        ranks = together(world, tmp_path, sets)
         for name, value in alone.network.state_dict().items():
             assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
             assert torch.allclose(ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4), name
         for name, value in seen.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
+
+
+def test_two_workers_in_bfloat16_train_as_one_does(tmp_path: Any) -> None:
+    sets = ["optim.epochs=2", "optim.precision=bfloat16"]
+    network, train, val, settings = start(*sets)
+    loop.fit(network, train, val, settings, seen := Kept())
+    ranks = together(2, tmp_path, sets)
+    assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(seen.metrics[-1]["loss"], rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_on_one_worker_stops_all_with_the_same_words(tmp_path: Any) -> None:
+    told = {rank["told"] for rank in together(2, tmp_path, ["optim.epochs=2"], sick=1)}
+    assert len(told) == 1
+    assert "is not finite at step 1 (epoch 1)" in told.pop()
 
 
 class NormAct(torch.nn.BatchNorm2d):

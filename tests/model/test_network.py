@@ -147,33 +147,62 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
 
 
 def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
-    confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.4], [0.1 + 0.9 * 0.12, 0.1], [0.05, 0.02]])
+    confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.6], [0.82, 0.244], [0.05, 0.02]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    scores_BM = fusion.scores(confidence_BM, FusionConfig(score="surplus", half=0.12), classes=10)
+    scores_BM = fusion.scores(confidence_BM, visible_BM, FusionConfig(score="surplus", half=0.2), classes=10)
     weights_BM = fusion.confidence_weights(scores_BM, visible_BM, 1.0)
     assert weights_BM[0, 1] < 1e-6, "chance is nothing"
     assert weights_BM[1, 1] == pytest.approx(0.5, abs=0.02), "both tell something"
-    assert scores_BM[2, 0].exp() == pytest.approx(0.5, abs=1e-5), "half"
+    assert scores_BM[2, 1].exp() == pytest.approx(0.5, abs=1e-5), "half"
     assert weights_BM[3].tolist() == [0.5, 0.5], "two that tell nothing are alike"
+    hard_BM = torch.tensor([[0.06, 0.03]])  # of 200 classes: far from certain, and both tell something
+    alike_BM = fusion.confidence_weights(fusion.scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200), visible_BM[:1], 1.0)
+    assert alike_BM[0, 1] == pytest.approx(0.5, abs=0.03)
+    scores_BM = fusion.scores(confidence_BM, visible_BM & torch.tensor([False, True]), FusionConfig(), classes=10)
+    assert scores_BM[0, 1].exp() > 0.9, "a modality that is not there is not the best one"
 
 
 def test_a_share_is_in_proportion_and_a_level_exponential() -> None:
     confidence_BM = torch.tensor([[0.6, 0.2]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    share_BM = fusion.confidence_weights(fusion.scores(confidence_BM, FusionConfig(score="share"), 3), visible_BM, 1.0)
+    share_BM = fusion.confidence_weights(fusion.scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3), visible_BM, 1.0)
     assert share_BM.tolist()[0] == pytest.approx([0.75, 0.25])
-    level_BM = fusion.confidence_weights(fusion.scores(confidence_BM, FusionConfig(score="level"), 3), visible_BM, 0.4)
+    level_BM = fusion.confidence_weights(fusion.scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3), visible_BM, 0.4)
     assert level_BM.tolist()[0] == pytest.approx(torch.tensor([1.5, 0.5]).softmax(0).tolist())
 
 
 def test_an_embedding_is_standardised_and_one_row_trains() -> None:
-    norm = Standardise(3)
+    norm, present_B = Standardise(3), torch.ones(64, dtype=torch.bool)
     x_BD = torch.randn(64, 3) * torch.tensor([1e-2, 1.0, 1e2]) + 5
-    out_BD = norm(x_BD)
+    out_BD = norm(x_BD, present_B)
     assert torch.allclose(out_BD.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(out_BD.var(0, correction=0)[1:], torch.ones(2), atol=1e-3)
-    assert torch.isfinite(norm(x_BD[:1])).all()
+    assert torch.isfinite(norm(x_BD[:1], present_B[:1])).all()
     assert list(norm.parameters()) == []
+    twin = torch.nn.BatchNorm1d(3, affine=False)
+    for k in range(4):
+        y_BD = torch.randn(16, 3, generator=torch.Generator().manual_seed(k)) * 3 + 1
+        own, its = y_BD.clone().requires_grad_(), y_BD.clone().requires_grad_()
+        if k == 0:
+            norm = Standardise(3)
+        a_BD, b_BD = norm(own, present_B[:16]), twin(its)
+        torch.testing.assert_close(a_BD, b_BD, atol=1e-5, rtol=1e-4)
+        for out in (a_BD, b_BD):
+            (out * y_BD.sin()).sum().backward()
+        torch.testing.assert_close(own.grad, its.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(norm.running_var, twin.running_var)
+
+
+def test_absent_records_do_not_take_part_in_the_standardisation() -> None:
+    x_BD = torch.randn(64, 3)
+    present_B = torch.arange(64) < 6
+    sparse, dense = Standardise(3), Standardise(3)
+    out_BD = sparse(torch.where(present_B[:, None], x_BD, 100.0), present_B)
+    torch.testing.assert_close(out_BD[:6], dense(x_BD[:6], present_B[:6]))
+    torch.testing.assert_close(sparse.running_mean, dense.running_mean)
+    kept = sparse.running_var.clone()
+    assert torch.isfinite(sparse(x_BD, torch.zeros(64, dtype=torch.bool))).all()
+    torch.testing.assert_close(sparse.running_var, kept)
 
 
 def test_experts_as_a_batch_equal_experts_alone() -> None:
