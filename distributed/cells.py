@@ -45,9 +45,9 @@ def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: 
     kept = tuple(v for v in variants if v.name in used)
     if study.reference not in {v.name for v in variants}:
         raise ValueError(f"reference must be one of the variants: {', '.join(v.name for v in variants)}; got {study.reference!r}")
-    names = {"variant": {v.name for v in variants}, "against": {v.name for v in variants}, "condition": {c.name for c in conditions}}
+    names = {"variant": {v.name for v in variants}, "condition": {c.name for c in conditions}}
     for claim in study.claims:
-        for kind, given in (("variant", claim.variant), ("against", claim.against), *(("condition", c) for c in claim.conditions)):
+        for kind, given in (("variant", claim.variant), ("variant", claim.against), *(("condition", c) for c in claim.conditions)):
             if given and not {fill(given, _words(m, modalities)) for m in modalities} & names[kind]:
                 valid = ", ".join(map(repr, sorted(names[kind])))
                 raise ValueError(f"the claim {claim.text!r} must name a {kind} of the study: {valid}; got {given!r}")

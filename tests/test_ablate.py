@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import boosting, cells, stream, study, study_run, testing
+from distributed import boosting, cells, runs, stream, study, study_run, testing
 from distributed.config import Config
 from distributed.results import Results, flat
-from distributed.shards import SPLITS
+from distributed.shards import SPLITS, read_manifest
 from distributed.study import Cell
 from distributed.study_state import State, plans_of
 from model.schema import Image, Numeric, Schema, Table
@@ -100,6 +100,8 @@ def invented(state: State, level: dict[str, float], tail: float = -0.2, failed: 
 
 # The file
 
+CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
+
 
 @pytest.mark.parametrize(
     ("text", "error"),
@@ -123,6 +125,10 @@ def invented(state: State, level: dict[str, float], tail: float = -0.2, failed: 
             '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\nmetric = "accuracy"',
             "a claim needs against, at_least or at_most",
         ),
+        (CLAIM + 'metric = "acuracy"\nat_least = 0.1', "claim 'x': metric must be one of balanced_accuracy"),
+        (CLAIM + 'metric = "accuracy"\nat_least = "0.02"', "at_least must be a number; got '0.02' in claim 'x'"),
+        (CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = "clean"', "conditions must be a list of names; got 'clean'"),
+        ('metric = "acuracy"\n[[variants]]\nname = "a"', "metric must be one of balanced_accuracy"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
@@ -144,6 +150,11 @@ def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
         (
             '[[variants]]\nname = "a"\nset = { dim = 8 }\n[[conditions]]\nname = "c"\nset = { dim = 16 }',
             "must not set the same thing; got dim",
+        ),
+        (CLAIM + 'metric = "accuracy"\nagainst = "b"', "the claim 'x' must name a variant of the study: 'a'; got 'b'"),
+        (
+            CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = ["b"]',
+            "the claim 'x' must name a condition of the study: 'clean'; got 'b'",
         ),
     ],
 )
@@ -468,6 +479,33 @@ def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None
     rows, _ = study_run.run_group(wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"}))
     assert rows[0]["state"] == "failed"
     assert "is not finite at step" in rows[0]["reason"]
+
+
+def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "finish", killed)  # after the last epoch
+        with pytest.raises(KeyboardInterrupt):
+            study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
+    assert list((tmp_path / "state").iterdir())
+    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
+    assert (rows[0]["state"], history) == ("done", []), "nothing is trained twice"
+    assert not (tmp_path / "state").exists()
+
+
+def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, columns = [], boosting.columns
+
+    def counted(source: Any) -> Any:
+        cells, labels = columns(source)
+        seen.append(len(labels))
+        return cells, labels
+
+    monkeypatch.setattr(boosting, "columns", counted)
+    boosting.run(wafer_shards, {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512})
+    assert seen[0] == read_manifest(wafer_shards).rows["train"]
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:

@@ -41,6 +41,8 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         ("experts.count=9", "experts.count must be at most 8; got 9"),
         ("fusion.kind=sum", "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'"),
         ("fusion.temperature=0", "fusion.temperature must be at least 0.001"),
+        ("optim.metric=balanced_acuracy", "optim.metric must be one of balanced_accuracy"),
+        ("data.imbalance_ratio=0.5", "data.imbalance_ratio must be 0 (off) or at least 1; got 0.5"),
         ("margin", "--set takes KEY=VALUE; got 'margin'"),
     ],
 )

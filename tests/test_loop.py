@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed import config, loop
-from distributed.scores import Scores
+from distributed.scores import Scores, measure, score
 from distributed.watch import Diverged
 from model import losses
 from model.encoders import Standardise
@@ -100,6 +100,21 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
         network.auxiliary.weight_MFDC.fill_(float("inf"))
     with pytest.raises(Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"):
         loop.fit(network, train, val, settings, Kept())
+
+
+def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
+    network, train, val, settings = start("optim.epochs=6", "optim.metric=nll", "optim.ema=0")
+    run = loop.fit(network, train, val, settings, seen := Kept())
+    assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
+    assert run.best["score"] == -seen.metrics[run.best["epoch"] - 1]["val/nll"]
+
+
+def test_the_remembered_weights_are_those_that_were_scored() -> None:
+    network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
+    run = loop.fit(network, train, val, settings, Kept())
+    network.load_state_dict(run.best["weights"])
+    again = measure(score(network, val, run.device, run.exchange), network)
+    assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 
 def test_patience_stops_early() -> None:

@@ -259,6 +259,15 @@ def test_what_a_broken_run_left_is_replaced(folder: Path, out: Path) -> None:
     assert len(found) == 53
 
 
+def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out: Path) -> None:
+    (out / "predictions").mkdir(parents=True)
+    mine = out / "predictions" / "thesis.txt"
+    mine.write_text("years of work")
+    with pytest.raises(ValueError, match=r"--out must be a new or empty folder; .* holds predictions/thesis.txt"):
+        ask(folder, "shards", out, "--split", "val")
+    assert mine.read_text() == "years of work"
+
+
 @pytest.mark.parametrize(
     ("data", "words", "message"),
     [

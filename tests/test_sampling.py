@@ -135,3 +135,14 @@ def test_bounds_are_those_of_array_split() -> None:
             expected = np.array_split(np.arange(total), world)
             found = [np.arange(*sampling.bounds(total, rank, world)) for rank in range(world)]
             assert all((a == b).all() and len(a) == len(b) for a, b in zip(expected, found))
+
+
+def test_pairs_stay_on_one_worker() -> None:
+    for total in (2, 7, 64, 65):
+        for world in (1, 2, 3, 8):
+            edges = [sampling.bounds(total, rank, world, paired=True) for rank in range(world)]
+            assert (edges[0][0], edges[-1][1]) == (0, total)
+            assert all(a[1] == b[0] for a, b in zip(edges, edges[1:]))
+            if total >= 2 * world:
+                assert all(low % 2 == 0 and high > low for low, high in edges)
+                assert max(high - low for low, high in edges) - min(high - low for low, high in edges) <= 3

@@ -166,6 +166,10 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
         (["--set", "optim.epochs"], "--set takes KEY=VALUE"),
         (["--data", "nowhere"], "a SHARDS folder must exist"),
         (["--set", "data.modalities=picture"], "a modality must be one of the data set's: map, table; got picture"),
+        (["--set", "data.corrupt=map=nois"], "a corruption must be"),
+        (["--set", "stage.kind=crt", "loss.margin=0.3"], "stage.kind=crt needs linear classifiers; loss.margin=0.3"),
+        (["--set", "optim.metric=recall/moon"], "optim.metric=recall/CLASS must name a class"),
+        (["--workers", "4", "--set", "data.batch_size=3"], "data.batch_size must be at least scaling.workers=4; got 3"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, tmp_path: Path) -> None:
@@ -175,6 +179,7 @@ def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, t
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
 
 
 def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: str) -> None:

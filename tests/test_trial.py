@@ -12,6 +12,8 @@ import torch
 from distributed import config, runs, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
 from distributed.watch import Diverged
+from model.network import Network
+from model.schema import Numeric, Schema, Table
 
 SMALL = {"optim.epochs": 3, "image.width": 4, "dim": 8, "table.width": 8, "experts.hidden": 8, "data.max_rows": 150, "table.embedding": 4}
 
@@ -53,6 +55,27 @@ def test_a_finished_state_gives_test_metrics_without_training(wafer_shards: str,
     assert seen == []
     assert again.metrics["val"] == pytest.approx(first.metrics["val"], nan_ok=True)
     assert again.metrics["test"]["balanced_accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss.spread": 0.0}, [1 / 2, 1 / 2]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0}, [0.9, 0.1]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0, "stage.kind": "crt"}, [1 / 2, 1 / 2]),
+        ({"loss.centre": 0.0, "fusion.kind": "late"}, [1 / 2, 1 / 2]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0, "data.sampler": "balanced"}, [1 / 2, 1 / 2]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0, "data.sampler": "sqrt"}, [3 / 4, 1 / 4]),
+        ({"loss.spread": 0.0, "data.sampler": "balanced"}, [0.1, 0.9]),
+        ({"loss.name": "influence", "loss.spread": 0.0}, [1 / 2, 1 / 2]),
+    ],
+)
+def test_the_prior_that_logits_speak_for_follows_what_was_trained(changes: dict[str, Any], expected: list[float]) -> None:
+    settings = config.override(config.Config(), changes)
+    schema = Schema(tables=(Table(name="t", numeric=(Numeric(name="x"),)),), classes=("often", "rarely"), counts=(900, 100))
+    network = Network(schema, settings.model)
+    for row in runs.spoken_priors(network, settings):
+        assert row.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any]) -> None:

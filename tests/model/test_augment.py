@@ -105,3 +105,8 @@ def test_mixup_leaves_what_the_partner_lacks() -> None:
     mixed = mix(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
     assert torch.allclose(mixed.images["photo"][0], batch.images["photo"][0] / 255)
     assert torch.equal(mixed.present_BM, batch.present_BM)
+    batch.present_BM[0, 1] = False
+    mixed = mix(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
+    assert mixed.shares_B is not None
+    assert mixed.shares_B[:2].tolist() == [1.0, 1.0], "an image with a table: nothing is blended, not the label either"
+    assert (mixed.shares_B[2:] < 1).all()
