@@ -151,8 +151,8 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--metric", "acuracy"], r"--metric takes different names out of balanced_accuracy"),
-        (["--metric", "accuracy,accuracy"], r"--metric takes different names"),
+        (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
+        (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
         (["--metric", "recall/nonsense"], r"--metric names a class of the data"),
         (["--trials", "0"], r"--trials must be at least 1; got 0"),
         (["--space", "everything"], r"--space must be one of margins"),
