@@ -50,6 +50,7 @@ class Prepared:
     digest: int
     sums: tuple[int, ...]
     was_colour: bool
+    was_deep: bool
 
 
 class Folder:
@@ -149,7 +150,8 @@ class Look:
 def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
     """The upright shape and the kind of an image, without decoding it unless it is deep grey."""
     image = _open(data, max_pixels)
-    height, width = (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
+    turned = orientation(image) >= 5 and image.format != "TIFF"  # Pillow turns a TIFF itself, its size too
+    height, width = (image.width, image.height) if turned else (image.height, image.width)
     values = None
     if is_deep(image):
         values = np.asarray(decode(data, max_pixels), dtype=np.float32).ravel()
@@ -218,14 +220,17 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     opened = _open(data, spec.max_pixels)
     stored = (opened.size, opened.mode, orientation(opened))  # of the file: loading may shrink, convert or turn the image
     raw = _load(opened, max(spec.height, spec.width))
-    image = to_mode(raw, spec.channels, spec.window)
+    try:
+        image = to_mode(raw, spec.channels, spec.window)
+    except Exception as error:  # a mode, such as LAB, that Pillow cannot turn into this one
+        raise Refused(f"unreadable image: {_line(error)}") from None
     digest = hashlib.blake2b(image.tobytes(), digest_size=8, key=repr(image.size).encode()).digest()
     fitted = fit_to(image, spec.height, spec.width, spec.fit)
     counts = np.array(fitted.histogram(), dtype=np.int64).reshape(spec.channels, 256)
     sums = (*(counts @ GREYS).tolist(), *(counts @ GREYS**2).tolist())
     keeps = fitted is raw and raw.format in ("JPEG", "PNG") and stored == (raw.size, raw.mode, 1)
     encoded = data if keeps else encode(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
-    return Prepared(encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw))
+    return Prepared(encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), is_deep(raw))
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

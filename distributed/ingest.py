@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     report = ingest_report.Report()
     with target.writing() as folder:
-        manifest = ingest(table, roles, looks, options, fractions, folder, report)
+        manifest = ingest(table, roles, looks, options, fractions, folder, target.clear, report)
         target.commit(manifest)
     report.show(manifest, options.out)
     return 0
@@ -105,9 +106,13 @@ def ingest(
     options: argparse.Namespace,
     fractions: tuple[float, float, float],
     folder: str,
+    clear: Callable[[], None],
     report: Any,
 ) -> Any:
-    """Writes the parts into `folder` and returns the manifest, which the caller commits. looks: from ingest_plan.look_at_images."""
+    """Writes the parts into `folder` and returns the manifest, which the caller commits.
+
+    looks: from ingest_plan.look_at_images. clear: empties the folder, once all that can be wrong with the table is known.
+    """
     import ray
 
     from distributed import ingest_assign, ingest_passes, ingest_plan, ingest_write
@@ -131,8 +136,9 @@ def ingest(
     schema = ingest_assign.schema(roles, specs, counts, sums, assigned, report)
     ingest_assign.check_leaks(known, counts, schema, assigned, roles, report)
     parts = part_files(rows.split, known, schema, options.rows_per_file)
+    clear()
     with cli.progress("writing files", sum(parts.files)) as advance:
-        written = ingest_passes.write_all(blocks, rows, parts, schema, folder, cpus, advance)
+        written = ingest_passes.write_all(blocks, rows, parts, schema, report.readings(), folder, cpus, advance)
     if assigned.rejected.num_rows:
         written.append(ingest_write.write_table(join(folder, REJECTED), assigned.rejected))
     ingest_write.verify(written)

@@ -149,7 +149,7 @@ def schema(
     report: ingest_report.Report,
 ) -> Schema:
     """The modalities with their training statistics. Columns and images that carry nothing are left out, and said."""
-    decisions = {name: columns.decide(name, counts[name], roles.forced.get(name, "")) for name in roles.features}
+    decisions = {name: columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas) for name in roles.features}
     for decision in decisions.values():
         report.column(decision)
     for name, why in roles.dropped.items():
@@ -200,6 +200,11 @@ def check_leaks(
             report.warn(line)
         if grey := ingest_passes.colour_as_grey(known, image.name):
             report.note(f"{image.name}: {grey} colour images became grey, like the first of the table")
+        if deep := ingest_passes.without_window(known, image.name):
+            report.warn(
+                f"{image.name}: {deep} images have more than 8 bits of grey and the sample had none: "
+                "0..65535 became black to white (--window LOW,HIGH sets another range)"
+            )
 
 
 def prepare_record(
@@ -218,6 +223,7 @@ def prepare_record(
         "split_column": roles.split,
         "images": [{**dataclasses.asdict(spec), "column": spec.name} for spec in specs],
         "tables": {t.name: [c.name for c in (*t.numeric, *t.categorical)] for t in made.tables},
+        "readings": report.readings(),
         "dropped": report.dropped(),
         "seed": seed,
         "fractions": None if roles.split else list(fractions),

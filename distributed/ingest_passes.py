@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed import columns, ingest_rows, ingest_table
-from distributed.ingest_rows import CELL, COLOUR, DIGEST, ID, IMAGE, LABEL, SUMS, Plan
+from distributed.ingest_rows import CELL, COLOUR, DEEP, DIGEST, ID, IMAGE, LABEL, SUMS, Plan
 from distributed.ingest_write import POSITION, part_path, write_part
 from distributed.shards import SPLITS
 from distributed.splits import NONE, TRAIN
@@ -156,7 +156,7 @@ class Parts:
         return [(split, i) for split, n in zip(SPLITS, self.files) for i in range(n)]
 
 
-def deal(first: int, rows: Assignment, parts: Parts, schema: Schema, *blocks: pa.Table) -> Any:
+def deal(first: int, rows: Assignment, parts: Parts, schema: Schema, readings: Mapping[str, str], *blocks: pa.Table) -> Any:
     """The shard rows of some blocks, one table for every part file."""
     table = _joined(blocks)
     ids = table[ID] if ID in table.column_names else pa.array([str(first + i) for i in range(table.num_rows)], pa.string())
@@ -165,7 +165,7 @@ def deal(first: int, rows: Assignment, parts: Parts, schema: Schema, *blocks: pa
         out[ingest_rows.GROUP] = table[ingest_rows.GROUP]
     out.update(ingest_rows.image_columns(table, [i.name for i in schema.images]))
     cells = {n[len(CELL) :]: table[n] for n in table.column_names if n.startswith(CELL)}
-    out.update(ingest_rows.table_columns(cells, schema.tables))
+    out.update(ingest_rows.table_columns(cells, schema.tables, readings))
     out[POSITION] = pa.array(rows.position)
     shard = pa.table(out)
     numbers = parts.of(rows)
@@ -174,7 +174,14 @@ def deal(first: int, rows: Assignment, parts: Parts, schema: Schema, *blocks: pa
 
 
 def write_all(
-    blocks: Blocks, rows: Assignment, parts: Parts, schema: Schema, folder: str, cpus: int, advance: Callable[[int], None]
+    blocks: Blocks,
+    rows: Assignment,
+    parts: Parts,
+    schema: Schema,
+    readings: Mapping[str, str],
+    folder: str,
+    cpus: int,
+    advance: Callable[[int], None],
 ) -> list[tuple[str, int]]:
     """Third pass: deal the rows out and write the parts. Gives the blocks up as it goes."""
     import ray
@@ -186,7 +193,7 @@ def write_all(
     dealt = []
     while groups:
         first, n, refs = groups.pop(0)
-        pieces = dealing.remote(first, rows.slice(first, n), parts, schema, *refs)
+        pieces = dealing.remote(first, rows.slice(first, n), parts, schema, readings, *refs)
         dealt.append(pieces if n_parts > 1 else [pieces])
     task = ray.remote(write_part)
     waiting = [task.remote(part_path(folder, split, i), *(d[k] for d in dealt)) for k, (split, i) in enumerate(parts.names())]
@@ -200,6 +207,10 @@ def write_all(
 
 def colour_as_grey(table: pa.Table, name: str) -> int:
     return int(pc.sum(table[COLOUR + name]).as_py() or 0)
+
+
+def without_window(table: pa.Table, name: str) -> int:
+    return int(pc.sum(table[DEEP + name]).as_py() or 0)
 
 
 def digests(table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -33,6 +33,7 @@ class Roles:
     tables: dict[str, list[str]]
     dropped: dict[str, str] = field(default_factory=dict)
     forced: dict[str, str] = field(default_factory=dict)
+    commas: bool = False  # cells are separated by ;, so that 1,234 is a decimal
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -45,8 +46,10 @@ def roles(options: argparse.Namespace, table: ingest_table.RawTable) -> Roles:
     image_folders = {}
     for word in options.image:
         column, _, folder = (word, "", "") if word in names else word.partition("=")
+        if column in image_folders:
+            raise ValueError(f"--image must name a column once; got {column!r} twice")
         image_folders[column] = folder or table.folder
-    split_tables = dict(_named_tables(word) for word in options.modality)
+    split_tables = _named_tables(options.modality)
     single = {"--label": options.label, "--id": options.id, "--group": options.group, "--split-column": options.split_column}
     asked: dict[str, Sequence[str]] = {k: [v] for k, v in single.items() if v is not None}
     asked |= {"--image": list(image_folders), "--drop": options.drop, "--numeric": options.numeric, "--categorical": options.categorical}
@@ -66,6 +69,7 @@ def roles(options: argparse.Namespace, table: ingest_table.RawTable) -> Roles:
         tables=split_tables,
         dropped=dict.fromkeys(options.drop, "--drop"),
         forced=dict.fromkeys(options.numeric, "numeric") | dict.fromkeys(options.categorical, "categorical"),
+        commas=table.delimiter == ";",
     )
     rest = [n for n in names if n not in taken and n not in found.features]
     for column in [*rest, *found.features]:
@@ -81,12 +85,18 @@ def roles(options: argparse.Namespace, table: ingest_table.RawTable) -> Roles:
     return found
 
 
-def _named_tables(word: str) -> tuple[str, list[str]]:
-    name, separator, listed = word.partition("=")
-    found = [c.strip() for c in listed.split(",") if c.strip()]
-    if not separator or not name or not found:
-        raise ValueError(f"--modality takes NAME=COL,COL; got {word!r}")
-    return name, found
+def _named_tables(words: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, separator, listed = word.partition("=")
+        members = [c.strip() for c in listed.split(",") if c.strip()]
+        if not separator or not name or not members:
+            raise ValueError(f"--modality takes NAME=COL,COL; got {word!r}")
+        if name in found:
+            both = ",".join([*found[name], *members])
+            raise ValueError(f"--modality must name a modality once; got {name!r} twice; valid: {name}={both}")
+        found[name] = members
+    return found
 
 
 def _check_once(asked: dict[str, Sequence[str]]) -> None:

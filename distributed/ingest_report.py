@@ -67,6 +67,10 @@ class Report:
     def dropped(self) -> dict[str, str]:
         return {d.name: d.note for d in self.decisions if d.column is None}
 
+    def readings(self) -> dict[str, str]:
+        """How the text of a numeric column is read, where it is not plain numbers."""
+        return {d.name: d.reading for d in self.decisions if d.reading}
+
     def why_dropped(self) -> str:
         return "; ".join(f"{name}: {why}" for name, why in list(self.dropped().items())[:5]) or "there was none"
 
@@ -75,9 +79,10 @@ class Report:
         from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        # Column names and values are the users' own: brackets and colons in them are no markup.
+        console = Console(markup=False, emoji=False, highlight=False)
         if not console.is_terminal:
-            console = Console(width=140)
+            console.width = 140
         table = Table(title="columns", title_justify="left")
         for head in ("name", "type", "missing", "distinct", "note"):
             table.add_column(head, justify="right" if head in ("missing", "distinct") else "left", overflow="fold")
@@ -90,10 +95,10 @@ class Report:
         console.print(table)
         self._show_classes(console, manifest)
         for line in self.notes:
-            console.print(f"note: {line}", markup=False, highlight=False)
+            console.print(f"note: {line}")
         for line in self.warnings:
-            console.print(f"warning: {line}", markup=False, highlight=False, style="yellow")
-        console.print(f"shards: {out}", markup=False, highlight=False)
+            console.print(f"warning: {line}", style="yellow")
+        console.print(f"shards: {out}")
 
     def _show_classes(self, console: object, manifest: Manifest) -> None:
         totals = self.totals.sum(axis=1)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed import columns, images
+from distributed.ingest_values import COMMAS, as_text, flat, is_text, spelled
 from distributed.shards import Manifest
 from model.schema import Table
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 # Columns of a prepared batch. Prefixes keep a user's column names apart from ours.
 ID, LABEL, GROUP, SPLIT, REASON = "id", "label", "group", "split", "reason"
-CELL, IMAGE, DIGEST, SUMS, COLOUR = "cell.", "image.", "digest.", "sums.", "colour."
+CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
 PREPARED = pa.list_(pa.int64())
 REMOTE_THREADS = 16
 
@@ -44,14 +45,14 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
     out: dict[str, pa.Array] = {}
     for name, source in ((ID, plan.id), (LABEL, plan.label), (GROUP, plan.group), (SPLIT, plan.split)):
         if source is not None:
-            out[name] = identity(batch[source])
+            out[name] = identity(batch[source]) if name != LABEL else class_names(batch[source])
             if name != GROUP:
                 _refuse(reasons, pc.is_null(out[name]), f"{'id' if name == ID else name} is missing (column {source!r})")
     filled = np.zeros(rows, dtype=bool)
     for name in plan.features:
-        cells = columns.flat(batch[name])
+        cells = flat(batch[name])
         out[CELL + name] = cells
-        filled |= ~columns.as_text(cells).is_null().to_numpy(zero_copy_only=False)
+        filled |= ~as_text(cells).is_null().to_numpy(zero_copy_only=False)
     for spec, source, folder in plan.images:
         prepared = load_images(batch[source], spec, folder, reasons)
         filled |= np.array([p is not None for p in prepared])
@@ -59,6 +60,7 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
         out[DIGEST + spec.name] = pa.array([p.digest if p else None for p in prepared], pa.uint64())
         out[SUMS + spec.name] = pa.array([p.sums if p else None for p in prepared], PREPARED)
         out[COLOUR + spec.name] = pa.array([bool(p and p.was_colour and spec.channels == 1) for p in prepared], pa.bool_())
+        out[DEEP + spec.name] = pa.array([bool(p and p.was_deep and not spec.window) for p in prepared], pa.bool_())
     _refuse(reasons, pa.array(~filled), "no image and no table value")
     out[REASON] = pa.array(reasons, pa.string())
     return pa.table(out)
@@ -66,11 +68,16 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
 
 def identity(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Ids, labels, groups: strings, null where blank; words such as NA are names here."""
-    array = columns.flat(array)
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        return columns.as_text(array).cast(pa.string())
+    array = flat(array)
+    if not is_text(array.type):
+        return as_text(array).cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.string()))
     return pc.if_else(pc.is_in(words, value_set=pa.array(["", "nan", "NaN"])), None, words)
+
+
+def class_names(array: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Labels: true is True, from whatever kind of table."""
+    return spelled(identity(array))
 
 
 def _refuse(reasons: list[str | None], where: pa.Array, why: str) -> None:
@@ -100,24 +107,28 @@ def image_columns(prepared: pa.Table, names: Sequence[str]) -> dict[str, pa.Chun
     return {IMAGE + name: prepared[IMAGE + name] for name in names}
 
 
-def table_columns(cells: Mapping[str, pa.ChunkedArray | pa.Array], tables: Sequence[Table]) -> dict[str, pa.Array]:
+def table_columns(
+    cells: Mapping[str, pa.ChunkedArray | pa.Array], tables: Sequence[Table], readings: Mapping[str, str]
+) -> dict[str, pa.Array]:
     """Shard columns TABLE.COLUMN of raw cells by source name; a table with none of its columns there is absent."""
     out = {}
     rows = len(next(iter(cells.values()))) if cells else 0
     for table in tables:
         for column in (*table.numeric, *table.categorical):
             cell = cells.get(column.name)
-            out[f"{table.name}.{column.name}"] = columns.absent(rows, column) if cell is None else columns.encode(cell, column)
+            reading = readings.get(column.name, "")
+            out[f"{table.name}.{column.name}"] = columns.absent(rows, column) if cell is None else columns.encode(cell, column, reading)
     return out
 
 
 def encode_rows(
-    table: pa.Table | pd.DataFrame, manifest: Manifest, image_dirs: Mapping[str, str] | str = ".", first: int = 0
+    table: pa.Table | pd.DataFrame, manifest: Manifest, image_dirs: Mapping[str, str] | str = ".", first: int = 0, commas: bool = False
 ) -> tuple[pa.Table, pa.Table]:
     """New raw rows as shard columns (id, label, rank, image.*, TABLE.*), and the refused ones (id, reason).
 
     Prepared exactly as the manifest's training rows were. image_dirs: the folder of each image column's paths, or one for all. The label
     may be absent (-1, like a class never seen), and so may a whole modality. first: number of the first row, the id where no column is.
+    commas: numbers may have decimal commas, though those of the training rows had none.
     """
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
@@ -131,14 +142,15 @@ def encode_rows(
     ids = prepared[ID] if given[ID] else pa.chunked_array([pa.array([str(first + i) for i in range(table.num_rows)], pa.string())])
     labels = pa.array(np.full(table.num_rows, -1, dtype=np.int32))
     if given[LABEL]:
-        found = pc.index_in(identity(table[given[LABEL]]), value_set=pa.array(manifest.schema.classes, pa.string()))
+        found = pc.index_in(class_names(table[given[LABEL]]), value_set=spelled(pa.array(manifest.schema.classes, pa.string())))
         labels = pc.fill_null(found, -1).cast(pa.int32())
     out = {ID: ids, LABEL: labels, "rank": pa.array(np.zeros(table.num_rows, dtype=np.int32))}
     present = {s.name for s, _, _ in specs}
     for image in manifest.schema.images:
         out[IMAGE + image.name] = prepared[IMAGE + image.name] if image.name in present else pa.nulls(table.num_rows, pa.binary())
     raw = {name: prepared[CELL + name] for name in features} or {"": ids}
-    out.update(table_columns(raw, manifest.schema.tables))
+    readings = (dict.fromkeys(features, COMMAS) if commas else {}) | made.get("readings", {})
+    out.update(table_columns(raw, manifest.schema.tables, readings))
     good = pc.is_null(prepared[REASON])
     refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]}).filter(pc.invert(good))
     return pa.table(out).filter(good), refused

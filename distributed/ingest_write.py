@@ -54,19 +54,18 @@ class Target:
     @contextmanager
     def writing(self) -> Iterator[str]:
         """The folder to write into; what it holds is thrown away when anything fails before commit()."""
-        self.done = False
+        self.done, self.begun = False, not self.remote
         self._begin()
         try:
             yield self.work
         except Exception as error:
             raise as_failure(error, self.uri) from error
         finally:
-            if not self.done:
+            if self.begun and not self.done:
                 self._remove(self.work)
 
     def _begin(self) -> None:
         if self.remote:
-            self._remove(self.uri)
             return
         parent, name = os.path.split(self.uri)
         try:
@@ -79,6 +78,12 @@ class Target:
         os.chmod(self.work, 0o777 & ~mask)
         for split in SPLITS:
             os.mkdir(os.path.join(self.work, split))
+
+    def clear(self) -> None:
+        """Makes room for the new parts: an object store has no second folder to rename. The last step before they are written."""
+        if self.remote:
+            self.begun = True
+            self._remove(self.uri)
 
     def commit(self, manifest: Manifest) -> None:
         write_manifest(manifest, self.work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed.decode import Arrays, empty
+from distributed.ingest_values import spelling
 from model.schema import Schema, Table
 
 Lookup = NDArray[np.int32]
@@ -78,9 +80,8 @@ def match(data: Schema, model: Schema) -> Match:
             if changed:
                 categories[table.name] = lookups
                 notes.append(f"categories of {table.name} matched by value: {', '.join(changed)}")
-    places = {name: c for c, name in enumerate(model.classes)}
-    labels_C = np.array([*(places.get(name, -1) for name in data.classes), -1], dtype=np.int32)
-    strangers = tuple(name for name in data.classes if name not in places)
+    labels_C = np.array([*_places(data.classes, model.classes, -1), -1], dtype=np.int32)
+    strangers = tuple(name for name, place in zip(data.classes, labels_C) if place < 0)
     if len(strangers) == len(data.classes):
         raise ValueError(f"--data must have a class of the checkpoint ({', '.join(model.classes)}); it has {', '.join(data.classes)}")
     if data.classes != model.classes and not strangers:
@@ -102,12 +103,18 @@ def _columns(there: Table, wanted: Table) -> tuple[list[Lookup], list[str]]:
     vocabularies = {c.name: c.vocabulary for c in there.categorical}
     lookups, changed = [], []
     for column in wanted.categorical:
-        ids = {value: i for i, value in enumerate(column.vocabulary)}
         unseen = len(column.vocabulary)
-        lookups.append(np.array([-1, *(ids.get(v, unseen) for v in vocabularies[column.name]), unseen], dtype=np.int32))
+        lookups.append(np.array([-1, *_places(vocabularies[column.name], column.vocabulary, unseen), unseen], dtype=np.int32))
         if vocabularies[column.name] != column.vocabulary:
             changed.append(column.name)
     return lookups, changed
+
+
+def _places(names: Sequence[str], wanted: Sequence[str], absent: int) -> list[int]:
+    """The place of every name among the wanted ones; true and True are one name, as older shards hold either."""
+    exact = {name: i for i, name in enumerate(wanted)}
+    alike = {spelling(name): i for name, i in exact.items()}
+    return [exact.get(name, alike.get(spelling(name), absent)) for name in names]
 
 
 def narrowed(schema: Schema, plain: dict[str, Any], kept: Schema) -> tuple[Schema, dict[str, Any]]:

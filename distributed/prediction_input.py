@@ -116,7 +116,7 @@ class TableRows:
                 yield wave.table.slice(piece.skip + low, rows), piece, piece.first + low
 
     def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
-        good, refused = ingest_rows.encode_rows(raw, self.manifest, self.folders, first)
+        good, refused = ingest_rows.encode_rows(raw, self.manifest, self.folders, first, commas=self.table.delimiter == ";")
         columns = numpy_columns(good.drop_columns("id"))
         arrays = decode(columns, self.manifest.schema)
         pairs = zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)
@@ -192,6 +192,8 @@ def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], bat
         notes.append(
             "rows are numbered from 0: " + (f"the table has no id column {made['id']!r}" if made.get("id") else "the data has no ids")
         )
+    if table.delimiter == ";" and any(c.name in there for t in kept.tables for c in t.numeric):
+        notes.append("the cells of the table are separated by ;: decimal commas are read as numbers")
     return rows, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import io
 import os
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed import shards
+from distributed import ingest_write, shards
 from distributed.ingest_rows import encode_rows
 from tests.conftest import run_command
 from tests.ingest_tools import ROWS, make_shards, png, records, rows_of, run, write_csv
@@ -246,6 +247,25 @@ def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(made: Pa
     found, refused = encode_rows(new, manifest, "s3://shards/raw")
     assert found["image.photo"].to_pylist() == [png(1), png(2)]
     assert [r.split(": ")[1] for r in refused["reason"].to_pylist()] == ["path leaves the folder of the images"] * 2 + ["no such file"]
+
+
+def test_shards_in_a_bucket_stay_until_their_successors_are_sure(made: Path, store: dict[str, str], tmp_path: Path) -> None:
+    before = shards.read_manifest(str(made / "out"))
+    part, size = ingest_write.write_table("s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]}))
+    shards.write_manifest(before, "s3://shards/kept")
+    table = write_csv(tmp_path, {"y": ["a"] * 60, "x": list(range(60))})
+    with pytest.raises(ValueError, match="at least two classes"):
+        run("--table", table, "--label", "y", "--overwrite", "--out", "s3://shards/kept")
+    assert shards.read_manifest("s3://shards/kept") == before
+    ingest_write.verify([(part, size)])
+    target = ingest_write.Target("s3://shards/kept", overwrite=True)
+    with target.writing():
+        target.clear()
+        assert shards.part_files("s3://shards/kept", "train") == []
+        target.commit(dataclasses.replace(before, rows={"train": 0, "val": 0, "test": 0}))
+    with pytest.raises(RuntimeError), ingest_write.Target("s3://shards/kept", overwrite=True).writing():
+        raise RuntimeError("before clear()")
+    assert shards.read_manifest("s3://shards/kept").rows["train"] == 0
 
 
 @pytest.mark.slow

@@ -124,6 +124,8 @@ CSV = "y,x\n" + "\n".join(f"{'ab'[i % 2]},{i % 7}" for i in range(40)) + "\n"
         (CSV, ["--label", "y", "--group", "y"], "a column must have one use; 'y' is given to --label and --group"),
         (CSV, ["--label", "y", "--numeric", "x", "--categorical", "x"], "not both; got x"),
         (CSV, ["--label", "y", "--numeric", "y"], "--numeric is for feature columns; 'y' is given to --label"),
+        (CSV, ["--label", "y", "--modality", "lab=x", "--modality", "lab=z"], "got 'lab' twice; valid: lab=x,z"),
+        (CSV, ["--label", "y", "--image", "x=a", "x=b"], "--image must name a column once; got 'x' twice"),
         (CSV, ["--label", "y", "--modality", "x"], "--modality takes NAME=COL,COL; got 'x'"),
         (CSV, ["--label", "y", "--split", "0.5,0.5"], "--split must be three shares TRAIN,VAL,TEST that sum to 1"),
         (CSV, ["--label", "y", "--split", "0.5,0.3,0.2", "--split-column", "x"], "exclude each other"),

@@ -214,3 +214,75 @@ def test_groups_and_images_on_both_sides_are_counted() -> None:
     assert (
         ingest_checks.identical_images("x", pa.chunked_array([pa.array([1, 4, 2, 3, 3, None], pa.uint64())]), split, np.zeros(6, int)) == []
     )
+
+
+YES = [True, False, None, True]
+
+
+@pytest.mark.parametrize("words", [["True", "False", "", "True"], ["true", "false", "", "true"], ["TRUE", "FALSE", "", "TRUE"]])
+def test_booleans_are_the_same_category_as_text_and_as_a_type_whichever_was_trained(words: list[str]) -> None:
+    text, typed = decided(words * 5).column, decided(YES * 5).column
+    assert text == typed == Categorical(name="x", vocabulary=("True", "False"), missing=0.25)
+    for trained in (text, typed, Categorical(name="x", vocabulary=("true", "false"))):  # the last as older shards have it
+        for cells in (words, YES):
+            assert columns.encode(pa.array(cells), trained).to_pylist() == [0, 1, -1, 0]
+
+
+def test_booleans_that_must_be_numbers_are_0_and_1_as_text_too() -> None:
+    for cells, other in ((["True", "False"], [True, False]), ([True, False], ["True", "False"])):
+        found = decided(cells * 10, "numeric")
+        assert isinstance(found.column, Numeric)
+        assert columns.encode(pa.array(other), found.column, found.reading).to_pylist() == [1, 0]
+
+
+SEEN = [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2021, 3, 1, 12, 30, tzinfo=datetime.UTC)]
+SEEN_TEXT = ["2020-01-01", "2021-03-01 14:30:00.000+02:00"]
+
+
+def test_dates_as_text_are_the_seconds_of_a_timestamp_whichever_was_trained() -> None:
+    seconds = np.float32([when.timestamp() for when in SEEN]).tolist()
+    typed, text = decided(SEEN * 10), decided(SEEN_TEXT * 10, pieces=3)
+    assert typed.column == text.column
+    assert (typed.reading, text.reading, text.note) == ("dates", "dates", "dates: seconds since 1970")
+    for found in (typed, text):
+        assert isinstance(found.column, Numeric)
+        for cells in (SEEN, SEEN_TEXT):
+            assert columns.encode(pa.array(cells), found.column, found.reading).to_pylist() == seconds
+        odd = columns.encode(pa.array(["2020-02-31", "soon", "1969-12-31", "5"]), found.column, found.reading)
+        assert odd.to_pylist() == [None, None, -86400, 5]
+
+
+def test_a_few_dates_among_numbers_or_words_make_no_column_of_dates() -> None:
+    mostly = decided(["1", "2"] * 48 + ["2020-01-01"] * 4)
+    assert (mostly.reading, mostly.note) == ("", "4 cells are no numbers: missing")
+    assert decided(["red", "blue", "2020-01-01"] * 10).kind == "category"
+
+
+def test_nanoseconds_are_read() -> None:
+    for kind in (pa.timestamp("ns"), pa.duration("ns"), pa.time64("ns")):
+        found = decided(pa.array([1_500_000_001, 3_000_000_000] * 10, pa.int64()).cast(kind))
+        assert isinstance(found.column, Numeric)
+        assert (found.column.quantiles[0], found.column.quantiles[-1]) == (1.5, 3.0)
+
+
+def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
+    values = np.random.default_rng(0).normal(3, 10, 200).round(2)
+    plain = decided(values)
+    for pieces in (1, 7):
+        found = decided([str(v).replace(".", ",") for v in values], pieces=pieces)
+        assert found.column == plain.column
+        assert (found.reading, found.note.split(":")[0]) == ("decimal commas", "decimal commas")
+    assert isinstance(found.column, Numeric)
+    cells = columns.encode(pa.array(["-3,5", "2.25", "1e2", "1.234,5", ""]), found.column, found.reading)
+    assert cells.to_pylist() == [-3.5, 2.25, 100, None, None]
+
+
+def test_what_may_be_thousands_is_a_decimal_only_in_a_table_of_semicolons() -> None:
+    cells = ["1,234", "12,500", "7"] * 10
+    counts = columns.count(pa.array(cells), np.arange(30) % 2, np.ones(30, dtype=bool))
+    unclear = columns.decide("x", counts)
+    assert unclear.kind == "category"
+    assert "may be thousands or decimals" in unclear.note
+    found = columns.decide("x", counts, commas=True).column
+    assert isinstance(found, Numeric)
+    assert (found.quantiles[0], found.quantiles[-1]) == (np.float32(1.234), 12.5)

@@ -74,6 +74,15 @@ def test_exif_orientation_turns_the_image_and_is_gone_afterwards() -> None:
     assert (images.look(stored(Image.new("RGB", (10, 20)), exif=exif)).height, 10) == (10, 10)
 
 
+def test_the_size_of_a_turned_image_is_that_of_its_pixels_in_every_format() -> None:
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
+        data = stored(Image.new("RGB", (20, 40)), kind, exif=exif)
+        seen, pixels = images.look(data), images.decode(data)
+        assert (seen.width, seen.height) == pixels.size == (40, 20)
+
+
 def test_transparency_goes_onto_white_and_palettes_to_rgb() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert np.asarray(opened(images.prepare(stored(clear), spec()).data)).min() == 255
@@ -163,6 +172,13 @@ def bomb(width: int, height: int) -> bytes:
 def test_what_cannot_be_decoded_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(Refused, match=reason):
         images.prepare(data, spec())
+
+
+def test_a_mode_that_cannot_become_grey_is_refused() -> None:
+    data = stored(Image.new("LAB", (8, 8)), "TIFF")
+    assert opened(images.prepare(data, spec()).data).mode == "RGB"
+    with pytest.raises(Refused, match="unreadable image: conversion from LAB"):
+        images.prepare(data, spec(channels=1))
 
 
 def test_every_truncation_is_refused_or_decoded_never_a_crash() -> None:

@@ -92,6 +92,10 @@ def test_shards_a_table_of_bytes_and_a_csv_of_paths_agree(folder: Path, out: Pat
     close(table, csv)
     assert csv["id"].tolist() == pd.read_csv(folder / "table.csv")["id"].tolist()
     assert told["notes"] == []
+    pd.read_csv(folder / "table.csv").to_csv(folder / "comma.csv", index=False, sep=";", decimal=",")
+    comma, told = ask(folder, "comma.csv", tmp_path / "comma", "--image", f"photo={folder / 'photos'}")
+    close(csv, comma)
+    assert told["notes"] == ["the cells of the table are separated by ;: decimal commas are read as numbers"]
 
 
 def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
