@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -202,13 +203,19 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Dotted settings of a TOML file; sections and dotted keys mean the same."""
+    """Dotted settings of a TOML file, by path or URI; sections and dotted keys mean the same."""
     try:
-        with open(path, "rb") as file:
-            tree = tomllib.load(file)
+        if "://" in str(path):
+            # By name and on demand: --help needs no pyarrow, and neither does the strict type check of this file.
+            content: bytes = importlib.import_module("distributed.checkpoints").read_file(str(path))
+        else:
+            content = Path(path).read_bytes()
+        tree = tomllib.loads(content.decode())
     except FileNotFoundError:
         raise ValueError(f"--config must name a TOML file that exists; got {str(path)!r}") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"--config must name a TOML file that can be read; got {str(path)!r}: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"--config must be valid TOML; {path}: {error}") from None
     return _dotted(tree)
 

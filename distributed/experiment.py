@@ -22,8 +22,9 @@ BASELINES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "concatenation": {"fusion.kind": "uniform"},
     "one expert": {"experts.count": 1},
-    "plain softmax": {"loss.centre": 0.0, "loss.spread": 0.0},
+    "plain softmax": {"loss.name": "prior", "loss.centre": 0.0, "loss.spread": 0.0, "loss.margin": 0.0, "loss.drw": 0.0},
 }
+START = "starting point"  # the label of "defaults" where --config or --set have changed them
 
 
 def check_metrics(words: str) -> list[str]:
@@ -131,6 +132,19 @@ class Experiment:
         with self.lock:
             self.records[job.name] = Record(job, started=time.time())
 
+    def begin(self, name: str) -> None:
+        """A job has its place on the cluster: the time it waited for one does not count."""
+        with self.lock:
+            record = self.records[name]
+            if record.state == "running" and not record.epoch:
+                record.started = time.time()
+
+    def put(self, record: Record) -> None:
+        """A record from elsewhere."""
+        with self.lock:
+            self.records[record.name] = record
+            self._append(record)
+
     def progress(self, name: str, result: Mapping[str, Any]) -> None:
         """One epoch of a running job; an epoch that a resumed job repeats replaces the old one."""
         with self.lock:
@@ -198,17 +212,20 @@ class Experiment:
         return [r for r in self.configurations() if r.job.label and r.state == "complete"]
 
     def candidates(self) -> list[Record]:
-        """The best k of the search and the named configurations: those that are run again with fresh seeds."""
+        """The configurations that are run again with fresh seeds: the best k of the search, the named ones, and every one that was run
+        again before, so that an extension drops no winner that fresh seeds have confirmed.
+        """
         named = {r.name: r for r in self.named()}
-        found = [r for r in self.finished() if r.name not in named][: self.best]
+        searched = [r for r in self.finished() if r.name not in named]
+        found = searched[: self.best] + [r for r in searched[self.best :] if self.replicates_of(r.name)]
         return [*found, *named.values()]
 
     def winner(self) -> Standing | None:
-        """The best mean over replicates; before there are any, the best single run."""
+        """The best mean over replicates, among those that have all of them if any has; before there are any, the best single run."""
         standings = [self.standing(r) for r in self.candidates()]
-        if any(s.replicates for s in standings):
-            standings = [s for s in standings if s.replicates]
         standings = [s for s in standings if _finite(s.score(self.metric))]
+        most = max((min(len(s.replicates), self.replicates or 1) for s in standings), default=0)
+        standings = [s for s in standings if len(s.replicates) >= most]
         return max(standings, key=lambda s: self.sign * s.score(self.metric), default=None)
 
     def front(self) -> list[Record]:
@@ -250,6 +267,11 @@ class Experiment:
         """Of the winner, as it is now."""
         winner = self.winner()
         return [r for r in self.of_kind("test") if winner and r.job.of == winner.record.name and r.state == "complete"]
+
+    def read_before(self) -> bool:
+        """Whether the test split was read before the last other job began: a search that was extended after its end."""
+        first = min((r.started for r in self.of_kind("test")), default=math.inf)
+        return any(r.started > first for r in self.of_kind("search", "named", "replicate"))
 
     def kept_states(self) -> set[str]:
         """Jobs whose saved network is still needed: replicates until the test, or the leading run where there are none."""

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from distributed import cli
+
+if TYPE_CHECKING:
+    from distributed.config import ScalingConfig
+
+FRESH = 2.0  # seconds for which the cluster's size is taken as known
 
 
 def decode(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
@@ -34,3 +44,51 @@ def run(config: dict[str, Any], plan: dict[str, Any]) -> None:
 def trainable(shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any) -> Callable[[dict[str, Any]], None]:
     """What Tune runs."""
     return functools.partial(run, plan={"shards": shards, "base": base, "metrics": metrics, "folder": folder, "arrays": arrays})
+
+
+class Room:
+    """Trials at a time: as many as were asked for, else as many as fit.
+
+    On a cluster it is more than fit now, so that none of it waits for the driver and an autoscaler sees demand, also one whose only node is
+    a head without CPUs. Trials with workers of their own hold a process each while they wait: of these, one more than fit.
+    """
+
+    def __init__(self, scaling: ScalingConfig, asked: int = 0) -> None:
+        each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+        self.needs = {name: scaling.workers * amount for name, amount in each.items() if amount}
+        self.asked, self.nested = asked, scaling.workers > 1
+        self.joined = bool(os.environ.get("RAY_ADDRESS") or cli.in_job())  # else the local Ray that this process started
+        self.seen, self.fit = time.monotonic(), self._fit()
+        if self.fit >= 1:
+            if asked > self.fit and not self.joined:
+                print(f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them", file=sys.stderr)
+        elif self.joined:
+            print(f"a trial takes {self._words(self.needs)} and no node has that yet: waiting for a node", file=sys.stderr, flush=True)
+        else:
+            has = self._words({name: _there().get(name, 0) for name in self.needs})
+            raise ValueError(
+                f"a trial must fit on this machine, which has {has}; it takes {self._words(self.needs)}: lower scaling.workers"
+            )
+
+    def __call__(self) -> int:
+        if self.asked:
+            return self.asked
+        if not self.joined:
+            return self.fit
+        if time.monotonic() - self.seen > FRESH:
+            self.seen, self.fit = time.monotonic(), self._fit()
+        return self.fit + 1 if self.nested else max(2, 2 * self.fit)
+
+    def _fit(self) -> int:
+        there = _there()
+        return min((int(there.get(name, 0) / need + 1e-9) for name, need in self.needs.items()), default=1)
+
+    @staticmethod
+    def _words(amounts: dict[str, float]) -> str:
+        return " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
+
+
+def _there() -> dict[str, float]:
+    import ray
+
+    return ray.cluster_resources()  # type: ignore[no-any-return]

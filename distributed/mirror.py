@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from distributed.shards import filesystem, is_uri
 
-STATE = ("experiment.json", "records.jsonl", "study.journal")
+# In the order of their upload: a trial that ended without a record is rebuilt from the study, not the other way round.
+STATE = ("experiment.json", "study.journal", "records.jsonl")
+LOGS = (".journal", ".jsonl")
+
+
+@contextmanager
+def writable(out: str) -> Iterator[None]:
+    """Says in one line that --out is no place for results."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or " ".join(str(error).split())
+        raise ValueError(f"--out must be a folder or URI that can be read and written; got {out!r}: {why}") from None
 
 
 class Mirror:
@@ -32,12 +46,20 @@ class Mirror:
     def upload(self) -> None:
         if not self.remote:
             return
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-            stamp = (path.stat().st_mtime, path.stat().st_size)
-            if self.sent.get(path) == stamp or path.suffix == ".lock":
-                continue
+        found = {p for p in self.folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".lock"}
+        state = [self.folder / name for name in STATE if self.folder / name in found]
+        now = {path: (path.stat().st_mtime, path.stat().st_size) for path in [*state, *sorted(found - set(state))]}
+        changed = {path: stamp for path, stamp in now.items() if self.sent.get(path) != stamp}
+        together = {path: _whole(path) for path in state if path in changed}  # read at one time: an upload takes seconds
+        for path, stamp in changed.items():
             target = f"{self.path}/{path.relative_to(self.folder).as_posix()}"
             self.files.create_dir(target.rpartition("/")[0], recursive=True)
             with self.files.open_output_stream(target) as stream:
-                stream.write(path.read_bytes())
+                stream.write(together[path] if path in together else path.read_bytes())
             self.sent[path] = stamp
+
+
+def _whole(path: Path) -> bytes:
+    """A file's content; of a log, without a line that is just being written."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1] if path.suffix in LOGS else content

@@ -20,6 +20,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the study and the records are the state
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the searcher says how many trials there are at a time
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -61,7 +62,6 @@ def run(
 ) -> None:
     """Returns when the searcher has finished; raises Interrupted or Hopeless."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.concurrent)
     from ray import tune
 
     for name in ("ray.tune", "ray.train", "ray.air"):
@@ -111,6 +111,9 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
 
     class Watch(Unpickled, Callback):  # type: ignore[misc]
         """Passes every epoch to the experiment's records, and looks for signals between two events."""
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            searcher.experiment.begin(trial.config["name"])
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             if "epoch" in result and not result.get("final") and trial.trial_id in searcher.jobs:

@@ -28,6 +28,8 @@ def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
         ]
     if (scores := tables.test_scores(experiment)).rows:
         lead.append(scores)
+    if note := tables.limits(experiment):
+        lead.append(Text(note))
     failed = tables.failures(experiment)
     listed: list[Any] = [tables.trials(experiment, short=True, folded=len(ended) > 30)] if ended else []
     return [
@@ -42,14 +44,17 @@ def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
 
 
 def reading(experiment: Experiment) -> list[str]:
+    again = experiment.read_before()
+    test = "read by the winner before the search was extended, and by a later winner again" if again else "read once, after all decisions"
     found = [
-        "Every decision was made on the validation split; the test split was read by the winner only, after all decisions.",
+        f"Every decision was made on the validation split. The test split is for the winner only; it was {test}.",
         "A configuration that was stopped early has the score of the epoch at which it was stopped.",
     ]
     if experiment.replicates:
         found.append(
-            f"The leading {experiment.best} configurations, the defaults and the baselines were trained again with {experiment.replicates} "
-            "fresh seeds; they are ranked by the mean of these, so that being picked for one lucky run counts for nothing."
+            f"The leading {experiment.best} configurations, the starting point and the baselines were trained again with "
+            f"{experiment.replicates} fresh seeds; they are ranked by the mean of these, so that being picked for one lucky run counts for "
+            "nothing. The best of several means is still a little flattered; the test split is not."
         )
     else:
         found.append("No replicates: the leader was picked among single runs, so its score is flattered. Add --replicates 3.")

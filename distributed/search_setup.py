@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import cli, config
-from distributed.experiment import BASELINES, Job, check_metrics, direction
+from distributed.experiment import BASELINES, START, Job, check_metrics, direction
 
 DEFAULTS: dict[str, Any] = {
     "data": "",
@@ -33,6 +33,7 @@ CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "samp
 # Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
 DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 2000, "image.width": 16}
 QUICK: dict[str, Any] = {"optim.epochs": 3, "data.max_rows": 500, "image.width": 8, "dim": 32, "table.width": 32}
+NEUTRAL = ("optim.seed", "optim.metric", "scaling.", "data.cache", "data.engine")  # these change no method: still the defaults
 QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
 
 
@@ -113,15 +114,22 @@ def prepare(options: dict[str, Any]) -> Setup:
 
 
 def starting_points(space: Any, setup: Setup, modalities: int) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:
-    """The defaults and the nested baselines: as trials where the space can express them, else as runs beside it."""
+    """The defaults (or what --config and --set made of them) and the nested baselines: as trials where the space can express them, else
+    as runs beside it. A baseline of which a setting is held fixed at another value would not be what its name says: it is left out.
+    """
     from distributed.spaces import probe
 
     base = config.flatten(setup.settings)
     inside: list[tuple[str, dict[str, Any]]] = []
     outside: list[Job] = []
+    changed = any(not name.startswith(NEUTRAL) for name in setup.base)
     for label, wanted in BASELINES.items():
-        changes = {k: v for k, v in wanted.items() if k not in setup.pins and base[k] != v}
-        if label != "defaults" and (not changes or (label == "concatenation" and modalities < 2)):
+        changes = {k: v for k, v in wanted.items() if base[k] != v}
+        if changes.keys() & setup.pins.keys():
+            continue
+        if label == "defaults":
+            label = START if changed else label
+        elif not changes or (label == "concatenation" and modalities < 2):
             continue
         asked = probe(space, {**base, **changes}, setup.pins)
         if asked is not None and changes.items() <= asked.items():

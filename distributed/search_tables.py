@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed.config import leaves, to_toml
-from distributed.experiment import LOWER_IS_BETTER, Experiment, Record, Standing
+from distributed.experiment import LOWER_IS_BETTER, START, Experiment, Record, Standing
 from distributed.report import write_file
-from distributed.significance import Comparison, Summary, in_words, paired, summarise
+from distributed.significance import Comparison, Summary, compare, floor_note, in_words, summarise
 from distributed.tables import Cell, Table, number
 
 IN_WORDS = {
     "defaults": "this project's defaults",
+    START: "the starting point",
     "concatenation": "plain concatenation: no confidence weights",
     "one expert": "a single expert",
-    "plain softmax": "plain softmax: nothing done about the long tail",
+    "plain softmax": "plain softmax: experts without class priors",
 }
 SHARES = ("seconds", "nll", "mcc")  # not shown in percent
 
@@ -55,14 +56,31 @@ def summary(experiment: Experiment, record: Record, metric: str) -> Summary:
     return summarise(list(seeds_of(experiment, record, metric).values()))
 
 
-def against_defaults(experiment: Experiment, winner: Standing) -> Comparison | None:
-    """The winner against the defaults over the seeds they share."""
-    defaults = next((r for r in experiment.named() if r.job.label == "defaults"), None)
-    if defaults is None or defaults is winner.record:
+def interval(found: Summary, metric: str) -> str:
+    """The interval behind a mean, in the digits of the mean: (62.1 to 64.9), (0.481 to 0.502)."""
+    if found.low is None or found.high is None:
+        return ""
+    digits, scale = 1 if percent(metric) or metric.endswith("seconds") else 3, scale_of(metric)
+    return f" ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
+
+
+def start_of(experiment: Experiment) -> Record | None:
+    """The run that the others are compared with: the defaults, or what --config and --set made of them."""
+    return next((r for r in experiment.named() if r.job.label in ("defaults", START)), None)
+
+
+def against_start(experiment: Experiment, winner: Standing) -> Comparison | None:
+    """The winner against the starting point over the seeds they share, corrected for all that were compared: it is the best of them."""
+    start = start_of(experiment)
+    if start is None or start is winner.record:
         return None
-    ours, theirs = (seeds_of(experiment, r, experiment.metric) for r in (winner.record, defaults))
-    found = paired(ours, theirs, name="the best found", against="the defaults")
-    return dataclasses.replace(found, t_holm=found.t_p)  # a single comparison: there is nothing to correct for
+    compared = {r.name: seeds_of(experiment, r, experiment.metric) for r in experiment.candidates()}
+    found = next(c for c in compare(compared, start.name) if c.name == winner.record.name)
+    return dataclasses.replace(found, name="the best found", reference=called(start))
+
+
+def called(start: Record) -> str:
+    return "the starting point" if start.job.label == START else "the defaults"
 
 
 def verdict(experiment: Experiment) -> str:
@@ -70,15 +88,27 @@ def verdict(experiment: Experiment) -> str:
     winner = experiment.winner()
     if winner is None:
         return "No configuration has finished yet."
-    if winner.record.job.label == "defaults":
-        return "The search found nothing better than the defaults: they remain the best setting."
-    found = against_defaults(experiment, winner)
+    if winner.record is start_of(experiment):
+        return f"The search found nothing better than {called(winner.record)}: nothing else is to be recommended."
+    found = against_start(experiment, winner)
     if found is None:
-        return f"The best so far is {title(winner.record)}; there is no run of the defaults to compare it with."
+        return f"The best so far is {title(winner.record)}; there is no finished run of the starting point to compare it with."
     metric, lower = experiment.metric, experiment.metric in LOWER_IS_BETTER
     unit = "points" if percent(metric) else ""
     words = in_words(found, plain(metric), scale=scale_of(metric), unit=unit, lower_is_better=lower)
-    return words[0].upper() + words[1:]
+    chosen = f" p is corrected for the {found.family} that were compared with {found.reference}; the gap is that of the best of them."
+    return words[0].upper() + words[1:] + (chosen if found.family > 1 else "")
+
+
+def limits(experiment: Experiment) -> str:
+    """What so few seeds cannot show; nothing where there are no replicates, or enough."""
+    return floor_note(experiment.replicates) if experiment.replicates > 1 else ""
+
+
+def _nominal(seeds: int) -> str:
+    """How the interval of so few seeds is to be read: no bootstrap interval reaches a truth that lies outside all of them."""
+    most = 1.0 - 2.0 / 2**seeds
+    return "95 % interval" if seeds < 2 or most >= 0.95 else f"95 % interval, which of {seeds} seeds covers at most {100 * most:.0f} %"
 
 
 def title(record: Record) -> str:
@@ -93,15 +123,13 @@ def standings(experiment: Experiment) -> Table:
     for record in others:
         value = summary(experiment, record, metric)
         best = winner is not None and record is winner.record
-        words = shown(value.mean, metric)
-        if value.low is not None and value.high is not None:
-            words += f" ({scale_of(metric) * value.low:.1f} to {scale_of(metric) * value.high:.1f})"
+        words = shown(value.mean, metric) + interval(value, metric)
         name = f"{title(record)}{' (best found)' if best and not record.job.label else ''}"
         rest = [shown(summary(experiment, record, m).mean, m) for m in experiment.metrics[1:]]
         rows.append((Cell(text=name, strong=best), Cell(text=words, value=value.mean, strong=best), *rest, value.n))
     columns = ("configuration", f"{plain(metric)} on validation", *(plain(m) for m in experiment.metrics[1:]), "runs")
     count = experiment.replicates
-    seeds = "one run each" if not count else "one fresh seed" if count == 1 else f"mean of {count} fresh seeds with its 95 % interval"
+    seeds = "one run each" if not count else "one fresh seed" if count == 1 else f"mean of {count} fresh seeds with its {_nominal(count)}"
     return Table(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 
@@ -163,7 +191,7 @@ def failures(experiment: Experiment) -> Table:
 
 
 def test_scores(experiment: Experiment) -> Table:
-    """The winner on the test split: the only time a search reads it."""
+    """The winner on the test split."""
     runs, rows = experiment.tests(), []
     for metric in dict.fromkeys(
         [*experiment.metrics, "balanced_accuracy", "macro_f1", "few_shot_accuracy", "accuracy", "worst_recall", "ece"]
@@ -171,14 +199,22 @@ def test_scores(experiment: Experiment) -> Table:
         values = [r.metrics[metric] for r in runs if math.isfinite(r.metrics.get(metric, math.nan))]
         if values and metric != "train_seconds":
             found = summarise(values)
-            spread = (
-                ""
-                if found.low is None or found.high is None
-                else f" ({scale_of(metric) * found.low:.1f} to {scale_of(metric) * found.high:.1f})"
-            )
-            rows.append((plain(metric), Cell(text=shown(found.mean, metric) + spread, value=found.mean), found.n))
-    return Table(
-        columns=("metric", "test split", "runs"), rows=rows, caption="The winner on the test split, read once, after everything was decided"
+            rows.append((plain(metric), Cell(text=shown(found.mean, metric) + interval(found, metric), value=found.mean), found.n))
+    caption = f"The winner on the test split, {when_read(experiment)}"
+    if len(runs) > 1:
+        caption += f" (mean with its {_nominal(len(runs))})"
+    return Table(columns=("metric", "test split", "runs"), rows=rows, caption=caption)
+
+
+def when_read(experiment: Experiment) -> str:
+    """How fresh the test split was; no decision of a search ever uses it."""
+    if not experiment.read_before():
+        return "read once, after everything was decided"
+    count = len({r.job.of for r in experiment.of_kind("test")})
+    return (
+        f"which was read before this search was extended too, by {count} configurations in all"
+        if count > 1
+        else "read before the extension"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which configuration to try next: samplers, stoppers, and an OptunaSearch that survives early stops, NaN, failures and restarts."""
+"""Which configuration to try next: samplers, and an OptunaSearch that survives early stops, NaN, failures and restarts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher as RaySearcher
 
-from distributed.experiment import Experiment, Job, direction
-from distributed.spaces import Space, ask
+from distributed.experiment import Experiment, Job, Record, direction
+from distributed.search_stoppers import STOPPERS as STOPPERS
+from distributed.spaces import Space, ask, probe
 
 
 def _tpe(seed: int, trials: int) -> optuna.samplers.BaseSampler:
@@ -49,58 +49,6 @@ SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "gp": _gp,
     "nsga2": _nsga2,
 }
-
-
-class _Spares:
-    """Named configurations and replicates always run to their end; named ones still set the bar for others."""
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        kind = trial.config.get("kind", "search")
-        if "epoch" not in result or kind in ("replicate", "test"):
-            return TrialScheduler.CONTINUE
-        decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        return decision if kind == "search" and not trial.config.get("label") else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if "epoch" in result and trial.config.get("kind", "search") in ("search", "named"):
-            super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
-
-
-class Asha(_Spares, AsyncHyperBandScheduler):
-    """Asynchronous successive halving; with several brackets, asynchronous Hyperband."""
-
-
-class Median(_Spares, MedianStoppingRule):
-    """Stops a trial whose best value is below the median of the others' running means."""
-
-
-def _asha(mode: str, epochs: int) -> Any:
-    return _halving(mode, epochs, grace_period=_grace(epochs))
-
-
-def _hyperband(mode: str, epochs: int) -> Any:
-    return _halving(mode, epochs, grace_period=1, brackets=2)
-
-
-def _halving(mode: str, epochs: int, **options: int) -> Any:
-    kept = {"time_attr": "epoch", "metric": "value", "stop_last_trials": False}
-    return Asha(mode=mode, max_t=max(epochs, 2), reduction_factor=3, **kept, **options)
-
-
-def _median(mode: str, epochs: int) -> Any:
-    return Median(time_attr="epoch", metric="value", mode=mode, grace_period=_grace(epochs), min_samples_required=3)
-
-
-def _none(mode: str, epochs: int) -> Any:
-    return FIFOScheduler()
-
-
-def _grace(epochs: int) -> int:
-    """Nobody is stopped in the first fifth of the epochs."""
-    return max(1, round(epochs / 5))
-
-
-STOPPERS: dict[str, Callable[[str, int], Any]] = {"asha": _asha, "median": _median, "hyperband": _hyperband, "none": _none}
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -146,7 +94,7 @@ class Searcher(OptunaSearch):
         experiment: Experiment,
         *,
         trials: int,
-        concurrent: int,
+        concurrent: int | Callable[[], int],
         owner: str,
         pins: Mapping[str, Any] | None = None,
         named: Sequence[tuple[str, Mapping[str, Any]]] = (),
@@ -169,7 +117,7 @@ class Searcher(OptunaSearch):
         self.asked += len(experiment.of_kind("named"))
 
     def _recover(self) -> None:
-        """Takes back this search's own trials that Optuna still thinks are running."""
+        """Takes back this search's own trials that Optuna still thinks are running, and those that ended without a record."""
         told = self.experiment.told()
         mine = [t for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("owner") == self.owner]
         for frozen in mine:
@@ -179,7 +127,24 @@ class Searcher(OptunaSearch):
                     self._tell(trial, *told[name])
                 else:
                     self._adopted.append(trial)
+            elif frozen.state.is_finished() and _name(frozen) not in told:
+                self._rebuild(frozen)
         self.asked = len(mine)
+
+    def _rebuild(self, frozen: optuna.trial.FrozenTrial) -> None:
+        """The record of a finished trial, lost with the driver or its machine, from what Optuna knows of it."""
+        metrics = self.experiment.metrics
+        settings = probe(self.space, frozen.params, self.pins) or dict(frozen.params)
+        label = str(frozen.user_attrs.get("label", ""))
+        steps = [{"epoch": step, metrics[0]: value} for step, value in sorted(frozen.intermediate_values.items())]
+        state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped"}.get(frozen.state, "failed")
+        last = {metrics[0]: steps[-1][metrics[0]]} if steps else {}
+        values = dict(zip(metrics, frozen.values)) if state == "complete" else last
+        begun = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
+        took = frozen.duration.total_seconds() if frozen.duration else 0.0
+        reason = "its record was lost with the driver" if state == "failed" else ""
+        job = Job(name=_name(frozen), kind="search", label=label, settings=settings, number=frozen.number)
+        self.experiment.put(Record(job, state, reason, int(steps[-1]["epoch"]) if steps else 0, 0, values, steps, begun, took))
 
     # What OptunaSearch does in its constructor, and what Tune would pickle, comes from the study instead.
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -203,7 +168,8 @@ class Searcher(OptunaSearch):
         return time.monotonic() < self.deadline
 
     def suggest(self, trial_id: str) -> Any:
-        if self.interrupted or len(self.jobs) >= self.concurrent:
+        room = self.concurrent() if callable(self.concurrent) else self.concurrent  # a cluster grows and shrinks
+        if self.interrupted or len(self.jobs) >= room:
             return None
         job = self._next(trial_id)
         if not isinstance(job, Job):
@@ -270,7 +236,7 @@ class Searcher(OptunaSearch):
         self.study.tell(trial, [float(v) for v in values] if state == "complete" else None, state=word)
 
 
-def _name(trial: optuna.Trial) -> str:
+def _name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
     return f"{trial.number:04d}"
 
 

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)")
     add("--space", metavar="NAME", help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)")
     add("--trials", type=int, metavar="N", help="configurations to try, the defaults and baselines among them (default: 20)")
-    add("--concurrent", type=int, metavar="C", help="trials at a time (default: as many as fit)")
+    add("--concurrent", type=int, metavar="C", help="trials at a time (default: as many as fit; twice that on a cluster)")
     add("--workers", type=int, metavar="N", help="training processes a trial, the same as --set scaling.workers=N (default: 1)")
     add("--metric", metavar="M[,M2]", help="validation metric; several give a Pareto front, the first decides (default: balanced_accuracy)")
     add(
@@ -54,11 +54,12 @@ def main(argv: list[str]) -> int:
     given = vars(parser().parse_args(argv))
     if given["resume"] and not given["out"]:
         raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
-    from distributed.mirror import Mirror
+    from distributed.mirror import Mirror, writable
 
     out = cli.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
-    mirror = Mirror(out)
-    setup = claim(mirror.folder, given)
+    with writable(out):
+        mirror = Mirror(out)
+        setup = claim(mirror.folder, given)
     return Search(setup, out, mirror).run()
 
 
@@ -72,6 +73,7 @@ class Search:
 
     def __init__(self, setup: Setup, out: str, mirror: Any) -> None:
         from distributed import spaces
+        from distributed.mirror import writable
         from distributed.shards import read_manifest
 
         self.setup, self.out, self.mirror = setup, out, mirror
@@ -85,7 +87,9 @@ class Search:
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
-        setup.save(mirror.folder)
+        with writable(out):
+            setup.save(mirror.folder)
+            mirror.upload()
         self.experiment = Experiment(
             mirror.folder, setup.metrics, replicates=self.options["replicates"], best=self.options["best"], seed=setup.settings.optim.seed
         )
@@ -144,6 +148,7 @@ class Search:
         return self.conclude()
 
     def searcher(self) -> tuple[Any, Any]:
+        from distributed import jobs, search_stoppers
         from distributed import searcher as parts
 
         options, metrics = self.options, self.setup.metrics
@@ -155,7 +160,7 @@ class Search:
             self.space,
             self.experiment,
             trials=options["trials"],
-            concurrent=self.concurrent(),
+            concurrent=jobs.Room(self.setup.settings.scaling, options["concurrent"]),
             owner=self.setup.owner,
             pins=self.setup.pins,
             named=self.inside,
@@ -163,7 +168,8 @@ class Search:
             time_budget=options["time_budget"],
         )
         stopper = options["stopper"] or ("asha" if len(metrics) == 1 else "none")
-        return found, parts.STOPPERS[stopper](directions[0], self.setup.settings.optim.epochs)
+        made = search_stoppers.STOPPERS[stopper](directions[0], self.setup.settings.optim.epochs)
+        return found, search_stoppers.recall(made, self.experiment.configurations(), metrics[0])
 
     def resources(self) -> dict[str, float]:
         """What Tune reserves for a trial; one that starts workers of its own reserves nothing, or the two would wait for each other."""
@@ -171,18 +177,6 @@ class Search:
         if scaling.workers > 1:
             return {"CPU": 0, "memory": 1}
         return {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})}
-
-    def concurrent(self) -> int:
-        """Trials at a time: what the cluster has over what one takes."""
-        import ray
-
-        scaling, there = self.setup.settings.scaling, ray.cluster_resources()
-        needs = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.gpus_per_worker}
-        fit = min(int(there.get(name, 0) / need + 1e-9) for name, need in needs.items() if need) if any(needs.values()) else 1
-        if fit < 1:
-            has = ", ".join(f"{there.get(name, 0):g} {name}" for name in needs)
-            raise ValueError(f"a trial takes {needs['CPU']:g} CPU and {needs['GPU']:g} GPU; the cluster has {has}: lower scaling.workers")
-        return min(fit, self.options["concurrent"] or fit)
 
     def trainable(self) -> Any:
         from distributed import jobs
@@ -229,6 +223,8 @@ class Search:
         for table in [*found, tables.test_scores(self.experiment), tables.failures(self.experiment)]:
             if table.rows:
                 print_table(table)
+        if note := tables.limits(self.experiment):
+            print(f"\n{note}")
         print(f"\n{tables.verdict(self.experiment)}")
         print(f"\ntrain       {self.command}\nreport      {self.out}/report.html\ncompare     tensorboard --logdir {self.out}")
         return 0

@@ -12,7 +12,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from distributed import report, tables
+from distributed import report, search_tables, tables
+from distributed.experiment import START, Experiment, Job
 from distributed.report import Bullets, Cell, Code, Figure, Heading, Section, Table, Text
 
 EVIL = '<script>alert("x")</script> | & {{body}} *_`[a](b)'
@@ -35,6 +36,18 @@ class Tags(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.lasttag not in ("script", "style"):
             self.words += data
+
+
+def searched(folder: Path, metric: str, runs: dict[str, list[float]], start: str = "defaults") -> Experiment:
+    """A search whose configurations have these values over fresh seeds; the first one is the start."""
+    experiment = Experiment(folder, [metric], replicates=len(next(iter(runs.values()))), best=9)
+    jobs = [Job(name=n, kind="search", label="" if i else start) for i, n in enumerate(runs)]
+    for job in jobs:
+        for seed, value in enumerate([sum(runs[job.name]), *runs[job.name]]):
+            again = Job(name=f"{job.name}-seed{seed}", kind="replicate", of=job.name, seed=seed, label=job.label) if seed else job
+            experiment.start(again)
+            experiment.end(again.name, "complete", {metric: value})
+    return experiment
 
 
 def table() -> Table:
@@ -143,3 +156,41 @@ def test_long_listings_are_folded() -> None:
 )
 def test_numbers_read_plainly(value: float, shown: str) -> None:
     assert tables.number(value) == shown
+
+
+def test_a_search_says_what_three_seeds_cannot_show(tmp_path: Path) -> None:
+    three = searched(tmp_path / "3", "balanced_accuracy", {"0000": [0.5, 0.6, 0.7], "0001": [0.7, 0.75, 0.8]})
+    assert search_tables.standings(three).caption.endswith(
+        "mean of 3 fresh seeds with its 95 % interval, which of 3 seeds covers at most 75 %)"
+    )
+    assert "covers at most 75 %" in search_tables.limits(three)
+    many = searched(tmp_path / "8", "balanced_accuracy", {"0000": [0.5 + 0.01 * i for i in range(8)]})
+    assert search_tables.standings(many).caption == "Best and baselines (mean of 8 fresh seeds with its 95 % interval)"
+    assert search_tables.limits(many) == ""
+
+
+def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: Path) -> None:
+    from scipy import stats
+
+    start, gaps = [0.50, 0.52, 0.49], [0.010, 0.012, 0.020]
+    best = [a + b for a, b in zip(start, gaps)]
+    others = {f"000{i}": [v - 0.002 * i + 0.011 * (-1) ** (i + k) for k, v in enumerate(start)] for i in range(2, 6)}
+    p = stats.ttest_1samp(gaps, 0).pvalue
+    alone = searched(tmp_path / "alone", "balanced_accuracy", {"0000": start, "0001": best})
+    found = search_tables.against_start(alone, alone.winner())
+    assert (found.family, found.t_holm) == (1, pytest.approx(p))
+    assert "better than the defaults in balanced accuracy (+1.4 points" in search_tables.verdict(alone)
+    many = searched(tmp_path / "many", "balanced_accuracy", {"0000": start, "0001": best, **others}, start=START)
+    assert many.winner().record.name == "0001"
+    found = search_tables.against_start(many, many.winner())
+    assert (found.family, found.t_holm) == (5, pytest.approx(5 * p))
+    said = search_tables.verdict(many)
+    assert "does not survive the correction for 5 comparisons" in said
+    assert "p is corrected for the 5 that were compared with the starting point" in said
+
+
+def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> None:
+    found = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
+    (row,) = search_tables.standings(found).rows
+    assert re.fullmatch(r"0\.493 \(0\.48\d to 0\.50\d\)", row[1].text)
+    assert search_tables.interval(search_tables.summarise([0.61, 0.63]), "accuracy") == " (61.0 to 63.0)"

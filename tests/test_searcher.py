@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from distributed import search
+from distributed import search, search_stoppers
 from distributed import searcher as parts
 from distributed.experiment import Experiment, Job
+from distributed.mirror import Mirror
 from distributed.signals import Signals
 from tests import analytic
 
@@ -162,6 +163,79 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     again = make(tmp_path, trials=3)
     told = again.study.trials[trial.number]
     assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
+
+
+def test_a_finished_trial_without_a_record_gets_one(tmp_path: Path) -> None:
+    whole = run(make(tmp_path, trials=8), "asha")
+    lines = whole.log.read_text().splitlines(keepends=True)
+    whole.log.write_text("".join(line for line in lines if '"name": "0000"' not in line and '"name": "0004"' not in line))
+    again = make(tmp_path, trials=8).experiment
+    for name in ("0000", "0004"):
+        lost, found = whole.records[name], again.records[name]
+        assert (found.job, found.state, found.epoch) == (lost.job, lost.state, lost.epoch)
+        assert found.metrics["balanced_accuracy"] == lost.metrics["balanced_accuracy"]
+        assert [(e["epoch"], e["balanced_accuracy"]) for e in found.history] == [(e["epoch"], e["balanced_accuracy"]) for e in lost.history]
+    assert Experiment(tmp_path, ["balanced_accuracy"]).records["0004"].state == whole.records["0004"].state
+
+
+def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_path: Path) -> None:
+    mirror = Mirror(f"file://{tmp_path}/bucket")
+    for name in ("experiment.json", "study.journal", "records.jsonl", "a.txt"):
+        (mirror.folder / name).write_text("{}\nhalf")
+    mirror.upload()
+    sent = {path.name: path for path in (tmp_path / "bucket").iterdir()}
+    assert sent["experiment.json"].read_text() == sent["a.txt"].read_text() == "{}\nhalf"
+    assert sent["study.journal"].read_text() == sent["records.jsonl"].read_text() == "{}\n"
+    times = [sent[name].stat().st_mtime_ns for name in ("experiment.json", "study.journal", "records.jsonl", "a.txt")]
+    assert times == sorted(times)
+    with (mirror.folder / "records.jsonl").open("a") as file:
+        file.write("\n")
+    mirror.upload()
+    assert (Mirror(f"file://{tmp_path}/bucket").folder / "records.jsonl").read_text() == "{}\nhalf\n"
+
+
+def complete(experiment: Experiment, name: str, value: float, **job: Any) -> None:
+    experiment.start(Job(**{"kind": "search", **job, "name": name}))
+    experiment.end(name, "complete", {"balanced_accuracy": value})
+
+
+def test_an_extension_keeps_a_winner_that_fresh_seeds_have_confirmed(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=2, best=1)
+    complete(experiment, "0000", 0.80)
+    for seed in (1, 2):
+        complete(experiment, f"0000-seed{seed}", 0.80, kind="replicate", of="0000", seed=seed)
+    complete(experiment, "0000-seed1-test", 0.7, kind="test", of="0000")
+    assert not experiment.read_before()
+    complete(experiment, "0001", 0.90)  # one lucky run of an extension
+    complete(experiment, "0001-seed1", 0.95, kind="replicate", of="0001", seed=1)
+    assert experiment.winner().record.name == "0000"  # the other has one of two
+    complete(experiment, "0001-seed2", 0.50, kind="replicate", of="0001", seed=2)
+    assert [r.name for r in experiment.candidates()] == ["0001", "0000"]
+    assert experiment.winner().record.name == "0000"
+    assert experiment.read_before()
+
+
+@pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
+def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(tmp_path: Path, name: str) -> None:
+    experiment = Experiment(tmp_path, ["balanced_accuracy"])
+    for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
+        experiment.start(Job(name=f"{number:04d}", kind="search"))
+        for epoch in range(1, 10):
+            experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": {"balanced_accuracy": value}})
+        experiment.end(f"{number:04d}", "complete", {"balanced_accuracy": value})
+
+    def stops(stopper: Any, label: str = "") -> bool:
+        trial = search_stoppers.Past(experiment.records["0000"])
+        trial.trial_id, trial.config["label"] = f"new {label}", label
+        stopper.on_trial_add(None, trial)
+        return "STOP" in (stopper.on_trial_result(None, trial, {"epoch": epoch, "value": 0.1}) for epoch in (1, 2, 3, 9))
+
+    made = search_stoppers.STOPPERS[name]("max", 9)
+    assert search_stoppers.recall(made, experiment.configurations(), "balanced_accuracy") is made
+    assert stops(made)
+    assert not stops(made, "one expert")
+    none = search_stoppers.STOPPERS["none"]("max", 9)
+    assert search_stoppers.recall(none, experiment.configurations(), "balanced_accuracy") is none
 
 
 def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) -> None:

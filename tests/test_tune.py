@@ -41,7 +41,7 @@ def finished(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_trials_csv_has_every_configuration(finished: Any) -> None:
     found = rows(finished[0])
     assert len(found) == 7
-    assert [r["label"] for r in found][:2] == ["defaults", "concatenation"]
+    assert [r["label"] for r in found][:2] == ["starting point", "concatenation"]
     assert {"one expert", "plain softmax"} <= {r["label"] for r in found}  # outside this space, yet in its table
     assert all(r["state"] in ("complete", "stopped") for r in found)
     assert found[0]["fusion.temperature"] == str(config.Config().fusion.temperature)
@@ -85,7 +85,9 @@ def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
     _, done = finished
     for part in (
         "Best and baselines",
-        "this project's defaults",
+        "the starting point",
+        "covers at most 50 %",
+        "With 2 seeds the Wilcoxon test",
         "on the test split",
         "train       python",
         "report      /",
@@ -195,11 +197,82 @@ def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
 
     setup = search_setup.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
     inside, outside = search_setup.starting_points(SPACES["full"], setup, 1)  # one modality: nothing to concatenate
-    assert [label for label, _ in inside] + [job.label for job in outside] == ["defaults", "plain softmax"]
+    assert [label for label, _ in inside] + [job.label for job in outside] == ["starting point", "plain softmax"]
     assert all("experts.count" not in values for _, values in inside)
 
 
+@pytest.mark.parametrize(
+    ("base", "pinned", "left"),
+    [
+        ({"loss.centre": 1.0}, True, ["defaults", "concatenation", "one expert"]),  # balanced softmax is no plain softmax
+        ({"fusion.kind": "gate"}, True, ["starting point", "one expert", "plain softmax"]),
+        ({"fusion.kind": "gate"}, False, ["starting point", "concatenation", "one expert", "plain softmax"]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0}, True, ["starting point", "concatenation", "one expert"]),  # it is that itself
+        ({"optim.seed": 3, "scaling.workers": 2}, True, ["defaults", "concatenation", "one expert", "plain softmax"]),
+    ],
+)
+def test_a_baseline_is_what_its_name_says_or_left_out(base: dict[str, Any], pinned: bool, left: list[str]) -> None:
+    from distributed.spaces import SPACES
+
+    start = config.override(config.Config(), base)
+    setup = search_setup.Setup({}, "", config.difference(start), base if pinned else {}, "x")
+    inside, outside = search_setup.starting_points(SPACES["optimisation"], setup, 2)
+    found = [label for label, _ in inside] + [job.label for job in outside]
+    assert found == left
+    for job in outside:
+        settings = config.override(start, job.settings)
+        if job.label == "plain softmax":
+            assert (settings.loss.centre, settings.loss.spread, settings.loss.margin) == (0, 0, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "x", tmp_path / "file"):
+        with pytest.raises(ValueError, match=r"--out must be a folder or URI that can be read and written; got '.*file"):
+            tune.main(["--out", str(out), "--data", wafer_shards])
+    with pytest.raises(ValueError, match=r"--out must be a folder or URI"):
+        tune.main(["--out", f"file://{tmp_path}/file/x", "--data", wafer_shards])
+
+
+def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
+    path = tmp_path / "best.toml"
+    path.write_text("# the best\n[loss]\nmargin = 0.25\n")
+    assert config.load(f"file://{path}").loss.margin == config.load(path).loss.margin == 0.25
+    with pytest.raises(ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"):
+        config.load(f"file://{tmp_path}/none.toml")
+    with pytest.raises(ValueError, match=r"--config must name a TOML file that can be read"):
+        config.load(tmp_path)
+
+
+def test_room_is_what_fits_here_and_what_was_asked_for(ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from distributed.jobs import Room
+
+    assert Room(config.ScalingConfig())() == 2
+    assert Room(config.ScalingConfig(cpus_per_worker=0.5))() == 4
+    assert Room(config.ScalingConfig(), 16)() == 16
+    assert "2 fit on this machine at a time" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"has 2 CPU and 0 GPU; it takes 1 CPU and 1 GPU: lower"):
+        Room(config.ScalingConfig(gpus_per_worker=1))
+
+
 # More starts of Ray, for `make test-all`.
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) -> None:
+    from tests.cluster_tools import started
+    from tests.cluster_tools import wait_for as wait
+
+    with started(0, "--network", "loopback") as cluster:
+        words = ["--data", wafer_shards, "--space", "fusion", "--trials", "3", "--replicates", "0", "--concurrent", "3", *TINY]
+        job = cluster.begin("early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *words)
+        wait(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
+        wait(lambda: sum(g["state"] == "PENDING" for g in cluster.rows("placement_groups")) == 3, 60)  # what an autoscaler looks at
+        cluster("add")
+        assert cluster.finish(job).startswith("SUCCEEDED")
+    assert [r["state"] for r in rows(tmp_path / "e")] == ["complete"] * 3
 
 
 def start(out: Path, *words: str) -> subprocess.Popen[str]:
