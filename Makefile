@@ -20,7 +20,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(BIN)/python distributed/tune.py --out experiments/demo --resume
+	$(BIN)/python distributed/tune.py --out experiments/demo $(if $(wildcard experiments/demo),--resume)
 
 test: install check
 	$(BIN)/python -m pytest -m "not slow and not cluster"

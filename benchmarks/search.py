@@ -65,7 +65,7 @@ def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
     """Seconds a trial costs when it does nothing, once the actors are there."""
-    from distributed import cli, search
+    from distributed import cli, search, search_stoppers
     from distributed import searcher as parts
     from distributed.experiment import Experiment
     from tests import analytic
@@ -75,7 +75,7 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
     study = parts.open_study(parts.open_storage(str(folder / "overhead" / "study.journal")), "x", ["max"], "tpe", 0, trials)
     cores = len(os.sched_getaffinity(0))
     searcher = parts.Searcher(study, analytic.space, experiment, trials=trials, concurrent=cores, owner="me", test=False)
-    search.run(searcher, analytic.trainable, parts.STOPPERS["none"]("max", analytic.EPOCHS), resources={"CPU": 1})
+    search.run(searcher, analytic.trainable, search_stoppers.STOPPERS["none"]("max", analytic.EPOCHS), resources={"CPU": 1})
     ends = sorted(r.started + r.seconds for r in experiment.records.values())
     steady = ends[2 * cores :]
     return {"overhead_seconds": round((steady[-1] - steady[0]) / (len(steady) - 1) * cores, 3)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.guard import Validation
     from model.network import Network
 
-FORMAT = 2  # a checkpoint of another format is refused
+FORMAT = 3  # a checkpoint of another format is refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
 
 

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from distributed import loop, scores
 from distributed.checkpoints import Checkpoint
+from distributed.config import Config
 from distributed.loop import Exchange
-from distributed.runs import spoken_priors
+from distributed.sampling import class_shares
 from distributed.scores import Batches, Scores
 from model import aggregation
 from model.aggregation import Aggregation, Validation
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
+from model.calibration import mixture_prior
+from model.expert_losses import class_weights, expert_priors
+from model.network import Network
 from model.posthoc import adjust
 
 # Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
@@ -58,9 +62,25 @@ def experts(checkpoint: Checkpoint) -> int:
     return 1 if checkpoint.config.fusion.kind in ("late", "evidential") else checkpoint.config.experts.count
 
 
+def spoken_priors(network: Network, config: Config) -> Tensor:
+    """[E, C] the class prior that each row of logits stands for, whatever it was trained with.
+
+    Not undone: margins, tau-normalisation and multiplicative scales.
+    """
+    counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
+    if config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
+        return torch.full((1, classes), 1 / classes)
+    if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
+        return torch.full((config.experts.count, classes), 1 / classes)
+    drawn_C = torch.from_numpy(class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)).float()
+    weights_C = class_weights(counts_C, config.loss, 1.0)
+    seen_C = drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)  # beside the plain draw of a plain loss
+    return (expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log() + seen_C.log()).softmax(-1)
+
+
 def trained_prior(checkpoint: Checkpoint) -> Tensor:
     """The class prior that the mean of the experts speaks for."""
-    return spoken_priors(checkpoint.network, checkpoint.config).clamp_min(1e-12).log().mean(0).softmax(-1)
+    return mixture_prior(spoken_priors(checkpoint.network, checkpoint.config))
 
 
 def weigh(

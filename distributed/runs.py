@@ -14,13 +14,12 @@ from torch import Tensor
 from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
 from distributed.config import Config, override, words
+from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
-from distributed.sampling import class_shares
 from distributed.scores import Scores, check_confidences, measure, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
-from model.expert_losses import class_weights, expert_priors
 from model.guard import Validation
 from model.network import Network
 from model.schema import Schema
@@ -203,22 +202,6 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
     if not config.inference.calibrate:
         return Calibration.identity(scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off")
     return calibration.fit(scores.logits_NEC, scores.labels_N, spoken_priors(network, config), config.inference.offsets)
-
-
-def spoken_priors(network: Network, config: Config) -> Tensor:
-    """[E, C] the class prior that each row of logits stands for, whatever it was trained with.
-
-    Not undone: margins, tau-normalisation and multiplicative scales.
-    """
-    counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
-    if config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
-        return torch.full((1, classes), 1 / classes)
-    if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
-        return torch.full((config.experts.count, classes), 1 / classes)
-    drawn_C = torch.from_numpy(class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)).float()
-    weights_C = class_weights(counts_C, config.loss, 1.0)
-    seen_C = drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)  # beside the plain draw of a plain loss
-    return (expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log() + seen_C.log()).softmax(-1)
 
 
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:

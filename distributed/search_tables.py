@@ -12,7 +12,7 @@ from typing import Any
 from distributed.config import leaves, to_toml
 from distributed.experiment import LOWER_IS_BETTER, START, Experiment, Record, Standing
 from distributed.report import write_file
-from distributed.significance import Comparison, Summary, compare, floor_note, in_words, summarise
+from distributed.significance import ALPHA, Comparison, Summary, compare, floor_note, in_words, one_sided, summarise
 from distributed.tables import Cell, Table, number
 
 IN_WORDS = {
@@ -106,9 +106,13 @@ def limits(experiment: Experiment) -> str:
 
 
 def _nominal(seeds: int) -> str:
-    """How the interval of so few seeds is to be read: no bootstrap interval reaches a truth that lies outside all of them."""
-    most = 1.0 - 2.0 / 2**seeds
-    return "95 % interval" if seeds < 2 or most >= 0.95 else f"95 % interval, which of {seeds} seeds covers at most {100 * most:.0f} %"
+    """How the interval of so few seeds is to be read."""
+    missed = one_sided(seeds)
+    return (
+        "95 % interval"
+        if seeds < 2 or missed <= ALPHA
+        else f"95 % interval, which of {seeds} seeds covers at most {100 - 100 * missed:.0f} %"
+    )
 
 
 def title(record: Record) -> str:

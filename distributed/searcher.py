@@ -17,7 +17,6 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher as RaySearcher
 
 from distributed.experiment import Experiment, Job, Record, direction
-from distributed.search_stoppers import STOPPERS as STOPPERS
 from distributed.spaces import Space, ask, probe
 
 

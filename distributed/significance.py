@@ -275,11 +275,16 @@ def probability(c: Comparison) -> str:
     return f"{'Holm ' if c.family > 1 else ''}p {'< 0.001' if value < 0.001 else f'= {value:.3f}'}"
 
 
+def one_sided(seeds: int) -> float:
+    """The chance that all seeds fall on one side of the truth: no bootstrap interval reaches it there, no Wilcoxon test goes below it."""
+    return 2.0 / 2**seeds
+
+
 def floor_note(seeds: int) -> str:
     """What the number of seeds alone forbids the tests to show."""
     if seeds < 2:
         return "One seed: means only, no interval and no test. Use --seeds 5 or more."
-    smallest = 2.0 / 2**seeds  # also the chance that all seeds fall on one side of the truth, where no bootstrap interval reaches it
+    smallest = one_sided(seeds)
     if smallest < ALPHA:
         return ""
     return (

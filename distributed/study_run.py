@@ -26,7 +26,7 @@ def run_group(
 ) -> tuple[list[Row], list[dict[str, float]]]:
     """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row.
 
-    folder: where the training keeps its state, or a training of several workers its run.
+    folder: where a training keeps its state until it is done, or a training of several workers its run.
     """
     try:
         if cells[0].model == "boosting":
@@ -36,8 +36,8 @@ def run_group(
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
     rows = [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells]
-    if folder:
-        checkpoints.remove(f"{folder}/state")
+    if folder and checkpoint.config.scaling.workers == 1:
+        checkpoints.remove(folder)
     return rows, history
 
 
@@ -51,7 +51,7 @@ def train(
         metrics = nested.run_nested(shards, settings, folder, lambda _: None, plain)
         return checkpoints.load(folder), metrics, nested.history(folder)
     device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
-    finished = trial.run_once(shards, settings, arrays=arrays, state=f"{folder}/state" if folder else "", test=plain, device=device)
+    finished = trial.run_once(shards, settings, arrays=arrays, state=folder, test=plain, device=device)
     checkpoint = Checkpoint(finished.network, config, read_manifest(shards), finished.calibration, finished.validation)
     return checkpoint, finished.metrics, finished.history
 

@@ -63,7 +63,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the global batch. torch's SyncBatchNorm runs on GPUs only; this one also on gloo."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """[B, C, H, W]."""
+        """Any [B, C, ...]."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.normalise(x) if self.training else super().forward(x)

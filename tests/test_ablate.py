@@ -488,11 +488,11 @@ def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "finish", killed)  # after the last epoch
         with pytest.raises(KeyboardInterrupt):
-            study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
-    assert list((tmp_path / "state").iterdir())
-    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
+            study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir())
+    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert (rows[0]["state"], history) == ("done", []), "nothing is trained twice"
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def run(searcher: parts.Searcher, stopper: str = "none", on_step: Callable[[], N
     trainable = functools.partial(analytic.trainable, **trouble)
     signals = Signals()
     searcher.signals = signals  # type: ignore[attr-defined]
-    made = parts.STOPPERS[stopper]("max", analytic.EPOCHS)
+    made = search_stoppers.STOPPERS[stopper]("max", analytic.EPOCHS)
     search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, signals=signals)
     return searcher.experiment
 
@@ -250,7 +250,7 @@ def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) 
 def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=50, named=[])
     with pytest.raises(search.Hopeless, match="all failed"):
-        search.run(searcher, analytic.broken, parts.STOPPERS["none"]("max", 1), resources={"CPU": 1})
+        search.run(searcher, analytic.broken, search_stoppers.STOPPERS["none"]("max", 1), resources={"CPU": 1})
     assert len(searcher.study.trials) < 15
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import config, runs, stream, trial
+from distributed import config, inference, runs, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
 from distributed.watch import Diverged
 from model.network import Network
@@ -74,7 +74,7 @@ def test_the_prior_that_logits_speak_for_follows_what_was_trained(changes: dict[
     settings = config.override(config.Config(), changes)
     schema = Schema(tables=(Table(name="t", numeric=(Numeric(name="x"),)),), classes=("often", "rarely"), counts=(900, 100))
     network = Network(schema, settings.model)
-    for row in runs.spoken_priors(network, settings):
+    for row in inference.spoken_priors(network, settings):
         assert row.tolist() == pytest.approx(expected, abs=1e-4)
 
 
