@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.guard import Validation
     from model.network import Network
 
-FORMAT = 3  # a checkpoint of another format is refused
+FORMAT = 3  # of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
 
 
@@ -49,6 +49,10 @@ def read_file(uri: str) -> bytes:
         return bytes(stream.read())
 
 
+class OtherFormat(ValueError):
+    """What is there was written by another version of this project."""
+
+
 class States:
     """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
 
@@ -69,7 +73,7 @@ class States:
         import torch
 
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({"format": FORMAT, "state": state}, buffer)
         content = buffer.getvalue()
         write_file(f"{self.folder}/epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt", content)
         for name in self._names()[KEPT_STATES:]:
@@ -82,7 +86,12 @@ class States:
         for name in self._names():
             content = read_file(f"{self.folder}/{name}")
             if hashlib.sha256(content).hexdigest()[:16] == name.removesuffix(".pt").rpartition("-")[2]:
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+                saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                if saved.get("format") == FORMAT:
+                    return saved["state"]  # type: ignore[no-any-return]
+                raise OtherFormat(
+                    f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
+                )
             print(f"warning: the state {self.folder}/{name} is damaged; using the one before it", file=sys.stderr)
         return None
 

@@ -67,9 +67,8 @@ def main(argv: list[str]) -> int:
     content = checkpoints.find(options.checkpoint)
     checkpoint = checkpoints.parse(content, options.checkpoint)
     batch_size = options.batch_size or checkpoint.config.inference.batch_size
-    images = dict(word.partition("=")[::2] for word in options.image)
     rows, notes = prediction_input.open_rows(
-        checkpoint, options.data, images=images, split=options.split, batch_size=batch_size, encoding=options.encoding
+        checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
     )
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, options, batch_size)
@@ -102,6 +101,15 @@ def check(options: argparse.Namespace) -> None:
     for name in ("batch_size", "gpus_per_actor"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(options, name)}")
+
+
+def folders(words: list[str]) -> dict[str, str]:
+    """The image folder of every column that was given one."""
+    named = [word.partition("=")[::2] for word in words]
+    for name, _ in named:
+        if sum(name == other for other, _ in named) > 1:
+            raise ValueError(f"--image must name a column once; got {name!r} again")
+    return dict(named)
 
 
 def free(out: str) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed.checkpoints import read_file, write_file
+from distributed.checkpoints import OtherFormat, read_file, write_file
 from distributed.loop import Exchange
 from distributed.shards import filesystem, is_uri
 from distributed.watch import Diverged
@@ -159,7 +159,7 @@ def train_worker(config: dict[str, Any]) -> None:
     given, arrays = Job(**config["job"]), ray.get(config["arrays"])
     try:
         execute(given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays)
-    except Diverged as error:  # the same on every worker; trying again would only repeat it
+    except (Diverged, OtherFormat) as error:  # the same on every worker; trying again would only repeat it
         if exchange.rank == 0:
             write_file(f"{given.out}/{FAILURE}", str(error).encode())
 

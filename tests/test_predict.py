@@ -276,6 +276,7 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     ("data", "words", "message"),
     [
         ("shards", ["--image", "photo=x"], "--image is for tables"),
+        ("table.csv", ["--image", "photo=x", "photo=y"], "--image must name a column once; got 'photo' again"),
         ("table.csv", ["--image", "scan=x"], r"image column of the checkpoint \(photo\); got 'scan'"),
         ("table.csv", ["--split", "test"], "--split is for SHARDS"),
         ("nowhere.csv", [], "--data must name a CSV or Parquet file"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distributed import checkpoints
 from tests.conftest import ROOT, run_command
 
 TINY = ["dim=16", "image.width=8", "table.width=16", "experts.hidden=16", "data.max_rows=300", "optim.epochs=4"]
@@ -147,6 +149,23 @@ def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_s
     _, said = again.communicate(timeout=60)
     assert f"{newest.name} is damaged" in said
     assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 2] == list(range(1, kept + 3))
+
+
+def test_states_of_another_version_are_refused_in_one_line(
+    whole: Path, wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "older"
+    shutil.copytree(whole, run)
+    states = checkpoints.States(f"{run}/state")
+    found = states.load()
+    assert found is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT - 1)
+        states.save(found["epoch"] + 1, found)
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume")
+    assert done.returncode == 2
+    assert f"--resume needs states of format {checkpoints.FORMAT}" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) -> None:
