@@ -14,6 +14,7 @@ if __package__ in (None, ""):
 from distributed import cli
 from distributed.config import AGGREGATIONS, words
 from distributed.shards import SPLITS
+from model.schema import listed
 
 if TYPE_CHECKING:
     from distributed.evaluation import Evaluation
@@ -162,7 +163,7 @@ def grouped(notes: dict[str, str]) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for name, text in notes.items():
         names.setdefault(text, []).append(name)
-    return {", ".join(same): text for text, same in names.items()}
+    return {listed(same): text for text, same in names.items()}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from distributed.sampling import Ints, Selection
 from distributed.shards import read_manifest
 from model import metrics
 from model.aggregation import Aggregation
-from model.schema import Schema
+from model.schema import Schema, listed
 
 INTERVALS = tuple(metrics.METRICS)
 SHOWN = ("rows", "predicted", "true", "rank_correlation", "weight")
@@ -91,7 +91,7 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
     if single := [name for name, count in class_rows.items() if count == 1]:
-        remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({', '.join(single)})")
+        remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})")
     return Evaluation(
         metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(*common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N),
@@ -149,7 +149,7 @@ def check_labels(found: Match, data: Schema, labels_R: Ints, shards: str, split:
     unknown = [name for c, name in enumerate(data.classes) if name in found.strangers and rows_C[c]]
     if unknown:
         raise ValueError(
-            f"--data must have rows of the checkpoint's classes only ({', '.join(found.model.classes)}); "
+            f"--data must have rows of the checkpoint's classes only ({listed(found.model.classes)}); "
             f"{split}/ has rows of {', '.join(unknown)}"
         )
 

@@ -26,6 +26,7 @@ from model.calibration import mixture_prior
 from model.expert_losses import class_weights, expert_priors
 from model.network import Network
 from model.posthoc import adjust
+from model.schema import listed
 
 # Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
 RESAMPLED_CELLS = 0.2
@@ -149,7 +150,7 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
         raise ValueError(f"--prior must be a JSON object {{class: weight}}; {path} holds {type(plain).__name__}")
     unknown = [name for name in plain if name not in classes]
     if unknown:
-        raise ValueError(f"--prior must name classes of the checkpoint; got {', '.join(unknown)}; valid: {', '.join(classes)}")
+        raise ValueError(f"--prior must name classes of the checkpoint; got {listed(unknown)}; valid: {listed(classes)}")
     for name, weight in plain.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
             raise ValueError(f"--prior must give each class a finite weight of at least 0; {name} has {weight!r}")

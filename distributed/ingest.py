@@ -26,8 +26,7 @@ PART_BYTES = 32 << 20
 
 
 def parser() -> argparse.ArgumentParser:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    found = cli.Parser(prog="ingest.py", description=__doc__, formatter_class=shape, allow_abbrev=False)
+    found = cli.Parser(prog="ingest.py", description=__doc__, allow_abbrev=False)
     add = found.add_argument
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COL"}
     add("--table", required=True, help="CSV or Parquet: a file, a folder of them, or a URI (s3://, gs://)")
@@ -35,24 +34,29 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--image",
         **{**many, "metavar": "COL[=DIR]"},
-        help="image columns: encoded bytes, or paths relative to DIR (default: the table's folder)",
+        help="image columns: encoded bytes, or paths relative to DIR, else to the table (default: no images)",
     )
-    add("--group", metavar="COL", help="rows of one group stay in one split (a patient, a lot)")
-    add("--id", metavar="COL", help="column of unique ids; without it rows are numbered")
-    add("--drop", **many, help="columns to leave out")
-    add("--numeric", **many, help="columns that are numbers, whatever they look like")
-    add("--categorical", **many, help="columns that are categories, whatever they look like")
-    add("--modality", nargs="+", action="extend", default=[], metavar="NAME=COL,COL", help="a table modality of its own")
-    add("--split-column", metavar="COL", help="column that says train, val or test")
-    add("--split", default=None, metavar="TRAIN,VAL,TEST", help=f"shares of a stratified split (default {','.join(map(str, FRACTIONS))})")
-    add("--image-size", default="auto", metavar="N|HxW|auto", help="auto: the median size, longer side at most 64")
-    add("--fit", default="pad", choices=("pad", "crop", "stretch"), help="how an image of another shape is fitted")
-    add("--window", default="auto", metavar="LOW,HIGH|auto", help="16-bit grey values that become black and white")
-    add("--max-pixels", type=int, default=64_000_000, metavar="N", help="larger images are refused")
-    add("--encoding", default="utf-8", help="text encoding of a CSV table")
-    add("--rows-per-file", type=int, default=0, metavar="N", help="rows of one part file; 0: by size")
-    add("--overwrite", action="store_true", help="replace a SHARDS folder at --out")
-    add("--seed", type=int, default=0, help="of the split and of the order of the rows")
+    add("--group", metavar="COL", help="rows of one group stay in one split: a patient, a lot (default: every row for itself)")
+    add("--id", metavar="COL", help="column of unique ids (default: rows are numbered)")
+    add("--drop", **many, help="columns to leave out (default: none)")
+    add("--numeric", **many, help="columns that are numbers, whatever they look like (default: by their values)")
+    add("--categorical", **many, help="columns that are categories, whatever they look like (default: by their values)")
+    add("--modality", **{**many, "metavar": "NAME=COL,COL"}, help="table modalities of their own (default: all columns are one, table)")
+    add("--split-column", metavar="COL", help="column that says train, val or test (default: --split)")
+    add("--split", default=None, metavar="TRAIN,VAL,TEST", help=f"shares of a stratified split (default: {','.join(map(str, FRACTIONS))})")
+    add("--image-size", default="auto", metavar="N|HxW|auto", help="pixels; auto: the median size, longer side at most 64 (default: auto)")
+    add("--fit", default="pad", choices=("pad", "crop", "stretch"), help="how an image of another shape is fitted (default: pad)")
+    add(
+        "--window",
+        default="auto",
+        metavar="LOW,HIGH|auto",
+        help="16-bit grey values that become black and white; auto: 0.5 and 99.5 %% of them (default: auto)",
+    )
+    add("--max-pixels", type=int, default=64_000_000, metavar="N", help="larger images are refused (default: 64 million pixels)")
+    add("--encoding", default="utf-8", help="text encoding of a CSV table (default: utf-8)")
+    add("--rows-per-file", type=int, default=0, metavar="N", help="rows of one part file; 0: by size (default: 0)")
+    add("--overwrite", action="store_true", help="replace a SHARDS folder at --out (default: refuse)")
+    add("--seed", type=int, default=0, help="of the split and of the order of the rows (default: 0)")
     add("--out", required=True, metavar="SHARDS", help="folder or URI to write")
     return found
 

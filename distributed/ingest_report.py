@@ -12,8 +12,7 @@ from distributed.columns import Decision
 from distributed.images import ImageSpec
 from distributed.shards import SPLITS, Manifest
 from distributed.splits import NONE, TRAIN
-
-NAMED = 8  # classes named in one line
+from model.schema import listed
 
 
 class Report:
@@ -48,11 +47,11 @@ class Report:
         np.add.at(self.totals, (codes[kept], split[kept]), 1)
         lone = [n for n, row in zip(names, self.totals) if row.sum() == 1]
         if lone:
-            self.note(f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {_some(lone)}")
+            self.note(f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {listed(lone)}")
         for place, where in enumerate(SPLITS):
             absent = [n for n, row in zip(names, self.totals) if not row[place]]
             if absent and self.totals[:, place].any():
-                (self.warn if place == TRAIN else self.note)(f"classes without {where} rows: {_some(absent)}")
+                (self.warn if place == TRAIN else self.note)(f"classes without {where} rows: {listed(absent)}")
 
     def column(self, decision: Decision) -> None:
         self.decisions.append(decision)
@@ -115,7 +114,3 @@ class Report:
         print(f"refused: {refused:,}" + (" (see rejected.parquet)" if refused else ""))
         for reason, n in self.reasons.most_common(10):
             print(f"  {n:,} x {reason}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distributed.decode import Arrays, empty
 from distributed.ingest_values import spelling
-from model.schema import Schema, Table
+from model.schema import Schema, Table, listed
 
 Lookup = NDArray[np.int32]
 
@@ -83,7 +83,7 @@ def match(data: Schema, model: Schema) -> Match:
     labels_C = np.array([*_places(data.classes, model.classes, -1), -1], dtype=np.int32)
     strangers = tuple(name for name, place in zip(data.classes, labels_C) if place < 0)
     if len(strangers) == len(data.classes):
-        raise ValueError(f"--data must have a class of the checkpoint ({', '.join(model.classes)}); it has {', '.join(data.classes)}")
+        raise ValueError(f"--data must have a class of the checkpoint ({listed(model.classes)}); it has {listed(data.classes)}")
     if data.classes != model.classes and not strangers:
         notes.append("classes are numbered otherwise in the shards: matched by name")
     return Match(model, model.keep(kept), labels_C, categories, strangers, tuple(notes))

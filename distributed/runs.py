@@ -22,7 +22,7 @@ from model import calibration, posthoc
 from model.calibration import Calibration
 from model.guard import Validation
 from model.network import Network
-from model.schema import Schema
+from model.schema import Schema, listed
 
 Progress = Callable[[dict[str, float]], bool | None]
 
@@ -122,7 +122,7 @@ def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
         raise ValueError("training needs validation rows: it picks the epoch and fits the calibration; the val split has none")
     kind, _, name = config.optim.metric.partition("/")
     if name and name not in schema.classes:
-        raise ValueError(f"optim.metric={kind}/CLASS must name a class: {', '.join(schema.classes)}; got {name!r}")
+        raise ValueError(f"optim.metric={kind}/CLASS must name a class: {listed(schema.classes)}; got {name!r}")
     torch.manual_seed(config.optim.seed)
     network = Network(schema, config.model)
     if config.stage.kind != "none" and config.fusion.kind in ("late", "evidential"):

@@ -15,6 +15,7 @@ if __package__ in (None, ""):
 from distributed import cli, config
 from distributed.experiment import Experiment, direction
 from distributed.search_setup import Setup, claim, starting_points
+from model.schema import listed
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
@@ -81,7 +82,7 @@ class Search:
         schema = read_manifest(setup.shards).schema
         for metric in setup.metrics:
             if "/" in metric and metric.partition("/")[2] not in schema.classes:
-                raise ValueError(f"--metric names a class of the data ({', '.join(schema.classes)}); got {metric!r}")
+                raise ValueError(f"--metric names a class of the data ({listed(schema.classes)}); got {metric!r}")
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:

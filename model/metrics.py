@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from model.schema import listed
 from model.scoring import LOWER_IS_BETTER, METRICS, SHOTS, Scored, midranks, score, shot_groups
 
 __all__ = ["LOWER_IS_BETTER", "METRICS", "Summary", "bootstrap", "compute", "confidence_report", "notes", "resamples", "shot_groups"]
@@ -46,7 +47,7 @@ def notes(
     absent = [name for name, there in zip(classes, present_C.tolist()) if not there]
     if absent:
         for metric in ("balanced_accuracy", "macro_f1", "g_mean", "macro_auroc", "macro_auprc", "worst_recall"):
-            found[metric] = f"without the classes that have no rows: {', '.join(absent)}"
+            found[metric] = f"without the classes that have no rows: {listed(absent)}"
         found["macro_f1"] += "; one of them that is predicted counts as 0"
     for group, shot in enumerate(SHOTS):
         if not bool((present_C & (scored.groups_C == group)).any()):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+NAMED = 12  # names in one line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +95,8 @@ def from_dict(plain: dict[str, Any]) -> Schema:
         for m in plain["tables"]
     )
     return Schema(images=images, tables=tables, classes=tuple(plain["classes"]), counts=tuple(plain["counts"]))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of classes for a person to read; of very many only the first."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

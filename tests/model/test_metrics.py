@@ -94,6 +94,14 @@ def test_an_absent_class_is_left_out_and_named() -> None:
     assert "c4" in why["macro_auroc"]
 
 
+def test_of_very_many_absent_classes_the_first_are_named() -> None:
+    p, y, counts, classes = example(300, 60)
+    keep = y < 20
+    said = notes(p[keep], y[keep], counts, classes)["balanced_accuracy"]
+    assert said.startswith("without the classes that have no rows: c20, c21")
+    assert said.endswith(" and 28 more")
+
+
 @pytest.mark.parametrize("case", ["one row", "one class", "constant", "none", "unknown labels", "certain and wrong"])
 def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
     p, y, counts, classes = example(40, 4)
