@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="side of an image in pixels")
     parser.add_argument("--experts", type=int, default=8, help="experts of the larger network")
     parser.add_argument("--pairs", type=int, default=30, help="steps of each, in turn")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     command.run(parser, measure)
 
 

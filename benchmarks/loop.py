@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1280, help="training rows")
     parser.add_argument("--size", type=int, default=48, help="side of an image in pixels")
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each, after one of each to warm up")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings (default: none)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the run")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     command.run(parser, measure)
 
 

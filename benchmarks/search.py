@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5, help="searches of each kind; 0 leaves the comparison with random search out")
     parser.add_argument("--replicates", type=int, default=2, help="fresh seeds on which each search's best is run again")
-    parser.add_argument("--data", help="SHARDS (default: the built-in wafers)")
+    parser.add_argument("--data", help="SHARDS; without it the built-in wafers")
     command.run(parser, measure)
 
 
