@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.guard import Validation
     from model.network import Network
 
-FORMAT = 3  # of the weights in states and checkpoints; others are refused
+FORMAT = 4  # of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
 
 

@@ -86,6 +86,9 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     remarks = list(found_match.notes)
     if checkpoint.config.data.corrupt:
         remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
+    for m, name in enumerate(network.schema.modalities):
+        if unlike := int((seen.present_NM & ~seen.used_NM)[:, m].sum()):
+            remarks.append(f"{name} is unlike anything in training in {unlike} of {len(labels_N)} rows: it counts as absent there")
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")

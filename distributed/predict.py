@@ -186,7 +186,10 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {"seconds": seconds, "rows_per_second": total.rows / max(seconds, 1e-9)}
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
-    return found | {"notes": notes}
+    told = {name: n for name, n in zip(schema.modalities, total.unlike) if n}
+    found |= {f"unfamiliar/{name}": n for name, n in told.items()}
+    unlike = [f"{name} is unlike anything in training in {n:,} rows: it counts as absent there (weight 0)" for name, n in told.items()]
+    return found | {"notes": [*notes, *unlike]}
 
 
 def write(out: str, told: dict[str, Any], total: Outcome) -> None:

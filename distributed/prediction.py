@@ -50,6 +50,7 @@ class Outcome:
     abstained: int = 0
     classes: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # sums of the fusion weights
+    unlike: list[int] = field(default_factory=list)  # rows in which a modality counted as absent, being unlike anything in training
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
@@ -58,6 +59,7 @@ class Outcome:
         self.abstained += other.abstained
         self.classes = [a + b for a, b in itertools.zip_longest(self.classes, other.classes, fillvalue=0)]
         self.weights = [a + b for a, b in itertools.zip_longest(self.weights, other.weights, fillvalue=0.0)]
+        self.unlike = [a + b for a, b in itertools.zip_longest(self.unlike, other.unlike, fillvalue=0)]
         self.refused += [(row[0], row[1]) for row in other.refused]
 
 
@@ -94,7 +96,9 @@ class Predictor:
         columns |= {f"weight/{name}": weights_BM[:, m].numpy() for m, name in enumerate(modalities)}
         columns |= {f"expert_weight/{e + 1}": np.full(rows, w, np.float32) for e, w in enumerate(self.recipe.weighing.experts)}
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
-        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), counts, weights_BM.sum(0).tolist(), prepared.refused)
+        unlike = (outputs.present_BM & ~outputs.used_BM).sum(0).tolist()
+        sums = (counts, weights_BM.sum(0).tolist(), unlike)
+        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
     def work(self, wave: Wave, task: list[Piece], part: int) -> Outcome:

@@ -16,7 +16,7 @@ from distributed.board import Board
 from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
-from distributed.scores import Scores, check_confidences, measure, score
+from distributed.scores import Scores, check_confidences, learn_familiarity, measure, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
@@ -178,6 +178,8 @@ def finish(job: Job, run: Run, val: stream.Source, arrays: Mapping[str, Any] | N
     kind = loop.precision(config, run.device)
     if config.fusion.checked:
         check_confidences(network, score(network, val, run.device, run.exchange, kind))
+    if hasattr(network, "familiarity"):
+        learn_familiarity(network, open_split(job, "train", run.exchange, arrays, train=False), val, run.device, run.exchange, kind)
     if config.stage.kind != "none":
         second_stage(network, score_features(job, run, arrays), config)
     scores = score(network, val, run.device, run.exchange, kind)

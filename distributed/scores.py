@@ -11,10 +11,15 @@ from torch import Tensor
 
 from model import losses, metrics
 from model.batch import Batch
+from model.familiarity import moments
 from model.network import Network
+from model.outputs import Outputs
 
 if TYPE_CHECKING:
     from distributed.loop import Exchange
+
+
+FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
 
 
 class Batches(Protocol):
@@ -31,6 +36,7 @@ class Scores:
     confidence_NM: Tensor  # predicted true-class probability of each modality
     true_NM: Tensor  # the real one, where the label is known
     present_NM: Tensor
+    used_NM: Tensor  # of these, the ones that the fusion went by
 
     @property
     def probabilities_NC(self) -> Tensor:
@@ -38,17 +44,23 @@ class Scores:
         return self.logits_NEC.mean(1).softmax(-1)
 
 
-@torch.inference_mode()
-def score(network: Network, source: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32) -> Scores:
-    """One pass in evaluation mode; every worker ends with the rows of all."""
+def passes(network: Network, source: Batches, device: torch.device, precision: torch.dtype) -> Iterator[tuple[Batch, Outputs]]:
+    """Every batch, on the device, and what the network in evaluation mode makes of it."""
     network.eval()
-    parts: list[list[Tensor]] = []
     for batch in source.batches(0):
         batch = batch.to(device)
         with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
             outputs = network(batch)
+        yield batch, outputs
+
+
+@torch.inference_mode()
+def score(network: Network, source: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32) -> Scores:
+    """One pass in evaluation mode; every worker ends with the rows of all."""
+    parts: list[list[Tensor]] = []
+    for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
-        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM, outputs.present_BM]
+        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM, outputs.present_BM, outputs.used_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
@@ -61,6 +73,31 @@ def check_confidences(network: Network, scores: Scores) -> None:
     network.running.check(*(t.to(network.counts_C.device) for t in held_out))
 
 
+@torch.no_grad()
+def learn_familiarity(
+    network: Network, train: Batches, val: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32
+) -> None:
+    """Where the training rows are, by the first of them and every class alike, and how far from there validation goes."""
+    familiarity = network.familiarity
+    weights_C = 1 / network.counts_C.clamp_min(1)
+    sums = moments(familiarity.mean_MD[None], torch.zeros_like(familiarity.limit_M, dtype=torch.bool)[None], weights_C[:1])
+    rows = 0
+    for batch, outputs in passes(network, train, device, precision):
+        weights_B = torch.where(batch.labels_B >= 0, weights_C[batch.labels_B.clamp_min(0)], 0.0)
+        more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_B)
+        sums = tuple(a + b for a, b in zip(sums, more, strict=True))
+        rows += len(batch) * exchange.world
+        if rows >= FAMILIAR_ROWS:
+            break
+    familiarity.learn(*(exchange.sum(s) for s in sums))
+    farthest_M, rows_M = torch.zeros_like(familiarity.limit_M), torch.zeros_like(familiarity.limit_M)
+    for _, outputs in passes(network, val, device, precision):
+        distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(~outputs.present_BM, 0.0)
+        farthest_M = torch.maximum(farthest_M, distance_BM.amax(0))
+        rows_M += outputs.present_BM.sum(0)
+    familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
+
+
 def join(parts: list[Scores]) -> Scores:
     return Scores(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scores)))
 
@@ -68,7 +105,8 @@ def join(parts: list[Scores]) -> Scores:
 def measure(
     scores: Scores, network: Network, probabilities_NC: Tensor | None = None, decisions_N: Tensor | None = None
 ) -> dict[str, float]:
-    """The metrics of METHOD.md section 6 and, for every modality, its mean fusion weight and mean confidence where present."""
+    """The metrics of METHOD.md section 6 and, for every modality, its mean fusion weight and, where it is present, its
+    mean confidence and the share of rows in which it counted as absent."""
     probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
     found = metrics.compute(probabilities_NC, scores.labels_N, network.counts_C.cpu(), network.schema.classes, decisions_N)
     for m, name in enumerate(network.schema.modalities):
@@ -76,4 +114,6 @@ def measure(
         found[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
         if there_N.any():
             found[f"confidence/{name}"] = float(scores.confidence_NM[there_N, m].mean())
+            if network.limited:
+                found[f"unfamiliar/{name}"] = float((~scores.used_NM[there_N, m]).float().mean())
     return found

@@ -73,6 +73,10 @@ class FusionConfig:
         1000.0, "kappa, in training samples: how many a class needs before a sample's own confidence counts half", low=0.0
     )
     checked: bool = option(True, "correct the confidences by what validation shows after every epoch")
+    familiar: bool = option(
+        True,
+        "a modality of a record that is farther from the training rows than all of validation counts as absent (fusion.kind=confidence)",
+    )
     momentum: float = option(0.05, "update rate of the running class-balanced confidence means", low=0.0, high=1.0)
     modality_dropout: float = option(0.1, "probability that a training sample loses each modality (never all)", low=0.0, high=0.9)
     auxiliary_weight: float = option(0.5, "alpha, weight of the auxiliary classifiers' loss", low=0.0)

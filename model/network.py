@@ -15,6 +15,7 @@ from model.batch import Batch
 from model.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
 from model.config import ModelConfig, check
 from model.experts import Experts
+from model.familiarity import Familiarity
 from model.outputs import Outputs
 from model.schema import Schema
 
@@ -48,6 +49,8 @@ class Network(nn.Module):
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim)
         self.running = RunningConfidence(modalities, classes, config.fusion)
+        if config.fusion.kind == "confidence" and config.fusion.familiar:
+            self.familiarity = Familiarity(modalities, dim)
         if config.fusion.kind == "gate":
             self.gate = fusion.Gate(modalities, dim)
         self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
@@ -55,6 +58,11 @@ class Network(nn.Module):
         if config.fusion.kind in ("late", "evidential"):  # these combine the auxiliary heads; the fused vector and the experts stay idle
             self.concatenate.requires_grad_(False)
             self.experts.requires_grad_(False)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a modality that is unlike training would be noticed."""
+        return hasattr(self, "familiarity") and bool((self.familiarity.limit_M > 0).any())
 
     def encode(self, batch: Batch) -> Tensor:
         """[B, M, D]."""
@@ -66,13 +74,16 @@ class Network(nn.Module):
         return torch.stack(embeddings, 1)
 
     def forward(self, batch: Batch) -> Outputs:
-        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
         embeddings_BMD = self.encode(batch)
+        there_BM = batch.present_BM
+        if hasattr(self, "familiarity") and not self.training:
+            there_BM = self.familiarity(embeddings_BMD, there_BM)
+        visible_BM = there_BM if batch.dropped_BM is None else there_BM & ~batch.dropped_BM
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
         posterior_BMC = alone_BMC.detach().float().softmax(-1)
-        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, batch.present_BM, self.counts_C)
+        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, there_BM, self.counts_C)
         weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
         fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
@@ -82,7 +93,16 @@ class Network(nn.Module):
             combined_BC, weights_BM = fusion.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
             logits_BEC = combined_BC[:, None]
         return Outputs(
-            logits_BEC, hidden_BEH, fused_BZ, embeddings_BMD, auxiliary_BMFC, confidence_BM, shrunk_BM, weights_BM, batch.present_BM
+            logits_BEC,
+            hidden_BEH,
+            fused_BZ,
+            embeddings_BMD,
+            auxiliary_BMFC,
+            confidence_BM,
+            shrunk_BM,
+            weights_BM,
+            present_BM=batch.present_BM,
+            used_BM=visible_BM,
         )
 
     def weigh(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def make_outputs(
         shrunk_BM=nothing,
         weights_BM=nothing,
         present_BM=present_BM,
+        used_BM=present_BM,
     )
 
 

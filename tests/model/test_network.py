@@ -304,3 +304,27 @@ def test_a_missing_timm_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"image.encoder=timm:resnet18 needs the timm package: pip install timm"):
         Network(samples.schema(), small(image=ImageConfig(encoder="timm:resnet18")))
+
+
+def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only() -> None:
+    data = samples.schema()
+    network = built(data, small())
+    batch = samples.batch(data)
+    gone = batch.replace(present_BM=torch.tensor([[False, True]]).expand(12, 2))
+    network.eval()
+    expected, before = network(gone), network(batch)
+    assert not network.limited
+    network.familiarity.limit_M[0] = 1e-9
+    assert network.limited
+    found = network(batch)
+    assert torch.equal(found.logits_BEC, expected.logits_BEC)
+    assert not torch.equal(found.logits_BEC, before.logits_BEC)
+    assert found.present_BM.all(), "it is still there"
+    assert found.used_BM.tolist() == [[False, True]] * 12
+    assert (found.weights_BM[:, 0] == 0).all()
+    assert network.train()(batch).used_BM.all()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "gate", "late", "evidential"])
+def test_other_fusions_know_nothing_of_it(kind: str) -> None:
+    assert not hasattr(Network(samples.schema(), small(fusion=FusionConfig(kind=kind))), "familiarity")
