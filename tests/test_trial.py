@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import config, inference, runs, stream, trial
+from distributed import config, inference, runs, scores, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
+from distributed.loop import Exchange
 from distributed.watch import Diverged
+from model import familiarity
 from model.network import Network
 from model.schema import Numeric, Schema, Table
 
@@ -127,3 +129,21 @@ def test_metric_names_are_those_of_the_model() -> None:
     assert {m for m in METRICS if m != "train_seconds"} == set(scoring.METRICS)
     assert set(LOWER_IS_BETTER) - {"train_seconds"} == set(scoring.LOWER_IS_BETTER)
     assert runs.Job(shards="x").test
+
+
+def test_a_modality_that_becomes_noise_after_training_counts_as_absent(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
+    settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
+    found: dict[str, dict[str, float]] = {}
+    for familiar in (True, False):
+        finished = trial.run_once(wafer_shards, {**settings, "fusion.familiar": familiar})
+        for what in ("", "map=noise", "map=missing"):
+            source = stream.open_source(wafer_shards, "test", config.override(config.Config(), {"data.corrupt": what}), train=False)
+            seen = scores.score(finished.network, source, torch.device("cpu"), Exchange())
+            found[f"{what} {familiar}"] = scores.measure(seen, finished.network)
+    assert found[" True"]["unfamiliar/map"] < 0.03
+    assert found["map=noise True"]["unfamiliar/map"] > 0.8
+    assert found["map=noise True"]["weight/map"] < 0.2
+    assert found["map=noise True"]["balanced_accuracy"] == pytest.approx(found["map=missing True"]["balanced_accuracy"], abs=0.05)
+    assert found["map=noise True"]["balanced_accuracy"] > found["map=noise False"]["balanced_accuracy"] + 0.05
+    assert "unfamiliar/map" not in found["map=noise False"]
