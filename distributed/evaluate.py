@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--modalities", default="", metavar="A,B", help="the modalities to leave in place, the others are taken away (default: all)")
     add("--corrupt", default="", metavar="SPEC", help="MODALITY=noise|shuffle|missing[:FRACTION], comma-separated (default: none)")
+    add("--trust-unfamiliar", action="store_true", help="go by modalities unlike anything in training, too (default: they count as absent)")
     add("--seed", type=int, default=0, help="of the cut, the perturbed views and the bootstrap (default: 0)")
     add("--replicates", type=int, default=200, metavar="N", help="bootstrap replicates behind the 95 %% intervals; 0: none (default: 200)")
     add("--gpus", type=float, default=0.0, metavar="G", help="1 to use this machine's GPU (default: 0)")
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> int:
     checkpoint = checkpoints.load(options.checkpoint)
     if checkpoint.config.scaling.threads:
         torch.set_num_threads(checkpoint.config.scaling.threads)
+    if options.trust_unfamiliar:
+        checkpoint.network.trust_all()
     classes = checkpoint.network.schema.classes
     condition = evaluation.Condition(
         split=options.split,
@@ -110,7 +113,7 @@ def describe(found: Evaluation, options: argparse.Namespace) -> str:
 
 def conditions(options: argparse.Namespace) -> list[str]:
     given = {"only": options.modalities, "corrupt": options.corrupt, "known prior": options.prior}
-    return [f"{name} {value}" for name, value in given.items() if value]
+    return [f"{name} {value}" for name, value in given.items() if value] + ["trusts what is unlike training"] * options.trust_unfamiliar
 
 
 def experts(found: Evaluation) -> str:

@@ -88,7 +88,8 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
         remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
     for m, name in enumerate(network.schema.modalities):
         if unlike := int((seen.present_NM & ~seen.used_NM)[:, m].sum()):
-            remarks.append(f"{name} is unlike anything in training in {unlike} of {len(labels_N)} rows: it counts as absent there")
+            rows = f"{unlike} of {len(labels_N)} rows"
+            remarks.append(f"{name} is unlike anything in training in {rows}: it counts as absent; --trust-unfamiliar goes by it")
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")

@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: the run's inference.aggregation)")  # fmt: skip
     add("--prior", default="", metavar="F.json", help="known class prior of the rows, {class: weight} (default: none)")
     add("--abstain", type=float, default=0.0, metavar="P", help="no class for rows whose best probability is below P (default: 0, never)")
+    add("--trust-unfamiliar", action="store_true", help="go by modalities unlike anything in training, too (default: they count as absent)")
     add("--split", default="all", choices=("all", *SPLITS), help="of shards (default: all)")
     add("--batch-size", type=int, default=0, metavar="N", help="rows of a batch (default: the run's inference.batch_size)")
     add("--encoding", default="utf-8", help="text encoding of a CSV table (default: utf-8)")
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> int:
 
     content = checkpoints.find(options.checkpoint)
     checkpoint = checkpoints.parse(content, options.checkpoint)
+    if options.trust_unfamiliar:
+        checkpoint.network.trust_all()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size
     rows, notes = prediction_input.open_rows(
         checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
@@ -73,7 +76,9 @@ def main(argv: list[str]) -> int:
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, options, batch_size)
     checkpoints.remove(join(out, PARTS))
-    recipe = prediction.Recipe(rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor)
+    recipe = prediction.Recipe(
+        rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor, trust=options.trust_unfamiliar
+    )
     waves, total = prediction_input.Counted(rows), prediction.Outcome()
     if pooled(rows, options):
         actors = pool_size(options)
@@ -187,8 +192,11 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
     told = {name: n for name, n in zip(schema.modalities, total.unlike) if n}
-    found |= {f"unfamiliar/{name}": n for name, n in told.items()}
-    unlike = [f"{name} is unlike anything in training in {n:,} rows: it counts as absent there (weight 0)" for name, n in told.items()]
+    found |= {f"rows_unfamiliar/{name}": n for name, n in told.items()}
+    unlike = [
+        f"{name} is unlike anything in training in {n:,} rows: it counts as absent; --trust-unfamiliar goes by it"
+        for name, n in told.items()
+    ]
     return found | {"notes": [*notes, *unlike]}
 
 

@@ -39,6 +39,7 @@ class Recipe:
     out: str
     abstain: float = 0.0
     gpus: float = 0.0
+    trust: bool = False  # also modalities that are unlike training
 
 
 @dataclass
@@ -70,6 +71,8 @@ class Predictor:
         self.checkpoint, self.recipe, self.threads = checkpoint, recipe, threads
         self.device = inference.pick_device(recipe.gpus)
         self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        if recipe.trust:
+            self.network.trust_all()
         self.trained_C = inference.trained_prior(checkpoint)
         self.schema = arrow_schema(checkpoint, bool(getattr(recipe.rows, "splits", ())))
 

@@ -64,6 +64,11 @@ class Network(nn.Module):
         """Whether a modality that is unlike training would be noticed."""
         return hasattr(self, "familiarity") and bool((self.familiarity.limit_M > 0).any())
 
+    def trust_all(self) -> None:
+        """Goes by every modality, however unlike training it is."""
+        if hasattr(self, "familiarity"):
+            self.familiarity.limit_M.zero_()
+
     def encode(self, batch: Batch) -> Tensor:
         """[B, M, D]."""
         embeddings = []

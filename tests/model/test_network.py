@@ -322,6 +322,9 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
     assert found.present_BM.all(), "it is still there"
     assert found.used_BM.tolist() == [[False, True]] * 12
     assert (found.weights_BM[:, 0] == 0).all()
+    network.trust_all()
+    assert torch.equal(network(batch).logits_BEC, before.logits_BEC)
+    network.familiarity.limit_M[0] = 1e-9
     assert network.train()(batch).used_BM.all()
 
 
