@@ -49,10 +49,6 @@ def read_file(uri: str) -> bytes:
         return bytes(stream.read())
 
 
-class OtherFormat(ValueError):
-    """What is there was written by another version of this project."""
-
-
 class States:
     """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
 
@@ -89,7 +85,7 @@ class States:
                 saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 if saved.get("format") == FORMAT:
                     return saved["state"]  # type: ignore[no-any-return]
-                raise OtherFormat(
+                raise ValueError(
                     f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
                 )
             print(f"warning: the state {self.folder}/{name} is damaged; using the one before it", file=sys.stderr)

@@ -27,6 +27,9 @@ from model.schema import Schema, listed
 Progress = Callable[[dict[str, float]], bool | None]
 
 
+FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What to run and where to put it; plain values only, so that it travels to any worker."""
@@ -69,7 +72,7 @@ def execute(
     state = states.load() if states and job.resume else None
     recorder.history = recorder.read_history()[: state["epoch"]] if state else []
     run = loop.fit(opened.network, opened.train, opened.val, config, recorder, state=state, exchange=exchange, device=device)
-    finished = finish(job, run, opened.val, arrays)
+    finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
     if job.out and exchange.rank == 0:
         checkpoints.save(f"{job.out}/checkpoint", finished.network, config, opened.manifest, finished.calibration, finished.validation)
@@ -171,7 +174,7 @@ class Recorder:
             self.board.close(self.job.config, metrics)
 
 
-def finish(job: Job, run: Run, val: stream.Source, arrays: Mapping[str, Any] | None) -> Finished:
+def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None) -> Finished:
     """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
@@ -179,9 +182,11 @@ def finish(job: Job, run: Run, val: stream.Source, arrays: Mapping[str, Any] | N
     if config.fusion.checked:
         check_confidences(network, score(network, val, run.device, run.exchange, kind))
     if hasattr(network, "familiarity"):
-        learn_familiarity(network, open_split(job, "train", run.exchange, arrays, train=False), val, run.device, run.exchange, kind)
+        some = stream.as_stored(train, config.inference.batch_size, FAMILIAR_ROWS)
+        counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
+        learn_familiarity(network, some, counts_C, val, run.device, run.exchange, kind)
     if config.stage.kind != "none":
-        second_stage(network, score_features(job, run, arrays), config)
+        second_stage(network, score_features(run, stream.as_stored(train, config.inference.batch_size)), config)
     scores = score(network, val, run.device, run.exchange, kind)
     fitted = calibrate(scores, network, config)
     metrics: dict[str, Any] = {"val": judge(scores, network, fitted)}
@@ -212,15 +217,14 @@ def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, fl
     return measure(scores, network, probabilities_NC, fitted.decide(probabilities_NC))
 
 
-def score_features(job: Job, run: Run, arrays: Mapping[str, Any] | None) -> tuple[Tensor, Tensor]:
-    """Frozen features [N, E, H] and labels of every training row, not augmented."""
-    train = open_split(job, "train", run.exchange, arrays, train=False)
+def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:
+    """Frozen features [N, E, H] and labels of every row, not augmented."""
     hidden, labels = [], []
     run.network.eval()
     with torch.inference_mode():
         for batch in train.batches(0):
             batch = batch.to(run.device)
-            with loop.autocast(job.config, run.device):
+            with loop.autocast(run.config, run.device):
                 hidden.append(run.network(batch).hidden_BEH.float())
             labels.append(batch.labels_B)
     return run.exchange.gather(torch.cat(hidden)).clone(), run.exchange.gather(torch.cat(labels)).clone()

@@ -83,6 +83,15 @@ def select(labels_R: Ints, ranks_R: Ints, counts_C: Ints, *, ratio: float = 0.0,
     return Selection(rows_R, labels_R[rows_R], ranks_R[rows_R], target_C)
 
 
+def fewer(selection: Selection, most: int) -> Selection:
+    """The first rows of every class, at most so many and at least one of each class."""
+    if len(selection) <= most:
+        return selection
+    target_C = training_counts(tuple(int(n) for n in selection.counts_C), 0.0, most)
+    kept = selection.ranks_R < target_C[selection.labels_R]
+    return Selection(selection.rows_R[kept], selection.labels_R[kept], selection.ranks_R[kept], target_C)
+
+
 def class_shares(counts_C: Ints, sampler: str, progress: float) -> NDArray[np.float64]:
     """Share of an epoch's draws that each class gets."""
     instance, even = counts_C / counts_C.sum(), (counts_C > 0) / np.count_nonzero(counts_C)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from distributed.loop import Exchange
 
 
-FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
-
-
 class Batches(Protocol):
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
@@ -75,25 +72,27 @@ def check_confidences(network: Network, scores: Scores) -> None:
 
 @torch.no_grad()
 def learn_familiarity(
-    network: Network, train: Batches, val: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32
+    network: Network,
+    train: Batches,
+    counts_C: Tensor,
+    val: Batches,
+    device: torch.device,
+    exchange: Exchange,
+    precision: torch.dtype = torch.float32,
 ) -> None:
-    """Where the training rows are, by the first of them and every class alike, and how far from there validation goes."""
+    """Where these training rows are, counts_C of each class and every class alike, and how far from there validation goes."""
     familiarity = network.familiarity
-    weights_C = 1 / network.counts_C.clamp_min(1)
-    sums = moments(familiarity.mean_MD[None], torch.zeros_like(familiarity.limit_M, dtype=torch.bool)[None], weights_C[:1])
-    rows = 0
+    weights_C = 1 / counts_C.to(device).clamp_min(1)
+    nobody_1M = torch.zeros_like(familiarity.limit_M, dtype=torch.bool)[None]
+    sums = moments(familiarity.mean_MD[None], nobody_1M, weights_C[:1])
     for batch, outputs in passes(network, train, device, precision):
-        weights_B = torch.where(batch.labels_B >= 0, weights_C[batch.labels_B.clamp_min(0)], 0.0)
-        more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_B)
+        more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B])
         sums = tuple(a + b for a, b in zip(sums, more, strict=True))
-        rows += len(batch) * exchange.world
-        if rows >= FAMILIAR_ROWS:
-            break
     familiarity.learn(*(exchange.sum(s) for s in sums))
     farthest_M, rows_M = torch.zeros_like(familiarity.limit_M), torch.zeros_like(familiarity.limit_M)
-    for _, outputs in passes(network, val, device, precision):
+    for _, outputs in passes(network, val, device, precision):  # a worker's share of a batch may be empty
         distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(~outputs.present_BM, 0.0)
-        farthest_M = torch.maximum(farthest_M, distance_BM.amax(0))
+        farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
         rows_M += outputs.present_BM.sum(0)
     familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
 

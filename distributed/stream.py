@@ -191,6 +191,13 @@ def open_source(
     return MemorySource(schema, plan, corrupt(subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split))
 
 
+def as_stored(train: Source, size: int, most: int = 0) -> Source:
+    """The rows of a training source one after the other, without another copy of them; of more than `most`, the first of every class."""
+    selection = sampling.fewer(train.plan.selection, most) if most else train.plan.selection
+    plan = dataclasses.replace(train.plan, selection=selection, size=min(size, len(selection)), train=False, paired=False)
+    return dataclasses.replace(train, plan=plan)
+
+
 def subset(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
     """The kept modalities of arrays that were loaded with at least these."""
     loaded = [name for name in whole.modalities if f"images/{name}" in arrays or f"numbers/{name}" in arrays]

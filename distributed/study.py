@@ -200,7 +200,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     if not isinstance(conditions, list) or not all(isinstance(c, str) for c in conditions):
         raise ValueError(f"conditions must be a list of names; got {conditions!r} in {where}")
     _word(entry, "against", "")
-    if not entry["metric"].startswith(("weight/", "confidence/", "expert_weight/")):
+    if not entry["metric"].startswith(("weight/", "confidence/", "unfamiliar/", "expert_weight/")):
         _metric(f"{where}: metric", entry["metric"])
     return Claim(**{**entry, "conditions": tuple(conditions)})
 

@@ -154,10 +154,9 @@ def ranking_words(ranking: object) -> str:
 
 
 def _weights(seen: Sequence[View]) -> list[report.Block]:
-    metrics = sorted(
-        {n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(("test/weight/", "test/confidence/"))}
-    )
-    caption = "Mean fusion weight of each modality, and its mean predicted true-class probability where it is present."
+    wanted = ("test/weight/", "test/confidence/", "test/unfamiliar/")
+    metrics = sorted({n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(wanted)})
+    caption = "Mean fusion weight of each modality, and where present its mean predicted true-class probability and share unlike training."
     return [study_stats.score_table(seen, metrics, caption)] if metrics else []
 
 

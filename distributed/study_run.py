@@ -36,8 +36,8 @@ def run_group(
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
     rows = [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells]
-    if folder and checkpoint.config.scaling.workers == 1:
-        checkpoints.remove(folder)
+    if folder:
+        checkpoints.remove(folder if checkpoint.config.scaling.workers == 1 else f"{folder}/state")
     return rows, history
 
 

@@ -49,7 +49,7 @@ def run_once(
         return progress(history[-1]) if progress else None
 
     run = loop.fit(opened.network, opened.train, opened.val, config, report, state=saved, device=place)
-    finished = runs.finish(job, run, opened.val, arrays)
+    finished = runs.finish(job, run, opened.train, opened.val, arrays)
     finished.history = history
     return finished
 

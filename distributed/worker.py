@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed.checkpoints import OtherFormat, read_file, write_file
+from distributed.checkpoints import States, read_file, write_file
 from distributed.loop import Exchange
 from distributed.shards import filesystem, is_uri
 from distributed.watch import Diverged
@@ -159,7 +159,7 @@ def train_worker(config: dict[str, Any]) -> None:
     given, arrays = Job(**config["job"]), ray.get(config["arrays"])
     try:
         execute(given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays)
-    except (Diverged, OtherFormat) as error:  # the same on every worker; trying again would only repeat it
+    except Diverged as error:  # the same on every worker; trying again would only repeat it
         if exchange.rank == 0:
             write_file(f"{given.out}/{FAILURE}", str(error).encode())
 
@@ -174,6 +174,10 @@ def train_on_ray(job: Job) -> None:
 
     from distributed import jobs
 
+    States(f"{job.out}/state").load()  # refuses those of another version here, where nothing starts it again
+    outputs, path = filesystem(job.out)
+    if outputs.get_file_info(f"{path}/{FAILURE}").type.name == "File":  # of an earlier start
+        outputs.delete_file(f"{path}/{FAILURE}")
     scaling = job.config.scaling
     workers: Any = (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})

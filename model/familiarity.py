@@ -30,8 +30,9 @@ class Familiarity(nn.Module):
 
     def distance(self, embeddings_BMD: Tensor) -> Tensor:
         """[B, M]: about 1 for a training row."""
-        centred_BMD = embeddings_BMD.to(self.mean_MD.dtype) - self.mean_MD
-        return torch.einsum("bmd,mde->bme", centred_BMD, self.whiten_MDD).square().mean(-1)
+        with torch.autocast(embeddings_BMD.device.type, enabled=False):
+            centred_BMD = embeddings_BMD.to(self.mean_MD.dtype) - self.mean_MD
+            return torch.einsum("bmd,mde->bme", centred_BMD, self.whiten_MDD).square().mean(-1)
 
     def forward(self, embeddings_BMD: Tensor, present_BM: Tensor) -> Tensor:
         """[B, M] the modalities to go by: the familiar ones, or all that are there when none is familiar."""

@@ -49,7 +49,7 @@ class Network(nn.Module):
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim)
         self.running = RunningConfidence(modalities, classes, config.fusion)
-        if config.fusion.kind == "confidence" and config.fusion.familiar:
+        if config.fusion.kind == "confidence" and config.fusion.familiar and modalities > 1:
             self.familiarity = Familiarity(modalities, dim)
         if config.fusion.kind == "gate":
             self.gate = fusion.Gate(modalities, dim)
@@ -80,15 +80,15 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         embeddings_BMD = self.encode(batch)
-        there_BM = batch.present_BM
+        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
         if hasattr(self, "familiarity") and not self.training:
-            there_BM = self.familiarity(embeddings_BMD, there_BM)
-        visible_BM = there_BM if batch.dropped_BM is None else there_BM & ~batch.dropped_BM
+            visible_BM = self.familiarity(embeddings_BMD, visible_BM)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
         posterior_BMC = alone_BMC.detach().float().softmax(-1)
-        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, there_BM, self.counts_C)
+        told_BM = visible_BM if batch.dropped_BM is None else batch.present_BM  # auxiliary heads see what is dropped
+        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, told_BM, self.counts_C)
         weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
         fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
         hidden_BEH, logits_BEC = self.experts(fused_BZ)

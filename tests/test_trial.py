@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from distributed.experiment import LOWER_IS_BETTER, METRICS
 from distributed.loop import Exchange
 from distributed.watch import Diverged
 from model import familiarity
+from model.batch import Batch
 from model.network import Network
 from model.schema import Numeric, Schema, Table
 
@@ -129,6 +131,34 @@ def test_metric_names_are_those_of_the_model() -> None:
     assert {m for m in METRICS if m != "train_seconds"} == set(scoring.METRICS)
     assert set(LOWER_IS_BETTER) - {"train_seconds"} == set(scoring.LOWER_IS_BETTER)
     assert runs.Job(shards="x").test
+
+
+def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(wafer_shards: str) -> None:
+    train = stream.open_source(wafer_shards, "train", config.Config(), train=True)
+    assert isinstance(train, stream.MemorySource)
+    some = stream.as_stored(train, 32, 60)
+    counts_C = some.plan.selection.counts_C
+    labels = torch.cat([batch.labels_B for batch in some.batches(0)])
+    assert torch.bincount(labels, minlength=len(counts_C)).tolist() == counts_C.tolist()
+    assert counts_C.min() >= 1
+    assert len(labels) <= 60 + len(counts_C)
+    assert some.arrays is train.arrays, "nothing is decoded again"
+    assert len(torch.cat([batch.labels_B for batch in stream.as_stored(train, 32).batches(0)])) == train.rows
+
+
+def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: str) -> None:
+    class Ragged:
+        def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+            batch = next(source.batches(0))
+            yield batch
+            yield batch.select(slice(0, 0))
+
+    source = stream.open_source(wafer_shards, "val", config.Config(), train=False)
+    network = Network(source.schema, config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model)
+    ones_C = torch.ones(len(source.schema.classes))
+    scores.learn_familiarity(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
+    assert torch.isfinite(network.familiarity.whiten_MDD).all()
+    assert network.familiarity.mean_MD.abs().sum() > 0
 
 
 def test_a_modality_that_becomes_noise_after_training_counts_as_absent(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
