@@ -16,7 +16,7 @@ from distributed.board import Board
 from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
-from distributed.scores import Scores, check_confidences, learn_familiarity, measure, score
+from distributed.scores import Scores, check_confidences, learn_familiarity, measure, passes, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.calibration import Calibration
@@ -25,8 +25,6 @@ from model.network import Network
 from model.schema import Schema, listed
 
 Progress = Callable[[dict[str, float]], bool | None]
-
-
 FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
 
 
@@ -220,12 +218,9 @@ def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, fl
 def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:
     """Frozen features [N, E, H] and labels of every row, not augmented."""
     hidden, labels = [], []
-    run.network.eval()
     with torch.inference_mode():
-        for batch in train.batches(0):
-            batch = batch.to(run.device)
-            with loop.autocast(run.config, run.device):
-                hidden.append(run.network(batch).hidden_BEH.float())
+        for batch, outputs in passes(run.network, train, run.device, loop.precision(run.config, run.device)):
+            hidden.append(outputs.hidden_BEH.float())
             labels.append(batch.labels_B)
     return run.exchange.gather(torch.cat(hidden)).clone(), run.exchange.gather(torch.cat(labels)).clone()
 

@@ -12,8 +12,9 @@ from typing import Any
 from distributed.config import leaves, to_toml
 from distributed.experiment import LOWER_IS_BETTER, START, Experiment, Record, Standing
 from distributed.report import write_file
-from distributed.significance import ALPHA, Comparison, Summary, compare, floor_note, in_words, one_sided, summarise
+from distributed.significance import ALPHA, Comparison, Summary, compare, summarise
 from distributed.tables import Cell, Table, number
+from distributed.verdicts import floor_note, in_words, one_sided
 
 IN_WORDS = {
     "defaults": "this project's defaults",

@@ -12,10 +12,10 @@ from distributed.cells import Plan
 from distributed.report import Bullets, Code, Figure, Heading, Section, Text
 from distributed.results import Row
 from distributed.shards import is_uri, join
-from distributed.significance import floor_note
 from distributed.study import Study
 from distributed.study_stats import View, name_of
 from distributed.tables import Table
+from distributed.verdicts import floor_note
 
 MOST_LINES = 20
 METHOD = (

@@ -10,9 +10,10 @@ from typing import Any
 from distributed.cells import PLACE, Plan, fill
 from distributed.experiment import LOWER_IS_BETTER
 from distributed.results import Row
-from distributed.significance import Comparison, Summary, compare, helps, paired, signed, summarise
+from distributed.significance import Comparison, Summary, compare, paired, summarise
 from distributed.study import Claim, Study
 from distributed.tables import Cell, Table
+from distributed.verdicts import helps, signed
 
 SHARES = ("accuracy", "recall", "f1", "g_mean", "auroc", "auprc")
 TITLES = {

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from distributed import significance
-from distributed.significance import compare, floor_note, helps, holm, in_words, interval, paired, rank, summarise
+from distributed.significance import compare, holm, interval, paired, rank, summarise
+from distributed.verdicts import floor_note, helps, in_words
 
 CONCAT = dict(enumerate([0.50, 0.52, 0.49, 0.51, 0.53]))
 BETTER = dict(enumerate([0.55, 0.58, 0.53, 0.56, 0.57]))
