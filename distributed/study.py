@@ -15,7 +15,8 @@ The format (every key but variants is optional):
       grid          one variant a combination: grid = { experts.count = [1, 3] }, and {experts.count} in the name stands for the value
   [[conditions]]    name, set, each, grid as above, for training and test; a variant that names {modality} or {others} without `each`
                     takes them from the condition, and is left out where the condition has none
-      test          changes of the test alone: corrupt = "image=noise:0.5", shift = "forward-50", aggregation = "stability"
+      test          changes of the test alone: corrupt = "image=noise:0.5", shift = "forward-50", aggregation = "stability",
+                    unfamiliar = "trusted" (go by modalities unlike anything in training, as with fusion.familiar=false)
       axis, at      conditions of one axis are drawn as a curve over `at` (a number or a name)
   [[claims]]        text, variant, and what to look at: metric, against (a variant), at_least or at_most (in the metric's own unit,
                     0.02 is two points), conditions (names; default all). {modality} comes from the condition.
@@ -39,7 +40,7 @@ from distributed.config import AGGREGATIONS, Config, check_metric, flatten, over
 
 STUDIES = Path(__file__).resolve().parents[1] / "search_spaces" / "studies"
 MODELS = ("network", "boosting")
-TEST_KEYS = {"corrupt": str, "shift": str, "aggregation": str}
+TEST_KEYS = ("corrupt", "shift", "aggregation", "unfamiliar")
 KEYS = {
     "study": ("title", "question", "reference", "metric", "tail", "seeds", "set", "variants", "conditions", "claims"),
     "variant": ("name", "set", "model", "test", "each", "grid"),
@@ -183,6 +184,8 @@ def _check_test(test: Mapping[str, str], where: str) -> None:
         raise ValueError(f"test.aggregation must be one of {', '.join(AGGREGATIONS)}; got {test['aggregation']!r} in {where}")
     if not re.fullmatch(r"|uniform|(forward|backward)-[1-9]\d*(\.\d+)?", test.get("shift", "")):
         raise ValueError(f"test.shift must be uniform, forward-K or backward-K with K of at least 1; got {test['shift']!r} in {where}")
+    if test.get("unfamiliar", "trusted") != "trusted":
+        raise ValueError(f"test.unfamiliar must be trusted, or left out; got {test['unfamiliar']!r} in {where}")
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,9 @@ def examine(shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | No
     """Metrics of the test split under the cell's test conditions, the experts' weights among them, and the guard's note."""
     corrupt = ",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))))
     job = runs.Job(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
+    if cell.test.get("unfamiliar"):  # other cells of this training go on without it
+        checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
+        checkpoint.network.trust_all()
     network = checkpoint.network
     device = next(network.parameters()).device
     source = runs.open_split(job, "test", Exchange(), arrays)

@@ -25,6 +25,7 @@ from distributed.results import Results, flat
 from distributed.shards import SPLITS, read_manifest
 from distributed.study import Cell
 from distributed.study_state import State, plans_of
+from model import familiarity
 from model.schema import Image, Numeric, Schema, Table
 from tests.conftest import ROOT, run_command
 
@@ -119,7 +120,8 @@ CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
             '[[variants]]\nname = "a"\ntest = { aggregation = "vote" }',
             "test.aggregation must be one of uniform, stability, prior; got 'vote'",
         ),
-        ('[[variants]]\nname = "a"\ntest = { split = "val" }', "test takes words for corrupt, shift, aggregation; got split"),
+        ('[[variants]]\nname = "a"\ntest = { unfamiliar = "true" }', "test.unfamiliar must be trusted, or left out; got 'true'"),
+        ('[[variants]]\nname = "a"\ntest = { split = "val" }', "test takes words for corrupt, shift, aggregation, unfamiliar; got split"),
         ('seeds = 0\n[[variants]]\nname = "a"', "seeds must be a whole number of at least 1; got 0"),
         (
             '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\nmetric = "accuracy"',
@@ -473,6 +475,17 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
     assert rows[2]["test/rows"] < rows[3]["test/rows"]
     assert sum(rows[3][f"test/expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1)
     assert rows[0]["val/balanced_accuracy"] == rows[2]["val/balanced_accuracy"]
+
+
+def test_going_by_the_unfamiliar_is_what_training_without_it_gives(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
+    noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
+    settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
+    (trusting, wary), _ = study_run.run_group(wafer_shards, group(noise | trusted, noise, **settings))
+    (without,), _ = study_run.run_group(wafer_shards, group(noise, **settings, **{"fusion.familiar": False}))
+    scored = [{n: v for n, v in row.items() if n.startswith("test/")} for row in (trusting, wary, without)]
+    assert scored[0] == scored[2]
+    assert scored[1]["test/weight/map"] < scored[0]["test/weight/map"]
 
 
 def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
