@@ -1,8 +1,8 @@
 """What two training workers cost each other without Ray: bare processes over gloo, on two cores. Prints one JSON line.
 
 Both do the same step over and over, in turn alone (the other waits), beside each other without exchanging anything, and together as Ray
-Train's workers do, with global batch statistics and averaged gradients. So a machine whose speed drifts changes all three alike. Ratios are
-rows per second of both against one alone; that of `beside` is what the machine itself gives.
+Train's workers do, with averaged gradients and global batch statistics or, in `own_norms`, each with its own. So a machine whose speed
+drifts changes all alike. Ratios are rows per second of both against one alone; that of `beside` is what the machine itself gives.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         **{f"{kind}_ms": round(1000 * statistics.median(seconds)) for kind, seconds in times.items()},
         **{
             f"{kind}_ratio": round(statistics.median(2 * a / b for a, b in zip(alone, times[kind], strict=True)), 3)
-            for kind in ("beside", "together")
+            for kind in ("beside", "together", "own_norms")
         },
     }
 
@@ -80,14 +80,15 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
     begun = []
-    for exchange in (loop.Exchange(), Workers()):
+    for exchange in (loop.Exchange(), Workers(), Workers(global_norms=False)):
         torch.manual_seed(0)
         begun.append(loop.begin(Network(source.schema, settings.model), source, settings, exchange, torch.device("cpu")))
         begun[-1].network.train()
-    single, shared = begun
-    seconds: dict[str, list[float]] = {"alone": [], "beside": [], "together": []}
+    single, shared, own_norms = begun
+    kinds = {"alone": single, "beside": single, "together": shared, "own_norms": own_norms}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(args.steps + WARM):
-        for kind, run in (("alone", single), ("beside", single), ("together", shared)):
+        for kind, run in kinds.items():
             dist.barrier()
             start = time.perf_counter()
             if kind != "alone" or args.rank == 0:

@@ -1,8 +1,10 @@
 """Two single-threaded training workers against one, on two cores: rows per second through train.py and Ray Train. Prints one JSON line.
 
 `ratio`: every worker has as many rows in a batch as the one alone, so that the same kernels run on the same shapes. `ratio_same_batch`: the
-two share the one's batch; a core is slower on half the rows, as the work on the weights is not halved. `alone_together` is what the machine
-itself gives: two runs of one worker at the same time, which exchange nothing, their rates added, against one.
+two share the one's batch; a core is slower on half the rows, as the work on the weights is not halved. `ratio_own_norms`: as `ratio`, but
+each goes by the batch statistics of its own rows (scaling.global_norms=false), so that they exchange little but gradients.
+`alone_together` is what the machine itself gives: two runs of one worker at the same time, which exchange nothing, their rates added,
+against one.
 
 The rate is that of the second half of the epochs, as each run's history.json says: start-up and the growth of the processes' memory are
 left out. The model is large enough for the exchange of gradients to be small beside the work.
@@ -41,13 +43,14 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from benchmarks.made import make_shards
 
     make_shards(f"{folder}/shards", args.rows, args.size)
-    ones, twos, halves, boths = [], [], [], []
+    ones, twos, halves, owns, boths = [], [], [], [], []
     for pair in range(args.pairs):
         twos += together(args, folder, [(f"{pair}-two", 2)], 2 * args.batch)
         ones += together(args, folder, [(f"{pair}-one", 1)], args.batch)
         halves += together(args, folder, [(f"{pair}-half", 2)], args.batch)
+        owns += together(args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.global_norms=false")
         boths.append(sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)], args.batch)))
-    ratios, same, unconnected = ([a / b for a, b in zip(rates, ones, strict=True)] for rates in (twos, halves, boths))
+    ratios, same, own, unconnected = ([a / b for a, b in zip(rates, ones, strict=True)] for rates in (twos, halves, owns, boths))
     return {
         "benchmark": "workers",
         **{name: getattr(args, name) for name in ("rows", "size", "width", "batch")},
@@ -56,14 +59,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(r, 3) for r in ratios],
         "ratio_same_batch": round(statistics.median(same), 3),
+        "ratio_own_norms": round(statistics.median(own), 3),
         "alone_together": round(statistics.median(unconnected), 3),
         "target": 1.8,
     }
 
 
-def together(args: argparse.Namespace, folder: str, runs: list[tuple[str, int]], batch: int) -> list[float]:
+def together(args: argparse.Namespace, folder: str, runs: list[tuple[str, int]], batch: int, *more: str) -> list[float]:
     """Training rows per second of each of these runs (name, workers), all at the same time."""
-    sets = [f"image.width={args.width}", f"data.batch_size={batch}", f"optim.epochs={args.epochs}"]
+    sets = [f"image.width={args.width}", f"data.batch_size={batch}", f"optim.epochs={args.epochs}", *more]
     started = []
     for name, workers in runs:
         words = ["--data", f"{folder}/shards", "--out", f"{folder}/{name}", "--workers", str(workers), "--set", *sets]

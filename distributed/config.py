@@ -94,6 +94,9 @@ class ScalingConfig:
     gpus_per_worker: float = option(0.0, "GPUs a worker, fractions allowed; 0 is CPU", low=0.0)
     cpus_per_worker: float = option(1.0, "CPUs a worker", low=0.0)
     threads: int = option(1, "torch threads a worker; 0 leaves torch's default", low=0)
+    global_norms: bool = option(
+        True, "batch statistics of all workers' rows, so that N workers train as one; false: of each worker's own, an exchange less a layer"
+    )
     max_failures: int = option(3, "restarts of the worker group before the run fails; -1 is no limit", low=-1)
 
 

@@ -52,6 +52,9 @@ class Exchange:
         """The callable that the training step runs, with gradients averaged over workers."""
         return network
 
+    def agree(self, *networks: Network) -> None:
+        """Makes equal what each worker learned from its own rows alone."""
+
 
 Report = Callable[[dict[str, float], dict[str, Any], Scores], bool | None]
 
@@ -122,6 +125,7 @@ def fit(
         run.load(state)
     while run.epoch < config.optim.epochs and not stale(run):
         terms = train_epoch(run, train)
+        run.exchange.agree(run.network, run.evaluated)
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
         metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
         run.remember(merit(metrics, config.optim.metric))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from distributed.runs import Job
 
 FAILURE = "failure.txt"
+NORMS = (nn.modules.batchnorm._BatchNorm, Standardise)
 
 
 class Failed(RuntimeError):
@@ -34,8 +36,8 @@ class Failed(RuntimeError):
 class Workers(Exchange):
     """The exchange over the torch.distributed group that Ray Train has set up."""
 
-    def __init__(self) -> None:
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+    def __init__(self, global_norms: bool = True) -> None:
+        self.rank, self.world, self.global_norms = dist.get_rank(), dist.get_world_size(), global_norms
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
@@ -54,9 +56,22 @@ class Workers(Exchange):
         return torch.cat([part[: int(n)] for part, n in zip(parts, rows, strict=True)]).to(tensor.dtype)
 
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
-        synchronise(network)
-        # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast.
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        if self.global_norms:
+            synchronise(network)
+        # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast;
+        # those that are not are averaged once an epoch.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
+            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def agree(self, *networks: Network) -> None:
+        """Averages the running batch statistics; global ones are equal already."""
+        if self.global_norms:
+            return
+        for norm in (m for network in networks for m in network.modules() if isinstance(m, NORMS)):
+            for statistic_C in (norm.running_mean, norm.running_var):
+                if statistic_C is not None:
+                    statistic_C.copy_(self.sum(statistic_C) / self.world)
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -155,8 +170,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
     from distributed.runs import Job, execute
 
-    exchange = Workers()
     given, arrays = Job(**config["job"]), ray.get(config["arrays"])
+    exchange = Workers(given.config.scaling.global_norms)
     try:
         execute(given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays)
     except Diverged as error:  # the same on every worker; trying again would only repeat it

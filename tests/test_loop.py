@@ -151,7 +151,7 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     seen, told = Kept(), ""
     network = network if settings.optim.precision == "bfloat16" else network.double()
     try:
-        loop.fit(network, train, val, settings, seen, exchange=Workers())
+        loop.fit(network, train, val, settings, seen, exchange=Workers(settings.scaling.global_norms))
     except Diverged as error:
         told = str(error)
     torch.save({"network": network.state_dict(), "metrics": seen.metrics, "told": told}, f"{folder}/{rank}.pt")
@@ -190,6 +190,21 @@ def test_two_workers_in_bfloat16_train_as_one_does(tmp_path: Any) -> None:
     loop.fit(network, train, val, settings, seen := Kept())
     ranks = together(2, tmp_path, sets)
     assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(seen.metrics[-1]["loss"], rel=0.05)
+
+
+def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network(tmp_path: Any) -> None:
+    ends = {}
+    for name in ("true", "false"):
+        (tmp_path / name).mkdir()
+        ends[name] = together(2, tmp_path / name, ["optim.epochs=3", f"scaling.global_norms={name}"])
+    one, other = ends["false"]
+    for name, value in one["network"].items():
+        assert torch.equal(value, other["network"][name]), name
+    scored = [{n: v for n, v in end["metrics"][-1].items() if n.startswith(("loss", "val/"))} for end in (one, other)]
+    assert scored[0] == scored[1]
+    assert one["metrics"][-1]["loss"] < 0.8 * one["metrics"][0]["loss"]
+    moved = [n for n, value in one["network"].items() if not torch.allclose(value, ends["true"][0]["network"][n], atol=1e-6)]
+    assert any(n.endswith("running_var") for n in moved), "they were never their own"
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all_with_the_same_words(tmp_path: Any) -> None:
