@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
             right_N = checkpoint.calibration.scale(scores.logits_NEC).mean(1).argmax(1) == scores.labels_N
             recalls = [right_N[scores.labels_N == c].float().mean() for c in scores.labels_N.unique()]
             row.append(round(100 * float(torch.stack(recalls).mean()), 1))
-        unlike_N = (scores.present_NM & ~scores.used_NM)[:, place]
+        unlike_N = scores.unfamiliar_NM[:, place]
         told[name] = [*row, round(100 * float(unlike_N.float().mean()))]
     return {"benchmark": "shifts", "rows": len(right_N), "columns": ["trusted", "familiar", "unlike %"], **told}
 

@@ -1,4 +1,4 @@
-"""ENTRY: a checkpoint on a labelled split of its own or other shards, under test conditions: metrics with intervals, and their reasons."""
+"""Scores a checkpoint on a labelled split of its own or other shards, under test conditions: metrics with intervals, and their reasons."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from distributed.sampling import Ints, Selection
 from distributed.shards import read_manifest
 from model import metrics
 from model.aggregation import Aggregation
+from model.familiarity import lost
 from model.schema import Schema, listed
 
 INTERVALS = tuple(metrics.METRICS)
@@ -86,10 +87,8 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     remarks = list(found_match.notes)
     if checkpoint.config.data.corrupt:
         remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
-    for m, name in enumerate(network.schema.modalities):
-        if unlike := int((seen.present_NM & ~seen.used_NM)[:, m].sum()):
-            rows = f"{unlike} of {len(labels_N)} rows"
-            remarks.append(f"{name} is unlike anything in training in {rows}: it counts as absent; --trust-unfamiliar goes by it")
+    unlike, nowhere = seen.unfamiliar_NM.sum(0).tolist(), int(lost(seen.present_NM, seen.unfamiliar_NM).sum())
+    remarks += inference.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")

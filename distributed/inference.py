@@ -33,6 +33,16 @@ RESAMPLED_CELLS = 0.2
 DROPPED = 0.1
 
 
+def unfamiliar_notes(names: Sequence[str], unlike: Sequence[int], nowhere: int, rows: int) -> list[str]:
+    """What is to be said of rows that are unlike training: in each modality, and in all that they have."""
+    told = [
+        f"{name} is unlike anything in training in {n:,} of {rows:,} rows: it counts as absent; --trust-unfamiliar goes by it"
+        for name, n in zip(names, unlike)
+        if n
+    ]
+    return told + [f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"] * (nowhere > 0)
+
+
 @dataclass
 class Perturbed:
     """A source whose batches are seen under random changes: one of the two views of the stability objective."""

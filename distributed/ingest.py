@@ -1,4 +1,4 @@
-"""ENTRY: makes a SHARDS folder from a table and its images, through Ray Data."""
+"""Makes a SHARDS folder from a table and its images, through Ray Data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ENTRY: predictions for new rows, of shards or straight from a table and its images, through a pool of model actors."""
+"""Predicts new rows, of shards or straight from a table and its images, through a pool of model actors."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
 SUMMARY = "summary.json"
 PARTS = "predictions"
+COLUMNS = """columns of the predictions, a row each record: id; split (of shards); label, where one is given; prediction, empty where
+abstained; probability, of the best class; abstained; entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion; unfamiliar/MODALITY,
+whether it is unlike anything in training; expert_weight/N"""
 
 
 def parser() -> argparse.ArgumentParser:
-    made = cli.Parser(prog="predict.py", description=__doc__, allow_abbrev=False)
+    made = cli.Parser(prog="predict.py", description=__doc__, epilog=COLUMNS, allow_abbrev=False)
     add = made.add_argument
     add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
     add("--data", required=True, metavar="SHARDS|T", help="shards, or a CSV or Parquet table (or a folder of them); a path or a URI")
@@ -185,19 +188,16 @@ def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
 
 def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
+    from distributed.inference import unfamiliar_notes
+
     schema = checkpoint.network.schema
     found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
     found |= {"rows": total.rows, "predicted": total.predicted, "rejected": len(total.refused), "abstained": total.abstained}
     found |= {"seconds": seconds, "rows_per_second": total.rows / max(seconds, 1e-9)}
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
-    told = {name: n for name, n in zip(schema.modalities, total.unlike) if n}
-    found |= {f"rows_unfamiliar/{name}": n for name, n in told.items()}
-    unlike = [
-        f"{name} is unlike anything in training in {n:,} rows: it counts as absent; --trust-unfamiliar goes by it"
-        for name, n in told.items()
-    ]
-    return found | {"notes": [*notes, *unlike]}
+    found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
+    return found | {"notes": [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]}
 
 
 def write(out: str, told: dict[str, Any], total: Outcome) -> None:

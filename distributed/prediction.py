@@ -23,6 +23,7 @@ from distributed.inference import Weighing
 from distributed.prediction_input import Piece, Prepared, Rows, Wave
 from distributed.shards import filesystem, join
 from model.batch import Batch
+from model.familiarity import lost
 from model.schema import Schema
 
 PARTS = "predictions"
@@ -51,7 +52,8 @@ class Outcome:
     abstained: int = 0
     classes: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # sums of the fusion weights
-    unlike: list[int] = field(default_factory=list)  # rows in which a modality counted as absent, being unlike anything in training
+    unlike: list[int] = field(default_factory=list)  # rows in which a modality is unlike anything in training
+    nowhere: int = 0  # rows in which all are
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
@@ -61,6 +63,7 @@ class Outcome:
         self.classes = [a + b for a, b in itertools.zip_longest(self.classes, other.classes, fillvalue=0)]
         self.weights = [a + b for a, b in itertools.zip_longest(self.weights, other.weights, fillvalue=0.0)]
         self.unlike = [a + b for a, b in itertools.zip_longest(self.unlike, other.unlike, fillvalue=0)]
+        self.nowhere += other.nowhere
         self.refused += [(row[0], row[1]) for row in other.refused]
 
 
@@ -98,9 +101,11 @@ class Predictor:
         columns |= {f"p/{name}": probabilities_BC[:, c].numpy() for c, name in enumerate(classes)}
         columns |= {f"weight/{name}": weights_BM[:, m].numpy() for m, name in enumerate(modalities)}
         columns |= {f"expert_weight/{e + 1}": np.full(rows, w, np.float32) for e, w in enumerate(self.recipe.weighing.experts)}
+        unfamiliar_BM = outputs.unfamiliar_BM.cpu()
+        columns |= {f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)}
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
-        unlike = (outputs.present_BM & ~outputs.used_BM).sum(0).tolist()
-        sums = (counts, weights_BM.sum(0).tolist(), unlike)
+        nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
+        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere)
         found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
@@ -141,6 +146,7 @@ def arrow_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
     columns += [("probability", pa.float32()), ("abstained", pa.bool_()), ("entropy", pa.float32())]
     columns += [(f"p/{name}", pa.float32()) for name in schema.classes]
     columns += [(f"weight/{name}", pa.float32()) for name in schema.modalities]
+    columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities if checkpoint.network.limited]
     return pa.schema([*columns, *((f"expert_weight/{e + 1}", pa.float32()) for e in range(inference.experts(checkpoint)))])
 
 

@@ -33,7 +33,7 @@ class Scores:
     confidence_NM: Tensor  # predicted true-class probability of each modality
     true_NM: Tensor  # the real one, where the label is known
     present_NM: Tensor
-    used_NM: Tensor  # of these, the ones that the fusion went by
+    unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
 
     @property
     def probabilities_NC(self) -> Tensor:
@@ -57,7 +57,8 @@ def score(network: Network, source: Batches, device: torch.device, exchange: Exc
     parts: list[list[Tensor]] = []
     for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
-        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM, outputs.present_BM, outputs.used_BM]
+        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM]
+        rows += [outputs.present_BM, outputs.unfamiliar_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
@@ -105,7 +106,7 @@ def measure(
     scores: Scores, network: Network, probabilities_NC: Tensor | None = None, decisions_N: Tensor | None = None
 ) -> dict[str, float]:
     """The metrics of METHOD.md section 6 and, for every modality, its mean fusion weight and, where it is present, its
-    mean confidence and the share of rows in which it counted as absent."""
+    mean confidence and the share of rows in which it is unlike anything in training."""
     probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
     found = metrics.compute(probabilities_NC, scores.labels_N, network.counts_C.cpu(), network.schema.classes, decisions_N)
     for m, name in enumerate(network.schema.modalities):
@@ -114,5 +115,5 @@ def measure(
         if there_N.any():
             found[f"confidence/{name}"] = float(scores.confidence_NM[there_N, m].mean())
             if network.limited:
-                found[f"unfamiliar/{name}"] = float((~scores.used_NM[there_N, m]).float().mean())
+                found[f"unfamiliar/{name}"] = float(scores.unfamiliar_NM[there_N, m].float().mean())
     return found

@@ -35,9 +35,8 @@ class Familiarity(nn.Module):
             return torch.einsum("bmd,mde->bme", centred_BMD, self.whiten_MDD).square().mean(-1)
 
     def forward(self, embeddings_BMD: Tensor, present_BM: Tensor) -> Tensor:
-        """[B, M] the modalities to go by: the familiar ones, or all that are there when none is familiar."""
-        familiar_BM = present_BM & ((self.distance(embeddings_BMD) <= self.limit_M) | (self.limit_M == 0))
-        return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, present_BM)
+        """[B, M] whether a modality is there and beyond its limit."""
+        return present_BM & ~(self.distance(embeddings_BMD) <= self.limit_M) & (self.limit_M > 0)  # so is one that is no number
 
     @torch.no_grad()
     def learn(self, weight_M: Tensor, sum_MD: Tensor, square_MDD: Tensor) -> None:
@@ -54,6 +53,11 @@ class Familiarity(nn.Module):
     def limit(self, farthest_M: Tensor, rows_M: Tensor) -> None:
         """Takes the largest distance of validation, if enough rows have the modality."""
         self.limit_M.copy_(torch.where(rows_M >= LEAST_ROWS, SLACK * farthest_M, 0.0))
+
+
+def lost(present_BM: Tensor, unfamiliar_BM: Tensor) -> Tensor:
+    """[B] whether all that a record has is unfamiliar."""
+    return present_BM.any(1) & (present_BM == unfamiliar_BM).all(1)
 
 
 def moments(embeddings_BMD: Tensor, present_BM: Tensor, weights_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

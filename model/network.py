@@ -81,8 +81,11 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         embeddings_BMD = self.encode(batch)
         visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
+        unfamiliar_BM = torch.zeros_like(visible_BM)
         if hasattr(self, "familiarity") and not self.training:
-            visible_BM = self.familiarity(embeddings_BMD, visible_BM)
+            unfamiliar_BM = self.familiarity(embeddings_BMD, visible_BM)
+            familiar_BM = visible_BM & ~unfamiliar_BM  # where nothing is, the record goes by all it has
+            visible_BM = torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
@@ -107,7 +110,7 @@ class Network(nn.Module):
             shrunk_BM,
             weights_BM,
             present_BM=batch.present_BM,
-            used_BM=visible_BM,
+            unfamiliar_BM=unfamiliar_BM,
         )
 
     def weigh(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Tensor:

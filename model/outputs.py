@@ -20,4 +20,4 @@ class Outputs:
     shrunk_BM: Tensor  # c tilde, after shrinkage towards the running class-balanced mean
     weights_BM: Tensor  # fusion weights, 0 where a modality is absent, summing to 1
     present_BM: Tensor  # bool
-    used_BM: Tensor  # bool: of these, the ones that the fusion went by
+    unfamiliar_BM: Tensor  # bool: of these, the ones unlike anything in training; they count as absent beside a familiar one

@@ -146,6 +146,31 @@ def test_a_table_without_a_modality_still_gets_predictions(folder: Path, out: Pa
     assert told["predicted"] > 80  # the rows without what is left are refused
 
 
+def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
+    known = checkpoints.load(str(folder / "run"))
+    known.network.familiarity.limit_M[0] = 1e-9  # no photo is familiar any more
+    checkpoints.save(str(tmp_path / "run" / "checkpoint"), known.network, known.config, known.manifest, known.calibration, known.validation)
+    frame = pd.read_parquet(folder / "table.parquet")
+    frame.loc[:4, ["age", "dose", "site"]] = None
+    frame.loc[5:9, "photo"] = None
+    frame.to_parquet(tmp_path / "table.parquet")
+    found, told = ask(tmp_path, "table.parquet", out)
+    without = found["id"].isin(frame["id"][frame["photo"].isna()])
+    assert (found["unfamiliar/photo"] == ~without).all()
+    assert not found["unfamiliar/table"].any()
+    assert (found["weight/photo"] > 0).tolist() == [True] * 5 + [False] * 90, "where nothing is familiar, by all that is there"
+    n = int((~without).sum())
+    assert told["rows_unfamiliar/photo"] == n
+    assert told["notes"] == [
+        f"photo is unlike anything in training in {n} of 95 rows: it counts as absent; --trust-unfamiliar goes by it",
+        "5 of these rows have nothing that is like training: they are predicted by all they have",
+    ]
+    trusting, told = ask(tmp_path, "table.parquet", tmp_path / "trusting", "--trust-unfamiliar")
+    assert told["notes"] == []
+    assert "unfamiliar/photo" not in trusting
+    assert (trusting["weight/photo"] > 0).equals(~without)
+
+
 def test_unknown_columns_do_not_matter_nor_do_labels(folder: Path, out: Path, tmp_path: Path) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     frame.drop(columns="label").assign(colour="red", label_of_another=1).to_parquet(folder / "more.parquet")

@@ -50,7 +50,7 @@ def make_outputs(
         shrunk_BM=nothing,
         weights_BM=nothing,
         present_BM=present_BM,
-        used_BM=present_BM,
+        unfamiliar_BM=torch.zeros_like(present_BM),
     )
 
 

@@ -320,12 +320,16 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
     assert torch.equal(found.logits_BEC, expected.logits_BEC)
     assert not torch.equal(found.logits_BEC, before.logits_BEC)
     assert found.present_BM.all(), "it is still there"
-    assert found.used_BM.tolist() == [[False, True]] * 12
+    assert found.unfamiliar_BM.tolist() == [[True, False]] * 12
     assert (found.weights_BM[:, 0] == 0).all()
+    network.familiarity.limit_M[1] = 1e-9
+    nowhere = network(batch)
+    assert nowhere.unfamiliar_BM.all()
+    assert torch.equal(nowhere.logits_BEC, before.logits_BEC), "nothing is familiar: all that is there"
     network.trust_all()
     assert torch.equal(network(batch).logits_BEC, before.logits_BEC)
     network.familiarity.limit_M[0] = 1e-9
-    assert network.train()(batch).used_BM.all()
+    assert not network.train()(batch).unfamiliar_BM.any()
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gate", "late", "evidential"])
