@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FRACTIONS = (0.7, 0.1, 0.2)
 SAMPLED = 100_000  # training rows whose values give the quantiles: all of them in most tables
 PART_BYTES = 32 << 20
+MOST_FILES = 2000  # each is a result of every task that deals rows out, and Ray copes with few thousand
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +55,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--max-pixels", type=int, default=64_000_000, metavar="N", help="larger images are refused (default: 64 million pixels)")
     add("--encoding", default="utf-8", help="text encoding of a CSV table (default: utf-8)")
-    add("--rows-per-file", type=int, default=0, metavar="N", help="rows of one part file; 0: by size (default: 0)")
+    add(
+        "--rows-per-file",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows of one part file (default: 0, by size: 32 MiB, more from 2,000 files on)",
+    )
     add("--overwrite", action="store_true", help="replace a SHARDS folder at --out (default: refuse)")
     add("--seed", type=int, default=0, help="of the split and of the order of the rows (default: 0)")
     add("--out", required=True, metavar="SHARDS", help="folder or URI to write")
@@ -164,7 +171,7 @@ def reading_error(table: ingest_table.RawTable, error: Exception) -> Exception:
 
 
 def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: int) -> ingest_passes.Parts:
-    """Files of about 32 MiB, but at least eight where the training rows suffice: workers share them out, and shuffle them."""
+    """Files of about 32 MiB, but not too many, and at least eight where the training rows suffice: workers share and shuffle them."""
     import numpy as np
 
     from distributed.ingest_passes import LENGTH, Parts
@@ -174,7 +181,7 @@ def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: i
         if name.startswith(LENGTH):
             per_row += float(known[name].to_numpy().sum()) / max(1, len(split))
     counts = [int(np.sum(split == s)) for s in range(3)]
-    size = rows_per_file or max(1, min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8))))
+    size = rows_per_file or max(1, -(-sum(counts) // MOST_FILES), min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8))))
     return Parts(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))
 
 

@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 
 from distributed import ingest_write, shards
+from distributed.ingest import part_files
+from distributed.ingest_passes import LENGTH
 from distributed.ingest_rows import encode_rows
+from model.schema import Schema
 from tests.conftest import run_command
 from tests.ingest_tools import ROWS, make_shards, png, records, rows_of, run, write_csv
 
@@ -46,6 +49,18 @@ def test_the_shards_hold_every_row_once_with_the_agreed_columns(made: Path) -> N
     assert manifest.schema.counts == tuple(np.bincount(rows_of(made / "out", "train")["label"]))
     assert not (made / "out" / "rejected.parquet").exists()
     assert sorted(os.listdir(made)) == ["images", "out", "t.csv"]  # nothing temporary is left
+
+
+def test_part_files_are_of_one_size_and_not_too_many() -> None:
+    def files(rows: int, megabytes: float) -> tuple[int, ...]:
+        split = np.repeat([0, 1, 2], [rows * 8 // 10, rows // 10, rows // 10])
+        known = pa.table({f"{LENGTH}photo": np.full(len(split), megabytes * 2**20)})
+        return part_files(split, known, Schema(images=(), tables=(), classes=(), counts=()), 0).files
+
+    assert files(1000, 0.0) == (1, 1, 1)
+    assert files(100_000, 0.0) == (8, 1, 1)
+    assert files(10_000, 1.0) == (259, 33, 33)  # 31 rows each
+    assert files(1_000_000, 1.0) == (1600, 200, 200)
 
 
 def test_cells_are_those_of_the_table(made: Path) -> None:
