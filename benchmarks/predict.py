@@ -48,7 +48,8 @@ def make_checkpoint(folder: str, shards: str) -> Checkpoint:
 
     manifest, config = read_manifest(shards), Config()
     network = Network(manifest.schema, config.model).eval()
-    checkpoints.save(folder, network, config, manifest, Calibration.identity(config.experts.count, len(manifest.schema.classes)))
+    plain = Calibration.identity(config.experts.count, len(manifest.schema.classes))
+    checkpoints.save(folder, checkpoints.Checkpoint(network, config, manifest, plain))
     return checkpoints.load(folder)
 
 

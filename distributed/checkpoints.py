@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.config import Config
     from distributed.shards import Manifest
+    from model.agreement import Agreement
     from model.calibration import Calibration
     from model.guard import Validation
     from model.network import Network
@@ -101,11 +102,10 @@ class Checkpoint:
     manifest: Manifest
     calibration: Calibration
     validation: Validation | None = None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
+    agreement: Agreement | None = None  # of the modalities on validation: what tells whether those of new rows belong together
 
 
-def save(
-    folder: str, network: Network, config: Config, manifest: Manifest, calibration: Calibration, validation: Validation | None = None
-) -> None:
+def save(folder: str, checkpoint: Checkpoint) -> None:
     """Writes `folder`/model.pt and a readable info.json."""
     import torch
 
@@ -114,14 +114,15 @@ def save(
 
     plain = {
         "format": FORMAT,
-        "config": flatten(config),
-        "schema": to_dict(network.schema),
-        "manifest": {**vars(manifest), "schema": to_dict(manifest.schema)},
+        "config": flatten(checkpoint.config),
+        "schema": to_dict(checkpoint.network.schema),
+        "manifest": {**vars(checkpoint.manifest), "schema": to_dict(checkpoint.manifest.schema)},
     }
-    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()}
     buffer = io.BytesIO()
-    held = {} if validation is None else {"validation": validation.state_dict()}
-    torch.save({"plain": json.dumps(plain), "network": weights, "calibration": calibration.state_dict(), **held}, buffer)
+    known = {"calibration": checkpoint.calibration, "validation": checkpoint.validation, "agreement": checkpoint.agreement}
+    held = {name: one.state_dict() for name, one in known.items() if one is not None}
+    torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
     folder = folder.rstrip("/")
     write_file(f"{folder}/model.pt", buffer.getvalue())
     write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
@@ -138,6 +139,7 @@ def parse(content: bytes, folder: str) -> Checkpoint:
 
     from distributed.config import Config, override
     from distributed.shards import Manifest
+    from model.agreement import Agreement
     from model.calibration import Calibration
     from model.guard import Validation
     from model.network import Network
@@ -155,7 +157,8 @@ def parse(content: bytes, folder: str) -> Checkpoint:
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
     validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
-    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation)
+    agreement = Agreement.from_state_dict(saved["agreement"]) if "agreement" in saved else None
+    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation, agreement)
 
 
 def find(folder: str) -> bytes:

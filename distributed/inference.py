@@ -20,6 +20,7 @@ from distributed.sampling import class_shares
 from distributed.scores import Batches, Scores
 from model import aggregation
 from model.aggregation import Aggregation, Validation
+from model.agreement import Agreement
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
 from model.calibration import mixture_prior
@@ -41,6 +42,15 @@ def unfamiliar_notes(names: Sequence[str], unlike: Sequence[int], nowhere: int, 
         if n
     ]
     return told + [f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"] * (nowhere > 0)
+
+
+def agreement_notes(names: Sequence[str], now: Agreement, known: Agreement | None) -> list[str]:
+    """What is to be said of modalities that no longer belong together."""
+    return [
+        f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: "
+        "in part of the rows one of the two may be broken, or of another record (a wrong join?)"
+        for i, j, share in (now.fallen(known) if known else [])
+    ]
 
 
 @dataclass

@@ -188,7 +188,7 @@ def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
 
 def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
-    from distributed.inference import unfamiliar_notes
+    from distributed.inference import agreement_notes, unfamiliar_notes
 
     schema = checkpoint.network.schema
     found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
@@ -197,7 +197,10 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
     found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
-    return found | {"notes": [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]}
+    notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
+    if total.agreement:
+        notes += agreement_notes(schema.modalities, total.agreement, checkpoint.agreement)
+    return found | {"notes": notes}
 
 
 def write(out: str, told: dict[str, Any], total: Outcome) -> None:

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed import checkpoints, inference, loop, reader, stream
+from distributed import checkpoints, inference, loop, reader, scores, stream
 from distributed.checkpoints import Checkpoint
 from distributed.decode import Arrays, empty
 from distributed.inference import Weighing
 from distributed.prediction_input import Piece, Prepared, Rows, Wave
 from distributed.shards import filesystem, join
+from model.agreement import Agreement
 from model.batch import Batch
 from model.familiarity import lost
 from model.schema import Schema
@@ -54,6 +55,7 @@ class Outcome:
     weights: list[float] = field(default_factory=list)  # sums of the fusion weights
     unlike: list[int] = field(default_factory=list)  # rows in which a modality is unlike anything in training
     nowhere: int = 0  # rows in which all are
+    agreement: Agreement | None = None  # of the modalities, over the predicted rows
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
@@ -64,7 +66,17 @@ class Outcome:
         self.weights = [a + b for a, b in itertools.zip_longest(self.weights, other.weights, fillvalue=0.0)]
         self.unlike = [a + b for a, b in itertools.zip_longest(self.unlike, other.unlike, fillvalue=0)]
         self.nowhere += other.nowhere
+        self.agreement = self.agreement + other.agreement if self.agreement and other.agreement else self.agreement or other.agreement
         self.refused += [(row[0], row[1]) for row in other.refused]
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON can have it."""
+        sums = {name: tensor.tolist() for name, tensor in self.agreement.state_dict().items()} if self.agreement else None
+        return {**vars(self), "agreement": sums}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Outcome:
+        return cls(**{**plain, "agreement": Agreement.from_state_dict(plain["agreement"]) if plain["agreement"] else None})
 
 
 class Predictor:
@@ -105,7 +117,7 @@ class Predictor:
         columns |= {f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)}
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
-        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere)
+        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, scores.agreement(outputs))
         found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
@@ -165,7 +177,7 @@ class Actor:
         if self.predictor is None:
             self.predictor = Predictor(checkpoints.parse(model, "the checkpoint"), self.recipe, threads=4 if self.recipe.gpus else 1)
         try:
-            told = [vars(self.predictor.work(wave, wave.tasks[k], first + k)) for k in numbers["task"].to_pylist()]
+            told = [self.predictor.work(wave, wave.tasks[k], first + k).to_plain() for k in numbers["task"].to_pylist()]
         except ValueError as error:  # the user's mistake: in Ray Data's own wrapping it would arrive as a page of stack
             told = [{"error": str(error)}]
         return pa.table({"outcome": [json.dumps(one) for one in told]})
@@ -205,7 +217,7 @@ def in_pool(content: bytes, recipe: Recipe, waves: Iterator[Wave], actors: int) 
             for told in map(json.loads, batch["outcome"].to_pylist()):
                 if "error" in told:
                     raise ValueError(told["error"])
-                yield Outcome(**told)
+                yield Outcome.from_plain(told)
         part += len(wave.tasks)
 
 

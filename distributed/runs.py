@@ -13,12 +13,14 @@ from torch import Tensor
 
 from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
+from distributed.checkpoints import Checkpoint
 from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
 from distributed.scores import Scores, check_confidences, learn_familiarity, measure, passes, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
+from model.agreement import Agreement
 from model.calibration import Calibration
 from model.guard import Validation
 from model.network import Network
@@ -52,6 +54,11 @@ class Finished:
     metrics: dict[str, Any]
     history: list[dict[str, float]]
     validation: Validation | None = None  # raw expert logits of labelled validation rows, for the guards at test time
+    agreement: Agreement | None = None  # of the modalities on validation
+
+    def checkpoint(self, config: Config, manifest: Manifest) -> Checkpoint:
+        """What evaluation and prediction need of it."""
+        return Checkpoint(self.network, config, manifest, self.calibration, self.validation, self.agreement)
 
 
 def execute(
@@ -73,7 +80,7 @@ def execute(
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
     if job.out and exchange.rank == 0:
-        checkpoints.save(f"{job.out}/checkpoint", finished.network, config, opened.manifest, finished.calibration, finished.validation)
+        checkpoints.save(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
         recorder.close(finished.metrics)
     return finished
 
@@ -199,7 +206,7 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         "best_epoch": run.best["epoch"],
         "calibration": fitted.reason,
     }
-    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N))
+    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N), scores.agreement)
 
 
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:

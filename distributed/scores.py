@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from model import losses, metrics
+from model.agreement import Agreement
 from model.batch import Batch
+from model.expert_losses import full
 from model.familiarity import moments
 from model.network import Network
 from model.outputs import Outputs
@@ -34,6 +36,7 @@ class Scores:
     true_NM: Tensor  # the real one, where the label is known
     present_NM: Tensor
     unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
+    agreement: Agreement  # of the modalities with each other, those unlike training left out
 
     @property
     def probabilities_NC(self) -> Tensor:
@@ -55,14 +58,23 @@ def passes(network: Network, source: Batches, device: torch.device, precision: t
 def score(network: Network, source: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32) -> Scores:
     """One pass in evaluation mode; every worker ends with the rows of all."""
     parts: list[list[Tensor]] = []
+    agreements = []
     for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
         rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM]
         rows += [outputs.present_BM, outputs.unfamiliar_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
+        agreements.append(agreement(outputs))
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
-    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)))
+    sums = (exchange.sum(torch.stack(column).sum(0)).cpu() for column in zip(*(a.tensors() for a in agreements), strict=True))
+    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)), agreement=Agreement(*sums))
+
+
+def agreement(outputs: Outputs) -> Agreement:
+    """How far the modalities of a batch agree."""
+    posterior_BMC = full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1)
+    return Agreement.of(posterior_BMC, outputs.present_BM & ~outputs.unfamiliar_BM)
 
 
 def check_confidences(network: Network, scores: Scores) -> None:
@@ -96,10 +108,6 @@ def learn_familiarity(
         farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
         rows_M += outputs.present_BM.sum(0)
     familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
-
-
-def join(parts: list[Scores]) -> Scores:
-    return Scores(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scores)))
 
 
 def measure(

@@ -53,8 +53,7 @@ def train(
         return checkpoints.load(folder), metrics, nested.history(folder)
     device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
     finished = trial.run_once(shards, settings, arrays=arrays, state=folder, test=plain, device=device)
-    checkpoint = Checkpoint(finished.network, config, read_manifest(shards), finished.calibration, finished.validation)
-    return checkpoint, finished.metrics, finished.history
+    return finished.checkpoint(config, read_manifest(shards)), finished.metrics, finished.history
 
 
 def _tested(shards: str, cell: Cell, checkpoint: Checkpoint, metrics: Mapping[str, Any], arrays: Arrays | None) -> Row:

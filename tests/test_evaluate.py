@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
     from distributed.config import override
 
     config = override(loaded.config, {"data.cache": "stream"})
-    checkpoints.save(str(streamed), loaded.network, config, loaded.manifest, loaded.calibration, loaded.validation)
+    checkpoints.save(str(streamed), dataclasses.replace(loaded, config=config))
     told = {}
     for name in ("run", "streamed"):
         words = [

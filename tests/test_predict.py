@@ -149,7 +149,7 @@ def test_a_table_without_a_modality_still_gets_predictions(folder: Path, out: Pa
 def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
     known = checkpoints.load(str(folder / "run"))
     known.network.familiarity.limit_M[0] = 1e-9  # no photo is familiar any more
-    checkpoints.save(str(tmp_path / "run" / "checkpoint"), known.network, known.config, known.manifest, known.calibration, known.validation)
+    checkpoints.save(str(tmp_path / "run" / "checkpoint"), known)
     frame = pd.read_parquet(folder / "table.parquet")
     frame.loc[:4, ["age", "dose", "site"]] = None
     frame.loc[5:9, "photo"] = None
@@ -169,6 +169,20 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     assert told["notes"] == []
     assert "unfamiliar/photo" not in trusting
     assert (trusting["weight/photo"] > 0).equals(~without)
+
+
+def test_rows_that_are_joined_to_the_wrong_pictures_are_told(folder: Path, out: Path, tmp_path: Path, ray_local: None) -> None:
+    frame = pd.read_parquet(folder / "table.parquet")
+    cells = ["age", "dose", "site"]
+    frame[cells] = frame[cells].sample(frac=1, random_state=0).to_numpy()
+    frame.to_parquet(tmp_path / "table.parquet")
+    found, told = ask(folder, str(tmp_path / "table.parquet"), out)
+    assert len(found) > 80
+    (note,) = told["notes"]
+    assert note.startswith("photo and table agree only 0 % as much as on validation")
+    pooled, again = ask(folder, str(tmp_path / "table.parquet"), tmp_path / "pool", "--concurrency", "2")
+    close(found, pooled)
+    assert again["notes"] == told["notes"]
 
 
 def test_unknown_columns_do_not_matter_nor_do_labels(folder: Path, out: Path, tmp_path: Path) -> None:
