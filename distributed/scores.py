@@ -73,8 +73,12 @@ def score(network: Network, source: Batches, device: torch.device, exchange: Exc
 
 def agreement(outputs: Outputs) -> Agreement:
     """How far the modalities of a batch agree."""
-    posterior_BMC = full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1)
-    return Agreement.of(posterior_BMC, outputs.present_BM & ~outputs.unfamiliar_BM)
+    return Agreement.of(posteriors(outputs), outputs.present_BM & ~outputs.unfamiliar_BM)
+
+
+def posteriors(outputs: Outputs) -> Tensor:
+    """[B, M, C]: what each modality says by itself."""
+    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1)
 
 
 def check_confidences(network: Network, scores: Scores) -> None:
