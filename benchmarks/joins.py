@@ -35,17 +35,16 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from distributed import checkpoints, scores, stream, testing
-    from model.agreement import Agreement
 
     checkpoint = checkpoints.load(args.checkpoint)
-    network, known = checkpoint.network, checkpoint.agreement
+    network, known = checkpoint.network, checkpoint.expectation
     assert known is not None, "a run of one modality"
     place = network.schema.modalities.index(network.schema.tables[0].name)
     seen, labels = [], []
     with torch.inference_mode():
         source = stream.open_source(args.data, "test", checkpoint.config, train=False)
         for batch, outputs in scores.passes(network, source, torch.device("cpu"), torch.float32):
-            seen.append((scores.posteriors(outputs), outputs.present_BM & ~outputs.unfamiliar_BM))
+            seen.append(scores.posteriors(outputs))
             labels.append(batch.labels_B)
     posterior_NMC, present_NM = (torch.cat(parts) for parts in zip(*seen, strict=True))
     labels_N, lot = torch.cat(labels).numpy(), np.random.default_rng(0)
@@ -56,7 +55,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         wrong = int(share * len(rows_R))
         for part in (found_RMC, there_RM):
             part[:wrong, place] = part[:wrong, place].roll(1, 0)
-        return bool(Agreement.of(found_RMC, there_RM).fallen(known))
+        return bool(known.compare(found_RMC, there_RM).fallen(known))
 
     def percent(draw: Any, share: float = 0.0) -> float:
         return round(100 * sum(told(draw(k), share) for k in range(args.files)) / args.files, 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed.config import Config
     from distributed.shards import Manifest
-    from model.agreement import Agreement
+    from model.agreement import Expectation
     from model.calibration import Calibration
     from model.guard import Validation
     from model.network import Network
@@ -102,7 +102,7 @@ class Checkpoint:
     manifest: Manifest
     calibration: Calibration
     validation: Validation | None = None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
-    agreement: Agreement | None = None  # of the modalities on validation: what tells whether those of new rows belong together
+    expectation: Expectation | None = None  # tells whether the modalities of new rows still belong together
 
 
 def save(folder: str, checkpoint: Checkpoint) -> None:
@@ -120,7 +120,7 @@ def save(folder: str, checkpoint: Checkpoint) -> None:
     }
     weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()}
     buffer = io.BytesIO()
-    known = {"calibration": checkpoint.calibration, "validation": checkpoint.validation, "agreement": checkpoint.agreement}
+    known = {"calibration": checkpoint.calibration, "validation": checkpoint.validation, "expectation": checkpoint.expectation}
     held = {name: one.state_dict() for name, one in known.items() if one is not None}
     torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
     folder = folder.rstrip("/")
@@ -139,7 +139,7 @@ def parse(content: bytes, folder: str) -> Checkpoint:
 
     from distributed.config import Config, override
     from distributed.shards import Manifest
-    from model.agreement import Agreement
+    from model.agreement import Expectation
     from model.calibration import Calibration
     from model.guard import Validation
     from model.network import Network
@@ -157,8 +157,8 @@ def parse(content: bytes, folder: str) -> Checkpoint:
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
     validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
-    agreement = Agreement.from_state_dict(saved["agreement"]) if "agreement" in saved else None
-    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation, agreement)
+    expectation = Expectation.from_state_dict(saved["expectation"]) if "expectation" in saved else None
+    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation, expectation)
 
 
 def find(folder: str) -> bytes:

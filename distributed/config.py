@@ -20,6 +20,7 @@ SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
 STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
+OWN_ROWS = 16  # of a worker that goes by its own batch statistics, at least
 LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece")
 METRICS = (
     *("balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "macro_auprc"),
@@ -95,7 +96,7 @@ class ScalingConfig:
     cpus_per_worker: float = option(1.0, "CPUs a worker", low=0.0)
     threads: int = option(1, "torch threads a worker; 0 leaves torch's default", low=0)
     global_norms: bool = option(
-        True, "batch statistics of all workers' rows, so that N workers train as one; false: of each worker's own, an exchange less a layer"
+        True, "batch statistics of all workers' rows, so that N workers train as one; false: of each one's own, two exchanges less a layer"
     )
     max_failures: int = option(3, "restarts of the worker group before the run fails; -1 is no limit", low=-1)
 
@@ -159,6 +160,11 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}")
     if config.data.batch_size < config.scaling.workers:
         raise ValueError(f"data.batch_size must be at least scaling.workers={config.scaling.workers}; got {config.data.batch_size}")
+    least = OWN_ROWS * config.scaling.workers
+    if not config.scaling.global_norms and config.scaling.workers > 1 and config.data.batch_size < least:
+        raise ValueError(
+            f"scaling.global_norms=false needs {OWN_ROWS} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
+        )
     return config
 
 

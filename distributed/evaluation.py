@@ -89,7 +89,7 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
         remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
     unlike, nowhere = seen.unfamiliar_NM.sum(0).tolist(), int(lost(seen.present_NM, seen.unfamiliar_NM).sum())
     remarks += inference.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
-    remarks += inference.agreement_notes(network.schema.modalities, seen.agreement, checkpoint.agreement)
+    remarks += inference.agreement_notes(network.schema.modalities, seen.agreement, checkpoint.expectation)
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")

@@ -20,7 +20,7 @@ from distributed.sampling import class_shares
 from distributed.scores import Batches, Scores
 from model import aggregation
 from model.aggregation import Aggregation, Validation
-from model.agreement import Agreement
+from model.agreement import Agreement, Expectation
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
 from model.calibration import mixture_prior
@@ -44,12 +44,12 @@ def unfamiliar_notes(names: Sequence[str], unlike: Sequence[int], nowhere: int, 
     return told + [f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"] * (nowhere > 0)
 
 
-def agreement_notes(names: Sequence[str], now: Agreement, known: Agreement | None) -> list[str]:
+def agreement_notes(names: Sequence[str], now: Agreement | None, known: Expectation | None) -> list[str]:
     """What is to be said of modalities that no longer belong together."""
     return [
-        f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: "
-        "in part of the rows one of the two may be broken, or of another record (a wrong join?)"
-        for i, j, share in (now.fallen(known) if known else [])
+        f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: in part of the rows one of the two "
+        "may be broken, or of another record (a wrong join?), or the classes are much differently distributed"
+        for i, j, share in (now.fallen(known) if now and known else [])
     ]
 
 
@@ -75,7 +75,8 @@ class Perturbed:
 def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
     """What the network gives every row, on the CPU."""
     checkpoint.network.to(device)
-    return scores.score(checkpoint.network, source, device, Exchange(), loop.precision(checkpoint.config, device))
+    precision = loop.precision(checkpoint.config, device)
+    return scores.score(checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation)
 
 
 def experts(checkpoint: Checkpoint) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FRACTIONS = (0.7, 0.1, 0.2)
 SAMPLED = 100_000  # training rows whose values give the quantiles: all of them in most tables
 PART_BYTES = 32 << 20
-MOST_FILES = 2000  # each is a result of every task that deals rows out, and Ray copes with few thousand
+MOST_FILES = 2000  # each is a result of every task that deals rows out, and Ray copes with few thousand; but none is beyond MOST_BYTES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,14 +174,15 @@ def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: i
     """Files of about 32 MiB, but not too many, and at least eight where the training rows suffice: workers share and shuffle them."""
     import numpy as np
 
-    from distributed.ingest_passes import LENGTH, Parts
+    from distributed.ingest_passes import LENGTH, MOST_BYTES, Parts
 
     per_row = 32.0 + 4 * sum(len(t.numeric) + len(t.categorical) for t in schema.tables)
     for name in known.column_names:
         if name.startswith(LENGTH):
             per_row += float(known[name].to_numpy().sum()) / max(1, len(split))
     counts = [int(np.sum(split == s)) for s in range(3)]
-    size = rows_per_file or max(1, -(-sum(counts) // MOST_FILES), min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8))))
+    small = min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8)))
+    size = rows_per_file or max(1, small, min(int(MOST_BYTES / per_row), -(-sum(counts) // MOST_FILES)))
     return Parts(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))
 
 

@@ -18,6 +18,7 @@ from distributed.splits import NONE, TRAIN
 from model.schema import Schema
 
 GROUP_BYTES = 64 << 20  # prepared bytes of one task of the later passes
+MOST_BYTES = 1 << 30  # in one table: Arrow counts the bytes of a column of images in 31 bits
 LENGTH = "length."
 
 
@@ -34,7 +35,8 @@ class Blocks:
 
     def grouped(self, at_least: int) -> list[tuple[int, int, list[Any]]]:
         """(first row, rows, blocks) of runs of neighbours; the results never depend on how they are grouped."""
-        limit = min(max(GROUP_BYTES, sum(self.sizes) // 128), sum(self.sizes) // max(1, at_least) + 1)
+        total = sum(self.sizes)
+        limit = min(max(GROUP_BYTES, total // 128), total // max(1, at_least) + 1, MOST_BYTES)
         found: list[tuple[int, int, list[Any]]] = []
         first = rows = size = 0
         refs: list[Any] = []

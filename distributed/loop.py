@@ -125,7 +125,7 @@ def fit(
         run.load(state)
     while run.epoch < config.optim.epochs and not stale(run):
         terms = train_epoch(run, train)
-        run.exchange.agree(run.network, run.evaluated)
+        run.exchange.agree(run.network, *([] if run.average is None else [run.average]))
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
         metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
         run.remember(merit(metrics, config.optim.metric))

@@ -198,8 +198,7 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
     found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
     notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
-    if total.agreement:
-        notes += agreement_notes(schema.modalities, total.agreement, checkpoint.agreement)
+    notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
     return found | {"notes": notes}
 
 

@@ -117,7 +117,8 @@ class Predictor:
         columns |= {f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)}
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
-        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, scores.agreement(outputs))
+        agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(*scores.posteriors(outputs))
+        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, agreement)
         found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
@@ -158,7 +159,7 @@ def arrow_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
     columns += [("probability", pa.float32()), ("abstained", pa.bool_()), ("entropy", pa.float32())]
     columns += [(f"p/{name}", pa.float32()) for name in schema.classes]
     columns += [(f"weight/{name}", pa.float32()) for name in schema.modalities]
-    columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities if checkpoint.network.limited]
+    columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities]
     return pa.schema([*columns, *((f"expert_weight/{e + 1}", pa.float32()) for e in range(inference.experts(checkpoint)))])
 
 

@@ -17,10 +17,10 @@ from distributed.checkpoints import Checkpoint
 from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
-from distributed.scores import Scores, check_confidences, learn_familiarity, measure, passes, score
+from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, passes, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
-from model.agreement import Agreement
+from model.agreement import Expectation
 from model.calibration import Calibration
 from model.guard import Validation
 from model.network import Network
@@ -54,11 +54,11 @@ class Finished:
     metrics: dict[str, Any]
     history: list[dict[str, float]]
     validation: Validation | None = None  # raw expert logits of labelled validation rows, for the guards at test time
-    agreement: Agreement | None = None  # of the modalities on validation
+    expectation: Expectation | None = None  # of each modality by the others, from validation
 
     def checkpoint(self, config: Config, manifest: Manifest) -> Checkpoint:
         """What evaluation and prediction need of it."""
-        return Checkpoint(self.network, config, manifest, self.calibration, self.validation, self.agreement)
+        return Checkpoint(self.network, config, manifest, self.calibration, self.validation, self.expectation)
 
 
 def execute(
@@ -206,7 +206,8 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         "best_epoch": run.best["epoch"],
         "calibration": fitted.reason,
     }
-    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N), scores.agreement)
+    expectation = learn_expectation(network, val, run.device, run.exchange, kind)
+    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N), expectation)
 
 
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model import losses, metrics
-from model.agreement import Agreement
+from model.agreement import Agreement, Expectation
 from model.batch import Batch
 from model.expert_losses import full
 from model.familiarity import moments
@@ -19,6 +19,9 @@ from model.outputs import Outputs
 
 if TYPE_CHECKING:
     from distributed.loop import Exchange
+
+
+EXPECTATION_ROWS = 20_000  # that suffice to learn what modalities lead to expect of each other
 
 
 class Batches(Protocol):
@@ -36,7 +39,7 @@ class Scores:
     true_NM: Tensor  # the real one, where the label is known
     present_NM: Tensor
     unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
-    agreement: Agreement  # of the modalities with each other, those unlike training left out
+    agreement: Agreement | None = None  # of the modalities with each other, those unlike training left out; where it is asked for
 
     @property
     def probabilities_NC(self) -> Tensor:
@@ -55,30 +58,47 @@ def passes(network: Network, source: Batches, device: torch.device, precision: t
 
 
 @torch.inference_mode()
-def score(network: Network, source: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32) -> Scores:
-    """One pass in evaluation mode; every worker ends with the rows of all."""
+def score(
+    network: Network,
+    source: Batches,
+    device: torch.device,
+    exchange: Exchange,
+    precision: torch.dtype = torch.float32,
+    known: Expectation | None = None,
+) -> Scores:
+    """One pass in evaluation mode; every worker ends with the rows of all, and with the agreement of its own beside what is known."""
     parts: list[list[Tensor]] = []
-    agreements = []
+    agreement = None
     for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
         rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM]
         rows += [outputs.present_BM, outputs.unfamiliar_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
-        agreements.append(agreement(outputs))
+        more = known.compare(*posteriors(outputs)) if known else None
+        agreement = agreement + more if agreement and more else more
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
-    sums = (exchange.sum(torch.stack(column).sum(0)).cpu() for column in zip(*(a.tensors() for a in agreements), strict=True))
-    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)), agreement=Agreement(*sums))
+    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)), agreement=agreement)
 
 
-def agreement(outputs: Outputs) -> Agreement:
-    """How far the modalities of a batch agree."""
-    return Agreement.of(posteriors(outputs), outputs.present_BM & ~outputs.unfamiliar_BM)
+def posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
+    """On the CPU: [B, M, C] what each modality says by itself, and [B, M] which are there and like training."""
+    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (outputs.present_BM & ~outputs.unfamiliar_BM).cpu()
 
 
-def posteriors(outputs: Outputs) -> Tensor:
-    """[B, M, C]: what each modality says by itself."""
-    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1)
+@torch.inference_mode()
+def learn_expectation(
+    network: Network, val: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32
+) -> Expectation | None:
+    """What the modalities lead to expect of each other, from validation rows: the first of each worker's."""
+    told, rows = [], 0
+    for _, outputs in passes(network, val, device, precision):
+        told.append(posteriors(outputs))
+        rows += len(told[-1][0])
+        if rows > EXPECTATION_ROWS // exchange.world:
+            break
+    posterior_VMC, present_VM = (exchange.gather(torch.cat(parts).to(device)).cpu() for parts in zip(*told, strict=True))
+    return Expectation.learn(posterior_VMC, present_VM)
 
 
 def check_confidences(network: Network, scores: Scores) -> None:

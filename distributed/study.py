@@ -16,7 +16,7 @@ The format (every key but variants is optional):
   [[conditions]]    name, set, each, grid as above, for training and test; a variant that names {modality} or {others} without `each`
                     takes them from the condition, and is left out where the condition has none
       test          changes of the test alone: corrupt = "image=noise:0.5", shift = "forward-50", aggregation = "stability",
-                    unfamiliar = "trusted" (go by modalities unlike anything in training, as with fusion.familiar=false)
+                    unfamiliar = "trusted" (go by modalities unlike anything in training)
       axis, at      conditions of one axis are drawn as a curve over `at` (a number or a name)
   [[claims]]        text, variant, and what to look at: metric, against (a variant), at_least or at_most (in the metric's own unit,
                     0.02 is two points), conditions (names; default all). {modality} comes from the condition.

@@ -1,4 +1,4 @@
-"""Ray Train glue: N workers with averaged gradients, global batch statistics and global sums. The loop itself is in loop.py."""
+"""Ray Train glue: N workers with averaged gradients, global sums and, unless told otherwise, batch statistics. The loop is in loop.py."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Workers(Exchange):
         for norm in (m for network in networks for m in network.modules() if isinstance(m, NORMS)):
             for statistic_C in (norm.running_mean, norm.running_var):
                 if statistic_C is not None:
-                    statistic_C.copy_(self.sum(statistic_C) / self.world)
+                    statistic_C.copy_(self.sum(statistic_C.double()) / self.world)  # a frozen one comes out as it was
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -78,14 +78,18 @@ class Network(nn.Module):
             embeddings.append(encoder(*inputs, present_B))
         return torch.stack(embeddings, 1)
 
+    def look(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, M] the modalities to go by, and those unlike anything in training; where no other is left, the record goes by these too."""
+        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
+        if self.training or not hasattr(self, "familiarity"):
+            return visible_BM, torch.zeros_like(visible_BM)
+        unfamiliar_BM = self.familiarity(embeddings_BMD, visible_BM)
+        familiar_BM = visible_BM & ~unfamiliar_BM
+        return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM), unfamiliar_BM
+
     def forward(self, batch: Batch) -> Outputs:
         embeddings_BMD = self.encode(batch)
-        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
-        unfamiliar_BM = torch.zeros_like(visible_BM)
-        if hasattr(self, "familiarity") and not self.training:
-            unfamiliar_BM = self.familiarity(embeddings_BMD, visible_BM)
-            familiar_BM = visible_BM & ~unfamiliar_BM  # where nothing is, the record goes by all it has
-            visible_BM = torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM)
+        visible_BM, unfamiliar_BM = self.look(embeddings_BMD, batch)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)

@@ -103,6 +103,15 @@ def test_shards_that_number_classes_and_categories_otherwise_give_the_same(folde
     assert "categories of table matched by value: site" in told["remarks"]
 
 
+def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of_it(folder: Path) -> None:
+    words = "photo and table agree only"
+    assert words not in ask(folder)["remarks"]
+    assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
+    before = folder / "before"  # one made by a version that did not learn what to expect
+    checkpoints.save(str(before), dataclasses.replace(checkpoints.load(str(folder / "run")), expectation=None))
+    assert words not in ask(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")["remarks"]
+
+
 def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
     streamed = folder / "streamed"
     streamed.mkdir()

@@ -61,6 +61,7 @@ def test_part_files_are_of_one_size_and_not_too_many() -> None:
     assert files(100_000, 0.0) == (8, 1, 1)
     assert files(10_000, 1.0) == (259, 33, 33)  # 31 rows each
     assert files(1_000_000, 1.0) == (1600, 200, 200)
+    assert sum(files(1_000_000, 4.0)) == pytest.approx(4_000_000 / 1024, rel=0.01), "none is beyond 1 GiB"
 
 
 def test_cells_are_those_of_the_table(made: Path) -> None:

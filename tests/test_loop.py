@@ -154,7 +154,8 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
         loop.fit(network, train, val, settings, seen, exchange=Workers(settings.scaling.global_norms))
     except Diverged as error:
         told = str(error)
-    torch.save({"network": network.state_dict(), "metrics": seen.metrics, "told": told}, f"{folder}/{rank}.pt")
+    best = seen.states[-1]["best"]["weights"] if seen.states else {}
+    torch.save({"network": network.state_dict(), "best": best, "metrics": seen.metrics, "told": told}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -198,8 +199,9 @@ def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network
         (tmp_path / name).mkdir()
         ends[name] = together(2, tmp_path / name, ["optim.epochs=3", f"scaling.global_norms={name}"])
     one, other = ends["false"]
-    for name, value in one["network"].items():
-        assert torch.equal(value, other["network"][name]), name
+    for weights in ("network", "best"):
+        for name, value in one[weights].items():
+            assert torch.equal(value, other[weights][name]), name
     scored = [{n: v for n, v in end["metrics"][-1].items() if n.startswith(("loss", "val/"))} for end in (one, other)]
     assert scored[0] == scored[1]
     assert one["metrics"][-1]["loss"] < 0.8 * one["metrics"][0]["loss"]

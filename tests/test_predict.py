@@ -63,7 +63,8 @@ def close(a: pd.DataFrame, b: pd.DataFrame) -> None:
 def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
     found, told = ask(folder, "shards", out, "--split", "test")
     fixed = ["id", "split", "label", "prediction", "probability", "abstained", "entropy"]
-    assert list(found) == [*fixed, *P, "weight/photo", "weight/table", "expert_weight/1", "expert_weight/2", "expert_weight/3"]
+    of_modalities = [f"{what}/{name}" for what in ("weight", "unfamiliar") for name in ("photo", "table")]
+    assert list(found) == [*fixed, *P, *of_modalities, "expert_weight/1", "expert_weight/2", "expert_weight/3"]
     p = found[P].to_numpy(float)
     assert p.sum(1) == pytest.approx(np.ones(95), abs=1e-5)
     assert found["prediction"].tolist() == [CLASSES[c] for c in p.argmax(1)]
@@ -167,7 +168,7 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     ]
     trusting, told = ask(tmp_path, "table.parquet", tmp_path / "trusting", "--trust-unfamiliar")
     assert told["notes"] == []
-    assert "unfamiliar/photo" not in trusting
+    assert not trusting["unfamiliar/photo"].any()
     assert (trusting["weight/photo"] > 0).equals(~without)
 
 

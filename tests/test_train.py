@@ -189,6 +189,10 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
         (["--set", "stage.kind=crt", "loss.margin=0.3"], "stage.kind=crt needs linear classifiers; loss.margin=0.3"),
         (["--set", "optim.metric=recall/moon"], "optim.metric=recall/CLASS must name a class"),
         (["--workers", "4", "--set", "data.batch_size=3"], "data.batch_size must be at least scaling.workers=4; got 3"),
+        (
+            ["--workers", "8", "--set", "scaling.global_norms=false"],
+            "scaling.global_norms=false needs 16 rows a worker: data.batch_size of at least 128; got 64",
+        ),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, tmp_path: Path) -> None:
@@ -223,6 +227,9 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
     assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
     for name, value in weights(whole).items():
         assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
+    expected = [checkpoints.load(str(r)).expectation for r in (whole, run)]
+    assert expected[0].rows_MM.equal(expected[1].rows_MM), "of all workers' rows"
+    assert torch.allclose(expected[0].said_MMC, expected[1].said_MMC, atol=0.05)
     limit = time.monotonic() + 30
     while marked(mark, "ray::") and time.monotonic() < limit:
         time.sleep(0.5)
