@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed import config, loop
-from distributed.scores import Scores, measure, score
+from distributed.scores import Scores, learn_expectation, measure, score
 from distributed.watch import Diverged
 from model import losses
 from model.encoders import Standardise
@@ -155,7 +155,12 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     except Diverged as error:
         told = str(error)
     best = seen.states[-1]["best"]["weights"] if seen.states else {}
-    torch.save({"network": network.state_dict(), "best": best, "metrics": seen.metrics, "told": told}, f"{folder}/{rank}.pt")
+    expected = learn_expectation(network, val, torch.device("cpu"), Workers())
+    assert expected is not None
+    torch.save(
+        {"network": network.state_dict(), "best": best, "expected": expected.state_dict(), "metrics": seen.metrics, "told": told},
+        f"{folder}/{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -175,11 +180,15 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     network, train, val, settings = start(*sets)
     seen = Kept()
     alone = loop.fit(network.double(), train, val, settings, seen)  # Adam makes rounding large where a gradient is nearly zero
+    expected = learn_expectation(alone.network, val, torch.device("cpu"), loop.Exchange())
+    assert expected is not None
     for world in (2, 3) if not extra else (2,):
         ranks = together(world, tmp_path, sets)
         for name, value in alone.network.state_dict().items():
             assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
             assert torch.allclose(ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4), name
+        for name in ("rows_MM", "count_MMC", "said_MMC"):  # of all workers' rows
+            assert torch.allclose(ranks[0]["expected"][name], expected.state_dict()[name], atol=1e-3), name
         for name, value in seen.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name

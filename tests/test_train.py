@@ -227,9 +227,6 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
     assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
     for name, value in weights(whole).items():
         assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
-    expected = [checkpoints.load(str(r)).expectation for r in (whole, run)]
-    assert expected[0].rows_MM.equal(expected[1].rows_MM), "of all workers' rows"
-    assert torch.allclose(expected[0].said_MMC, expected[1].said_MMC, atol=0.05)
     limit = time.monotonic() + 30
     while marked(mark, "ray::") and time.monotonic() < limit:
         time.sleep(0.5)
