@@ -79,6 +79,9 @@ def execute(
     run = loop.fit(opened.network, opened.train, opened.val, config, recorder, state=state, exchange=exchange, device=device)
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
+    if job.out:  # trials and studies keep no checkpoint, and need no expectation
+        kind = loop.precision(config, run.device)
+        finished.expectation = learn_expectation(finished.network, opened.val, run.device, exchange, kind)
     if job.out and exchange.rank == 0:
         checkpoints.save(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
         recorder.close(finished.metrics)
@@ -206,8 +209,7 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         "best_epoch": run.best["epoch"],
         "calibration": fitted.reason,
     }
-    expectation = learn_expectation(network, val, run.device, run.exchange, kind)
-    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N), expectation)
+    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N))
 
 
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Sums:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor | Sequence[object]]):  # type: ignore[no-untyped-def]
+    def from_state_dict(cls, state: Mapping[str, Tensor | Sequence[object]]) -> Self:
         return cls(**{n: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for n, v in state.items()})
 
 
