@@ -53,7 +53,7 @@ class Room:
     a head without CPUs. Trials with workers of their own hold a process each while they wait: of these, one more than fit.
     """
 
-    def __init__(self, scaling: ScalingConfig, asked: int = 0) -> None:
+    def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
         each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
         self.needs = {name: scaling.workers * amount for name, amount in each.items() if amount}
         self.asked, self.nested = asked, scaling.workers > 1
@@ -63,11 +63,13 @@ class Room:
             if asked > self.fit and not self.joined:
                 print(f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them", file=sys.stderr)
         elif self.joined:
-            print(f"a trial takes {self._words(self.needs)} and no node has that yet: waiting for a node", file=sys.stderr, flush=True)
+            print(f"{what} takes {self._words(self.needs)} and no node has that yet: waiting for a node", file=sys.stderr, flush=True)
         else:
-            has = self._words({name: _there().get(name, 0) for name in self.needs})
+            there = {name: _there().get(name, 0) for name in self.needs}
+            short = next(name for name, need in self.needs.items() if there[name] < need)
             raise ValueError(
-                f"a trial must fit on this machine, which has {has}; it takes {self._words(self.needs)}: lower scaling.workers"
+                f"{what} must fit on this machine, which has {self._words(there)}; it takes {self._words(self.needs)}: "
+                f"lower scaling.workers or scaling.{short.lower()}s_per_worker"
             )
 
     def __call__(self) -> int:

@@ -1,4 +1,4 @@
-"""A trial that needs several workers: a Ray Train run inside a Tune trial. What rank 0 writes into the run's history is passed on."""
+"""A run of several workers, alone or inside a Tune trial, watched: what rank 0 writes into its history is passed on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ POLL = 0.3  # seconds
 def run_nested(
     shards: str, settings: Mapping[str, Any], out: str, progress: Callable[[dict[str, float]], Any], test: bool
 ) -> dict[str, Any]:
-    """The metrics of a run of scaling.workers workers; one that was interrupted goes on from the state in `out`.
+    """The metrics of a trial's run of scaling.workers workers; one that was interrupted goes on from the state in `out`."""
+    return run_watched(Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test), progress)
 
-    Ray Train has the other thread, because Tune stops a trial by raising in this one, in `progress`; the process then ends, and with it
-    the trainer and its workers.
+
+def run_watched(job: Job, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The metrics of a run; `progress` sees every epoch that it adds to its history, `heed` is called several times a second.
+
+    Ray Train has the other thread: Tune stops a trial by raising in this one, in `progress`, signals do in `heed`, which Ray's own waiting
+    would not let through. The process then ends, and with it the trainer and its workers.
     """
-    job = Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test)
     raised: list[BaseException] = []
     ended = threading.Event()
 
@@ -33,11 +37,12 @@ def run_nested(
         finally:
             ended.set()
 
-    seen = len(history(out))
+    seen = len(history(job.out))
     threading.Thread(target=train, name="trainer", daemon=True).start()
     while True:
         last = ended.wait(POLL)
-        found = history(out)
+        heed()
+        found = history(job.out)
         for epoch in found[seen:]:
             progress(epoch)
         seen = max(seen, len(found))
@@ -45,7 +50,7 @@ def run_nested(
             break
     if raised:
         raise raised[0]
-    return json.loads(checkpoints.read_file(f"{out}/metrics.json"))  # type: ignore[no-any-return]
+    return json.loads(checkpoints.read_file(f"{job.out}/metrics.json"))  # type: ignore[no-any-return]
 
 
 def history(out: str) -> list[dict[str, float]]:

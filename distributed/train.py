@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ if __package__ in (None, ""):
 
 from distributed import cli, config
 from distributed.config import Config
+
+DATA = "data.json"  # in the folder of a run: its shards
 
 
 class Stopped(BaseException):
@@ -52,22 +55,34 @@ def main(argv: list[str]) -> int:
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
     out = cli.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
-    from distributed import checkpoints
+    from distributed.mirror import writable
     from distributed.shards import read_manifest
 
-    data = cli.data(options.data)
-    manifest, settings = read_manifest(data), settle(out, options)
-    from distributed import runs
+    with writable(out):
+        settings = settle(out, options)
+        before = read_data(out) if options.resume else {}
+    data = cli.data(options.data or before.get("shards"))
+    manifest, mark = read_manifest(data), digest(data)
+    if before.get("digest", mark) != mark:
+        raise ValueError(f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out")
+    from distributed import checkpoints, runs
     from distributed.console import results_table
 
     runs.check(manifest, settings)
-    checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
-    job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume)
+    if not (alone_here := in_process(settings)):
+        start_ray(settings)
+    with writable(out):
+        checkpoints.write_file(f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode())
+        checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+    test = manifest.rows["test"] > 0
+    job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test)
     try:
-        metrics = alone(job) if in_process(settings) else together(job)
+        metrics = alone(job) if alone_here else together(job)
     except Stopped:
         raise cli.Failure(f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume") from None
     print(results_table(metrics, len(manifest.schema.classes)))
+    if not test:
+        print("note: the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
     print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0
@@ -100,6 +115,24 @@ def settle(out: str, options: argparse.Namespace) -> Config:
     return settings
 
 
+def read_data(out: str) -> dict[str, str]:
+    """The shards that the run began with, and their digest; nothing of a run that is not there, or older than these notes."""
+    from distributed import checkpoints
+
+    try:
+        return json.loads(checkpoints.read_file(f"{out}/{DATA}"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return {}
+
+
+def digest(data: str) -> str:
+    """Of all that ingest says about the shards; statistics of the training rows are among it."""
+    from distributed import checkpoints
+    from distributed.shards import MANIFEST, join
+
+    return hashlib.sha256(checkpoints.read_file(join(data, MANIFEST))).hexdigest()[:16]
+
+
 def in_process(settings: Config) -> bool:
     """One worker on a machine that has what it asks for needs no Ray Train around it."""
     if settings.scaling.workers > 1 or settings.scaling.min_workers:
@@ -126,41 +159,32 @@ def alone(job: Any) -> dict[str, Any]:
         raise cli.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
 
 
-def together(job: Any) -> dict[str, Any]:
-    """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
-    from distributed import checkpoints, worker
-    from distributed.console import EpochBar
+def start_ray(settings: Config) -> None:
+    """Starts or joins Ray, and refuses workers that will never fit: Ray Train would wait for them without a word."""
+    from distributed import jobs
 
     cli.start_ray()
-    catch_signals()
-    finished = threading.Event()
-    with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar:
-        watcher = threading.Thread(target=watch, args=(job.out, bar, finished), daemon=True)
-        watcher.start()
+    least = settings.scaling.min_workers or settings.scaling.workers
+    jobs.Room(dataclasses.replace(settings.scaling, workers=least), what="this run")
+
+
+def together(job: Any) -> dict[str, Any]:
+    """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
+    from distributed import nested, worker
+    from distributed.console import EpochBar
+    from distributed.signals import Signals
+
+    signals = Signals()
+
+    def heed() -> None:
+        if signals.received:
+            raise Stopped
+
+    with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar, signals.caught():
         try:
-            worker.train_on_ray(job)
+            return nested.run_watched(job, bar, heed)
         except worker.Failed as error:
             raise cli.Failure(str(error)) from None
-        finally:
-            finished.set()
-            watcher.join()
-    return json.loads(checkpoints.read_file(f"{job.out}/metrics.json"))  # type: ignore[no-any-return]
-
-
-def watch(out: str, bar: Any, finished: threading.Event) -> None:
-    """Shows each epoch that appears in the run's history."""
-    from distributed.nested import history
-
-    shown = None
-    while True:
-        last = finished.wait(1.0)
-        found = history(out)
-        shown = len(found) if shown is None and not last else shown or 0  # epochs of an earlier start are not news
-        for metrics in found[shown:]:
-            bar(metrics)
-        shown = len(found)
-        if last:
-            return
 
 
 if __name__ == "__main__":

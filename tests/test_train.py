@@ -183,6 +183,7 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
     [
         (["--resume"], "--resume needs --out"),
         (["--set", "optim.epochs"], "--set takes KEY=VALUE"),
+        (["--out", __file__], "--out must be a folder or URI that can be read and written"),
         (["--data", "nowhere"], "a SHARDS folder must exist"),
         (["--set", "data.modalities=picture"], "a modality must be one of the data set's: map, table; got picture"),
         (["--set", "data.corrupt=map=nois"], "a corruption must be"),
@@ -197,7 +198,7 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
 )
 def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, tmp_path: Path) -> None:
     data = [] if "--data" in words else ["--data", wafer_shards]
-    out = [] if "--resume" in words else ["--out", str(tmp_path / "r")]
+    out = [] if {"--resume", "--out"} & {*words} else ["--out", str(tmp_path / "r")]
     done = run_command("distributed/train.py", *data, *out, *words)
     assert done.returncode == 2
     assert said in done.stderr
@@ -210,6 +211,56 @@ def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: st
     assert (done.returncode, "add --resume" in done.stderr) == (2, True)
     done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole), "--resume", "--set", "dim=32")
     assert (done.returncode, "dim is 16 there, got 32" in done.stderr) == (2, True)
+
+
+def test_a_resumed_run_keeps_its_data(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(wafer_shards, other)
+    manifest = json.loads((other / "schema.json").read_text())
+    manifest["prepare"]["seed"] = 1234  # as another ingest of the same table would say
+    (other / "schema.json").write_text(json.dumps(manifest))
+    done = run_command("distributed/train.py", "--data", str(other), "--out", str(whole), "--resume")
+    assert (done.returncode, "a resumed run must keep its data" in done.stderr) == (2, True), done.stderr
+    assert run_command("distributed/train.py", "--out", str(whole), "--resume").returncode == 0, "it knows its data"
+
+
+def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(wafer_shards, data)
+    shutil.rmtree(data / "test")
+    manifest = json.loads((data / "schema.json").read_text())
+    manifest["rows"]["test"] = 0
+    (data / "schema.json").write_text(json.dumps(manifest))
+    done = run_command("distributed/train.py", "--data", str(data), "--out", str(tmp_path / "r"), "--set", *TINY[:-1], "optim.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "note: the data has no test rows" in done.stdout
+    assert "test" not in json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert (tmp_path / "r" / "checkpoint").exists()
+
+
+def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -> None:
+    done = run_command(
+        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--workers", "512", "--set", "data.batch_size=512"
+    )
+    assert (done.returncode, "this run must fit on this machine" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards: str, tmp_path: Path) -> None:
+    run, mark = tmp_path / "two", uuid.uuid4().hex
+    process = begin(wafer_shards, run, "--workers", "2", "--set", *ENDLESS, mark=mark)
+    wait_for_epochs(run, 2, process, 240)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.strip().splitlines()[-1].startswith("error: stopped; go on with: ")
+    assert "Traceback" not in said
+    limit = time.monotonic() + 30
+    while marked(mark, "ray::") and time.monotonic() < limit:
+        time.sleep(0.5)
+    assert not marked(mark, "ray::")
 
 
 @pytest.mark.slow
