@@ -26,6 +26,7 @@ STEADY = 0.3  # how far the mean of one of the two may be from validation's, in 
 CHANCE = 2.0  # times the square of that distance which chance gives, that are left out
 SIGNAL = 0.25  # share of the variance of what is expected that must not be noise
 PSEUDO = 10.0  # rows for which the mean over all classes counts beside those of one class
+CHUNK = 1024  # validation rows that are compared at a time, each with squares of the modalities times the classes
 MOST_CLASSES = 1000  # an expectation has their square of numbers
 
 
@@ -109,7 +110,9 @@ class Expectation(Sums):
         if posterior_VMC.shape[-1] > MOST_CLASSES or not (rows_MM.triu(1) >= KNOWN_ROWS).any():
             return None
         found = cls(**_expected(posterior_VMC, present_VM), slope_MM=torch.zeros(rows_MM.shape), error_MM=torch.zeros(rows_MM.shape))
-        slope_MM, error_MM = found.compare(posterior_VMC, present_VM, learned=True).slope()
+        parts = zip(torch.split(posterior_VMC, CHUNK), torch.split(present_VM, CHUNK), strict=True)
+        first, *others = (found.compare(posterior_RMC, present_RM, learned=True) for posterior_RMC, present_RM in parts)
+        slope_MM, error_MM = sum(others, first).slope()
         return replace(found, slope_MM=torch.where(rows_MM >= KNOWN_ROWS, slope_MM, 0.0).float(), error_MM=error_MM.float())
 
     def compare(self, posterior_BMC: Tensor, present_BM: Tensor, learned: bool = False) -> Agreement:

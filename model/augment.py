@@ -51,7 +51,7 @@ def seed_of(seed: int, step: int, stream: int) -> int:
 
 
 def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
-    """Images turned, shifted, scaled, recoloured and partly covered; table cells set to missing or unseen."""
+    """Images turned, shifted, scaled, recoloured and partly covered; table cells set to missing."""
     device = batch.present_BM.device
     images = {
         name: augment_images(pixels, draws(batch, 11, seed_of(seed, step, 10 + k), device), config)

@@ -253,6 +253,8 @@ class CategoryEmbedding(nn.Module):
         self.register_buffer("sizes_K", sizes)
         self.table = nn.Embedding(int(sizes.sum()), size)
         nn.init.normal_(self.table.weight, std=size**-0.5)
+        with torch.no_grad():
+            self.table.weight[self.offsets_K + self.sizes_K - 1] = 0  # unseen: most often never trained, so it should add nothing
 
     def forward(self, ids_BK: Tensor) -> Tensor:
         shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)

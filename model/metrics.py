@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from model.schema import listed
-from model.scoring import LOWER_IS_BETTER, METRICS, SHOTS, Scored, midranks, score, shot_groups
+from model.scoring import LOWER_IS_BETTER, METRICS, SHOTS, Scored, few_at_a_time, midranks, score, shot_groups
 
 __all__ = ["LOWER_IS_BETTER", "METRICS", "Summary", "bootstrap", "compute", "confidence_report", "notes", "resamples", "shot_groups"]
-
-_CELLS = 4_000_000  # replicates times rows of one chunk
 
 
 def compute(
@@ -152,10 +150,14 @@ def bootstrap(
     if not len(whole.labels_N):
         return {}
     weights_RN = resamples(whole.labels_N, replicates, seed)
-    chunks = [dataclasses.replace(whole, weights_RN=part_RN) for part_RN in torch.split(weights_RN, max(1, _CELLS // len(whole.labels_N)))]
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for part_RN in few_at_a_time(weights_RN, probabilities_NC.shape[1]):
+        chunk = dataclasses.replace(whole, weights_RN=part_RN)  # its matrices go with it
+        for name in names:
+            parts[name].append(_values(chunk, name, classes))
     found = {}
     for name in names:
-        values_R = torch.cat([_values(chunk, name, classes) for chunk in chunks])
+        values_R = torch.cat(parts[name])
         values_R = values_R[~values_R.isnan()]
         if len(values_R):
             edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values_R.device)

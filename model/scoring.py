@@ -18,6 +18,7 @@ from torch import Tensor
 BINS = 15  # of both calibration errors, equally wide
 SHOTS = ("many", "medium", "few")
 LOWER_IS_BETTER = ("ece", "classwise_ece", "nll", "brier")
+_CELLS = 4_000_000  # replicates of one chunk times their rows, or times the cells of their confusion matrix
 _UNIT = 2**36  # fixed point: exact integer sums of values up to 16 over 8 million rows, with steps of 1.5e-11
 _SMALLEST = torch.finfo(torch.float32).eps  # a probability of 0 counts as this in the NLL, as in scikit-learn
 
@@ -52,6 +53,11 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
 def _least(values: Tensor) -> Tensor:
     """The smallest value of the last axis that is not NaN; NaN where all are."""
     return torch.where(values.isnan().all(-1), torch.nan, values.nan_to_num(nan=torch.inf).amin(-1))
+
+
+def few_at_a_time(weights_RN: Tensor, classes: int) -> tuple[Tensor, ...]:
+    """Chunks of replicates that bound what they take in memory: a row of weights and a confusion matrix each."""
+    return torch.split(weights_RN, max(1, _CELLS // max(weights_RN.shape[1], classes**2)))
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model import agreement
 from model.agreement import KNOWN_ROWS, LEAST_ROWS, MOST_CLASSES, Agreement, Expectation
 
 EVEN = (0.2, 0.2, 0.2, 0.2, 0.2)
@@ -100,6 +101,21 @@ def test_too_few_records_tell_nothing() -> None:
     assert Expectation.learn(one_BMC, everywhere(one_BMC)) is None
     many_BMC = torch.rand(KNOWN_ROWS, 2, MOST_CLASSES + 1)
     assert Expectation.learn(many_BMC, everywhere(many_BMC)) is None
+
+
+def test_what_is_learned_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    posterior_BMC, present_BM = posteriors(800, modalities=3), torch.rand(800, 3, generator=torch.Generator().manual_seed(0)) < 0.9
+    whole = Expectation.learn(posterior_BMC, present_BM)
+    monkeypatch.setattr(agreement, "CHUNK", 7)
+    parts = Expectation.learn(posterior_BMC, present_BM)
+    assert whole is not None
+    assert parts is not None
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-6, atol=0)
+    rows = [whole.compare(p, q, learned=True) for p, q in zip(posterior_BMC.split(7), present_BM.split(7), strict=True)]
+    once = whole.compare(posterior_BMC, present_BM, learned=True)
+    for name, tensor in sum(rows[1:], rows[0]).state_dict().items():
+        torch.testing.assert_close(tensor, once.state_dict()[name], rtol=1e-11, atol=1e-11)
 
 
 def test_modalities_that_never_agreed_tell_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from model import metrics
 from model.metrics import METRICS, Summary, bootstrap, compute, confidence_report, notes, resamples, shot_groups
+from model.scoring import Scored
 
 
 def example(rows: int, classes: int, seed: int = 0, ties: bool = False) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
@@ -207,6 +210,21 @@ def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
     for name in names:
         values = [found[name] for found in again]
         assert intervals[name] == (pytest.approx(min(values), abs=1e-9), pytest.approx(max(values), abs=1e-9)), name
+
+
+def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, y, counts, _ = example(120, 20, ties=True)
+    whole = bootstrap(p, y, counts, METRICS, replicates=30, seed=5)
+    monkeypatch.setattr("model.scoring._CELLS", 7 * 20**2)  # 7 replicates by classes, 23 by rows
+    sizes = set()
+
+    def counted(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
+        sizes.add(len(scored.confusion_RCC))
+        return METRICS[name](scored)
+
+    monkeypatch.setattr(metrics, "_values", counted)
+    assert bootstrap(p, y, counts, METRICS, replicates=30, seed=5) == whole
+    assert sizes == {7, 2}
 
 
 def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:

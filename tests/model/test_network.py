@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import fusion
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
-from model.encoders import Standardise
+from model.encoders import CategoryEmbedding, Standardise
 from model.losses import terms
 from model.network import Network
 from model.schema import Schema
@@ -114,6 +114,18 @@ def test_missing_and_unseen_categories_have_embeddings_of_their_own() -> None:
     assert not torch.equal(seen["missing"], seen["known"])
     assert not torch.equal(seen["unseen"], seen["missing"])
     assert torch.equal(seen["unseen"], seen["far beyond"])
+
+
+def test_an_unseen_category_adds_nothing_before_training() -> None:
+    torch.manual_seed(0)
+    weight = CategoryEmbedding([2, 0, 3], 4).table.weight
+    torch.manual_seed(0)
+    drawn = torch.nn.init.normal_(torch.nn.Embedding(11, 4).weight, std=0.5)
+    unseen = torch.tensor([3, 5, 10])
+    assert weight[unseen].abs().max() == 0
+    drawn = drawn.detach().clone()
+    drawn[unseen] = 0
+    assert torch.equal(weight, drawn)
 
 
 def test_infinite_temperature_is_concatenation() -> None:
