@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import pickle
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -145,11 +146,16 @@ def parse(content: bytes, folder: str) -> Checkpoint:
     from model.network import Network
     from model.schema import from_dict
 
-    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    plain = json.loads(saved["plain"])
-    if plain["format"] != FORMAT:
-        way = "use a newer version of this project" if plain["format"] > FORMAT else "train again, or use the version that made it"
-        raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {plain['format']}: {way}")
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        plain = json.loads(saved["plain"])
+        made_with = int(plain["format"])
+    except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
+        why = f"another model.pt, or a damaged one ({type(error).__name__})"
+        raise ValueError(f"--checkpoint must be one that this project wrote; {folder} holds {why}") from None
+    if made_with != FORMAT:
+        way = "use a newer version of this project" if made_with > FORMAT else "train again, or use the version that made it"
+        raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {made_with}: {way}")
     config = override(Config(), plain["config"])
     bare = dataclasses.replace(config.model, image=dataclasses.replace(config.image, weights=""))  # its weights are in the checkpoint
     network = Network(from_dict(plain["schema"]), bare)

@@ -19,8 +19,10 @@ PARSED = 0.95  # a text column of which this share parses is numeric
 VOCABULARY = 1000  # values that a category keeps
 COUNTED = 20_000  # distinct values of a block that are counted one by one
 DENSE = 10  # different whole numbers within a range of this many times their count are taken for ids
+STEPS = 0.01  # share of the spread: numbers that float32 keeps in larger steps are said
 KNOTS = 33  # quantiles kept for a numeric column
 READ_AS = {DATES: "dates: seconds since 1970", COMMAS: "decimal commas: numbers (a dot is a decimal point too)"}
+EMPTY = "no training row has a value"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
 
 
@@ -108,8 +110,9 @@ def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndar
 
 
 def _numbers(values: np.ndarray, infinite: int, sample: np.ndarray) -> Numbers:
-    finite = values[~np.isnan(values)].astype(np.float32).astype(np.float64)  # statistics of what the shards will hold
-    found = Numbers(parsed=len(finite), infinite=infinite, whole=bool(np.all(finite == np.floor(finite))), sample=values[sample])
+    exact = values[~np.isnan(values)]
+    finite = exact.astype(np.float32).astype(np.float64)  # statistics of what the shards will hold
+    found = Numbers(parsed=len(finite), infinite=infinite, whole=bool(np.all(exact == np.floor(exact))), sample=values[sample])
     if len(finite):
         found.mean, found.low, found.high = float(finite.mean()), float(finite.min()), float(finite.max())
         found.m2 = float(((finite - found.mean) ** 2).sum())
@@ -181,11 +184,12 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
     def dropped(note: str) -> Decision:
         return Decision(name, None, distinct, missing, note + unclear)
 
-    if present == 0 or (numeric and found.parsed == 0):
-        return dropped("no training row has a value")
-    if distinct == 1 and not counts.missing:
+    if not forced and (present == 0 or (numeric and found.parsed == 0)):
+        return dropped(EMPTY)
+    if distinct == 1 and not counts.missing and not forced:
         return dropped("constant")
-    numeric = numeric and (found.low < found.high or distinct > 1)  # one value and gaps: what it tells is where the gaps are
+    # One value and gaps: what it tells is where the gaps are.
+    numeric = numeric and (forced == "numeric" or found.low < found.high or distinct > 1)
     if not forced and present >= 10 and distinct == present:
         if not numeric:
             return dropped("every value is different: an id, not a feature (--categorical keeps it)")
@@ -221,11 +225,19 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
     notes = [READ_AS[reading]] if counts.text and reading in READ_AS else []
     notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{found.infinite} infinite: missing"] * bool(found.infinite)
     gone = float(f"{(counts.rows - found.parsed) / max(1, counts.rows):.8g}")
-    known = np.r_[found.sample[~np.isnan(found.sample)], found.low, found.high].astype(np.float32)
+    if not found.parsed:  # --numeric keeps it
+        return Decision(name, Numeric(name=name, missing=gone), distinct, gone, "; ".join([*notes, EMPTY]), reading=reading)
+    sample = found.sample[~np.isnan(found.sample)]
+    known = np.r_[sample, found.low, found.high].astype(np.float32)
     knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)).astype(np.float32))
     # Rounded, so that sums added in another order on another machine give the same file.
     mean, std = float(f"{found.mean:.8g}"), float(f"{np.sqrt(found.m2 / found.parsed):.8g}")
-    column = Numeric(name=name, mean=mean, std=std or 1.0, quantiles=tuple(float(k) for k in knots), missing=gone)
+    step = float(np.spacing(np.float32(max(-found.low, found.high))))
+    if step > STEPS * std and np.any(sample != sample[:1]):
+        notes.append(f"kept to about {step:g}: values of this size have no more digits here; subtract an offset")
+    if found.low == found.high:
+        mean, std = found.low, 1.0
+    column = Numeric(name=name, mean=mean, std=std, quantiles=tuple(float(k) for k in knots), missing=gone)
     return Decision(name, column, distinct, gone, "; ".join(notes), reading=reading)
 
 
@@ -233,6 +245,7 @@ def _categorical(name: str, counts: Counts, values: pa.Table, distinct: int, mis
     ordered = values.sort_by([("n_sum", "descending"), ("value", "ascending")])["value"]
     vocabulary = tuple(ordered.slice(0, VOCABULARY).to_pylist())
     notes = [f"keeps the {VOCABULARY} most frequent of {distinct} values, the others count as unseen"] * (distinct > VOCABULARY)
+    notes += [EMPTY] * (not vocabulary)
     if 0 < counts.numbers.parsed < counts.rows - counts.missing and counts.text:
         notes.append(f"mixed: {counts.numbers.parsed} of {counts.rows - counts.missing} cells are numbers")
     likely_id = distinct > 0.8 * (counts.rows - counts.missing) and distinct >= 20
@@ -242,14 +255,20 @@ def _categorical(name: str, counts: Counts, values: pa.Table, distinct: int, mis
     return Decision(name, Categorical(name=name, vocabulary=vocabulary, missing=missing), distinct, missing, "; ".join(notes), warning)
 
 
-def encode(array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = "") -> pa.Array:
-    """Cells as a shard column: float32 with nulls, or int32 ids with -1 missing and len(vocabulary) unseen."""
+def encode(array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = "") -> tuple[pa.Array, int]:
+    """Cells as a shard column, and how many of them hold what tells nothing: no number, or a category that is not in the vocabulary.
+
+    The column is float32 with nulls, or int32 ids with -1 missing and len(vocabulary) unseen.
+    """
     if isinstance(column, Numeric):
-        values = as_numbers(array, reading)[0].astype(np.float32)
-        return pa.array(values, mask=np.isnan(values))
+        found, empty, _ = as_numbers(array, reading)
+        values = found.astype(np.float32)
+        gone = np.isnan(values)
+        return pa.array(values, mask=gone), int((gone & ~empty).sum())
     words = as_text(array)
     ids = pc.index_in(words, value_set=spelled(pa.array(column.vocabulary, pa.large_string())), skip_nulls=True)
-    return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(pa.int32())
+    unseen = ids.null_count - words.null_count
+    return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(pa.int32()), unseen
 
 
 def absent(rows: int, column: Numeric | Categorical) -> pa.Array:

@@ -114,7 +114,7 @@ def open_rows(checkpoint: Checkpoint, shards: str, condition: Condition) -> tupl
     """The rows of the condition as batches, from memory or streamed by size; and the rows that the split has."""
     schema, config = checkpoint.network.schema, checkpoint.config
     manifest = read_manifest(shards)
-    found = match(manifest.schema, schema)
+    found = match(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
     spec = corruption(checkpoint, condition)
     if not manifest.rows[condition.split]:
         raise ValueError(f"a split must have rows to be evaluated; {shards} has none in {condition.split}/")

@@ -162,9 +162,9 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
     from distributed.checkpoints import read_file
 
     try:
-        plain = json.loads(read_file(path))
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"--prior must name a JSON file that exists; got {path!r}") from None
+        plain = json.loads(read_file(path), parse_int=float)
+    except OSError:
+        raise ValueError(f"--prior must name a JSON file that exists and can be read; got {path!r}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"--prior must be a JSON object {{class: weight}}; {path}: {error}") from None
     if not isinstance(plain, dict) or not plain:
@@ -175,10 +175,11 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
     for name, weight in plain.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
             raise ValueError(f"--prior must give each class a finite weight of at least 0; {name} has {weight!r}")
-    weights_C = torch.tensor([float(plain.get(name, 0.0)) for name in classes])
-    if float(weights_C.sum()) <= 0:
+    weights_C = torch.tensor([float(plain.get(name, 0.0)) for name in classes], dtype=torch.float64)
+    if float(weights_C.max()) <= 0:
         raise ValueError(f"--prior must give some class a weight above 0; {path} gives none")
-    return weights_C / weights_C.sum()
+    weights_C = weights_C / weights_C.max()  # 1e39 is infinite as float32
+    return (weights_C / weights_C.sum()).float()
 
 
 def pick_device(gpus: float) -> torch.device:

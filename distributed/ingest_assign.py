@@ -55,6 +55,8 @@ def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float],
             report.warn(line)
         _fill_given(split, codes, good, units, unit_order, report)
     report.classes(classes, codes, split)
+    if groups is not None and given is None and (scarce := ingest_checks.scarce_in_train(classes, report.totals, fractions[0])):
+        report.warn(scarce)
     rank = splits.ranks(split, codes, hashes)
     position = splits.positions(split, order)
     rejected = pa.table({ID: pa.array([i or "" for i in ids], pa.string()), REASON: pa.array(reasons, pa.string())}).filter(pa.array(~good))

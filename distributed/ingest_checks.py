@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.splits import NONE, TRAIN
+from model.schema import listed
 
 ENOUGH = 20  # rows below which nothing is said
 DETERMINED = 0.98
@@ -68,6 +71,14 @@ def crossing_groups(groups: np.ndarray, split: np.ndarray) -> str:
     return (
         f"{len(crossing)} groups ({rows} rows) cross the given splits: validation and test see what training saw; --split makes clean ones"
     )
+
+
+def scarce_in_train(classes: Sequence[str], totals_CS: np.ndarray, share: float) -> str:
+    """A warning about classes of which far fewer rows train than were asked for: their groups are few and one is large."""
+    rows_C = totals_CS.sum(1)
+    few = [c for c in np.flatnonzero((rows_C >= 5) & (totals_CS[:, TRAIN] < 0.5 * share * rows_C))]
+    told = listed([f"{classes[c]} ({totals_CS[c, TRAIN]} of {rows_C[c]} rows)" for c in few])
+    return f"groups leave much less than {share:.0%} to training of {told}: another --seed cuts them otherwise" if few else ""
 
 
 def identical_images(name: str, digests: pa.ChunkedArray, split: np.ndarray, labels: np.ndarray) -> list[str]:

@@ -58,6 +58,9 @@ def roles(options: argparse.Namespace, table: ingest_table.RawTable) -> Roles:
         for column in wanted:
             if column not in names:
                 raise ValueError(f"{option} must name a column of the table; got {column!r}; valid: {', '.join(names)}")
+    for option, name in single.items():
+        if name is not None and pa.types.is_nested(kind := table.schema.field(name).type):
+            raise ValueError(f"{option} must name a column of numbers or words; {name!r} holds {kind}")
     _check_once(asked)
     taken = {c for c in (options.label, options.id, options.group, options.split_column, *options.drop, *image_folders) if c}
     found = Roles(
@@ -203,7 +206,10 @@ def _window(wanted: str, deep: Sequence[np.ndarray]) -> tuple[float, float] | No
     if not deep:
         return None
     values = np.concatenate(deep)
-    low, high = (float(v) for v in np.percentile(values[np.isfinite(values)], [0.5, 99.5]))
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
     return (low, high) if high > low else (low, low + 1.0)
 
 

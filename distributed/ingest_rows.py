@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,27 +109,42 @@ def image_columns(prepared: pa.Table, names: Sequence[str]) -> dict[str, pa.Chun
 
 
 def table_columns(
-    cells: Mapping[str, pa.ChunkedArray | pa.Array], tables: Sequence[Table], readings: Mapping[str, str]
+    cells: Mapping[str, pa.ChunkedArray | pa.Array],
+    tables: Sequence[Table],
+    readings: Mapping[str, str],
+    unread: Counter[str] | None = None,
 ) -> dict[str, pa.Array]:
-    """Shard columns TABLE.COLUMN of raw cells by source name; a table with none of its columns there is absent."""
+    """Shard columns TABLE.COLUMN of raw cells by source name; a table with none of its columns there is absent.
+
+    unread: counts the cells of each column that hold what tells nothing.
+    """
     out = {}
     rows = len(next(iter(cells.values()))) if cells else 0
     for table in tables:
         for column in (*table.numeric, *table.categorical):
             cell = cells.get(column.name)
             reading = readings.get(column.name, "")
-            out[f"{table.name}.{column.name}"] = columns.absent(rows, column) if cell is None else columns.encode(cell, column, reading)
+            found, nothing = (columns.absent(rows, column), 0) if cell is None else columns.encode(cell, column, reading)
+            out[f"{table.name}.{column.name}"] = found
+            if unread is not None and nothing:
+                unread[column.name] += nothing
     return out
 
 
 def encode_rows(
-    table: pa.Table | pd.DataFrame, manifest: Manifest, image_dirs: Mapping[str, str] | str = ".", first: int = 0, commas: bool = False
+    table: pa.Table | pd.DataFrame,
+    manifest: Manifest,
+    image_dirs: Mapping[str, str] | str = ".",
+    first: int = 0,
+    commas: bool = False,
+    unread: Counter[str] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """New raw rows as shard columns (id, label, rank, image.*, TABLE.*), and the refused ones (id, reason).
 
     Prepared exactly as the manifest's training rows were. image_dirs: the folder of each image column's paths, or one for all. The label
     may be absent (-1, like a class never seen), and so may a whole modality. first: number of the first row, the id where no column is.
-    commas: numbers may have decimal commas, though those of the training rows had none.
+    commas: numbers may have decimal commas, though those of the training rows had none. unread: counts the cells of each column that hold
+    what tells nothing.
     """
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
@@ -150,7 +166,7 @@ def encode_rows(
         out[IMAGE + image.name] = prepared[IMAGE + image.name] if image.name in present else pa.nulls(table.num_rows, pa.binary())
     raw = {name: prepared[CELL + name] for name in features} or {"": ids}
     readings = (dict.fromkeys(features, COMMAS) if commas else {}) | made.get("readings", {})
-    out.update(table_columns(raw, manifest.schema.tables, readings))
+    out.update(table_columns(raw, manifest.schema.tables, readings, unread))
     good = pc.is_null(prepared[REASON])
     refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]}).filter(pc.invert(good))
     return pa.table(out).filter(good), refused

@@ -196,7 +196,8 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
             for group in range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 8)):
                 if parquet.metadata.row_group(group).total_byte_size < 64 << 20:
                     piece = parquet.read_row_group(group, columns=list(columns))
-                    piece = piece.take([i * piece.num_rows // rows for i in range(min(rows, piece.num_rows))])
+                    count = min(rows, piece.num_rows)
+                    piece = piece.take([i * piece.num_rows // count for i in range(count)])
                 else:
                     piece = pa.Table.from_batches([next(parquet.iter_batches(rows, row_groups=[group], columns=list(columns)))])
                 pieces.append(piece)

@@ -20,7 +20,9 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One plain array: chunks joined, dictionaries decoded."""
+    """One plain array: chunks joined, dictionaries decoded. Lists and records are refused."""
+    if pa.types.is_nested(array.type):
+        raise ValueError(f"a column must hold numbers or words; one that is to be read holds {array.type}")
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from distributed.ingest_values import spelling
 from model.schema import Schema, Table, listed
 
 Lookup = NDArray[np.int32]
+
+ALIKE = 0.01  # of a window: what its ends may differ by, which is two or three of 255 greys
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ class Match:
         return found
 
 
-def match(data: Schema, model: Schema) -> Match:
-    """Compares what the shards hold with what the network takes; one error names the first thing that cannot be matched."""
+def match(data: Schema, model: Schema, made: Mapping[str, Any] | None = None, as_made: Mapping[str, Any] | None = None) -> Match:
+    """Compares what the shards hold with what the network takes; one error names the first thing that cannot be matched.
+
+    made, as_made: `prepare` of the manifests of the shards and of the checkpoint, where ingest made them.
+    """
     notes = [f"the shards have no {name}: absent in every row" for name in model.modalities if name not in data.modalities]
     kept = tuple(name for name in model.modalities if name in data.modalities)
     if not kept:
@@ -71,6 +76,7 @@ def match(data: Schema, model: Schema) -> Match:
         if there and (there.height, there.width, there.channels) != (wanted.height, wanted.width, wanted.channels):
             sizes = [f"{m.height}x{m.width} with {m.channels} channel(s)" for m in (wanted, there)]
             raise ValueError(f"images of {wanted.name!r} must be {sizes[0]}, as in the checkpoint; --data has {sizes[1]}: ingest it so")
+    notes += _images_alike(kept, made or {}, as_made or {})
     categories = {}
     for table in model.tables:
         if table.name in images:
@@ -89,12 +95,36 @@ def match(data: Schema, model: Schema) -> Match:
     return Match(model, model.keep(kept), labels_C, categories, strangers, tuple(notes))
 
 
+def _images_alike(names: Sequence[str], made: Mapping[str, Any], as_made: Mapping[str, Any]) -> list[str]:
+    """Refuses pictures of another fit or window; a window on one side only is noted, as it does nothing to 8-bit images."""
+    there, wanted = ({image["name"]: image for image in plain.get("images", ())} for plain in (made, as_made))
+    notes = []
+    for name in names:
+        if name not in there or name not in wanted:
+            continue
+        (fit, window), (fit_there, window_there) = ((image[name].get("fit"), image[name].get("window")) for image in (wanted, there))
+        both = bool(window and window_there)
+        if fit != fit_there or (both and not np.allclose(window, window_there, rtol=0, atol=ALIKE * (window[1] - window[0]))):
+            is_so, must_be = (
+                f"--window={w[0]:g},{w[1]:g} --fit {f}" if both else f"--fit {f}" for w, f in ((window_there, fit_there), (window, fit))
+            )
+            raise ValueError(f"images of {name!r} must have {must_be}, as in the checkpoint; --data has {is_so}: ingest it with {must_be}")
+        if bool(window) != bool(window_there):
+            low, high = window or window_there
+            lacks = "--data" if window else "the checkpoint"
+            notes.append(f"{name}: --window={low:g},{high:g}, but none in {lacks}: its images must be of 8 bits, or their greys differ")
+    return notes
+
+
 def _columns(there: Table, wanted: Table) -> tuple[list[Lookup], list[str]]:
     """Lookups of a table's categorical columns, and the names of those whose ids differ."""
     kinds = [{**{c.name: "numeric" for c in t.numeric}, **{c.name: "categorical" for c in t.categorical}} for t in (there, wanted)]
     lacking = [name for name in kinds[1] if name not in kinds[0]]
     if lacking:
-        raise ValueError(f"table {wanted.name!r} must have all columns of the checkpoint; --data lacks {', '.join(lacking)}")
+        raise ValueError(
+            f"table {wanted.name!r} must have all columns of the checkpoint; --data lacks {', '.join(lacking)} "
+            "(a column that is constant or empty there: ingest with --numeric or --categorical COLUMN)"
+        )
     for name, kind in kinds[1].items():
         if kinds[0][name] != kind:
             raise ValueError(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
 SUMMARY = "summary.json"
+MANY_UNSEEN = 0.1  # share of a column's cells: some new categories are normal
 PARTS = "predictions"
 COLUMNS = """columns of the predictions, a row each record: id; split (of shards); label, where one is given; prediction, empty where
 abstained; probability, of the best class; abstained; entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion; unfamiliar/MODALITY,
@@ -199,7 +200,30 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
     notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
     notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
+    notes += unread_notes(checkpoint, total)
     return found | {"notes": notes}
+
+
+def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
+    """Cells of the table that hold something and tell nothing: another date format, another spelling of the categories."""
+    from distributed.columns import READ_AS
+    from model.schema import listed
+
+    schema, readings = checkpoint.network.schema, checkpoint.manifest.prepare.get("readings", {})
+    found = []
+    for table in schema.tables:
+        for number in table.numeric:
+            if count := total.unread.get(number.name):
+                wanted = READ_AS.get(readings.get(number.name, ""), "numbers").partition(":")[0]
+                found.append(f"{number.name}: {count:,} of {total.rows:,} cells are no {wanted} as in training: missing")
+        for category in table.categorical:
+            count = total.unread.get(category.name, 0)
+            if count and count >= MANY_UNSEEN * total.rows:
+                known = listed(category.vocabulary)
+                found.append(f"{category.name}: {count:,} of {total.rows:,} cells are none of the categories of training ({known})")
+    if total.blank:
+        found.append(f"{total.blank:,} of {total.predicted:,} rows have no modality at all: they get what the network gives for nothing")
+    return found
 
 
 def write(out: str, told: dict[str, Any], total: Outcome) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Outcome:
     nowhere: int = 0  # rows in which all are
     agreement: Agreement | None = None  # of the modalities, over the predicted rows
     refused: list[tuple[str, str]] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # cells of a table's columns that hold what tells nothing
+    blank: int = 0  # predicted rows without any modality
 
     def add(self, other: Outcome) -> None:
         self.rows += other.rows
@@ -68,6 +71,8 @@ class Outcome:
         self.nowhere += other.nowhere
         self.agreement = self.agreement + other.agreement if self.agreement and other.agreement else self.agreement or other.agreement
         self.refused += [(row[0], row[1]) for row in other.refused]
+        self.unread = dict(Counter(self.unread) + Counter(other.unread))
+        self.blank += other.blank
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON can have it."""
@@ -119,7 +124,8 @@ class Predictor:
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
         agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(*scores.posteriors(outputs))
         sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, agreement)
-        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused)
+        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused, dict(prepared.unread))
+        found.blank = int((~outputs.present_BM.any(1)).sum())
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
     def work(self, wave: Wave, task: list[Piece], part: int) -> Outcome:
@@ -135,7 +141,7 @@ class Predictor:
                     table, found = self.predict(prepared)
                     held.append(table)
                 else:
-                    found = Outcome(rows=len(prepared.refused), refused=prepared.refused)
+                    found = Outcome(rows=len(prepared.refused), refused=prepared.refused, unread=dict(prepared.unread))
                 total.add(found)
                 if sum(t.num_rows for t in held) >= FLUSH_ROWS:
                     writer.write_table(pa.concat_tables(held))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,7 @@ class Prepared:
     labels: pa.Array  # class names, null where unknown
     split: str
     refused: list[tuple[str, str]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)  # cells of a table's columns that hold what tells nothing
 
 
 @dataclass
@@ -116,12 +118,14 @@ class TableRows:
                 yield wave.table.slice(piece.skip + low, rows), piece, piece.first + low
 
     def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
-        good, refused = ingest_rows.encode_rows(raw, self.manifest, self.folders, first, commas=self.table.delimiter == ";")
+        unread: Counter[str] = Counter()
+        commas = self.table.delimiter == ";"
+        good, refused = ingest_rows.encode_rows(raw, self.manifest, self.folders, first, commas, unread)
         columns = numpy_columns(good.drop_columns("id"))
         arrays = decode(columns, self.manifest.schema)
         pairs = zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)
         labels = names(arrays["labels"], self.manifest.schema.classes)
-        return Prepared(arrays, good["id"].cast(pa.string()).combine_chunks(), labels, piece.split, list(pairs))
+        return Prepared(arrays, good["id"].cast(pa.string()).combine_chunks(), labels, piece.split, list(pairs), unread)
 
 
 Rows = ShardRows | TableRows
@@ -140,7 +144,7 @@ def open_rows(
         if images:
             raise ValueError(f"--image is for tables; {data} is a SHARDS folder, whose images are in it")
         manifest = read_manifest(data)
-        found = match(manifest.schema, checkpoint.network.schema)
+        found = match(manifest.schema, checkpoint.network.schema, manifest.prepare, checkpoint.manifest.prepare)
         splits = tuple(s for s, rows in manifest.rows.items() if rows and split in ("all", s))
         if not splits:
             raise ValueError(f"a split must have rows to be predicted; {data} has none in {split}")

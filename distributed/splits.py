@@ -72,7 +72,8 @@ def _cut(sizes: Ints, fractions: tuple[float, float, float]) -> Ints:
         if not np.any(split == s):
             counts = np.bincount(split, minlength=3)
             donor = int(np.argmax(counts))
-            split[np.flatnonzero(split == donor)[-1]] = s
+            theirs = np.flatnonzero(split == donor)[::-1]
+            split[theirs[np.argmin(sizes[theirs])]] = s  # the smallest: a large group would take most of the class along
     return split
 
 

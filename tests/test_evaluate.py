@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from distributed import checkpoints, evaluate
+from distributed import checkpoints, evaluate, evaluation, prediction_input
+from distributed.inference import read_prior
 from model.augment import resample_cells
 from tests import small_run, toy
 from tests.conftest import run_command
@@ -169,6 +171,7 @@ def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
         ('{"scarce": -1}', "scarce has -1"),
         ('{"scarce": 0}', "above 0"),
         ("[1, 2]", "holds list"),
+        ('{"scarce": 1' + 400 * "0" + "}", "a finite weight"),
         ("nonsense", "must be a JSON object"),
     ],
 )
@@ -176,6 +179,24 @@ def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: 
     (folder / "wrong.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         ask(folder, "--prior", str(folder / "wrong.json"))
+
+
+def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
+    (tmp_path / "prior.json").write_text('{"scarce": 1e308, "common": 1e308, "middling": 1}')
+    assert read_prior(str(tmp_path / "prior.json"), small_run.CLASSES).tolist() == [0.5, 0, 0.5]
+    with pytest.raises(ValueError, match="--prior must name a JSON file"):
+        read_prior(str(tmp_path), small_run.CLASSES)
+
+
+def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path) -> None:
+    for other in ({"epoch": 1, "state_dict": {}}, {"plain": "{}"}, {"plain": "no JSON"}, [1], torch.nn.Linear(1, 1)):
+        torch.save(other, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="--checkpoint must be one that this project wrote; .* holds another model.pt"):
+            checkpoints.load(str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("x", "y")
+    with pytest.raises(ValueError, match="or a damaged one"):
+        checkpoints.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +223,43 @@ def change(folder: Path, name: str, **changes: Any) -> None:
     for key, value in changes.items():
         plain["schema"][key] = value(plain["schema"][key])
     (folder / name / "schema.json").write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("window", "there", "told"),
+    [
+        ((0, 60000), {"window": [0, 26000]}, "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit pad: ingest it with"),
+        ((-2.5, 2), {"window": [-2.5, 2], "fit": "crop"}, "must have --window=-2.5,2 --fit pad, .* has --window=-2.5,2 --fit crop"),
+        (None, {"fit": "crop"}, "images of 'photo' must have --fit pad, as in the checkpoint; --data has --fit crop"),
+        ((0, 60000), {"window": [10, 60500]}, None),  # by samples of their own
+        ((0, 60000), {}, "none in --data: its images must be of 8 bits"),
+        (None, {"window": [0, 60000]}, "none in the checkpoint"),
+        (None, {"window": None}, None),
+        ((0, 60000), None, None),
+    ],
+)
+def test_images_must_be_prepared_as_those_of_the_checkpoint(
+    folder: Path, tmp_path: Path, window: tuple[float, float] | None, there: dict[str, Any] | None, told: str | None
+) -> None:
+    loaded = checkpoints.load(str(folder / "run"))
+    (image,) = loaded.manifest.prepare["images"]
+    made = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
+    checkpoints.save(str(tmp_path / "run"), dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)))
+    shutil.copytree(folder / "shards", tmp_path / "shards")
+    plain = json.loads((tmp_path / "shards" / "schema.json").read_text())
+    plain["prepare"]["images"] = [{**image, **there}] if there is not None else []
+    (tmp_path / "shards" / "schema.json").write_text(json.dumps(plain))
+    saved = checkpoints.load(str(tmp_path / "run"))
+    ways = (
+        lambda: evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes,
+        lambda: prediction_input.open_rows(saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8)[1],
+    )
+    for notes in ways:
+        if told and "must have" in told:
+            with pytest.raises(ValueError, match=told):
+                notes()
+        else:
+            assert told in "; ".join(notes()) if told else not notes()
 
 
 def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:

@@ -22,6 +22,8 @@ from PIL import Image
 
 from distributed import ingest, ingest_write, shards
 from distributed.cli import Failure
+from distributed.ingest_rows import encode_rows
+from model.schema import Categorical, Numeric, Schema, Table
 from tests.conftest import ROOT, run_command
 from tests.ingest_tools import ROWS, make_shards, png, records, rows_of, run, write_csv
 
@@ -113,6 +115,26 @@ def test_a_table_only_data_set_with_every_odd_column(ray_local: None, tmp_path: 
 
 
 CSV = "y,x\n" + "\n".join(f"{'ab'[i % 2]},{i % 7}" for i in range(40)) + "\n"
+
+
+@pytest.mark.parametrize("option", ["--label", "--id", "--group", "--split-column"])
+def test_a_column_of_lists_is_refused_by_the_option_that_names_it(tmp_path: Path, option: str) -> None:
+    table = pa.table({"y": ["a", "b"] * 20, "x": range(40), "many": [[i] for i in range(40)]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    words = [option, "many", *([] if option == "--label" else ["--label", "y"])]
+    with pytest.raises(ValueError, match=f"{option} must name a column of numbers or words; 'many' holds list<"):
+        ingest.main(["--table", str(tmp_path / "t.parquet"), *words, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("column", ["y", "key", "age", "site"])
+def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) -> None:
+    schema = Schema(
+        tables=(Table(name="table", numeric=(Numeric(name="age"),), categorical=(Categorical(name="site", vocabulary=("a",)),)),)
+    )
+    manifest = shards.Manifest(schema=schema, rows={}, prepare={"label": "y", "id": "key", "images": []})
+    rows = {"y": ["a"], "key": ["1"], "age": [1.0], "site": ["a"], column: [["a", "b"]]}
+    with pytest.raises(ValueError, match="must hold numbers or words; one that is to be read holds list<"):
+        encode_rows(pa.table(rows), manifest)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from distributed import columns, ingest_checks
 from distributed.columns import Decision
+from distributed.ingest_values import as_numbers
+from model.encoders import NumberEmbedding
 from model.schema import Categorical, Numeric
 
 
@@ -75,6 +78,34 @@ def test_the_user_decides() -> None:
     assert decided([f"name {i}" for i in range(30)], "categorical").kind == "category"
 
 
+@pytest.mark.parametrize("values", [[7.1] * 30, ["0.1"] * 30, [1.7e9 + 1] * 30, [None] * 30, [""] * 30, ["?"] * 30, [7.1, None] * 15])
+def test_what_the_user_decides_is_kept_though_constant_or_empty(values: list[object]) -> None:
+    found = decided(values, "numeric", pieces=3)
+    assert isinstance(found.column, Numeric)
+    assert found.column.std == 1
+    assert np.isfinite([found.column.mean, *found.column.quantiles]).all()
+    cells = as_numbers(pa.array(values))[0].astype(np.float32)
+    embedded_BND = NumberEmbedding((found.column,), "piecewise", 4)(torch.tensor(cells)[:, None])
+    assert embedded_BND.isfinite().all()
+    assert ("no training row has a value" in found.note) == bool(np.isnan(cells).all())
+    there = {str(v) for v in values if v}
+    category = decided([v and str(v) for v in values], "categorical").column
+    assert isinstance(category, Categorical)
+    assert set(category.vocabulary) == there
+
+
+def test_whole_numbers_are_told_before_they_become_float32() -> None:
+    rng = np.random.default_rng(0)
+    assert not columns.count(pa.array([2.0**23 + 0.5, 2e9 + 0.25]), np.zeros(2, dtype=int), np.ones(2, dtype=bool)).numbers.whole
+    close = decided(2.5e7 + 100 * rng.random(300))
+    assert close.kind == "number"
+    assert close.note == "kept to about 2: values of this size have no more digits here; subtract an offset"
+    seconds = decided(1.7e9 + rng.integers(0, 50, 300))  # all of them one float32
+    assert "kept to about 128" in seconds.note
+    for plain in (rng.normal(1e6, 30, 300), [0, 1] * 20, ["5"] * 97 + ["?"] * 3, 1.7e9 + rng.integers(0, 10**6, 300)):
+        assert "kept to" not in decided(plain).note
+
+
 def test_mixed_columns_are_numeric_from_95_percent_on() -> None:
     mostly = decided(["1", "2"] * 48 + ["?"] * 4)
     assert (mostly.kind, mostly.note) == ("number", "4 cells are no numbers: missing")
@@ -89,7 +120,7 @@ def test_infinite_and_too_large_numbers_are_missing_and_counted() -> None:
         assert "20 infinite" in found.note
         assert found.column.missing == 0.5
         assert max(found.column.quantiles) == 2
-        cells = columns.encode(pa.array(values), found.column).to_pylist()
+        cells = columns.encode(pa.array(values), found.column)[0].to_pylist()
         assert cells[:4] == [1.0, 2.0, None, None]
 
 
@@ -136,7 +167,7 @@ def test_thousands_of_values_keep_the_most_frequent() -> None:
     assert len(found.column.vocabulary) == columns.VOCABULARY
     assert found.column.vocabulary[0] == "often"
     assert "1000 most frequent of 3001" in found.note
-    unseen = columns.encode(pa.array(["often", "v999999", None]), found.column).to_pylist()
+    unseen = columns.encode(pa.array(["often", "v999999", None]), found.column)[0].to_pylist()
     assert unseen == [0, columns.VOCABULARY, -1]
 
 
@@ -158,13 +189,13 @@ def test_vocabulary_is_by_frequency_then_name() -> None:
 def test_every_kind_of_text_is_encoded_alike(kind: pa.DataType) -> None:
     column = Categorical(name="x", vocabulary=("a", "b"))
     array = pa.chunked_array([pa.array(["a", " b", None]).cast(pa.string()), pa.array(["", "z"])]).cast(kind)
-    assert columns.encode(array, column).to_pylist() == [0, 1, -1, -1, 2]
+    assert columns.encode(array, column)[0].to_pylist() == [0, 1, -1, -1, 2]
 
 
 def test_numbers_as_categories_match_whether_they_come_as_integers_floats_or_text() -> None:
     column = Categorical(name="x", vocabulary=("1", "2"))
     for array in (pa.array([1, 2, None]), pa.array([1.0, 2.0, None]), pa.array(["1", "2", ""])):
-        assert columns.encode(array, column).to_pylist() == [0, 1, -1]
+        assert columns.encode(array, column)[0].to_pylist() == [0, 1, -1]
 
 
 def pairs(values: list[object], labels: list[int]) -> pa.Table:
@@ -225,14 +256,14 @@ def test_booleans_are_the_same_category_as_text_and_as_a_type_whichever_was_trai
     assert text == typed == Categorical(name="x", vocabulary=("True", "False"), missing=0.25)
     for trained in (text, typed, Categorical(name="x", vocabulary=("true", "false"))):  # the last as older shards have it
         for cells in (words, YES):
-            assert columns.encode(pa.array(cells), trained).to_pylist() == [0, 1, -1, 0]
+            assert columns.encode(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
 
 
 def test_booleans_that_must_be_numbers_are_0_and_1_as_text_too() -> None:
     for cells, other in ((["True", "False"], [True, False]), ([True, False], ["True", "False"])):
         found = decided(cells * 10, "numeric")
         assert isinstance(found.column, Numeric)
-        assert columns.encode(pa.array(other), found.column, found.reading).to_pylist() == [1, 0]
+        assert columns.encode(pa.array(other), found.column, found.reading)[0].to_pylist() == [1, 0]
 
 
 SEEN = [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2021, 3, 1, 12, 30, tzinfo=datetime.UTC)]
@@ -247,8 +278,8 @@ def test_dates_as_text_are_the_seconds_of_a_timestamp_whichever_was_trained() ->
     for found in (typed, text):
         assert isinstance(found.column, Numeric)
         for cells in (SEEN, SEEN_TEXT):
-            assert columns.encode(pa.array(cells), found.column, found.reading).to_pylist() == seconds
-        odd = columns.encode(pa.array(["2020-02-31", "soon", "1969-12-31", "5"]), found.column, found.reading)
+            assert columns.encode(pa.array(cells), found.column, found.reading)[0].to_pylist() == seconds
+        odd = columns.encode(pa.array(["2020-02-31", "soon", "1969-12-31", "5"]), found.column, found.reading)[0]
         assert odd.to_pylist() == [None, None, -86400, 5]
 
 
@@ -273,7 +304,7 @@ def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
         assert found.column == plain.column
         assert (found.reading, found.note.split(":")[0]) == ("decimal commas", "decimal commas")
     assert isinstance(found.column, Numeric)
-    cells = columns.encode(pa.array(["-3,5", "2.25", "1e2", "1.234,5", ""]), found.column, found.reading)
+    cells = columns.encode(pa.array(["-3,5", "2.25", "1e2", "1.234,5", ""]), found.column, found.reading)[0]
     assert cells.to_pylist() == [-3.5, 2.25, 100, None, None]
 
 

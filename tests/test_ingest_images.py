@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed import images, ingest_rows
+from distributed import images, ingest, ingest_plan, ingest_rows, ingest_table
 from distributed.images import Folder, ImageSpec, Refused
 
 
@@ -120,6 +121,16 @@ def test_sixteen_bit_grey_goes_through_its_window() -> None:
     assert (
         np.asarray(opened(images.prepare(stored(Image.fromarray(floats), "TIFF"), spec(channels=1, window=(1000, 3000))).data)).max() == 128
     )
+
+
+def test_a_sample_without_a_finite_grey_has_no_window(tmp_path: Path) -> None:
+    dead = stored(Image.fromarray(np.full((9, 9), np.nan, dtype=np.float32)), "TIFF")
+    good = stored(Image.fromarray(np.linspace(-5, 5, 81, dtype=np.float32).reshape(9, 9)), "TIFF")
+    pq.write_table(pa.table({"y": ["a", "b"] * 64, "dead": [dead] * 128, "one": [dead, good] * 64}), tmp_path / "t.parquet")
+    options = ingest.parser().parse_args(["--table", str(tmp_path / "t.parquet"), "--label", "y", "--out", "o"])
+    table = ingest_table.open_table(options.table)
+    assert ingest_plan.look_at_images(options, table, "dead", "")[0].window is None
+    assert ingest_plan.look_at_images(options, table, "one", "")[0].window == pytest.approx((-5, 5))
 
 
 def test_fits_pad_crop_and_stretch() -> None:

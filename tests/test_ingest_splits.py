@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distributed import splits
+from distributed import ingest_checks, splits
 from distributed.splits import NONE, TEST, TRAIN, VAL
 
 SHARES = (0.7, 0.1, 0.2)
@@ -36,6 +36,16 @@ def test_small_classes_reach_train_first_then_test_then_val(n: int, expected: li
 def test_no_test_share_means_no_test_rows() -> None:
     split = alone(np.repeat([0, 1], [50, 3]), shares=(0.8, 0.2, 0.0))
     assert set(split) == {TRAIN, VAL}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_largest_group_of_a_class_is_not_what_fills_an_empty_part(seed: int) -> None:
+    sizes = np.array([6, 5, 7, 5, 70])  # patients with the rare disease
+    labels = np.array([0] * 400 + [1] * sizes.sum())
+    units = np.concatenate([np.arange(400), 400 + np.repeat(np.arange(5), sizes)])
+    split = splits.assign(labels, units, hashes(405, seed), SHARES)
+    assert np.bincount(split[labels == 1], minlength=3).min() > 0
+    assert np.mean(split[labels == 1] == TRAIN) > 0.7
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,3 +91,10 @@ def test_ranks_count_within_class_and_split_in_the_order_of_the_hash() -> None:
     assert splits.positions(split, order).tolist() == [3, 0, 2, 0, -1, 1]
     assert splits.assign(np.zeros(0, int), np.zeros(0, int), order[:0], SHARES).tolist() == []
     assert TEST == 2
+
+
+def test_classes_that_hardly_train_are_told() -> None:
+    totals = np.array([[70, 10, 20], [15, 70, 8], [1, 1, 1]])
+    told = ingest_checks.scarce_in_train(["a", "b", "c"], totals, 0.7)
+    assert told == "groups leave much less than 70% to training of b (15 of 93 rows): another --seed cuts them otherwise"
+    assert ingest_checks.scarce_in_train(["a"], totals[:1], 0.7) == ""

@@ -147,6 +147,24 @@ def test_a_table_without_a_modality_still_gets_predictions(folder: Path, out: Pa
     assert told["predicted"] > 80  # the rows without what is left are refused
 
 
+def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
+    frame = pd.read_parquet(folder / "table.parquet")
+    rows = len(frame)
+    odd = frame.assign(age=[f"{a:.1f} years" for a in frame.age], dose=frame.dose.astype(str), site=frame.site.str.upper())
+    odd.loc[:1, "site"] = frame.site[:2]
+    odd.loc[:1, "dose"] = "lots"
+    odd.to_parquet(folder / "odd.parquet")
+    told = ask(folder, "odd.parquet", out)[1]
+    assert f"age: {rows} of {rows} cells are no numbers as in training: missing" in told["notes"]
+    assert f"dose: 2 of {rows} cells are no numbers as in training: missing" in told["notes"]
+    unseen = int(frame.site[2:].notna().sum())
+    assert f"site: {unseen} of {rows} cells are none of the categories of training (arm, leg, back, face)" in told["notes"]
+
+
+def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Path) -> None:
+    assert not [note for note in ask(folder, "table.csv", out)[1]["notes"] if "cells" in note or "no modality" in note]
+
+
 def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
     known = checkpoints.load(str(folder / "run"))
     known.network.familiarity.limit_M[0] = 1e-9  # no photo is familiar any more
