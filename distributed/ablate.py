@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,15 @@ def main(argv: list[str]) -> int:
     seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
     extra = {**(QUICK if options.quick else {}), **config.parse_sets(options.set)}
     sets = data_sets(options.data or [])
+    from distributed.mirror import writable
     from distributed.study_state import State, plans_of
 
     plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
     out = cli.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
-    state = State.open(
-        out,
-        asked,
-        plans,
-        {d.name: d.digest for d in sets},
-        resume=options.resume,
-        command=shlex.join(["python", "distributed/ablate.py", *argv]),
-    )
-    todo = state.todo()
+    command = shlex.join(["python", "distributed/ablate.py", *argv])
+    with writable(out):
+        state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
+        todo = state.todo()
     cells = sum(len(p.cells) for p in plans.values())
     print(f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run", flush=True)
     for reason in dict.fromkeys(r for p in plans.values() for r in p.left_out):
@@ -98,6 +94,8 @@ def main(argv: list[str]) -> int:
     if options.plan:
         print("\n".join(f"  {d}  {c.condition}  {c.variant}  seed {c.seed}" for group in todo.values() for d, c in group))
         return 0
+    with writable(out):
+        state.describe()
     if todo:
         run(state, todo, {d.name: d for d in sets})
     return finish(state)
@@ -112,6 +110,8 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
     for place in places or [None]:
         shards = cli.data(place)
         manifest = read_manifest(shards)
+        if not manifest.rows["test"]:
+            raise ValueError(f"--data must have test rows, on which a study compares its variants; {shards} has none")
         plain = json.dumps({"schema": to_dict(manifest.schema), "rows": manifest.rows}, sort_keys=True)
         *_, parent, last = ["", *shards.rstrip("/").split("/")]
         name = BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
@@ -131,11 +131,11 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     from distributed.shards import SPLITS
     from distributed.signals import Signals
 
+    for scaling in {config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()}:
+        jobs.Room(replace(scaling, workers=scaling.min_workers or scaling.workers), what="a training")
     arrays = {name: jobs.share(sets[name].shards, {}, SPLITS) for name in {d for group in todo.values() for d, _ in group}}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()
-    if config.override(config.Config(), waiting[-1][0][1].settings).scaling.gpus_per_worker and not ray.cluster_resources().get("GPU"):
-        print("scaling.gpus_per_worker asks for a GPU and no node has one yet: waiting for one", file=sys.stderr, flush=True)
     with Signals().caught() as signals:
         while (waiting or pending) and not signals.received:
             while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distributed.config import Config
 
 MOST_NAMED = 64  # classes that a confusion matrix can name legibly
+MOST_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
 SHOTS = ("many", "medium", "few")
 SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "nll", "ece")
 
@@ -112,21 +113,28 @@ def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
 
 
 def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str]) -> np.ndarray:
-    """[H, W, 3] rows are true classes, columns predicted ones, darkness the share of the row; the diagonal is outlined.
+    """[H, W, 3] rows are true classes, columns predicted ones, darkness the share of the row; the diagonal is outlined where there is room.
 
-    Rows carry a number and a name, columns the number, while there are few enough to read.
+    Rows carry a number and a name, columns the number, while there are few enough to read. Where there are more classes than pixels, one
+    stands for several neighbours (a block, B): darkness is then the mean share of its rows that went to any of its columns.
     """
     known_N, classes = labels_N >= 0, len(names)
-    table_CC = torch.bincount(labels_N[known_N] * classes + predictions_N[known_N], minlength=classes**2).reshape(classes, classes).float()
-    share_CC = (table_CC / table_CC.sum(1, keepdim=True).clamp_min(1)).numpy()
+    labels_N, predictions_N = labels_N[known_N], predictions_N[known_N]
+    step = -(-classes // MOST_PIXELS)
+    blocks = -(-classes // step)
+    rows_C = torch.bincount(labels_N, minlength=classes)
+    seen_B = torch.bincount(torch.arange(classes) // step, weights=(rows_C > 0).float())
+    places_N = labels_N // step * blocks + predictions_N // step
+    share_BB = torch.bincount(places_N, weights=1 / rows_C[labels_N], minlength=blocks**2).float().reshape(blocks, blocks)
+    shade_BB1 = (share_BB / seen_B.float().clamp_min(1)[:, None]).numpy()[..., None]
+    light, dark = np.float32([250, 250, 252]), np.float32([20, 60, 140])
     legible = classes <= MOST_NAMED
-    cell = max(14 if legible else 4, 320 // classes)
-    shade = np.kron(share_CC, np.ones((cell, cell)))[..., None]
-    image = (1 - shade) * np.array([250, 250, 252]) + shade * np.array([20, 60, 140])
-    for c in range(classes):
+    cell = max(14, 320 // classes) if legible else max(1, min(4, MOST_PIXELS // classes))
+    image = (light + shade_BB1 * (dark - light)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    for c in range(blocks if cell > 3 else 0):
         low, high = c * cell, (c + 1) * cell - 1
         image[low, low : high + 1] = image[high, low : high + 1] = image[low : high + 1, low] = image[low : high + 1, high] = (200, 80, 40)
-    return named(image.astype(np.uint8), cell, names) if legible else image.astype(np.uint8)
+    return named(image, cell, names) if legible else image
 
 
 def named(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:

@@ -253,7 +253,7 @@ class Experiment:
         if not test or winner is None:
             return "finished"
         repeats = self.replicates_of(winner.record.name)
-        runs: Iterable[tuple[str, int]] = [(r.name, r.job.seed or 0) for r in repeats] or [(winner.record.name, 0)]
+        runs: Iterable[tuple[str, int]] = [(r.name, (r.job.seed or 0) - self.seed) for r in repeats] or [(winner.record.name, 0)]
         for name, seed in runs:
             job = dataclasses.replace(self._again(winner.record, f"{name}-test", "test", seed), state=name)
             if job.name not in self.records:

@@ -46,8 +46,9 @@ def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
 def reading(experiment: Experiment) -> list[str]:
     again = experiment.read_before()
     test = "read by the winner before the search was extended, and by a later winner again" if again else "read once, after all decisions"
+    used = f"The test split is for the winner only; it was {test}." if experiment.tests() else "The test split was not read."
     found = [
-        f"Every decision was made on the validation split. The test split is for the winner only; it was {test}.",
+        f"Every decision was made on the validation split. {used}",
         "A configuration that was stopped early has the score of the epoch at which it was stopped.",
     ]
     if experiment.replicates:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed import cli, config
+from distributed import checkpoints, cli, config
 from distributed.experiment import BASELINES, START, Job, check_metrics, direction
 
 DEFAULTS: dict[str, Any] = {
@@ -49,8 +49,9 @@ class Setup:
 
     def save(self, folder: Path) -> None:
         """To be called when nothing is wrong with it: from then on the folder is in use."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "experiment.json").write_text(json.dumps(vars(self), indent=1))
+        path, text = folder / "experiment.json", json.dumps(vars(self), indent=1)
+        if not path.exists() or path.read_text() != text:
+            checkpoints.write_file(str(path), text.encode())
 
     @property
     def metrics(self) -> list[str]:
@@ -63,8 +64,7 @@ class Setup:
 
 def claim(folder: Path, given: dict[str, Any]) -> Setup:
     """The options of this search; refuses a folder in use, and a resume of something else."""
-    path = folder / "experiment.json"
-    before = Setup(**json.loads(path.read_text())) if path.exists() else None
+    before = read(folder / "experiment.json", given["out"])
     if before and not given["resume"]:
         raise ValueError(f"--out must be a new folder, or add --resume to go on with it; got {given['out']}")
     if given["resume"] and not before:
@@ -82,6 +82,16 @@ def claim(folder: Path, given: dict[str, Any]) -> Setup:
     setup = before or prepare(options)
     setup.options = options
     return setup
+
+
+def read(path: Path, out: str) -> Setup | None:
+    """What an earlier sitting has recorded; nothing in a new folder."""
+    if not path.exists():
+        return None
+    try:
+        return Setup(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise ValueError(f"--out must be new or hold a whole search; {path.name} in {out!r} is damaged: take another folder") from None
 
 
 def check(options: dict[str, Any]) -> None:

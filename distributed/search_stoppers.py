@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -28,18 +28,26 @@ def recall(stopper: Any, records: Iterable[Record], metric: str) -> Any:
 
 
 class _Spares:
-    """Named configurations and replicates always run to their end; named ones still set the bar for others."""
+    """Named configurations and replicates always run to their end; named ones still set the bar for others.
+
+    An epoch in which the metric is undefined, such as the precision of a class that was never predicted, decides nothing.
+    """
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         kind = trial.config.get("kind", "search")
-        if "epoch" not in result or kind in ("replicate", "test"):
+        if not _scored(result) or kind in ("replicate", "test"):
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
         return decision if kind == "search" and not trial.config.get("label") else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if "epoch" in result and trial.config.get("kind", "search") in ("search", "named"):
+        if _scored(result) and trial.config.get("kind", "search") in ("search", "named"):
             super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
+
+
+def _scored(result: Mapping[str, Any]) -> bool:
+    value = result.get("value")
+    return "epoch" in result and isinstance(value, int | float) and math.isfinite(value)
 
 
 class Asha(_Spares, AsyncHyperBandScheduler):

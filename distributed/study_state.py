@@ -129,10 +129,14 @@ class State:
     def failures(self) -> list[Row]:
         return [row for row in self.rows() if row["state"] == "failed"]
 
-    def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
-        """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
+    def describe(self) -> None:
+        """Writes study.json."""
         about = {"command": self.command, "study": dataclasses.asdict(self.study)}
         checkpoints.write_file(join(self.folder, "study.json"), json.dumps(about, indent=1).encode())
+
+    def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
+        """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
+        self.describe()
         return study_report.write(self.folder, self.study, self.plans, self.rows(), self.command, pictures=pictures)
 
 

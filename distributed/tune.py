@@ -79,7 +79,15 @@ class Search:
 
         self.setup, self.out, self.mirror = setup, out, mirror
         self.options, self.started = setup.options, time.monotonic()
-        schema = read_manifest(setup.shards).schema
+        manifest = read_manifest(setup.shards)
+        data, self.test = setup.settings.data, manifest.rows["test"] > 0
+        schema = manifest.schema.keep(config.words(data.modalities))
+        if data.corrupt:
+            from distributed import corrupt  # a quarter of a second
+
+            corrupt.parse(data.corrupt, schema)
+        if not manifest.rows["val"]:
+            raise ValueError(f"--data must have validation rows, by which a search compares configurations; {setup.shards} has none")
         for metric in setup.metrics:
             if "/" in metric and metric.partition("/")[2] not in schema.classes:
                 raise ValueError(f"--metric names a class of the data ({listed(schema.classes)}); got {metric!r}")
@@ -96,8 +104,8 @@ class Search:
         )
         self.base = config.flatten(setup.settings)
         self.tidied: set[str] = set()
-        data = f" --data {setup.shards}" if self.options["data"] else ""
-        self.command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
+        named = f" --data {setup.shards}" if self.options["data"] else ""
+        self.command = f"python distributed/train.py --config {out}/best.toml{named} --out runs/best"
 
     def run(self) -> int:
         from distributed import jobs, progress, search, search_report
@@ -167,6 +175,7 @@ class Search:
             named=self.inside,
             outside=self.outside,
             time_budget=options["time_budget"],
+            test=self.test,
         )
         stopper = options["stopper"] or ("asha" if len(metrics) == 1 else "none")
         made = search_stoppers.STOPPERS[stopper](directions[0], self.setup.settings.optim.epochs)
@@ -224,6 +233,8 @@ class Search:
         for table in [*found, tables.test_scores(self.experiment), tables.failures(self.experiment)]:
             if table.rows:
                 print_table(table)
+        if not self.test:
+            print("\nThe data has no test rows: nothing is known of the winner but on validation.")
         if note := tables.limits(self.experiment):
             print(f"\n{note}")
         print(f"\n{tables.verdict(self.experiment)}")

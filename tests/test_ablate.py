@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import boosting, cells, runs, stream, study, study_run, testing
+from distributed import ablate, boosting, cells, runs, stream, study, study_run, testing
 from distributed.config import Config
 from distributed.results import Results, flat
-from distributed.shards import SPLITS, read_manifest
+from distributed.shards import SPLITS, read_manifest, write_manifest
 from distributed.study import Cell
 from distributed.study_state import State, plans_of
 from model import familiarity
@@ -547,6 +547,26 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(words: list[str], error: st
     assert done.returncode == 2
     assert error in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_study_needs_test_rows(wafer_shards: str, tmp_path: Path) -> None:
+    manifest = read_manifest(wafer_shards)
+    write_manifest(dataclasses.replace(manifest, rows={**manifest.rows, "test": 0}), str(tmp_path))
+    with pytest.raises(ValueError, match=r"--data must have test rows, .* has none"):
+        ablate.main(["--study", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (str(tmp_path / "file"), str(tmp_path / "file/x"), f"file://{tmp_path}/file/x", "/proc/nothing"):
+        with pytest.raises(ValueError, match=rf"--out must be a folder or URI that can be read and written; got '{out}'"):
+            ablate.main(["--study", "paper", "--data", wafer_shards, "--out", out])
+
+
+def test_a_training_that_fits_nowhere_is_refused(tmp_path: Path, ray_local: None) -> None:
+    state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": 4})
+    with pytest.raises(ValueError, match=r"a training must fit on this machine, which has 2 CPU; it takes 4 CPU: lower scaling.workers"):
+        ablate.run(state, state.todo(), {})
 
 
 def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from distributed import search, search_stoppers
 from distributed import searcher as parts
-from distributed.experiment import Experiment, Job
+from distributed.experiment import Experiment, Job, Record
 from distributed.mirror import Mirror
 from distributed.signals import Signals
 from tests import analytic
@@ -215,8 +216,55 @@ def test_an_extension_keeps_a_winner_that_fresh_seeds_have_confirmed(tmp_path: P
     assert experiment.read_before()
 
 
+@pytest.mark.parametrize("replicates", [0, 2])
+def test_a_test_job_repeats_the_seed_of_the_run_that_it_tests(tmp_path: Path, replicates: int) -> None:
+    experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=replicates, seed=5)
+    complete(experiment, "0000", 0.8)
+    while isinstance(job := experiment.plan(searching=False), Job):
+        complete(experiment, value=0.8, **job.to_dict())
+    seeds = {"0000": 5, **{r.name: r.job.seed for r in experiment.of_kind("replicate")}}
+    assert seeds == {"0000": 5, **{f"0000-seed{s}": 5 + s for s in range(1, replicates + 1)}}
+    assert [r.job.seed for r in experiment.tests()] == [seeds[r.job.state] for r in experiment.tests()]
+    assert len(experiment.tests()) == max(replicates, 1)
+
+
+@pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
+@pytest.mark.parametrize("undefined", [None, math.nan])
+def test_an_epoch_whose_metric_is_undefined_decides_nothing(tmp_path: Path, name: str, undefined: float | None) -> None:
+    np.random.seed(0)  # Hyperband draws a bracket for every trial
+    experiment = Experiment(tmp_path, ["precision/a"])
+    for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
+        experiment.start(Job(name=f"{number:04d}", kind="search"))
+        for epoch in range(1, 10):
+            metrics = {"loss": 1.0, "precision/a": undefined if epoch == 1 else value}
+            experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
+        experiment.end(f"{number:04d}", "complete", {"precision/a": value})
+    made = search_stoppers.recall(search_stoppers.STOPPERS[name]("max", 9), experiment.configurations(), "precision/a")
+    trial = search_stoppers.Past(Record(Job(name="new", kind="search")))
+    made.on_trial_add(None, trial)
+    assert {made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)} == {"CONTINUE"}
+    assert made.on_trial_result(None, trial, {"epoch": 9, "value": 0.1}) == "STOP"
+    made.on_trial_complete(None, trial, {"epoch": 9, "value": undefined})
+
+
+def test_a_trial_whose_metric_is_undefined_at_times_goes_on_and_fails_only_at_its_end(tmp_path: Path) -> None:
+    def trainable(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        for epoch in range(1, 5):
+            metrics = {"loss": 1.0} if epoch < 3 or config["number"] == 1 else {"loss": 1.0, "balanced_accuracy": 0.5}
+            last = {"final": 1} if epoch == 4 else {}
+            tune.report({**last, "epoch": epoch, "epochs": 4, "value": metrics.get("balanced_accuracy"), "metrics": metrics})
+
+    searcher = make(tmp_path, trials=3)
+    search.run(searcher, trainable, search_stoppers.STOPPERS["asha"]("max", 3), resources={"CPU": 1})
+    assert states(searcher) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert searcher.experiment.records["0001"].reason == "balanced_accuracy is not a number"
+
+
 @pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
 def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(tmp_path: Path, name: str) -> None:
+    np.random.seed(0)  # Hyperband draws a bracket for every trial
     experiment = Experiment(tmp_path, ["balanced_accuracy"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
         experiment.start(Job(name=f"{number:04d}", kind="search"))

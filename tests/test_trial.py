@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import config, inference, runs, scores, stream, trial
+from distributed import board, config, inference, runs, scores, stream, trial
 from distributed.experiment import LOWER_IS_BETTER, METRICS
 from distributed.loop import Exchange
 from distributed.watch import Diverged
@@ -131,6 +131,18 @@ def test_metric_names_are_those_of_the_model() -> None:
     assert {m for m in METRICS if m != "train_seconds"} == set(scoring.METRICS)
     assert set(LOWER_IS_BETTER) - {"train_seconds"} == set(scoring.LOWER_IS_BETTER)
     assert runs.Job(shards="x").test
+
+
+def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
+    labels_N = torch.arange(2500).repeat_interleave(2)
+    predictions_N = labels_N.clone()
+    predictions_N[:6:2] = 2499  # one of the two rows of each of the first three classes
+    image_HWC = board.confusion_image(predictions_N, labels_N, [str(c) for c in range(2500)])
+    assert (image_HWC.shape, image_HWC.dtype) == ((834, 834, 3), "uint8")
+    assert image_HWC[1, 1].tolist() == image_HWC[833, 833].tolist() == [20, 60, 140]
+    assert image_HWC[1, 0].tolist() == [250, 250, 252]
+    assert image_HWC[0, 0].tolist() == image_HWC[0, 833].tolist() == [135, 155, 196]
+    assert board.confusion_image(labels_N % 300, labels_N % 300, ["x"] * 300).shape == (900, 900, 3)
 
 
 def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(wafer_shards: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 
 from distributed import config, search_setup, tune
 from distributed.experiment import METRICS, Experiment
+from distributed.shards import read_manifest, write_manifest
 from tests.conftest import ROOT, run_command
 
 TINY = ["--set", "image.width=4", "dim=8", "table.width=8", "table.embedding=4", "optim.epochs=3", "data.max_rows=200"]
@@ -163,6 +166,8 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
         (["--set", "experts.count=99"], r"experts.count must be at most 8; got 99"),
         (["--metric", "accuracy,nll", "--sampler", "cmaes"], r"cmaes takes one metric"),
         (["--data", "/nowhere"], r"/nowhere"),
+        (["--set", "data.modalities=typo"], r"a modality must be one of the data set's: map, table; got typo"),
+        (["--set", "data.corrupt=sound=noise"], r"valid: map, table"),
         (["--resume"], r"--resume needs --out|must be"),
     ],
 )
@@ -172,6 +177,48 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, 
     with pytest.raises(ValueError, match=said):
         tune.main([*place, *data, *words])
     assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
+
+
+def without(split: str, shards: str, folder: Path) -> str:
+    """The same shards, but for one split."""
+    manifest = read_manifest(shards)
+    shutil.copytree(shards, folder, ignore=shutil.ignore_patterns(split))
+    write_manifest(dataclasses.replace(manifest, rows={**manifest.rows, split: 0}), str(folder))
+    return str(folder)
+
+
+def test_a_search_needs_validation_rows(wafer_shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--data must have validation rows, .*shards has none"):
+        tune.main(["--out", str(tmp_path / "e"), "--data", without("val", wafer_shards, tmp_path / "shards")])
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_a_search_needs_no_test_rows(wafer_shards: str, tmp_path: Path) -> None:
+    shards = without("test", wafer_shards, tmp_path / "shards")
+    done = search(tmp_path / "e", "--data", shards, "--space", "fusion", "--trials", "2", "--replicates", "0", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "The data has no test rows" in done.stdout
+    assert "on the test split" not in done.stdout
+    assert "The test split was not read." in (tmp_path / "e/report.md").read_text()
+
+
+def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
+    given = {"resume": True, "out": "somewhere", **dict.fromkeys(["quick", "set", "workers"])}
+    setup, path = search_setup.Setup({**search_setup.DEFAULTS, "set": []}, "shards", {"dim": 8}, {}, "x"), tmp_path / "experiment.json"
+    setup.save(tmp_path)
+    os.utime(path, (1, 1))
+    again = search_setup.claim(tmp_path, given)
+    assert again == setup
+    again.save(tmp_path)
+    assert path.stat().st_mtime == 1
+    again.options["trials"] = 30
+    again.save(tmp_path)
+    assert search_setup.claim(tmp_path, given).options["trials"] == 30
+    assert [p.name for p in tmp_path.iterdir()] == ["experiment.json"]
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"--out must be new or hold a whole search; experiment.json in 'somewhere' is damaged"):
+        search_setup.claim(tmp_path, given)
 
 
 def test_a_space_that_asks_for_unknown_settings_is_refused(wafer_shards: str, tmp_path: Path) -> None:
