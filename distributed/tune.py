@@ -88,9 +88,9 @@ class Search:
             corrupt.parse(data.corrupt, schema)
         if not manifest.rows["val"]:
             raise ValueError(f"--data must have validation rows, by which a search compares configurations; {setup.shards} has none")
-        for metric in setup.metrics:
+        for option, metric in [*(("--metric", m) for m in setup.metrics), ("optim.metric", setup.settings.optim.metric)]:
             if "/" in metric and metric.partition("/")[2] not in schema.classes:
-                raise ValueError(f"--metric names a class of the data ({listed(schema.classes)}); got {metric!r}")
+                raise ValueError(f"{option} names a class of the data ({listed(schema.classes)}); got {metric!r}")
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:

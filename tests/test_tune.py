@@ -160,6 +160,7 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
         (["--metric", "recall/nonsense"], r"--metric names a class of the data"),
+        (["--set", "optim.metric=recall/nonsense"], r"optim.metric names a class of the data"),
         (["--trials", "0"], r"--trials must be at least 1; got 0"),
         (["--space", "everything"], r"--space must be one of margins"),
         (["--set", "loss.margn=1"], r"a setting must exist; got 'loss.margn'; valid: loss.margin"),
