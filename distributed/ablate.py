@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,12 @@ def main(argv: list[str]) -> int:
     seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
     extra = {**(QUICK if options.quick else {}), **config.parse_sets(options.set)}
     sets = data_sets(options.data or [])
-    from distributed.mirror import writable
     from distributed.study_state import State, plans_of
 
     plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
     out = cli.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
     command = shlex.join(["python", "distributed/ablate.py", *argv])
-    with writable(out):
+    with cli.writable(out):
         state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
         todo = state.todo()
     cells = sum(len(p.cells) for p in plans.values())
@@ -94,7 +93,7 @@ def main(argv: list[str]) -> int:
     if options.plan:
         print("\n".join(f"  {d}  {c.condition}  {c.variant}  seed {c.seed}" for group in todo.values() for d, c in group))
         return 0
-    with writable(out):
+    with cli.writable(out):
         state.describe()
     if todo:
         run(state, todo, {d.name: d for d in sets})
@@ -132,7 +131,7 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     from distributed.signals import Signals
 
     for scaling in {config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()}:
-        jobs.Room(replace(scaling, workers=scaling.min_workers or scaling.workers), what="a training")
+        jobs.must_fit(scaling, "a training")
     arrays = {name: jobs.share(sets[name].shards, {}, SPLITS) for name in {d for group in todo.values() for d, _ in group}}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()

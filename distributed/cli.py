@@ -98,6 +98,16 @@ def in_job() -> bool:
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
+@contextmanager
+def writable(out: str) -> Iterator[None]:
+    """Says in one line that --out is no place for results."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or " ".join(str(error).split())
+        raise ValueError(f"--out must be a folder or URI that can be read and written; got {out!r}: {why}") from None
+
+
 def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_store: int | None = None, temp_dir: str | None = None) -> None:
     """Joins the cluster of RAY_ADDRESS or of the job around us, else starts a local Ray that ends with this process.
 

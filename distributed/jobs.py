@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -88,6 +89,11 @@ class Room:
     @staticmethod
     def _words(amounts: dict[str, float]) -> str:
         return " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
+
+
+def must_fit(scaling: ScalingConfig, what: str) -> None:
+    """Refuses what can never fit on a local Ray, where it would be waited for without a word."""
+    Room(dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what)
 
 
 def _there() -> dict[str, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from distributed.shards import filesystem, is_uri
@@ -12,16 +10,6 @@ from distributed.shards import filesystem, is_uri
 # In the order of their upload: a trial that ended without a record is rebuilt from the study, not the other way round.
 STATE = ("experiment.json", "study.journal", "records.jsonl")
 LOGS = (".journal", ".jsonl")
-
-
-@contextmanager
-def writable(out: str) -> Iterator[None]:
-    """Says in one line that --out is no place for results."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or " ".join(str(error).split())
-        raise ValueError(f"--out must be a folder or URI that can be read and written; got {out!r}: {why}") from None
 
 
 class Mirror:

@@ -21,7 +21,8 @@ from distributed import checkpoints, inference, loop, reader, scores, stream
 from distributed.checkpoints import Checkpoint
 from distributed.decode import Arrays, empty
 from distributed.inference import Weighing
-from distributed.prediction_input import Piece, Prepared, Rows, Wave
+from distributed.prediction_input import Prepared, Rows
+from distributed.prediction_tasks import Piece, Wave
 from distributed.shards import filesystem, join
 from model.agreement import Agreement
 from model.batch import Batch
@@ -58,7 +59,7 @@ class Outcome:
     nowhere: int = 0  # rows in which all are
     agreement: Agreement | None = None  # of the modalities, over the predicted rows
     refused: list[tuple[str, str]] = field(default_factory=list)
-    unread: dict[str, int] = field(default_factory=dict)  # cells of a table's columns that hold what tells nothing
+    unread: Counter[str] = field(default_factory=Counter)  # cells of a table's columns that hold what tells nothing
     blank: int = 0  # predicted rows without any modality
 
     def add(self, other: Outcome) -> None:
@@ -71,7 +72,7 @@ class Outcome:
         self.nowhere += other.nowhere
         self.agreement = self.agreement + other.agreement if self.agreement and other.agreement else self.agreement or other.agreement
         self.refused += [(row[0], row[1]) for row in other.refused]
-        self.unread = dict(Counter(self.unread) + Counter(other.unread))
+        self.unread += other.unread
         self.blank += other.blank
 
     def to_plain(self) -> dict[str, Any]:
@@ -81,7 +82,8 @@ class Outcome:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Outcome:
-        return cls(**{**plain, "agreement": Agreement.from_state_dict(plain["agreement"]) if plain["agreement"] else None})
+        agreement = Agreement.from_state_dict(plain["agreement"]) if plain["agreement"] else None
+        return cls(**{**plain, "agreement": agreement, "unread": Counter(plain["unread"])})
 
 
 class Predictor:
@@ -123,9 +125,9 @@ class Predictor:
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
         agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(*scores.posteriors(outputs))
+        blank = int((~outputs.present_BM.any(1)).sum())
         sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, agreement)
-        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused, dict(prepared.unread))
-        found.blank = int((~outputs.present_BM.any(1)).sum())
+        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused, prepared.unread, blank)
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
     def work(self, wave: Wave, task: list[Piece], part: int) -> Outcome:
@@ -141,7 +143,7 @@ class Predictor:
                     table, found = self.predict(prepared)
                     held.append(table)
                 else:
-                    found = Outcome(rows=len(prepared.refused), refused=prepared.refused, unread=dict(prepared.unread))
+                    found = Outcome(rows=len(prepared.refused), refused=prepared.refused, unread=prepared.unread)
                 total.add(found)
                 if sum(t.num_rows for t in held) >= FLUSH_ROWS:
                     writer.write_table(pa.concat_tables(held))

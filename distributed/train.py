@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import signal
@@ -55,10 +54,9 @@ def main(argv: list[str]) -> int:
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
     out = cli.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
-    from distributed.mirror import writable
     from distributed.shards import read_manifest
 
-    with writable(out):
+    with cli.writable(out):
         settings = settle(out, options)
         before = read_data(out) if options.resume else {}
     data = cli.data(options.data or before.get("shards"))
@@ -70,8 +68,11 @@ def main(argv: list[str]) -> int:
 
     runs.check(manifest, settings)
     if not (alone_here := in_process(settings)):
-        start_ray(settings)
-    with writable(out):
+        from distributed import jobs
+
+        cli.start_ray()
+        jobs.must_fit(settings.scaling, "this run")
+    with cli.writable(out):
         checkpoints.write_file(f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode())
         checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
     test = manifest.rows["test"] > 0
@@ -157,15 +158,6 @@ def alone(job: Any) -> dict[str, Any]:
             return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
     except Diverged as error:
         raise cli.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
-
-
-def start_ray(settings: Config) -> None:
-    """Starts or joins Ray, and refuses workers that will never fit: Ray Train would wait for them without a word."""
-    from distributed import jobs
-
-    cli.start_ray()
-    least = settings.scaling.min_workers or settings.scaling.workers
-    jobs.Room(dataclasses.replace(settings.scaling, workers=least), what="this run")
 
 
 def together(job: Any) -> dict[str, Any]:

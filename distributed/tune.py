@@ -55,10 +55,10 @@ def main(argv: list[str]) -> int:
     given = vars(parser().parse_args(argv))
     if given["resume"] and not given["out"]:
         raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
-    from distributed.mirror import Mirror, writable
+    from distributed.mirror import Mirror
 
     out = cli.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
-    with writable(out):
+    with cli.writable(out):
         mirror = Mirror(out)
         setup = claim(mirror.folder, given)
     return Search(setup, out, mirror).run()
@@ -74,7 +74,6 @@ class Search:
 
     def __init__(self, setup: Setup, out: str, mirror: Any) -> None:
         from distributed import spaces
-        from distributed.mirror import writable
         from distributed.shards import read_manifest
 
         self.setup, self.out, self.mirror = setup, out, mirror
@@ -96,7 +95,7 @@ class Search:
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
-        with writable(out):
+        with cli.writable(out):
             setup.save(mirror.folder)
             mirror.upload()
         self.experiment = Experiment(

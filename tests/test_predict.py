@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed import checkpoints, ingest_table, predict, prediction_input
-from distributed.prediction_input import Piece, tasks
+from distributed import checkpoints, ingest_table, predict, prediction_input, prediction_tasks
+from distributed.prediction_tasks import Piece, tasks
 from tests import small_run
 from tests.conftest import run_command
 
@@ -295,7 +295,7 @@ def test_a_csv_in_many_chunks_is_one_table(folder: Path, out: Path, tmp_path: Pa
     whole, told = ask(folder, "long.csv", out, *words)
     assert whole["id"].tolist() == [str(i) for i in range(285)]
     assert told["notes"] == ["rows are numbered from 0: the table has no id column 'id'"]
-    monkeypatch.setattr(prediction_input, "CHUNK_BYTES", 1500)
+    monkeypatch.setattr(prediction_tasks, "CHUNK_BYTES", 1500)
     options = ingest_table.csv_options
 
     def small_blocks(table: ingest_table.RawTable) -> dict[str, Any]:
