@@ -69,6 +69,12 @@ class OptimConfig:
     precision: str = option("auto", "auto: bfloat16 where the device has it, else float32", choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the network")
     patience: int = option(0, "stop after this many epochs without a better validation score; 0 is never", low=0)
+    pick_after: float = option(
+        0.33,
+        "share of the epochs that must be over before one counts as the best; 0, or with optim.patience: all count",
+        low=0.0,
+        high=0.99,
+    )
     metric: str = option("balanced_accuracy", "validation metric that picks the best epoch (also recall/CLASS, precision/CLASS)")
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
 

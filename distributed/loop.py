@@ -102,8 +102,14 @@ class Run:
             setattr(self, name, state[name])
 
     def remember(self, score: float) -> None:
-        """Keeps the weights of the best epoch so far; a later epoch wins a tie, since it has trained longer."""
-        if not self.best or score >= self.best["score"]:
+        """Keeps the weights of the best epoch so far; a later epoch wins a tie, since it has trained longer.
+
+        Those of the first epochs (optim.pick_after) only until one comes that counts: with few rows of the rare classes a high score before
+        the learning rate has fallen is mostly luck.
+        """
+        optim = self.config.optim
+        early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
+        if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
             weights = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "weights": weights}
 

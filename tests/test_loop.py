@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
 
 
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
-    network, train, val, settings = start("optim.epochs=6", "optim.metric=nll", "optim.ema=0")
+    network, train, val, settings = start("optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0")
     run = loop.fit(network, train, val, settings, seen := Kept())
     assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
     assert run.best["score"] == -seen.metrics[run.best["epoch"] - 1]["val/nll"]
@@ -115,6 +115,22 @@ def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network.load_state_dict(run.best["weights"])
     again = measure(score(network, val, run.device, run.exchange), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("share", "patience", "best"), [(0.0, 0, 1), (0.33, 0, 4), (0.5, 0, 4), (0.9, 0, 6), (0.33, 9, 1)])
+def test_the_first_epochs_give_way_to_one_that_counts(share: float, patience: int, best: int) -> None:
+    network, train, _, settings = start("optim.epochs=6", f"optim.pick_after={share}", f"optim.patience={patience}")
+    run = loop.begin(network, train, settings, loop.Exchange(), torch.device("cpu"))
+    for run.epoch, reached in enumerate([0.9, 0.5, 0.4, 0.7, 0.6, 0.1], start=1):
+        run.remember(reached)
+    assert run.best["epoch"] == best
+
+
+def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
+    network, train, val, settings = start("optim.epochs=9", "optim.pick_after=0.9")
+    run = loop.fit(network, train, val, settings, lambda metrics, state, scores: metrics["epoch"] == 4)
+    assert run.epoch == 4
+    assert 1 <= run.best["epoch"] <= 4
 
 
 def test_patience_stops_early() -> None:
