@@ -20,6 +20,7 @@ from model.schema import Schema
 GROUP_BYTES = 64 << 20  # prepared bytes of one task of the later passes
 MOST_BYTES = 1 << 30  # in one table: Arrow counts the bytes of a column of images in 31 bits
 LENGTH = "length."
+END_SECONDS = 60.0  # a task that is cancelled ends within one call into a library: writing a part
 
 
 @dataclass
@@ -201,10 +202,23 @@ def write_all(
     waiting = [task.remote(part_path(folder, split, i), *(d[k] for d in dealt)) for k, (split, i) in enumerate(parts.names())]
     del dealt
     written = []
-    for ref in waiting:
-        written.append(ray.get(ref))
-        advance(1)
+    try:
+        for ref in waiting:
+            written.append(ray.get(ref))
+            advance(1)
+    except BaseException:
+        end(waiting)
+        raise
     return written
+
+
+def end(tasks: Sequence[Any]) -> None:
+    """Cancels tasks and waits for those that run: after this none of them writes into a folder that is about to be removed."""
+    import ray
+
+    for ref in tasks:
+        ray.cancel(ref)
+    ray.wait(list(tasks), num_returns=len(tasks), timeout=END_SECONDS)
 
 
 def colour_as_grey(table: pa.Table, name: str) -> int:
