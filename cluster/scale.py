@@ -14,6 +14,7 @@ if __package__ in (None, ""):
 
 import argparse
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -135,7 +136,7 @@ class Plan:
     """The inputs that depend on the user's data and machines. Those marked assumed are not measured here: put in your own."""
 
     rows: float = 1e8
-    side: int = 448  # pixels at which the shards hold the image: measured at 64, 96, 128, 224 and 448
+    side: int = 448  # pixels at which the shards hold the image: one of SIDES
     row_bytes: float = 100e3  # encoded, in the shards
     gpus: int = 64
     gpus_per_node: int = 8
@@ -226,7 +227,7 @@ def table(plan: Plan, measured: dict[str, float]) -> str:
 
 def measure() -> dict[str, float]:
     parts: list[Callable[[], dict[str, float]]] = [measure_decoding, measure_ingest, measure_order]
-    parts += [lambda: measure_model(224), lambda: measure_model(448)]
+    parts += [functools.partial(measure_model, side) for side in SIDES]
     return {name: float(f"{value:.4g}") for part in parts for name, value in part().items()}
 
 
@@ -237,7 +238,11 @@ def main() -> None:
     arithmetic = commands.add_parser("plan", help="the arithmetic for a data set and a cluster")
     for entry in dataclasses.fields(Plan):
         arithmetic.add_argument(
-            "--" + entry.name.replace("_", "-"), type=type(entry.default), default=entry.default, help=f"default {entry.default:g}"
+            "--" + entry.name.replace("_", "-"),
+            type=type(entry.default),
+            default=entry.default,
+            choices=SIDES if entry.name == "side" else None,
+            help=f"default {entry.default:g}",
         )
     options = vars(parser.parse_args())
     if options.pop("command") == "measure":

@@ -86,6 +86,7 @@ def main(argv: list[str]) -> int:
     with cli.writable(out):
         state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
         todo = state.todo()
+    check_data(todo, {d.name: d for d in sets})
     cells = sum(len(p.cells) for p in plans.values())
     print(f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run", flush=True)
     for reason in dict.fromkeys(r for p in plans.values() for r in p.left_out):
@@ -121,6 +122,16 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
     return found
 
 
+def check_data(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
+    """Refuses, before anything is written, trainings that their data cannot give."""
+    for (name, cell), *_ in todo.values():
+        manifest = sets[name].manifest
+        try:
+            config.check_data(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
+        except ValueError as error:
+            raise ValueError(f"{error} (variant {cell.variant!r} on {name})") from None
+
+
 def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
     """Runs every training as a Ray task and takes the results in as they come; an interrupt loses only what is in flight."""
     cli.start_ray()
@@ -132,14 +143,15 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
 
     for scaling in {config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()}:
         jobs.must_fit(scaling, "a training")
-    arrays = {name: jobs.share(sets[name].shards, {}, SPLITS) for name in {d for group in todo.values() for d, _ in group}}
+    asked = {_decoding(group): group[0] for group in todo.values()}
+    arrays = {key: jobs.share(sets[name].shards, _cache(cell), SPLITS) for key, (name, cell) in asked.items()}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported = Progress(len(waiting)), time.monotonic()
     with Signals().caught() as signals:
         while (waiting or pending) and not signals.received:
             while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
                 group = waiting.pop()
-                pending[_start(state, group, sets, arrays)] = group
+                pending[_start(state, group, sets, arrays[_decoding(group)])] = group
             ready, _ = ray.wait(list(pending), timeout=1.0)
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
@@ -156,12 +168,23 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     raise KeyboardInterrupt
 
 
-def _start(state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Mapping[str, Any]) -> Any:
+def _cache(cell: Cell) -> dict[str, Any]:
+    """The cell's settings of where decoded rows are kept."""
+    return {name: value for name, value in cell.settings.items() if name in ("data.cache", "data.memory_share")}
+
+
+def _decoding(group: list[tuple[str, Cell]]) -> str:
+    """What trainings have in common that share decoded rows: all modalities of one data set."""
+    name, cell = group[0]
+    return json.dumps([name, _cache(cell)], sort_keys=True)
+
+
+def _start(state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Any) -> Any:
     """The task of one training."""
     from distributed.study_run import run_group
 
     name, cells = group[0][0], [cell for _, cell in group]
-    return _task(run_group, cells[0]).remote(sets[name].shards, cells, arrays[name], state.run_folder(group))
+    return _task(run_group, cells[0]).remote(sets[name].shards, cells, arrays, state.run_folder(group))
 
 
 def _report_so_far(state: Any) -> None:
@@ -186,12 +209,12 @@ def _window(cell: Cell) -> int:
     """Tasks in flight: twice what the cluster holds, so that it never waits for the driver and an autoscaler sees demand."""
     import ray
 
-    scaling = config.override(config.Config(), cell.settings).scaling
-    if scaling.workers > 1:  # the tasks themselves ask for nothing, so all that may run at once must fit
-        return max(1, int(ray.cluster_resources().get("CPU", 1) / max(scaling.workers * scaling.cpus_per_worker, 0.1)))
-    asked = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    there = ray.cluster_resources()
-    return 2 * max(2, int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2)))
+    scaling, there = config.override(config.Config(), cell.settings).scaling, ray.cluster_resources()
+    asked = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.gpus_per_worker}
+    fit = int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2))
+    return (
+        max(1, fit) if scaling.workers > 1 else 2 * max(2, fit)
+    )  # tasks that wait for workers of their own ask for nothing: they must fit
 
 
 def _outcome(reference: Any) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:

@@ -7,12 +7,24 @@ import difflib
 import importlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig, check, option
+from model.config import (
+    WITHOUT_EXPERTS,
+    ExpertsConfig,
+    FusionConfig,
+    ImageConfig,
+    LossConfig,
+    ModelConfig,
+    TableConfig,
+    check,
+    classifier_kind,
+    option,
+)
+from model.schema import listed
 
 CACHES = ("auto", "memory", "stream")
 ENGINES = ("auto", "threads", "ray")
@@ -171,7 +183,35 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         raise ValueError(
             f"scaling.global_norms=false needs {OWN_ROWS} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
         )
+    if config.stage.kind != "none" and config.fusion.kind in WITHOUT_EXPERTS:
+        raise ValueError(f"stage.kind={config.stage.kind} needs experts, which fusion.kind={config.fusion.kind} has not")
+    if config.image.encoder == "resnet" and (config.image.weights or config.image.frozen):
+        raise ValueError("image.weights and image.frozen need a timm encoder; got image.encoder=resnet")
+    if config.loss.name == "focal" and not config.loss.focal_gamma:
+        raise ValueError("loss.name=focal needs loss.focal_gamma above 0 (2 is usual); got 0, which is plain cross-entropy")
+    kind = classifier_kind(config.experts, config.loss)
+    if config.stage.kind != "none" and kind != "linear":
+        raise ValueError(
+            f"stage.kind={config.stage.kind} needs linear classifiers; loss.margin={config.loss.margin:g} and "
+            f"experts.classifier={config.experts.classifier} make them {kind}"
+        )
     return config
+
+
+def check_data(config: Config, classes: Sequence[str], validation_rows: int) -> None:
+    """Refuses what cannot be trained on such a data set, as far as that shows without a network."""
+    if not validation_rows:
+        raise ValueError("training needs validation rows: they pick the epoch and fit the calibration; the val split has none")
+    check_class("optim.metric", config.optim.metric, classes)
+    if config.image.frozen and not config.image.weights:
+        raise ValueError("image.frozen needs image.weights: an encoder that stays as it is must have been trained; got none")
+
+
+def check_class(name: str, metric: str, classes: Sequence[str]) -> None:
+    """Of a metric of one class, that the data has it."""
+    kind, separator, asked = metric.partition("/")
+    if separator and asked not in classes:
+        raise ValueError(f"{name}={kind}/CLASS must name a class of the data: {listed(classes)}; got {asked!r}")
 
 
 def check_metric(name: str, metric: str, *more: str) -> None:

@@ -14,7 +14,7 @@ class EpochBar:
     def __init__(self, epochs: int, title: str = "training") -> None:
         self.epochs, self.title, self.live = epochs, title, sys.stderr.isatty()
         self.started = time.perf_counter()
-        self.first = 0.0  # epochs that were done before we started to count
+        self.first: float | None = None  # epochs that were done before we started to count
         self.bar: Any = None
 
     def __enter__(self) -> EpochBar:
@@ -40,7 +40,8 @@ class EpochBar:
         if self.bar is not None:
             self.bar.update(self.task, completed=metrics["epoch"], said=said)
             return
-        self.first = self.first or metrics["epoch"] - 1
+        if self.first is None:
+            self.first = metrics["epoch"] - 1
         done = metrics["epoch"] - self.first
         left = (time.perf_counter() - self.started) / done * (self.epochs - metrics["epoch"])
         print(f"epoch {metrics['epoch']:.0f}/{self.epochs}  {said}  {left:.0f} s left", file=sys.stderr, flush=True)

@@ -69,7 +69,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)  # of validation; of test for a test job
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
     started: float = 0.0
-    seconds: float = 0.0  # wall time of the job, all its sittings together
+    seconds: float = 0.0  # wall time of the job in the sitting that ended it
 
     @property
     def name(self) -> str:

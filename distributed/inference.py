@@ -24,6 +24,7 @@ from model.agreement import Agreement, Expectation
 from model.augment import augment, drop_modalities, resample_cells
 from model.batch import Batch
 from model.calibration import mixture_prior
+from model.config import WITHOUT_EXPERTS
 from model.expert_losses import class_weights, expert_priors
 from model.network import Network
 from model.posthoc import adjust
@@ -81,7 +82,7 @@ def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scor
 
 def experts(checkpoint: Checkpoint) -> int:
     """How many rows of logits the network gives."""
-    return 1 if checkpoint.config.fusion.kind in ("late", "evidential") else checkpoint.config.experts.count
+    return 1 if checkpoint.config.fusion.kind in WITHOUT_EXPERTS else checkpoint.config.experts.count
 
 
 def spoken_priors(network: Network, config: Config) -> Tensor:
@@ -90,7 +91,7 @@ def spoken_priors(network: Network, config: Config) -> Tensor:
     Not undone: margins, tau-normalisation and multiplicative scales.
     """
     counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
-    if config.fusion.kind in ("late", "evidential"):  # combined from the auxiliary heads, which learn a uniform prior
+    if config.fusion.kind in WITHOUT_EXPERTS:  # combined from the auxiliary heads, which learn a uniform prior
         return torch.full((1, classes), 1 / classes)
     if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
         return torch.full((config.experts.count, classes), 1 / classes)

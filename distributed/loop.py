@@ -73,7 +73,7 @@ class Run:
     average: Network | None = None
     epoch: int = 0  # epochs finished
     step: int = 0  # optimiser steps finished
-    best: dict[str, Any] = field(default_factory=dict)  # epoch, score, weights
+    best: dict[str, Any] = field(default_factory=dict)  # epoch, score, risen (the first epoch of that score), weights
     seconds: float = 0.0  # in training epochs, evaluation left out
     rows: int = 0
     data_seconds: float = 0.0  # of those, waiting for batches
@@ -111,7 +111,9 @@ class Run:
         early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
         if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
             weights = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
-            self.best = {"epoch": self.epoch, "score": score, "weights": weights}
+            tie = bool(self.best) and score == self.best["score"]
+            risen = self.best.get("risen", self.best["epoch"]) if tie else self.epoch
+            self.best = {"epoch": self.epoch, "score": score, "risen": risen, "weights": weights}
 
 
 def fit(
@@ -165,8 +167,9 @@ def begin(network: Network, train: Source, config: Config, exchange: Exchange, d
 
 
 def stale(run: Run) -> bool:
-    """Whether the best epoch lies further back than optim.patience allows."""
-    return bool(run.config.optim.patience and run.best and run.epoch - run.best["epoch"] >= run.config.optim.patience)
+    """Whether the last better score lies further back than optim.patience allows; a tie is none."""
+    last = run.best.get("risen", run.best["epoch"]) if run.best else run.epoch
+    return bool(run.config.optim.patience and run.epoch - last >= run.config.optim.patience)
 
 
 def train_epoch(run: Run, train: Source) -> dict[str, float]:

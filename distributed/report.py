@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
+import hashlib
 import html
 import os
 import re
@@ -117,7 +118,10 @@ def redact(words: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def slug(words: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "section"
+    """A name for files and anchors. What only a lost character tells apart (another script, a sign) gets a digest."""
+    plain = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "section"
+    lost = re.search(r"[^\w\s.,:;/'()%+=-]|[^\x00-\x7f]|(?<!\w)[+-](?=[\d.])", words)
+    return f"{plain}-{hashlib.sha256(words.encode()).hexdigest()[:6]}" if lost else plain
 
 
 def to_html(title: str, sections: Sequence[Section], *, lead: str = "") -> str:

@@ -19,10 +19,11 @@ Row = dict[str, Any]
 
 @dataclass
 class Results:
-    """Rows by (data, variant, condition, seed); `key` is the digest of what was run, so a changed setting is never taken for done."""
+    """Rows by (data, variant, condition, seed, key); `key` is the digest of what was run: a changed setting is never taken for done, and
+    what was run before the change is kept."""
 
     folder: str
-    rows: dict[tuple[str, str, str, int], Row] = field(default_factory=dict)
+    rows: dict[tuple[str, str, str, int, str], Row] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str) -> Results:
@@ -39,7 +40,7 @@ class Results:
         return results
 
     def put(self, row: Row) -> None:
-        self.rows[row["data"], row["variant"], row["condition"], int(row["seed"])] = {**row, "seed": int(row["seed"])}
+        self.rows[row["data"], row["variant"], row["condition"], int(row["seed"]), row["key"]] = {**row, "seed": int(row["seed"])}
 
     def finished(self) -> dict[str, Row]:
         """A finished row for every key that has one."""

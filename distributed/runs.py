@@ -14,7 +14,7 @@ from torch import Tensor
 from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
 from distributed.checkpoints import Checkpoint
-from distributed.config import Config, override, words
+from distributed.config import Config, check_data, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
 from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, passes, score
@@ -24,7 +24,7 @@ from model.agreement import Expectation
 from model.calibration import Calibration
 from model.guard import Validation
 from model.network import Network
-from model.schema import Schema, listed
+from model.schema import Schema
 
 Progress = Callable[[dict[str, float]], bool | None]
 FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
@@ -129,21 +129,9 @@ def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, An
 
 def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
     """A network with seeded weights for the modalities and class counts of `schema`; refuses what could only fail after training."""
-    if manifest.rows["val"] == 0:
-        raise ValueError("training needs validation rows: it picks the epoch and fits the calibration; the val split has none")
-    kind, _, name = config.optim.metric.partition("/")
-    if name and name not in schema.classes:
-        raise ValueError(f"optim.metric={kind}/CLASS must name a class: {listed(schema.classes)}; got {name!r}")
+    check_data(config, schema.classes, manifest.rows["val"])
     torch.manual_seed(config.optim.seed)
-    network = Network(schema, config.model)
-    if config.stage.kind != "none" and config.fusion.kind in ("late", "evidential"):
-        raise ValueError(f"stage.kind={config.stage.kind} needs experts, which fusion.kind={config.fusion.kind} has not")
-    if config.stage.kind != "none" and network.experts.classifier.kind != "linear":
-        raise ValueError(
-            f"stage.kind={config.stage.kind} needs linear classifiers; loss.margin={config.loss.margin:g} and "
-            f"experts.classifier={config.experts.classifier} make them {network.experts.classifier.kind}"
-        )
-    return network
+    return Network(schema, config.model)
 
 
 def check(manifest: Manifest, config: Config) -> None:
@@ -226,13 +214,16 @@ def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, fl
 
 
 def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:
-    """Frozen features [N, E, H] and labels of every row, not augmented."""
-    hidden, labels = [], []
+    """Frozen features [N, E, H] and labels of every row, not augmented, in the same order whatever the number of workers."""
+    hidden, labels, places, first = [], [], [], 0
     with torch.inference_mode():
         for batch, outputs in passes(run.network, train, run.device, loop.precision(run.config, run.device)):
             hidden.append(outputs.hidden_BEH.float())
             labels.append(batch.labels_B)
-    return run.exchange.gather(torch.cat(hidden)).clone(), run.exchange.gather(torch.cat(labels)).clone()
+            places.append(first + batch.start + torch.arange(len(batch), device=run.device))
+            first += batch.total or len(batch)
+    order_N = run.exchange.gather(torch.cat(places)).argsort()
+    return run.exchange.gather(torch.cat(hidden))[order_N], run.exchange.gather(torch.cat(labels))[order_N]
 
 
 def second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model import losses, metrics
-from model.agreement import Agreement, Expectation
+from model.agreement import MOST_CLASSES, Agreement, Expectation
 from model.batch import Batch
 from model.expert_losses import full
 from model.familiarity import moments
@@ -90,7 +90,9 @@ def posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
 def learn_expectation(
     network: Network, val: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32
 ) -> Expectation | None:
-    """What the modalities lead to expect of each other, from validation rows: the first of each worker's."""
+    """What the modalities lead to expect of each other, from validation rows: the first of each worker's. None where too few."""
+    if len(network.schema.modalities) < 2 or len(network.schema.classes) > MOST_CLASSES:
+        return None
     told, rows = [], 0
     for _, outputs in passes(network, val, device, precision):
         told.append(posteriors(outputs))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import checkpoints, cli, config
-from distributed.experiment import BASELINES, START, Job, check_metrics, direction
+from distributed.experiment import BASELINES, START, Job, check_metrics
 
 DEFAULTS: dict[str, Any] = {
     "data": "",
@@ -113,7 +113,7 @@ def prepare(options: dict[str, Any]) -> Setup:
     sets = config.parse_sets(options["set"])
     start = config.override(start, sets)
     metric = check_metrics(options["metric"])[0]
-    if direction(metric) == "max" and "optim.metric" not in {**changes, **sets}:
+    if (metric in config.METRICS or "/" in metric) and "optim.metric" not in {**changes, **sets}:
         start = config.override(start, {"optim.metric": metric})
     flat = config.flatten(start)
     if small:

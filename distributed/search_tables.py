@@ -233,7 +233,7 @@ def cost(experiment: Experiment, wall: float) -> Table:
         ("failed", states.count("failed")),
         ("replicates", len(experiment.of_kind("replicate"))),
         ("seconds of training, all runs together", round(trained, 1)),
-        ("seconds on the clock", round(wall, 1)),
+        ("seconds on the clock, this sitting", round(wall, 1)),
     ]
     return Table(columns=("what", "how much"), rows=rows, caption="Cost")
 

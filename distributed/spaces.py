@@ -68,6 +68,8 @@ class Recorder:
         return self._ask("suggest_categorical", name, choices)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("suggest_"):
+            raise ValueError(f"a space must ask by suggest_float (step, log), suggest_int or suggest_categorical; got {name}")
         return getattr(self.trial, name)
 
 

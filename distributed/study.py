@@ -166,6 +166,10 @@ def _entries(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
             raise ValueError(f"every [[{kind}]] entry needs a name; got {entry!r}")
         where = f"{one} {entry['name']!r}"
         _check_keys(entry, one, where)
+        if not isinstance(entry.get("axis", ""), str):
+            raise ValueError(f"axis must be words; got {entry['axis']!r} in {where}")
+        if type(entry.get("at", 0)) not in (int, float, str):
+            raise ValueError(f"at must be a number or a word; got {entry['at']!r} in {where}")
         if entry.get("each", "modality") != "modality":
             raise ValueError(f"each must be 'modality'; got {entry['each']!r} in {where}")
         for name, values in dotted(_table(entry, "grid", where)).items():

@@ -115,8 +115,9 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     against = [line for m in metrics for line in study_stats.summary_lines(seen, m)]
     if len(against) > MOST_LINES:
         against = []
-    seeds = min((s.n for v in seen for s in v.means(study.metric).values()), default=0)
-    note = floor_note(seeds) if seeds else ""
+    seeds = [s.n for v in seen for s in v.means(study.metric).values()]
+    several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
+    note = floor_note(several) if seeds else ""
     return [
         *([Text(study.question)] if study.question else []),
         *([Bullets(lines)] if lines else []),

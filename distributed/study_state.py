@@ -83,6 +83,12 @@ class State:
         places = [(data, cell) for data, p in plans.items() for cell in p.cells]
         keys = {_place(d, c): c.key(digests[d]) for d, c in places}
         trainings = {_place(d, c): c.training(digests[d]) for d, c in places}
+        others = [row for row in results.rows.values() if _place_of(row) in keys]
+        if others and not {row["key"] for row in others} & set(keys.values()):
+            raise ValueError(
+                f"--resume must go on with what is in --out: none of its {len(others)} cells is of these settings and this version; "
+                f"repeat the command in {join(folder, 'study.json')}, or take a new --out"
+            )
         return cls(folder, study, plans, keys, trainings, results, command)
 
     def todo(self) -> dict[str, Group]:
@@ -96,7 +102,7 @@ class State:
                 known = finished.get(self.keys[place])
                 if known is None:
                     left.setdefault(self.trainings[place], []).append((data, cell))
-                elif self.results.rows.get(place) != known:
+                elif self.results.rows.get((*place, self.keys[place])) != known:
                     copies.append({**known, **_names(place)})
         if copies:
             self.results.add(copies)
@@ -124,7 +130,7 @@ class State:
 
     def rows(self) -> list[Row]:
         """The rows of the planned cells only, and only where they are of the settings planned."""
-        return [self.results.rows[p] for p, key in self.keys.items() if p in self.results.rows and self.results.rows[p]["key"] == key]
+        return [self.results.rows[*p, key] for p, key in self.keys.items() if (*p, key) in self.results.rows]
 
     def failures(self) -> list[Row]:
         return [row for row in self.rows() if row["state"] == "failed"]
@@ -146,3 +152,7 @@ def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:
 
 def _names(place: tuple[str, str, str, int]) -> Row:
     return dict(zip(("data", "variant", "condition", "seed"), place))
+
+
+def _place_of(row: Row) -> tuple[str, str, str, int]:
+    return row["data"], row["variant"], row["condition"], row["seed"]

@@ -233,12 +233,12 @@ def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tu
     for claim in study.claims:
         for view in seen:
             for words in _bindings(claim, view, plans.get(view.data)):
-                bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "metric", "against")})
+                bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "variant", "metric", "against")})
                 asked = {fill(name, words) for name in claim.conditions}
                 scores = view.scores(bound.metric)
                 if (
                     (asked and view.condition not in asked)
-                    or claim.variant not in scores
+                    or bound.variant not in scores
                     or (bound.against and bound.against not in scores)
                 ):
                     continue
@@ -253,7 +253,7 @@ def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tu
 def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
     """What {modality} stands for: the condition's own, else each modality of the data set in turn."""
     own = next((c.bound for c in plan.conditions if c.name == view.condition), {}) if plan else {}
-    if own or not PLACE.search(claim.text + claim.metric + claim.against):
+    if own or not PLACE.search(claim.text + claim.variant + claim.metric + claim.against):
         return [own]
     return [{"modality": m} for m in plan.modalities] if plan else []
 

@@ -15,7 +15,6 @@ if __package__ in (None, ""):
 from distributed import cli, config
 from distributed.experiment import Experiment, direction
 from distributed.search_setup import Setup, claim, starting_points
-from model.schema import listed
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
@@ -85,11 +84,9 @@ class Search:
             from distributed import corrupt  # a quarter of a second
 
             corrupt.parse(data.corrupt, schema)
-        if not manifest.rows["val"]:
-            raise ValueError(f"--data must have validation rows, by which a search compares configurations; {setup.shards} has none")
-        for option, metric in [*(("--metric", m) for m in setup.metrics), ("optim.metric", setup.settings.optim.metric)]:
-            if "/" in metric and metric.partition("/")[2] not in schema.classes:
-                raise ValueError(f"{option} names a class of the data ({listed(schema.classes)}); got {metric!r}")
+        for metric in setup.metrics:
+            config.check_class("--metric", metric, schema.classes)
+        config.check_data(setup.settings, schema.classes, manifest.rows["val"])
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:

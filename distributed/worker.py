@@ -75,27 +75,36 @@ class Workers(Exchange):
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the global batch. torch's SyncBatchNorm runs on GPUs only; this one also on gloo."""
+    """Batch normalisation over the global batch. torch's SyncBatchNorm runs on GPUs only; this one also on gloo.
+
+    An idle worker has no row of its own to be counted (model.encoders.ImageEncoder.some) but takes part in the exchange.
+    """
+
+    least, idle = 1, False
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any [B, C, ...]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.normalise(x) if self.training else super().forward(x)
+        y = self.normalise(x) if self.training or self.idle else super().forward(x)
         # timm's batch normalisation drops and activates too
         return self.act(self.drop(y)) if hasattr(self, "act") else y
 
     def normalise(self, x: Tensor) -> Tensor:
-        mean_C, var_C, count = global_moments(x.detach())
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        mean_C, var_C, count = global_moments(x.detach(), self.idle)
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
+            enough = count > x[0, 0].numel()  # of one row or none the running ones serve, as numbers that do not depend on x
+            mean_C, var_C = torch.where(enough, mean_C, self.running_mean), torch.where(enough, var_C, self.running_var)
+            count = torch.where(enough, count, torch.inf)
             rate = 0.0 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean_C, rate)
-            self.running_var.lerp_(var_C * count / (count - 1).clamp_min(1), rate)
-            self.num_batches_tracked += 1
+            self.running_var.lerp_(torch.where(enough, var_C * count / (count - 1), var_C), rate)
+            self.num_batches_tracked += enough
         scale_C, shift_C = (torch.ones_like(mean_C), torch.zeros_like(mean_C)) if self.weight is None else (self.weight, self.bias)
+        count = torch.full_like(count, torch.inf) if self.idle else count
         return Normalise.apply(x, scale_C, shift_C, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -116,14 +125,15 @@ class Gather(torch.autograd.Function):
         return total_W[dist.get_rank()]
 
 
-def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of every channel over all workers' rows, and how many numbers of a channel they are made of; at least float32."""
+def global_moments(x: Tensor, idle: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of every channel over all rows but those of idle workers, and how many numbers of a channel they are made of; at
+    least float32."""
     mean_C, var_C = torch.batch_norm_update_stats(full(x), None, None, 0.0)  # many times faster than torch.var_mean over these axes
-    count_C = torch.full_like(mean_C, x.numel() / len(mean_C))
+    count_C = torch.full_like(mean_C, 0 if idle else x.numel() / len(mean_C))
     means_WC, vars_WC, counts_WC = Gather.apply(torch.stack([mean_C, var_C, count_C])).unbind(1)  # type: ignore[no-untyped-call]
     total_C = counts_WC.sum(0)
-    mean_C = (means_WC * counts_WC).sum(0) / total_C
-    var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C
+    mean_C = (means_WC * counts_WC).sum(0) / total_C.clamp_min(1)
+    var_C = ((vars_WC + (means_WC - mean_C) ** 2) * counts_WC).sum(0) / total_C.clamp_min(1)
     return mean_C, var_C, total_C[0]
 
 

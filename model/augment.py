@@ -156,7 +156,8 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
 def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int) -> Batch:
     """Mixup and Remix of neighbours 2i and 2i + 1 of the shuffled global batch: pixels and numbers by value, categories by a draw.
 
-    A partner may be of another fold, so under mix the cross-fitting is approximate: a head sees a blend of rows it holds out.
+    Only of records with the same modalities: what stays the record's own must not be told the partner's label. A partner may be of another
+    fold, so under mix the cross-fitting is approximate: a head sees a blend of rows it holds out.
     """
     if config.mix == "none" or len(batch) < 2:
         return batch
@@ -170,23 +171,20 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
     u_B1 = draws(batch, 1, seed_of(seed, step, 2), device)
     share_B = _beta(batch, config.mix_alpha, seed_of(seed, step, 3), device)
     other = batch.select(partner_B)
-    shared_BM = batch.present_BM & other.present_BM  # a modality that one of the two lacks stays the record's own
-    names = [*batch.images, *batch.numbers]
-    weight_BM = torch.where(shared_BM, share_B[:, None], 1.0)
-    weights = dict(zip(names, weight_BM.T, strict=True))
+    alike_B = (batch.present_BM == other.present_BM).all(1)
+    weight_B = torch.where(alike_B, share_B, 1.0)
     shares_B = share_B
     if config.mix == "remix":
         own_B, partner_counts_B = counts_C[batch.labels_B.clamp_min(0)], counts_C[other.labels_B.clamp_min(0)]
         shares_B = remix_share(share_B, own_B, partner_counts_B, config.mix_kappa, config.mix_tau)
-    shares_B = torch.where(shared_BM.any(1), shares_B, 1.0)  # nothing was blended: the label is the record's own
     return batch.replace(
-        images={k: _blend(_unit(v), _unit(other.images[k]), weights[k][:, None, None, None]) for k, v in batch.images.items()},
+        images={k: _blend(_unit(v), _unit(other.images[k]), weight_B[:, None, None, None]) for k, v in batch.images.items()},
         numbers={
-            k: _blend(v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weights[k][:, None]) for k, v in batch.numbers.items()
+            k: _blend(v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weight_B[:, None]) for k, v in batch.numbers.items()
         },
-        categories={k: torch.where(u_B1 < weights[k][:, None], v, other.categories[k]) for k, v in batch.categories.items()},
+        categories={k: torch.where(u_B1 < weight_B[:, None], v, other.categories[k]) for k, v in batch.categories.items()},
         partners_B=other.labels_B,
-        shares_B=shares_B,
+        shares_B=torch.where(alike_B, shares_B, 1.0),
     )
 
 

@@ -30,6 +30,7 @@ class Batch:
     shares_B: Tensor | None = None  # float32: share of labels_B against partners_B
     start: int = 0  # position of the first record in the global batch of which this is one worker's share
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
+    whole_M: tuple[bool, ...] = ()  # modalities that every record has, where that is known without asking the device
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])
@@ -48,10 +49,12 @@ class Batch:
             shares_B=None if self.shares_B is None else change(self.shares_B),
             start=self.start,
             total=self.total,
+            whole_M=self.whole_M,
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        return self.apply(lambda t: t.to(device, non_blocking=True))
+        whole_M = tuple(self.present_BM.all(0).tolist()) if self.present_BM.device.type == "cpu" else self.whole_M
+        return self.apply(lambda t: t.to(device, non_blocking=True)).replace(whole_M=whole_M)
 
     def select(self, index: Tensor | slice) -> Batch:
         """The records at `index` (a slice, a bool mask or row numbers)."""
@@ -59,23 +62,3 @@ class Batch:
 
     def replace(self, **changes: object) -> Batch:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-def concatenate(batches: list[Batch]) -> Batch:
-    """One batch of all records, in order."""
-    first = batches[0]
-
-    def optional(name: str) -> Tensor | None:
-        return None if getattr(first, name) is None else torch.cat([getattr(b, name) for b in batches])
-
-    return Batch(
-        images={k: torch.cat([b.images[k] for b in batches]) for k in first.images},
-        numbers={k: torch.cat([b.numbers[k] for b in batches]) for k in first.numbers},
-        categories={k: torch.cat([b.categories[k] for b in batches]) for k in first.categories},
-        present_BM=torch.cat([b.present_BM for b in batches]),
-        labels_B=torch.cat([b.labels_B for b in batches]),
-        ranks_B=torch.cat([b.ranks_B for b in batches]),
-        dropped_BM=optional("dropped_BM"),
-        partners_B=optional("partners_B"),
-        shares_B=optional("shares_B"),
-    )

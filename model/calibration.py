@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.metrics import resamples
-from model.scoring import METRICS, Scored, few_at_a_time
+from model.scoring import METRICS, Scored, at_a_time
 
 LIMITS = (0.05, 20.0)  # of a temperature
 BELIEF = 0.4  # standard deviation of log T before any row is seen
@@ -246,10 +246,11 @@ def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tupl
     for fold in range(_FOLDS):
         here_N = fold_N == fold
         held_out_N[here_N] = (log_NC[here_N] + _ascend(log_NC[~here_N], labels_N[~here_N], metric)).argmax(1)
-    weights_RN = torch.cat([torch.ones(1, len(labels_N), dtype=torch.long), resamples(labels_N, _REPLICATES)])
+    weights_RN = torch.cat([torch.ones(1, len(labels_N), dtype=torch.long), *resamples(labels_N, _REPLICATES)])
+    parts = torch.split(weights_RN, at_a_time(len(labels_N), classes))
     nothing_C = torch.zeros(classes, dtype=torch.long)
     with_R, without_R = (
-        torch.cat([METRICS[metric](Scored(log_NC, labels_N, told_N, part_RN, nothing_C)) for part_RN in few_at_a_time(weights_RN, classes)])
+        torch.cat([METRICS[metric](Scored(log_NC, labels_N, told_N, part_RN, nothing_C)) for part_RN in parts])
         for told_N in (held_out_N, plain_N)
     )
     gain, error = float((with_R - without_R)[0]), float((with_R - without_R)[1:].std())

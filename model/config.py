@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FUSIONS = ("confidence", "uniform", "gate", "late", "evidential")
+WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' own heads
 SCORES = ("surplus", "share", "level")
 CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
@@ -27,7 +28,7 @@ def check(config: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if rule.get("choices") and value not in rule["choices"]:
+        if rule.get("choices") and not any(value == c or _named(value, c) for c in rule["choices"]):
             raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}; got {value!r}")
         if rule.get("low") is not None and not value >= rule["low"]:
             raise ValueError(f"{name} must be at least {rule['low']}; got {value!r}")
@@ -35,9 +36,15 @@ def check(config: Any, prefix: str = "") -> None:
             raise ValueError(f"{name} must be at most {rule['high']}; got {value!r}")
 
 
+def _named(value: Any, choice: str) -> bool:
+    """Whether a choice such as kind:NAME leaves the name open."""
+    kind, separator, _ = choice.partition(":NAME")
+    return bool(separator) and str(value).startswith(f"{kind}:")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    encoder: str = option("resnet", "image encoder: resnet, or timm:NAME (needs the timm extra)")
+    encoder: str = option("resnet", "image encoder; timm:NAME needs the timm extra", choices=("resnet", "timm:NAME"))
     width: int = option(24, "channels of the first resnet stage; each further stage has twice as many", low=4, high=512)
     blocks: int = option(1, "residual blocks after the last resnet stage", low=0, high=8)
     weights: str = option("", "local file of pretrained weights for a timm encoder")
@@ -97,12 +104,14 @@ class LossConfig:
     name: str = option("prior", "the experts' classification loss", choices=LOSSES)
     centre: float = option(1.0, "mean prior strength: 0 plain softmax, 1 balanced softmax", low=-4.0, high=4.0)
     spread: float = option(0.5, "experts' prior strengths run from centre - spread to centre + spread", low=0.0, high=4.0)
-    margin: float = option(0.0, "LDAM margin of the rarest class; 0 is off", low=0.0, high=2.0)
+    margin: float = option(
+        0.0, "LDAM margin of the rarest class; 0 is off, as it is without experts (fusion.kind=late, evidential)", low=0.0, high=2.0
+    )
     scale: float = option(16.0, "scale s of the cosine classifier", low=1.0, high=64.0)
     drw: float = option(
         0.0, "share of the epochs, at the end, with effective-number class weights (deferred re-weighting); 0 is off", low=0.0, high=1.0
     )
-    focal_gamma: float = option(0.0, "focal exponent gamma (2 is usual); used by loss.name=focal", low=0.0, high=10.0)
+    focal_gamma: float = option(0.0, "focal exponent gamma, which loss.name=focal needs (2 is usual)", low=0.0, high=10.0)
     effective_beta: float = option(0.999, "beta of the effective number of samples", low=0.0, high=0.999999)
     vs_gamma: float = option(0.15, "VS loss: exponent of the multiplicative adjustment", low=0.0, high=1.0)
     smoothing_head: float = option(0.2, "label-aware smoothing of the largest class", low=0.0, high=0.9)
@@ -124,3 +133,8 @@ class ModelConfig:
     fusion: FusionConfig = FusionConfig()
     experts: ExpertsConfig = ExpertsConfig()
     loss: LossConfig = LossConfig()
+
+
+def classifier_kind(experts: ExpertsConfig, loss: LossConfig) -> str:
+    """The experts' kind of classifier: a margin needs cosines."""
+    return "cosine" if loss.margin > 0 and experts.classifier == "linear" else experts.classifier

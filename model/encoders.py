@@ -19,6 +19,7 @@ from model.schema import Image, Numeric, Table
 
 SMALLEST_MAP = 3  # the input is halved until the shorter side of the last feature map is about this many cells
 STAGES = 4  # at most
+FAR = 20.0  # standard deviations
 
 
 class Standardise(nn.Module):
@@ -187,18 +188,34 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, image: Image, config: ImageConfig, dim: int) -> None:
         super().__init__()
-        if config.encoder != "resnet" and not config.encoder.startswith("timm:"):
-            raise ValueError(f"image.encoder must be resnet or timm:NAME; got {config.encoder!r}")
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
         self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
         self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
-    def forward(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, present_B: Tensor, whole: bool = False) -> Tensor:
+        """whole: every record is known to have an image."""
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
         x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
         x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)  # what an absent image holds must not matter
-        return self.norm(self.head(self.body(x_BCHW)), present_B)  # type: ignore[no-any-return]
+        features_BF = self.body(x_BCHW) if whole or not self.training else self.some(x_BCHW, present_B)
+        return self.norm(self.head(features_BF), present_B)  # type: ignore[no-any-return]
+
+    def some(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        """Features of the records that have an image, 0 for the others: blanks must not enter the statistics of the batch.
+
+        With too few for statistics the running ones serve; with none a blank goes through for nothing, so that the workers stay in step.
+        """
+        rows_R = present_B.nonzero()[:, 0]
+        norms = [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        idle = [norm for norm in norms if len(rows_R) < getattr(norm, "least", 2)]
+        for norm in idle:
+            norm.training, norm.idle = False, True  # type: ignore[assignment]
+        features_RF = self.body(x_BCHW[rows_R] if len(rows_R) else x_BCHW[:1])
+        for norm in idle:
+            norm.training, norm.idle = True, False  # type: ignore[assignment]
+        nothing_BF: Tensor = features_RF.new_zeros(len(x_BCHW), self.body.features)
+        return nothing_BF.index_copy(0, rows_R, features_RF[: len(rows_R)])
 
 
 def bin_edges(column: Numeric) -> Tensor:
@@ -212,6 +229,8 @@ class NumberEmbedding(nn.Module):
 
     mean_N: Tensor
     std_N: Tensor
+    low_N: Tensor
+    high_N: Tensor
 
     def __init__(self, columns: tuple[Numeric, ...], kind: str, size: int) -> None:
         super().__init__()
@@ -220,10 +239,14 @@ class NumberEmbedding(nn.Module):
         self.fill_N = nn.Parameter(torch.zeros(len(columns)))
         self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
         self.embed = _number_embedding(columns, kind, size)
+        # An outlier of a new table must not swamp the batch. Beyond the outermost bins, which may be narrow, training has seen nothing.
+        edges = [bin_edges(c) for c in columns] if kind == "piecewise" else [torch.tensor([-FAR, FAR])] * len(columns)
+        self.register_buffer("low_N", torch.stack([e[0] for e in edges]), persistent=False)
+        self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
 
     def forward(self, x_BN: Tensor) -> Tensor:
         missing_BN = torch.isnan(x_BN)
-        z_BN = ((x_BN - self.mean_N) / self.std_N).clamp(-20, 20)  # an outlier of a new table must not swamp the batch
+        z_BN = ((x_BN - self.mean_N) / self.std_N).maximum(self.low_N).minimum(self.high_N)
         z_BN = torch.where(missing_BN, self.fill_N, z_BN)
         return self.embed(z_BN) + missing_BN[..., None] * self.missing_ND  # type: ignore[no-any-return]
 

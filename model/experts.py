@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.config import ExpertsConfig, LossConfig
+from model.config import ExpertsConfig, LossConfig, classifier_kind
 
 
 class ExpertLinear(nn.Module):
@@ -78,8 +78,7 @@ class Experts(nn.Module):
         self.widen = ExpertLinear(count, hidden, hidden)
         self.narrow = ExpertLinear(count, hidden, hidden)
         nn.init.zeros_(self.narrow.weight_EIO)  # the block starts as the identity: an expert is linear until the data ask for more
-        kind = "cosine" if loss.margin > 0 and config.classifier == "linear" else config.classifier
-        self.classifier = Classifier(count, hidden, classes, kind, loss.scale)
+        self.classifier = Classifier(count, hidden, classes, classifier_kind(config, loss), loss.scale)
 
     def forward(self, fused_BZ: Tensor) -> tuple[Tensor, Tensor]:
         x_BEH = self.project(fused_BZ)

@@ -27,6 +27,7 @@ PSEUDO = 5.0  # rows for which the posterior's own expectation of a class counts
 WORLDS = 20
 WORLD_ROWS = 2048  # test rows that a draw looks at: more would only cost time
 LIKELIHOOD_ROWS = 4096  # test rows of the held-out likelihood
+MOST_CELLS = 8_000_000  # numbers that go with a checkpoint
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Validation:
 
     @classmethod
     def of(cls, logits_VEC: Tensor, labels_V: Tensor, limit: int = 4096) -> Validation:
-        """The usable rows, at most `limit`: all of the rare classes, the first ones of the others."""
+        """The usable rows, at most `limit` and MOST_CELLS: all of the rare classes, the first ones of the others."""
+        limit = min(limit, max(1, MOST_CELLS // logits_VEC[0].numel())) if len(logits_VEC) else limit
         keep_V = (labels_V >= 0) & torch.isfinite(logits_VEC).flatten(1).all(1)
         logits_VEC, labels_V = logits_VEC[keep_V].detach().float(), labels_V[keep_V]
         order_V = torch.argsort(labels_V, stable=True)

@@ -7,13 +7,14 @@ terms of two parts of a batch (see `restricted`) add up to those of the whole.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.batch import Batch
 from model.confidence import held_out
-from model.config import ModelConfig
+from model.config import WITHOUT_EXPERTS, ModelConfig
 from model.expert_losses import expert_loss, full, log_prior
 from model.outputs import Outputs
 
@@ -21,9 +22,10 @@ from model.outputs import Outputs
 def terms(outputs: Outputs, batch: Batch, counts_C: Tensor, config: ModelConfig, progress: float) -> dict[str, Tensor]:
     """Weighted scalar terms whose sum is the loss; `progress` in 0..1 is the share of the training that is done."""
     rows = max(len(batch), 1)
+    loss = replace(config.loss, margin=0.0) if config.fusion.kind in WITHOUT_EXPERTS else config.loss  # a margin is one between cosines
 
     def experts_B(labels_B: Tensor) -> Tensor:
-        return expert_loss(outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, config.loss, progress).mean(1)
+        return expert_loss(outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, loss, progress).mean(1)
 
     def alone_B(labels_B: Tensor) -> Tensor:
         return auxiliary_loss(outputs.auxiliary_BMFC, labels_B, batch.ranks_B, outputs.present_BM, counts_C)

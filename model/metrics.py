@@ -6,16 +6,15 @@ Legend: N rows, C classes, R bootstrap replicates, B batch, M modalities. The me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from model.schema import listed
-from model.scoring import LOWER_IS_BETTER, METRICS, SHOTS, Scored, few_at_a_time, midranks, score, shot_groups
+from model.scoring import LOWER_IS_BETTER, METRICS, SHOTS, Scored, at_a_time, midranks, score, shot_groups
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "Summary", "bootstrap", "compute", "confidence_report", "notes", "resamples", "shot_groups"]
+__all__ = ["LOWER_IS_BETTER", "METRICS", "bootstrap", "compute", "confidence_report", "notes", "resamples", "shot_groups"]
 
 
 def compute(
@@ -62,65 +61,18 @@ def notes(
     return found
 
 
-@dataclass
-class Summary:
-    """Collects predictions batch by batch; merging the summaries of N workers gives exactly what one worker would have."""
-
-    counts_C: Tensor
-    classes: tuple[str, ...]
-    probabilities: list[Tensor] = field(default_factory=list)
-    labels: list[Tensor] = field(default_factory=list)
-    predictions: list[Tensor] = field(default_factory=list)
-
-    def update(self, probabilities_BC: Tensor, labels_B: Tensor, predictions_B: Tensor | None = None) -> None:
-        self.probabilities.append(probabilities_BC.detach().float().cpu())
-        self.labels.append(labels_B.cpu())
-        self.predictions.append((probabilities_BC.argmax(1) if predictions_B is None else predictions_B).cpu())
-
-    def merge(self, other: Summary) -> Summary:
-        assert self.classes == other.classes
-        return Summary(
-            self.counts_C,
-            self.classes,
-            self.probabilities + other.probabilities,
-            self.labels + other.labels,
-            self.predictions + other.predictions,
-        )
-
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities, labels and decisions of every row seen."""
-        classes = len(self.classes)
-        nothing = torch.zeros(0, dtype=torch.long)
-        return (
-            torch.cat([torch.zeros(0, classes), *self.probabilities]),
-            torch.cat([nothing, *self.labels]),
-            torch.cat([nothing, *self.predictions]),
-        )
-
-    @property
-    def confusion_CC(self) -> Tensor:
-        probabilities_NC, labels_N, predictions_N = self.rows()
-        return score(probabilities_NC, labels_N, self.counts_C, predictions_N).confusion_RCC[0]
-
-    def compute(self) -> dict[str, float]:
-        probabilities_NC, labels_N, predictions_N = self.rows()
-        return compute(probabilities_NC, labels_N, self.counts_C.cpu(), self.classes, predictions_N)
-
-    def notes(self) -> dict[str, str]:
-        probabilities_NC, labels_N, predictions_N = self.rows()
-        return notes(probabilities_NC, labels_N, self.counts_C.cpu(), self.classes, predictions_N)
-
-
-def resamples(labels_N: Tensor, replicates: int, seed: int = 0) -> Tensor:
-    """How often each row is drawn in each replicate [R, N]; every class keeps its number of rows (stratified bootstrap)."""
+def resamples(labels_N: Tensor, replicates: int, seed: int = 0, most: int = 0) -> Iterator[Tensor]:
+    """How often each row is drawn in each replicate [R, N], `most` replicates at a time; every class keeps its number of rows (stratified
+    bootstrap)."""
     order_N = torch.argsort(labels_N, stable=True)
     _, size_K = torch.unique(labels_N, return_counts=True)
-    start_N = (size_K.cumsum(0) - size_K).repeat_interleave(size_K)
-    draws_RN = torch.rand(replicates, len(labels_N), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(labels_N.device)
-    picked_RN = order_N[start_N + (draws_RN * size_K.repeat_interleave(size_K)).long()]
-    return torch.zeros(replicates, len(labels_N), dtype=torch.long, device=labels_N.device).scatter_add_(
-        1, picked_RN, torch.ones_like(picked_RN)
-    )
+    start_N, size_N = (size_K.cumsum(0) - size_K).repeat_interleave(size_K), size_K.repeat_interleave(size_K)
+    generator = torch.Generator().manual_seed(seed)
+    for first in range(0, replicates, most or replicates):
+        shape = min(most or replicates, replicates - first), len(labels_N)
+        draws_RN = torch.rand(shape, generator=generator, dtype=torch.float64).to(labels_N.device)
+        picked_RN = order_N[start_N + (draws_RN * size_N).long()]
+        yield torch.zeros(shape, dtype=torch.long, device=labels_N.device).scatter_add_(1, picked_RN, torch.ones_like(picked_RN))
 
 
 def _values(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
@@ -149,9 +101,9 @@ def bootstrap(
     whole = score(probabilities_NC, labels_N, counts_C, predictions_N)
     if not len(whole.labels_N):
         return {}
-    weights_RN = resamples(whole.labels_N, replicates, seed)
+    most = at_a_time(len(whole.labels_N), probabilities_NC.shape[1])
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for part_RN in few_at_a_time(weights_RN, probabilities_NC.shape[1]):
+    for part_RN in resamples(whole.labels_N, replicates, seed, most):
         chunk = dataclasses.replace(whole, weights_RN=part_RN)  # its matrices go with it
         for name in names:
             parts[name].append(_values(chunk, name, classes))

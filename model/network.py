@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model import encoders, fusion, losses
 from model.batch import Batch
 from model.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
-from model.config import ModelConfig, check
+from model.config import WITHOUT_EXPERTS, ModelConfig, check
 from model.experts import Experts
 from model.familiarity import Familiarity
 from model.outputs import Outputs
@@ -55,7 +55,7 @@ class Network(nn.Module):
             self.gate = fusion.Gate(modalities, dim)
         self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
-        if config.fusion.kind in ("late", "evidential"):  # these combine the auxiliary heads; the fused vector and the experts stay idle
+        if config.fusion.kind in WITHOUT_EXPERTS:  # these combine the auxiliary heads; the fused vector and the experts stay idle
             self.concatenate.requires_grad_(False)
             self.experts.requires_grad_(False)
 
@@ -74,8 +74,10 @@ class Network(nn.Module):
         embeddings = []
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
-            inputs = (batch.images[name],) if name in batch.images else (batch.numbers[name], batch.categories[name])
-            embeddings.append(encoder(*inputs, present_B))
+            if name in batch.images:
+                embeddings.append(encoder(batch.images[name], present_B, whole=bool(batch.whole_M) and batch.whole_M[m]))
+            else:
+                embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
         return torch.stack(embeddings, 1)
 
     def look(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

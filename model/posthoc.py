@@ -15,6 +15,7 @@ from model.expert_losses import cross_entropy, full
 from model.optimisers import learning_rate_scale
 
 STAGES = ("crt", "lws", "tau")
+NEVER = -1e6  # a log-prior beyond every lead of a logit, yet a number
 BATCH = 128
 STEPS = (64, 512)  # fewest and most batches an epoch: small data must converge, large data must take seconds
 
@@ -22,10 +23,11 @@ STEPS = (64, 512)  # fewest and most batches an epoch: small data must converge,
 def adjust(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tensor:
     """Logits [..., C] of a posterior under the training prior, moved to the test prior: v + log pi_test - log pi_train.
 
-    A training prior of 0 counts as 1e-12, a test prior of 0 as the smallest float: no network is that sure of a class. Priors may also be
-    [E, C] (expert_losses.expert_priors) for logits [..., E, C].
+    A training prior of 0 counts as 1e-12; a test prior of 0 rules its class out. Priors may also be [E, C] (expert_losses.expert_priors)
+    for logits [..., E, C].
     """
-    return full(logits) + full(test_prior_C).clamp_min(torch.finfo(torch.float32).tiny).log() - full(train_prior_C).clamp_min(1e-12).log()
+    test_C = full(test_prior_C)
+    return full(logits) + test_C.log().where(test_C > 0, NEVER) - full(train_prior_C).clamp_min(1e-12).log()
 
 
 def retrain(

@@ -55,9 +55,9 @@ def _least(values: Tensor) -> Tensor:
     return torch.where(values.isnan().all(-1), torch.nan, values.nan_to_num(nan=torch.inf).amin(-1))
 
 
-def few_at_a_time(weights_RN: Tensor, classes: int) -> tuple[Tensor, ...]:
-    """Chunks of replicates that bound what they take in memory: a row of weights and a confusion matrix each."""
-    return torch.split(weights_RN, max(1, _CELLS // max(weights_RN.shape[1], classes**2)))
+def at_a_time(rows: int, classes: int) -> int:
+    """Replicates of one chunk, which bounds what they take in memory: a row of weights and a confusion matrix each."""
+    return max(1, _CELLS // max(rows, classes**2))
 
 
 @dataclass

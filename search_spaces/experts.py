@@ -9,7 +9,8 @@ import optuna
 
 
 def space(trial: optuna.Trial) -> None:
-    count(trial)
+    if count(trial) > 1:
+        trial.suggest_float("loss.spread", 0.0, 2.0)
     trial.suggest_float("loss.centre", 0.0, 2.0)
 
 
@@ -18,6 +19,5 @@ def count(trial: optuna.Trial) -> int:
     experts = trial.suggest_int("experts.count", 1, 8)
     trial.suggest_categorical("experts.hidden", [64, 128, 256])
     if experts > 1:
-        trial.suggest_float("loss.spread", 0.0, 2.0)
         trial.suggest_float("loss.diversity", 0.0, 0.3, step=0.05)
     return experts

@@ -11,8 +11,9 @@ from search_spaces import experts, fusion, margins
 
 
 def space(trial: optuna.Trial) -> None:
-    fusion.space(trial)
-    margins.space(trial, experts=experts.count(trial))
+    kind = fusion.kind(trial)
+    if kind != "late":  # its modalities' own heads learn with a loss of their own
+        margins.space(trial, experts=0 if kind == "evidential" else experts.count(trial))
     trial.suggest_float("optim.lr", 2e-4, 2e-2, log=True)
     trial.suggest_float("optim.weight_decay", 1e-4, 0.5, log=True)
     trial.suggest_categorical("data.sampler", ["instance", "sqrt", "balanced", "progressive"])

@@ -10,6 +10,11 @@ import optuna
 
 
 def space(trial: optuna.Trial) -> None:
+    kind(trial)
+
+
+def kind(trial: optuna.Trial) -> str:
+    """The kind of fusion and what it asks for."""
     kind = trial.suggest_categorical("fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"])
     if kind in ("confidence", "late"):
         score = trial.suggest_categorical("fusion.score", ["surplus", "share", "level"])
@@ -22,3 +27,4 @@ def space(trial: optuna.Trial) -> None:
         trial.suggest_categorical("fusion.normalise", ["sum", "max"])
     trial.suggest_float("fusion.auxiliary_weight", 0.05, 2.0, log=True)
     trial.suggest_float("fusion.modality_dropout", 0.0, 0.5, step=0.05)
+    return kind

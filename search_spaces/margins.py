@@ -1,6 +1,6 @@
 """What the loss asks of each class: prior strengths, margins, deferred re-weighting, focal loss.
 
-A setting is asked for only when it acts: the scale of the cosine classifier with a margin, gamma with the focal loss, and so on.
+A setting is asked for only when it acts: the scale of the cosine classifier with a margin, class priors without the focal loss, and so on.
 About 30 trials settle it; `python distributed/tune.py --space margins --trials 30`.
 """
 
@@ -10,12 +10,14 @@ import optuna
 
 
 def space(trial: optuna.Trial, experts: int = 3) -> None:
-    trial.suggest_float("loss.centre", 0.0, 2.0)
-    if experts > 1:
-        trial.suggest_float("loss.spread", 0.0, 2.0)
-    if trial.suggest_float("loss.margin", 0.0, 0.5, step=0.05) > 0:
+    """experts: how many there are; 0 for a fusion without them, which has no cosines to put a margin between."""
+    if trial.suggest_categorical("loss.name", ["prior", "focal"]) == "focal":
+        trial.suggest_float("loss.focal_gamma", 0.5, 3.0)
+    else:
+        trial.suggest_float("loss.centre", 0.0, 2.0)
+        if experts > 1:
+            trial.suggest_float("loss.spread", 0.0, 2.0)
+    if experts and trial.suggest_float("loss.margin", 0.0, 0.5, step=0.05) > 0:
         trial.suggest_float("loss.scale", 4.0, 48.0, log=True)
     if trial.suggest_float("loss.drw", 0.0, 0.6, step=0.1) > 0:
         trial.suggest_categorical("loss.effective_beta", [0.9, 0.99, 0.999, 0.9999])
-    if trial.suggest_categorical("loss.name", ["prior", "focal"]) == "focal":
-        trial.suggest_float("loss.focal_gamma", 0.5, 3.0)

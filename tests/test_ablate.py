@@ -122,6 +122,7 @@ CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
         ),
         ('[[variants]]\nname = "a"\ntest = { unfamiliar = "true" }', "test.unfamiliar must be trusted, or left out; got 'true'"),
         ('[[variants]]\nname = "a"\ntest = { split = "val" }', "test takes words for corrupt, shift, aggregation, unfamiliar; got split"),
+        ('[[variants]]\nname = "a"\n[[conditions]]\nname = "c"\nat = [1]', "at must be a number or a word; got [1] in condition 'c'"),
         ('seeds = 0\n[[variants]]\nname = "a"', "seeds must be a whole number of at least 1; got 0"),
         (
             '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\nmetric = "accuracy"',
@@ -307,9 +308,28 @@ def test_resume_runs_what_is_missing_failed_or_changed(tmp_path: Path) -> None:
         ("confidence", 1),
         ("confidence", 3),
     ]
-    assert len(opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3}).todo()) == 6  # other settings: nothing is taken for done
     with pytest.raises(ValueError, match="--out must be a new folder, or add --resume to keep its 6 cells"):
         opened(tmp_path, TWO, resume=False)
+
+
+def test_a_changed_cell_is_run_anew_and_the_old_one_is_kept(tmp_path: Path) -> None:
+    invented(opened(tmp_path, TWO, seeds=3), LEVELS)
+    changed = TWO.replace('name = "confidence"', 'name = "confidence"\nset = { dim = 64 }')
+    state = opened(tmp_path, changed, seeds=3)
+    assert {c.variant for group in state.todo().values() for _, c in group} == {"confidence"}
+    assert {r["variant"] for r in state.rows()} == {"concatenation"}
+    invented(state, LEVELS)
+    assert opened(tmp_path, changed, seeds=3).todo() == {}
+    back = opened(tmp_path, TWO, seeds=3)
+    assert back.todo() == {}
+    assert len(back.results.rows) == 9
+    assert len(back.rows()) == 6
+
+
+def test_a_resume_that_would_keep_nothing_is_a_mistake(tmp_path: Path) -> None:
+    invented(opened(tmp_path, TWO, seeds=3), LEVELS)
+    with pytest.raises(ValueError, match=r"none of its 6 cells is of these settings and this version; repeat the command in .*study.json"):
+        opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3})
 
 
 def test_whole_seeds_come_first(tmp_path: Path) -> None:
@@ -353,13 +373,25 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     variant = "confidence"
     metric = "weight/{{modality}}"
     at_most = 0.1
+    [[variants]]
+    name = "only {{modality}}"
+    each = "modality"
+    set = {{ data.modalities = "{{modality}}" }}
+    [[claims]]
+    text = "{{modality}} alone"
+    variant = "only {{modality}}"
+    against = "concatenation"
+    metric = "balanced_accuracy"
     """
     state = opened(tmp_path, text.replace("\n    ", "\n"))
-    invented(state, {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4}, failed=(f"gate {EVIL}", 3))
+    alone = {"only image": 0.4, "only table": 0.5}
+    invented(state, {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4, **alone}, failed=(f"gate {EVIL}", 3))
     place, table, _ = state.report()
     page, words = Path(place).read_text(), (tmp_path / "report.md").read_text()
     assert "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5." in words
     assert "Late fusion does not help here as far as 5 seeds can show" in words
+    assert "Image alone does harm here: only image is worse than concatenation" in words
+    assert "Table alone does not help here" in words
     assert "| image weighs little | 0.050 | 0.050 to 0.050 | 5 | holds |" in words
     assert "| table weighs little | 0.950 | 0.950 to 0.950 | 5 | does not hold |" in words
     assert "With 4 seeds the Wilcoxon test cannot go below p = 0.125" in words  # one of five failed
@@ -371,10 +403,23 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     assert "concatenation" in table
     tex = (tmp_path / "table.tex").read_text()
     assert r"\begin{tabular}" in tex
-    assert tex.count(r"\\") == 5
+    assert tex.count(r"\\") == 7
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     best = {r["variant"]: float(r["balanced accuracy %"]) for r in rows}
     assert best["confidence"] == pytest.approx(np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"]))
+
+
+def test_one_variant_with_one_seed_does_not_speak_for_the_others(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO, seeds=5)
+    invented(state, LEVELS)
+    more = opened(tmp_path, TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n', seeds=5)
+    group = next(iter(more.todo().values()))
+    more.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3}], []))
+    more.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "With 5 seeds the Wilcoxon test cannot go below" in words
+    assert "One seed: means only" not in words
+    assert "not tested: one seed in common" in words
 
 
 def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path) -> None:

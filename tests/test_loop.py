@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from distributed import config, loop
+from distributed.runs import score_features
 from distributed.scores import Scores, learn_expectation, measure, score
 from distributed.watch import Diverged
 from model import losses
@@ -21,7 +22,8 @@ from tests import toy
 def start(*sets: str, world: int = 1, rank: int = 0) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
     settings = config.load(sets=[*toy.SMALL, *sets])
     torch.manual_seed(settings.optim.seed)
-    train = toy.Toy(toy.records(), settings.data.batch_size, True, rank, world)
+    absent = float(settings.data.corrupt.partition(":")[2] or 0)  # a share of the pictures
+    train = toy.Toy(toy.records(absent=absent), settings.data.batch_size, True, rank, world)
     val = toy.Toy(toy.records(seed=1), 50, False, rank, world)
     return Network(train.schema, settings.model), train, val, settings
 
@@ -142,7 +144,19 @@ def test_patience_stops_early() -> None:
     run = loop.fit(network, train, val, settings, seen := Kept())
     best = max(range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k))
     assert run.best["epoch"] == best + 1
-    assert run.epoch in (30, run.best["epoch"] + 2)
+    risen = next(m["epoch"] for m in seen.metrics if m["val/balanced_accuracy"] == run.best["score"])
+    assert run.epoch in (30, risen + 2)
+
+
+def test_patience_takes_a_tie_for_no_improvement() -> None:
+    network, train, _, settings = start("optim.patience=3")
+    run = loop.begin(network, train, settings, loop.Exchange(), torch.device("cpu"))
+    ended = []
+    for run.epoch, reached in enumerate([0.1, 0.5, 0.5, 0.5, 0.5, 0.6], start=1):
+        run.remember(reached)
+        ended.append(loop.stale(run))
+    assert ended == [False, False, False, False, True, False]
+    assert run.best["epoch"] == 6
 
 
 def test_bfloat16_and_compile_are_choices() -> None:
@@ -173,10 +187,9 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     best = seen.states[-1]["best"]["weights"] if seen.states else {}
     expected = learn_expectation(network, val, torch.device("cpu"), Workers())
     assert expected is not None
-    torch.save(
-        {"network": network.state_dict(), "best": best, "expected": expected.state_dict(), "metrics": seen.metrics, "told": told},
-        f"{folder}/{rank}.pt",
-    )
+    run = loop.begin(network, train, settings, Workers(settings.scaling.global_norms), torch.device("cpu"))
+    end = {"network": network.state_dict(), "best": best, "expected": expected.state_dict(), "metrics": seen.metrics, "told": told}
+    torch.save({**end, "features": score_features(run, val)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -189,7 +202,9 @@ def together(world: int, folder: Any, sets: list[str], sick: int = -1) -> list[d
 
 
 @pytest.mark.parametrize(
-    "extra", [[], ["optim.name=imbsam", "loss.mix=remix"], ["fusion.kind=late"]], ids=["default", "imbsam+remix", "late"]
+    "extra",
+    [[], ["optim.name=imbsam", "loss.mix=remix"], ["fusion.kind=late"], ["data.corrupt=photo=missing:0.9"]],
+    ids=["default", "imbsam+remix", "late", "few images"],
 )
 def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> None:
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
@@ -198,8 +213,11 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     alone = loop.fit(network.double(), train, val, settings, seen)  # Adam makes rounding large where a gradient is nearly zero
     expected = learn_expectation(alone.network, val, torch.device("cpu"), loop.Exchange())
     assert expected is not None
+    hidden, labels = score_features(alone, val)
     for world in (2, 3) if not extra else (2,):
         ranks = together(world, tmp_path, sets)
+        assert torch.equal(ranks[1]["features"][1], labels), "the second stage draws rows by their place"
+        assert torch.allclose(ranks[1]["features"][0], hidden, atol=1e-3)
         for name, value in alone.network.state_dict().items():
             assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
             assert torch.allclose(ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4), name

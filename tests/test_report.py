@@ -146,6 +146,13 @@ def test_latex_is_escaped() -> None:
     assert r"\label{tab:x}" in found
 
 
+@pytest.mark.parametrize(("one", "other"), [("图像", "表格"), ("λ = 0.5", "τ = 0.5"), ("margin −1", "margin 1"), ("a < 1", "a > 1")])
+def test_names_that_differ_in_what_a_file_name_loses_stay_apart(one: str, other: str) -> None:
+    assert report.slug(one) != report.slug(other)
+    assert re.fullmatch(r"[a-z0-9-]+", report.slug(one))
+    assert report.slug("concatenation + balanced softmax (5 %)") == "concatenation-balanced-softmax-5"
+
+
 def test_long_listings_are_folded() -> None:
     page = tables.to_html(Table(columns=("a",), rows=[[1], [2]], caption="All runs", folded=True))
     assert page.startswith("<details><summary>All runs (2 rows)</summary>")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from distributed import search, search_stoppers
+from distributed import config, search, search_stoppers
 from distributed import searcher as parts
 from distributed.experiment import Experiment, Job, Record
 from distributed.mirror import Mirror
+from distributed.search_board import SearchBoard
 from distributed.signals import Signals
 from tests import analytic
 
@@ -193,6 +194,20 @@ def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_pa
         file.write("\n")
     mirror.upload()
     assert (Mirror(f"file://{tmp_path}/bucket").folder / "records.jsonl").read_text() == "{}\nhalf\n"
+
+
+def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) -> None:
+    for sitting in range(3):
+        mirror = Mirror(f"file://{tmp_path}/bucket")
+        experiment = Experiment(mirror.folder, ["balanced_accuracy"])
+        name = f"000{sitting}"
+        experiment.start(Job(name=name, kind="search", settings={"optim.lr": 0.1}))
+        experiment.progress(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
+        experiment.end(name, "complete", {"balanced_accuracy": 0.5})
+        SearchBoard(experiment, config.flatten(config.Config()), ["optim.lr"]).close()
+        mirror.upload()
+    files = sorted(path.parent.name for path in (tmp_path / "bucket").rglob("events.*"))
+    assert files == ["0000", "0001", "0002", "bucket"]
 
 
 def complete(experiment: Experiment, name: str, value: float, **job: Any) -> None:

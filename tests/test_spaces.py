@@ -8,6 +8,7 @@ import pytest
 from distributed import spaces
 from distributed.config import Config, flatten, leaves, override
 from distributed.experiment import BASELINES
+from model.config import WITHOUT_EXPERTS
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 DEFAULTS = flatten(Config())
@@ -43,9 +44,10 @@ def test_the_full_space_holds_the_nested_baselines() -> None:
 # setting -> when it is asked for
 CONDITIONS = {
     "margins": {
-        "loss.scale": lambda s: s["loss.margin"] > 0,
-        "loss.effective_beta": lambda s: s["loss.drw"] > 0,
-        "loss.focal_gamma": lambda s: s["loss.name"] == "focal",
+        "loss.scale": lambda s: s.get("loss.margin", 0) > 0,
+        "loss.effective_beta": lambda s: s.get("loss.drw", 0) > 0,
+        "loss.focal_gamma": lambda s: s.get("loss.name") == "focal",
+        "loss.centre": lambda s: s.get("loss.name") == "prior",
     },
     "experts": {"loss.spread": lambda s: s["experts.count"] > 1, "loss.diversity": lambda s: s["experts.count"] > 1},
     "fusion": {
@@ -61,7 +63,15 @@ CONDITIONS = {
         "loss.mix_alpha": lambda s: s["loss.mix"] != "none",
     },
 }
-CONDITIONS["full"] = {**CONDITIONS["margins"], **CONDITIONS["experts"], **CONDITIONS["fusion"]}
+CONDITIONS["full"] = {
+    **CONDITIONS["margins"],
+    **CONDITIONS["fusion"],
+    "loss.name": lambda s: s["fusion.kind"] != "late",
+    "loss.margin": lambda s: s["fusion.kind"] not in WITHOUT_EXPERTS,
+    "experts.count": lambda s: s["fusion.kind"] not in WITHOUT_EXPERTS,
+    "loss.spread": lambda s: s.get("experts.count", 1) > 1 and s["loss.name"] == "prior",
+    "loss.diversity": lambda s: s.get("experts.count", 1) > 1,
+}
 
 
 @pytest.mark.parametrize("name", spaces.SPACES)
@@ -105,6 +115,11 @@ def test_a_wrong_space_file_is_one_clear_error(tmp_path, content: str, words: st
     path.write_text(content)
     with pytest.raises(ValueError, match=words):
         spaces.load_space(str(path))
+
+
+def test_a_question_that_would_be_lost_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a space must ask by suggest_float \(step, log\), .*; got suggest_loguniform"):
+        spaces.names(lambda trial: trial.suggest_loguniform("optim.lr", 1e-4, 1e-2))
 
 
 def test_an_unknown_space_names_the_valid_ones() -> None:

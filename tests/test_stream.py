@@ -23,8 +23,9 @@ from distributed.config import Config, override
 from distributed.corrupt import corrupt, parse
 from distributed.decode import numpy_columns
 from distributed.shards import Manifest, filesystem, read_manifest, write_manifest
-from model.batch import Batch, concatenate
+from model.batch import Batch
 from model.schema import Categorical, Image, Numeric, Schema, Table
+from tests.model import samples
 
 ROWS = {"train": 600, "val": 131, "test": 10}
 SITES = ("arm", "leg", "back", "face")
@@ -112,14 +113,14 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def by_key(batches: list[Batch]) -> dict[tuple[int, int], Batch]:
-    whole = concatenate(batches)
+    whole = samples.concatenate(batches)
     return {key: whole.select(torch.tensor([i])) for i, key in enumerate(keys(whole))}
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])
 def test_decoded_content_is_that_of_the_files(shards: str, cache: str) -> None:
     raw = pq.read_table(Path(shards) / "val")
-    batch = concatenate(epoch(source(shards, cache, split="val", train=False)))
+    batch = samples.concatenate(epoch(source(shards, cache, split="val", train=False)))
     assert batch.labels_B.tolist() == raw["label"].to_pylist()
     for i in range(40):
         photo = raw["image.photo"][i].as_py()
@@ -197,7 +198,7 @@ def test_in_memory_the_union_of_shares_is_the_global_batch(shards: str) -> None:
         shares = [epoch(source(shards, train=train, rank=r, world=3)) for r in range(3)]
         for k, batch in enumerate(alone):
             parts = [share[k] for share in shares]
-            assert same(concatenate(parts), batch)
+            assert same(samples.concatenate(parts), batch)
             assert [p.start for p in parts] == np.cumsum([0, *(len(p) for p in parts[:-1])]).tolist()
             assert {p.total for p in parts} == {len(batch)}
 

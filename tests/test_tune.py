@@ -159,11 +159,13 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
     [
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
-        (["--metric", "recall/nonsense"], r"--metric names a class of the data"),
-        (["--set", "optim.metric=recall/nonsense"], r"optim.metric names a class of the data"),
+        (["--metric", "recall/nonsense"], r"--metric=recall/CLASS must name a class of the data"),
+        (["--set", "optim.metric=recall/nonsense"], r"optim.metric=recall/CLASS must name a class of the data"),
         (["--trials", "0"], r"--trials must be at least 1; got 0"),
         (["--space", "everything"], r"--space must be one of margins"),
         (["--set", "loss.margn=1"], r"a setting must exist; got 'loss.margn'; valid: loss.margin"),
+        (["--set", "stage.kind=crt", "loss.margin=0.3"], r"stage.kind=crt needs linear classifiers; loss.margin=0.3"),
+        (["--set", "image.encoder=vgg"], r"image.encoder must be one of resnet, timm:NAME; got 'vgg'"),
         (["--set", "experts.count=99"], r"experts.count must be at most 8; got 99"),
         (["--metric", "accuracy,nll", "--sampler", "cmaes"], r"cmaes takes one metric"),
         (["--data", "/nowhere"], r"/nowhere"),
@@ -189,7 +191,7 @@ def without(split: str, shards: str, folder: Path) -> str:
 
 
 def test_a_search_needs_validation_rows(wafer_shards: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--data must have validation rows, .*shards has none"):
+    with pytest.raises(ValueError, match="training needs validation rows: .* the val split has none"):
         tune.main(["--out", str(tmp_path / "e"), "--data", without("val", wafer_shards, tmp_path / "shards")])
     assert not (tmp_path / "e").exists()
 

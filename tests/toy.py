@@ -29,13 +29,15 @@ def schema(counts: tuple[int, ...] = COUNTS) -> Schema:
     return samples.schema((samples.image(size=8),), None, counts)
 
 
-def records(counts: tuple[int, ...] = COUNTS, seed: int = 0) -> Batch:
+def records(counts: tuple[int, ...] = COUNTS, seed: int = 0, absent: float = 0.0) -> Batch:
+    """absent: the share of the records without their picture."""
     data = schema(counts)
     labels_B = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     batch = samples.batch(data, len(labels_B), seed)
     for row, label in enumerate(labels_B.tolist()):
         batch.images["photo"][row, :, :, 2 * label : 2 * label + 2] = 255
         batch.numbers["table"][row, 0] += 2.0 * label
+    batch.present_BM[:, 0] = torch.rand(len(labels_B), generator=torch.Generator().manual_seed(seed)) >= absent
     ranks_B = torch.cat([torch.arange(n) for n in counts])
     return batch.replace(labels_B=labels_B, ranks_B=ranks_B)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from model.batch import Batch
 from model.schema import Categorical, Image, Numeric, Schema, Table
@@ -45,4 +46,24 @@ def batch(data: Schema, rows: int = 12, seed: int = 0) -> Batch:
         present_BM=torch.ones(rows, len(data.modalities), dtype=torch.bool),
         labels_B=torch.randint(0, len(data.classes), (rows,), generator=g),
         ranks_B=torch.randint(0, 1000, (rows,), generator=g),
+    )
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """One batch of all records, in order."""
+    first = batches[0]
+
+    def optional(name: str) -> Tensor | None:
+        return None if getattr(first, name) is None else torch.cat([getattr(b, name) for b in batches])
+
+    return Batch(
+        images={k: torch.cat([b.images[k] for b in batches]) for k in first.images},
+        numbers={k: torch.cat([b.numbers[k] for b in batches]) for k in first.numbers},
+        categories={k: torch.cat([b.categories[k] for b in batches]) for k in first.categories},
+        present_BM=torch.cat([b.present_BM for b in batches]),
+        labels_B=torch.cat([b.labels_B for b in batches]),
+        ranks_B=torch.cat([b.ranks_B for b in batches]),
+        dropped_BM=optional("dropped_BM"),
+        partners_B=optional("partners_B"),
+        shares_B=optional("shares_B"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import sys
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from model import fusion
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
-from model.encoders import CategoryEmbedding, Standardise
+from model.encoders import CategoryEmbedding, ImageEncoder, NumberEmbedding, Standardise
 from model.losses import terms
 from model.network import Network
-from model.schema import Schema
+from model.schema import Numeric, Schema
 from tests.model import samples
 
 SMALL = ModelConfig(dim=16, image=ImageConfig(width=8), table=TableConfig(width=16, embedding=4), experts=ExpertsConfig(hidden=16))
@@ -217,6 +218,48 @@ def test_absent_records_do_not_take_part_in_the_standardisation() -> None:
     torch.testing.assert_close(sparse.running_var, kept)
 
 
+def test_absent_images_do_not_enter_the_statistics_of_the_batch() -> None:
+    data = samples.image(size=8)
+    torch.manual_seed(0)
+    sparse = ImageEncoder(data, SMALL.image, 8)
+    dense = copy.deepcopy(sparse)
+    x_BCHW = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
+    present_B = torch.arange(12) % 4 == 1
+    some_BD, own_BD = sparse(x_BCHW, present_B), dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), whole=True)
+    torch.testing.assert_close(some_BD[present_B], own_BD, atol=1e-5, rtol=1e-4)
+    for encoder, out_BD in ((sparse, some_BD[present_B]), (dense, own_BD)):
+        (out_BD * torch.arange(24.0).sin().view(3, 8)).sum().backward()
+        assert encoder.training
+    for (name, a), b in zip(sparse.named_parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3, msg=name)
+    for (name, a), b in zip(sparse.named_buffers(), dense.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_batch_with_too_few_images_for_statistics_leaves_them_alone(images: int) -> None:
+    encoder = ImageEncoder(samples.image(size=8), SMALL.image, 8)
+    before = {name: value.clone() for name, value in encoder.body.named_buffers()}
+    out_BD = encoder(torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) < images)
+    out_BD.sum().backward()
+    assert torch.isfinite(out_BD).all()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.body.named_buffers())
+    assert all(p.grad is not None for p in encoder.parameters()), "every worker must have a gradient to average"
+    assert all(module.training for module in encoder.modules())
+
+
+def test_a_number_outside_the_training_range_is_taken_as_its_end() -> None:
+    values = torch.distributions.Exponential(1.0).sample((2000,)).sort().values  # narrow bins where rows are many
+    quantiles = tuple(torch.quantile(values, torch.linspace(0, 1, 33)).tolist())
+    column = Numeric(name="dose", mean=float(values.mean()), std=float(values.std()), quantiles=quantiles)
+    embed = NumberEmbedding((column,), "piecewise", 8)
+    torch.nn.init.normal_(embed.fill_N)
+    ends_2 = embed(torch.tensor([[quantiles[0]], [quantiles[-1]]]))
+    torch.testing.assert_close(embed(torch.tensor([[-999.0], [1e6]])), ends_2)
+    assert not torch.equal(embed(torch.tensor([[1.0]])), embed(torch.tensor([[1.1]])))
+    assert embed(torch.tensor([[torch.nan]])).isfinite().all()
+
+
 def test_experts_as_a_batch_equal_experts_alone() -> None:
     from model.experts import Experts
 
@@ -308,7 +351,7 @@ def test_user_mistakes_are_named() -> None:
         Network(samples.schema((), ()), SMALL)
     with pytest.raises(ValueError, match=r"fusion.kind must be one of confidence, uniform.*got 'sum'"):
         Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
-    with pytest.raises(ValueError, match="must be resnet or timm:NAME; got 'vgg'"):
+    with pytest.raises(ValueError, match="image.encoder must be one of resnet, timm:NAME; got 'vgg'"):
         Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))
 
 

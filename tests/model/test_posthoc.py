@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,12 @@ def recalls(weight: Tensor, bias: Tensor) -> np.ndarray:
 def retrain(kind: str, hidden: Tensor, labels: Tensor, *, lr: float = 0.02, seed: int = 0, start: tuple[Tensor, Tensor] | None = None):  # type: ignore[no-untyped-def]
     weight, bias = start or biased(hidden.shape[1])
     return posthoc.retrain(weight, bias, hidden, labels, COUNTS, kind, 5, lr, seed, 0.5)
+
+
+def test_a_prior_of_zero_rules_a_class_out_however_sure_the_network_is() -> None:
+    moved = posthoc.adjust(torch.tensor([300.0, 0.0, 1.0]), torch.full((3,), 1 / 3), torch.tensor([0.0, 0.5, 0.5]))
+    assert torch.isfinite(moved).all()
+    assert moved.softmax(-1).tolist() == pytest.approx([0.0, 1 / (1 + math.e), math.e / (1 + math.e)])
 
 
 def test_adjust_moves_a_posterior_to_another_prior() -> None:
