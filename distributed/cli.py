@@ -99,13 +99,13 @@ def in_job() -> bool:
 
 
 @contextmanager
-def writable(out: str) -> Iterator[None]:
-    """Says in one line that --out is no place for results."""
+def writable(out: str, rule: str = "--out must be a folder or URI that can be read and written") -> Iterator[None]:
+    """Says in one line that this is no place for results."""
     try:
         yield
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        raise ValueError(f"--out must be a folder or URI that can be read and written; got {out!r}: {why}") from None
+        raise ValueError(f"{rule}; got {out!r}: {why}") from None
 
 
 def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_store: int | None = None, temp_dir: str | None = None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ if __package__ in (None, ""):
 
 from distributed import cli
 from distributed.config import AGGREGATIONS, words
-from distributed.shards import SPLITS
+from distributed.shards import SPLITS, filesystem
 from model.schema import listed
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ def main(argv: list[str]) -> int:
     for name in ("seed", "replicates"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name} must be at least 0; got {getattr(options, name)}")
+    if options.json:
+        check_place(options.json)
     import torch
 
     from distributed import checkpoints, evaluation, inference
@@ -96,6 +100,18 @@ def main(argv: list[str]) -> int:
         checkpoints.write_file(options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode())
         print(f"\nwritten     {options.json}")
     return 0
+
+
+def check_place(place: str) -> None:
+    """Refuses a file that cannot be written before there is anything to write."""
+    from distributed import checkpoints
+
+    files, path = filesystem(place)
+    with cli.writable(place, "--json must name a file that can be written"):
+        if files.get_file_info(path).type.name == "Directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        checkpoints.write_file(f"{place}.try", b"")
+        files.delete_file(f"{path}.try")
 
 
 def describe(found: Evaluation, options: argparse.Namespace) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from distributed import images, ingest_passes, ingest_plan, ingest_table
+    from distributed import images, ingest_assign, ingest_passes, ingest_plan, ingest_report, ingest_table
+    from model.schema import Schema
 
 FRACTIONS = (0.7, 0.1, 0.2)
 SAMPLED = 100_000  # training rows whose values give the quantiles: all of them in most tables
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     fractions = check(options)
-    from distributed import ingest_plan, ingest_report, ingest_table
+    from distributed import ingest_plan, ingest_table
     from distributed.ingest_write import Target
 
     target = Target(options.out, options.overwrite)
@@ -80,9 +81,8 @@ def main(argv: list[str]) -> int:
     looks = [ingest_plan.look_at_images(options, table, column, folder) for column, folder in roles.images.items()]
     cli.start_ray()
     signal.signal(signal.SIGTERM, _interrupt)
-    report = ingest_report.Report()
     with target.writing() as folder:
-        manifest = ingest(table, roles, looks, options, fractions, folder, target.clear, report)
+        manifest, report = ingest(table, roles, looks, options, fractions, folder, target.clear)
         target.commit(manifest)
     report.show(manifest, options.out)
     return 0
@@ -118,9 +118,8 @@ def ingest(
     fractions: tuple[float, float, float],
     folder: str,
     clear: Callable[[], None],
-    report: Any,
-) -> Any:
-    """Writes the parts into `folder` and returns the manifest, which the caller commits.
+) -> tuple[Any, ingest_report.Report]:
+    """Writes the parts into `folder` and returns the manifest, which the caller commits, and what there is to tell.
 
     looks: from ingest_plan.look_at_images. clear: empties the folder, once all that can be wrong with the table is known.
     """
@@ -140,12 +139,8 @@ def ingest(
     if not len(blocks):
         raise ValueError(f"--table must hold rows; {table.uri!r} has none")
     known = ingest_passes.identities(blocks, cpus)
-    assigned = ingest_assign.assign(known, roles, fractions, options.seed, report)
+    assigned, schema, report = settle(blocks, known, roles, specs, options.seed, fractions, cpus)
     rows = assigned.rows
-    with cli.progress("counting rows", len(blocks)) as advance:
-        counts, sums = ingest_passes.statistics(blocks, rows, SAMPLED, cpus, advance)
-    schema = ingest_assign.schema(roles, specs, counts, sums, assigned, report)
-    ingest_assign.check_leaks(known, counts, schema, assigned, roles, report)
     parts = part_files(rows.split, known, schema, options.rows_per_file)
     clear()
     with cli.progress("writing files", sum(parts.files)) as advance:
@@ -155,7 +150,34 @@ def ingest(
     ingest_write.verify(written)
     kept = {image.name for image in schema.images}
     prepare = ingest_assign.prepare_record(roles, [s for s in specs if s.name in kept], schema, options.seed, fractions, report)
-    return Manifest(schema=schema, rows=dict(zip(SPLITS, parts.rows)), prepare=prepare)
+    return Manifest(schema=schema, rows=dict(zip(SPLITS, parts.rows)), prepare=prepare), report
+
+
+def settle(
+    blocks: ingest_passes.Blocks,
+    known: pa.Table,
+    roles: ingest_plan.Roles,
+    specs: list[images.ImageSpec],
+    seed: int,
+    fractions: tuple[float, float, float],
+    cpus: int,
+) -> tuple[ingest_assign.Assigned, Schema, ingest_report.Report]:
+    """The rows of every split and the columns to keep. Rows that have nothing but dropped columns are refused, and all is settled anew."""
+    from distributed import ingest_assign, ingest_passes, ingest_report
+
+    report = ingest_report.Report()
+    while True:
+        assigned = ingest_assign.assign(known, roles, fractions, seed, report)
+        with cli.progress("counting rows", len(blocks)) as advance:
+            counts, sums = ingest_passes.statistics(blocks, assigned.rows, SAMPLED, cpus, advance)
+        schema = ingest_assign.schema(roles, specs, counts, sums, assigned, report)
+        names = ingest_passes.prepared_columns(schema)
+        left_out = len(names) < len(roles.features) + len(specs)
+        if not left_out or not (blank := ingest_passes.blank_rows(blocks, assigned.rows, names, cpus)).any():
+            break
+        known, report = ingest_assign.refuse(known, blank), ingest_report.Report(stay_dropped=report.decisions)
+    ingest_assign.check_leaks(known, counts, schema, assigned, roles, report)
+    return assigned, schema, report
 
 
 def reading_error(table: ingest_table.RawTable, error: Exception) -> Exception:
@@ -165,7 +187,8 @@ def reading_error(table: ingest_table.RawTable, error: Exception) -> Exception:
     from distributed import ingest_table
 
     cause = getattr(error, "cause", None) or error
-    if isinstance(cause, (pa.ArrowInvalid, UnicodeDecodeError)) or "Failed to read CSV" in str(error):
+    damage = isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"  # of its compression
+    if damage or isinstance(cause, (pa.ArrowInvalid, UnicodeError)) or "Failed to read CSV" in str(error):
         return ingest_table.explain(table, cause)
     return error
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from distributed import columns, images, ingest_checks, ingest_passes, ingest_report, splits
 from distributed.ingest_plan import Roles
-from distributed.ingest_rows import GROUP, ID, LABEL, REASON, SPLIT
+from distributed.ingest_rows import GROUP, ID, LABEL, NOTHING, REASON, SPLIT
 from distributed.splits import NONE, TEST, TRAIN, VAL
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
@@ -38,6 +38,9 @@ def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float],
     given = _given_split(known, roles, reasons) if roles.split else None
     good = np.array([r is None for r in reasons], dtype=bool)
     report.refused(reasons, n)
+    for name in (LABEL, GROUP, ID):
+        for line in ingest_checks.missing_words(name, known[name]) if name in known.column_names else ():
+            report.warn(line)
     if not good.any():
         first = next(r for r in reasons if r)
         raise ValueError(f"at least one row must be usable; all {n} were refused, the first because: {first}")
@@ -62,6 +65,12 @@ def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float],
     rejected = pa.table({ID: pa.array([i or "" for i in ids], pa.string()), REASON: pa.array(reasons, pa.string())}).filter(pa.array(~good))
     rows = ingest_passes.Assignment(split=split, labels=codes, rank=rank, position=position)
     return Assigned(rows, classes, rejected, groups)
+
+
+def refuse(known: pa.Table, blank: np.ndarray) -> pa.Table:
+    """The same rows, with a reason for those that turned out to be empty."""
+    reasons = pc.if_else(pa.array(blank), NOTHING, known[REASON])
+    return known.set_column(known.column_names.index(REASON), REASON, reasons)
 
 
 def _refuse_duplicates(ids: list[str | None], reasons: list[str | None]) -> None:
@@ -151,7 +160,10 @@ def schema(
     report: ingest_report.Report,
 ) -> Schema:
     """The modalities with their training statistics. Columns and images that carry nothing are left out, and said."""
-    decisions = {name: columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas) for name in roles.features}
+    decisions = {
+        name: report.stay_dropped.get(name) or columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas)
+        for name in roles.features
+    }
     for decision in decisions.values():
         report.column(decision)
     for name, why in roles.dropped.items():

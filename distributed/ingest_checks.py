@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.ingest_values import MISSING_WORDS
 from distributed.splits import NONE, TRAIN
 from model.schema import listed
 
@@ -57,6 +58,14 @@ def _one_way(values: np.ndarray, labels: np.ndarray, n: np.ndarray, total_C: np.
     unlikely = n * np.log(np.maximum(share[labels], 1e-12)) < np.log(1e-6 / max(1, len(single)))
     sure = single[values] & (n >= ENOUGH) & unlikely & (share[labels] < 0.95)
     return float(n[sure].sum() / n.sum())
+
+
+def missing_words(what: str, cells: pa.ChunkedArray) -> list[str]:
+    """Warnings about words that are names in a column of labels, groups or ids (what), and missing values in features."""
+    words = pc.value_counts(cells.filter(pc.is_in(cells, value_set=MISSING_WORDS))).to_pylist()
+    return [
+        f"{what}: {w['values']!r} is taken for a name (rows: {w['counts']}); if it means missing, leave those cells empty" for w in words
+    ]
 
 
 def crossing_groups(groups: np.ndarray, split: np.ndarray) -> str:

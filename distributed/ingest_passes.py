@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from distributed import columns, ingest_rows, ingest_table
 from distributed.ingest_rows import CELL, COLOUR, DEEP, DIGEST, ID, IMAGE, LABEL, SUMS, Plan
+from distributed.ingest_values import as_text
 from distributed.ingest_write import POSITION, part_path, write_part
 from distributed.shards import SPLITS
 from distributed.splits import NONE, TRAIN
@@ -139,6 +140,34 @@ def statistics(
         some = [p[1][name] for p in parts if p[1][name][0]]
         sums[name] = (sum(n for n, _ in some), [sum(column) for column in zip(*(s for _, s in some))])
     return counts, sums
+
+
+def blank(names: Sequence[str], *blocks: pa.Table) -> np.ndarray:
+    """Which rows of some blocks have nothing in these columns."""
+    table = _joined(blocks)
+    rest = np.arange(table.num_rows)
+    for name in names:
+        if not len(rest):
+            break
+        cells = table[name]
+        there = pc.is_valid(cells).take(rest) if name.startswith(IMAGE) else pc.is_valid(as_text(cells.take(rest)))
+        rest = rest[~there.to_numpy(zero_copy_only=False)]
+    return np.isin(np.arange(table.num_rows), rest)
+
+
+def prepared_columns(schema: Schema) -> list[str]:
+    """Columns of the prepared rows that become those of the shards."""
+    columns = [CELL + column.name for table in schema.tables for column in (*table.numeric, *table.categorical)]
+    return [*(IMAGE + image.name for image in schema.images), *columns]
+
+
+def blank_rows(blocks: Blocks, rows: Assignment, names: Sequence[str], cpus: int) -> np.ndarray:
+    """Which rows that are not refused have nothing in these columns."""
+    import ray
+
+    task = ray.remote(blank)
+    found = ray.get([task.remote(names, *refs) for _, _, refs in blocks.grouped(cpus)])
+    return np.concatenate(found) & (rows.split != NONE)
 
 
 @dataclass(frozen=True, kw_only=True)

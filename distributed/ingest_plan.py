@@ -85,6 +85,8 @@ def roles(options: argparse.Namespace, table: ingest_table.RawTable) -> Roles:
     if rest:
         found.tables[TABLE] = [*found.tables.get(TABLE, []), *rest]
     _check_names(found)
+    if clashing := [c for c in source_columns(found) if c in table.clashes]:
+        raise ValueError(table.clashes[clashing[0]])
     return found
 
 

@@ -18,7 +18,8 @@ from model.schema import listed
 class Report:
     """Collects during the ingest, prints at its end. notes and warnings are kept in schema.json too."""
 
-    def __init__(self) -> None:
+    def __init__(self, stay_dropped: Sequence[Decision] = ()) -> None:
+        self.stay_dropped = {d.name: d for d in stay_dropped if d.column is None}  # decided over rows some of which are refused by now
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.decisions: list[Decision] = []

@@ -25,6 +25,7 @@ ID, LABEL, GROUP, SPLIT, REASON = "id", "label", "group", "split", "reason"
 CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
 PREPARED = pa.list_(pa.int64())
 REMOTE_THREADS = 16
+NOTHING = "no image and no table value"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
         out[SUMS + spec.name] = pa.array([p.sums if p else None for p in prepared], PREPARED)
         out[COLOUR + spec.name] = pa.array([bool(p and p.was_colour and spec.channels == 1) for p in prepared], pa.bool_())
         out[DEEP + spec.name] = pa.array([bool(p and p.was_deep and not spec.window) for p in prepared], pa.bool_())
-    _refuse(reasons, pa.array(~filled), "no image and no table value")
+    _refuse(reasons, pa.array(~filled), NOTHING)
     out[REASON] = pa.array(reasons, pa.string())
     return pa.table(out)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from distributed import ingest_heads
+from distributed.ingest_heads import BLOCK, HINT, bad_byte, damaged, one_line
 from distributed.shards import filesystem, is_uri
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ TASK_SECONDS = 1.5
 IMAGE_SECONDS, PIXEL_SECONDS = 2.5e-4, 8e-9  # about what an image costs, and each of its pixels
 TASK_ROWS = 50  # at least
 TASKS_A_CPU = 4  # so that none waits long for the last task
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,18 @@ class RawTable:
     size: int  # bytes of all files
     encoding: str = "utf-8"
     delimiter: str = ","
+    clashes: Mapping[str, str] = field(default_factory=dict)  # columns whose types in the files do not go together, and why
 
     @property
     def folder(self) -> str:
         """Where image paths start unless the user says otherwise: the folder of the table."""
-        if len(self.files) == 1 and KINDS.get(_suffix(self.uri)):
+        if self.files[0] == filesystem(self.uri)[1]:
             return posixpath.dirname(self.uri) or ("" if is_uri(self.uri) else ".")
         return self.uri
+
+    def types(self, columns: Sequence[str]) -> pa.Schema:
+        """What these columns are read as, from whichever file."""
+        return pa.schema([self.schema.field(name) for name in columns])
 
     @property
     def system(self) -> FileSystem:
@@ -77,8 +83,8 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
             raise ValueError(f"--table must name a CSV or Parquet file (or a folder of them) that exists; got {uri!r}")
         found = [info] if info.type == FileType.File else system.get_file_info(FileSelector(path, recursive=True))
     except OSError as error:
-        raise ValueError(f"cannot read --table {uri!r}: {' '.join(str(error).split())}") from None
-    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size and f.base_name[0] not in "._"]
+        raise ValueError(f"cannot read --table {uri!r}: {one_line(error)}") from None
+    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size and not _hidden(f.path.removeprefix(path))]
     kinds = {KINDS[_suffix(f.path)] for f in files}
     if not files or len(kinds) > 1:
         if info.type == FileType.File and not info.size:
@@ -86,59 +92,17 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
         what = "both kinds" if len(kinds) > 1 else "neither"
         raise ValueError(f"--table must be CSV or Parquet (valid endings: {', '.join(KINDS)}); {uri!r} holds {what}")
     names = tuple(sorted(f.path for f in files))
-    common: dict[str, Any] = {"uri": uri, "files": names, "size": sum(f.size for f in files)}
     kind = kinds.pop()
-    table = _open_parquet(system, common) if kind == "parquet" else _open_csv(system, common, encoding)
-    twice = sorted({n for n in table.schema.names if table.schema.names.count(n) > 1})
-    if twice:
-        raise ValueError(f"the table's column names must differ; {', '.join(twice)} appears more than once in {uri!r}")
+    head = ingest_heads.parquet(system, names) if kind == "parquet" else ingest_heads.csv(system, names, encoding)
+    table = RawTable(uri=uri, kind=kind, size=sum(f.size for f in files), encoding=encoding, **head)
     if kind == "csv":
         sample(table, table.schema.names)  # what is wrong in its first megabytes is said at once
     return table
 
 
-def _open_parquet(system: FileSystem, common: dict[str, Any]) -> RawTable:
-    import pyarrow.parquet as pq
-
-    rows, schema = 0, None
-    for name in common["files"]:
-        try:
-            with system.open_input_file(name) as file:
-                parquet = pq.ParquetFile(file)
-                rows += parquet.metadata.num_rows
-                schema = schema or parquet.schema_arrow
-                _same_names(common["files"][0], schema.names, name, parquet.schema_arrow.names)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{name!r} is not a readable Parquet file: {' '.join(str(error).split())}") from None
-    assert schema is not None
-    if not rows:
-        raise ValueError(f"--table must hold rows; {common['uri']!r} has none")
-    return RawTable(kind="parquet", schema=schema, rows=rows, **common)
-
-
-def _open_csv(system: FileSystem, common: dict[str, Any], encoding: str) -> RawTable:
-    first = common["files"][0]
-    names: list[str] = []
-    delimiter = ","
-    for file in common["files"]:
-        with system.open_input_stream(file, compression="detect") as stream:
-            head = codecs.getincrementaldecoder(encoding)(errors="replace").decode(stream.read(1 << 16)).removeprefix("\ufeff")
-        if not names:
-            line = head.split("\n", 1)[0].rstrip("\r")
-            delimiter = max(",;\t|", key=lambda d: (line.count(d), d == ","))
-        found = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
-        if not found:
-            raise ValueError(f"--table must begin with a line of column names; {file!r} has an empty first line")
-        names = names or found
-        _same_names(first, names, file, found)
-    schema = pa.schema([(name, pa.string()) for name in names])
-    return RawTable(kind="csv", schema=schema, rows=None, encoding=encoding, delimiter=delimiter, **common)
-
-
-def _same_names(first: str, names: Sequence[str], file: str, found: Sequence[str]) -> None:
-    odd = sorted(set(names) ^ set(found))
-    if odd:
-        raise ValueError(f"all files of a table must have the same columns; {file!r} and {first!r} differ in {', '.join(odd[:5])}")
+def _hidden(below: str) -> bool:
+    """Whether a path below the table's folder is another program's: .ipynb_checkpoints, _temporary, _SUCCESS."""
+    return any(part.startswith((".", "_")) for part in below.split("/"))
 
 
 def csv_options(table: RawTable) -> dict[str, Any]:
@@ -146,7 +110,7 @@ def csv_options(table: RawTable) -> dict[str, Any]:
     from pyarrow import csv as arrow_csv
 
     return {
-        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=4 << 20),
+        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=BLOCK),
         "parse_options": arrow_csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
         "convert_options": arrow_csv.ConvertOptions(
             column_types={name: pa.string() for name in table.schema.names},
@@ -170,7 +134,7 @@ def dataset(table: RawTable, columns: Sequence[str], pixels: Sequence[float], cp
     blocks = tasks(table.rows or table.size // 100, pixels, cpus) if pixels else None  # without images, Ray Data's own choice by bytes
     common: dict[str, Any] = {"filesystem": table.system, "override_num_blocks": blocks, "file_extensions": None}
     if table.kind == "parquet":
-        return ray.data.read_parquet(list(table.files), columns=list(columns), partitioning=None, **common)
+        return ray.data.read_parquet(list(table.files), schema=table.types(columns), columns=list(columns), partitioning=None, **common)
     return ray.data.read_csv(list(table.files), partitioning=None, **csv_options(table), **common)
 
 
@@ -178,7 +142,7 @@ def sample(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table
     """Some rows spread over the table as far as that is cheap: over row groups and files, or over the first megabytes of a CSV."""
     try:
         found = _sample_parquet(table, columns, rows) if table.kind == "parquet" else _sample_csv(table, columns)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise explain(table, error) from None
     if found.num_rows <= rows:
         return found
@@ -193,38 +157,41 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
     for name in table.files[::step][:8]:
         with table.system.open_input_file(name) as file:
             parquet = pq.ParquetFile(file)
-            for group in range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 8)):
+            groups = [g for g in range(parquet.num_row_groups) if parquet.metadata.row_group(g).num_rows]
+            for group in groups[:: max(1, len(groups) // 8)]:
                 if parquet.metadata.row_group(group).total_byte_size < 64 << 20:
                     piece = parquet.read_row_group(group, columns=list(columns))
                     count = min(rows, piece.num_rows)
                     piece = piece.take([i * piece.num_rows // count for i in range(count)])
                 else:
                     piece = pa.Table.from_batches([next(parquet.iter_batches(rows, row_groups=[group], columns=list(columns)))])
-                pieces.append(piece)
-    return pa.concat_tables(pieces, promote_options="permissive")
+                pieces.append(piece.select(list(columns)).cast(table.types(columns)))
+    return pa.concat_tables(pieces)
 
 
 def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
     from pyarrow import csv as arrow_csv
 
-    with table.system.open_input_stream(table.files[0], compression="detect") as stream:
-        reader = arrow_csv.open_csv(stream, **csv_options(table))
-        batch = next((b for b in reader if b.num_rows), None)
-    if batch is None:
-        raise ValueError(f"--table must hold rows; {table.uri!r} has only a line of names")
-    return pa.Table.from_batches([batch]).select(list(columns))
+    for name in table.files:
+        with table.system.open_input_stream(name, compression="detect") as stream:
+            for batch in arrow_csv.open_csv(stream, **csv_options(table)):
+                if batch.num_rows:
+                    return pa.Table.from_batches([batch]).select(list(columns))
+    raise ValueError(f"--table must hold rows; {table.uri!r} has only a line of names")
 
 
 def explain(table: RawTable, error: BaseException) -> ValueError:
     """A reading error as one line for the user. Of a CSV, Ray keeps only that it failed: the place is found by reading again, here."""
     if table.kind == "csv":
         for name in table.files:
-            if place := _bad_byte(table, name):
-                hint = "name the table's own with --encoding, such as latin-1 or cp1252"
-                return ValueError(f"{name!r} is not {table.encoding}: {place}; {hint}")
-            if place := _bad_line(table, name):
-                return ValueError(f"every line of {name!r} must have {len(table.schema.names)} cells: {place}")
-    return ValueError(f"cannot read {table.uri!r}: {' '.join(str(error).split())[:300]}")
+            try:
+                if place := _bad_byte(table, name):
+                    return ValueError(f"{name!r} is not {table.encoding}: {place}; {HINT}")
+                if place := _bad_line(table, name):
+                    return ValueError(f"every line of {name!r} must have {len(table.schema.names)} cells: {place}")
+            except OSError as damage:
+                return damaged(name, damage)
+    return ValueError(f"cannot read {table.uri!r}: {one_line(error)}")
 
 
 def _bad_line(table: RawTable, name: str) -> str:
@@ -234,8 +201,8 @@ def _bad_line(table: RawTable, name: str) -> str:
         with table.system.open_input_stream(name, compression="detect") as stream:
             for _ in arrow_csv.open_csv(stream, **csv_options(table)):
                 pass
-    except (pa.ArrowInvalid, OSError) as error:
-        return " ".join(str(error).split())[:300]
+    except pa.ArrowInvalid as error:
+        return one_line(error)
     return ""
 
 
@@ -248,8 +215,8 @@ def _bad_byte(table: RawTable, name: str) -> str:
             held = len(decoder.getstate()[0])  # the start of a character cut by the chunk's end
             try:
                 decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                return f"byte 0x{error.object[error.start]:02x} at offset {offset - held + error.start}"
+            except UnicodeError as error:
+                return bad_byte(error, offset - held)
             if not chunk:
                 return ""
             offset += len(chunk)

@@ -18,16 +18,20 @@ from distributed.shards import MANIFEST, REJECTED, SPLITS, Manifest, filesystem,
 OURS = {MANIFEST, REJECTED, *SPLITS}
 ROW_GROUP = 1024  # rows; what a stream holds of one file at a time
 POSITION = "position"
+LOST = "lost+found"  # in the root of many a new volume
 FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "over the quota", errno.EFBIG: "over the limit of a file's size"}
 
 
 class Target:
-    """The --out folder. On a disk the shards are written beside it and renamed; in an object store schema.json comes last."""
+    """The --out folder. On a disk the shards are written beside it and renamed; in an object store, or where a volume is mounted, they
+    are written in place and schema.json comes last."""
 
     def __init__(self, uri: str, overwrite: bool = False):
         self.uri = uri.removeprefix("file://")
         self.remote = is_uri(self.uri)
-        self.uri = self.uri if self.remote else os.path.abspath(self.uri)
+        self.uri = self.uri if self.remote else os.path.realpath(self.uri)
+        self.mounted = not self.remote and is_mount(self.uri)
+        self.in_place = self.remote or self.mounted
         self.overwrite = overwrite
         self.there = self._names()
         self._check()
@@ -40,7 +44,8 @@ class Target:
         try:
             if system.get_file_info(path).type == FileType.File:
                 raise ValueError(f"--out must be a folder; {self.uri!r} is a file")
-            return [f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))]
+            names = [f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))]
+            return [name for name in names if not (self.mounted and name == LOST)]
         except OSError as error:
             raise ValueError(f"cannot use --out {self.uri!r}: {' '.join(str(error).split())}") from None
 
@@ -54,7 +59,7 @@ class Target:
     @contextmanager
     def writing(self) -> Iterator[str]:
         """The folder to write into; what it holds is thrown away when anything fails before commit()."""
-        self.done, self.begun = False, not self.remote
+        self.done, self.begun = False, not self.in_place
         self._begin()
         try:
             yield self.work
@@ -67,27 +72,36 @@ class Target:
     def _begin(self) -> None:
         if self.remote:
             return
-        parent, name = os.path.split(self.uri)
+        place, name = (self.uri, "") if self.mounted else os.path.split(self.uri)
         try:
-            os.makedirs(parent, exist_ok=True)
-            self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=parent)
+            os.makedirs(place, exist_ok=True)
+            self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=place)
         except OSError as error:
-            raise ValueError(f"cannot write to {parent!r}: {error.strerror}") from None
+            raise ValueError(f"cannot write to {place!r}: {error.strerror}") from None
+        if self.mounted:  # it can be written to
+            os.rmdir(self.work)
+            self.work = self.uri
+            return
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(self.work, 0o777 & ~mask)
+        self._make_splits()
+
+    def _make_splits(self) -> None:
         for split in SPLITS:
             os.mkdir(os.path.join(self.work, split))
 
     def clear(self) -> None:
-        """Makes room for the new parts: an object store has no second folder to rename. The last step before they are written."""
-        if self.remote:
+        """Makes room for the new parts where there is no second folder to rename. The last step before they are written."""
+        if self.in_place:
             self.begun = True
             self._remove(self.uri)
+        if self.mounted:
+            self._make_splits()
 
     def commit(self, manifest: Manifest) -> None:
         write_manifest(manifest, self.work)
-        if not self.remote:
+        if not self.in_place:
             old = None
             if self.there:
                 old = tempfile.mkdtemp(prefix=f".{os.path.basename(self.uri)}.old.", dir=os.path.dirname(self.uri))
@@ -98,7 +112,7 @@ class Target:
         self.done = True
 
     def _remove(self, uri: str) -> None:
-        if not self.remote:
+        if not self.in_place:
             shutil.rmtree(uri, ignore_errors=True)
             return
         from pyarrow.fs import FileType
@@ -110,6 +124,16 @@ class Target:
                 system.delete_file(info.path)
             elif info.type == FileType.Directory:
                 system.delete_dir(info.path)
+
+
+def is_mount(path: str) -> bool:
+    """Whether a volume is mounted here, which cannot be renamed. os.path.ismount overlooks another folder of the same disk."""
+    try:
+        with open("/proc/self/mountinfo") as lines:
+            there = {line.split()[4] for line in lines}
+    except OSError:  # not Linux
+        there = set()
+    return os.path.ismount(path) or path.replace(" ", "\\040") in there
 
 
 def as_failure(error: Exception, uri: str) -> Exception:

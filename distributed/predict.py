@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check(options)
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
-    free(out)
+    with cli.writable(out):
+        free(out)
     from distributed import checkpoints, prediction, prediction_input
 
     content = checkpoints.find(options.checkpoint)
@@ -77,6 +78,9 @@ def main(argv: list[str]) -> int:
     rows, notes = prediction_input.open_rows(
         checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
     )
+    with cli.writable(out):
+        system, path = filesystem(join(out, PARTS))
+        system.create_dir(path, recursive=True)
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, options, batch_size)
     checkpoints.remove(join(out, PARTS))

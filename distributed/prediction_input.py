@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distributed import ingest_rows, ingest_table
+from distributed import ingest_heads, ingest_rows, ingest_table
 from distributed.checkpoints import Checkpoint
 from distributed.decode import Arrays, columns_of, decode, numpy_columns
 from distributed.matching import Match, match, narrowed
@@ -130,7 +130,10 @@ def has_manifest(data: str) -> bool:
     from pyarrow.fs import FileType
 
     system, path = filesystem(join(data, MANIFEST))
-    return bool(system.get_file_info(path).type == FileType.File)
+    try:
+        return bool(system.get_file_info(path).type == FileType.File)
+    except OSError as error:
+        raise ingest_heads.damaged(data, error) from None
 
 
 def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str) -> tuple[TableRows, list[str]]:

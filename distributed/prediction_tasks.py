@@ -109,7 +109,7 @@ def csv_chunks(table: ingest_table.RawTable, columns: Sequence[str], batch_size:
                         if cut:
                             yield whole.slice(0, cut).combine_chunks()
                         held, size = whole.slice(cut).to_batches(), 0
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except ingest_table.UNREADABLE as error:
         raise ingest_table.explain(table, error) from None
     if held and (last := pa.Table.from_batches(held)).num_rows:
         yield last.combine_chunks()

@@ -199,6 +199,15 @@ def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path
         checkpoints.load(str(tmp_path))
 
 
+@pytest.mark.parametrize(("place", "why"), [("file/e.json", ""), ("", "Is a directory")])
+def test_a_json_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, place: str, why: str) -> None:
+    (tmp_path / "file").write_text("dear")
+    words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
+    with pytest.raises(ValueError, match=f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$"):
+        evaluate.main(words)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -114,6 +114,50 @@ def test_a_table_only_data_set_with_every_odd_column(ray_local: None, tmp_path: 
     assert sorted(rows_of(tmp_path / "out")["id"], key=int) == [str(i) for i in range(rows)]
 
 
+def test_rows_that_hold_only_what_is_dropped_are_refused_and_count_for_nothing(ray_local: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table: dict[str, list[object]] = {
+        "y": ["lost", *("ab"[i % 4 == 0] for i in range(199))],
+        "name": [f"record {i}" for i in range(200)],
+        "hospital": ["north"] * 200,
+        "age": rng.normal(50, 9, 200).tolist(),
+        "site": rng.choice(["arm", "leg"], 200).tolist(),
+    }
+    full = {name: list(cells) for name, cells in table.items()}
+    for i in range(40):
+        table["age"][i] = table["site"][i] = ""
+    manifest = run("--table", write_csv(tmp_path, table), "--label", "y", "--out", tmp_path / "out")
+    refused = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert refused == [{"id": str(i), "reason": "no image and no table value"} for i in range(40)]
+    assert (sum(manifest.rows.values()), manifest.schema.classes) == (160, ("a", "b"))
+    assert manifest.rows == {"train": 112, "val": 16, "test": 32}
+    assert manifest.schema.tables[0].numeric[0].missing == 0
+    assert set(manifest.prepare["dropped"]) == {"name", "hospital"}
+    assert sum(note.startswith("name: dropped, every value is different") for note in manifest.prepare["notes"]) == 1
+    good, not_good = encode_rows(pa.table({name: cells[:40] for name, cells in full.items()}), manifest)
+    assert (good.num_rows, not_good.num_rows) == (40, 0)
+    _, not_good = encode_rows(pa.table({n: ["" if n in ("age", "site") else c for c in cells[:40]] for n, cells in full.items()}), manifest)
+    assert not_good["reason"].to_pylist() == ["no image and no table value"] * 40
+
+
+def test_words_that_features_take_for_missing_are_told_where_they_are_names(ray_local: None, tmp_path: Path) -> None:
+    table = {
+        "key": [f"r{i}" if i else "NA" for i in range(60)],
+        "y": ["a", "b", "NA"] * 20,
+        "lot": [f"l{i % 20}" if i % 4 else "null" for i in range(60)],
+        "x": [i % 7 for i in range(60)],
+    }
+    words = ("--label", "y", "--group", "lot", "--id", "key")
+    manifest = run("--table", write_csv(tmp_path, table), *words, "--out", tmp_path / "out")
+    assert manifest.schema.classes == ("NA", "a", "b")
+    warnings = [line for line in manifest.prepare["warnings"] if "empty" in line]
+    assert warnings == [
+        "label: 'NA' is taken for a name (rows: 20); if it means missing, leave those cells empty",
+        "group: 'null' is taken for a name (rows: 15); if it means missing, leave those cells empty",
+        "id: 'NA' is taken for a name (rows: 1); if it means missing, leave those cells empty",
+    ]
+
+
 CSV = "y,x\n" + "\n".join(f"{'ab'[i % 2]},{i % 7}" for i in range(40)) + "\n"
 
 
@@ -253,6 +297,55 @@ def test_a_full_disk_leaves_nothing_that_passes_for_shards(made: Path, small_dis
         ingest.main(words)
     assert os.listdir(small_disk) == []
     (made / "large.parquet").unlink()
+
+
+def test_a_mounted_volume_is_filled_in_place_and_holds_all_or_nothing(ray_local: None, small_disk: Path, tmp_path: Path) -> None:
+    words = ["--table", write_csv(tmp_path, records()), "--label", "y", "--drop", "photo", "key", "patient", "--out", str(small_disk)]
+    (small_disk / "lost+found").mkdir()
+    first = run(*words)
+    assert sum(first.rows.values()) == len(rows_of(small_disk)) == ROWS
+    with pytest.raises(ValueError, match="or add --overwrite"):
+        ingest.main(words)
+    assert run(*words, "--overwrite", "--seed", "3").prepare["seed"] == 3
+    assert len(rows_of(small_disk)) == ROWS
+    assert sorted(os.listdir(small_disk)) == ["lost+found", "schema.json", "test", "train", "val"]
+    (small_disk / "notes.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"also holds notes\.txt"):
+        ingest.main([*words, "--overwrite"])
+    (small_disk / "notes.txt").unlink()
+    table = records(400) | {"photo": [png(i, 30, 30) for i in range(400)]}  # 1 MB
+    pq.write_table(pa.table(table), tmp_path / "large.parquet")
+    with pytest.raises(Failure, match="no space left while writing"):
+        ingest.main(
+            ["--table", str(tmp_path / "large.parquet"), "--label", "y", "--image", "photo", "--overwrite", "--out", str(small_disk)]
+        )
+    assert os.listdir(small_disk) == ["lost+found"]
+
+
+def test_a_folder_mounted_from_the_same_disk_is_filled_in_place(made: Path, tmp_path: Path) -> None:
+    far, out = tmp_path / "far", tmp_path / "mounted here"
+    far.mkdir()
+    out.mkdir()
+    if subprocess.run(["mount", "--bind", far, out], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        words = ("--table", made / "t.csv", "--label", "y", "--drop", "photo", "key", "patient", "--out", out)
+        run(*words)
+        run(*words, "--overwrite")
+        assert len(rows_of(far)) == ROWS
+    finally:
+        subprocess.run(["umount", "--lazy", out], check=True)
+
+
+def test_a_link_leads_to_where_the_shards_are_written(made: Path, tmp_path: Path) -> None:
+    words = ["--table", str(made / "t.csv"), "--label", "y", "--drop", "photo", "key", "patient", "--out", str(tmp_path / "link")]
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "shards")
+    for more in ([], ["--overwrite"]):
+        run(*words, *more)
+        assert len(rows_of(tmp_path / "far" / "shards")) == ROWS
+        assert (tmp_path / "link").is_symlink()
+        assert os.listdir(tmp_path / "far") == ["shards"]
 
 
 def test_after_a_failure_no_other_task_writes(ray_local: None, tmp_path: Path) -> None:

@@ -330,6 +330,28 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     assert mine.read_text() == "years of work"
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_an_output_that_cannot_be_written_is_refused_in_one_line(folder: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(ValueError, match=f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$"):
+        ask(folder, "table.parquet", tmp_path / place)
+    assert (tmp_path / "file").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "id,age\n1,2\n".encode("utf-16"), "is not utf-8: byte 0xff at offset 0; name the table's own with --encoding"),
+        ("t.csv.gz", b"id,age\n1,2\n", "^cannot read '.*/t.csv.gz': [^\n]*$"),
+        ("t.csv", b'id,"age\n1,2\n', "^--data must begin with a line of column names"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(folder: Path, out: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        ask(folder, str(tmp_path / name), out)
+
+
 @pytest.mark.parametrize(
     ("data", "words", "message"),
     [
@@ -338,6 +360,7 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
         ("table.csv", ["--image", "scan=x"], r"image column of the checkpoint \(photo\); got 'scan'"),
         ("table.csv", ["--split", "test"], "--split is for SHARDS"),
         ("nowhere.csv", [], "--data must name a CSV or Parquet file"),
+        ("x" * 300, [], r"cannot read '.*x': \[Errno 36\]"),
         ("half.csv", [], "must have all columns of 'table' or none; it lacks dose"),
         ("other.csv", [], "columns of at least one modality"),
         ("shards", ["--abstain", "1.5"], "--abstain must be a probability"),
