@@ -131,26 +131,31 @@ def measure_model(side: int = 224, columns: int = 30, classes: int = 100) -> dic
     return {f"step_gflop_{side}": gflop, "parameters": parameters, "state_bytes": 16 * parameters}
 
 
+def given(default: Any, meaning: str) -> Any:
+    """An input with its meaning and unit."""
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclass(kw_only=True)
 class Plan:
-    """The inputs that depend on the user's data and machines. Those marked assumed are not measured here: put in your own."""
+    """The inputs that depend on the user's data and machines. Those called assumed are not measured here: put in your own."""
 
-    rows: float = 1e8
-    side: int = 448  # pixels at which the shards hold the image: one of SIDES
-    row_bytes: float = 100e3  # encoded, in the shards
-    gpus: int = 64
-    gpus_per_node: int = 8
-    cpus_per_gpu: int = 16  # beside the one that trains
-    gpu_tflops: float = 10.0  # assumed: what a GPU sustains on this small network
-    node_gbytes: float = 10.0  # assumed: GB/s of a node's network, reading and gradients together
-    store_gbytes: float = 50.0  # assumed: GB/s of the object store, all readers together
-    disk_gbytes: float = 1.0  # assumed: GB/s at which rank 0 writes a state to the store
-    batch: int = 256  # rows a GPU and step
-    price: float = 4.0  # assumed: a GPU-hour with its share of the node
-    epochs: int = 20
-    trials: int = 200
-    trial_rows: float = 2e6  # data.max_rows of a search
-    reduction: int = 3  # of ASHA, as tune.py sets it; its first rung is a fifth of the epochs
+    rows: float = given(1e8, "rows of the set")
+    side: int = given(448, "pixels at which the shards hold the image")
+    row_bytes: float = given(100e3, "bytes of a row in the shards")
+    gpus: int = given(64, "GPUs")
+    gpus_per_node: int = given(8, "GPUs of a node")
+    cpus_per_gpu: int = given(16, "CPUs for each GPU, beside the one that trains")
+    gpu_tflops: float = given(10.0, "TFLOP/s that a GPU sustains on this small network, assumed")
+    node_gbytes: float = given(10.0, "GB/s of a node's network, reading and gradients together, assumed")
+    store_gbytes: float = given(50.0, "GB/s of the object store, all readers together, assumed")
+    disk_gbytes: float = given(1.0, "GB/s at which rank 0 writes a state to the store, assumed")
+    batch: int = given(256, "rows a GPU and step")
+    price: float = given(4.0, "price of a GPU-hour with its share of the node, in any currency, assumed")
+    epochs: int = given(20, "epochs of a training")
+    trials: int = given(200, "configurations of a search")
+    trial_rows: float = given(2e6, "training rows of a search's runs (data.max_rows)")
+    reduction: int = given(3, "of ASHA, as tune.py sets it; its first rung is a fifth of the epochs")
 
 
 def rungs(epochs: int, reduction: int) -> list[int]:
@@ -242,7 +247,7 @@ def main() -> None:
             type=type(entry.default),
             default=entry.default,
             choices=SIDES if entry.name == "side" else None,
-            help=f"default {entry.default:g}",
+            help=f"{entry.metadata['help']} (default: {entry.default:g})",
         )
     options = vars(parser.parse_args())
     if options.pop("command") == "measure":

@@ -164,8 +164,8 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
             ray.cancel(reference, force=True)
         _report_so_far(state)
         left = len(waiting) + len(pending)
-        print(f"\ninterrupted with {left} trainings left; add --resume to the same command to go on", file=sys.stderr)
-    raise KeyboardInterrupt
+    said = f"interrupted with {left} trainings left; add --resume to the same command to go on"
+    raise cli.Failure(said, 128 + signals.received)
 
 
 def _cache(cell: Cell) -> dict[str, Any]:

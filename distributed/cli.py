@@ -44,7 +44,11 @@ STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_R
 
 
 class Failure(Exception):
-    """Something outside the user's command went wrong (a full disk, say): one line on stderr and exit code 1."""
+    """Something outside the user's command went wrong (a full disk, say): one line on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 1 for any other failure.
+    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM, 1 for any other failure.
 
     LONGTAIL_TRACEBACK=1 in the environment shows where a user's mistake was noticed.
     """
@@ -66,7 +70,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
             traceback.print_exc()
         code = _say(error, 2)
     except Failure as error:
-        code = _say(error, 1)
+        code = _say(error, error.code)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except Exception:

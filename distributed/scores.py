@@ -139,7 +139,7 @@ def learn_familiarity(
 def measure(
     scores: Scores, network: Network, probabilities_NC: Tensor | None = None, decisions_N: Tensor | None = None
 ) -> dict[str, float]:
-    """The metrics of METHOD.md section 6 and, for every modality, its mean fusion weight and, where it is present, its
+    """Every metric of model/scoring.py and, for every modality, its mean fusion weight and, where it is present, its
     mean confidence and the share of rows in which it is unlike anything in training."""
     probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
     found = metrics.compute(probabilities_NC, scores.labels_N, network.counts_C.cpu(), network.schema.classes, decisions_N)

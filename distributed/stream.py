@@ -123,7 +123,7 @@ class MemorySource:
 
 @dataclass
 class StreamSource:
-    """A split that is read and decoded anew each epoch, in memory that does not grow with it (but for 16 bytes a row)."""
+    """A split that is read and decoded anew each epoch, in memory that does not grow with it (but for 48 bytes a row)."""
 
     schema: Schema
     plan: Plan

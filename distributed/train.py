@@ -23,9 +23,12 @@ DATA = "data.json"  # in the folder of a run: its shards
 class Stopped(BaseException):
     """SIGTERM or Ctrl-C; the last finished epoch is saved."""
 
+    def __init__(self, number: int) -> None:
+        self.number = number
+
 
 def stop(number: int, frame: Any) -> None:
-    raise Stopped
+    raise Stopped(number)
 
 
 def catch_signals() -> None:
@@ -79,8 +82,9 @@ def main(argv: list[str]) -> int:
     job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test)
     try:
         metrics = alone(job) if alone_here else together(job)
-    except Stopped:
-        raise cli.Failure(f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume") from None
+    except Stopped as end:
+        said = f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
+        raise cli.Failure(said, 128 + end.number) from None
     print(results_table(metrics, len(manifest.schema.classes)))
     if not test:
         print("note: the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
@@ -170,7 +174,7 @@ def together(job: Any) -> dict[str, Any]:
 
     def heed() -> None:
         if signals.received:
-            raise Stopped
+            raise Stopped(signals.received)
 
     with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar, signals.caught():
         try:

@@ -655,7 +655,7 @@ def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) 
         while time.monotonic() < limit and process.poll() is None and len(Results.load(str(out)).rows) < 3:
             time.sleep(0.2)
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 130
+        assert process.wait(60) == 128 + signal.SIGTERM
         log.seek(0)
         assert b"add --resume to the same command" in log.read()
     kept = Results.load(str(out)).rows

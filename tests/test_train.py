@@ -137,7 +137,7 @@ def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_s
     wait_for_epochs(run, 3, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGTERM
     assert "--resume" in said.strip().splitlines()[-1]
     assert "Traceback" not in said
     newest, before = sorted((run / "state").glob("*.pt"), reverse=True)[:2]
@@ -254,7 +254,7 @@ def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards
     wait_for_epochs(run, 2, process, 240)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 128 + number
     assert said.strip().splitlines()[-1].startswith("error: stopped; go on with: ")
     assert "Traceback" not in said
     limit = time.monotonic() + 30
