@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     with cli.writable(out):
         state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
         todo = state.todo()
-    check_data(todo, {d.name: d for d in sets})
+    check_trainings(todo, {d.name: d for d in sets})
     cells = sum(len(p.cells) for p in plans.values())
     print(f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run", flush=True)
     for reason in dict.fromkeys(r for p in plans.values() for r in p.left_out):
@@ -122,12 +122,12 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
     return found
 
 
-def check_data(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
+def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
     """Refuses, before anything is written, trainings that their data cannot give."""
     for (name, cell), *_ in todo.values():
         manifest = sets[name].manifest
         try:
-            config.check_data(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
+            config.check_training(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
         except ValueError as error:
             raise ValueError(f"{error} (variant {cell.variant!r} on {name})") from None
 
@@ -212,9 +212,9 @@ def _window(cell: Cell) -> int:
     scaling, there = config.override(config.Config(), cell.settings).scaling, ray.cluster_resources()
     asked = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.gpus_per_worker}
     fit = int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2))
-    return (
-        max(1, fit) if scaling.workers > 1 else 2 * max(2, fit)
-    )  # tasks that wait for workers of their own ask for nothing: they must fit
+    if scaling.workers > 1:  # tasks that wait for workers of their own ask for nothing: they must fit
+        return max(1, fit)
+    return 2 * max(2, fit)
 
 
 def _outcome(reference: Any) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -51,6 +52,18 @@ class Failure(Exception):
         self.code = code
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def interrupt(number: int, frame: object) -> NoReturn:
+    """A handler of signals for commands that have something to clean up."""
+    raise Interrupted(number)
+
+
 class Parser(argparse.ArgumentParser):
     """A mistake on the command line is one line on stderr and exit code 2, like every other mistake of the user's."""
 
@@ -71,8 +84,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, 2)
     except Failure as error:
         code = _say(error, error.code)
-    except KeyboardInterrupt:
-        code = _say("interrupted", 130)
+    except KeyboardInterrupt as error:
+        code = _say("interrupted", 128 + getattr(error, "number", signal.SIGINT))
     except Exception:
         traceback.print_exc()
         code = 1

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,9 @@ def check_place(place: str) -> None:
     with cli.writable(place, "--json must name a file that can be written"):
         if files.get_file_info(path).type.name == "Directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        checkpoints.write_file(f"{place}.try", b"")
-        files.delete_file(f"{path}.try")
+        name = f".try-{uuid.uuid4().hex}"
+        checkpoints.write_file(f"{place}{name}", b"")
+        files.delete_file(f"{path}{name}")
 
 
 def describe(found: Evaluation, options: argparse.Namespace) -> str:

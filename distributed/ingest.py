@@ -80,16 +80,12 @@ def main(argv: list[str]) -> int:
     roles = ingest_plan.roles(options, table)
     looks = [ingest_plan.look_at_images(options, table, column, folder) for column, folder in roles.images.items()]
     cli.start_ray()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, cli.interrupt)
     with target.writing() as folder:
         manifest, report = ingest(table, roles, looks, options, fractions, folder, target.clear)
         target.commit(manifest)
     report.show(manifest, options.out)
     return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def check(options: argparse.Namespace) -> tuple[float, float, float]:

@@ -58,7 +58,7 @@ def _unified(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str
         for other, there in example.items():
             try:
                 wider = _wider(kind, other.field(column).type)
-            except pa.ArrowTypeError:
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
                 told = f"{column!r} holds {kind} in {where!r} and {other.field(column).type} in {there!r}"
                 clashes[column] = f"a column must hold one type in all files of a table; {told} (--drop leaves it out)"
                 break
@@ -73,6 +73,8 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     one, other = (kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other))
     if {is_text(one), is_text(other)} == {pa.types.is_binary(one), pa.types.is_binary(other)} == {True, False}:
         raise pa.ArrowTypeError("paths and images")  # Arrow would make bytes of the paths
+    if any(map(pa.types.is_integer, (one, other))) and any(map(pa.types.is_decimal, (one, other))):
+        return pa.float64()  # Arrow's common type is too narrow for its own cast
     schemas = [pa.schema([("", kind)]) for kind in (one, other)]
     return pa.unify_schemas(schemas, promote_options="permissive").field("").type
 

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
     with cli.writable(out):
         free(out)
-    from distributed import checkpoints, prediction, prediction_input
+    from distributed import checkpoints, inference, prediction, prediction_input
 
     content = checkpoints.find(options.checkpoint)
     checkpoint = checkpoints.parse(content, options.checkpoint)
@@ -78,6 +78,8 @@ def main(argv: list[str]) -> int:
     rows, notes = prediction_input.open_rows(
         checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
     )
+    if options.prior:
+        inference.read_prior(options.prior, checkpoint.network.schema.classes)  # a mistake in it leaves no folder behind
     with cli.writable(out):
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
@@ -169,7 +171,7 @@ def pool_size(options: argparse.Namespace) -> int:
     """Actors of the pool: as asked, else what the cluster has room for."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray tells users of an issue with its own actor pools at every start
     cli.start_ray()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, cli.interrupt)
     import ray
 
     there = ray.cluster_resources()
@@ -178,10 +180,6 @@ def pool_size(options: argparse.Namespace) -> int:
         raise ValueError(f"--gpus-per-actor must be at most what a machine of the cluster has ({there.get('GPU', 0):g}); got {share:g}")
     room = there["GPU"] / share if share else there.get("CPU", 1)
     return int(options.concurrency or max(1, room))
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
 from distributed.checkpoints import Checkpoint
-from distributed.config import Config, check_data, override, words
+from distributed.config import Config, check_training, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
 from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, passes, score
@@ -129,7 +129,7 @@ def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, An
 
 def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
     """A network with seeded weights for the modalities and class counts of `schema`; refuses what could only fail after training."""
-    check_data(config, schema.classes, manifest.rows["val"])
+    check_training(config, schema.classes, manifest.rows["val"])
     torch.manual_seed(config.optim.seed)
     return Network(schema, config.model)
 

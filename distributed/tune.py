@@ -86,11 +86,11 @@ class Search:
             corrupt.parse(data.corrupt, schema)
         for metric in setup.metrics:
             config.check_class("--metric", metric, schema.classes)
-        config.check_data(setup.settings, schema.classes, manifest.rows["val"])
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
+        config.check_training(setup.settings, schema.classes, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
         with cli.writable(out):
             setup.save(mirror.folder)

@@ -28,7 +28,7 @@ def check(config: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if rule.get("choices") and not any(value == c or _named(value, c) for c in rule["choices"]):
+        if rule.get("choices") and not any(value == c or _leaves_open(value, c) for c in rule["choices"]):
             raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}; got {value!r}")
         if rule.get("low") is not None and not value >= rule["low"]:
             raise ValueError(f"{name} must be at least {rule['low']}; got {value!r}")
@@ -36,7 +36,7 @@ def check(config: Any, prefix: str = "") -> None:
             raise ValueError(f"{name} must be at most {rule['high']}; got {value!r}")
 
 
-def _named(value: Any, choice: str) -> bool:
+def _leaves_open(value: Any, choice: str) -> bool:
     """Whether a choice such as kind:NAME leaves the name open."""
     kind, separator, _ = choice.partition(":NAME")
     return bool(separator) and str(value).startswith(f"{kind}:")

@@ -99,7 +99,7 @@ def bootstrap(
     """Percentile intervals of the named metrics from a bootstrap stratified by class; an undefined metric is left out."""
     names = list(names)
     whole = score(probabilities_NC, labels_N, counts_C, predictions_N)
-    if not len(whole.labels_N):
+    if not replicates or not len(whole.labels_N):
         return {}
     most = at_a_time(len(whole.labels_N), probabilities_NC.shape[1])
     parts: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -332,6 +332,16 @@ def test_a_resume_that_would_keep_nothing_is_a_mistake(tmp_path: Path) -> None:
         opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3})
 
 
+def test_trainings_share_decoded_rows_only_where_they_keep_them_alike() -> None:
+    cell = Cell(variant="a", condition="clean", seed=0, model="network", settings={"data.modalities": "image"}, test={})
+    others = [{"data.cache": "stream"}, {"data.cache": "auto", "data.memory_share": 0.1}]
+    cells = [cell, dataclasses.replace(cell, settings={}), *(dataclasses.replace(cell, settings=s) for s in others)]
+    asked = [ablate._decoding([("set", each)]) for each in cells]
+    assert asked[0] == asked[1]
+    assert len(set(asked)) == 3
+    assert ablate._cache(cells[2]) == {"data.cache": "stream"}
+
+
 def test_whole_seeds_come_first(tmp_path: Path) -> None:
     seeds = [group[0][1].seed for group in opened(tmp_path, TWO, seeds=3).todo().values()]
     assert seeds == sorted(seeds)

@@ -44,8 +44,6 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         ("optim.metric=balanced_acuracy", "optim.metric must be one of balanced_accuracy"),
         ("data.imbalance_ratio=0.5", "data.imbalance_ratio must be 0 (off) or at least 1; got 0.5"),
         ("image.encoder=vgg", "image.encoder must be one of resnet, timm:NAME; got 'vgg'"),
-        ("image.frozen=true", "image.weights and image.frozen need a timm encoder; got image.encoder=resnet"),
-        ("loss.name=focal", "loss.name=focal needs loss.focal_gamma above 0 (2 is usual)"),
         ("margin", "--set takes KEY=VALUE; got 'margin'"),
     ],
 )
@@ -53,6 +51,27 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
     with pytest.raises(ValueError) as caught:
         config.load(sets=[change])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["image.frozen=true"], "image.weights and image.frozen need a timm encoder; got image.encoder=resnet"),
+        (["image.frozen=true", "image.encoder=timm:resnet18"], "image.frozen needs image.weights"),
+        (["loss.name=focal"], "loss.name=focal needs loss.focal_gamma above 0 (2 is usual)"),
+        (["stage.kind=tau", "fusion.kind=late"], "stage.kind=tau needs experts, which fusion.kind=late has not"),
+        (["stage.kind=crt", "experts.classifier=etf"], "stage.kind=crt needs linear classifiers"),
+    ],
+)
+def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
+    made = config.load(sets=sets)  # a model that was trained so is still loaded
+    with pytest.raises(ValueError) as caught:
+        config.check_training(made, ("a", "b"), 10)
+    assert said in str(caught.value)
+
+
+def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
+    config.check_training(config.load(sets=["loss.name=focal"]), ("a", "b"), 10, asked={"loss.focal_gamma"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ WORDS = pa.array(["north", "south"] * 100)
         (pa.nulls(600), HALVES, "number"),  # counted apart from the numbers
         (pa.array(np.arange(200) % 9), HALVES, "number"),
         (pa.nulls(600), WORDS, "category"),
+        (pa.array(np.arange(200) % 9), pa.array([1, 2] * 100).cast(pa.decimal128(21, 2)).cast(pa.decimal128(10, 2)), "number"),
         (WORDS.cast(pa.large_string()), WORDS.dictionary_encode(), "category"),
         (pa.array([1, 2] * 100).cast(pa.decimal128(21, 2)), HALVES, "number"),
         (pa.array([1, 2] * 100).cast(pa.timestamp("s")), pa.array([3, 4] * 100).cast(pa.timestamp("ns")), "number"),

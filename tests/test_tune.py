@@ -18,6 +18,7 @@ import pytest
 
 from distributed import config, search_setup, tune
 from distributed.experiment import METRICS, Experiment
+from distributed.mirror import Mirror
 from distributed.shards import read_manifest, write_manifest
 from tests.conftest import ROOT, run_command
 
@@ -180,6 +181,18 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, 
     with pytest.raises(ValueError, match=said):
         tune.main([*place, *data, *words])
     assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
+
+
+@pytest.mark.parametrize(("metric", "picks"), [("nll", "nll"), ("recall/a", "recall/a"), ("train_seconds", "balanced_accuracy")])
+def test_the_metric_of_a_search_picks_the_epoch_of_its_runs(wafer_shards: str, metric: str, picks: str) -> None:
+    options = {**search_setup.DEFAULTS, "data": wafer_shards, "metric": metric, "set": []}
+    assert search_setup.prepare(options).settings.optim.metric == picks
+
+
+def test_a_space_that_asks_for_gamma_takes_the_focal_loss(wafer_shards: str, tmp_path: Path) -> None:
+    given = vars(tune.parser().parse_args(["--data", wafer_shards, "--space", "margins", "--set", "loss.name=focal", "--out", "x"]))
+    mirror = Mirror(str(tmp_path / "e"))
+    assert "loss.focal_gamma" in tune.Search(search_setup.claim(mirror.folder, given), str(tmp_path / "e"), mirror).names
 
 
 def without(split: str, shards: str, folder: Path) -> str:

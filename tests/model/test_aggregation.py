@@ -221,6 +221,12 @@ def test_em_finds_the_prior_and_stays_finite() -> None:
     assert float(gains.mean()) > 0.2
 
 
+def test_the_rows_that_go_with_a_checkpoint_are_bounded_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.guard.MOST_CELLS", 600)
+    kept = Validation.of(torch.zeros(500, 2, 30), torch.arange(500) % 30)
+    assert kept.logits_VEC.shape == (10, 2, 30)
+
+
 def test_a_class_absent_from_validation_does_no_harm() -> None:
     case = shifted("backward", 400, 0)
     keep = case.validation.labels_V < 15

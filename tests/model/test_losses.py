@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from model.config import FUSIONS, LOSSES, FusionConfig, LossConfig, ModelConfig
 from model.network import Network
 from model.outputs import Outputs
 from model.schema import Image, Numeric, Schema, Table
+from tests.model import samples
 from tests.model.cases import COUNTS, LOGITS, PRIOR, classification, make_batch, make_outputs, numpy_ce, random_case
 
 
@@ -133,6 +135,19 @@ def test_the_tail_is_the_classes_below_the_mean_count() -> None:
     assert losses.restricted(batch, tail_B).labels_B.tolist() == [-1, 1, 2, -1]
     assert losses.restricted(batch, tail_B).partners_B.tolist() == [-1, 2, 0, -1]
     assert not losses.tail_rows(batch, torch.ones(3)).any()
+
+
+@pytest.mark.parametrize("kind", ["late", "evidential"])
+def test_a_margin_is_off_where_there_are_no_cosines(kind: str) -> None:
+    data = samples.schema()
+    torch.manual_seed(0)
+    network = Network(data, ModelConfig(dim=8, fusion=FusionConfig(kind=kind)))
+    batch = samples.batch(data)
+    outputs = network(batch)
+    plain, wide = (
+        losses.terms(outputs, batch, network.counts_C, replace(network.config, loss=LossConfig(margin=m)), 0.0) for m in (0.0, 0.5)
+    )
+    assert plain["classification"] == wide["classification"]
 
 
 def test_rows_without_a_label_contribute_nothing() -> None:

@@ -201,6 +201,11 @@ def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(
     assert sizes == {7, 2}
 
 
+def test_no_replicates_give_no_intervals() -> None:
+    p, y, counts, _ = example(60, 4)
+    assert bootstrap(p, y, counts, METRICS, replicates=0) == {}
+
+
 def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
     inside = 0
     for seed in range(40):
