@@ -52,16 +52,13 @@ class Failure(Exception):
         self.code = code
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+stopped_by = [signal.SIGINT]  # the last signal: Ray Data raises a KeyboardInterrupt of its own instead of ours
 
 
 def interrupt(number: int, frame: object) -> NoReturn:
     """A handler of signals for commands that have something to clean up."""
-    raise Interrupted(number)
+    stopped_by.append(signal.Signals(number))
+    raise KeyboardInterrupt
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,8 +81,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, 2)
     except Failure as error:
         code = _say(error, error.code)
-    except KeyboardInterrupt as error:
-        code = _say("interrupted", 128 + getattr(error, "number", signal.SIGINT))
+    except KeyboardInterrupt:
+        code = _say("interrupted", 128 + stopped_by[-1])
     except Exception:
         traceback.print_exc()
         code = 1

@@ -21,7 +21,8 @@ from model.schema import Schema
 GROUP_BYTES = 64 << 20  # prepared bytes of one task of the later passes
 MOST_BYTES = 1 << 30  # in one table: Arrow counts the bytes of a column of images in 31 bits
 LENGTH = "length."
-END_SECONDS = 60.0  # a task that is cancelled ends within one call into a library: writing a part
+WRITES_A_CPU = 2  # so that none waits for the driver
+WRITE_SECONDS = 60.0  # a part takes few
 
 
 @dataclass
@@ -227,27 +228,22 @@ def write_all(
         first, n, refs = groups.pop(0)
         pieces = dealing.remote(first, rows.slice(first, n), parts, schema, readings, *refs)
         dealt.append(pieces if n_parts > 1 else [pieces])
-    task = ray.remote(write_part)
-    waiting = [task.remote(part_path(folder, split, i), *(d[k] for d in dealt)) for k, (split, i) in enumerate(parts.names())]
+    left = [(part_path(folder, split, i), [d[k] for d in dealt]) for k, (split, i) in enumerate(parts.names())][::-1]
     del dealt
-    written = []
+    task, running, written = ray.remote(write_part), [], []
     try:
-        for ref in waiting:
-            written.append(ray.get(ref))
-            advance(1)
+        while left or running:
+            while left and len(running) < WRITES_A_CPU * cpus:
+                uri, pieces = left.pop()
+                running.append(task.remote(uri, *pieces))
+            done, running = ray.wait(running)
+            written += ray.get(done)
+            advance(len(done))
     except BaseException:
-        end(waiting)
+        if running:  # none may write into a folder that is about to be removed; cancelling them can crash Ray 2.60
+            ray.wait(running, num_returns=len(running), timeout=WRITE_SECONDS)
         raise
     return written
-
-
-def end(tasks: Sequence[Any]) -> None:
-    """Cancels tasks and waits for those that run: after this none of them writes into a folder that is about to be removed."""
-    import ray
-
-    for ref in tasks:
-        ray.cancel(ref)
-    ray.wait(list(tasks), num_returns=len(tasks), timeout=END_SECONDS)
 
 
 def colour_as_grey(table: pa.Table, name: str) -> int:
