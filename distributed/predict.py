@@ -78,13 +78,13 @@ def main(argv: list[str]) -> int:
     rows, notes = prediction_input.open_rows(
         checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
     )
-    if options.prior:
-        inference.read_prior(options.prior, checkpoint.network.schema.classes)  # a mistake in it leaves no folder behind
+    method = inference.method_of(options.aggregation or "", options.prior, checkpoint.config.inference.aggregation)
+    prior = tuple(inference.read_prior(options.prior, checkpoint.network.schema.classes).tolist()) if method == "given" else ()
     with cli.writable(out):
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
     started = time.perf_counter()
-    weighing, facts = decide(checkpoint, rows, options, batch_size)
+    weighing, facts = decide(checkpoint, rows, method, prior, options, batch_size)
     checkpoints.remove(join(out, PARTS))
     recipe = prediction.Recipe(
         rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor, trust=options.trust_unfamiliar
@@ -138,15 +138,15 @@ def free(out: str) -> None:
                 raise ValueError(f"--out must be a new or empty folder; {out} holds {found.path.removeprefix(path).lstrip('/')}")
 
 
-def decide(checkpoint: Checkpoint, rows: Rows, options: argparse.Namespace, batch_size: int) -> tuple[Weighing, dict[str, Any]]:
+def decide(
+    checkpoint: Checkpoint, rows: Rows, method: str, prior: tuple[float, ...], options: argparse.Namespace, batch_size: int
+) -> tuple[Weighing, dict[str, Any]]:
     """How the experts are weighed, the same for every row; estimated on a sample of them where the method says so."""
     from distributed import inference, prediction
     from distributed.inference import Weighing
 
     classes, experts = checkpoint.network.schema.classes, inference.experts(checkpoint)
-    method = inference.method_of(options.aggregation or "", options.prior, checkpoint.config.inference.aggregation)
     if method in ("uniform", "given"):
-        prior = tuple(inference.read_prior(options.prior, classes).tolist()) if method == "given" else ()
         return Weighing((1 / experts,) * experts, prior), {"aggregation": method}
     device = inference.pick_device(options.gpus_per_actor)
     source = prediction.sample(checkpoint, rows, batch_size)
