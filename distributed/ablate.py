@@ -16,7 +16,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli, config, study
+from distributed import cli, config, rules, study
 from distributed.study import Cell
 
 QUICK = {"optim.epochs": 4, "data.max_rows": 600}
@@ -127,7 +127,7 @@ def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     for (name, cell), *_ in todo.values():
         manifest = sets[name].manifest
         try:
-            config.check_training(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
+            rules.check_training(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
         except ValueError as error:
             raise ValueError(f"{error} (variant {cell.variant!r} on {name})") from None
 
@@ -207,11 +207,10 @@ def _task(function: Any, cell: Cell) -> Any:
 
 def _window(cell: Cell) -> int:
     """Tasks in flight: twice what the cluster holds, so that it never waits for the driver and an autoscaler sees demand."""
-    import ray
+    from distributed import jobs
 
-    scaling, there = config.override(config.Config(), cell.settings).scaling, ray.cluster_resources()
-    asked = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.gpus_per_worker}
-    fit = int(min((there.get(name, 0) / n for name, n in asked.items() if n), default=2))
+    scaling = config.override(config.Config(), cell.settings).scaling
+    fit = jobs.fit(jobs.needs(scaling))
     if scaling.workers > 1:  # tasks that wait for workers of their own ask for nothing: they must fit
         return max(1, fit)
     return 2 * max(2, fit)

@@ -55,11 +55,10 @@ class Room:
     """
 
     def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
-        each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-        self.needs = {name: scaling.workers * amount for name, amount in each.items() if amount}
+        self.needs = needs(scaling)
         self.asked, self.nested = asked, scaling.workers > 1
         self.joined = bool(os.environ.get("RAY_ADDRESS") or cli.in_job())  # else the local Ray that this process started
-        self.seen, self.fit = time.monotonic(), self._fit()
+        self.seen, self.fit = time.monotonic(), fit(self.needs)
         if self.fit >= 1:
             if asked > self.fit and not self.joined:
                 print(f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them", file=sys.stderr)
@@ -79,16 +78,24 @@ class Room:
         if not self.joined:
             return self.fit
         if time.monotonic() - self.seen > FRESH:
-            self.seen, self.fit = time.monotonic(), self._fit()
+            self.seen, self.fit = time.monotonic(), fit(self.needs)
         return self.fit + 1 if self.nested else max(2, 2 * self.fit)
-
-    def _fit(self) -> int:
-        there = _there()
-        return min((int(there.get(name, 0) / need + 1e-9) for name, need in self.needs.items()), default=1)
 
     @staticmethod
     def _words(amounts: dict[str, float]) -> str:
         return " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
+
+
+def needs(scaling: ScalingConfig) -> dict[str, float]:
+    """What a training takes of the cluster, all its workers together."""
+    each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    return {name: scaling.workers * amount for name, amount in each.items() if amount}
+
+
+def fit(each: dict[str, float]) -> int:
+    """How many trainings that need so much fit on the cluster at a time."""
+    there = _there()
+    return min((int(there.get(name, 0) / need + 1e-9) for name, need in each.items()), default=1)
 
 
 def must_fit(scaling: ScalingConfig, what: str) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 from distributed import checkpoints, corrupt, loop, stream
 from distributed.board import Board
 from distributed.checkpoints import Checkpoint
-from distributed.config import Config, check_training, override, words
+from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
+from distributed.rules import check_training
 from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, passes, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc

@@ -20,21 +20,10 @@ from distributed.config import Config
 DATA = "data.json"  # in the folder of a run: its shards
 
 
-class Stopped(BaseException):
-    """SIGTERM or Ctrl-C; the last finished epoch is saved."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def stop(number: int, frame: Any) -> None:
-    raise Stopped(number)
-
-
 def catch_signals() -> None:
     """Call it after ray.init, which takes SIGTERM for itself."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, cli.interrupt)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,9 +71,9 @@ def main(argv: list[str]) -> int:
     job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test)
     try:
         metrics = alone(job) if alone_here else together(job)
-    except Stopped as end:
+    except KeyboardInterrupt:  # the last finished epoch is saved
         said = f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
-        raise cli.Failure(said, 128 + end.number) from None
+        raise cli.Failure(said, 128 + cli.stopped_by[-1]) from None
     print(results_table(metrics, len(manifest.schema.classes)))
     if not test:
         print("note: the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
@@ -174,7 +163,7 @@ def together(job: Any) -> dict[str, Any]:
 
     def heed() -> None:
         if signals.received:
-            raise Stopped(signals.received)
+            cli.interrupt(signals.received, None)
 
     with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar, signals.caught():
         try:

@@ -12,7 +12,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli, config
+from distributed import cli, config, rules
 from distributed.experiment import Experiment, direction
 from distributed.search_setup import Setup, claim, starting_points
 
@@ -85,12 +85,12 @@ class Search:
 
             corrupt.parse(data.corrupt, schema)
         for metric in setup.metrics:
-            config.check_class("--metric", metric, schema.classes)
+            rules.check_class("--metric", metric, schema.classes)
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
-        config.check_training(setup.settings, schema.classes, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
+        rules.check_training(setup.settings, schema.classes, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
         with cli.writable(out):
             setup.save(mirror.folder)

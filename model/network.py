@@ -10,14 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model import encoders, fusion, losses
+from model import fusion, losses
 from model.batch import Batch
 from model.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
 from model.config import WITHOUT_EXPERTS, ModelConfig, check
+from model.encoders import ImageEncoder
 from model.experts import Experts
 from model.familiarity import Familiarity
 from model.outputs import Outputs
 from model.schema import Schema
+from model.table_encoder import TableEncoder
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -43,8 +45,8 @@ class Network(nn.Module):
         self.reduce: Reduce = alone  # sums a tensor over workers; the worker glue puts its own here
         modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
         self.register_buffer("counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32))
-        images = [encoders.ImageEncoder(m, config.image, dim) for m in schema.images]
-        tables = [encoders.TableEncoder(m, config.table, dim) for m in schema.tables]
+        images = [ImageEncoder(m, config.image, dim) for m in schema.images]
+        tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim)

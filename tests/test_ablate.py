@@ -357,6 +357,10 @@ def test_a_renamed_variant_keeps_its_results(tmp_path: Path) -> None:
 # The report
 
 
+def against(text: str, variant: str, metric: str = "balanced_accuracy") -> str:
+    return f'[[claims]]\ntext = "{text}"\nvariant = "{variant}"\nagainst = "concatenation"\nmetric = "{metric}"'
+
+
 def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     text = f"""
     title = "Title {EVIL}"
@@ -368,16 +372,8 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     [[variants]]
     name = "gate {EVIL}"
     set = {{ fusion.kind = "gate" }}
-    [[claims]]
-    text = "fusion"
-    variant = "confidence"
-    against = "concatenation"
-    metric = "balanced_accuracy"
-    [[claims]]
-    text = "late fusion"
-    variant = "late"
-    against = "concatenation"
-    metric = "few_shot_accuracy"
+    {against("fusion", "confidence")}
+    {against("late fusion", "late", "few_shot_accuracy")}
     [[claims]]
     text = "{{modality}} weighs little"
     variant = "confidence"
@@ -387,11 +383,7 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     name = "only {{modality}}"
     each = "modality"
     set = {{ data.modalities = "{{modality}}" }}
-    [[claims]]
-    text = "{{modality}} alone"
-    variant = "only {{modality}}"
-    against = "concatenation"
-    metric = "balanced_accuracy"
+    {against("{modality} alone", "only {modality}")}
     """
     state = opened(tmp_path, text.replace("\n    ", "\n"))
     alone = {"only image": 0.4, "only table": 0.5}

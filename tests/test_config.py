@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed import config
+from distributed import config, rules
 from distributed.config import Config
 from tests.conftest import ROOT, run_command
 
@@ -66,12 +66,12 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
 def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
     made = config.load(sets=sets)  # a model that was trained so is still loaded
     with pytest.raises(ValueError) as caught:
-        config.check_training(made, ("a", "b"), 10)
+        rules.check_training(made, ("a", "b"), 10)
     assert said in str(caught.value)
 
 
 def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
-    config.check_training(config.load(sets=["loss.name=focal"]), ("a", "b"), 10, asked={"loss.focal_gamma"})
+    rules.check_training(config.load(sets=["loss.name=focal"]), ("a", "b"), 10, asked={"loss.focal_gamma"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from distributed import columns, ingest_checks
 from distributed.columns import Decision
 from distributed.ingest_values import as_numbers
-from model.encoders import NumberEmbedding
 from model.schema import Categorical, Numeric
+from model.table_encoder import NumberEmbedding
 
 
 def decided(values: object, forced: str = "", kind: pa.DataType | None = None, pieces: int = 1) -> Decision:

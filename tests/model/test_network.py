@@ -13,10 +13,11 @@ from torch import Tensor
 
 from model import fusion
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
-from model.encoders import CategoryEmbedding, ImageEncoder, NumberEmbedding, Standardise
+from model.encoders import ImageEncoder, Standardise
 from model.losses import terms
 from model.network import Network
 from model.schema import Numeric, Schema
+from model.table_encoder import CategoryEmbedding, NumberEmbedding
 from tests.model import samples
 
 SMALL = ModelConfig(dim=16, image=ImageConfig(width=8), table=TableConfig(width=16, embedding=4), experts=ExpertsConfig(hidden=16))
