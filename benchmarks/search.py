@@ -70,7 +70,7 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
     from distributed.experiment import Experiment
     from tests import analytic
 
-    cli.start_ray(temp_dir=str(folder / "ray"))
+    cli.start_ray(temp_dir=str(folder / "ray"), nested=True)
     experiment = Experiment(folder / "overhead", ["balanced_accuracy"])
     study = parts.open_study(parts.open_storage(str(folder / "overhead" / "study.journal")), "x", ["max"], "tpe", 0, trials)
     cores = len(os.sched_getaffinity(0))

@@ -134,7 +134,7 @@ def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
 
 def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
     """Runs every training as a Ray task and takes the results in as they come; an interrupt loses only what is in flight."""
-    cli.start_ray()
+    cli.start_ray(nested=True)
     import ray
 
     from distributed import jobs

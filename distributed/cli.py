@@ -122,10 +122,19 @@ def writable(out: str, rule: str = "--out must be a folder or URI that can be re
         raise ValueError(f"{rule}; got {out!r}: {why}") from None
 
 
-def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_store: int | None = None, temp_dir: str | None = None) -> None:
+def start_ray(
+    *,
+    nested: bool = False,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    object_store: int | None = None,
+    temp_dir: str | None = None,
+) -> None:
     """Joins the cluster of RAY_ADDRESS or of the job around us, else starts a local Ray that ends with this process.
 
-    The sizes are for a local Ray only. Ray replaces signal handlers: install your own afterwards. Does nothing when Ray already runs.
+    The sizes are for a local Ray only, as is `nested`: trainers will run in tasks. One that dies leaves its placement group to Train's
+    clean-up, which asks the dashboard; the others do without its dozen processes. Ray replaces signal handlers: install your own
+    afterwards. Does nothing when Ray already runs.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -143,12 +152,12 @@ def start_ray(*, cpus: int | None = None, gpus: float | None = None, object_stor
             hint = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             raise Failure(f"cannot join Ray at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}; {hint}") from None
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away with a notice
         # A local Ray inherits this environment: without a runtime_env it can use the workers that it starts in advance.
         os.environ.update(runtime_env()["env_vars"])
         sizes = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": object_store, "_temp_dir": temp_dir}
         given = {k: v for k, v in sizes.items() if v is not None}
-        # The dashboard stays on: Train's clean-up of placement groups asks it. Loopback only.
-        _start_local(include_dashboard=True, dashboard_host="127.0.0.1", **common, **given)
+        _start_local(include_dashboard=nested, dashboard_host="127.0.0.1", **common, **given)
     _quiet()
 
 

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,6 +51,10 @@ class Exchange:
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
         """The callable that the training step runs, with gradients averaged over workers."""
         return network
+
+    def hold(self, forward: Callable[[Batch], Outputs]) -> AbstractContextManager[None]:
+        """Gradients of what runs in it stay with the worker; the next ones to be averaged take them along."""
+        return nullcontext()
 
     def agree(self, *networks: Network) -> None:
         """Makes equal what each worker learned from its own rows alone."""
@@ -219,7 +223,8 @@ def gradient(run: Run, batches: list[Batch], observe: bool = True) -> dict[str, 
     """Adds up the gradients of the mean loss over these batches, all workers together; returns the terms."""
     total: dict[str, Tensor] = {}
     for batch in batches:
-        with autocast(run.config, run.device):
+        held = nullcontext() if batch is batches[-1] else run.exchange.hold(run.forward)
+        with held, autocast(run.config, run.device):
             outputs = run.forward(batch)
         terms = losses.terms(outputs, batch, run.network.counts_C, run.config.model, progress=run.step / run.steps)
         # DDP averages over workers; a worker's share of the global batch may differ from 1/N by a row

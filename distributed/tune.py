@@ -109,7 +109,7 @@ class Search:
 
         loading = threading.Thread(target=load_parts)
         loading.start()
-        cli.start_ray()
+        cli.start_ray(nested=True)
         self.arrays = jobs.share(self.setup.shards, self.setup.base, ("train", "val"))
         loading.join()
         searcher, stopper = self.searcher()

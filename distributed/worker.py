@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,9 @@ class Workers(Exchange):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
             return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def hold(self, forward: Callable[[Batch], Outputs]) -> AbstractContextManager[None]:
+        return forward.no_sync()  # type: ignore[attr-defined, no-any-return]
 
     def agree(self, *networks: Network) -> None:
         """Averages the running batch statistics; global ones are equal already."""

@@ -35,7 +35,7 @@ def ray_local() -> Iterator[None]:
     from distributed.cli import start_ray
 
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        start_ray(cpus=2, temp_dir=folder, object_store=300_000_000)
+        start_ray(cpus=2, temp_dir=folder, object_store=300_000_000, nested=True)
         yield
         ray.shutdown()
 

@@ -203,8 +203,14 @@ def together(world: int, folder: Any, sets: list[str], sick: int = -1) -> list[d
 
 @pytest.mark.parametrize(
     "extra",
-    [[], ["optim.name=imbsam", "loss.mix=remix"], ["fusion.kind=late"], ["data.corrupt=photo=missing:0.9"]],
-    ids=["default", "imbsam+remix", "late", "few images"],
+    [
+        [],
+        ["optim.name=imbsam", "loss.mix=remix", "optim.accumulate=2"],
+        ["optim.accumulate=3"],
+        ["fusion.kind=late"],
+        ["data.corrupt=photo=missing:0.9"],
+    ],
+    ids=["default", "imbsam+remix, accumulated", "accumulated", "late", "few images"],
 )
 def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> None:
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
