@@ -13,6 +13,7 @@ and ends with `cli.run(main)`:
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -42,6 +43,7 @@ SETTINGS = {
 }
 # Passed on where set: where the object store is, never its credentials, which the dashboard would show.
 STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "over the quota", errno.EFBIG: "over the limit of a file's size"}
 
 
 class Failure(Exception):
@@ -83,10 +85,19 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, error.code)
     except KeyboardInterrupt:
         code = _say("interrupted", 128 + stopped_by[-1])
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    except Exception as error:
+        if why := full(error):
+            code = _say(f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1)
+        else:
+            traceback.print_exc()
+            code = 1
     sys.exit(code)
+
+
+def full(error: Exception) -> str:
+    """What ran out, if that is what went wrong; else nothing. Over Ray and Arrow it may be words only."""
+    number = getattr(getattr(error, "cause", None) or error, "errno", None)
+    return FULL.get(number) or next((why for known, why in FULL.items() if os.strerror(known) in str(error)), "")
 
 
 def _say(error: object, code: int) -> int:

@@ -68,6 +68,8 @@ def as_numbers(array: pa.Array | pa.ChunkedArray, reading: str = "") -> tuple[np
         array = _seconds(array)
     elif pa.types.is_decimal(kind) or pa.types.is_null(kind):
         array = array.cast(pa.float64())
+    elif not (pa.types.is_primitive(kind) or is_text(kind)):  # bytes
+        array = array.cast(pa.string())
     if is_text(array.type):
         words = as_text(array)
         empty = words.is_null().to_numpy(zero_copy_only=False)

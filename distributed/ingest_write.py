@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
 import shutil
@@ -12,14 +11,13 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from distributed.cli import Failure
+from distributed import cli
 from distributed.shards import MANIFEST, REJECTED, SPLITS, Manifest, filesystem, is_uri, join, write_manifest
 
 OURS = {MANIFEST, REJECTED, *SPLITS}
 ROW_GROUP = 1024  # rows; what a stream holds of one file at a time
 POSITION = "position"
 LOST = "lost+found"  # in the root of many a new volume
-FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "over the quota", errno.EFBIG: "over the limit of a file's size"}
 
 
 class Target:
@@ -138,11 +136,8 @@ def is_mount(path: str) -> bool:
 
 def as_failure(error: Exception, uri: str) -> Exception:
     """A full disk as one line; other errors as they are."""
-    cause: BaseException | None = getattr(error, "cause", None) or error
-    number = getattr(cause, "errno", None)
-    text = str(error)
-    why = FULL.get(number) if number else next((w for n, w in FULL.items() if os.strerror(n) in text), None)
-    return Failure(f"{why} while writing {uri!r}; nothing was left there") if why else error
+    why = cli.full(error)
+    return cli.Failure(f"{why} while writing {uri!r}; nothing was left there") if why else error
 
 
 def part_path(folder: str, split: str, number: int) -> str:

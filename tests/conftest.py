@@ -47,3 +47,16 @@ def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     done = run_command("distributed/wafers.py", "--rows", "600", "--imbalance", "20", "--size", "16", "--shards", str(out))
     assert done.returncode == 0, done.stderr
     return str(out)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A real file system of 256 KiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False)
+        if mounted.returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)

@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -273,19 +271,6 @@ def test_more_than_half_refused_is_written_with_a_warning(ray_local: None, tmp_p
     manifest = run("--table", write_csv(tmp_path, table), "--label", "y", "--out", tmp_path / "out")
     assert sum(manifest.rows.values()) == 40
     assert "60 of 100 rows were refused: more than half" in capsys.readouterr().out
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A real file system of 256 KiB."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False)
-        if mounted.returncode:
-            pytest.skip("needs the right to mount a tmpfs")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_leaves_nothing_that_passes_for_shards(made: Path, small_disk: Path) -> None:

@@ -330,6 +330,22 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     assert mine.read_text() == "years of work"
 
 
+def test_a_full_disk_is_one_line(folder: Path, small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(240 << 10))
+    words = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards"), "--out", str(small_disk / "out")]
+    done = run_command("distributed/predict.py", *words)
+    assert (done.returncode, done.stderr) == (1, "error: no space left: nothing more can be written\n")
+
+
+def test_numbers_in_columns_of_bytes_are_read_as_text_is(folder: Path, out: Path, tmp_path: Path) -> None:
+    table = pq.read_table(folder / "table.parquet")
+    ages = ["  ?  " if age is None else f"{age:5.1f}" for age in table["age"].to_pylist()]
+    for kind, cells in (("text", pa.array(ages)), ("bytes", pa.array([a.encode() for a in ages], pa.binary(5)))):
+        pq.write_table(table.set_column(table.schema.get_field_index("age"), "age", cells), tmp_path / f"{kind}.parquet")
+    told = ask(folder, str(tmp_path / "text.parquet"), out)[0]
+    close(ask(folder, str(tmp_path / "bytes.parquet"), tmp_path / "bytes")[0], told)
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_an_output_that_cannot_be_written_is_refused_in_one_line(folder: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("dear")

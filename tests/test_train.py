@@ -246,6 +246,12 @@ def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -
     assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
 
 
+def test_a_full_disk_is_one_line(wafer_shards: str, small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(200 << 10))
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(small_disk / "r"), "--set", *TINY)
+    assert (done.returncode, done.stderr) == (1, "error: no space left: nothing more can be written\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards: str, tmp_path: Path) -> None:
