@@ -14,48 +14,66 @@ from distributed.loop import Exchange
 from model import metrics
 from model.schema import Schema
 
+LEAVES = (4, 31)  # of a tree; 31 are scikit-learn's own
 MOST_CATEGORIES = 255  # scikit-learn's limit; a column with more is treated as numbers
 
 
 def run(
     shards: str, settings: Mapping[str, Any], arrays: Mapping[str, Any] | None = None, corruptions: Sequence[str] = ("",)
 ) -> list[dict[str, Any]]:
-    """Validation and test metrics of a HistGradientBoostingClassifier with balanced class weights and native categories.
+    """Validation and test metrics of a HistGradientBoostingClassifier with balanced class weights and native categories, its size and
+    its number of trees the best on validation, as networks pick their epoch there.
 
-    It is trained once; the test split is scored under each of `corruptions`, which come on top of the settings' own.
+    The test split is scored under each of `corruptions`, which come on top of the settings' own.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     job = runs.Job(shards=shards, settings=dict(settings))
     train = runs.open_split(job, "train", Exchange(), arrays, train=False)  # every row once
-    cells_NK, labels_N = columns(train)
-    kinds_K = categorical(train.schema)
-    model = HistGradientBoostingClassifier(
-        class_weight="balanced",
-        categorical_features=kinds_K if kinds_K.any() else None,
-        early_stopping=False,  # else, above 10,000 rows, on a part of the training rows, which a class of one row cannot be divided for
-        random_state=job.config.optim.seed,
-    )
     started = time.perf_counter()
-    model.fit(cells_NK, labels_N)
-    common = {"train_seconds": time.perf_counter() - started, "val": judge(model, runs.open_split(job, "val", Exchange(), arrays))}
+    models = fit(train, job.config.optim.seed)
+    seconds = time.perf_counter() - started
+    val = judge(models, runs.open_split(job, "val", Exchange(), arrays))
+    best = max(val, key=lambda place: (val[place]["balanced_accuracy"], -place[1]))
+    common = {"train_seconds": seconds, "best_epoch": best[1], "val": val[best]}
     found = []
     for corruption in corruptions:
         both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
         tested = runs.Job(shards=shards, settings={**settings, "data.corrupt": both})
-        found.append({**common, "test": judge(model, runs.open_split(tested, "test", Exchange(), arrays))})
+        found.append({**common, "test": judge(models, runs.open_split(tested, "test", Exchange(), arrays), best)[best]})
     return found
 
 
-def judge(model: Any, source: Any) -> dict[str, float]:
-    """The metrics of a fitted classifier on the rows of a source; a class it has never seen has probability 0."""
+def fit(train: Any, seed: int) -> dict[int, Any]:
+    """A classifier for every number of leaves."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    cells_NK, labels_N = columns(train)
+    kinds_K = categorical(train.schema)
+    return {
+        leaves: HistGradientBoostingClassifier(
+            class_weight="balanced",
+            categorical_features=kinds_K if kinds_K.any() else None,
+            max_leaf_nodes=leaves,
+            early_stopping=False,  # else, above 10,000 rows, on a part of the training rows: a class of one row cannot be divided
+            random_state=seed,
+        ).fit(cells_NK, labels_N)
+        for leaves in LEAVES
+    }
+
+
+def judge(models: Mapping[int, Any], source: Any, only: tuple[int, int] | None = None) -> dict[tuple[int, int], dict[str, float]]:
+    """The metrics on the rows of a source by (leaves, trees a class), of all or of one; a class never seen has probability 0."""
     schema = source.schema
     cells_NK, labels_N = columns(source)
-    probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
-    probabilities_NC[:, model.classes_] = model.predict_proba(cells_NK)
-    return metrics.compute(
-        torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
-    )
+    found = {}
+    for leaves, model in models.items():
+        for trees, told_NC in enumerate(model.staged_predict_proba(cells_NK), start=1) if only is None or leaves == only[0] else ():
+            if only is None or trees == only[1]:
+                probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
+                probabilities_NC[:, model.classes_] = told_NC
+                found[leaves, trees] = metrics.compute(
+                    torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
+                )
+    return found
 
 
 def columns(source: Any) -> tuple[np.ndarray, np.ndarray]:

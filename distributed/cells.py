@@ -27,8 +27,9 @@ class Plan:
 
 def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: int, extra: Mapping[str, Any] | None = None) -> Plan:
     """extra: settings that win over the study's `set`, not over its variants and conditions (--set and --quick)."""
-    variants = [c for entry in study.variants for c in _expand(entry, modalities)]
-    conditions = [c for entry in study.conditions for c in _expand(entry, modalities)]
+    variants, conditions = (
+        [c for entry in entries for c in _expand(entry, modalities, tables)] for entries in (study.variants, study.conditions)
+    )
     for kind, choices in (("variant", variants), ("condition", conditions)):
         twice = sorted({c.name for c in choices if sum(o.name == c.name for o in choices) > 1})
         if twice:
@@ -64,15 +65,18 @@ def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
     return "-" if unfilled - condition.bound.keys() else ""
 
 
-def _expand(entry: Mapping[str, Any], modalities: Sequence[str]) -> Iterator[Choice]:
+def _expand(entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequence[str]) -> Iterator[Choice]:
     """One choice for every modality (`each`) and every combination (`grid`)."""
+    kinds = {m: "table" if m in tables else "image" for m in modalities}
     grid = dotted(entry.get("grid", {}))
     for modality in modalities if entry.get("each") else [""]:
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values))
             words = {**point, **_words(modality, modalities)}
+            only_one = list(kinds.values()).count(kinds.get(modality, "")) == 1
             yield Choice(
                 name=fill(entry["name"], words),
+                common=fill(entry["name"], {**words, "modality": f"the {kinds[modality]}"} if only_one else words),
                 settings={k: fill(v, words) for k, v in {**dotted(entry.get("set", {})), **point}.items()},
                 test={k: fill(v, words) for k, v in entry.get("test", {}).items()},
                 model=entry.get("model", "network"),

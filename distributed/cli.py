@@ -85,6 +85,9 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, error.code)
     except KeyboardInterrupt:
         code = _say("interrupted", 128 + stopped_by[-1])
+    except BrokenPipeError:  # the reader of our output has gone, `| head` say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception as error:
         if why := full(error):
             code = _say(f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1)

@@ -70,7 +70,7 @@ def forest(
     """Difference to the reference with its interval, a line a variant; colour and symbol tell better, worse and noise apart."""
     shown = [c for c in comparisons if c.difference is not None]
     reference = shown[0].reference if shown else ""
-    figure = blank(_rows_height(len(shown)), x=f"{metric} against {label(reference, 24)}" + (f" ({unit})" if unit else ""), showlegend=True)
+    figure = blank(_rows_height(len(shown)), x=f"{metric} against {label(reference, 60)}" + (f" ({unit})" if unit else ""), showlegend=True)
     figure.add_vline(x=0, line={"color": NOISE, "dash": "dash", "width": 1})
     kinds = {"better": (BETTER, "circle"), "worse": (WORSE, "x"), "not shown to differ": (NOISE, "circle-open")}
     for kind, (colour, symbol) in kinds.items():
@@ -140,7 +140,7 @@ def curves(
         figure.add_scatter(
             x=[label(at) if isinstance(at, str) else at for at, _ in kept],
             y=[s.mean * scale for _, s in kept],  # type: ignore[operator]
-            name=label(name),
+            name=label(name, 60),
             mode="lines+markers",
             line={"color": COLOURS[i % 8], "dash": DASHES[i // 8 % 4], "width": 2},
             marker={"symbol": SYMBOLS[i % 8], "size": 8},
@@ -160,7 +160,7 @@ def bars(groups: Mapping[str, Mapping[str, Summary]], *, y: str, scale: float = 
         figure.add_bar(
             x=[label(g) for g in kept],
             y=[s.mean * scale for s in kept.values()],  # type: ignore[operator]
-            name=label(name),
+            name=label(name, 60),
             marker={"color": COLOURS[i % 8], "pattern": {"shape": ("", "/", ".", "x")[i // 8 % 4]}},
             error_y=_errors(list(kept.values()), scale),
         )
@@ -199,6 +199,7 @@ def ranks(ranking: Ranking) -> go.Figure:
                 error_x=error,
             )
     figure.update_yaxes(categoryorder="array", categoryarray=[row_label(n) for n in reversed(ranking.ranks)])
+    figure.update_xaxes(range=[0.5, len(ranking.ranks) + 0.5])
     return figure
 
 

@@ -18,7 +18,7 @@ from distributed.config import Config, override, words
 from distributed.inference import spoken_priors
 from distributed.loop import Exchange, Run
 from distributed.rules import check_training
-from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, passes, score
+from distributed.scores import Scores, check_confidences, learn_expectation, learn_familiarity, measure, measure_confidences, passes, score
 from distributed.shards import Manifest, read_manifest
 from model import calibration, posthoc
 from model.agreement import Expectation
@@ -211,7 +211,7 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
     """Metrics of calibrated probabilities, all experts alike, with the fitted decision offsets."""
     probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
-    return measure(scores, network, probabilities_NC, fitted.decide(probabilities_NC))
+    return measure(scores, network, probabilities_NC, fitted.decide(probabilities_NC)) | measure_confidences(scores, network)
 
 
 def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""TensorBoard of a study: one run a training, named VARIANT/seed-K, its hyperparameter group the variant, so that seeds fold."""
+"""TensorBoard of a study: a run for every variant of a training, named VARIANT/seed-K, its hyperparameter group the variant, so that seeds
+fold. Variants that share a training share its curves; conditions that differ at test only are the first one's."""
 
 from __future__ import annotations
 
@@ -21,14 +22,21 @@ def write(
     folder: str, group: Sequence[tuple[str, Cell]], rows: Sequence[Row], history: Sequence[dict[str, float]], *, several: bool
 ) -> None:
     """Event files of one training under folder/tensorboard; with several data sets their name leads."""
-    data, cell = group[0]
+    firsts: dict[str, tuple[str, Cell, Row]] = {}
+    for (data, cell), row in zip(group, rows, strict=True):
+        firsts.setdefault(cell.variant, (data, cell, row))
+    for data, cell, row in firsts.values():
+        _write_one(folder, data, cell, row, history, several)
+
+
+def _write_one(folder: str, data: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], several: bool) -> None:
     parts = [*([slug(data)] if several else []), *([] if cell.condition == "clean" else [slug(cell.condition)])]
     run = join("tensorboard", *parts, slug(cell.variant), f"seed-{cell.seed}")
     if not is_uri(folder):
-        _events(join(folder, run), cell, rows[0], history)
+        _events(join(folder, run), cell, row, history)
         return
     with tempfile.TemporaryDirectory() as here:
-        _events(here, cell, rows[0], history)
+        _events(here, cell, row, history)
         for file in Path(here).iterdir():
             checkpoints.write_file(join(folder, run, file.name), file.read_bytes())
 

@@ -13,7 +13,7 @@ from distributed.study import Choice, Study
 from distributed.study_stats import View, in_percent, name_of, scale_of
 
 SHOTS = {"many": "many_shot_accuracy", "medium": "medium_shot_accuracy", "few": "few_shot_accuracy"}
-MOST_FORESTS = 6  # of the main metric, and a third of it of the tail's; the tables have all
+MOST_FORESTS = 6  # of a metric: the first condition of every data set, then others; the tables have all
 
 
 def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
@@ -44,7 +44,7 @@ def forests(study: Study, seen: Sequence[View], metric: str) -> list[Figure]:
     """Differences to the reference under every condition."""
     scale, unit = scale_of(metric)
     found = []
-    for view in seen[: MOST_FORESTS if metric == study.metric else MOST_FORESTS // 3]:
+    for view in [*_first(seen), *(v for v in seen if v not in _first(seen))][:MOST_FORESTS]:
         comparisons = view.comparisons(metric)
         if comparisons:
             lower = metric in LOWER_IS_BETTER
@@ -125,7 +125,7 @@ def rank_over_sets(study: Study, seen: Sequence[View]) -> tuple[Ranking, list[Fi
     for view in _first(seen):
         for name, summary in view.means(study.metric).items():
             if summary.mean is not None:
-                table.setdefault(name, {})[view.data] = summary.mean
+                table.setdefault(view.common.get(name, name), {})[view.data] = summary.mean
     sets = {view.data for view in seen}
     whole = {name: values for name, values in table.items() if values.keys() == sets}
     ranking = rank(whole, lower_is_better=study.metric in LOWER_IS_BETTER)

@@ -12,12 +12,14 @@ from distributed.cells import Plan
 from distributed.report import Bullets, Code, Figure, Heading, Section, Text
 from distributed.results import Row
 from distributed.shards import is_uri, join
+from distributed.significance import summarise
 from distributed.study import Study
 from distributed.study_stats import View, name_of
 from distributed.tables import Table
 from distributed.verdicts import floor_note
 
 MOST_LINES = 20
+USED = {"train_rows": "training rows", "train_imbalance": "imbalance ratio", "test/rows": "test rows"}
 METHOD = (
     "Every number is of the test split; epochs, temperatures and thresholds were chosen on validation. Seeds vary weights, order and "
     "augmentation, and which rows a condition cuts or spoils, on one fixed split, so intervals and tests speak of training chance on this "
@@ -25,8 +27,9 @@ METHOD = (
     "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests are paired by seed against the reference: "
     "t test and Wilcoxon's signed ranks, each corrected after Holm over the comparisons of one data set, condition and metric. `shown` "
     "follows the corrected t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
-    "Claims stand in the study file and are tested one by one, without correction over claims: a claim `holds` "
-    "where the whole interval lies within its limit.",
+    "Claims stand in the study file. What helps against the reference follows the corrected test of its table; against another variant, "
+    "and within a limit, each claim is one planned comparison without correction. A claim `holds` where the whole interval lies within "
+    "its limit.",
     "Hedges g is the mean paired difference over its standard deviation, corrected for few seeds.",
 )
 
@@ -40,7 +43,7 @@ def write(
     for ending, content in (
         ("md", tables.to_markdown(main)),
         ("tex", tables.to_latex(main, f"tab:{study.name}")),
-        ("csv", tables.to_csv(main)),
+        ("csv", tables.to_csv(study_stats.tidy_table([*seen, *study_stats.mean_views(seen)], [*_metrics(study), "train_seconds"]))),
     ):
         _put(folder, f"table.{ending}", content)
     sections = build(study, plans, seen, main, rows, command)
@@ -66,16 +69,20 @@ def _pictures(folder: str, sections: Sequence[Section]) -> str:
 
 def main_table(study: Study, seen: Sequence[View]) -> Table:
     """Scores of every variant with the difference to the reference in the main metric and in that of the tail."""
-    metrics = [study.metric, study.tail, *(m for m in study_stats.COLUMNS if m not in (study.metric, study.tail))]
+    metrics = _metrics(study)
     caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
     base = study_stats.score_table(seen, metrics, caption)
-    gaps = [study_stats.gap_columns(seen, m) for m in (study.metric, study.tail)]
+    gaps = [study_stats.gap_columns(seen, study.metric), study_stats.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")]
     at = base.columns.index("seeds") + 2
     rows = []
     for i, row in enumerate(base.rows):
         rows.append([*row[:at], *gaps[0][1][i], row[at], *gaps[1][1][i], *row[at + 1 :]])
     columns = (*base.columns[:at], *gaps[0][0], base.columns[at], *gaps[1][0], *base.columns[at + 1 :])
     return replace(base, columns=columns, rows=rows)
+
+
+def _metrics(study: Study) -> list[str]:
+    return list(dict.fromkeys((study.metric, study.tail, *study_stats.COLUMNS)))
 
 
 def _short(main: Table) -> Table:
@@ -104,7 +111,10 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: T
         Section("Along the conditions", study_figures.axis_figures(study, plans, seen)),
         Section("Fusion weights", _weights(seen)),
         Section("What failed or was left out", _failures(plans, rows)),
-        Section("How it was made", [*_made(command), Heading("Variants"), _variants(plans), _cost(seen), _all_cells(study, rows)]),
+        Section(
+            "How it was made",
+            [*_made(command), *_rows_used(seen), Heading("Variants"), _variants(plans), _cost(seen), _all_cells(study, rows)],
+        ),
     ]
 
 
@@ -114,10 +124,11 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     metrics = dict.fromkeys((study.metric, study.tail))
     against = [line for m in metrics for line in study_stats.summary_lines(seen, m)]
     if len(against) > MOST_LINES:
-        against = []
+        against = [*against[:MOST_LINES], f"{len(against) - MOST_LINES} more such lines are left out; the tables below have all."]
     seeds = [s.n for v in seen for s in v.means(study.metric).values()]
     several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
-    note = floor_note(several) if seeds else ""
+    families = [c.family for v in seen for c in v.comparisons(study.metric)]
+    note = floor_note(several, max(families, default=1)) if seeds else ""
     return [
         *([Text(study.question)] if study.question else []),
         *([Bullets(lines)] if lines else []),
@@ -129,13 +140,23 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
 
 def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
     table = study_stats.test_table(seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds.")
-    return [Heading(name_of(metric)), table, *study_figures.forests(study, seen, metric)] if table.rows else []
+    if not table.rows:
+        return []
+    drawn = study_figures.forests(study, seen, metric)
+    left = [Text(f"Drawn are {len(drawn)} of {len(seen)} data sets and conditions.")] if 0 < len(drawn) < len(seen) else []
+    return [Heading(name_of(metric)), table, *drawn, *left]
 
 
 def _means(study: Study, means: Sequence[View]) -> list[report.Block]:
     """Tests of the mean over data sets."""
     caption = f"Differences to {study.reference} in the mean {name_of(study.metric)} over data sets, paired over seeds."
-    return [main_table(study, means), study_stats.test_table(means, study.metric, caption)] if means else []
+    if not means:
+        return []
+    return [
+        main_table(study, means),
+        study_stats.test_table(means, study.metric, caption),
+        *study_figures.forests(study, means, study.metric),
+    ]
 
 
 def ranking_words(ranking: object) -> str:
@@ -157,13 +178,24 @@ def ranking_words(ranking: object) -> str:
 def _weights(seen: Sequence[View]) -> list[report.Block]:
     wanted = ("test/weight/", "test/confidence/", "test/unfamiliar/")
     metrics = sorted({n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(wanted)})
-    caption = "Mean fusion weight of each modality, and where present its mean predicted true-class probability and share unlike training."
-    return [study_stats.score_table(seen, metrics, caption)] if metrics else []
+    facts = [m for m in metrics if m.count("/") == 3]
+    found: list[report.Block] = []
+    if metrics:
+        caption = "Mean fusion weight of each modality; where present, its mean confidence and the share of rows unlike training."
+        found.append(study_stats.score_table(seen, [m for m in metrics if m not in facts], caption))
+    if facts:
+        caption = (
+            "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, the true-class probability "
+            "that came, and their rank correlation over the records. Its standard deviation over seeds says how stable a confidence is."
+        )
+        found.append(study_stats.score_table(seen, facts, caption))
+    return found
 
 
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
     failed = [[r["data"], r["variant"], r["condition"], r["seed"], r["reason"]] for r in rows if r["state"] == "failed"]
     notes = [[r["data"], r["variant"], r["condition"], r["seed"], r["note"]] for r in rows if r.get("note")]
+    weighed, back = (sum(bool(r.get("note")) and r.get("test/fell_back", 0) >= low for r in rows) for low in (0, 1))
     left_out = list(dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out))
     columns = ("data", "variant", "condition", "seed", "reason")
     missing = sum(len(p.cells) for p in plans.values()) - len(rows)
@@ -171,6 +203,7 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
         *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
         *([Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")] if failed else []),
         *([Bullets(left_out)] if left_out else []),
+        *([Text(f"Test-time aggregation fell back to uniform weights in {back} of {weighed} cells.")] if back else []),
         *([Table(columns=columns, rows=notes, caption="Notes of test-time aggregation.", folded=True)] if notes else []),
     ]
 
@@ -178,6 +211,16 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
 def _made(command: str) -> list[report.Block]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray", "scipy", "scikit-learn"))
     return [Code(command), *(Text(words) for words in METHOD), Text(f"Versions: {versions}.")]
+
+
+def _rows_used(seen: Sequence[View]) -> list[report.Block]:
+    """What a result rests on: rows of training and test, and how unequal the classes were."""
+    found = []
+    for view in seen:
+        means = {name: summarise([r[name] for r in view.rows if isinstance(r.get(name), float)]).mean for name in USED}
+        found.append([view.data, view.condition, *(None if v is None else round(v, 1) for v in means.values())])
+    caption = "Rows used: in training, the largest class over the smallest there, in the test. Few test rows make single rows weigh much."
+    return [Table(columns=("data", "condition", *USED.values()), rows=found, caption=caption)]
 
 
 def _variants(plans: Mapping[str, Plan]) -> Table:

@@ -14,9 +14,9 @@ from distributed import boosting, checkpoints, inference, nested, runs, scores, 
 from distributed.checkpoints import Checkpoint
 from distributed.loop import Exchange
 from distributed.results import Row, flat
-from distributed.sampling import Ints
+from distributed.sampling import Ints, training_counts
 from distributed.shards import read_manifest
-from distributed.study import Cell
+from distributed.study import RAREST, Cell
 from model.batch import Batch
 
 Arrays = Mapping[str, Any]
@@ -32,14 +32,28 @@ def run_group(
     try:
         if cells[0].model == "boosting":
             found = boosting.run(shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells])
-            return [{"state": "done", **flat(metrics)} for metrics in found], []
+            return [_described(shards, cells[0], {"state": "done", **flat(metrics)}) for metrics in found], []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
-    rows = [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells]
+    rows = [_described(shards, cell, _tested(shards, cell, checkpoint, metrics, arrays)) for cell in cells]
     if folder:
         checkpoints.remove(folder if checkpoint.config.scaling.workers == 1 else f"{folder}/state")
     return rows, history
+
+
+def _described(shards: str, cell: Cell, row: Row) -> Row:
+    """The row, with what it was trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
+    imbalance ratio, unlike few-shot classes."""
+    data, manifest = runs.Job(shards=shards, settings=cell.settings).config.data, read_manifest(shards)
+    schema = manifest.schema
+    used_C = training_counts(schema.counts, data.imbalance_ratio, data.max_rows)
+    facts = {"train_rows": float(used_C.sum()), "train_imbalance": float(used_C.max() / used_C[used_C > 0].min())}
+    facts["test/rows"] = float(manifest.rows["test"])
+    order = np.argsort(-np.asarray(schema.counts), kind="stable")
+    rarest = order[len(order) - -(-len(order) // 3) :]
+    recalls = [row[name] for c in rarest if (name := f"test/recall/{schema.classes[c]}") in row]
+    return {**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})}
 
 
 def train(
@@ -85,6 +99,7 @@ def examine(shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | No
     weighed = inference.weigh(checkpoint, cell.test.get("aggregation", "uniform"), seen.logits_NEC, source, device, seed=cell.seed)
     probabilities_NC = weighed.probabilities_NC
     found = scores.measure(seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC))
+    found |= scores.measure_confidences(seen, network)
     found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
     return {**found, "rows": float(len(seen.labels_N)), "fell_back": float(weighed.fell_back)}, weighed.reason
 

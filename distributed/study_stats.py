@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distributed.cells import PLACE, Plan, fill
@@ -18,6 +18,7 @@ from distributed.verdicts import helps, signed
 SHARES = ("accuracy", "recall", "f1", "g_mean", "auroc", "auprc")
 TITLES = {
     "macro_f1": "macro-F1",
+    "rarest_accuracy": "accuracy of the rarest third",
     "ece": "ECE",
     "nll": "NLL",
     "macro_auroc": "macro AUROC",
@@ -28,8 +29,19 @@ TITLES = {
 COLUMNS = ("macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "accuracy", "ece")
 
 
+PLACES = {
+    "weight": "fusion weight of {}",
+    "confidence": "confidence in {}",
+    "unfamiliar": "share of {} unlike training",
+    "expert_weight": "weight of expert {}",
+}
+
+
 def name_of(metric: str) -> str:
     """balanced_accuracy as a reader writes it."""
+    kind, _, place = metric.partition("/")
+    if kind in PLACES and "/" not in place:
+        return PLACES[kind].format(place)
     return TITLES.get(metric, metric.replace("_shot_", "-shot ").replace("_", " "))
 
 
@@ -59,6 +71,7 @@ class View:
     condition: str
     variants: tuple[str, ...]
     rows: tuple[Row, ...]
+    common: Mapping[str, str] = field(default_factory=dict)  # the name over data sets of a variant that is named after a modality
 
     @property
     def finished(self) -> dict[str, int]:
@@ -91,7 +104,8 @@ def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[
         for condition in plan.conditions:
             mine = tuple(r for r in done if (r["data"], r["condition"]) == (data, condition.name))
             if mine:
-                found.append(View(study, data, condition.name, tuple(v.name for v in plan.variants), mine))
+                common = {v.name: v.common for v in plan.variants}
+                found.append(View(study, data, condition.name, tuple(v.name for v in plan.variants), mine, common))
     return found
 
 
@@ -103,20 +117,20 @@ def mean_views(seen: Sequence[View]) -> list[View]:
         mine = [v for v in seen if v.condition == condition]
         if len(mine) == len(sets):
             places: dict[tuple[str, int], list[Row]] = {}
-            for row in (r for v in mine for r in v.rows):
-                places.setdefault((row["variant"], row["seed"]), []).append(row)
-            rows = tuple(_mean_row(rows) for rows in places.values() if len(rows) == len(sets))
-            name = f"mean of {len(sets)} data sets"
-            found.append(
-                View(mine[0].study, name, condition, tuple(n for n in mine[0].variants if any(r["variant"] == n for r in rows)), rows)
-            )
+            for view in mine:
+                for row in view.rows:
+                    places.setdefault((view.common.get(row["variant"], row["variant"]), row["seed"]), []).append(row)
+            rows = tuple(_mean_row(name, rows) for (name, _), rows in places.items() if len(rows) == len(sets))
+            names = tuple(mine[0].common.get(n, n) for n in mine[0].variants)
+            kept = tuple(n for n in names if any(r["variant"] == n for r in rows))
+            found.append(View(mine[0].study, f"mean of {len(sets)} data sets", condition, kept, rows))
     return [v for v in found if v.rows]
 
 
-def _mean_row(rows: Sequence[Row]) -> Row:
+def _mean_row(name: str, rows: Sequence[Row]) -> Row:
     """Only the metrics that every data set has."""
     shared = [n for n in rows[0] if n.startswith("test/") and all(isinstance(r.get(n), float) for r in rows)]
-    return {"variant": rows[0]["variant"], "seed": rows[0]["seed"], **{n: sum(r[n] for r in rows) / len(rows) for n in shared}}
+    return {"variant": name, "seed": rows[0]["seed"], **{n: sum(r[n] for r in rows) / len(rows) for n in shared}}
 
 
 def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> Table:
@@ -128,7 +142,7 @@ def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> T
         means = {m: view.means(m) for m in metrics}
         best = {m: _best(values, m) for m, values in means.items()}
         for name, count in view.finished.items():
-            cells = [_mean_cell(means[m].get(name), m, name == best[m]) for m in metrics]
+            cells = [_mean_cell(means[m].get(name), m, name in best[m]) for m in metrics]
             rows.append([*_place_cells(view, labels), name, count, *cells])
     return Table(columns=tuple(head), rows=rows, caption=caption)
 
@@ -143,11 +157,13 @@ def _place_cells(view: View, labels: Sequence[str]) -> list[str]:
     return [{"data": view.data, "condition": view.condition}[name] for name in labels]
 
 
-def _best(means: Mapping[str, Summary], metric: str) -> str:
-    known = {name: s.mean for name, s in means.items() if s.mean is not None}
-    if len(known) < 2:
-        return ""
-    return (min if metric in LOWER_IS_BETTER else max)(known, key=lambda name: known[name])
+def _best(means: Mapping[str, Summary], metric: str) -> set[str]:
+    """The best as they are shown; nobody where all are alike, and where more is not better."""
+    known = {name: shown(metric, s.mean) for name, s in means.items() if s.mean is not None}
+    if len(set(known.values())) < 2 or metric.partition("/")[0] in PLACES:
+        return set()
+    top = (min if metric in LOWER_IS_BETTER else max)(known.values(), key=float)
+    return {name for name, text in known.items() if text == top}
 
 
 def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> Cell | None:
@@ -157,7 +173,7 @@ def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> Cell | Non
     return Cell(text=f"{shown(metric, summary.mean)}{spread}", value=summary.mean, strong=strong)
 
 
-def gap_columns(seen: Sequence[View], metric: str) -> tuple[tuple[str, str], list[list[Cell | None]]]:
+def gap_columns(seen: Sequence[View], metric: str, prefix: str = "") -> tuple[tuple[str, str], list[list[Cell | None]]]:
     """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
@@ -167,7 +183,25 @@ def gap_columns(seen: Sequence[View], metric: str) -> tuple[tuple[str, str], lis
         for name in view.finished:
             c = found.get(name)
             rows.append([None, None] if c is None or c.difference is None else [_gap_cell(c, scale, digits), _p_cell(c.t_holm)])
-    return ("difference", "Holm p"), rows
+    return (f"{prefix}difference", f"{prefix}Holm p"), rows
+
+
+TIDY = ("data", "condition", "variant", "metric", "seeds", "mean", "sd", "low", "high", "reference", "difference", "difference_low")
+TIDY += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
+
+
+def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> Table:
+    """For programs: a line a data set, condition, variant and metric, shares as shares, with everything that is known of it."""
+    rows = []
+    for view in seen:
+        for metric in metrics:
+            against = {c.name: c for c in view.comparisons(metric)}
+            for name, s in view.means(metric).items():
+                c = against.get(name)
+                tested = [None] * 8 if c is None else [c.reference, c.difference, c.low, c.high, c.effect, c.t_p, c.t_holm, c.wilcoxon_p]
+                last = None if c is None else c.wilcoxon_holm
+                rows.append([view.data, view.condition, name, metric, s.n, s.mean, s.sd, s.low, s.high, *tested, last])
+    return Table(columns=TIDY, rows=rows)
 
 
 def _gap_cell(c: Comparison, scale: float, digits: int) -> Cell:
@@ -243,7 +277,7 @@ def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tu
                 ):
                     continue
                 if claim.at_least is None and claim.at_most is None:
-                    lines.append(f"{_where(view, seen)}{_helps(bound, scores)}")
+                    lines.append(f"{_where(view, seen)}{_helps(bound, view)}")
                 else:
                     rows.append([bound.text, *_place_cells(view, labels), *_limit(bound, scores)])
     columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
@@ -258,9 +292,12 @@ def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, 
     return [{"modality": m} for m in plan.modalities] if plan else []
 
 
-def _helps(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> str:
+def _helps(claim: Claim, view: View) -> str:
+    """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
     metric = claim.metric
-    (tested,) = compare({claim.variant: scores[claim.variant], claim.against: scores[claim.against]}, claim.against)
+    scores = view.scores(metric)
+    family = scores if claim.against == view.study.reference else {name: scores[name] for name in (claim.variant, claim.against)}
+    tested = next(c for c in compare(family, claim.against) if c.name == claim.variant)
     scale, unit = scale_of(metric)
     return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric in LOWER_IS_BETTER)
 

@@ -146,7 +146,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
     for row in table.rows:
-        writer.writerow([text(c) if _value(c) is None else repr(_value(c)) for c in row])
+        writer.writerow([text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c)) for c in row])
     return out.getvalue()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from distributed.significance import ALPHA, Comparison
 
 
@@ -56,16 +58,19 @@ def one_sided(seeds: int) -> float:
     return 2.0 / 2**seeds
 
 
-def floor_note(seeds: int) -> str:
-    """What the number of seeds alone forbids the tests to show."""
+def floor_note(seeds: int, comparisons: int = 1) -> str:
+    """What the number of seeds alone forbids the tests to show, where as many comparisons are corrected together."""
     if seeds < 2:
         return "One seed: means only, no interval and no test. Use --seeds 5 or more."
     smallest = one_sided(seeds)
-    if smallest < ALPHA:
+    if smallest * comparisons < ALPHA:
         return ""
+    enough = next(n for n in itertools.count(seeds) if one_sided(n) * comparisons < ALPHA)
+    corrected = f" ({min(1.0, smallest * comparisons):.3g} after Holm's correction of {comparisons} comparisons)" if comparisons > 1 else ""
+    cover = f" A bootstrap interval covers at most {100 - 100 * smallest:.0f} %." if smallest > ALPHA else ""
     return (
-        f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}, so it cannot confirm the t test, "
-        f"and a bootstrap interval covers at most {100 - 100 * smallest:.0f} %; 6 seeds or more lift both limits."
+        f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}{corrected}, so it cannot confirm the t test; "
+        f"{enough} seeds could.{cover}"
     )
 
 

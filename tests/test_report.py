@@ -134,7 +134,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_numbers_sort_by_value_and_keep_their_precision() -> None:
     assert '<td data-value="0.632"><strong>63.2 ± 0.4</strong></td>' in tables.to_html(table())
     read = list(csv.reader(io.StringIO(tables.to_csv(table()))))
-    assert read == [["variant", "balanced accuracy", "p"], [EVIL, "0.632", ""], ["b", "1.0", "0.25"]]
+    assert read == [["variant", "balanced accuracy", "p"], [EVIL, "0.632", ""], ["b", "1", "0.25"]]
 
 
 def test_latex_is_escaped() -> None:

@@ -1,0 +1,367 @@
+"""Facts about what a study's report shows: words, tables, tests, figures and TensorBoard runs, from results whose truth is known."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distributed import study_board, study_figures, study_report, study_stats
+from distributed.report import Figure
+from distributed.results import Results
+from distributed.study_state import State
+from distributed.study_stats import View
+from distributed.tables import Table, text
+from tests.study_tools import EVIL, LEVELS, TWO, data_sets, invented, opened
+
+
+def against(text: str, variant: str, metric: str = "balanced_accuracy") -> str:
+    return f'[[claims]]\ntext = "{text}"\nvariant = "{variant}"\nagainst = "concatenation"\nmetric = "{metric}"'
+
+
+def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
+    text = f"""
+    title = "Title {EVIL}"
+    reference = "concatenation"
+    {TWO}
+    [[variants]]
+    name = "late"
+    set = {{ fusion.kind = "late" }}
+    [[variants]]
+    name = "gate {EVIL}"
+    set = {{ fusion.kind = "gate" }}
+    {against("fusion", "confidence")}
+    {against("late fusion", "late", "few_shot_accuracy")}
+    [[claims]]
+    text = "{{modality}} weighs little"
+    variant = "confidence"
+    metric = "weight/{{modality}}"
+    at_most = 0.1
+    [[variants]]
+    name = "only {{modality}}"
+    each = "modality"
+    set = {{ data.modalities = "{{modality}}" }}
+    {against("{modality} alone", "only {modality}")}
+    """
+    state = opened(tmp_path, text.replace("\n    ", "\n"))
+    alone = {"only image": 0.4, "only table": 0.5}
+    invented(state, {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4, **alone}, failed=(f"gate {EVIL}", 3))
+    place, table, _ = state.report()
+    page, words = Path(place).read_text(), (tmp_path / "report.md").read_text()
+    assert "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5." in words
+    assert "Late fusion does not help here as far as 5 seeds can show" in words
+    assert "Image alone does harm here: only image is worse than concatenation" in words
+    assert "Table alone does not help here" in words
+    assert "| image weighs little | 0.050 | 0.050 to 0.050 | 5 | holds |" in words
+    assert "| table weighs little | 0.950 | 0.950 to 0.950 | 5 | does not hold |" in words
+    assert "With 4 seeds the Wilcoxon test cannot go below p = 0.125" in words  # one of five failed
+    assert "Failed cells" in words
+    assert EVIL not in page.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    assert "<script>alert" not in page
+    assert "<script>alert" not in words
+    assert len(page) < 2_500_000
+    assert "concatenation" in table
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"\begin{tabular}" in tex
+    assert tex.count(r"\\") == 7
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    best = {r["variant"]: float(r["mean"]) for r in rows if r["metric"] == "balanced_accuracy"}
+    assert best["confidence"] == pytest.approx(np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"]))
+
+
+def test_one_variant_with_one_seed_does_not_speak_for_the_others(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO, seeds=5)
+    invented(state, LEVELS)
+    more = opened(tmp_path, TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n', seeds=5)
+    group = next(iter(more.todo().values()))
+    more.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3}], []))
+    more.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "With 5 seeds the Wilcoxon test cannot go below" in words
+    assert "One seed: means only" not in words
+    assert "not tested: one seed in common" in words
+
+
+def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path) -> None:
+    pages = []
+    for name, order in (("a", 1), ("b", -1)):
+        state = opened(tmp_path / "source", TWO)
+        invented(state, LEVELS)
+        other = opened(tmp_path / name, TWO)
+        for row in list(state.results.rows.values())[::order]:
+            other.results.add([row])
+        other.report()
+        pages.append((tmp_path / name / "report.md").read_text())
+    assert pages[0] == pages[1]
+
+
+def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO, "one", "other", "third")
+    invented(state, LEVELS)
+    state.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert "mean of 3 data sets" in words
+    assert "| one | concatenation | 5 |" in words
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    state = opened(tmp_path, TWO)
+    state.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "No cell has finished yet" in words
+    assert "10 cells have not run yet" in words
+    invented(state, LEVELS, failed=("concatenation", 0))
+    one = opened(tmp_path, TWO, seeds=1)
+    one.report()
+    assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace("nan &lt;", "")
+
+
+def test_a_study_can_live_under_a_uri(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/deep/study"
+    state = opened(Path("unused"), TWO, seeds=2)
+    state.folder = state.results.folder = uri
+    history = [{"epoch": 1, "loss": 1.0, "val/balanced_accuracy": 0.5}]
+    for group in state.todo().values():
+        state.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "train_seconds": 1.0} for _ in group], history))
+    place, _, _ = state.report(pictures=True)
+    assert place == f"{uri}/report.html"
+    folder = tmp_path / "deep/study"
+    assert {p.name for p in folder.iterdir()} == {
+        *("results.csv", "report.html", "report.md", "study.json", "table.csv", "table.md", "table.tex", "tensorboard")
+    }
+    assert len(list(folder.rglob("events.*"))) == 4
+    assert len(Results.load(uri).rows) == 4
+
+
+# The numbers
+
+THREE = TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n'
+FAR = {"concatenation": 0.5, "confidence": 0.55, "late": 0.498}
+
+
+def filled(tmp_path: Path, text: str, levels: dict[str, float], *names: str, **more: Any) -> tuple[State, list[View]]:
+    state = opened(tmp_path, text, *names)
+    invented(state, levels, **more)
+    return state, study_stats.views(state.study, state.plans, state.rows())
+
+
+def values(state: State, variant: str, metric: str = "balanced_accuracy", **where: Any) -> np.ndarray:
+    """By seed, straight from the results."""
+    rows = [r for r in state.rows() if r["variant"] == variant and all(r[k] == v for k, v in where.items())]
+    return np.array([r[f"test/{metric}"] for r in sorted(rows, key=lambda r: r["seed"])])
+
+
+def by_column(table: Table, row: int) -> dict[str, str]:
+    return dict(zip(table.columns, map(text, table.rows[row]), strict=True))
+
+
+def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, THREE, FAR)
+    gaps = {name: values(state, name) - values(state, "concatenation") for name in ("confidence", "late")}
+    t = {name: stats.ttest_1samp(g, 0).pvalue for name, g in gaps.items()}
+    w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
+    small, large = sorted(t, key=t.__getitem__)
+    holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
+    tests = study_stats.test_table(seen, "balanced_accuracy", "")
+    main = study_report.main_table(state.study, seen)
+    tail = values(state, "confidence", "few_shot_accuracy") - values(state, "concatenation", "few_shot_accuracy")
+    for i, name in enumerate(("confidence", "late")):
+        found, short = by_column(tests, i), by_column(main, i + 1)
+        assert (found["variant"], short["variant"]) == (name, name)
+        assert found["difference"] == study_stats.signed(100 * gaps[name].mean())
+        assert float(found["t p"].replace("< 0.001", "0")) == pytest.approx(t[name], abs=1e-3)
+        assert float(found["Holm"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
+        assert float(found["Wilcoxon p"]) == pytest.approx(w[name], abs=1e-3)
+        assert short["difference"].startswith(study_stats.signed(100 * gaps[name].mean()))
+        assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
+    assert by_column(main, 1)["few-shot accuracy: difference"].startswith(study_stats.signed(100 * tail.mean()))
+
+
+def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
+    state, _ = filled(tmp_path, THREE, FAR)
+    state.report()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    (row,) = (r for r in rows if (r["variant"], r["metric"]) == ("confidence", "balanced_accuracy"))
+    gap = values(state, "confidence") - values(state, "concatenation")
+    assert (row["seeds"], row["reference"], row["condition"]) == ("5", "concatenation", "clean")
+    assert float(row["mean"]) == pytest.approx(values(state, "confidence").mean())
+    assert float(row["sd"]) == pytest.approx(values(state, "confidence").std(ddof=1))
+    assert float(row["difference"]) == pytest.approx(gap.mean())
+    assert float(row["t_p"]) == pytest.approx(stats.ttest_1samp(gap, 0).pvalue)
+    assert float(row["difference_low"]) < gap.mean() < float(row["difference_high"])
+    assert len({tuple(r[k] for k in ("data", "condition", "variant", "metric")) for r in rows}) == len(rows)
+
+
+def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Path) -> None:
+    crowd = "".join(f'[[variants]]\nname = "n{i}"\nset = {{ experts.count = {i} }}\n' for i in range(2, 9))
+    claim = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenation"\nmetric = "balanced_accuracy"\n'
+    levels = {**LEVELS, **{f"n{i}": 0.5 for i in range(2, 9)}}
+    for name, variants, word in (
+        ("alone", TWO, "It helps here"),
+        ("crowd", TWO + crowd, "It does not help here as far as"),
+    ):
+        state, _ = filled(tmp_path / name, variants + claim, levels)
+        base = values(state, "concatenation")
+        for row in state.results.rows.values():
+            if row["variant"] == "confidence":
+                row["test/balanced_accuracy"] = base[row["seed"]] + (0.010, 0.020, 0.005, 0.015, 0.001)[row["seed"]]  # p = 0.04
+        state.report()
+        words = (tmp_path / name / "report.md").read_text()
+        assert word in words
+        assert ("Balanced accuracy. Better: confidence" in words) == (name == "alone"), "the summary and the claim must say the same"
+
+
+def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path: Path) -> None:
+    text = TWO + '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
+    state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
+    invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
+    seen = study_stats.views(state.study, state.plans, state.rows())
+    (mean,) = study_stats.mean_views(seen)
+    assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
+    both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
+    assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(list(both))
+    ranking, _ = study_figures.rank_over_sets(state.study, seen)
+    assert ranking.ranks == {"confidence": 1.0, "concatenation": 2.0, "only the image": 3.0, "only the table": 4.0}
+
+
+def test_the_best_is_bold_where_it_is_the_best(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, THREE, {**FAR, "late": 0.4})
+    for row in state.results.rows.values():
+        row["test/worst_recall"] = 0.0
+    table = study_stats.score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
+    assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [[False] * 3, [True, False, False], [False] * 3]
+
+
+def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
+    state, _ = filled(tmp_path, TWO, LEVELS, also={"train_rows": 300.0, "train_imbalance": 12.5, "test/rows": 19.0})
+    state.report()
+    words = (tmp_path / "report.md").read_text()
+    assert "| data | condition | training rows | imbalance ratio | test rows |" in words
+    assert "| set | clean | 300 | 12.5 | 19 |" in words
+
+
+# The figures
+
+RATIOS = (
+    TWO
+    + """
+[[conditions]]
+name = "ratio {data.imbalance_ratio}"
+grid = { data.imbalance_ratio = [100, 10, 1] }
+axis = "imbalance"
+at = "{data.imbalance_ratio}"
+"""
+)
+NOISE = TWO + "".join(
+    f"""
+[[conditions]]
+name = "{{modality}} noise {share}"
+each = "modality"
+test = {{ corrupt = "{{modality}}=noise:{share}" }}
+axis = "share of {{modality}} that is noise"
+at = {share}
+"""
+    for share in (0.25, 0.5)
+)
+SHIFTS = TWO + "".join(
+    f"""
+[[conditions]]
+name = "{kind}"
+test = {{ shift = "{kind}" }}
+axis = "test distribution"
+at = "{kind}"
+"""
+    for kind in ("forward-10", "uniform", "backward-10")
+)
+
+
+def drawn(figures: list[Figure], name: str) -> dict[str, list[tuple[Any, float]]]:
+    """{trace: its points} of the one figure of that name."""
+    (figure,) = (f.figure for f in figures if f.name == name)
+    return {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in figure.data}
+
+
+def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, RATIOS, LEVELS)
+    lines = drawn(study_figures.axis_figures(state.study, state.plans, seen), "curve-balanced-accuracy-set-imbalance")
+    assert lines.keys() == {"concatenation", "confidence"}
+    for name, points in lines.items():
+        assert [x for x, _ in points] == [100, 10, 1]
+        for x, y in points:
+            assert y == pytest.approx(100 * values(state, name, condition=f"ratio {x:g}").mean())
+
+
+def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, NOISE, LEVELS)
+    for row in state.results.rows.values():
+        row["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(row["condition"], 0.5)
+    figures = study_figures.axis_figures(state.study, state.plans, seen)
+    lines = drawn(figures, "weight-image-set-share of image that is noise".replace(" ", "-"))
+    assert lines["confidence"] == [(0.25, pytest.approx(0.3)), (0.5, pytest.approx(0.1))]
+
+
+def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, SHIFTS, LEVELS)
+    for row in state.results.rows.values():
+        row["test/expert_weight/1"] = {"forward-10": 0.8, "uniform": 0.5, "backward-10": 0.2}[row["condition"]]
+        row["test/expert_weight/2"] = 1 - row["test/expert_weight/1"]
+    lines = drawn(study_figures.axis_figures(state.study, state.plans, seen), "experts-set-test-distribution-confidence")
+    assert [y for _, y in lines["expert 1"]] == pytest.approx([0.8, 0.5, 0.2])
+    assert [y for _, y in lines["expert 2"]] == pytest.approx([0.2, 0.5, 0.8])
+
+
+def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, THREE, FAR)
+    for row in state.results.rows.values():
+        row["test/many_shot_accuracy"], row["test/medium_shot_accuracy"] = 0.9, 0.6
+    (forest,) = study_figures.forests(state.study, seen, "balanced_accuracy")
+    points = {y: x for trace in forest.figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    for name in ("confidence", "late"):
+        assert points[name] == pytest.approx(100 * (values(state, name) - values(state, "concatenation")).mean())
+    figures = study_figures.score_figures(state.study, seen)
+    bars = drawn(figures, "shots-set")
+    few = 100 * values(state, "late", "few_shot_accuracy").mean()
+    assert bars["late"] == [("many", pytest.approx(90)), ("medium", pytest.approx(60)), ("few", pytest.approx(few))]
+    dots = drawn(figures, "seeds-set")["one seed"]
+    assert sorted(y for y, name in dots if name == "late") == pytest.approx(sorted(100 * values(state, "late")))
+
+
+def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
+    names = [f.name for f in study_figures.forests(state.study, seen, "few_shot_accuracy")]
+    assert {f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")} <= set(names)
+    state.report()
+    assert "Drawn are 6 of 9 data sets and conditions." in (tmp_path / "report.md").read_text()
+
+
+# TensorBoard
+
+
+def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    twin = '[[variants]]\nname = "trusting"\ntest = { unfamiliar = "trusted" }\n'  # shares the training of `confidence`
+    state = opened(tmp_path, TWO + twin, seeds=2)
+    history = [{"epoch": 1.0, "loss": 1.0, "val/balanced_accuracy": 0.5}]
+    for group in state.todo().values():
+        level = {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}
+        state.take(group, ([{"state": "done", "test/balanced_accuracy": level[c.variant]} for _, c in group], history))
+    found: dict[str, dict[str, float]] = {}
+    for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
+        events = EventAccumulator(str(place))
+        events.Reload()
+        content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+        name = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.group_name
+        found.setdefault(name, {})[place.name] = events.Scalars("final/test/balanced_accuracy")[0].value
+    assert found == {
+        f"set, clean, {name}": {"seed-0": pytest.approx(value), "seed-1": pytest.approx(value)}
+        for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
+    }
+    assert study_board.SHOWN[0] == "balanced_accuracy"
