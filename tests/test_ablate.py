@@ -20,6 +20,7 @@ import pytest
 
 from distributed import ablate, boosting, cells, runs, stream, study, study_run, testing
 from distributed.config import Config
+from distributed.loop import Exchange
 from distributed.results import Results, flat
 from distributed.shards import SPLITS, read_manifest, write_manifest
 from distributed.study import Cell
@@ -358,6 +359,32 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
     assert rows[0]["val/balanced_accuracy"] == rows[2]["val/balanced_accuracy"]
 
 
+def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(wafer_shards: str) -> None:
+    schema = read_manifest(wafer_shards).schema
+    rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
+    found = [study_run.run_group(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0] for r in (0, 4)]
+    for row in found:
+        assert row["test/rarest_accuracy"] == pytest.approx(np.mean([row[f"test/recall/{schema.classes[c]}"] for c in rarest]))
+    whole, cut = found
+    assert whole["train_rows"] == sum(schema.counts)
+    assert whole["train_imbalance"] == pytest.approx(max(schema.counts) / min(schema.counts))
+    assert cut["train_rows"] < whole["train_rows"]
+    assert cut["train_imbalance"] == pytest.approx(4, rel=0.3)
+    assert whole["test/rows"] == read_manifest(wafer_shards).rows["test"]
+
+
+def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
+    tests = ({}, {"unfamiliar": "trusted"})
+    taught, _ = study_run.run_group(wafer_shards, group(*tests))
+    untaught, _ = study_run.run_group(wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"}))
+    for row in taught:
+        for shot in ("all", "few"):
+            assert 0 < row[f"test/confidence/map/{shot}/predicted"] < 1
+            assert 0 < row[f"test/confidence/map/{shot}/true"] < 1
+        assert -1 <= row["test/confidence/map/all/rank_correlation"] <= 1
+    assert not [name for row in untaught for name in row if "confidence" in name]
+
+
 def test_going_by_the_unfamiliar_is_what_training_without_it_gives(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
     noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
@@ -404,6 +431,10 @@ def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: py
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
     found, noisy = boosting.run(wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise"))
+    job = runs.Job(shards=wafer_shards, settings={"data.modalities": "table"})
+    models = boosting.fit(runs.open_split(job, "train", Exchange(), None, train=False), seed=0)
+    val = boosting.judge(models, runs.open_split(job, "val", Exchange(), None))
+    assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), "its size is the best on validation"
     assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
     (trained_on_noise,) = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"})
     assert noisy["val"] == found["val"]
