@@ -154,14 +154,12 @@ def measure(
     return found
 
 
-CONFIDENCE_FACTS = ("predicted", "true", "rank_correlation")
-
-
 def measure_confidences(scores: Scores, network: Network) -> dict[str, float]:
     """How near the confidences come to the true-class probabilities: over all classes and over the few-shot ones."""
     if not network.config.fusion.confidence_weight:
         return {}
     counts_C, modalities = network.counts_C.cpu(), network.schema.modalities
     rows = metrics.confidence_report(scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N, counts_C, modalities)
-    told = {(row["modality"], row["group"], fact): row[fact] for row in rows for fact in CONFIDENCE_FACTS if row["group"] in ("all", "few")}
+    facts = ("predicted", "true", "rank_correlation")
+    told = {(row["modality"], row["group"], fact): row[fact] for row in rows for fact in facts if row["group"] in ("all", "few")}
     return {f"confidence/{modality}/{group}/{fact}": float(v) for (modality, group, fact), v in told.items() if v is not None}

@@ -183,13 +183,7 @@ def _weights(seen: Sequence[View]) -> list[report.Block]:
     if metrics:
         caption = "Mean fusion weight of each modality; where present, its mean confidence and the share of rows unlike training."
         found.append(study_stats.score_table(seen, [m for m in metrics if m not in facts], caption))
-    if facts:
-        caption = (
-            "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, the true-class probability "
-            "that came, and their rank correlation over the records. Its standard deviation over seeds says how stable a confidence is."
-        )
-        found.append(study_stats.score_table(seen, facts, caption))
-    return found
+    return [*found, study_stats.confidence_table(seen)] if facts else found
 
 
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:

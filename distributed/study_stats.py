@@ -29,6 +29,8 @@ TITLES = {
 COLUMNS = ("macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "accuracy", "ece")
 
 
+MOST_OPEN = 60  # rows of a table that is not folded
+CONFIDENCE_FACTS = ("predicted", "true", "rank_correlation")
 PLACES = {
     "weight": "fusion weight of {}",
     "confidence": "confidence in {}",
@@ -171,6 +173,26 @@ def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> Cell | Non
         return None
     spread = "" if summary.sd is None else f" ± {shown(metric, summary.sd)}"
     return Cell(text=f"{shown(metric, summary.mean)}{spread}", value=summary.mean, strong=strong)
+
+
+def confidence_table(seen: Sequence[View]) -> Table:
+    """Every modality's confidence in every variant against the truth that it speaks of, and how the seeds agree on it."""
+    labels = _place_columns(seen)
+    rows = []
+    for view in seen:
+        facts = sorted({n.removeprefix("test/") for r in view.rows for n in r if n.startswith("test/confidence/") and n.count("/") == 4})
+        means = {fact: view.means(fact) for fact in facts}
+        for name in view.finished:
+            for place in dict.fromkeys(fact.rpartition("/")[0] for fact in facts if name in means[fact]):
+                _, modality, group = place.split("/")
+                told = [_mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False) for fact in CONFIDENCE_FACTS]
+                rows.append([*_place_cells(view, labels), name, modality, group, *told])
+    caption = (
+        "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, the true-class probability that "
+        "came, and their rank correlation over the records; the standard deviation over seeds says how stable a confidence is."
+    )
+    columns = (*labels, "variant", "modality", "classes", "predicted", "true", "rank correlation")
+    return Table(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 
 def gap_columns(seen: Sequence[View], metric: str, prefix: str = "") -> tuple[tuple[str, str], list[list[Cell | None]]]:
