@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import pickle
 import sys
 from dataclasses import dataclass
@@ -21,17 +22,23 @@ if TYPE_CHECKING:
 
 FORMAT = 4  # of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
+PART = ".part"  # ends the name of a file that is being written
 
 
 def write_file(uri: str, content: bytes) -> None:
     """Writes a file whole or not at all."""
+    from pyarrow.fs import LocalFileSystem
+
     from distributed.shards import filesystem
 
     files, path = filesystem(uri)
     files.create_dir(path.rpartition("/")[0], recursive=True)
-    with files.open_output_stream(f"{path}.part") as stream:
+    with files.open_output_stream(f"{path}{PART}") as stream:
         stream.write(content)
-    files.move(f"{path}.part", path)
+    if isinstance(files, LocalFileSystem):  # a power cut must not keep the new name and lose the bytes
+        with open(f"{path}{PART}", "r+b") as file:
+            os.fsync(file.fileno())
+    files.move(f"{path}{PART}", path)
 
 
 def remove(uri: str) -> None:
@@ -61,27 +68,36 @@ class States:
         self.files, self.path = filesystem(self.folder)
 
     def _names(self) -> list[str]:
-        """Names of the states there, newest first."""
+        """Names of all files there, newest state first."""
         from pyarrow.fs import FileSelector
 
         found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return sorted((f.base_name for f in found if f.base_name.endswith(".pt")), reverse=True)
+        return sorted((f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True)
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Writes the state of an epoch; of the others stay the newest before it.
+
+        The rest goes: older ones, what a killed writer left, and states of this epoch and later ones, which were damaged when the run
+        went on from an earlier one.
+        """
         import torch
 
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "state": state}, buffer)
         content = buffer.getvalue()
-        write_file(f"{self.folder}/epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt", content)
-        for name in self._names()[KEPT_STATES:]:
+        own = f"epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        write_file(f"{self.folder}/{own}", content)
+        names = self._names()
+        before = [name for name in names if name.endswith(".pt") and name < f"epoch-{epoch:06d}"]
+        for name in {*names} - {own, *before[: KEPT_STATES - 1]}:
             self.files.delete_file(f"{self.path}/{name}")
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole; a truncated one is named on stderr and the one before it is used."""
+        """The newest state that is whole; damaged ones are named on stderr."""
         import torch
 
-        for name in self._names():
+        names = [name for name in self._names() if name.endswith(".pt")]
+        for place, name in enumerate(names, start=1):
             content = read_file(f"{self.folder}/{name}")
             if hashlib.sha256(content).hexdigest()[:16] == name.removesuffix(".pt").rpartition("-")[2]:
                 saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -90,7 +106,8 @@ class States:
                 raise ValueError(
                     f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
                 )
-            print(f"warning: the state {self.folder}/{name} is damaged; using the one before it", file=sys.stderr)
+            instead = "trying the one before it" if place < len(names) else "there is none before it: starting anew"
+            print(f"warning: the state {self.folder}/{name} is damaged; {instead}", file=sys.stderr)
         return None
 
 
@@ -169,15 +186,35 @@ def parse(content: bytes, folder: str) -> Checkpoint:
 
 def find(folder: str) -> bytes:
     """The bytes of model.pt in a run or in its checkpoint folder."""
-    import zipfile
-
     folder = folder.rstrip("/")
     for candidate in (f"{folder}/model.pt", f"{folder}/checkpoint/model.pt"):
         try:
             content = read_file(candidate)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if not zipfile.is_zipfile(io.BytesIO(content)):
-            raise ValueError(f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes)")
+        if not intact(content):
+            way = "copy it again, or have its run write it anew: python distributed/train.py --out RUN --resume"
+            raise ValueError(f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}")
         return content
-    raise ValueError(f"--checkpoint must name a run or its checkpoint folder (it holds model.pt); got {folder!r}")
+    raise ValueError(f"--checkpoint must name {_missing(folder)}")
+
+
+def intact(content: bytes) -> bool:
+    """Whether every part of the zip agrees with its checksum; torch.load does not look."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except Exception:  # a damaged directory may name any kind of compression, encryption or place
+        return False
+
+
+def _missing(folder: str) -> str:
+    """What a folder without model.pt should have been."""
+    from distributed.shards import filesystem
+
+    files, path = filesystem(folder)
+    if files.get_file_info(f"{path}/config.json").type.name == "File":
+        return f"a finished run; {folder} is unfinished: python distributed/train.py --out {folder} --resume finishes it"
+    return f"a run or its checkpoint folder (it holds model.pt); got {folder!r}"
