@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,13 +29,15 @@ SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy"
 class Board:
     """Event files in the run's folder; for a URI they are written here first and copied at every epoch."""
 
-    def __init__(self, out: str, network: Network) -> None:
+    def __init__(self, out: str, network: Network, first: int) -> None:
+        """first: the epoch that the run goes on with; TensorBoard forgets this and later ones of before."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.out, self.schema = out, network.schema
         self.groups_C = shot_groups(network.counts_C.cpu())
-        self.folder = tempfile.mkdtemp(prefix="board-") if is_uri(out) else out
-        self.writer = SummaryWriter(self.folder)  # type: ignore[no-untyped-call]
+        self.copied = tempfile.TemporaryDirectory(prefix="board-") if is_uri(out) else None
+        self.folder = self.copied.name if self.copied else out
+        self.writer = SummaryWriter(self.folder, purge_step=first)  # type: ignore[no-untyped-call]
         self.writer.add_custom_scalars(layout(self.schema.modalities))  # type: ignore[no-untyped-call]
 
     def epoch(self, metrics: dict[str, float], scores: Scores) -> None:
@@ -68,11 +71,14 @@ class Board:
             for name in SUMMARY
             if name in metrics[split]
         }
+        end = metrics["epochs"] + 1  # behind the last epoch, so that a finished run that is resumed forgets them
         for name, value in final.items():
-            self.writer.add_scalar(name, value, metrics["epochs"])  # type: ignore[no-untyped-call]
-        self.writer.add_text("settings", settings_table(flatten(config)))  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, end)  # type: ignore[no-untyped-call]
+        self.writer.add_text("settings", settings_table(flatten(config)), end)  # type: ignore[no-untyped-call]
         self.writer.close()  # type: ignore[no-untyped-call]
         self.flush()
+        if self.copied:
+            self.copied.cleanup()
 
     def flush(self) -> None:
         self.writer.flush()  # type: ignore[no-untyped-call]
@@ -98,17 +104,21 @@ def tag(name: str) -> str:
 
 
 def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
-    """The custom-scalars page: what one looks at first, several lines a chart."""
+    """The custom-scalars page: what one looks at first, several lines a chart. It takes patterns, which match from a tag's start."""
+
+    def lines(*tags: str) -> list[Any]:
+        return ["Multiline", [f"{re.escape(name)}$" for name in tags]]
+
     return {
         "long tail": {
-            "accuracy by shot group": ["Multiline", [f"val/{shot}_shot_accuracy" for shot in SHOTS]],
-            "balanced": ["Multiline", ["val/balanced_accuracy", "val/macro_f1", "val/worst_recall"]],
+            "accuracy by shot group": lines(*(f"val/{shot}_shot_accuracy" for shot in SHOTS)),
+            "balanced": lines("val/balanced_accuracy", "val/macro_f1", "val/worst_recall"),
         },
         "fusion": {
-            "weights": ["Multiline", [f"weight/{m}" for m in modalities]],
-            "confidences": ["Multiline", [f"confidence/{m}" for m in modalities]],
+            "weights": lines(*(f"weight/{m}" for m in modalities)),
+            "confidences": lines(*(f"confidence/{m}" for m in modalities)),
         },
-        "training": {"loss terms": ["Multiline", ["loss/total", "loss/classification", "loss/auxiliary", "loss/confidence"]]},
+        "training": {"loss terms": ["Multiline", ["loss/.+$"]]},
     }
 
 

@@ -74,9 +74,8 @@ def execute(
     config, exchange = job.config, exchange or Exchange()
     opened = start(job, exchange, arrays)
     states = checkpoints.States(f"{job.out}/state") if job.out else None
-    recorder = Recorder(job, opened.network, states, progress, exchange.rank == 0)
     state = states.load() if states and job.resume else None
-    recorder.history = recorder.read_history()[: state["epoch"]] if state else []
+    recorder = Recorder(job, opened.network, states, progress, exchange.rank == 0, state["epoch"] if state else 0)
     run = loop.fit(opened.network, opened.train, opened.val, config, recorder, state=state, exchange=exchange, device=device)
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
@@ -143,20 +142,26 @@ def check(manifest: Manifest, config: Config) -> None:
 
 
 class Recorder:
-    """The loop's `report`: saves the state, writes TensorBoard and the history, tells `progress`."""
+    """The loop's `report`: writes the history and TensorBoard, saves the state, tells `progress`.
 
-    def __init__(self, job: Job, network: Network, states: checkpoints.States | None, progress: Progress | None, leads: bool) -> None:
+    The state comes last: a run that is killed in between repeats an epoch, whose first record is then replaced; it never lacks one.
+    """
+
+    def __init__(
+        self, job: Job, network: Network, states: checkpoints.States | None, progress: Progress | None, leads: bool, done: int = 0
+    ) -> None:
         self.job, self.states, self.progress, self.leads = job, states, progress, leads
-        self.history: list[dict[str, float]] = []
-        self.board = Board(job.out, network) if job.out and leads else None
+        self.history = [metrics for metrics in self.read_history() if metrics["epoch"] <= done] if done else []
+        self.board = Board(job.out, network, done + 1) if job.out and leads else None
 
     def __call__(self, metrics: dict[str, float], state: dict[str, Any], scores: Scores) -> bool | None:
         self.history.append(metrics)
-        if self.leads and self.states is not None:
-            self.states.save(int(metrics["epoch"]), state)
+        if self.leads and self.job.out:
             checkpoints.write_file(f"{self.job.out}/history.json", json.dumps(self.history).encode())
         if self.board is not None:
             self.board.epoch(metrics, scores)
+        if self.leads and self.states is not None:
+            self.states.save(int(metrics["epoch"]), state)
         return self.progress(metrics) if self.progress is not None else None
 
     def read_history(self) -> list[dict[str, float]]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distributed import checkpoints
+from distributed import checkpoints, runs
+from distributed.board import Board
 from distributed.checkpoints import States
 from tests import small_run
 
@@ -29,6 +35,29 @@ def epochs_in(folder: Path) -> list[int]:
 def damage(folder: Path, epoch: int) -> None:
     (file,) = folder.glob(f"epoch-{epoch:06d}-*.pt")
     file.write_bytes(file.read_bytes()[:100])
+
+
+def resume(folder: Path, run: str | Path) -> runs.Finished:
+    settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
+    return runs.execute(runs.Job(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True))
+
+
+def steps(run: Path) -> dict[str, list[int]]:
+    """The steps of every curve as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def assert_whole(run: Path) -> None:
+    """Every epoch once, in the history and in every curve."""
+    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [1, 2, 3]
+    curves = steps(run)
+    final = [tag for tag in curves if tag.startswith("final/")]
+    assert {"final/test/balanced_accuracy", "final/val/nll"} <= {*final}
+    for tag, found in curves.items():
+        assert found == ([EPOCHS + 1] if tag in final else [1, 2, 3]), tag
 
 
 def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Path) -> None:
@@ -112,3 +141,48 @@ def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: 
     for other in ("nowhere", "config.json"):
         with pytest.raises(ValueError, match="--checkpoint must name a run or its checkpoint folder"):
             checkpoints.load(str(tmp_path / other))
+
+
+def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """The function, but for its second call, before or after which the process is killed."""
+    calls = []
+
+    def fatal(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) < 2 or after:
+            function(*given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    return fatal
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("place", [(States, "save"), (Board, "epoch")], ids=["state", "board"])
+def test_a_kill_at_any_moment_loses_no_epoch(
+    place: tuple[type, str], after: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, dies(getattr(*place), after=after))
+        with pytest.raises(KeyboardInterrupt):
+            resume(folder, tmp_path)
+    finished = resume(folder, tmp_path)
+    assert [metrics["epoch"] for metrics in finished.history] == [1, 2, 3]
+    assert_whole(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [(), (3,), (2, 3)], ids=["finished", "newest damaged", "all damaged"])
+def test_a_run_that_is_resumed_has_every_epoch_once(damaged: tuple[int, ...], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for epoch in damaged:
+        damage(tmp_path / "run" / "state", epoch)
+    resume(folder, tmp_path / "run")
+    assert_whole(tmp_path / "run")
+
+
+def test_a_run_at_a_uri_leaves_nothing_on_this_machine(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "local").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    resume(folder, f"file://{tmp_path}/run")
+    assert not list((tmp_path / "local").iterdir())
+    assert_whole(tmp_path / "run")
