@@ -166,6 +166,8 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}")
     if config.data.batch_size < config.scaling.workers:
         raise ValueError(f"data.batch_size must be at least scaling.workers={config.scaling.workers}; got {config.data.batch_size}")
+    if config.scaling.min_workers > config.scaling.workers:
+        raise ValueError(f"scaling.min_workers must be at most scaling.workers={config.scaling.workers}; got {config.scaling.min_workers}")
     least = OWN_ROWS * config.scaling.workers
     if not config.scaling.global_norms and config.scaling.workers > 1 and config.data.batch_size < least:
         raise ValueError(

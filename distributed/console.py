@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distributed.config import OptimConfig
 
 
 class EpochBar:
@@ -20,11 +23,13 @@ class EpochBar:
     def __enter__(self) -> EpochBar:
         if self.live:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.table import Column
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"))
-            self.bar = Progress(*columns, TextColumn("{task.fields[said]}"), TimeRemainingColumn(), console=Console(stderr=True))
-            self.task = self.bar.add_task(self.title, total=self.epochs, said="starting")
+            bar = BarColumn(None, table_column=Column(max_width=40))  # has what the words leave of the line
+            words = TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.description}")
+            self.bar = Progress(bar, words, console=Console(stderr=True))
+            self.task = self.bar.add_task(self.title, total=self.epochs)
             self.bar.start()
         return self
 
@@ -33,18 +38,28 @@ class EpochBar:
             self.bar.stop()
 
     def __call__(self, metrics: dict[str, float]) -> None:
-        said = (
-            f"loss {metrics['loss']:.3f}  balanced accuracy {100 * metrics['val/balanced_accuracy']:.1f} %  "
-            f"{metrics['rows_per_second']:,.0f} rows/s"
-        )
-        if self.bar is not None:
-            self.bar.update(self.task, completed=metrics["epoch"], said=said)
-            return
         if self.first is None:
             self.first = metrics["epoch"] - 1
         done = metrics["epoch"] - self.first
-        left = (time.perf_counter() - self.started) / done * (self.epochs - metrics["epoch"])
-        print(f"epoch {metrics['epoch']:.0f}/{self.epochs}  {said}  {left:.0f} s left", file=sys.stderr, flush=True)
+        left = round((time.perf_counter() - self.started) / done * (self.epochs - metrics["epoch"]))
+        said = (
+            f"loss {metrics['loss']:.3f}",
+            f"balanced accuracy {100 * metrics['val/balanced_accuracy']:.1f} %",
+            f"{metrics['rows_per_second']:,.0f} rows/s",
+            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
+        )
+        if self.bar is None:
+            print("  ".join((f"epoch {metrics['epoch']:.0f}/{self.epochs}", *said)), file=sys.stderr, flush=True)
+        else:  # what a terminal of 80 columns holds
+            self.bar.update(self.task, completed=metrics["epoch"], description=" ".join(said))
+
+
+def epochs_told(metrics: dict[str, Any], optim: OptimConfig) -> str:
+    """How many epochs there were, why no more, and which of them has the scores."""
+    told = f"{metrics['epochs']} of {optim.epochs}"
+    if metrics["epochs"] < optim.epochs:  # only optim.patience ends a run of train.py before
+        told += f": no better validation score for {optim.patience}"
+    return f"{told}; the scores are of epoch {metrics['best_epoch']}"
 
 
 def results_table(metrics: dict[str, Any], classes: int) -> str:

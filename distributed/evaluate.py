@@ -39,6 +39,7 @@ MAIN = {
     "nll": "negative log-likelihood",
 }
 PLAIN = ("nll", "brier")  # not in per cent
+ASKED = ("checkpoint", "data", "split", "prior", "shift", "modalities", "corrupt", "trust_unfamiliar", "seed", "replicates")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> int:
     found = evaluation.evaluate(checkpoint, options.data, condition, inference.pick_device(options.gpus))
     print(describe(found, options))
     if options.json:
-        asked = {name: getattr(options, name) for name in ("checkpoint", "data", "split", "shift", "modalities", "corrupt", "seed")}
+        asked = {name: getattr(options, name) for name in ASKED}
         checkpoints.write_file(options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode())
         print(f"\nwritten     {options.json}")
     return 0

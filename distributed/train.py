@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     if before.get("digest", mark) != mark:
         raise ValueError(f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out")
     from distributed import checkpoints, runs
-    from distributed.console import results_table
+    from distributed.console import epochs_told, results_table
 
     runs.check(manifest, settings)
     if not (alone_here := in_process(settings)):
@@ -77,9 +77,15 @@ def main(argv: list[str]) -> int:
     print(results_table(metrics, len(manifest.schema.classes)))
     if not test:
         print("note: the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
-    print(f"\nrun         {out}\ncompare     tensorboard --logdir {out}")
+    print(f"\nepochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0
+
+
+def beside(out: str) -> str:
+    """The folder that holds the run and others to compare it with; of a whole bucket, itself."""
+    above = out.rpartition("/")[0]
+    return out if above.endswith(("://", ":/")) else above or "/"
 
 
 def shortcuts(options: argparse.Namespace) -> list[str]:

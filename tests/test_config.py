@@ -43,6 +43,7 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         ("fusion.temperature=0", "fusion.temperature must be at least 0.001"),
         ("optim.metric=balanced_acuracy", "optim.metric must be one of balanced_accuracy"),
         ("data.imbalance_ratio=0.5", "data.imbalance_ratio must be 0 (off) or at least 1; got 0.5"),
+        ("scaling.min_workers=2", "scaling.min_workers must be at most scaling.workers=1; got 2"),
         ("image.encoder=vgg", "image.encoder must be one of resnet, timm:NAME; got 'vgg'"),
         ("margin", "--set takes KEY=VALUE; got 'margin'"),
     ],

@@ -158,7 +158,8 @@ def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> 
 
 def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
     (folder / "prior.json").write_text('{"scarce": 2.0}')
-    told = ask(folder, "--prior", str(folder / "prior.json"))
+    told = ask(folder, "--prior", str(folder / "prior.json"), "--trust-unfamiliar", "--replicates", "7")
+    assert (told["prior"], told["trust_unfamiliar"], told["replicates"]) == (str(folder / "prior.json"), True, 7)
     assert told["aggregation"] == "given"
     assert [told[f"recall/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
     assert [told[f"prior/{name}"] for name in small_run.CLASSES] == [0, 0, 1]

@@ -159,13 +159,24 @@ def test_patience_takes_a_tie_for_no_improvement() -> None:
     assert run.best["epoch"] == 6
 
 
-def test_bfloat16_and_compile_are_choices() -> None:
+def test_bfloat16_is_a_choice() -> None:
     network, train, val, settings = start("optim.precision=bfloat16", "optim.epochs=4")
     seen = Kept()
     loop.fit(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < seen.metrics[0]["loss"]
     assert loop.precision(settings, torch.device("cpu")) is torch.bfloat16
     assert loop.precision(config.Config(), torch.device("cpu")) is torch.float32
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_what_the_plain_one_does() -> None:
+    ends = []
+    for compiled in ("true", "false"):
+        network, train, val, settings = start("optim.epochs=1", f"optim.compile={compiled}")
+        run = loop.fit(network, train, val, settings, seen := Kept())
+        ends.append(seen.metrics[0]["loss"])
+        assert hasattr(run.forward, "_torchdynamo_orig_callable") == (compiled == "true")
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
 
 def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) -> None:

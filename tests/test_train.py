@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed import checkpoints
+from distributed import checkpoints, train
 from tests.conftest import ROOT, run_command
 
 TINY = ["dim=16", "image.width=8", "table.width=16", "experts.hidden=16", "data.max_rows=300", "optim.epochs=4"]
@@ -30,6 +30,14 @@ def begin(shards: str, run: Path, *more: str, mark: str = "") -> subprocess.Pope
     command = [sys.executable, str(ROOT / "distributed/train.py"), "--data", shards, "--out", str(run), *more]
     environment = {**os.environ, "LONGTAIL_TEST_MARK": mark}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def starts(run: Path) -> list[int]:
+    """The epochs with which the run began and went on, as its event files say."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    files = sorted(run.glob("events.*"))
+    return [event.step for file in files for event in EventFileLoader(str(file)).Load() if event.HasField("session_log")]
 
 
 def epochs(run: Path) -> int:
@@ -68,7 +76,18 @@ def whole(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stdout
     assert "epoch 4/4" in done.stderr
+    assert f"compare     tensorboard --logdir {run.parent}\n" in done.stdout
+    assert "epochs      4 of 4; the scores are of epoch " in done.stdout
     return run
+
+
+@pytest.mark.parametrize(
+    ("out", "folder"),
+    [("/a/runs/r5", "/a/runs"), ("/r5", "/"), ("s3://bucket/runs/r5", "s3://bucket/runs"), ("s3://bucket/r5", "s3://bucket"),
+     ("s3://bucket", "s3://bucket")],
+)  # fmt: skip
+def test_a_run_is_compared_with_those_beside_it(out: str, folder: str) -> None:
+    assert train.beside(out) == folder
 
 
 def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
@@ -144,11 +163,11 @@ def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_s
     newest.write_bytes(newest.read_bytes()[:5000])
     again = begin(wafer_shards, run, "--resume")
     kept = int(before.name.split("-")[1])
-    wait_for_epochs(run, kept + 2, again)
+    wait_for_epochs(run, kept + 3, again)  # the history may be one ahead of the damaged state
     again.send_signal(signal.SIGTERM)
     _, said = again.communicate(timeout=60)
     assert f"{newest.name} is damaged" in said
-    assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 2] == list(range(1, kept + 3))
+    assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 3] == list(range(1, kept + 4))
 
 
 def test_states_of_another_version_are_refused_in_one_line(
@@ -273,7 +292,7 @@ def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards
 def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
     run, mark = tmp_path / "two", uuid.uuid4().hex
     process = begin(wafer_shards, run, "--workers", "2", "--set", *TINY, mark=mark)
-    wait_for_epochs(run, 1, process, 240)
+    wait_for_epochs(run, 2, process, 240)  # then the state of the first is saved
     victims = marked(mark, "RayTrainWorker")
     assert len(victims) == 2
     os.kill(victims[0], signal.SIGKILL)
@@ -281,6 +300,9 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
     assert process.returncode == 0, said
     alone, two = (json.loads((r / "metrics.json").read_text()) for r in (whole, run))
     assert two["epochs"] == 4
+    first, after = starts(run)
+    assert (first, after > 1) == (1, True), "it went on from a saved epoch"
+    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [1, 2, 3, 4]
     assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
     for name, value in weights(whole).items():
         assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
