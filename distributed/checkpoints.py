@@ -68,16 +68,16 @@ class States:
         self.files, self.path = filesystem(self.folder)
 
     def _names(self) -> list[str]:
-        """Names of all files there, newest state first."""
+        """Names of the states there, newest first, with those that are only half written."""
         from pyarrow.fs import FileSelector
 
         found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
         return sorted((f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True)
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Writes the state of an epoch; of the others stay the newest before it.
+        """Writes the state of an epoch and keeps the newest before it.
 
-        The rest goes: older ones, what a killed writer left, and states of this epoch and later ones, which were damaged when the run
+        All others go: older ones, what a killed writer left, and states of this epoch or later ones, which were damaged when the run
         went on from an earlier one.
         """
         import torch
