@@ -29,6 +29,7 @@ MAIN = {
     "g_mean": "G-mean",
     "mcc": "Matthews correlation",
     "macro_auroc": "macro AUROC",
+    "macro_auprc": "macro AUPRC",
     "many_shot_accuracy": "many-shot accuracy",
     "medium_shot_accuracy": "medium-shot accuracy",
     "few_shot_accuracy": "few-shot accuracy",
