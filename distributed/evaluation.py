@@ -97,7 +97,7 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     if single := [name for name, count in class_rows.items() if count == 1]:
         remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})")
     return Evaluation(
-        metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
+        metrics=scores.measure(seen, network, probabilities_NC, decisions_N) | scores.measure_confidences(seen, network),
         intervals=metrics.bootstrap(*common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N),
         notes=metrics.notes(*common, classes, decisions_N),
         confidence=report,

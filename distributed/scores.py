@@ -39,6 +39,7 @@ class Scores:
     true_NM: Tensor  # the real one, where the label is known
     present_NM: Tensor
     unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
+    shrunk_NM: Tensor  # the confidence that the fusion goes by: drawn towards the mean of its class
     agreement: Agreement | None = None  # of the modalities with each other, those unlike training left out; where it is asked for
 
     @property
@@ -72,7 +73,7 @@ def score(
     for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
         rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM]
-        rows += [outputs.present_BM, outputs.unfamiliar_BM]
+        rows += [outputs.present_BM, outputs.unfamiliar_BM, outputs.shrunk_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
         more = known.compare(*posteriors(outputs)) if known else None
         agreement = agreement + more if agreement and more else more
@@ -155,11 +156,15 @@ def measure(
 
 
 def measure_confidences(scores: Scores, network: Network) -> dict[str, float]:
-    """How near the confidences come to the true-class probabilities: over all classes and over the few-shot ones."""
+    """How near the confidences, as predicted and as the fusion uses them, come to the true-class probabilities: over all classes and over
+    the few-shot ones."""
     if not network.config.fusion.confidence_weight:
         return {}
-    counts_C, modalities = network.counts_C.cpu(), network.schema.modalities
-    rows = metrics.confidence_report(scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N, counts_C, modalities)
-    facts = ("predicted", "true", "rank_correlation")
-    told = {(row["modality"], row["group"], fact): row[fact] for row in rows for fact in facts if row["group"] in ("all", "few")}
-    return {f"confidence/{modality}/{group}/{fact}": float(v) for (modality, group, fact), v in told.items() if v is not None}
+    rest = (scores.true_NM, scores.present_NM, scores.labels_N, network.counts_C.cpu(), network.schema.modalities, scores.weights_NM)
+    found: dict[str, float] = {}
+    for row, used in zip(*(metrics.confidence_report(told_NM, *rest) for told_NM in (scores.confidence_NM, scores.shrunk_NM)), strict=True):
+        if row["group"] in ("all", "few"):
+            facts = {name: row[name] for name in ("predicted", "true", "rank_correlation", "weight")} | {"used": used["predicted"]}
+            place = f"confidence/{row['modality']}/{row['group']}"
+            found |= {f"{place}/{name}": float(value) for name, value in facts.items() if value is not None}
+    return found

@@ -30,7 +30,7 @@ COLUMNS = ("macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accura
 
 
 MOST_OPEN = 60  # rows of a table that is not folded
-CONFIDENCE_FACTS = ("predicted", "true", "rank_correlation")
+CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
 PLACES = {
     "weight": "fusion weight of {}",
     "confidence": "confidence in {}",
@@ -188,10 +188,11 @@ def confidence_table(seen: Sequence[View]) -> Table:
                 told = [_mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False) for fact in CONFIDENCE_FACTS]
                 rows.append([*_place_cells(view, labels), name, modality, group, *told])
     caption = (
-        "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, the true-class probability that "
-        "came, and their rank correlation over the records; the standard deviation over seeds says how stable a confidence is."
+        "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, what of it the fusion uses "
+        "(drawn towards the mean of its class), the true-class probability that came, the rank correlation of the first with it over the "
+        "records, and the fusion weight. The standard deviation over seeds says how stable each is."
     )
-    columns = (*labels, "variant", "modality", "classes", "predicted", "true", "rank correlation")
+    columns = (*labels, "variant", "modality", "classes", "predicted", "used", "true", "rank correlation", "weight")
     return Table(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 

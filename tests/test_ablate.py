@@ -376,12 +376,18 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(w
 def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
     tests = ({}, {"unfamiliar": "trusted"})
     taught, _ = study_run.run_group(wafer_shards, group(*tests))
+    raw, _ = study_run.run_group(wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.checked": False}))
     untaught, _ = study_run.run_group(wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"}))
     for row in taught:
         for shot in ("all", "few"):
             assert 0 < row[f"test/confidence/map/{shot}/predicted"] < 1
             assert 0 < row[f"test/confidence/map/{shot}/true"] < 1
+            assert 0 < row[f"test/confidence/map/{shot}/used"] < 1
+            assert 0 <= row[f"test/confidence/map/{shot}/weight"] <= 1
         assert -1 <= row["test/confidence/map/all/rank_correlation"] <= 1
+    for row, same in ((raw[0], True), (taught[0], False)):
+        said, used = (row[f"test/confidence/map/few/{fact}"] for fact in ("predicted", "used"))
+        assert (said == pytest.approx(used)) == same, "shrinkage is what lies between them"
     assert not [name for row in untaught for name in row if "confidence" in name]
 
 

@@ -247,12 +247,12 @@ def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
 
 
 def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
-    said = {"predicted": 0.6, "true": 0.4, "rank_correlation": 0.25}
+    said = {"predicted": 0.6, "used": 0.5, "true": 0.4, "rank_correlation": 0.25, "weight": 0.3}
     facts = {f"test/confidence/image/{group}/{fact}": v for group in ("all", "few") for fact, v in said.items()}
     _, seen = filled(tmp_path, TWO, LEVELS, also=facts)
     table = study_stats.confidence_table(seen)
     assert [list(by_column(table, i).values()) for i in range(4)] == [
-        [name, "image", group, "0.600 ± 0.000", "0.400 ± 0.000", "0.250 ± 0.000"]
+        [name, "image", group, "0.600 ± 0.000", "0.500 ± 0.000", "0.400 ± 0.000", "0.250 ± 0.000", "0.300 ± 0.000"]
         for name in ("concatenation", "confidence")
         for group in ("all", "few")
     ]
