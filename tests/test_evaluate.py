@@ -46,6 +46,30 @@ def test_it_repeats_the_metrics_of_the_run(folder: Path) -> None:
         assert {name: told[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
 
 
+@pytest.mark.parametrize("stage", ["crt", "lws", "tau"])
+def test_a_run_with_a_second_stage_is_what_is_saved(folder: Path, tmp_path: Path, stage: str) -> None:
+    done = small_run.train(tmp_path / "run", folder / "shards", **{"stage.kind": stage})
+    first = torch.load(folder / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
+    second = torch.load(tmp_path / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
+    changed = {name for name, value in second.items() if name not in first or not torch.equal(value, first[name])}
+    assert changed, "the second stage did nothing"
+    assert all(name.startswith("experts") for name in changed), "the representation is frozen"
+    out = tmp_path / "told.json"
+    words = ["--checkpoint", str(tmp_path / "run"), "--data", str(folder / "shards"), "--split", "test", "--json", str(out)]
+    assert evaluate.main(words) == 0
+    told = json.loads(out.read_text())
+    assert {name: told[name] for name in done.metrics["test"]} == pytest.approx(done.metrics["test"], abs=1e-6)
+
+
+def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> None:
+    plain = ask(folder, "--split", "test")
+    words = ["--checkpoint", f"file://{folder}/run", "--data", f"file://{folder}/shards", "--split", "test"]
+    assert evaluate.main([*words, "--json", f"file://{tmp_path}/deep/told.json"]) == 0
+    told = json.loads((tmp_path / "deep" / "told.json").read_text())
+    places = ("checkpoint", "data")
+    assert {n: v for n, v in told.items() if n not in places} == {n: v for n, v in plain.items() if n not in places}
+
+
 def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(folder: Path) -> None:
     told = ask(folder)
     assert all(value is None or isinstance(value, str | int | float) for value in told.values())

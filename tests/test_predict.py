@@ -330,6 +330,14 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     assert mine.read_text() == "years of work"
 
 
+def test_everything_may_be_at_a_uri(folder: Path, out: Path, tmp_path: Path) -> None:
+    here, _ = ask(folder, "shards", out, "--split", "test")
+    words = ["--checkpoint", f"file://{folder}/run", "--data", f"file://{folder}/shards", "--split", "test"]
+    assert predict.main([*words, "--out", f"file://{tmp_path}/deep/there"]) == 0
+    close(pd.read_parquet(tmp_path / "deep" / "there" / "predictions"), here)
+    assert json.loads((tmp_path / "deep" / "there" / "summary.json").read_text())["predicted"] == len(here)
+
+
 def test_a_full_disk_is_one_line(folder: Path, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(240 << 10))
     words = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards"), "--out", str(small_disk / "out")]
