@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distributed import checkpoints, figures, report, study_figures, study_stats, tables
+from distributed import checkpoints, figures, report, study_claims, study_figures, study_stats, study_tables, tables
 from distributed.cells import Plan
 from distributed.report import Bullets, Code, Figure, Heading, Section, Text
 from distributed.results import Row
@@ -43,7 +43,7 @@ def write(
     for ending, content in (
         ("md", tables.to_markdown(main)),
         ("tex", tables.to_latex(main, f"tab:{study.name}")),
-        ("csv", tables.to_csv(study_stats.tidy_table([*seen, *study_stats.mean_views(seen)], [*_metrics(study), "train_seconds"]))),
+        ("csv", tables.to_csv(study_tables.tidy_table([*seen, *study_stats.mean_views(seen)], [*_metrics(study), "train_seconds"]))),
     ):
         _put(folder, f"table.{ending}", content)
     sections = build(study, plans, seen, main, rows, command)
@@ -71,8 +71,8 @@ def main_table(study: Study, seen: Sequence[View]) -> Table:
     """Scores of every variant with the difference to the reference in the main metric and in that of the tail."""
     metrics = _metrics(study)
     caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
-    base = study_stats.score_table(seen, metrics, caption)
-    gaps = [study_stats.gap_columns(seen, study.metric), study_stats.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")]
+    base = study_tables.score_table(seen, metrics, caption)
+    gaps = [study_tables.gap_columns(seen, study.metric), study_tables.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")]
     at = base.columns.index("seeds") + 2
     rows = []
     for i, row in enumerate(base.rows):
@@ -82,7 +82,7 @@ def main_table(study: Study, seen: Sequence[View]) -> Table:
 
 
 def _metrics(study: Study) -> list[str]:
-    return list(dict.fromkeys((study.metric, study.tail, *study_stats.COLUMNS)))
+    return list(dict.fromkeys((study.metric, study.tail, *study_tables.COLUMNS)))
 
 
 def _short(main: Table) -> Table:
@@ -120,9 +120,9 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: T
 
 def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[report.Block]:
     """The question, what its claims came to, then who differs from the reference, a line a data set and condition where these are few."""
-    lines, limits = study_stats.answers(study, plans, seen)
+    lines, limits = study_claims.answers(study, plans, seen)
     metrics = dict.fromkeys((study.metric, study.tail))
-    against = [line for m in metrics for line in study_stats.summary_lines(seen, m)]
+    against = [line for m in metrics for line in study_claims.summary_lines(seen, m)]
     if len(against) > MOST_LINES:
         against = [*against[:MOST_LINES], f"{len(against) - MOST_LINES} more such lines are left out; the tables below have all."]
     seeds = [s.n for v in seen for s in v.means(study.metric).values()]
@@ -139,7 +139,7 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
 
 
 def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
-    table = study_stats.test_table(seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds.")
+    table = study_tables.test_table(seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds.")
     if not table.rows:
         return []
     drawn = study_figures.forests(study, seen, metric)
@@ -154,7 +154,7 @@ def _means(study: Study, means: Sequence[View]) -> list[report.Block]:
         return []
     return [
         main_table(study, means),
-        study_stats.test_table(means, study.metric, caption),
+        study_tables.test_table(means, study.metric, caption),
         *study_figures.forests(study, means, study.metric),
     ]
 
@@ -182,8 +182,8 @@ def _weights(seen: Sequence[View]) -> list[report.Block]:
     found: list[report.Block] = []
     if metrics:
         caption = "Mean fusion weight of each modality; where present, its mean confidence and the share of rows unlike training."
-        found.append(study_stats.score_table(seen, [m for m in metrics if m not in facts], caption))
-    return [*found, study_stats.confidence_table(seen)] if facts else found
+        found.append(study_tables.score_table(seen, [m for m in metrics if m not in facts], caption))
+    return [*found, study_tables.confidence_table(seen)] if facts else found
 
 
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
@@ -228,7 +228,7 @@ def _variants(plans: Mapping[str, Plan]) -> Table:
 
 
 def _cost(seen: Sequence[View]) -> Table:
-    return study_stats.score_table(seen, ["train_seconds"], "Seconds of training, evaluation left out.")
+    return study_tables.score_table(seen, ["train_seconds"], "Seconds of training, evaluation left out.")
 
 
 def _all_cells(study: Study, rows: Sequence[Row]) -> Table:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distributed import study_board, study_figures, study_report, study_stats
+from distributed import study_board, study_figures, study_report, study_stats, study_tables
 from distributed.report import Figure
 from distributed.results import Results
 from distributed.study_state import State
 from distributed.study_stats import View
 from distributed.tables import Table, text
+from distributed.verdicts import signed
 from tests.study_tools import EVIL, LEVELS, TWO, data_sets, invented, opened
 
 
@@ -168,19 +169,19 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
     small, large = sorted(t, key=t.__getitem__)
     holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
-    tests = study_stats.test_table(seen, "balanced_accuracy", "")
+    tests = study_tables.test_table(seen, "balanced_accuracy", "")
     main = study_report.main_table(state.study, seen)
     tail = values(state, "confidence", "few_shot_accuracy") - values(state, "concatenation", "few_shot_accuracy")
     for i, name in enumerate(("confidence", "late")):
         found, short = by_column(tests, i), by_column(main, i + 1)
         assert (found["variant"], short["variant"]) == (name, name)
-        assert found["difference"] == study_stats.signed(100 * gaps[name].mean())
+        assert found["difference"] == signed(100 * gaps[name].mean())
         assert float(found["t p"].replace("< 0.001", "0")) == pytest.approx(t[name], abs=1e-3)
         assert float(found["Holm"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
         assert float(found["Wilcoxon p"]) == pytest.approx(w[name], abs=1e-3)
-        assert short["difference"].startswith(study_stats.signed(100 * gaps[name].mean()))
+        assert short["difference"].startswith(signed(100 * gaps[name].mean()))
         assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
-    assert by_column(main, 1)["few-shot accuracy: difference"].startswith(study_stats.signed(100 * tail.mean()))
+    assert by_column(main, 1)["few-shot accuracy: difference"].startswith(signed(100 * tail.mean()))
 
 
 def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_the_best_is_bold_where_it_is_the_best(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, THREE, {**FAR, "late": 0.4})
     for row in state.results.rows.values():
         row["test/worst_recall"] = 0.0
-    table = study_stats.score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
+    table = study_tables.score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
     assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [[False] * 3, [True, False, False], [False] * 3]
 
 
@@ -250,7 +251,7 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
     said = {"predicted": 0.6, "used": 0.5, "true": 0.4, "rank_correlation": 0.25, "weight": 0.3}
     facts = {f"test/confidence/image/{group}/{fact}": v for group in ("all", "few") for fact, v in said.items()}
     _, seen = filled(tmp_path, TWO, LEVELS, also=facts)
-    table = study_stats.confidence_table(seen)
+    table = study_tables.confidence_table(seen)
     assert [list(by_column(table, i).values()) for i in range(4)] == [
         [name, "image", group, "0.600 ± 0.000", "0.500 ± 0.000", "0.400 ± 0.000", "0.250 ± 0.000", "0.300 ± 0.000"]
         for name in ("concatenation", "confidence")

@@ -1,0 +1,107 @@
+"""What a study shows, in sentences: who differs from the reference, and what its claims came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distributed.cells import PLACE, Plan, fill
+from distributed.experiment import LOWER_IS_BETTER
+from distributed.significance import Summary, compare, paired, summarise
+from distributed.study import Claim, Study
+from distributed.study_stats import View, digits_of, name_of, scale_of
+from distributed.study_tables import place_cells, place_columns, verdict
+from distributed.tables import Cell, Table
+from distributed.verdicts import helps, signed
+
+
+def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
+    """One line a data set and condition: who is better, who is worse, who is inside the noise."""
+    lines = []
+    for view in seen:
+        groups: dict[str, list[str]] = {}
+        for c in view.comparisons(metric):
+            kind = verdict(c, metric).split(":")[0]
+            gap = "" if c.difference is None or kind == "equal" else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+            groups.setdefault(kind, []).append(f"{c.name}{gap}")
+        order = ("better", "worse", "inside the noise", "equal", "not tested")
+        said = "; ".join(f"{kind}: {', '.join(groups[kind])}" for kind in order if kind in groups)
+        if said:
+            lines.append(f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}.")
+    return lines
+
+
+def _where(view: View, seen: Sequence[View]) -> str:
+    """Data set and condition, as far as they vary."""
+    words = ", ".join(place_cells(view, place_columns(seen)))
+    return f"{words}: " if words else ""
+
+
+def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[list[str], Table | None]:
+    """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
+    lines, rows = [], []
+    labels = place_columns(seen)
+    for claim in study.claims:
+        for view in seen:
+            for words in _bindings(claim, view, plans.get(view.data)):
+                bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "variant", "metric", "against")})
+                asked = {fill(name, words) for name in claim.conditions}
+                scores = view.scores(bound.metric)
+                if (
+                    (asked and view.condition not in asked)
+                    or bound.variant not in scores
+                    or (bound.against and bound.against not in scores)
+                ):
+                    continue
+                if claim.at_least is None and claim.at_most is None:
+                    lines.append(f"{_where(view, seen)}{_helps(bound, view)}")
+                else:
+                    rows.append([bound.text, *place_cells(view, labels), *_limit(bound, scores)])
+    columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
+    return lines, Table(columns=columns, rows=rows, caption="Claims with limits, and what was measured.") if rows else None
+
+
+def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
+    """What {modality} stands for: the condition's own, else each modality of the data set in turn."""
+    own = next((c.bound for c in plan.conditions if c.name == view.condition), {}) if plan else {}
+    if own or not PLACE.search(claim.text + claim.variant + claim.metric + claim.against):
+        return [own]
+    return [{"modality": m} for m in plan.modalities] if plan else []
+
+
+def _helps(claim: Claim, view: View) -> str:
+    """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
+    metric = claim.metric
+    scores = view.scores(metric)
+    family = scores if claim.against == view.study.reference else {name: scores[name] for name in (claim.variant, claim.against)}
+    tested = next(c for c in compare(family, claim.against) if c.name == claim.variant)
+    scale, unit = scale_of(metric)
+    return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric in LOWER_IS_BETTER)
+
+
+def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
+    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does."""
+    scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
+    if claim.against:
+        gap = paired(scores[claim.variant], scores[claim.against])
+        found = Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
+    else:
+        found = summarise(list(scores[claim.variant].values()))
+    if found.mean is None:
+        return [None, None, found.n, f"not measured: {found.reason}"]
+
+    def write(value: float) -> str:
+        return signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
+
+    lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
+    measured = Cell(text=write(found.mean), value=found.mean)
+    if not lowest <= found.mean <= highest:
+        verdict = "does not hold"
+    elif found.low is None or found.high is None:
+        verdict = f"holds on the mean, untested: {found.reason}"
+    else:
+        verdict = "holds" if lowest <= found.low and found.high <= highest else "holds on the mean, the interval reaches past the limit"
+    between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
+    return [measured, between, found.n, verdict]
