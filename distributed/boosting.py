@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,14 +32,16 @@ def run(
     started = time.perf_counter()
     models = fit(train, job.config.optim.seed)
     seconds = time.perf_counter() - started
-    val = judge(models, runs.open_split(job, "val", Exchange(), arrays))
-    best = max(val, key=lambda place: (val[place]["balanced_accuracy"], -place[1]))
-    common = {"train_seconds": seconds, "best_epoch": best[1], "val": val[best]}
+    val = choices(models, runs.open_split(job, "val", Exchange(), arrays))
+    leaves, trees = max(val, key=lambda size: (val[size]["balanced_accuracy"], -size[1]))
+    common = {"train_seconds": seconds, "best_epoch": trees, "val": val[leaves, trees]}
     found = []
     for corruption in corruptions:
         both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
         tested = runs.Job(shards=shards, settings={**settings, "data.corrupt": both})
-        found.append({**common, "test": judge(models, runs.open_split(tested, "test", Exchange(), arrays), best)[best]})
+        test = runs.open_split(tested, "test", Exchange(), arrays)
+        (judged,) = judge(models[leaves], test.schema, *columns(test), trees, trees)
+        found.append({**common, "test": judged})
     return found
 
 
@@ -60,19 +63,26 @@ def fit(train: Any, seed: int) -> dict[int, Any]:
     }
 
 
-def judge(models: Mapping[int, Any], source: Any, only: tuple[int, int] | None = None) -> dict[tuple[int, int], dict[str, float]]:
-    """The metrics on the rows of a source by (leaves, trees a class), of all or of one; a class never seen has probability 0."""
-    schema = source.schema
-    cells_NK, labels_N = columns(source)
-    found = {}
-    for leaves, model in models.items():
-        for trees, told_NC in enumerate(model.staged_predict_proba(cells_NK), start=1) if only is None or leaves == only[0] else ():
-            if only is None or trees == only[1]:
-                probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
-                probabilities_NC[:, model.classes_] = told_NC
-                found[leaves, trees] = metrics.compute(
-                    torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
-                )
+def choices(models: Mapping[int, Any], source: Any) -> dict[tuple[int, int], dict[str, float]]:
+    """The metrics on the rows of a source by (leaves, trees a class)."""
+    rows = columns(source)
+    return {(leaves, n): m for leaves, model in models.items() for n, m in enumerate(judge(model, source.schema, *rows), start=1)}
+
+
+def judge(
+    model: Any, schema: Schema, cells_NK: np.ndarray, labels_N: np.ndarray, first: int = 1, last: int | None = None
+) -> list[dict[str, float]]:
+    """The metrics of a fitted classifier with its first so many trees a class, from `first` of them to `last` or all; a class it has never
+    seen has probability 0."""
+    found = []
+    for told_NC in itertools.islice(model.staged_predict_proba(cells_NK), first - 1, last):
+        probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
+        probabilities_NC[:, model.classes_] = told_NC
+        found.append(
+            metrics.compute(
+                torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
+            )
+        )
     return found
 
 

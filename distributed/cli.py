@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import select
 import signal
 import socket
 import sys
@@ -77,6 +78,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     """
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
     except ValueError as error:
         if os.environ.get("LONGTAIL_TRACEBACK"):
             traceback.print_exc()
@@ -85,16 +87,25 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, error.code)
     except KeyboardInterrupt:
         code = _say("interrupted", 128 + stopped_by[-1])
-    except BrokenPipeError:  # the reader of our output has gone, `| head` say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
     except Exception as error:
-        if why := full(error):
+        if isinstance(error, BrokenPipeError) and _unread():
+            code = 128 + signal.SIGPIPE
+        elif why := full(error):
             code = _say(f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1)
         else:
             traceback.print_exc()
             code = 1
     sys.exit(code)
+
+
+def _unread() -> bool:
+    """Whether the reader of our output has gone, `| head` say; then nothing more is written to it."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    gone = any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def full(error: Exception) -> str:

@@ -26,6 +26,7 @@ METRICS = (
     *("balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "macro_auprc"),
     *("many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", *LOWER_IS_BETTER),
 )
+CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")  # of a modality in a group of classes
 METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distributed import inference, scores, stream, testing
 from distributed.checkpoints import Checkpoint
+from distributed.config import CONFIDENCE_FACTS
 from distributed.corrupt import corrupt, parse
 from distributed.decode import Arrays, decode, empty
 from distributed.matching import Match, match
@@ -25,7 +26,7 @@ from model.familiarity import lost
 from model.schema import Schema, listed
 
 INTERVALS = tuple(metrics.METRICS)
-SHOWN = ("rows", "predicted", "true", "rank_correlation", "weight")
+SHOWN = ("rows", *CONFIDENCE_FACTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,6 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     decisions_N = checkpoint.calibration.decide(probabilities_NC)
     counts_C, labels_N = network.counts_C.cpu(), seen.labels_N
     common = (probabilities_NC, labels_N, counts_C)
-    report = metrics.confidence_report(
-        seen.confidence_NM, seen.true_NM, seen.present_NM, labels_N, counts_C, network.schema.modalities, seen.weights_NM
-    )
     remarks = list(found_match.notes)
     if checkpoint.config.data.corrupt:
         remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
@@ -97,10 +95,10 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     if single := [name for name, count in class_rows.items() if count == 1]:
         remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})")
     return Evaluation(
-        metrics=scores.measure(seen, network, probabilities_NC, decisions_N) | scores.measure_confidences(seen, network),
+        metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(*common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N),
         notes=metrics.notes(*common, classes, decisions_N),
-        confidence=report,
+        confidence=scores.confidence_report(seen, network),
         aggregation=weighed,
         asked="prior" if condition.aggregation == "given" else condition.aggregation,
         rows=int((labels_N >= 0).sum()),

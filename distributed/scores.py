@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from distributed.config import CONFIDENCE_FACTS
 from model import losses, metrics
 from model.agreement import MOST_CLASSES, Agreement, Expectation
 from model.batch import Batch
@@ -155,16 +156,15 @@ def measure(
     return found
 
 
+def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
+    """How near the confidences, as predicted and as the fusion uses them, come to the truth, by modality and shot group."""
+    told = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
+    return metrics.confidence_report(*told, network.counts_C.cpu(), network.schema.modalities, scores.weights_NM, scores.shrunk_NM)
+
+
 def measure_confidences(scores: Scores, network: Network) -> dict[str, float]:
-    """How near the confidences, as predicted and as the fusion uses them, come to the true-class probabilities: over all classes and over
-    the few-shot ones."""
-    if not network.config.fusion.confidence_weight:
-        return {}
-    rest = (scores.true_NM, scores.present_NM, scores.labels_N, network.counts_C.cpu(), network.schema.modalities, scores.weights_NM)
-    found: dict[str, float] = {}
-    for row, used in zip(*(metrics.confidence_report(told_NM, *rest) for told_NM in (scores.confidence_NM, scores.shrunk_NM)), strict=True):
-        if row["group"] in ("all", "few"):
-            facts = {name: row[name] for name in ("predicted", "true", "rank_correlation", "weight")} | {"used": used["predicted"]}
-            place = f"confidence/{row['modality']}/{row['group']}"
-            found |= {f"{place}/{name}": float(value) for name, value in facts.items() if value is not None}
-    return found
+    """The report over all classes and over the few-shot ones as metrics; nothing where nobody taught the confidences."""
+    taught = bool(network.config.fusion.confidence_weight)
+    rows = [row for row in confidence_report(scores, network) if row["group"] in ("all", "few")] if taught else []
+    places = {f"confidence/{row['modality']}/{row['group']}/{fact}": row[fact] for row in rows for fact in CONFIDENCE_FACTS}
+    return {place: float(value) for place, value in places.items() if value is not None}

@@ -189,7 +189,7 @@ def _weights(seen: Sequence[View]) -> list[report.Block]:
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
     failed = [[r["data"], r["variant"], r["condition"], r["seed"], r["reason"]] for r in rows if r["state"] == "failed"]
     notes = [[r["data"], r["variant"], r["condition"], r["seed"], r["note"]] for r in rows if r.get("note")]
-    weighed, back = (sum(bool(r.get("note")) and r.get("test/fell_back", 0) >= low for r in rows) for low in (0, 1))
+    back = sum(bool(r.get("test/fell_back")) for r in rows)
     left_out = list(dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out))
     columns = ("data", "variant", "condition", "seed", "reason")
     missing = sum(len(p.cells) for p in plans.values()) - len(rows)
@@ -197,7 +197,7 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
         *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
         *([Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")] if failed else []),
         *([Bullets(left_out)] if left_out else []),
-        *([Text(f"Test-time aggregation fell back to uniform weights in {back} of {weighed} cells.")] if back else []),
+        *([Text(f"Test-time aggregation fell back to uniform weights in {back} of {len(notes)} cells.")] if back else []),
         *([Table(columns=columns, rows=notes, caption="Notes of test-time aggregation.", folded=True)] if notes else []),
     ]
 

@@ -32,28 +32,31 @@ def run_group(
     try:
         if cells[0].model == "boosting":
             found = boosting.run(shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells])
-            return [_described(shards, cells[0], {"state": "done", **flat(metrics)}) for metrics in found], []
+            return _described(shards, cells[0].settings, [{"state": "done", **flat(metrics)} for metrics in found]), []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
-    rows = [_described(shards, cell, _tested(shards, cell, checkpoint, metrics, arrays)) for cell in cells]
+    rows = _described(shards, cells[0].settings, [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells])
     if folder:
         checkpoints.remove(folder if checkpoint.config.scaling.workers == 1 else f"{folder}/state")
     return rows, history
 
 
-def _described(shards: str, cell: Cell, row: Row) -> Row:
-    """The row, with what it was trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
+def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+    """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
     imbalance ratio, unlike few-shot classes."""
-    data, manifest = runs.Job(shards=shards, settings=cell.settings).config.data, read_manifest(shards)
+    data, manifest = runs.Job(shards=shards, settings=dict(settings)).config.data, read_manifest(shards)
     schema = manifest.schema
     used_C = training_counts(schema.counts, data.imbalance_ratio, data.max_rows)
     facts = {"train_rows": float(used_C.sum()), "train_imbalance": float(used_C.max() / used_C[used_C > 0].min())}
     facts["test/rows"] = float(manifest.rows["test"])
     order = np.argsort(-np.asarray(schema.counts), kind="stable")
-    rarest = order[len(order) - -(-len(order) // 3) :]
-    recalls = [row[name] for c in rarest if (name := f"test/recall/{schema.classes[c]}") in row]
-    return {**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})}
+    rarest = [f"test/recall/{schema.classes[c]}" for c in order[len(order) - -(-len(order) // 3) :]]
+    found = []
+    for row in rows:
+        recalls = [row[name] for name in rarest if name in row]
+        found.append({**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})})
+    return found
 
 
 def train(

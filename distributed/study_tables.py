@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from distributed.config import CONFIDENCE_FACTS
 from distributed.experiment import LOWER_IS_BETTER
 from distributed.significance import Comparison, Summary
 from distributed.study_stats import PLACES, View, digits_of, in_percent, name_of, scale_of, shown
@@ -12,7 +13,6 @@ from distributed.verdicts import signed
 
 COLUMNS = ("macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "accuracy", "ece")
 MOST_OPEN = 60  # rows of a table that is not folded
-CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
 
 
 def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> Table:

@@ -139,11 +139,13 @@ def confidence_report(
     counts_C: Tensor,
     modalities: Sequence[str],
     weights_BM: Tensor | None = None,
+    used_BM: Tensor | None = None,
 ) -> list[dict[str, str | int | float | None]]:
     """How good the confidences are: one row for all classes and one a shot group, for each modality, over the records that have it.
 
     `predicted` and `true` are class-balanced means of the confidence and of the true-class probability, `rank_correlation` is Spearman's
-    over the records, `weight` the class-balanced mean fusion weight. None where there is nothing to measure; `note` then says why.
+    over the records, `used` and `weight` the class-balanced means of the confidence as the fusion takes it and of the fusion weight. None
+    where there is nothing to measure; `note` then says why.
     """
     group_B = shot_groups(counts_C.to(labels_B.device))[labels_B.clamp(min=0)]
     rows: list[dict[str, str | int | float | None]] = []
@@ -152,11 +154,12 @@ def confidence_report(
             here_B = present_BM[:, m] & (labels_B >= 0) & ((group_B == group) | (group < 0))
             count = int(here_B.sum())
             row: dict[str, str | int | float | None] = {"modality": modality, "group": shot, "rows": count}
-            row |= dict.fromkeys(("predicted", "true", "rank_correlation", "weight"))
+            row |= dict.fromkeys(("predicted", "used", "true", "rank_correlation", "weight"))
             if count:
                 told_N, true_N, labels_N = confidence_BM[here_B, m], true_BM[here_B, m], labels_B[here_B]
                 row |= {"predicted": _class_mean(told_N, labels_N), "true": _class_mean(true_N, labels_N)}
                 row["rank_correlation"] = _correlation(told_N, true_N)
+                row["used"] = None if used_BM is None else _class_mean(used_BM[here_B, m], labels_N)
                 row["weight"] = None if weights_BM is None else _class_mean(weights_BM[here_B, m], labels_N)
             row["note"] = (
                 "no record" if not count else "" if row["rank_correlation"] is not None else "no rank correlation: constant values"

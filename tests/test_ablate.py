@@ -439,7 +439,7 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
     found, noisy = boosting.run(wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise"))
     job = runs.Job(shards=wafer_shards, settings={"data.modalities": "table"})
     models = boosting.fit(runs.open_split(job, "train", Exchange(), None, train=False), seed=0)
-    val = boosting.judge(models, runs.open_split(job, "val", Exchange(), None))
+    val = boosting.choices(models, runs.open_split(job, "val", Exchange(), None))
     assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), "its size is the best on validation"
     assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
     (trained_on_noise,) = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"})

@@ -80,6 +80,25 @@ def test_remote_workers_get_the_settings_the_code_and_no_secrets(monkeypatch: py
     assert "py_modules" not in inside
 
 
+def test_a_reader_that_has_gone_is_no_failure_and_other_broken_pipes_are() -> None:
+    def run(body: str, reader: int) -> subprocess.CompletedProcess[str]:
+        script = f"""import sys; sys.path.insert(0, {str(ROOT)!r})
+from distributed import cli
+def other_side():
+    raise BrokenPipeError("the other side")
+cli.run(lambda argv: {body})"""
+        return subprocess.run([sys.executable, "-c", script], stdout=reader, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+
+    read, unread = os.pipe()
+    os.close(read)
+    long, short = "[print('x' * 99) for _ in range(9999)] and 0", "[print('x')] and 0"
+    assert [((done := run(body, unread)).returncode, done.stderr) for body in (long, short)] == [(141, "")] * 2
+    os.close(unread)
+    other = run("other_side()", subprocess.DEVNULL)
+    assert other.returncode == 1
+    assert "BrokenPipeError: the other side" in other.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_one_line_and_soon() -> None:
     done = subprocess.run(
         [
