@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 64  # classes that a confusion matrix can name legibly
 MOST_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
+MOST_AHEAD = 10.0  # seconds to wait for event files that seem to come from later
 SHOTS = ("many", "medium", "few")
 SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "nll", "ece")
 
@@ -37,6 +39,7 @@ class Board:
         self.groups_C = shot_groups(network.counts_C.cpu())
         self.copied = tempfile.TemporaryDirectory(prefix="board-") if is_uri(out) else None
         self.folder = self.copied.name if self.copied else out
+        _await_turn(out)
         self.writer = SummaryWriter(self.folder, purge_step=first)  # type: ignore[no-untyped-call]
         self.writer.add_custom_scalars(layout(self.schema.modalities))  # type: ignore[no-untyped-call]
 
@@ -88,6 +91,20 @@ class Board:
         for event in Path(self.folder).glob("events.*"):
             with files.open_output_stream(f"{path}/{event.name}") as stream:
                 stream.write(event.read_bytes())
+
+
+def _await_turn(out: str) -> None:
+    """TensorBoard reads a run's event files by name: the second they were made in, then the process. A run that is resumed within the
+    second in which it began, or on a machine whose clock is a little behind, waits for the next one: else its curves would be read before
+    those that they go on from."""
+    from pyarrow.fs import FileSelector
+
+    files, path = filesystem(out)
+    found = files.get_file_info(FileSelector(path, allow_not_found=True))
+    made = [int(stamp[1]) for file in found if (stamp := re.match(r"events\.out\.tfevents\.(\d+)\.", file.base_name))]
+    ahead = max(made, default=0) + 1 - time.time()
+    if 0 < ahead <= MOST_AHEAD:
+        time.sleep(ahead)
 
 
 def tag(name: str) -> str:

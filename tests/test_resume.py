@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,15 @@ def test_a_kill_at_any_moment_loses_no_epoch(
     finished = resume(folder, tmp_path)
     assert [metrics["epoch"] for metrics in finished.history] == [1, 2, 3]
     assert_whole(tmp_path)
+
+
+def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(folder: Path, tmp_path: Path) -> None:
+    before = tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"  # of a clock that is ahead, and last by name
+    before.touch()
+    Board(str(tmp_path), checkpoints.load(str(folder / "run")).network, 1)
+    first, second = sorted(tmp_path.glob("events.*"))
+    assert first == before
+    assert second.stat().st_size
 
 
 @pytest.mark.parametrize("damaged", [(), (3,), (2, 3)], ids=["finished", "newest damaged", "all damaged"])
