@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import rich.console
 
+from distributed import console
 from distributed.config import OptimConfig
 from distributed.console import EpochBar, epochs_told
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str, width: int = 80) -> list[str]:
-    """The lines of the bar on a terminal, at its start and after an epoch."""
-    screens = []
+    """The lines of the bar on a terminal, at its start and after an epoch of six minutes."""
+    screens, now = [], 0.0
+    monkeypatch.setattr(console, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for seen in ([], [metrics]):
         screen = io.StringIO()
@@ -24,8 +27,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str
             patch.setattr(rich.console, "Console", lambda stderr, terminal=terminal: terminal)
             with EpochBar(200, title=title) as bar:
                 for each in seen:
-                    bar(each)
-                    bar.started -= 360
+                    now += 360
                     bar(each)
         lines = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", screen.getvalue()).splitlines()
         screens.append([line for line in lines if "epoch" in line][-1].rpartition("\r")[2])
