@@ -173,6 +173,20 @@ def test_guards_work_without_the_validation_split_and_say_what_they_did(folder: 
         assert "without labelled validation rows" not in told["aggregation/reason"]
 
 
+@pytest.mark.parametrize("rows", [(600, 10, 5), (10, 10, 600)], ids=["of the frequent class", "of the rare class"])
+def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_so(
+    rows: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_run, "SPLITS", {**small_run.SPLITS, "val": (300, 150, 80), "test": rows})
+    small_run.train(tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **{"optim.epochs": 2})
+    before, after = (ask(tmp_path, "--aggregation", method) for method in ("uniform", "prior"))
+    assert after["aggregation"] == "prior"
+    assert not after["aggregation/fell_back"]
+    shares = [count / sum(rows) for count in rows]
+    assert [after[f"prior/{name}"] for name in small_run.CLASSES] == pytest.approx(shares, abs=0.05)
+    assert after["accuracy"] > before["accuracy"] + 0.05
+
+
 def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> None:
     held = checkpoints.load(str(folder / "run")).validation
     assert held is not None
