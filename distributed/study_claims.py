@@ -98,10 +98,10 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
     lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
     measured = Cell(text=write(found.mean), value=found.mean)
     if not lowest <= found.mean <= highest:
-        verdict = "does not hold"
+        outcome = "does not hold"
     elif found.low is None or found.high is None:
-        verdict = f"holds on the mean, untested: {found.reason}"
+        outcome = f"holds on the mean, untested: {found.reason}"
     else:
-        verdict = "holds" if lowest <= found.low and found.high <= highest else "holds on the mean, the interval reaches past the limit"
+        outcome = "holds" if lowest <= found.low and found.high <= highest else "holds on the mean, the interval reaches past the limit"
     between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
-    return [measured, between, found.n, verdict]
+    return [measured, between, found.n, outcome]

@@ -72,7 +72,7 @@ def confidence_table(seen: Sequence[View]) -> Table:
         "(drawn towards the mean of its class), the true-class probability that came, the rank correlation of the first with it over the "
         "records, and the fusion weight. The standard deviation over seeds says how stable each is."
     )
-    columns = (*labels, "variant", "modality", "classes", "predicted", "used", "true", "rank correlation", "weight")
+    columns = (*labels, "variant", "modality", "classes", *(fact.replace("_", " ") for fact in CONFIDENCE_FACTS))
     return Table(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 
