@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from distributed.ingest_values import COMMAS, DATES, READINGS, TRUTHS, as_numbers, as_text, flat, is_text, spelled, thousands
 from distributed.splits import NAMES
-from model.schema import Categorical, Numeric
+from model.schema import FAR, Categorical, Numeric
 
 PARSED = 0.95  # a text column of which this share parses is numeric
 VOCABULARY = 1000  # values that a category keeps
@@ -229,16 +229,37 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
         return Decision(name, Numeric(name=name, missing=gone), distinct, gone, "; ".join([*notes, EMPTY]), reading=reading)
     sample = found.sample[~np.isnan(found.sample)]
     known = np.r_[sample, found.low, found.high].astype(np.float32)
-    knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)).astype(np.float32))
+    knots = np.quantile(known, np.linspace(0, 1, KNOTS))
     # Rounded, so that sums added in another order on another machine give the same file.
     mean, std = float(f"{found.mean:.8g}"), float(f"{np.sqrt(found.m2 / found.parsed):.8g}")
+    warning = ""
     step = float(np.spacing(np.float32(max(-found.low, found.high))))
     if step > STEPS * std and np.any(sample != sample[:1]):
         notes.append(f"kept to about {step:g}: values of this size have no more digits here; subtract an offset")
     if found.low == found.high:
         mean, std = found.low, 1.0
-    column = Numeric(name=name, mean=mean, std=std, quantiles=tuple(float(k) for k in knots), missing=gone)
-    return Decision(name, column, distinct, gone, "; ".join(notes), reading=reading)
+    elif _dwarfed(sample, mean, std):
+        mean, std = _inner(sample)
+        knots = knots.clip(mean - FAR * std, mean + FAR * std)
+        huge = found.high if found.high - mean > mean - found.low else found.low
+        warning = (
+            f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
+        )
+    quantiles = tuple(float(k) for k in np.unique(knots.astype(np.float32)))
+    column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=gone)
+    return Decision(name, column, distinct, gone, "; ".join(notes), warning, reading)
+
+
+def _dwarfed(sample: np.ndarray, mean: float, std: float) -> bool:
+    """Whether a few values are so large that most others are one and the same number once all are standardised."""
+    values = np.unique(sample.astype(np.float32)).astype(np.float64)
+    return len(np.unique(((values - mean) / std).astype(np.float32))) < 0.5 * len(values)
+
+
+def _inner(sample: np.ndarray) -> tuple[float, float]:
+    """Centre and spread by the quartiles of the different values, as a normal distribution has them."""
+    low, middle, high = np.quantile(np.unique(sample), [0.25, 0.5, 0.75])
+    return float(f"{middle:.8g}"), float(f"{(high - low) / 1.349:.8g}")
 
 
 def _categorical(name: str, counts: Counts, values: pa.Table, distinct: int, missing: float) -> Decision:

@@ -15,7 +15,7 @@ from PIL import Image as pillow
 from model.schema import Image, Schema, Table
 
 # Keys: images/NAME uint8 [B,C,H,W], numbers/NAME float32 [B,N], categories/NAME int32 [B,K], present bool [B,M], labels and ranks
-# int32 [B], ids (text [B], only where a whole split is loaded).
+# int32 [B].
 Arrays = dict[str, np.ndarray[Any, Any]]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 

@@ -20,6 +20,7 @@ BLOCK = 4 << 20  # bytes of a CSV that are parsed at a time: no line is longer
 # Of a CSV whose delimiter is not known yet. A quote begins a quoted cell only where a cell begins.
 QUOTED = r'(?<![^,;\t|])"(?:[^"]|"")*+"'
 RECORD = re.compile(rf'((?:{QUOTED}|[^\r\n"]|(?<=[^,;\t|])")*+)[\r\n]')
+PLAIN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # the kinds that the rest of the ingest knows
 HINT = "name the table's own with --encoding, such as latin-1, cp1252 or utf-16"
 
 
@@ -31,7 +32,8 @@ def parquet(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
         try:
             with system.open_input_file(name) as file:
                 found = pq.ParquetFile(file)
-                return found.metadata.num_rows, found.schema_arrow.remove_metadata()
+                schema = found.schema_arrow.remove_metadata()
+                return found.metadata.num_rows, pa.schema([field.with_type(PLAIN.get(field.type, field.type)) for field in schema])
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{name!r} is not a readable Parquet file: {one_line(error)}") from None
 

@@ -176,6 +176,8 @@ def look_at_images(options: argparse.Namespace, table: ingest_table.RawTable, co
 
 def _holds_images(kind: pa.DataType) -> bool:
     """Bytes, paths, or the records of both that Hugging Face data sets hold."""
+    if pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
     if pa.types.is_struct(kind):
         return {"bytes", "path"} & {kind.field(i).name for i in range(kind.num_fields)} != set()
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)

@@ -14,6 +14,8 @@ from distributed.shards import SPLITS, Manifest
 from distributed.splits import NONE, TRAIN
 from model.schema import listed
 
+WHOLE = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
+
 
 class Report:
     """Collects during the ingest, prints at its end. notes and warnings are kept in schema.json too."""
@@ -50,8 +52,14 @@ class Report:
         if lone:
             self.note(f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {listed(lone)}")
         for place, where in enumerate(SPLITS):
+            if not self.totals[:, place].any():
+                if where == "test":
+                    self.note("no row is in test")
+                else:
+                    self.warn(f"no row is in {where}, without which nothing can be trained; {WHOLE}")
+                continue
             absent = [n for n, row in zip(names, self.totals) if not row[place]]
-            if absent and self.totals[:, place].any():
+            if absent:
                 (self.warn if place == TRAIN else self.note)(f"classes without {where} rows: {listed(absent)}")
 
     def column(self, decision: Decision) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 
 MISSING_WORDS = pa.array(["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"])  # "None" may be a category
 BOOLEANS = {"True": "True", "true": "True", "TRUE": "True", "False": "False", "false": "False", "FALSE": "False"}
-LARGEST = float(np.finfo(np.float32).max)
+WHOLE = r"^(-?[1-9]\d{0,14}|0)\.0+$"  # pandas writes whole numbers so where a column has gaps
+LARGEST = float(np.finfo(np.float32).max)  # what some write for infinity or for missing
 DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 DECIMAL_COMMA = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$"
 THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # 1,234 is either
@@ -33,14 +35,15 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def spelling(word: str) -> str:
-    """The word, a boolean in the one spelling that categories and classes have."""
-    return BOOLEANS.get(word, word)
+    """The word, a boolean or a whole number in the one spelling that categories and classes have: True, 1 for 1.0."""
+    return BOOLEANS.get(word) or re.sub(WHOLE, r"\1", word, flags=re.ASCII)
 
 
 def spelled(words: pa.Array) -> pa.Array:
     """`spelling` of every word."""
     places = pc.index_in(words, value_set=pa.array(list(BOOLEANS), words.type), skip_nulls=True)
-    return pc.coalesce(pa.array(list(BOOLEANS.values()), words.type).take(places), words)
+    whole = pc.replace_substring_regex(words, WHOLE, r"\1")
+    return pc.coalesce(pa.array(list(BOOLEANS.values()), words.type).take(places), whole)
 
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -51,6 +54,8 @@ def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
         whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2**53)))
         if pc.all(pc.fill_null(pc.or_(whole, pc.is_nan(values)), True)).as_py():
             array = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64())
+    if pa.types.is_timestamp(array.type) and array.type.tz:  # in UTC: Arrow writes no time in a zone whose name it does not know
+        array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     if not is_text(array.type):
         array = array.cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
@@ -82,7 +87,7 @@ def as_numbers(array: pa.Array | pa.ChunkedArray, reading: str = "") -> tuple[np
     else:
         values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         empty = np.isnan(values)
-    infinite = np.isinf(values) | (np.abs(values) > LARGEST)
+    infinite = np.isinf(values) | (np.abs(values) >= LARGEST)
     return np.where(infinite, np.nan, values), empty, int(infinite.sum())
 
 

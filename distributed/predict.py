@@ -150,6 +150,8 @@ def decide(
         return Weighing((1 / experts,) * experts, prior), {"aggregation": method}
     device = inference.pick_device(options.gpus_per_actor)
     source = prediction.sample(checkpoint, rows, batch_size)
+    if not len(source.arrays["labels"]):
+        return Weighing((1 / experts,) * experts, prior), {"aggregation": "uniform", "aggregation/reason": "no row to estimate from"}
     logits_NEC = inference.score(checkpoint, source, device).logits_NEC
     found = inference.weigh(checkpoint, method, logits_NEC, source, device)
     facts = inference.facts_of(found, method) | {"aggregation/rows": float(len(logits_NEC))}

@@ -20,9 +20,9 @@ from distributed import sampling
 from distributed.config import Config, words
 from distributed.corrupt import corrupt, parse
 from distributed.decode import Arrays, decode, empty, gather, row_bytes
-from distributed.reader import Index, Reader, Window, read, read_index
+from distributed.reader import Reader, Window, read, read_index
 from distributed.sampling import Ints, Selection
-from distributed.shards import filesystem, read_manifest
+from distributed.shards import read_manifest
 from model.schema import Schema
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
             arrays[name][taken : taken + len(values)] = values
         taken += len(part["labels"])
     assert taken == index.rows
-    return arrays | {"ids": read_ids(index)}
+    return arrays
 
 
 def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str, Arrays] | None:
@@ -248,14 +248,6 @@ def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str,
     if decide_cache(schema, sum(rows.values()), config) != "memory":
         return None
     return {split: load_arrays(shards, split, schema) for split in rows}
-
-
-def read_ids(index: Index) -> np.ndarray[Any, Any]:
-    """The records' ids as fixed-width text."""
-    import pyarrow.parquet as pq
-
-    system, _ = filesystem(index.shards)
-    return np.concatenate([pq.read_table(path, columns=["id"], filesystem=system)["id"].to_numpy().astype(str) for path in index.files])
 
 
 def as_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> Batch:

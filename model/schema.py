@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+TINY = 2.0**-126  # the smallest normal float32
 NAMED = 12  # names in one line
+FAR = 20.0  # standard deviations: a number is nowhere taken as farther off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,11 @@ class Numeric:
     std: float = 1.0
     quantiles: tuple[float, ...] = ()
     missing: float = 0.0
+
+    @property
+    def spread(self) -> float:
+        """What a difference is divided by; never 0, nor one that float32 does not hold."""
+        return max(self.std, TINY) if self.std else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

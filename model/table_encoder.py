@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from model.config import TableConfig
 from model.encoders import Standardise
-from model.schema import Numeric, Table
-
-FAR = 20.0  # standard deviations
+from model.schema import FAR, Numeric, Table
 
 
 def bin_edges(column: Numeric) -> Tensor:
     """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
-    edges = torch.unique((torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / max(column.std, 1e-12)).float().unique()
+    edges = torch.unique((torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.spread).float().unique()
     return edges if len(edges) >= 2 else torch.tensor([-1.0, 1.0])
 
 
@@ -34,7 +32,7 @@ class NumberEmbedding(nn.Module):
     def __init__(self, columns: tuple[Numeric, ...], kind: str, size: int) -> None:
         super().__init__()
         self.register_buffer("mean_N", torch.tensor([c.mean for c in columns], dtype=torch.float32))
-        self.register_buffer("std_N", torch.tensor([c.std or 1.0 for c in columns], dtype=torch.float32).clamp_min(1e-12))
+        self.register_buffer("std_N", torch.tensor([c.spread for c in columns], dtype=torch.float32))
         self.fill_N = nn.Parameter(torch.zeros(len(columns)))
         self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
         self.embed = _number_embedding(columns, kind, size)

@@ -11,7 +11,7 @@ import torch
 
 from distributed import columns, ingest_checks
 from distributed.columns import Decision
-from distributed.ingest_values import as_numbers
+from distributed.ingest_values import as_numbers, as_text, spelling
 from model.schema import Categorical, Numeric
 from model.table_encoder import NumberEmbedding
 
@@ -88,7 +88,7 @@ def test_what_the_user_decides_is_kept_though_constant_or_empty(values: list[obj
     embedded_BND = NumberEmbedding((found.column,), "piecewise", 4)(torch.tensor(cells)[:, None])
     assert embedded_BND.isfinite().all()
     assert ("no training row has a value" in found.note) == bool(np.isnan(cells).all())
-    there = {str(v) for v in values if v}
+    there = {spelling(str(v)) for v in values if v}
     category = decided([v and str(v) for v in values], "categorical").column
     assert isinstance(category, Categorical)
     assert set(category.vocabulary) == there
@@ -257,6 +257,56 @@ def test_booleans_are_the_same_category_as_text_and_as_a_type_whichever_was_trai
     for trained in (text, typed, Categorical(name="x", vocabulary=("true", "false"))):  # the last as older shards have it
         for cells in (words, YES):
             assert columns.encode(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
+
+
+@pytest.mark.parametrize("trained", [["1.0", "2.0", "", "10.0"], ["1", "2", "", "10"], [1.0, 2.0, None, 10.0], [1, 2, None, 10]])
+def test_whole_numbers_are_the_same_category_from_every_kind_of_table(trained: list[object]) -> None:
+    column = decided(trained * 5, "categorical").column
+    assert isinstance(column, Categorical)
+    assert column.vocabulary == ("1", "10", "2")
+    for cells in (["1.0", "2.00", "", "10"], [1.0, 2.0, float("nan"), 10.0], [1, 2, None, 10]):
+        for each in (column, Categorical(name="x", vocabulary=("1.0", "10.0", "2.0"))):  # the last as older shards have it
+            assert columns.encode(pa.array(cells), each)[0].to_pylist() == [0, 2, -1, 1]
+    words = ["1.5", "01.0", "1.0.0", "v1.0", ".0", "-1.0"]
+    assert as_text(pa.array(words)).to_pylist() == [spelling(w) for w in words] == [*words[:5], "-1"]
+
+
+def test_a_category_of_times_needs_no_zone_that_arrow_knows() -> None:
+    cells = pa.array([0, 3600], pa.timestamp("s", "UTC+02:00"))
+    assert as_text(cells).to_pylist() == ["1970-01-01 00:00:00Z", "1970-01-01 01:00:00Z"]
+
+
+@pytest.mark.parametrize("numbers", ["piecewise", "linear", "periodic"])
+@pytest.mark.parametrize(("share", "code"), [(0.05, 999999999.0), (0.01, 1e12), (0.02, 9.97e36), (0.001, -1e20)])
+def test_a_code_for_missing_that_dwarfs_the_others_does_not_make_them_one(share: float, code: float, numbers: str) -> None:
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(3000) < share, code, rng.normal(25, 5, 3000))
+    found = decided(values)
+    assert isinstance(found.column, Numeric)
+    assert found.warning.startswith(f"x: a few values such as {code:g} dwarf the others")
+    embedded_BND = NumberEmbedding((found.column,), numbers, 4)(torch.tensor(values, dtype=torch.float32)[:, None])
+    assert len(embedded_BND.flatten(1).unique(dim=0)) > 2500
+    assert embedded_BND.abs().max() < 200
+
+
+def test_columns_without_such_a_code_are_told_nothing() -> None:
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(25, 5, 3000), np.r_[rng.normal(25, 5, 3000), -99999.0], rng.lognormal(0, 3, 3000), [0.0] * 500 + [1e9]):
+        assert not decided(values).warning
+
+
+@pytest.mark.parametrize("numbers", ["piecewise", "linear", "periodic"])
+def test_the_unit_of_a_column_does_not_matter(numbers: str) -> None:
+    values = np.random.default_rng(0).normal(3, 1, 500)
+
+    def embedded(scale: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        column = decided(values * scale).column
+        assert isinstance(column, Numeric)
+        return NumberEmbedding((column,), numbers, 4)(torch.tensor(values * scale, dtype=torch.float32)[:, None])
+
+    for scale in (1e-30, 1e-13, 1e12):
+        torch.testing.assert_close(embedded(scale), embedded(1.0), atol=1e-4, rtol=1e-3)
 
 
 def test_booleans_that_must_be_numbers_are_0_and_1_as_text_too() -> None:

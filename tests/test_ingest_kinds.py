@@ -18,7 +18,7 @@ from distributed import ingest_table, matching
 from distributed.ingest_rows import encode_rows
 from distributed.shards import Manifest
 from model.schema import Categorical, Numeric, Schema, Table
-from tests.ingest_tools import rows_of, run, write_csv
+from tests.ingest_tools import records, rows_of, run, write_csv, write_images
 
 
 def test_deep_images_that_the_sample_lacked_are_said(ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,3 +104,18 @@ def test_names_with_brackets_and_colons_are_printed_as_they_are(
     for name in names:
         assert f"│ {name} " in said
     assert "note: gone [/min]: dropped, constant" in said
+
+
+def test_views_and_dictionaries_of_words_are_columns_like_any_other(ray_local: None, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 60)
+    rows = {name: values[:60] for name, values in records().items()}
+    plain = pa.table(rows)
+    kinds = {"y": pa.string_view(), "site": pa.string_view(), "photo": pa.dictionary(pa.int32(), pa.string())}
+    odd = pa.table({name: plain[name].cast(kinds.get(name, plain[name].type)) for name in plain.column_names})
+    made = []
+    for name, table in (("plain", plain), ("odd", odd)):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        words = ("--label", "y", "--id", "key", "--group", "patient", "--image", f"photo={tmp_path / 'photos'}")
+        made.append(run("--table", tmp_path / f"{name}.parquet", *words, "--out", tmp_path / name).schema)
+    assert made[0] == made[1]
+    assert rows_of(tmp_path / "plain").equals(rows_of(tmp_path / "odd"))

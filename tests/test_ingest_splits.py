@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distributed import ingest_checks, splits
+from distributed.ingest_report import Report
 from distributed.splits import NONE, TEST, TRAIN, VAL
 
 SHARES = (0.7, 0.1, 0.2)
@@ -91,6 +92,15 @@ def test_ranks_count_within_class_and_split_in_the_order_of_the_hash() -> None:
     assert splits.positions(split, order).tolist() == [3, 0, 2, 0, -1, 1]
     assert splits.assign(np.zeros(0, int), np.zeros(0, int), order[:0], SHARES).tolist() == []
     assert TEST == 2
+
+
+def test_a_split_without_rows_is_told() -> None:
+    report = Report()
+    report.classes(["a", "b"], np.array([0, 1, 0, 1]), np.array([TRAIN, TRAIN, TEST, TEST]))
+    assert report.warnings[0].startswith("no row is in val, without which nothing can be trained")
+    report = Report()
+    report.classes(["a", "b"], np.array([0, 1, 0]), np.array([TRAIN, TRAIN, VAL]))
+    assert (report.warnings, report.notes[-2:]) == ([], ["classes without val rows: b", "no row is in test"])
 
 
 def test_classes_that_hardly_train_are_told() -> None:

@@ -128,10 +128,11 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(folder: Path, out: P
     assert (told["rows"], told["rejected"], len(found)) == (95, 4, 91)
 
 
-def test_a_table_of_refused_rows_only_gives_empty_predictions(folder: Path, out: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--aggregation", "prior"), ("--aggregation", "stability")])
+def test_a_table_of_refused_rows_only_gives_empty_predictions(folder: Path, out: Path, words: tuple[str, ...]) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
-    found, told = ask(folder, "worst.parquet", out)
+    found, told = ask(folder, "worst.parquet", out, *words)
     assert (len(found), told["rejected"], told["predicted"]) == (0, 3, 0)
     assert list(found)[:2] == ["id", "label"]
 

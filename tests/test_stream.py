@@ -285,7 +285,6 @@ def test_arrays_of_all_modalities_serve_a_run_with_some_and_are_not_written_to(s
     arrays = stream.load_arrays(shards, "train", read_manifest(shards).schema)
     for values in arrays.values():
         values.flags.writeable = False
-    assert arrays["ids"][:3].tolist() == ["train0", "train1", "train2"]
     assert arrays["images/photo"].flags.c_contiguous
     with warnings.catch_warnings():
         warnings.simplefilter("error")
