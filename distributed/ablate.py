@@ -127,7 +127,7 @@ def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     for (name, cell), *_ in todo.values():
         manifest = sets[name].manifest
         try:
-            rules.check_training(config.override(config.Config(), cell.settings), manifest.schema.classes, manifest.rows["val"])
+            rules.check_training(config.override(config.Config(), cell.settings), manifest.schema, manifest.rows["val"])
         except ValueError as error:
             raise ValueError(f"{error} (variant {cell.variant!r} on {name})") from None
 
@@ -160,6 +160,9 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
                 reported = time.monotonic()
         if not signals.received:
             return
+        ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
+        for reference in ready:  # a training that is done has no state left to go on from
+            progress.say(state.take(pending.pop(reference), _outcome(reference)))
         for reference in pending:
             ray.cancel(reference, force=True)
         _report_so_far(state)

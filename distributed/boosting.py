@@ -51,6 +51,7 @@ def fit(train: Any, seed: int) -> dict[int, Any]:
 
     cells_NK, labels_N = columns(train)
     kinds_K = categorical(train.schema)
+    cells_NK[:, np.isnan(cells_NK).all(0)] = 0.0  # scikit-learn bins no column without a value; a constant one is never asked for
     return {
         leaves: HistGradientBoostingClassifier(
             class_weight="balanced",

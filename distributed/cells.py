@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.config import Config, override
+from distributed.config import Config, override, words
 from distributed.study import Cell, Choice, Study, dotted
 
 PLACE = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
@@ -49,7 +49,7 @@ def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: 
     names = {"variant": {v.name for v in variants}, "condition": {c.name for c in conditions}}
     for claim in study.claims:
         for kind, given in (("variant", claim.variant), ("variant", claim.against), *(("condition", c) for c in claim.conditions)):
-            if given and not {fill(given, _words(m, modalities)) for m in modalities} & names[kind]:
+            if given and not {fill(given, _meanings(m, modalities)) for m in modalities} & names[kind]:
                 valid = ", ".join(map(repr, sorted(names[kind])))
                 raise ValueError(f"the claim {claim.text!r} must name a {kind} of the study: {valid}; got {given!r}")
     return Plan(tuple(cells), kept, tuple(conditions), tuple(dict.fromkeys(r for r in left_out if r != "-")), tuple(modalities))
@@ -61,7 +61,8 @@ def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
         return f"{variant.name}: the data set has no table"
     if variant.model == "boosting" and (variant.test or condition.test.keys() - {"corrupt"}):
         return f"{variant.name} under {condition.name}: gradient boosting has no experts to aggregate and no test distributions"
-    unfilled = {m for v in variant.settings.values() if isinstance(v, str) for m in PLACE.findall(v)} & {"modality", "others"}
+    given = (*variant.settings.values(), *variant.test.values())
+    unfilled = {m for v in given if isinstance(v, str) for m in PLACE.findall(v)} & {"modality", "others"}
     return "-" if unfilled - condition.bound.keys() else ""
 
 
@@ -72,31 +73,31 @@ def _expand(entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequenc
     for modality in modalities if entry.get("each") else [""]:
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values))
-            words = {**point, **_words(modality, modalities)}
+            meanings = {**point, **_meanings(modality, modalities)}
             only_one = list(kinds.values()).count(kinds.get(modality, "")) == 1
             yield Choice(
-                name=fill(entry["name"], words),
-                common=fill(entry["name"], {**words, "modality": f"the {kinds[modality]}"} if only_one else words),
-                settings={k: fill(v, words) for k, v in {**dotted(entry.get("set", {})), **point}.items()},
-                test={k: fill(v, words) for k, v in entry.get("test", {}).items()},
+                name=fill(entry["name"], meanings),
+                common=fill(entry["name"], {**meanings, "modality": f"the {kinds[modality]}"} if only_one else meanings),
+                settings={k: fill(v, meanings) for k, v in {**dotted(entry.get("set", {})), **point}.items()},
+                test={k: fill(v, meanings) for k, v in entry.get("test", {}).items()},
                 model=entry.get("model", "network"),
-                axis=fill(entry.get("axis", ""), words),
-                at=_place(fill(entry.get("at"), words)),
-                bound={k: v for k, v in words.items() if k in ("modality", "others")} if modality else {},
+                axis=fill(entry.get("axis", ""), meanings),
+                at=_place(fill(entry.get("at"), meanings)),
+                bound={k: v for k, v in meanings.items() if k in ("modality", "others")} if modality else {},
             )
 
 
-def _words(modality: str, modalities: Sequence[str]) -> dict[str, str]:
+def _meanings(modality: str, modalities: Sequence[str]) -> dict[str, str]:
     """What the placeholders stand for; {shares=KIND} gives every modality its own share of the rows."""
     share = round(1 / (len(modalities) + 1), 4)
-    words = {f"shares={kind}": ",".join(f"{m}={kind}:{share}" for m in modalities) for kind in ("noise", "shuffle", "missing")}
+    meanings = {f"shares={kind}": ",".join(f"{m}={kind}:{share}" for m in modalities) for kind in ("noise", "shuffle", "missing")}
     others = ",".join(m for m in modalities if m != modality)
-    return words | ({"modality": modality} if modality else {}) | ({"others": others} if modality and others else {})
+    return meanings | ({"modality": modality} if modality else {}) | ({"others": others} if modality and others else {})
 
 
-def fill(value: Any, words: Mapping[str, Any]) -> Any:
+def fill(value: Any, meanings: Mapping[str, Any]) -> Any:
     """Text with the placeholders that have a meaning replaced; anything else as it is."""
-    return PLACE.sub(lambda m: str(words.get(m[1], m[0])), value) if isinstance(value, str) else value
+    return PLACE.sub(lambda m: str(meanings.get(m[1], m[0])), value) if isinstance(value, str) else value
 
 
 def _place(at: Any) -> float | str | None:
@@ -107,29 +108,31 @@ def _place(at: Any) -> float | str | None:
 
 
 def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, Any]) -> Cell:
-    own = {k: fill(v, condition.bound) for k, v in variant.settings.items()}
+    own, tested = ({k: fill(v, condition.bound) for k, v in given.items()} for given in (variant.settings, variant.test))
     settings = {**study.settings, **extra, **condition.settings, **own}
     where = f"variant {variant.name!r} under condition {condition.name!r}"
-    for mine, theirs in ((own, condition.settings), (variant.test, condition.test)):
+    for mine, theirs in ((own, condition.settings), (tested, condition.test)):
         clash = sorted(k for k in mine if k in theirs and mine[k] != theirs[k])
         if clash:
             raise ValueError(f"a variant and a condition must not set the same thing; got {clash[0]} in {where}")
-    unfilled = [v for v in settings.values() if isinstance(v, str) and PLACE.search(v)]
+    test = {**condition.test, **tested}
+    unfilled = [v for v in (*settings.values(), *test.values()) if isinstance(v, str) and PLACE.search(v)]
     if unfilled:
         raise ValueError(
             f"a placeholder must be {{modality}}, {{others}}, {{shares=KIND}} or a grid's name; got {unfilled[0]!r} in {where}"
         )
-    test = {**condition.test, **variant.test}
-    kept = [m for m in str(settings.get("data.modalities", "")).split(",") if m]
+    kept = words(str(settings.get("data.modalities", "")))
     if kept:  # corrupting a modality that is not used changes nothing, and sharing the clean run's model saves its training
         for place, name in ((settings, "data.corrupt"), (test, "corrupt")):
-            parts = [p for p in str(place.get(name, "")).split(",") if p and p.split("=")[0] in kept]
             if name in place:
-                place[name] = ",".join(parts)
+                place[name] = ",".join(part for part in words(str(place[name])) if part.partition("=")[0].strip() in kept)
     try:
         override(Config(), settings)
     except ValueError as error:
         raise ValueError(f"{error} ({where})") from None
+    weighing = settings.pop("inference.aggregation", "")  # nothing of the training
+    if weighing != Config().inference.aggregation:
+        test.setdefault("aggregation", weighing)
     return Cell(
         variant=variant.name,
         condition=condition.name,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distributed.config import LOWER_IS_BETTER, Config
 from distributed.scores import Scores, check_confidences, measure, score
-from distributed.watch import Watch
+from distributed.watch import Diverged, Watch
 from model import losses, optimisers
 from model.augment import augment, drop_modalities, mix
 from model.batch import Batch
@@ -139,6 +139,8 @@ def fit(
         terms = train_epoch(run, train)
         run.exchange.agree(run.network, *([] if run.average is None else [run.average]))
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
+        if not scores.logits_NEC.isfinite().all():  # the same on every worker
+            raise Diverged(f"the network's answers on validation are not finite (epoch {run.epoch})")
         metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
         run.remember(merit(metrics, config.optim.metric))
         if config.fusion.checked:  # once the weights are remembered as they were scored

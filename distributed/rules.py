@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from distributed.config import Config
+from distributed.sampling import training_counts
 from model.config import WITHOUT_EXPERTS, classifier_kind
-from model.schema import listed
+from model.schema import Schema, listed
 
 
-def check_training(config: Config, classes: Sequence[str], validation_rows: int, asked: Collection[str] = ()) -> None:
+def check_training(config: Config, schema: Schema, validation_rows: int, asked: Collection[str] = ()) -> None:
     """Refuses what cannot be trained on such a data set, as far as that shows without a network; a trained model is loaded all the same.
 
     asked: settings that a search space has yet to answer.
     """
     if not validation_rows:
         raise ValueError("training needs validation rows: they pick the epoch and fit the calibration; the val split has none")
-    check_class("optim.metric", config.optim.metric, classes)
+    rows, workers = int(training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows).sum()), config.scaling.workers
+    if rows < workers:
+        raise ValueError(f"every worker needs a training row; got scaling.workers={workers} and {rows} rows in use")
+    check_class("optim.metric", config.optim.metric, schema.classes)
     stage, image, loss = config.stage.kind, config.image, config.loss
     kind = classifier_kind(config.experts, loss)
     rules = [

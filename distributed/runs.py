@@ -129,7 +129,7 @@ def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, An
 
 def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
     """A network with seeded weights for the modalities and class counts of `schema`; refuses what could only fail after training."""
-    check_training(config, schema.classes, manifest.rows["val"])
+    check_training(config, schema, manifest.rows["val"])
     torch.manual_seed(config.optim.seed)
     return Network(schema, config.model)
 

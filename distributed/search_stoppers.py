@@ -30,7 +30,8 @@ def recall(stopper: Any, records: Iterable[Record], metric: str) -> Any:
 class _Spares:
     """Named configurations and replicates always run to their end; named ones still set the bar for others.
 
-    An epoch in which the metric is undefined, such as the precision of a class that was never predicted, decides nothing.
+    An epoch in which the metric is undefined, such as the precision of a class that was never predicted, decides nothing; nor does the last
+    one, after which there is nothing to save.
     """
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -38,7 +39,8 @@ class _Spares:
         if not _scored(result) or kind in ("replicate", "test"):
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        return decision if kind == "search" and not trial.config.get("label") else TrialScheduler.CONTINUE
+        spared = kind != "search" or trial.config.get("label") or result["epoch"] >= result.get("epochs", math.inf)
+        return TrialScheduler.CONTINUE if spared else decision
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
         if _scored(result) and trial.config.get("kind", "search") in ("search", "named"):

@@ -109,8 +109,9 @@ class Searcher(OptunaSearch):
         self.jobs: dict[str, Job] = {}  # in flight, by Tune's trial id
         self._trials: dict[str, optuna.Trial] = {}  # theirs in Optuna, for those of the search
         self._adopted: list[optuna.Trial] = []
+        self._waiting: list[str] = []  # labels that Optuna has been given and nobody has run
         self._recover()
-        labels = {r.job.label for r in experiment.configurations()} | {t.user_attrs.get("label") for t in self._adopted}
+        labels = {r.job.label for r in experiment.configurations()} | {t.user_attrs.get("label") for t in self._adopted} | {*self._waiting}
         self._named = [(label, values) for label, values in named if label not in labels]
         self._outside = [job for job in outside if job.name not in experiment.records]
         self.asked += len(experiment.of_kind("named"))
@@ -126,9 +127,11 @@ class Searcher(OptunaSearch):
                     self._tell(trial, *told[name])
                 else:
                     self._adopted.append(trial)
+            elif frozen.state == TrialState.WAITING:  # killed before it was asked for; whoever asks next gets it
+                self._waiting.append(str(frozen.user_attrs.get("label", "")))
             elif frozen.state.is_finished() and _name(frozen) not in told:
                 self._rebuild(frozen)
-        self.asked = len(mine)
+        self.asked = len(mine) - len(self._waiting)
 
     def _rebuild(self, frozen: optuna.trial.FrozenTrial) -> None:
         """The record of a finished trial, lost with the driver or its machine, from what Optuna knows of it."""
@@ -193,7 +196,7 @@ class Searcher(OptunaSearch):
 
     def _job(self, trial_id: str, trial: optuna.Trial) -> Job:
         self._trials[trial_id] = trial
-        if "owner" not in trial.user_attrs:
+        if trial.user_attrs.get("owner") != self.owner:  # none, or another search's on the same storage that we were given
             trial.set_user_attr("owner", self.owner)
         label = str(trial.user_attrs.get("label", ""))
         return Job(name=_name(trial), kind="search", label=label, settings=ask(self.space, trial, self.pins), number=trial.number)

@@ -201,8 +201,10 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         if not isinstance(entry.get(name), str):
             raise ValueError(f"every [[claims]] entry needs {name}; got {dict(entry)!r}")
     where = f"claim {entry['text']!r}"
-    if "against" not in entry and "at_least" not in entry and "at_most" not in entry:
+    if not entry.get("against") and "at_least" not in entry and "at_most" not in entry:
         raise ValueError(f"a claim needs against, at_least or at_most; got {dict(entry)!r}")
+    if entry["variant"] == entry.get("against"):
+        raise ValueError(f"a claim must compare two variants; got {entry['variant']!r} twice in {where}")
     for name in ("at_least", "at_most"):
         if type(entry.get(name, 0.0)) not in (int, float):
             raise ValueError(f"{name} must be a number; got {entry[name]!r} in {where}")

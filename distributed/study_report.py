@@ -72,13 +72,14 @@ def main_table(study: Study, seen: Sequence[View]) -> Table:
     metrics = _metrics(study)
     caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
     base = study_tables.score_table(seen, metrics, caption)
-    gaps = [study_tables.gap_columns(seen, study.metric), study_tables.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")]
-    at = base.columns.index("seeds") + 2
-    rows = []
-    for i, row in enumerate(base.rows):
-        rows.append([*row[:at], *gaps[0][1][i], row[at], *gaps[1][1][i], *row[at + 1 :]])
-    columns = (*base.columns[:at], *gaps[0][0], base.columns[at], *gaps[1][0], *base.columns[at + 1 :])
-    return replace(base, columns=columns, rows=rows)
+    first, at = study_tables.gap_columns(seen, study.metric), base.columns.index("seeds") + 2
+    tail = (
+        ((), [[]] * len(base.rows))
+        if study.tail == study.metric
+        else study_tables.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")
+    )
+    rows = [[*row[:at], *first[1][i], row[at], *tail[1][i], *row[at + 1 :]] for i, row in enumerate(base.rows)]
+    return replace(base, columns=(*base.columns[:at], *first[0], base.columns[at], *tail[0], *base.columns[at + 1 :]), rows=rows)
 
 
 def _metrics(study: Study) -> list[str]:

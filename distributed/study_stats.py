@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distributed.cells import Plan
 from distributed.results import Row
@@ -114,9 +114,10 @@ def mean_views(seen: Sequence[View]) -> list[View]:
                 for row in view.rows:
                     places.setdefault((view.common.get(row["variant"], row["variant"]), row["seed"]), []).append(row)
             rows = tuple(_mean_row(name, rows) for (name, _), rows in places.items() if len(rows) == len(sets))
-            names = tuple(mine[0].common.get(n, n) for n in mine[0].variants)
-            kept = tuple(n for n in names if any(r["variant"] == n for r in rows))
-            found.append(View(mine[0].study, f"mean of {len(sets)} data sets", condition, kept, rows))
+            common = mine[0].common
+            kept = tuple(n for n in (common.get(n, n) for n in mine[0].variants) if any(r["variant"] == n for r in rows))
+            study = replace(mine[0].study, reference=common.get(mine[0].study.reference, mine[0].study.reference))
+            found.append(View(study, f"mean of {len(sets)} data sets", condition, kept, rows))
     return [v for v in found if v.rows]
 
 

@@ -37,14 +37,14 @@ def run_once(
     place = torch.device(device or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"))
     states = checkpoints.States(state) if state else None
     saved = states.load() if states else None
-    history: list[dict[str, float]] = []
+    history: list[dict[str, float]] = saved.get("history", []) if saved else []
     written = time.monotonic()
 
     def report(metrics: dict[str, float], current: dict[str, Any], scores: Scores) -> bool | None:
         nonlocal written
         history.append({**metrics, "train_seconds": current["seconds"]})
         if states and (time.monotonic() - written > SAVE_EVERY or metrics["epoch"] == config.optim.epochs):
-            states.save(int(metrics["epoch"]), current)
+            states.save(int(metrics["epoch"]), {**current, "history": history})
             written = time.monotonic()
         return progress(history[-1]) if progress else None
 

@@ -90,7 +90,7 @@ class Search:
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
-        rules.check_training(setup.settings, schema.classes, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
+        rules.check_training(setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
         with cli.writable(out):
             setup.save(mirror.folder)

@@ -19,12 +19,8 @@ def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "p
     low, high = (signed(v * scale, _digits(scale)) for v in (c.low, c.high))
     figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {probability(c)}"
     if c.verdict == "noise":
-        crossed = c.low <= 0 <= c.high
-        why = (
-            "inside the noise"
-            if crossed or c.family < 2
-            else f"does not survive the correction for {c.family} comparisons, so inside the noise"
-        )
+        alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
+        why = f"does not survive the correction for {c.family} comparisons, so inside the noise" if alone else "inside the noise"
         return f"{c.name} against {c.reference} in {metric}: {why} ({figures})."
     good = (c.verdict == "higher") != lower_is_better
     return f"{c.name} is {'better' if good else 'worse'} than {c.reference} in {metric} ({figures})."

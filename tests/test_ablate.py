@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import ablate, boosting, cells, runs, stream, study, study_run, testing
+from distributed import ablate, boosting, cells, loop, runs, stream, study, study_run, testing
 from distributed.config import Config
 from distributed.loop import Exchange
 from distributed.results import Results, flat
@@ -91,6 +91,8 @@ CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
         (CLAIM + 'metric = "acuracy"\nat_least = 0.1', "claim 'x': metric must be one of balanced_accuracy"),
         (CLAIM + 'metric = "accuracy"\nat_least = "0.02"', "at_least must be a number; got '0.02' in claim 'x'"),
         (CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = "clean"', "conditions must be a list of names; got 'clean'"),
+        (CLAIM + 'metric = "accuracy"\nagainst = "a"', "a claim must compare two variants; got 'a' twice in claim 'x'"),
+        (CLAIM + 'metric = "accuracy"\nagainst = ""', "a claim needs against, at_least or at_most"),
         ('metric = "acuracy"\n[[variants]]\nname = "a"', "metric must be one of balanced_accuracy"),
     ],
 )
@@ -109,6 +111,7 @@ def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
         ('reference = "b"\n[[variants]]\nname = "a"', "reference must be one of the variants: a; got 'b'"),
         ('[[variants]]\nname = "a"\n[[variants]]\nname = "a"', "every variant needs its own name; got 'a'"),
         ('[[variants]]\nname = "a"\nset = { data.corrupt = "{thing}=noise" }', "a placeholder must be"),
+        ('[[variants]]\nname = "a"\ntest = { corrupt = "{thing}=noise" }', "a placeholder must be"),
         ('[[variants]]\nname = "a"\nset = { data.corrupt = "sound=noise" }', "valid: image, table"),
         (
             '[[variants]]\nname = "a"\nset = { dim = 8 }\n[[conditions]]\nname = "c"\nset = { dim = 16 }',
@@ -201,6 +204,52 @@ def test_placeholders_and_grids_make_the_cells() -> None:
     assert made["only image", "image is noise"]["data.corrupt"] == "image=noise"
     assert made["only table", "image is noise"]["data.corrupt"] == ""
     assert made["1 experts", "shared"]["data.corrupt"] == "image=missing:0.3333,table=missing:0.3333"
+
+
+SPACED = """
+[[variants]]
+name = "whole"
+[[variants]]
+name = "only table"
+set = { data.modalities = " table" }
+[[conditions]]
+name = "some are missing"
+set = { data.corrupt = "image=missing:0.3, table = missing:0.3" }
+test = { corrupt = "image=noise, table=noise" }
+"""
+BOUND = """
+[[variants]]
+name = "whole"
+[[variants]]
+name = "lacks it at test"
+test = { corrupt = "{modality}=missing" }
+[[variants]]
+name = "by stability"
+set = { inference.aggregation = "stability" }
+[[conditions]]
+name = "clean"
+[[conditions]]
+name = "{modality} is noise"
+each = "modality"
+set = { data.corrupt = "{modality}=noise" }
+"""
+
+
+def test_spaces_after_commas_lose_no_corruption() -> None:
+    plan = cells.plan(parsed(SPACED), ["image", "table"], ["table"], 1)
+    whole, alone = plan.cells
+    assert (alone.settings["data.corrupt"], alone.test) == ("table = missing:0.3", {"corrupt": "table=noise"})
+    assert whole.settings["data.corrupt"].count("missing") == 2
+
+
+def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_training() -> None:
+    plan = cells.plan(parsed(BOUND), ["image", "table"], ["table"], 1)
+    found = {(c.variant, c.condition): c for c in plan.cells}
+    assert ("lacks it at test", "clean") not in found
+    assert found["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}
+    plain, weighed = found["whole", "clean"], found["by stability", "clean"]
+    assert (plain.test, weighed.test) == ({}, {"aggregation": "stability"})
+    assert plain.training("d") == weighed.training("d")
 
 
 def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
@@ -417,8 +466,9 @@ def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: 
         with pytest.raises(KeyboardInterrupt):
             study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir())
+    monkeypatch.setattr(loop, "train_epoch", killed)  # nothing is trained twice
     rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
-    assert (rows[0]["state"], history) == ("done", []), "nothing is trained twice"
+    assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert not (tmp_path / "run").exists()
 
 
@@ -433,6 +483,11 @@ def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: py
     monkeypatch.setattr(boosting, "columns", counted)
     boosting.run(wafer_shards, {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512})
     assert seen[0] == read_manifest(wafer_shards).rows["train"]
+
+
+def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: str) -> None:
+    (found,) = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100})
+    assert found["test"]["balanced_accuracy"] == pytest.approx(1 / 9)
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:

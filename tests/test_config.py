@@ -10,7 +10,10 @@ import pytest
 
 from distributed import config, rules
 from distributed.config import Config
+from model.schema import Schema
 from tests.conftest import ROOT, run_command
+
+TWO = Schema(classes=("a", "b"), counts=(8, 2))
 
 
 def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
@@ -61,18 +64,20 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
         (["image.frozen=true", "image.encoder=timm:resnet18"], "image.frozen needs image.weights"),
         (["loss.name=focal"], "loss.name=focal needs loss.focal_gamma above 0 (2 is usual)"),
         (["stage.kind=tau", "fusion.kind=late"], "stage.kind=tau needs experts, which fusion.kind=late has not"),
+        (["scaling.workers=11"], "every worker needs a training row; got scaling.workers=11 and 10 rows in use"),
+        (["scaling.workers=5", "data.max_rows=4"], "got scaling.workers=5 and 4 rows in use"),
         (["stage.kind=crt", "experts.classifier=etf"], "stage.kind=crt needs linear classifiers"),
     ],
 )
 def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
     made = config.load(sets=sets)  # a model that was trained so is still loaded
     with pytest.raises(ValueError) as caught:
-        rules.check_training(made, ("a", "b"), 10)
+        rules.check_training(made, TWO, 10)
     assert said in str(caught.value)
 
 
 def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
-    rules.check_training(config.load(sets=["loss.name=focal"]), ("a", "b"), 10, asked={"loss.focal_gamma"})
+    rules.check_training(config.load(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
         loop.fit(network, train, val, settings, Kept())
 
 
+def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
+    network, train, val, settings = start("optim.epochs=2", "optim.ema=0", "optim.lr=1e30", "data.batch_size=108")  # one step an epoch
+    with pytest.raises(Diverged, match=r"answers on validation are not finite \(epoch 1\)"):
+        loop.fit(network, train, val, settings, Kept())
+
+
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
     network, train, val, settings = start("optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0")
     run = loop.fit(network, train, val, settings, seen := Kept())

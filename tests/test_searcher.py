@@ -167,6 +167,14 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
 
 
+def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=4)
+    searcher.study.enqueue_trial(NAMED[0][1], user_attrs={"owner": "me", "label": "defaults"})  # killed here
+    experiment = run(make(tmp_path, trials=4))
+    assert sorted(r.job.label for r in experiment.of_kind("search")) == ["", "", "concatenation", "defaults"]
+    assert len(searcher.study.trials) == 4
+
+
 def test_a_finished_trial_without_a_record_gets_one(tmp_path: Path) -> None:
     whole = run(make(tmp_path, trials=8), "asha")
     lines = whole.log.read_text().splitlines(keepends=True)
@@ -260,6 +268,22 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(tmp_path: Path, name
     assert {made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)} == {"CONTINUE"}
     assert made.on_trial_result(None, trial, {"epoch": 9, "value": 0.1}) == "STOP"
     made.on_trial_complete(None, trial, {"epoch": 9, "value": undefined})
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("asha", 3), ("asha", 1), ("hyperband", 9), ("median", 4)])
+def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> None:
+    np.random.seed(0)
+    made = search_stoppers.STOPPERS[name]("max", epochs)
+
+    def trial(number: int) -> search_stoppers.Past:
+        return search_stoppers.Past(Record(Job(name=f"{number:04d}", kind="search")))
+
+    for number in range(8):
+        made.recall(trial(number), [{"epoch": e, "value": 0.9} for e in range(1, epochs + 1)])
+    for last, said in ((epochs, "CONTINUE"), (epochs + 1, "STOP")):
+        weak = trial(10 + last)
+        made.on_trial_add(None, weak)
+        assert made.on_trial_result(None, weak, {"epoch": epochs, "epochs": last, "value": 0.1}) == said
 
 
 def test_a_trial_whose_metric_is_undefined_at_times_goes_on_and_fails_only_at_its_end(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -205,6 +205,9 @@ def test_words_say_better_worse_and_noise() -> None:
 def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
     lost = significance.Comparison(name="a", reference="b", n=5, difference=0.01, low=0.002, high=0.02, t_p=0.02, t_holm=0.12, family=6)
     assert "does not survive the correction for 6 comparisons, so inside the noise" in in_words(lost, "accuracy")
+    never = in_words(replace(lost, t_p=0.29, t_holm=0.58), "accuracy")  # all seeds on one side, far apart
+    assert "inside the noise" in never
+    assert "correction" not in never
 
 
 def test_few_seeds_are_owned_up_to() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
         assert short["difference"].startswith(signed(100 * gaps[name].mean()))
         assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
     assert by_column(main, 1)["few-shot accuracy: difference"].startswith(signed(100 * tail.mean()))
+    alike = study_report.main_table(replace(state.study, tail="balanced_accuracy"), seen)
+    assert (len(set(alike.columns)), len(alike.columns)) == (len(alike.columns), len(main.columns) - 2)
 
 
 def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
@@ -227,6 +230,8 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
     assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(list(both))
+    (under,) = study_stats.mean_views([replace(v, study=replace(v.study, reference="only image")) for v in seen])
+    assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
     ranking, _ = study_figures.rank_over_sets(state.study, seen)
     assert ranking.ranks == {"confidence": 1.0, "concatenation": 2.0, "only the image": 3.0, "only the table": 4.0}
 
