@@ -70,7 +70,7 @@ def trade_off(experiment: Experiment) -> list[Any]:
     first, second = experiment.metrics[:2]
     rows = [{m: r.metrics.get(m) for m in experiment.metrics} for r in experiment.finished()]
     names, several = ", ".join(r.name for r in experiment.front()), len(experiment.metrics) > 2
-    among = f". Over all {len(experiment.metrics)} metrics none is beaten of" if several else ""
+    among = f"; over all {len(experiment.metrics)} metrics none beats" if several else ""
     words = f"{tables.plain(first)} against {tables.plain(second)}; no configuration beats those on the line in both{among}: {names}."
     return [Figure(figure=pareto(rows, first, second, lower=LOWER_IS_BETTER), caption=words, name="pareto")] if rows else []
 
