@@ -14,7 +14,7 @@ from distributed.shards import SPLITS, Manifest
 from distributed.splits import NONE, TRAIN
 from model.schema import listed
 
-WHOLE = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
+UNDIVIDED = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
 
 
 class Report:
@@ -56,7 +56,7 @@ class Report:
                 if where == "test":
                     self.note("no row is in test")
                 else:
-                    self.warn(f"no row is in {where}, without which nothing can be trained; {WHOLE}")
+                    self.warn(f"no row is in {where}, without which nothing can be trained; {UNDIVIDED}")
                 continue
             absent = [n for n, row in zip(names, self.totals) if not row[place]]
             if absent:
