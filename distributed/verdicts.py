@@ -11,12 +11,14 @@ def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "p
     """One sentence that says what this comparison shows and what it does not."""
     if c.difference is None:
         return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
-    gap = f"{signed(c.difference * scale, _digits(scale))} {unit}".strip()
+    amount, digits = c.difference * scale, _digits(scale)
+    small = amount and not round(amount, digits)  # it may be sure all the same
+    gap = f"{f'less than {0.5 / 10**digits:g}' if small else signed(amount, digits)} {unit}".strip()
     if c.verdict == "equal":
         return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
     if c.t_holm is None or c.low is None or c.high is None:
         return f"{c.name} against {c.reference} in {metric}: {gap}, and nothing can be said about chance ({c.reason})."
-    low, high = (signed(v * scale, _digits(scale)) for v in (c.low, c.high))
+    low, high = (signed(v * scale, digits) for v in (c.low, c.high))
     figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {probability(c)}"
     if c.verdict == "noise":
         alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
