@@ -259,7 +259,7 @@ def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: P
 
 def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -> None:
     done = run_command(
-        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--workers", "512", "--set", "data.batch_size=512"
+        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--workers", "256", "--set", "data.batch_size=256"
     )
     assert (done.returncode, "this run must fit on this machine" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
