@@ -18,12 +18,15 @@ def check_training(config: Config, schema: Schema, validation_rows: int, asked: 
     if not validation_rows:
         raise ValueError("training needs validation rows: they pick the epoch and fit the calibration; the val split has none")
     rows, workers = int(training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows).sum()), config.scaling.workers
-    if rows < workers:
-        raise ValueError(f"every worker needs a training row; got scaling.workers={workers} and {rows} rows in use")
     check_class("optim.metric", config.optim.metric, schema.classes)
     stage, image, loss = config.stage.kind, config.image, config.loss
     kind = classifier_kind(config.experts, loss)
     rules = [
+        (
+            {"scaling.workers", "data.max_rows", "data.imbalance_ratio"},
+            rows < workers,
+            f"every worker needs a training row; got scaling.workers={workers} and {rows} rows in use",
+        ),
         (
             {"fusion.kind"},
             stage != "none" and config.fusion.kind in WITHOUT_EXPERTS,

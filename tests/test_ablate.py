@@ -173,6 +173,15 @@ def test_studies_share_what_need_not_be_trained_twice() -> None:
 
 # The cells
 
+NOISY = """
+[[conditions]]
+name = "clean"
+[[conditions]]
+name = "{modality} is noise"
+each = "modality"
+set = { data.corrupt = "{modality}=noise" }
+"""
+
 
 def test_placeholders_and_grids_make_the_cells() -> None:
     text = """
@@ -187,16 +196,10 @@ def test_placeholders_and_grids_make_the_cells() -> None:
     name = "others"
     set = { data.modalities = "{others}" }
     [[conditions]]
-    name = "clean"
-    [[conditions]]
-    name = "{modality} is noise"
-    each = "modality"
-    set = { data.corrupt = "{modality}=noise" }
-    [[conditions]]
     name = "shared"
     set = { data.corrupt = "{shares=missing}" }
     """
-    plan = cells.plan(dataclasses.replace(parsed(text), reference="1 experts"), ["image", "table"], ["table"], 1)
+    plan = cells.plan(dataclasses.replace(parsed(text + NOISY), reference="1 experts"), ["image", "table"], ["table"], 1)
     made = {(c.variant, c.condition): c.settings for c in plan.cells}
     assert len(made) == 4 * 4 + 2  # `others` only where a modality is named
     assert made["3 experts", "clean"] == {"experts.count": 3, "optim.seed": 0}
@@ -226,12 +229,6 @@ test = { corrupt = "{modality}=missing" }
 [[variants]]
 name = "by stability"
 set = { inference.aggregation = "stability" }
-[[conditions]]
-name = "clean"
-[[conditions]]
-name = "{modality} is noise"
-each = "modality"
-set = { data.corrupt = "{modality}=noise" }
 """
 
 
@@ -243,7 +240,7 @@ def test_spaces_after_commas_lose_no_corruption() -> None:
 
 
 def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_training() -> None:
-    plan = cells.plan(parsed(BOUND), ["image", "table"], ["table"], 1)
+    plan = cells.plan(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
     found = {(c.variant, c.condition): c for c in plan.cells}
     assert ("lacks it at test", "clean") not in found
     assert found["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}

@@ -207,9 +207,9 @@ def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
     assert "does not survive the correction for 6 comparisons, so inside the noise" in in_words(lost, "accuracy")
     never = in_words(replace(lost, t_p=0.29, t_holm=0.58), "accuracy")  # all seeds on one side, far apart
     assert "inside the noise" in never
+    assert "correction" not in never
     tiny = replace(lost, difference=-0.0002, low=-0.0004, high=-0.0001, t_holm=0.04)
     assert "is worse than b in accuracy (less than 0.05 points, 95 % interval" in in_words(tiny, "accuracy")
-    assert "correction" not in never
 
 
 def test_few_seeds_are_owned_up_to() -> None:
