@@ -27,7 +27,7 @@ def run_group(
 ) -> tuple[list[Row], list[dict[str, float]]]:
     """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row.
 
-    folder: where a training keeps its state until it is done, or a training of several workers its run.
+    folder: where a training keeps its state, or a training of several workers its run; the state stays until the rows are on disk.
     """
     try:
         if cells[0].model == "boosting":
@@ -36,10 +36,7 @@ def run_group(
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": trial.reason(error)} for _ in cells], []
-    rows = _described(shards, cells[0].settings, [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells])
-    if folder:
-        checkpoints.remove(folder if checkpoint.config.scaling.workers == 1 else f"{folder}/state")
-    return rows, history
+    return _described(shards, cells[0].settings, [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells]), history
 
 
 def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:

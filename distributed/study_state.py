@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import checkpoints, corrupt, study_board, study_report, study_stats
 from distributed.cells import Plan, plan
-from distributed.config import words
+from distributed.config import Config, override, words
 from distributed.results import Results, Row
 from distributed.shards import join
 from distributed.study import Cell, Study
@@ -116,6 +116,8 @@ class State:
         self.results.add(named)
         if history:
             study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
+        if all(row["state"] == "done" for row in named):
+            self.forget(group)
         first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
         words = f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
         if first["state"] == "failed":
@@ -127,6 +129,11 @@ class State:
     def run_folder(self, group: Group) -> str:
         """Where a training of several workers keeps its run."""
         return join(self.folder, "runs", self.trainings[_place(*group[0])])
+
+    def forget(self, group: Group) -> None:
+        """Removes the resumable state of a training whose rows are on disk; before that a killed driver would train it again."""
+        alone = override(Config(), group[0][1].settings).scaling.workers == 1
+        checkpoints.remove(self.run_folder(group) if alone else join(self.run_folder(group), "state"))
 
     def rows(self) -> list[Row]:
         """The rows of the planned cells only, and only where they are of the settings planned."""

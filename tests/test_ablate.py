@@ -345,6 +345,19 @@ def test_trainings_share_decoded_rows_only_where_they_keep_them_alike() -> None:
     assert ablate._cache(cells[2]) == {"data.cache": "stream"}
 
 
+@pytest.mark.parametrize(("workers", "left"), [(1, []), (2, ["checkpoint"])])
+def test_a_training_keeps_its_state_until_its_rows_are_on_disk(tmp_path: Path, workers: int, left: list[str]) -> None:
+    state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": workers})
+    failed, done = state.todo().values()
+    for group in (failed, done):
+        for kind in ("state", "checkpoint")[:workers]:
+            (Path(state.run_folder(group)) / kind).mkdir(parents=True)
+    state.take(failed, ([{"state": "failed", "reason": "test rows"}], []))
+    state.take(done, ([{"state": "done"}], []))
+    assert (Path(state.run_folder(failed)) / "state").exists(), "the training itself may be whole"
+    assert [p.name for p in Path(state.run_folder(done)).glob("*")] == left
+
+
 def test_whole_seeds_come_first(tmp_path: Path) -> None:
     seeds = [group[0][1].seed for group in opened(tmp_path, TWO, seeds=3).todo().values()]
     assert seeds == sorted(seeds)
@@ -466,7 +479,8 @@ def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: 
     monkeypatch.setattr(loop, "train_epoch", killed)  # nothing is trained twice
     rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
-    assert not (tmp_path / "run").exists()
+    again, _ = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert again == rows, "a driver killed before it has the rows asks for them again"
 
 
 def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
