@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -27,7 +26,7 @@ REPORT_EVERY = 30.0  # seconds between two reports while the study runs
 
 @dataclass(frozen=True)
 class DataSet:
-    """One --data: the name it has in tables, where it is, and the digest of its schema that names it in keys."""
+    """One --data: the name it has in tables, where it is, and the digest of its rows that names it in keys."""
 
     name: str
     shards: str
@@ -103,8 +102,7 @@ def main(argv: list[str]) -> int:
 
 def data_sets(places: Sequence[str]) -> list[DataSet]:
     """The data sets under the names of their folders."""
-    from distributed.shards import read_manifest
-    from model.schema import to_dict
+    from distributed.shards import digest, read_manifest
 
     found = []
     for place in places or [None]:
@@ -112,10 +110,9 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
         manifest = read_manifest(shards)
         if not manifest.rows["test"]:
             raise ValueError(f"--data must have test rows, on which a study compares its variants; {shards} has none")
-        plain = json.dumps({"schema": to_dict(manifest.schema), "rows": manifest.rows}, sort_keys=True)
         *_, parent, last = ["", *shards.rstrip("/").split("/")]
         name = BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
-        found.append(DataSet(name, shards, hashlib.sha256(plain.encode()).hexdigest()[:16], manifest))
+        found.append(DataSet(name, shards, digest(shards, manifest), manifest))
     names = [d.name for d in found]
     if len(set(names)) < len(names):
         raise ValueError(f"every --data needs a folder of another name, since tables show that name; got {', '.join(names)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distributed.config import Config, override, words
@@ -16,13 +16,29 @@ PLACE = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a study on one data set, its variants and conditions in order, and what was left out and why."""
+    """All cells of a study on one data set, its variants and conditions in order, and what was left out and why.
+
+    whole: of a plan that was cut down to some variants and conditions, the one before the cut.
+    """
 
     cells: tuple[Cell, ...]
     variants: tuple[Choice, ...]
     conditions: tuple[Choice, ...]
     left_out: tuple[str, ...]
     modalities: tuple[str, ...] = ()
+    whole: Plan | None = None
+
+    def narrow(self, cells: Iterable[Cell]) -> Plan:
+        """The plan with these of its cells only, and the variants and conditions that they have."""
+        kept = tuple(cells)
+        variants, conditions = {c.variant for c in kept}, {c.condition for c in kept}
+        return replace(
+            self,
+            cells=kept,
+            variants=tuple(v for v in self.variants if v.name in variants),
+            conditions=tuple(c for c in self.conditions if c.name in conditions),
+            whole=self.whole or self,
+        )
 
 
 def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: int, extra: Mapping[str, Any] | None = None) -> Plan:
@@ -40,8 +56,8 @@ def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: 
         if reason:
             left_out.append(reason)
             continue
-        only = {"data.modalities": ",".join(tables)} if variant.model == "boosting" else {}
-        cells += [_cell(study, variant, condition, {**(extra or {}), **only, "optim.seed": seed}) for seed in range(seeds)]
+        fitted = _on_tables(variant, condition, tables) if variant.model == "boosting" else (variant, condition)
+        cells += [_cell(study, *fitted, {**(extra or {}), "optim.seed": seed}) for seed in range(seeds)]
     used = {c.variant for c in cells}
     kept = tuple(v for v in variants if v.name in used)
     if study.reference not in {v.name for v in variants}:
@@ -61,9 +77,25 @@ def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
         return f"{variant.name}: the data set has no table"
     if variant.model == "boosting" and (variant.test or condition.test.keys() - {"corrupt"}):
         return f"{variant.name} under {condition.name}: gradient boosting has no experts to aggregate and no test distributions"
+    if variant.model == "boosting" and not _tables_kept(variant, condition, tables):
+        return f"{variant.name} under {condition.name}: no table is left to gradient boosting"
     given = (*variant.settings.values(), *variant.test.values())
     unfilled = {m for v in given if isinstance(v, str) for m in PLACE.findall(v)} & {"modality", "others"}
     return "-" if unfilled - condition.bound.keys() else ""
+
+
+def _tables_kept(variant: Choice, condition: Choice, tables: Sequence[str]) -> list[str]:
+    """The tables among the modalities that a variant or a condition keeps."""
+    asked = variant.settings.get("data.modalities") or condition.settings.get("data.modalities") or ""
+    kept = words(str(fill(asked, condition.bound)))
+    return [table for table in tables if not kept or table in kept]
+
+
+def _on_tables(variant: Choice, condition: Choice, tables: Sequence[str]) -> tuple[Choice, Choice]:
+    """Gradient boosting keeps the tables only, whatever else the condition keeps."""
+    others = {name: value for name, value in condition.settings.items() if name != "data.modalities"}
+    kept = ",".join(_tables_kept(variant, condition, tables))
+    return replace(variant, settings={**variant.settings, "data.modalities": kept}), replace(condition, settings=others)
 
 
 def _expand(entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequence[str]) -> Iterator[Choice]:

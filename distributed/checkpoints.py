@@ -58,6 +58,10 @@ def read_file(uri: str) -> bytes:
         return bytes(stream.read())
 
 
+class OtherFormat(ValueError):
+    """States of another version of this project."""
+
+
 class States:
     """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
 
@@ -103,7 +107,7 @@ class States:
                 saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 if saved.get("format") == FORMAT:
                     return saved["state"]  # type: ignore[no-any-return]
-                raise ValueError(
+                raise OtherFormat(
                     f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
                 )
             instead = "trying the one before it" if place < len(names) else "there is none before it: starting anew"

@@ -7,8 +7,10 @@ escaped, since plotly reads a little HTML.
 from __future__ import annotations
 
 import html
+import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ def label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
     return "<br>".join(html.escape(line) for line in textwrap.wrap(plain, wrap)) if wrap else html.escape(plain)
 
 
-def row_label(words: object) -> str:
-    """A name down the left side: two lines leave room for the figure on a narrow screen."""
-    return label(words, 52, wrap=28)
+def row_labels(names: Iterable[str]) -> dict[str, str]:
+    """Names down the left side: two lines leave room for the figure on a narrow screen. Names that would become one are kept whole."""
+    short = {name: label(name, 52, wrap=28) for name in names}
+    twice = Counter(short.values())
+    return {name: words if twice[words] == 1 else label(name, len(name), wrap=28) for name, words in short.items()}
 
 
 def translucent(colour: str, share: float) -> str:
@@ -69,6 +73,7 @@ def forest(
 ) -> go.Figure:
     """Difference to the reference with its interval, a line a variant; colour and symbol tell better, worse and noise apart."""
     shown = [c for c in comparisons if c.difference is not None]
+    labels = row_labels(c.name for c in shown)
     reference = shown[0].reference if shown else ""
     figure = blank(_rows_height(len(shown)), x=f"{metric} against {label(reference, 60)}" + (f" ({unit})" if unit else ""), showlegend=True)
     figure.add_vline(x=0, line={"color": NOISE, "dash": "dash", "width": 1})
@@ -82,13 +87,13 @@ def forest(
         below = [0 if c.low is None else m - c.low * scale for c, m in zip(rows, middle)]
         figure.add_scatter(
             x=middle,
-            y=[row_label(c.name) for c in rows],
+            y=[labels[c.name] for c in rows],
             mode="markers",
             name=kind,
             marker={"color": colour, "symbol": symbol, "size": 10},
             error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 2},
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=[row_label(c.name) for c in reversed(shown)])
+    figure.update_yaxes(categoryorder="array", categoryarray=[labels[c.name] for c in reversed(shown)])
     return figure
 
 
@@ -102,18 +107,19 @@ def strip(scores: Mapping[str, Sequence[float]], means: Mapping[str, Summary], m
     """Every seed as a dot, the mean with its interval beside it."""
     figure = blank(_rows_height(len(scores)), x=metric, showlegend=True)
     names = [n for n in scores if means[n].mean is not None]
-    points = [(v * scale, row_label(n)) for n in names for v in sorted(scores[n])]
+    labels = row_labels(names)
+    points = [(v * scale, labels[n]) for n in names for v in sorted(scores[n])]
     dot = {"color": COLOURS[0], "opacity": 0.45, "size": 7}
     figure.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name="one seed", marker=dot)
     figure.add_scatter(
         x=[means[n].mean * scale for n in names],  # type: ignore[operator]
-        y=[row_label(n) for n in names],
+        y=[labels[n] for n in names],
         mode="markers",
         name="mean, 95 % interval",
         marker={"color": COLOURS[1], "symbol": "line-ns", "size": 15, "line": {"width": 3, "color": COLOURS[1]}},
         error_x=_errors([means[n] for n in names], scale, COLOURS[1]),
     )
-    figure.update_yaxes(categoryorder="array", categoryarray=[row_label(n) for n in reversed(names)])
+    figure.update_yaxes(categoryorder="array", categoryarray=[labels[n] for n in reversed(names)])
     return figure
 
 
@@ -180,25 +186,27 @@ def learning_curves(histories: Mapping[str, Sequence[tuple[float, float]]], *, y
 
 
 def ranks(ranking: Ranking) -> go.Figure:
-    """Critical-difference view: mean ranks with half the critical difference either side; what does not overlap differs (Nemenyi)."""
+    """Critical-difference view: mean ranks with half the critical difference either side; what does not overlap differs (Nemenyi). Without
+    a critical difference nothing is said to be worse."""
+    labels = row_labels(ranking.ranks)
     figure = blank(_rows_height(len(ranking.ranks)), x="mean rank over data sets (1 is the best)", showlegend=True)
     best = min(ranking.ranks.values(), default=0.0)
-    reach = ranking.distance if ranking.distance is not None else 0.0
+    reach = math.inf if ranking.distance is None else ranking.distance
     tied = {n: r for n, r in ranking.ranks.items() if r - best <= reach}
     parts = {"not told apart from the best": (tied, COLOURS[0], "circle"), "worse than the best": (ranking.ranks.keys() - tied, WORSE, "x")}
     for kind, (names, colour, symbol) in parts.items():
         kept = [n for n in ranking.ranks if n in names]
         if kept:
-            error = {"type": "constant", "value": reach / 2, "color": colour, "thickness": 2} if reach else None
+            error = {"type": "constant", "value": reach / 2, "color": colour, "thickness": 2} if math.isfinite(reach) else None
             figure.add_scatter(
                 x=[ranking.ranks[n] for n in kept],
-                y=[row_label(n) for n in kept],
+                y=[labels[n] for n in kept],
                 mode="markers",
                 name=kind,
                 marker={"color": colour, "symbol": symbol, "size": 10},
                 error_x=error,
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=[row_label(n) for n in reversed(ranking.ranks)])
+    figure.update_yaxes(categoryorder="array", categoryarray=[labels[n] for n in reversed(ranking.ranks)])
     figure.update_xaxes(range=[0.5, len(ranking.ranks) + 0.5])
     return figure
 

@@ -141,12 +141,12 @@ def ingest(
     clear()
     with cli.progress("writing files", sum(parts.files)) as advance:
         written = ingest_passes.write_all(blocks, rows, parts, schema, report.readings(), folder, cpus, advance)
-    if assigned.rejected.num_rows:
-        written.append(ingest_write.write_table(join(folder, REJECTED), assigned.rejected))
-    ingest_write.verify(written)
+    refused = [ingest_write.write_table(join(folder, REJECTED), assigned.rejected)] if assigned.rejected.num_rows else []
+    ingest_write.verify([*written, *refused])
     kept = {image.name for image in schema.images}
     prepare = ingest_assign.prepare_record(roles, [s for s in specs if s.name in kept], schema, options.seed, fractions, report)
-    return Manifest(schema=schema, rows=dict(zip(SPLITS, parts.rows)), prepare=prepare), report
+    content = ingest_write.content(written)
+    return Manifest(schema=schema, rows=dict(zip(SPLITS, parts.rows)), prepare=prepare, content=content), report
 
 
 def settle(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from distributed import columns, ingest_rows, ingest_table
 from distributed.ingest_rows import CELL, COLOUR, DEEP, DIGEST, ID, IMAGE, LABEL, SUMS, Plan
 from distributed.ingest_values import as_text
-from distributed.ingest_write import POSITION, part_path, write_part
+from distributed.ingest_write import POSITION, Written, part_path, write_part
 from distributed.shards import SPLITS
 from distributed.splits import NONE, TRAIN
 from model.schema import Schema
@@ -215,7 +215,7 @@ def write_all(
     folder: str,
     cpus: int,
     advance: Callable[[int], None],
-) -> list[tuple[str, int]]:
+) -> list[Written]:
     """Third pass: deal the rows out and write the parts. Gives the blocks up as it goes."""
     import ray
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -144,13 +148,38 @@ def part_path(folder: str, split: str, number: int) -> str:
     return join(folder, split, f"part-{number:05d}.parquet")
 
 
-def write_part(uri: str, *pieces: pa.Table) -> tuple[str, int]:
-    """One part file from its pieces, sorted by position; returns its path and size."""
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written."""
+
+    uri: str
+    size: int
+    digest: str  # of its bytes
+
+
+def write_part(uri: str, *pieces: pa.Table) -> Written:
+    """One part file from its pieces, sorted by position."""
     table = pa.concat_tables(pieces).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
     return write_table(uri, table)
 
 
-def write_table(uri: str, table: pa.Table) -> tuple[str, int]:
+class _Hashed(io.RawIOBase):
+    """Counts and digests what goes through to a stream."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.stream, self.size, self.hash = stream, 0, hashlib.blake2b(digest_size=8)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        self.stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+
+def write_table(uri: str, table: pa.Table) -> Written:
     """A Parquet file; images are compressed already."""
     import pyarrow.parquet as pq
 
@@ -158,13 +187,20 @@ def write_table(uri: str, table: pa.Table) -> tuple[str, int]:
     compression = {n: "none" if pa.types.is_binary(t) else "zstd" for n, t in zip(table.schema.names, table.schema.types)}
     dictionary = [n for n, t in zip(table.schema.names, table.schema.types) if not pa.types.is_binary(t) and n != "id"]
     with system.open_output_stream(path) as stream:
-        pq.write_table(table, stream, row_group_size=ROW_GROUP, compression=compression, use_dictionary=dictionary, store_schema=True)
-    return uri, system.get_file_info(path).size
+        out = _Hashed(stream)
+        pq.write_table(table, out, row_group_size=ROW_GROUP, compression=compression, use_dictionary=dictionary, store_schema=True)
+    return Written(uri, out.size, out.hash.hexdigest())
 
 
-def verify(written: Sequence[tuple[str, int]]) -> None:
+def content(written: Sequence[Written]) -> str:
+    """A digest of all parts, whatever order they were written in."""
+    parts = sorted(f"{'/'.join(w.uri.split('/')[-2:])} {w.digest}" for w in written)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def verify(written: Sequence[Written]) -> None:
     """Every part must be seen from here: on a cluster, a path of one machine's own disk is not."""
-    for uri, size in written:
-        system, path = filesystem(uri)
-        if system.get_file_info(path).size != size:
-            raise ValueError(f"--out must be on storage that every machine of the cluster shares; {uri!r} was written elsewhere")
+    for part in written:
+        system, path = filesystem(part.uri)
+        if system.get_file_info(path).size != part.size:
+            raise ValueError(f"--out must be on storage that every machine of the cluster shares; {part.uri!r} was written elsewhere")

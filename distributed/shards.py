@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
@@ -23,12 +24,14 @@ REJECTED = "rejected.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What schema.json says. `prepare` holds all that is needed to prepare new raw tables in the same way."""
+    """What schema.json says. `prepare` holds all that is needed to prepare new raw tables in the same way; `content` is a digest of all
+    parts (empty in shards that are older than it)."""
 
     schema: Schema
     rows: dict[str, int]
     prepare: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    content: str = ""
 
 
 def is_uri(location: str) -> bool:
@@ -80,7 +83,7 @@ def read_manifest(uri: str) -> Manifest:
         rows = {split: int(plain["rows"][split]) for split in SPLITS}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again") from None
-    return Manifest(schema=schema, rows=rows, prepare=plain.get("prepare", {}), version=version)
+    return Manifest(schema=schema, rows=rows, prepare=plain.get("prepare", {}), version=version, content=str(plain.get("content", "")))
 
 
 def _read_text(uri: str) -> str:
@@ -104,10 +107,21 @@ def _read_text(uri: str) -> str:
 def write_manifest(manifest: Manifest, uri: str) -> None:
     """Writes schema.json; the last step of making a SHARDS folder."""
     system, path = filesystem(uri)
-    plain = {"version": manifest.version, "schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "prepare": manifest.prepare}
+    plain = {"version": manifest.version, **vars(manifest), "schema": schemas.to_dict(manifest.schema)}
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with system.open_output_stream(posixpath.join(path, MANIFEST)) as stream:
         stream.write(text.encode())
+
+
+def digest(uri: str, manifest: Manifest) -> str:
+    """Names these rows: shards of other training, validation or test rows have another one. Older shards go by their parts' sizes."""
+    content = manifest.content
+    if not content:
+        system, root = filesystem(uri)
+        paths = [path for split in SPLITS for path in part_files(uri, split)]
+        content = [(info.path.removeprefix(root), info.size) for info in (system.get_file_info(paths) if paths else [])]
+    plain = json.dumps({"schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "content": content}, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def part_files(uri: str, split: str) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 ALPHA = 0.05
+FEWEST = 5  # seeds from which a 95 % interval covers 92 % and more; of 2, 3 and 4 seeds it covers 52, 75 and 87 %
 Scores = Mapping[Hashable, float]
 SAME = 1e-12  # differences below this, relative to the scores, are rounding: the float sum of equal numbers is not exactly equal
 
@@ -63,7 +64,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Friedman's test and Nemenyi's critical difference over data sets; rank 1 is the best."""
+    """Friedman's test over data sets and, where it finds a difference, Nemenyi's critical one; rank 1 is the best."""
 
     ranks: dict[str, float]
     sets: int
@@ -208,15 +209,16 @@ def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = Fa
     means = {name: float(r) for name, r in sorted(zip(names, ranks.mean(axis=0)), key=lambda pair: (pair[1], pair[0]))}
     if n < 2:
         return Ranking(ranks=means, sets=n, reason="one data set: ranks only, no test over data sets")
-    distance = float(stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n)))
-    groups = _cliques(list(means.items()), distance)
     if (ranks == ranks[:, :1]).all():
-        return Ranking(ranks=means, sets=n, distance=distance, groups=groups, reason="all variants tie on every data set")
+        return Ranking(ranks=means, sets=n, groups=(tuple(means),), reason="all variants tie on every data set")
     if k < 3:
-        return Ranking(ranks=means, sets=n, distance=distance, groups=groups, reason="two variants: Friedman's test needs three")
+        return Ranking(ranks=means, sets=n, reason="two variants: Friedman's test needs three")
     p = float(stats.friedmanchisquare(*scores.T).pvalue)
-    reason = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
-    return Ranking(ranks=means, sets=n, p=p, distance=distance, groups=groups, reason=reason)
+    rough = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
+    if p >= ALPHA:  # a critical difference is for after Friedman's test has said that there is one
+        return Ranking(ranks=means, sets=n, p=p, groups=(tuple(means),), reason=rough)
+    distance = float(stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n)))
+    return Ranking(ranks=means, sets=n, p=p, distance=distance, groups=_cliques(list(means.items()), distance), reason=rough)
 
 
 def _cliques(ranked: list[tuple[str, float]], distance: float) -> tuple[tuple[str, ...], ...]:

@@ -1,5 +1,6 @@
-"""TensorBoard of a study: a run for every variant of a training, named VARIANT/seed-K, its hyperparameter group the variant, so that seeds
-fold. Variants that share a training share its curves; conditions that differ at test only are the first one's."""
+"""TensorBoard of a study: a run for every cell, named CONDITION/VARIANT/seed-K, its hyperparameter group the variant under the condition,
+so that seeds fold. Variants that share a training share its curves; of conditions that differ at test only the first one has them, and all
+have their scores."""
 
 from __future__ import annotations
 
@@ -21,27 +22,29 @@ SHOWN = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", 
 def write(
     folder: str, group: Sequence[tuple[str, Cell]], rows: Sequence[Row], history: Sequence[dict[str, float]], *, several: bool
 ) -> None:
-    """Event files of one training under folder/tensorboard; with several data sets their name leads."""
-    firsts: dict[str, tuple[str, Cell, Row]] = {}
+    """Event files of one training's finished cells under folder/tensorboard; with several data sets their name leads. Gradient boosting
+    has no history."""
+    drawn: set[str] = set()
     for (data, cell), row in zip(group, rows, strict=True):
-        firsts.setdefault(cell.variant, (data, cell, row))
-    for data, cell, row in firsts.values():
-        _write_one(folder, data, cell, row, history, several)
+        curves = [] if cell.variant in drawn else history
+        if row["state"] == "done":
+            drawn.add(cell.variant)
+            _write_one(folder, data, cell, row, curves, int(history[-1]["epoch"]) if history else 0, several)
 
 
-def _write_one(folder: str, data: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], several: bool) -> None:
+def _write_one(folder: str, data: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int, several: bool) -> None:
     parts = [*([slug(data)] if several else []), *([] if cell.condition == "clean" else [slug(cell.condition)])]
     run = join("tensorboard", *parts, slug(cell.variant), f"seed-{cell.seed}")
     if not is_uri(folder):
-        _events(join(folder, run), cell, row, history)
+        _events(join(folder, run), cell, row, history, last)
         return
     with tempfile.TemporaryDirectory() as here:
-        _events(here, cell, row, history)
+        _events(here, cell, row, history, last)
         for file in Path(here).iterdir():
             checkpoints.write_file(join(folder, run, file.name), file.read_bytes())
 
 
-def _events(place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]]) -> None:
+def _events(place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int) -> None:
     from tensorboard.plugins.hparams import summary_v2
     from torch.utils.tensorboard import SummaryWriter
 
@@ -52,7 +55,6 @@ def _events(place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]
         for name, value in metrics.items():
             if name not in ("epoch", "best_epoch"):
                 writer.add_scalar(tag(name), value, int(metrics["epoch"]))
-    last = int(history[-1]["epoch"])
     for name in SHOWN:
         if f"test/{name}" in row:
             writer.add_scalar(f"final/test/{name}", row[f"test/{name}"], last)

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed.cells import PLACE, Plan, fill
 from distributed.experiment import LOWER_IS_BETTER
-from distributed.significance import Summary, compare, paired, summarise
+from distributed.significance import FEWEST, Summary, compare, paired, summarise
 from distributed.study import Claim, Study
 from distributed.study_stats import View, digits_of, name_of, scale_of
 from distributed.study_tables import place_cells, place_columns, verdict
@@ -22,6 +22,8 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
     lines = []
     for view in seen:
         groups: dict[str, list[str]] = {}
+        if view.scores(metric) and view.study.reference not in view.scores(metric):
+            lines.append(f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it.")
         for c in view.comparisons(metric):
             kind = verdict(c, metric).split(":")[0]
             gap = "" if c.difference is None or kind == "equal" else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
@@ -45,22 +47,31 @@ def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tu
     labels = place_columns(seen)
     for claim in study.claims:
         for view in seen:
-            for words in _bindings(claim, view, plans.get(view.data)):
+            plan = plans.get(view.data)
+            for words in _bindings(claim, view, plan):
                 bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "variant", "metric", "against")})
                 asked = {fill(name, words) for name in claim.conditions}
-                scores = view.scores(bound.metric)
-                if (
-                    (asked and view.condition not in asked)
-                    or bound.variant not in scores
-                    or (bound.against and bound.against not in scores)
-                ):
+                if (asked and view.condition not in asked) or not _applies(bound, view, plan):
                     continue
-                if claim.at_least is None and claim.at_most is None:
-                    lines.append(f"{_where(view, seen)}{_helps(bound, view)}")
+                scores = view.scores(bound.metric)
+                missing = [name for name in (bound.variant, bound.against) if name and name not in scores]
+                reason = f"no result of {' and '.join(missing)} in {name_of(bound.metric)}" if missing else ""
+                if claim.at_least is not None or claim.at_most is not None:
+                    found = [None, None, 0, f"not measured: {reason}"] if missing else _limit(bound, scores)
+                    rows.append([bound.text, *place_cells(view, labels), *found])
                 else:
-                    rows.append([bound.text, *place_cells(view, labels), *_limit(bound, scores)])
+                    said = f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}." if missing else _helps(bound, view)
+                    lines.append(f"{_where(view, seen)}{said}")
     columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
     return lines, Table(columns=columns, rows=rows, caption="Claims with limits, and what was measured.") if rows else None
+
+
+def _applies(claim: Claim, view: View, plan: Plan | None) -> bool:
+    """Whether the study has what the claim speaks of here: its variants, two of them if it compares, and another modality to weigh."""
+    if claim.variant == claim.against or (claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2):
+        return False
+    planned = {c.variant for c in plan.cells if c.condition == view.condition} if plan else set(view.finished)
+    return {claim.variant, claim.against} - {""} <= planned
 
 
 def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
@@ -82,7 +93,8 @@ def _helps(claim: Claim, view: View) -> str:
 
 
 def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
-    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does."""
+    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does, one way or
+    the other. With few seeds an interval says too little for that."""
     scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
     if claim.against:
         gap = paired(scores[claim.variant], scores[claim.against])
@@ -97,11 +109,13 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
 
     lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
     measured = Cell(text=write(found.mean), value=found.mean)
-    if not lowest <= found.mean <= highest:
-        outcome = "does not hold"
-    elif found.low is None or found.high is None:
-        outcome = f"holds on the mean, untested: {found.reason}"
-    else:
-        outcome = "holds" if lowest <= found.low and found.high <= highest else "holds on the mean, the interval reaches past the limit"
+    inside = lowest <= found.mean <= highest
+    outcome = "holds" if inside else "does not hold"
+    if found.low is None or found.high is None:
+        outcome += f" on the mean, untested: {found.reason}"
+    elif found.n < FEWEST:
+        outcome += f" on the mean, untested: {FEWEST} seeds and more can tell"
+    elif not (lowest <= found.low and found.high <= highest if inside else found.high < lowest or found.low > highest):
+        outcome += " on the mean, the interval reaches past the limit"
     between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
     return [measured, between, found.n, outcome]

@@ -119,23 +119,24 @@ def _expert_metrics(view: View, variant: str) -> list[str]:
     return sorted(n for n in names if variant in view.scores(n))
 
 
-def rank_over_sets(study: Study, seen: Sequence[View]) -> tuple[Ranking, list[Figure]]:
-    """The critical-difference view over data sets, of the mean over seeds under each data set's first condition."""
+def rank_over_sets(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[Ranking, list[str], list[Figure]]:
+    """The critical-difference view over data sets, of the mean over seeds under each data set's first condition; and the names of the
+    variants that it leaves out, since some data set has no result of them there."""
     table: dict[str, dict[str, float]] = {}
-    for view in _first(seen):
-        for name, summary in view.means(study.metric).items():
-            if summary.mean is not None:
-                table.setdefault(view.common.get(name, name), {})[view.data] = summary.mean
-    sets = {view.data for view in seen}
-    whole = {name: values for name, values in table.items() if values.keys() == sets}
+    for view in seen:
+        if view.condition == plans[view.data].conditions[0].name:
+            for name, summary in view.means(study.metric).items():
+                if summary.mean is not None:
+                    table.setdefault(view.common.get(name, name), {})[view.data] = summary.mean
+    whole = {name: values for name, values in table.items() if values.keys() == plans.keys()}
+    known = dict.fromkeys(v.common or v.name for p in plans.values() for v in p.variants)
     ranking = rank(whole, lower_is_better=study.metric in LOWER_IS_BETTER)
+    left_out = [name for name in known if name not in whole]
     if ranking.sets < 2 or not ranking.ranks:
-        return ranking, []
-    caption = (
-        f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets, under the first condition of each; variants whose bars do "
-        "not overlap differ (Nemenyi, 5 %)."
-    )
-    return ranking, [Figure(figure=figures.ranks(ranking), caption=caption, name="ranks")]
+        return ranking, left_out, []
+    told = "" if ranking.distance is None else "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
+    caption = f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets, under the first condition of each{told}."
+    return ranking, left_out, [Figure(figure=figures.ranks(ranking), caption=caption, name="ranks")]
 
 
 def _first(seen: Sequence[View]) -> list[View]:

@@ -28,8 +28,8 @@ METHOD = (
     "t test and Wilcoxon's signed ranks, each corrected after Holm over the comparisons of one data set, condition and metric. `shown` "
     "follows the corrected t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
     "Claims stand in the study file. What helps against the reference follows the corrected test of its table; against another variant, "
-    "and within a limit, each claim is one planned comparison without correction. A claim `holds` where the whole interval lies within "
-    "its limit.",
+    "and within a limit, each claim is one planned comparison without correction. A claim `holds`, or does not, "
+    "where the whole interval lies on one side of its limit.",
     "Hedges g is the mean paired difference over its standard deviation, corrected for few seeds.",
 )
 
@@ -43,10 +43,10 @@ def write(
     for ending, content in (
         ("md", tables.to_markdown(main)),
         ("tex", tables.to_latex(main, f"tab:{study.name}")),
-        ("csv", tables.to_csv(study_tables.tidy_table([*seen, *study_stats.mean_views(seen)], [*_metrics(study), "train_seconds"]))),
+        ("csv", tables.to_csv(study_tables.tidy_table([*seen, *study_stats.mean_views(seen, plans)], [*_metrics(study), "train_seconds"]))),
     ):
         _put(folder, f"table.{ending}", content)
-    sections = build(study, plans, seen, main, rows, command)
+    sections = _named_apart(build(study, plans, seen, main, rows, command))
     missing = _pictures(folder, sections) if pictures and not is_uri(folder) else ""
     title = f"Study: {study.title}"
     failed = sum(row["state"] == "failed" for row in rows)
@@ -59,6 +59,19 @@ def write(
 
 def _put(folder: str, name: str, content: str) -> None:
     checkpoints.write_file(join(folder, name), report.redact(content).encode())
+
+
+def _named_apart(sections: Sequence[Section]) -> list[Section]:
+    """Figures whose file names would be one, as those of the data sets ham_1 and ham-1, get numbers."""
+    taken: dict[str, int] = {}
+
+    def own(block: report.Block) -> report.Block:
+        if not isinstance(block, Figure) or not block.name:
+            return block
+        taken[block.name] = taken.get(block.name, 0) + 1
+        return block if taken[block.name] == 1 else replace(block, name=f"{block.name}-{taken[block.name]}")
+
+    return [replace(s, blocks=[own(b) for b in s.blocks]) for s in sections]
 
 
 def _pictures(folder: str, sections: Sequence[Section]) -> str:
@@ -100,15 +113,13 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: T
             Section("What failed", _failures(plans, rows)),
             Section("How it was made", _made(command)),
         ]
-    ranking, rank_figures = study_figures.rank_over_sets(study, seen)
-    means = study_stats.mean_views(seen)
-    over_sets = [*([Text(ranking_words(ranking))] if len(plans) > 1 else []), *rank_figures, *_means(study, means)]
+    means = study_stats.mean_views(seen, plans)
     tail = [] if study.tail == study.metric else [study.tail]
     return [
         Section("What is shown", _shown(study, plans, [*seen, *means])),
         Section("Results", [main, *study_figures.score_figures(study, seen)]),
         Section("Against the reference", [b for m in (study.metric, *tail) for b in _against(study, seen, m)]),
-        Section("Over data sets", over_sets),
+        Section("Over data sets", _over_sets(study, plans, seen, means) if len(plans) > 1 else []),
         Section("Along the conditions", study_figures.axis_figures(study, plans, seen)),
         Section("Fusion weights", _weights(seen)),
         Section("What failed or was left out", _failures(plans, rows)),
@@ -129,14 +140,26 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     seeds = [s.n for v in seen for s in v.means(study.metric).values()]
     several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
     families = [c.family for v in seen for c in v.comparisons(study.metric)]
-    note = floor_note(several, max(families, default=1)) if seeds else ""
+    note = floor_note(several, max(families, default=1)) if families else ""
+    cut = _cut(plans)
     return [
+        *([Text(cut)] if cut else []),
         *([Text(study.question)] if study.question else []),
         *([Bullets(lines)] if lines else []),
         *([limits] if limits else []),
         *([Heading(f"Against {study.reference}"), Bullets(against)] if against else []),
         *([Text(note)] if note else []),
     ]
+
+
+def _cut(plans: Mapping[str, Plan]) -> str:
+    """What of the study is not in this report, because --variants or --conditions left it out and it has no result from another time."""
+    said = []
+    for kind in ("variants", "conditions"):
+        whole, here = ({c.name for p in plans.values() for c in getattr(p.whole if of and p.whole else p, kind)} for of in (True, False))
+        if len(here) < len(whole):
+            said.append(f"{len(here)} of its {len(whole)} {kind}")
+    return f"The study is cut down to {' and '.join(said)}: tests are corrected over what is shown here only." if said else ""
 
 
 def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
@@ -146,6 +169,20 @@ def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Blo
     drawn = study_figures.forests(study, seen, metric)
     left = [Text(f"Drawn are {len(drawn)} of {len(seen)} data sets and conditions.")] if 0 < len(drawn) < len(seen) else []
     return [Heading(name_of(metric)), table, *drawn, *left]
+
+
+def _over_sets(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], means: Sequence[View]) -> list[report.Block]:
+    """Ranks and means over data sets, and what they leave out."""
+    ranking, unranked, rank_figures = study_figures.rank_over_sets(study, plans, seen)
+    missing = study_stats.left_out_of_means(means, plans)
+    return [
+        Text(ranking_words(ranking)),
+        *([Text(f"Not ranked, since some data set has no result of it there: {', '.join(unranked)}.")] if unranked else []),
+        *rank_figures,
+        *([Text(f"Means over data sets under: {', '.join(v.condition for v in means)}.")] if means else []),
+        *([Text(f"Not in the means, since some data set has no result of it: {'; '.join(missing)}.")] if missing else []),
+        *_means(study, means),
+    ]
 
 
 def _means(study: Study, means: Sequence[View]) -> list[report.Block]:
@@ -189,8 +226,8 @@ def _weights(seen: Sequence[View]) -> list[report.Block]:
 
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
     failed = [[r["data"], r["variant"], r["condition"], r["seed"], r["reason"]] for r in rows if r["state"] == "failed"]
+    fell_back = _fell_back(plans, rows)
     notes = [[r["data"], r["variant"], r["condition"], r["seed"], r["note"]] for r in rows if r.get("note")]
-    back = sum(bool(r.get("test/fell_back")) for r in rows)
     left_out = list(dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out))
     columns = ("data", "variant", "condition", "seed", "reason")
     missing = sum(len(p.cells) for p in plans.values()) - len(rows)
@@ -198,9 +235,19 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
         *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
         *([Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")] if failed else []),
         *([Bullets(left_out)] if left_out else []),
-        *([Text(f"Test-time aggregation fell back to uniform weights in {back} of {len(notes)} cells.")] if back else []),
+        *([Text(f"Test-time aggregation fell back to uniform weights: {fell_back}.")] if fell_back else []),
         *([Table(columns=columns, rows=notes, caption="Notes of test-time aggregation.", folded=True)] if notes else []),
     ]
+
+
+def _fell_back(plans: Mapping[str, Plan], rows: Sequence[Row]) -> str:
+    """How often each variant that weighs the experts at test time was refused by the guard, of how many cells."""
+    weighing = {(d, c.variant, c.condition, c.seed) for d, p in plans.items() for c in p.cells if c.test.get("aggregation")}
+    refused: dict[str, list[bool]] = {}
+    for r in rows:
+        if r["state"] == "done" and (r["data"], r["variant"], r["condition"], r["seed"]) in weighing:
+            refused.setdefault(r["variant"], []).append(bool(r.get("test/fell_back")))
+    return ", ".join(f"{name} in {sum(told)} of {len(told)} cells" for name, told in refused.items())
 
 
 def _made(command: str) -> list[report.Block]:

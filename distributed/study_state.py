@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import checkpoints, corrupt, study_board, study_report, study_stats
@@ -31,8 +31,12 @@ def plans_of(
     for data in sets:
         schema = data.manifest.schema
         plans[data.name] = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
-    kept = {kind: _chosen(asked, kind, plans.values()) for kind, asked in (("variants", variants), ("conditions", conditions))}
-    plans = {name: _narrow(whole, kept["variants"] | {study.reference}, kept["conditions"]) for name, whole in plans.items()}
+    if variants is not None or conditions is not None:
+        kept = {kind: _chosen(asked, kind, plans.values()) for kind, asked in (("variants", variants), ("conditions", conditions))}
+        compared = kept["variants"] | {study.reference}
+        plans = {
+            name: p.narrow(c for c in p.cells if c.variant in compared and c.condition in kept["conditions"]) for name, p in plans.items()
+        }
     for data in sets:
         for cell in plans[data.name].cells:
             seen = data.manifest.schema.keep(words(cell.settings.get("data.modalities", "")))
@@ -55,14 +59,6 @@ def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
     return found
 
 
-def _narrow(whole: Plan, variants: set[str], conditions: set[str]) -> Plan:
-    kept_v = tuple(v for v in whole.variants if v.name in variants)
-    kept_c = tuple(c for c in whole.conditions if c.name in conditions)
-    names = {v.name for v in kept_v}, {c.name for c in kept_c}
-    cells = tuple(c for c in whole.cells if c.variant in names[0] and c.condition in names[1])
-    return replace(whole, cells=cells, variants=kept_v, conditions=kept_c)
-
-
 @dataclass
 class State:
     """A study in its folder. Results are on disk after every training; the rest is made anew from them."""
@@ -70,7 +66,7 @@ class State:
     folder: str
     study: Study
     plans: dict[str, Plan]
-    keys: dict[tuple[str, str, str, int], str]  # of every planned cell
+    keys: dict[tuple[str, str, str, int], str]  # of every cell of the study, asked for or not
     trainings: dict[tuple[str, str, str, int], str]
     results: Results
     command: str
@@ -80,7 +76,7 @@ class State:
         results = Results.load(folder)
         if results.rows and not resume:
             raise ValueError(f"--out must be a new folder, or add --resume to keep its {len(results.rows)} cells and go on; got {folder}")
-        places = [(data, cell) for data, p in plans.items() for cell in p.cells]
+        places = [(data, cell) for data, p in plans.items() for cell in (p.whole or p).cells]
         keys = {_place(d, c): c.key(digests[d]) for d, c in places}
         trainings = {_place(d, c): c.training(digests[d]) for d, c in places}
         others = [row for row in results.rows.values() if _place_of(row) in keys]
@@ -104,8 +100,8 @@ class State:
                     left.setdefault(self.trainings[place], []).append((data, cell))
                 elif self.results.rows.get((*place, self.keys[place])) != known:
                     copies.append({**known, **_names(place)})
-        if copies:
-            self.results.add(copies)
+        for row in copies:
+            self.results.put(row)
         return dict(sorted(left.items(), key=lambda item: item[1][0][1].seed))
 
     def take(self, group: Group, outcome: tuple[list[Row], list[dict[str, float]]]) -> str:
@@ -114,8 +110,7 @@ class State:
         rows = rows if len(rows) == len(group) else rows * len(group)
         named = [{**row, **_names(_place(d, c)), "key": self.keys[_place(d, c)]} for (d, c), row in zip(group, rows)]
         self.results.add(named)
-        if history:
-            study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
+        study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
         if all(row["state"] == "done" for row in named):
             self.forget(group)
         first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
@@ -136,21 +131,37 @@ class State:
         checkpoints.remove(self.run_folder(group) if alone else join(self.run_folder(group), "state"))
 
     def rows(self) -> list[Row]:
-        """The rows of the planned cells only, and only where they are of the settings planned."""
+        """The rows of the study's cells only, and only where they are of the settings planned."""
         return [self.results.rows[*p, key] for p, key in self.keys.items() if (*p, key) in self.results.rows]
 
+    def shown(self) -> dict[str, Plan]:
+        """The plans with the cells that were asked for and those that have a result from another time: whoever asks for few variants
+        after many were run must not escape the correction over them all."""
+        there = {_place_of(row) for row in self.rows()}
+        kept = there | self.asked()
+        return {
+            data: p.whole.narrow(c for c in p.whole.cells if _place(data, c) in kept) if p.whole else p for data, p in self.plans.items()
+        }
+
+    def asked(self) -> set[tuple[str, str, str, int]]:
+        return {_place(data, cell) for data, p in self.plans.items() for cell in p.cells}
+
     def failures(self) -> list[Row]:
-        return [row for row in self.rows() if row["state"] == "failed"]
+        """Of the cells that were asked for."""
+        asked = self.asked()
+        return [row for row in self.rows() if row["state"] == "failed" and _place_of(row) in asked]
 
     def describe(self) -> None:
-        """Writes study.json."""
+        """Writes study.json, and the results with their present names."""
+        if self.results.rows:
+            self.results.add([])
         about = {"command": self.command, "study": dataclasses.asdict(self.study)}
         checkpoints.write_file(join(self.folder, "study.json"), json.dumps(about, indent=1).encode())
 
     def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
         """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
         self.describe()
-        return study_report.write(self.folder, self.study, self.plans, self.rows(), self.command, pictures=pictures)
+        return study_report.write(self.folder, self.study, self.shown(), self.rows(), self.command, pictures=pictures)
 
 
 def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:

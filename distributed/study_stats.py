@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from distributed.cells import Plan
@@ -102,9 +102,8 @@ def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[
     return found
 
 
-def mean_views(seen: Sequence[View]) -> list[View]:
+def mean_views(seen: Sequence[View], sets: Collection[str]) -> list[View]:
     """For every condition that all data sets have: each variant's mean over the data sets, seed by seed, as if it were one more set."""
-    sets = list(dict.fromkeys(v.data for v in seen))
     found = []
     for condition in dict.fromkeys(v.condition for v in seen) if len(sets) > 1 else ():
         mine = [v for v in seen if v.condition == condition]
@@ -119,6 +118,20 @@ def mean_views(seen: Sequence[View]) -> list[View]:
             study = replace(mine[0].study, reference=common.get(mine[0].study.reference, mine[0].study.reference))
             found.append(View(study, f"mean of {len(sets)} data sets", condition, kept, rows))
     return [v for v in found if v.rows]
+
+
+def left_out_of_means(means: Sequence[View], plans: Mapping[str, Plan]) -> list[str]:
+    """What every data set should have and the means over data sets lack, since some data set has no result of it."""
+    found = {v.condition: v.finished for v in means}
+    planned = []
+    for p in plans.values():
+        common = {v.name: v.common or v.name for v in p.variants}
+        planned.append(dict.fromkeys((c.condition, common[c.variant]) for c in p.cells))
+    missing: dict[str, list[str]] = {}
+    for condition, name in planned[0]:
+        if all((condition, name) in cells for cells in planned) and name not in found.get(condition, {}):
+            missing.setdefault(condition, []).append(name)
+    return [f"{', '.join(names) if condition in found else 'everything'} under {condition}" for condition, names in missing.items()]
 
 
 def _mean_row(name: str, rows: Sequence[Row]) -> Row:

@@ -90,7 +90,8 @@ def _html_cell(cell: Any, kind: str) -> str:
 
 def markdown_text(words: str) -> str:
     """Users' text that must not turn into Markdown or HTML."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(words.split())).replace("<", "&lt;")
+    plain = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split()))  # few_shot needs no backslash
+    return plain.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def to_markdown(table: Table) -> str:
@@ -112,6 +113,9 @@ _TEX = {
     "–": "--",
     "<": "$<$",
     ">": "$>$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "×": r"$\times$",
     **{c: "\\" + c for c in "&%$#_{}"},
 }
 
@@ -124,14 +128,15 @@ def to_latex(table: Table, label: str = "") -> str:
     """A booktabs table float; needs \\usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(cells) + r" \\"
+        first = "{}" if cells[0].startswith(("[", "*")) else ""  # else an option of the line break before it
+        return first + " & ".join(cells) + r" \\"
 
     rows = [line([rf"\textbf{{{tex_text(text(c))}}}" if _strong(c) else tex_text(text(c)) for c in row]) for row in table.rows]
     head = [
         r"\begin{table}",
         r"\centering",
         *([rf"\caption{{{tex_text(table.caption)}}}"] if table.caption else []),
-        *([rf"\label{{{label}}}"] if label else []),
+        *([rf"\label{{{re.sub('[^A-Za-z0-9:.-]+', '-', label)}}}"] if label else []),
         rf"\begin{{tabular}}{{{''.join('l' if words or i == 0 else 'r' for i, words in enumerate(_words(table)))}}}",
         r"\toprule",
         line([tex_text(c) for c in table.columns]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +37,11 @@ def run_once(
     opened, config = runs.start(job, loop.Exchange(), arrays), job.config
     place = torch.device(device or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"))
     states = checkpoints.States(state) if state else None
-    saved = states.load() if states else None
+    try:
+        saved = states.load() if states else None
+    except checkpoints.OtherFormat as error:
+        print(f"warning: {error}; this training starts anew", file=sys.stderr)
+        saved = None
     history: list[dict[str, float]] = saved.get("history", []) if saved else []
     written = time.monotonic()
 

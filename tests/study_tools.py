@@ -32,9 +32,18 @@ def data_sets(*names: str, image: str = "image") -> list[Any]:
     return [SimpleNamespace(name=name, digest=name, manifest=SimpleNamespace(schema=schema)) for name in names]
 
 
-def opened(folder: Path, text: str, *names: str, seeds: int = 5, resume: bool = True, sets: list[Any] | None = None, **extra: Any) -> State:
+def opened(
+    folder: Path,
+    text: str,
+    *names: str,
+    seeds: int = 5,
+    resume: bool = True,
+    sets: list[Any] | None = None,
+    variants: str | None = None,
+    **extra: Any,
+) -> State:
     sets, own = sets or data_sets(*(names or ("set",))), parsed(text)
-    plans = plans_of(own, sets, seeds, extra)
+    plans = plans_of(own, sets, seeds, extra, variants)
     return State.open(str(folder), own, plans, {d.name: d.digest for d in sets}, resume=resume, command="python distributed/ablate.py")
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed import ablate, boosting, cells, loop, runs, stream, study, study_run, testing
+from distributed import ablate, boosting, cells, checkpoints, loop, runs, stream, study, study_run, testing
+from distributed.checkpoints import States
 from distributed.config import Config
 from distributed.loop import Exchange
 from distributed.results import Results, flat
@@ -255,6 +256,15 @@ def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
     assert plan.left_out == ("trees: the data set has no table",)
 
 
+def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_without_one() -> None:
+    text = TWO + '[[variants]]\nname = "boosting"\nmodel = "boosting"\n[[conditions]]\nname = "{modality}"\neach = "modality"\n'
+    text += 'set = { data.modalities = "{modality}" }\n[[conditions]]\nname = "both"\nset = { data.modalities = "image,table" }\n'
+    plan = plans_of(parsed(text), data_sets("set"), 1, {})["set"]
+    kept = {c.condition: c.settings["data.modalities"] for c in plan.cells if c.model == "boosting"}
+    assert kept == {"table": "table", "both": "table"}
+    assert plan.left_out == ("boosting under image: no table is left to gradient boosting",)
+
+
 def test_a_key_follows_what_is_run_not_what_it_is_called() -> None:
     cell = Cell(variant="a", condition="c", seed=0, model="network", settings={"fusion.kind": "late", "optim.seed": 0}, test={})
     same = dataclasses.replace(cell, variant="b", condition="d", settings={"optim.seed": 0, "fusion.kind": "late", "dim": 128})
@@ -481,6 +491,17 @@ def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: 
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     again, _ = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert again == rows, "a driver killed before it has the rows asks for them again"
+
+
+def test_a_state_of_another_version_is_trained_anew(
+    wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else every --resume of the study would fail again."""
+    States(str(tmp_path)).save(1, {"epoch": 1})
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
+    assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
+    assert "this training starts anew" in capsys.readouterr().err
 
 
 def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,19 @@ def test_rank_view_colours_what_differs_from_the_best() -> None:
     assert figures.ranks(Ranking(ranks={"a": 1.0, "b": 2.0}, sets=1, reason="one data set")).data[0].error_x.value is None
 
 
+def test_long_names_that_begin_alike_have_a_row_each() -> None:
+    names = [f"confidence, cross-fitted, shrunk, checked, temperature {t}" for t in (0.1, 0.5)]
+    scores = {n: [0.5 + i] for i, n in enumerate(names)}
+    dots, _ = figures.strip(scores, {n: summarise(v) for n, v in scores.items()}, "accuracy").data
+    assert len(set(dots.y)) == 2
+    assert {y.replace("<br>", " ") for y in dots.y} == set(names)
+
+
+def test_without_a_critical_difference_no_rank_is_called_worse() -> None:
+    table = {name: {str(d): level for d in range(4)} for name, level in {"good": 0.9, "poor": 0.5}.items()}
+    assert [t.name for t in figures.ranks(rank(table)).data] == ["not told apart from the best"]
+
+
 def test_confusion_shares_are_of_the_true_class() -> None:
     (heat,) = figures.confusion([[8, 2], [0, 0]], ["<i>", "b"]).data
     assert np.array(heat.z).tolist() == [[0.8, 0.2], [0.0, 0.0]]

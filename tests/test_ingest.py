@@ -109,6 +109,20 @@ def same_files(left: Path, right: Path) -> bool:
     return filecmp.cmpfiles(left, right, names, shallow=False)[0] == names
 
 
+def test_other_test_rows_are_another_data_set_and_the_same_rows_are_not(tmp_path: Path) -> None:
+    """A study must not take what it found on one of them for the other."""
+    rows = [{"y": "ab"[i % 4 == 0], "x": i, "part": ("train", "val", "test")[max(0, i - 37)]} for i in range(40)]
+    digests = {}
+    for name, last in (("one", 100), ("twin", 100), ("other", 101)):
+        table = write_csv(tmp_path, {k: [*(r[k] for r in rows), {"y": "a", "x": last, "part": "test"}[k]] for k in rows[0]}, f"{name}.csv")
+        run("--table", table, "--label", "y", "--split-column", "part", "--out", str(tmp_path / name))
+        manifest = shards.read_manifest(str(tmp_path / name))
+        digests[name] = (manifest.schema, shards.digest(str(tmp_path / name), manifest))
+    assert digests["one"] == digests["twin"]
+    assert digests["one"][0] == digests["other"][0], "training alone does not tell them apart"
+    assert digests["one"][1] != digests["other"][1]
+
+
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(made: Path, tmp_path: Path) -> None:
     words = ("--table", made / "t.csv", "--label", "y", "--id", "key", "--group", "patient", "--image", f"photo={made}/images")
     run(*words, "--out", tmp_path / "again")
@@ -267,13 +281,13 @@ def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(made: Pa
 
 def test_shards_in_a_bucket_stay_until_their_successors_are_sure(made: Path, store: dict[str, str], tmp_path: Path) -> None:
     before = shards.read_manifest(str(made / "out"))
-    part, size = ingest_write.write_table("s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]}))
+    part = ingest_write.write_table("s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]}))
     shards.write_manifest(before, "s3://shards/kept")
     table = write_csv(tmp_path, {"y": ["a"] * 60, "x": list(range(60))})
     with pytest.raises(ValueError, match="at least two classes"):
         run("--table", table, "--label", "y", "--overwrite", "--out", "s3://shards/kept")
     assert shards.read_manifest("s3://shards/kept") == before
-    ingest_write.verify([(part, size)])
+    ingest_write.verify([part])
     target = ingest_write.Target("s3://shards/kept", overwrite=True)
     with target.writing():
         target.clear()

@@ -354,7 +354,7 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
 
 def test_a_part_that_is_not_there_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="storage that every machine of the cluster shares"):
-        ingest_write.verify([(str(tmp_path / "part-00000.parquet"), 100)])
+        ingest_write.verify([ingest_write.Written(str(tmp_path / "part-00000.parquet"), 100, "")])
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:

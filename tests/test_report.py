@@ -94,7 +94,7 @@ def test_markdown_has_the_same_content_escaped() -> None:
     page = report.to_markdown("A study", sections())
     assert "<script>" not in page
     assert "| variant | balanced accuracy | p |" in page
-    assert r"\| & {{body}} \*_\`\[a\](b) | **63.2 ± 0.4** |  |" in page
+    assert r"\| &amp; {{body}} \*\_\`\[a\](b) | **63.2 ± 0.4** |  |" in page
     assert "| b | 1 | 0.25 |" in page
     assert "## What is shown" in page
     assert "Empty" not in page
@@ -137,6 +137,10 @@ def test_numbers_sort_by_value_and_keep_their_precision() -> None:
     assert read == [["variant", "balanced accuracy", "p"], [EVIL, "0.632", ""], ["b", "1", "0.25"]]
 
 
+def test_markdown_emphasises_nothing_that_is_a_users() -> None:
+    assert tables.markdown_text("__init__ few_shot ~~x~~ $y$ &lt;") == r"\_\_init\_\_ few_shot \~\~x\~\~ \$y\$ &amp;lt;"
+
+
 def test_latex_is_escaped() -> None:
     found = tables.to_latex(table(), label="tab:x")
     assert r"\textbf{63.2 $\pm$ 0.4} &  \\" in found
@@ -144,6 +148,11 @@ def test_latex_is_escaped() -> None:
     assert r"\& \{\{body\}\} *\_" in found
     assert r"\begin{tabular}{lrr}" in found
     assert r"\label{tab:x}" in found
+    first = tables.to_latex(Table(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]), label="tab:my%study")
+    assert "{}[x] & 1" in first, "else an option of the line before"
+    assert "{}* & 2" in first
+    assert r"x $\ge$ 1" in first
+    assert r"\label{tab:my-study}" in first
 
 
 @pytest.mark.parametrize(("one", "other"), [("图像", "表格"), ("λ = 0.5", "τ = 0.5"), ("margin −1", "margin 1"), ("a < 1", "a > 1")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_parts_come_in_order_and_only_parquet(tmp_path: Path) -> None:
     assert shards.part_files(str(tmp_path), "val") == []
     with pytest.raises(ValueError, match="must be one of train, val, test; got 'dev'"):
         shards.part_files(str(tmp_path), "dev")
+
+
+def test_shards_without_a_digest_of_their_content_go_by_the_sizes_of_their_parts(tmp_path: Path) -> None:
+    found = []
+    for test_rows in (b"12", b"123"):
+        for split, content in (("train", b"1"), ("test", test_rows)):
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / "part-00000.parquet").write_bytes(content)
+        found.append(shards.digest(str(tmp_path), MANIFEST))
+    assert found[0] != found[1]
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "train", moved / "train")
+    shutil.copytree(tmp_path / "test", moved / "test")
+    assert shards.digest(str(moved), MANIFEST) == found[1]
 
 
 def test_locations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -190,6 +190,15 @@ def test_ranking_without_a_test_says_why(table: dict[str, dict[str, float]], rea
     assert reason in found.reason
 
 
+def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
+    """Of two variants on four sets the difference 0.98 would tell apart what a sign test gives p = 0.125."""
+    two = rank({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
+    assert (two.distance, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
+    mixed = rank({"a": {"x": 1.0, "y": 2.0, "z": 3.0}, "b": {"x": 2.0, "y": 3.0, "z": 1.0}, "c": {"x": 3.0, "y": 1.0, "z": 2.0}})
+    assert mixed.p == pytest.approx(1.0)
+    assert (mixed.distance, mixed.groups) == (None, (("a", "b", "c"),))
+
+
 def test_words_say_better_worse_and_noise() -> None:
     better, similar = compare({"concatenation": CONCAT, "confidence": BETTER, "gate": SIMILAR}, "concatenation")
     assert in_words(better, "balanced accuracy").startswith("confidence is better than concatenation in balanced accuracy (+4.8 points")

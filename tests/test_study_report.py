@@ -226,13 +226,13 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
     state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
     invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
     seen = study_stats.views(state.study, state.plans, state.rows())
-    (mean,) = study_stats.mean_views(seen)
+    (mean,) = study_stats.mean_views(seen, state.plans)
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
     assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(list(both))
-    (under,) = study_stats.mean_views([replace(v, study=replace(v.study, reference="only image")) for v in seen])
+    (under,) = study_stats.mean_views([replace(v, study=replace(v.study, reference="only image")) for v in seen], state.plans)
     assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
-    ranking, _ = study_figures.rank_over_sets(state.study, seen)
+    ranking, _, _ = study_figures.rank_over_sets(state.study, state.plans, seen)
     assert ranking.ranks == {"confidence": 1.0, "concatenation": 2.0, "only the image": 3.0, "only the table": 4.0}
 
 
@@ -262,6 +262,135 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
         for name in ("concatenation", "confidence")
         for group in ("all", "few")
     ]
+
+
+def report_of(state: State, folder: Path) -> str:
+    state.report()
+    return (folder / "report.md").read_text()
+
+
+LIMIT = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenation"\nmetric = "balanced_accuracy"\nat_least = 0.02\n'
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict"),
+    [
+        ((0.03, 0.031, 0.029, 0.03, 0.032), "holds"),
+        ((0.03, 0.05, 0.01, 0.02, 0.04), "holds on the mean, the interval reaches past the limit"),
+        ((0.01, 0.03, -0.01, 0.0, 0.02), "does not hold on the mean, the interval reaches past the limit"),
+        ((0.01, 0.011, 0.009, 0.01, 0.012), "does not hold"),
+        ((0.03, 0.031, 0.032, 0.03), "holds on the mean, untested: 5 seeds and more can tell"),
+        ((0.01, 0.011), "does not hold on the mean, untested: 5 seeds and more can tell"),
+        ((0.03,), "holds on the mean, untested: one seed in common"),
+    ],
+)
+def test_a_limit_is_kept_or_missed_by_the_whole_interval(tmp_path: Path, gaps: tuple[float, ...], verdict: str) -> None:
+    state = opened(tmp_path, TWO + LIMIT, seeds=len(gaps))
+    invented(state, LEVELS)
+    base = values(state, "concatenation")
+    for row in state.results.rows.values():
+        if row["variant"] == "confidence":
+            row["test/balanced_accuracy"] = float(base[row["seed"]] + gaps[row["seed"]])
+    assert f" {verdict} |" in report_of(state, tmp_path)
+
+
+def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
+    text = f'metric = "nll"\n{THREE}{against("it", "confidence", "nll")}'
+    names = ("one", "other", "third", "fourth")
+    state, seen = filled(tmp_path, text, LEVELS | {"late": 0.5}, *names)
+    low = {"concatenation": 0.5, "confidence": 0.4, "late": 0.6}
+    noise = np.random.default_rng(0)
+    for row in state.results.rows.values():
+        row["test/nll"] = low[row["variant"]] + noise.normal(0, 0.004)
+    words = report_of(state, tmp_path)
+    assert "It helps here: confidence is better than concatenation in NLL" in words
+    assert "NLL. Better: confidence (−0.1" in words
+    assert "Worse: late" in words.replace("worse", "Worse")
+    assert "confidence 1.00, concatenation 2.00, late 3.00" in words
+    (table,) = [b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, Table)]
+    assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
+    (forest, *_) = study_figures.forests(state.study, seen, "nll")
+    assert {t.name: list(t.y) for t in forest.figure.data} == {"better": ["confidence"], "worse": ["late"]}
+
+
+def test_a_cut_report_keeps_what_was_run_before_and_says_that_it_is_cut(tmp_path: Path) -> None:
+    """Else whoever asks for one variant after many were run escapes the correction over them."""
+    invented(opened(tmp_path, THREE), FAR)
+    again = opened(tmp_path, THREE, variants="confidence")
+    assert again.todo() == {}
+    words = report_of(again, tmp_path)
+    assert "late" in words.split("## Results")[1]
+    assert "cut down" not in words
+    fresh = opened(tmp_path / "fresh", THREE, variants="confidence")
+    invented(fresh, FAR)
+    assert {r["variant"] for r in fresh.rows()} == {"concatenation", "confidence"}
+    assert "The study is cut down to 2 of its 3 variants: tests are corrected over what is shown here only." in report_of(
+        fresh, tmp_path / "fresh"
+    )
+
+
+def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_path: Path) -> None:
+    hard = '[[conditions]]\nname = "clean"\n[[conditions]]\nname = "hard"\ntest = { corrupt = "image=noise" }\n'
+    state, _ = filled(tmp_path, THREE + hard, FAR, "one", "other", "third")
+    for row in state.results.rows.values():
+        if (row["data"], row["variant"], row["condition"]) == ("third", "late", "clean"):
+            row |= {"state": "failed", "reason": "x"}
+    words = report_of(state, tmp_path)
+    assert "under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert "Not ranked, since some data set has no result of it there: late." in words
+    assert "Not in the means, since some data set has no result of it: late under clean." in words
+    for row in state.results.rows.values():
+        if (row["data"], row["condition"]) == ("other", "clean"):
+            row |= {"state": "failed", "reason": "x"}
+    words = report_of(state, tmp_path)
+    assert "No ranks over data sets" in words
+    assert "Means over data sets under: hard." in words
+    assert "everything under clean" in words
+
+
+def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
+    claims = against("it", "confidence") + "\n" + LIMIT.replace("balanced_accuracy", "recall/typo") + against("itself", "only {modality}")
+    alone = '\n[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
+    text = (
+        TWO + alone + claims.replace('against = "concatenation"\nmetric = "balanced_accuracy"', 'against = "only image"\nmetric = "mcc"', 1)
+    )
+    state = opened(tmp_path, text)
+    invented(state, {**LEVELS, "only image": 0.4, "only table": 0.3})
+    for row in state.results.rows.values():
+        if row["variant"] == "concatenation":
+            row |= {"state": "failed", "reason": "x"}
+    words = report_of(state, tmp_path)
+    assert "It is not measured: no result of confidence and only image in MCC." in words
+    assert "| not measured: no result of confidence and concatenation in recall/typo |" in words
+    assert "concatenation has no result in balanced accuracy: nothing is compared with it." in words
+    assert "Wilcoxon test cannot" not in words
+
+
+def test_a_claim_over_modalities_leaves_out_the_one_against_itself(tmp_path: Path) -> None:
+    alone = '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
+    claim = against("{modality}", "only {modality}").replace("concatenation", "only image")
+    state, _ = filled(tmp_path, TWO + alone + claim, {**LEVELS, "only image": 0.4, "only table": 0.3})
+    words = report_of(state, tmp_path)
+    assert "Table does harm here: only table is worse than only image" in words
+    assert "Image does" not in words
+
+
+def test_the_guard_is_counted_over_all_cells_that_weigh_experts(tmp_path: Path) -> None:
+    text = TWO + '[[variants]]\nname = "stability"\ntest = { aggregation = "stability" }\n'
+    state, _ = filled(tmp_path, text, {**LEVELS, "stability": 0.5})
+    for row in state.results.rows.values():
+        row["test/fell_back"] = float(row["variant"] == "stability" and row["seed"] == 2)
+        row["note"] = "too few rows" if row["test/fell_back"] else ""
+    assert "Test-time aggregation fell back to uniform weights: stability in 1 of 5 cells." in report_of(state, tmp_path)
+
+
+def test_a_single_modality_is_not_asked_to_weigh_little(tmp_path: Path) -> None:
+    claim = '[[claims]]\ntext = "light"\nvariant = "confidence"\nmetric = "weight/{modality}"\nat_most = 0.1\n'
+    (data,) = data_sets("set")
+    data.manifest.schema = data.manifest.schema.keep(["table"])
+    state = opened(tmp_path, TWO + claim, sets=[data])
+    invented(state, LEVELS)
+    assert "light" not in report_of(state, tmp_path)
 
 
 # The figures
@@ -350,6 +479,15 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
     assert sorted(y for y, name in dots if name == "late") == pytest.approx(sorted(100 * values(state, "late")))
 
 
+def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path: Path) -> None:
+    state, seen = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
+    sections = study_report._named_apart(
+        study_report.build(state.study, state.plans, seen, study_report.main_table(state.study, seen), [], "")
+    )
+    names = [b.name for s in sections for b in s.blocks if isinstance(b, Figure)]
+    assert len(names) == len(set(names)) > 4
+
+
 def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
     names = [f.name for f in study_figures.forests(state.study, seen, "few_shot_accuracy")]
@@ -383,3 +521,29 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
         for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
     }
     assert study_board.SHOWN[0] == "balanced_accuracy"
+
+
+def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    boosting = '[[variants]]\nname = "boosting"\nmodel = "boosting"\n'
+    state = opened(tmp_path, TWO + boosting + NOISE.removeprefix(TWO), seeds=1)
+    history = [{"epoch": e, "loss": 1.0} for e in (1.0, 2.0)]
+    for group in state.todo().values():
+        rows = [{"state": "done", "test/balanced_accuracy": 0.5} for _ in group]
+        rows[-1] |= {"state": "failed", "reason": "x"} if group[0][1].variant == "confidence" else {}
+        state.take(group, (rows, [] if group[0][1].model == "boosting" else history))
+    curves, scores = {}, {}
+    for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
+        events = EventAccumulator(str(place))
+        events.Reload()
+        name = str(place.relative_to(tmp_path / "tensorboard"))
+        curves[name] = "loss" in str(events.Tags()["scalars"])
+        scores[name] = [(e.step, e.value) for e in events.Scalars("final/test/balanced_accuracy")]
+    conditions = [f"{modality}-noise-0-{share}" for modality in ("image", "table") for share in (25, 5)]
+    assert scores.keys() == {f"{c}/{v}/seed-0" for c in conditions for v in ("boosting", "concatenation", "confidence")} - {
+        "table-noise-0-5/confidence/seed-0"
+    }
+    assert [name for name, drawn in curves.items() if drawn] == [f"image-noise-0-25/{v}/seed-0" for v in ("concatenation", "confidence")]
+    assert scores["table-noise-0-5/boosting/seed-0"] == [(0, 0.5)]
+    assert scores["table-noise-0-5/concatenation/seed-0"] == [(2, 0.5)]
