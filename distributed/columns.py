@@ -185,7 +185,7 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
         return Decision(name, None, distinct, missing, note + unclear)
 
     if not forced and (present == 0 or (numeric and found.parsed == 0)):
-        return dropped(EMPTY)
+        return dropped(f"none of its {present} values is finite as float32" if present else EMPTY)
     if distinct == 1 and not counts.missing and not forced:
         return dropped("constant")
     # One value and gaps: what it tells is where the gaps are.
@@ -198,7 +198,10 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
                 return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
             warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
             return dataclasses.replace(_numeric(name, counts, found, reading, distinct), warning=warning)
-    decision = _numeric(name, counts, found, reading, distinct) if numeric else _categorical(name, counts, values, distinct, missing)
+    example = str(values["value"][0]) if values.num_rows else ""
+    decision = (
+        _numeric(name, counts, found, reading, distinct, example) if numeric else _categorical(name, counts, values, distinct, missing)
+    )
     return dataclasses.replace(decision, note=(decision.note + unclear).removeprefix("; "))
 
 
@@ -220,13 +223,16 @@ def _codes(values: pa.Table) -> bool:
     return sum(bool(CODE.match(w)) for w in words) > 0.05 * len(words)
 
 
-def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int) -> Decision:
+def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int, example: str = "") -> Decision:
+    """example: one of the cells."""
     bad = counts.rows - counts.missing - found.parsed - found.infinite
     notes = [READ_AS[reading]] if counts.text and reading in READ_AS else []
     notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{found.infinite} infinite: missing"] * bool(found.infinite)
     gone = float(f"{(counts.rows - found.parsed) / max(1, counts.rows):.8g}")
     if not found.parsed:  # --numeric keeps it
-        return Decision(name, Numeric(name=name, missing=gone), distinct, gone, "; ".join([*notes, EMPTY]), reading=reading)
+        column = Numeric(name=name, missing=gone)
+        warning = f"{name}: --numeric keeps it though no cell of a training row is a number, such as {example!r}" if example else ""
+        return Decision(name, column, distinct, gone, "; ".join([*notes, EMPTY]), warning, reading)
     sample = found.sample[~np.isnan(found.sample)]
     known = np.r_[sample, found.low, found.high].astype(np.float32)
     knots = np.quantile(known, np.linspace(0, 1, KNOTS))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from model.schema import by_thirds, listed
 
 if TYPE_CHECKING:
     from distributed.config import OptimConfig
@@ -59,7 +62,27 @@ def epochs_told(metrics: dict[str, Any], optim: OptimConfig) -> str:
     told = f"{metrics['epochs']} of {optim.epochs}"
     if metrics["epochs"] < optim.epochs:  # only optim.patience ends a run of train.py before
         told += f": no better validation score for {optim.patience}"
-    return f"{told}; the scores are of epoch {metrics['best_epoch']}"
+    return f"{told}; the scores are of epoch {metrics['best_epoch']}, with what was fitted on validation after it"
+
+
+def results_notes(metrics: dict[str, Any], classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """What the table of a run cannot say. counts: training rows of each class."""
+    notes = []
+    if absent := [name for name, count in zip(classes, counts) if not count]:
+        notes.append(f"training has no rows of {listed(absent)}: they can hardly be predicted")
+    for split in (s for s in ("val", "test") if s in metrics):
+        if absent := [name for name in classes if f"recall/{name}" not in metrics[split]]:
+            notes.append(
+                f"{split} has no rows of {listed(absent)}: its scores are of {len(classes) - len(absent)} of {len(classes)} classes"
+            )
+    if metrics["calibration"]:
+        reasons = dict.fromkeys(part.partition(": ")[2] or part for part in metrics["calibration"].split("; "))
+        notes.append(f"calibration: {'; '.join(reasons)}")
+    if by_thirds(counts):
+        notes.append("many, medium and few-shot are thirds of the classes by training rows: by 100 and 20 rows one of them would be empty")
+    if "test" not in metrics:
+        notes.append("the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
+    return notes
 
 
 def results_table(metrics: dict[str, Any], classes: int) -> str:

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--prior",
         default="",
         metavar="F.json",
-        help="known class prior of the rows, {class: weight}; moves the probabilities (default: none)",
+        help="known class prior of the rows, {class: weight}, 0 for classes left out; moves the probabilities (default: none)",
     )
     add(
         "--shift", default="", metavar="KIND", help="cut the rows to uniform, forward-K or backward-K, such as forward-10 (default: no cut)"
@@ -123,12 +123,19 @@ def describe(found: Evaluation, options: argparse.Namespace) -> str:
     from distributed.tables import to_text
 
     cut = f", cut from {found.available:,} by {options.shift}" if options.shift else ""
+    cut += f" ({ratio(found)})" if options.shift else ""
     head = [f"checkpoint  {options.checkpoint}", f"data        {options.data} {options.split}: {found.rows:,} rows{cut}"]
     head += [f"conditions  {what}" for what in conditions(options)]
     head.append(f"experts     {experts(found)}")
     parts = ["\n".join(head), to_text(metric_table(found)), to_text(class_table(found)), to_text(confidence_table(found))]
     remarks = [*found.remarks, *(f"{name.replace('_', ' ')}: {text}" for name, text in grouped(found.notes).items())]
     return "\n\n".join([*parts, *(["\n".join(f"note: {text}" for text in remarks)] if remarks else [])])
+
+
+def ratio(found: Evaluation) -> str:
+    """What a cut came to: every class that has rows keeps at least one, so that few rows fall short of a steep shape."""
+    sizes = [count for count in found.class_rows.values() if count]
+    return f"the largest class has {max(sizes) / min(sizes):.3g} times the rows of the smallest"
 
 
 def conditions(options: argparse.Namespace) -> list[str]:
@@ -177,7 +184,8 @@ def confidence_table(found: Evaluation) -> Any:
     rows = []
     for row in found.confidence:
         values = [number(row[name]) for name in ("predicted", "true", "rank_correlation", "weight")]
-        rows.append((f"{row['modality']} {row['group']}", f"{row['rows']:,}", *values))
+        group = "all classes alike" if row["group"] == "all" else row["group"]
+        rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
     return Table(columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight"), rows=rows)
 
 

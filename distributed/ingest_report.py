@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from distributed.splits import NONE, TRAIN
 from model.schema import listed
 
 UNDIVIDED = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
+
+
+def kinds_of(reasons: Iterable[str]) -> Counter[str]:
+    """Reasons counted by their words, without the values in them."""
+    return Counter(re.sub(r"'[^']*'|\d+", "…", reason) for reason in reasons)
 
 
 class Report:
@@ -36,9 +41,7 @@ class Report:
         self.warnings.append(line)
 
     def refused(self, reasons: Sequence[str | None], rows: int) -> None:
-        for reason in reasons:
-            if reason is not None:
-                self.reasons[re.sub(r"'[^']*'|\d+", "…", reason)] += 1
+        self.reasons += kinds_of(reason for reason in reasons if reason is not None)
         n = self.reasons.total()
         if n > rows / 2:
             self.warn(f"{n} of {rows} rows were refused: more than half")
@@ -60,7 +63,8 @@ class Report:
                 continue
             absent = [n for n, row in zip(names, self.totals) if not row[place]]
             if absent:
-                (self.warn if place == TRAIN else self.note)(f"classes without {where} rows: {listed(absent)}")
+                grave = place == TRAIN or (where == "val" and len(absent) > len(names) / 2)
+                (self.warn if grave else self.note)(f"classes without {where} rows: {listed(absent)}")
 
     def column(self, decision: Decision) -> None:
         self.decisions.append(decision)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Columns of a prepared batch. Prefixes keep a user's column names apart from ours.
 ID, LABEL, GROUP, SPLIT, REASON = "id", "label", "group", "split", "reason"
 CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
+EMPTY_CELLS, NO_CLASS = "empty cells of ", "labels that are no class"  # beside the names of columns in a count of cells
 PREPARED = pa.list_(pa.int64())
 REMOTE_THREADS = 16
 NOTHING = "no image and no table value"
@@ -117,7 +118,7 @@ def table_columns(
 ) -> dict[str, pa.Array]:
     """Shard columns TABLE.COLUMN of raw cells by source name; a table with none of its columns there is absent.
 
-    unread: counts the cells of each column that hold what tells nothing.
+    unread: counts the cells of each column that hold what tells nothing, and under EMPTY_CELLS and its name those that are empty.
     """
     out = {}
     rows = len(next(iter(cells.values()))) if cells else 0
@@ -129,6 +130,9 @@ def table_columns(
             out[f"{table.name}.{column.name}"] = found
             if unread is not None and nothing:
                 unread[column.name] += nothing
+            if unread is not None and cell is not None:
+                blank = found.null_count - nothing if column in table.numeric else pc.sum(pc.equal(found, -1)).as_py()
+                unread[EMPTY_CELLS + column.name] += blank or 0
     return out
 
 
@@ -145,7 +149,7 @@ def encode_rows(
     Prepared exactly as the manifest's training rows were. image_dirs: the folder of each image column's paths, or one for all. The label
     may be absent (-1, like a class never seen), and so may a whole modality. first: number of the first row, the id where no column is.
     commas: numbers may have decimal commas, though those of the training rows had none. unread: counts the cells of each column that hold
-    what tells nothing.
+    what tells nothing, as table_columns does, and under NO_CLASS the labels that are none of the classes.
     """
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
@@ -161,6 +165,8 @@ def encode_rows(
     if given[LABEL]:
         found = pc.index_in(class_names(table[given[LABEL]]), value_set=spelled(pa.array(manifest.schema.classes, pa.string())))
         labels = pc.fill_null(found, -1).cast(pa.int32())
+        if unread is not None and (strange := found.null_count - class_names(table[given[LABEL]]).null_count):
+            unread[NO_CLASS] += strange
     out = {ID: ids, LABEL: labels, "rank": pa.array(np.zeros(table.num_rows, dtype=np.int32))}
     present = {s.name for s, _, _ in specs}
     for image in manifest.schema.images:
@@ -181,7 +187,9 @@ def _check_columns(table: pa.Table, manifest: Manifest) -> None:
         names = [c.name for c in (*modality.numeric, *modality.categorical)]
         lacking = [n for n in names if n not in there]
         if lacking and len(lacking) < len(names):
-            raise ValueError(f"the table must have all columns of {modality.name!r} or none; it lacks {', '.join(lacking)}")
+            raise ValueError(
+                f"the table must have all columns of {modality.name!r} or none; it lacks {', '.join(lacking)} (a column may be empty)"
+            )
         found.append(not lacking)
     if not any(found):
         wanted = [i["column"] for i in manifest.prepare["images"]]

@@ -19,6 +19,7 @@ if __package__ in (None, ""):
 from distributed import cli
 from distributed.config import AGGREGATIONS
 from distributed.shards import REJECTED, SPLITS, filesystem, is_uri, join
+from model.schema import listed
 
 if TYPE_CHECKING:
     from distributed.checkpoints import Checkpoint
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
 SUMMARY = "summary.json"
+MOST_REASONS = 10  # kinds of refusals that are told
 MANY_UNSEEN = 0.1  # share of a column's cells: some new categories are normal
 PARTS = "predictions"
 COLUMNS = """columns of the predictions, a row each record: id; split (of shards); label, where one is given; prediction, empty where
@@ -53,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus-per-actor", type=float, default=0.0, metavar="G", help="GPUs a model actor, fractions allowed (default: 0)")
     add("--aggregation", choices=AGGREGATIONS, help="how experts are weighed; estimates come first, from a sample of the rows "
         "(default: the run's inference.aggregation)")  # fmt: skip
-    add("--prior", default="", metavar="F.json", help="known class prior of the rows, {class: weight} (default: none)")
+    add(
+        "--prior",
+        default="",
+        metavar="F.json",
+        help="known class prior of the rows, {class: weight}, 0 for classes left out (default: none)",
+    )
     add("--abstain", type=float, default=0.0, metavar="P", help="no class for rows whose best probability is below P (default: 0, never)")
     add("--trust-unfamiliar", action="store_true", help="go by modalities unlike anything in training, too (default: they count as absent)")
     add("--split", default="all", choices=("all", *SPLITS), help="of shards (default: all)")
@@ -101,10 +108,17 @@ def main(argv: list[str]) -> int:
         raise cli.Failure(
             f"{waves.rows} rows were read, {total.predicted} predicted and {len(total.refused)} refused: some are lost in {out}"
         )
-    told = summary(checkpoint, total, notes, seconds, options) | facts
+    told = summary(checkpoint, total, notes, prior, seconds, options) | facts
     write(out, told, total)
+    if total.refused and not total.predicted:
+        raise ValueError(f"--data must have rows that can be predicted; all {total.rows:,} were refused: {'; '.join(reasons(told))}")
     print(describe(told, out))
     return 0
+
+
+def reasons(told: dict[str, Any]) -> list[str]:
+    """Why rows were refused, the most frequent reason first."""
+    return [f"{n:,} x {name.removeprefix('refused/')}" for name, n in told.items() if name.startswith("refused/")]
 
 
 def check(options: argparse.Namespace) -> None:
@@ -191,9 +205,13 @@ def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
             advance(outcome.rows)
 
 
-def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+def summary(
+    checkpoint: Checkpoint, total: Outcome, notes: list[str], prior: tuple[float, ...], seconds: float, options: argparse.Namespace
+) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
     from distributed.inference import agreement_notes, unfamiliar_notes
+    from distributed.ingest_report import kinds_of
+    from distributed.ingest_rows import EMPTY_CELLS
 
     schema = checkpoint.network.schema
     found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
@@ -202,20 +220,27 @@ def summary(checkpoint: Checkpoint, total: Outcome, notes: list[str], seconds: f
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
     found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
     found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
+    found |= {f"unread/{name}": n for name, n in sorted(total.unread.items()) if n and not name.startswith(EMPTY_CELLS)}
+    found |= {f"refused/{reason}": n for reason, n in kinds_of(reason for _, reason in total.refused).most_common(MOST_REASONS)}
     notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
     notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
     notes += unread_notes(checkpoint, total)
+    if ruled_out := [name for name, p in zip(schema.classes, prior) if not p]:
+        notes.append(f"the known prior gives {listed(ruled_out)} no weight: never predicted")
     return found | {"notes": notes}
 
 
 def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
     """Cells of the table that hold something and tell nothing: another date format, another spelling of the categories."""
     from distributed.columns import READ_AS
-    from model.schema import listed
+    from distributed.ingest_rows import EMPTY_CELLS, NO_CLASS
 
     schema, readings = checkpoint.network.schema, checkpoint.manifest.prepare.get("readings", {})
     found = []
     for table in schema.tables:
+        for column in (*table.numeric, *table.categorical):
+            if column.missing < 0.5 and total.predicted and total.unread.get(EMPTY_CELLS + column.name, 0) >= total.rows:
+                found.append(f"{column.name}: empty in every row; in training {column.missing:.1%} of the cells were")
         for number in table.numeric:
             if count := total.unread.get(number.name):
                 wanted = READ_AS.get(readings.get(number.name, ""), "numbers").partition(":")[0]
@@ -225,6 +250,9 @@ def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
             if count and count >= MANY_UNSEEN * total.rows:
                 known = listed(category.vocabulary)
                 found.append(f"{category.name}: {count:,} of {total.rows:,} cells are none of the categories of training ({known})")
+    if count := total.unread.get(NO_CLASS):
+        label = checkpoint.manifest.prepare.get("label")
+        found.append(f"{label}: {count:,} of {total.rows:,} labels are none of the classes ({listed(schema.classes)}): no label there")
     if total.blank:
         found.append(f"{total.blank:,} of {total.predicted:,} rows have no modality at all: they get what the network gives for nothing")
     return found
@@ -252,6 +280,7 @@ def describe(told: dict[str, Any], out: str) -> str:
     lines = [f"predicted   {told['predicted']:,} of {told['rows']:,} rows in {told['seconds']:.1f} s ({rate})"]
     if told["rejected"]:
         lines.append(f"rejected    {told['rejected']:,}: {join(out, REJECTED)}")
+        lines += [f"  {line}" for line in reasons(told)]
     if told["abstain"]:
         lines.append(f"abstained   {told['abstained']:,}: best probability below {told['abstain']:g}")
     method = told["aggregation"]

@@ -16,6 +16,7 @@ from distributed.decode import Arrays, columns_of, decode, numpy_columns
 from distributed.matching import Match, match, narrowed
 from distributed.prediction_tasks import Piece, Wave, csv_chunks, parquet_batches, pieces, tasks
 from distributed.shards import MANIFEST, Manifest, filesystem, is_uri, join, part_files, read_manifest
+from model.schema import listed
 
 
 @dataclass
@@ -120,7 +121,10 @@ def open_rows(
         splits = tuple(s for s, rows in manifest.rows.items() if rows and split in ("all", s))
         if not splits:
             raise ValueError(f"a split must have rows to be predicted; {data} has none in {split}")
-        return ShardRows(data if is_uri(data) else filesystem(data)[1], splits, found, batch_size), list(found.notes)
+        notes = [*found.notes]
+        if found.strangers:
+            notes.append(f"rows of classes that the checkpoint does not know have no label: {listed(found.strangers)}")
+        return ShardRows(data if is_uri(data) else filesystem(data)[1], splits, found, batch_size), notes
     if split != "all":
         raise ValueError(f"--split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})")
     return open_table(checkpoint, data, images, batch_size, encoding)
@@ -171,6 +175,9 @@ def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], bat
         notes.append(
             "rows are numbered from 0: " + (f"the table has no id column {made['id']!r}" if made.get("id") else "the data has no ids")
         )
+    known = {*rows.columns, *made.get("dropped", {}), made.get("group"), made.get("split_column")}
+    if strange := [name for name in table.schema.names if name not in known]:
+        notes.append(f"columns that training did not know are passed over: {listed(strange)}")
     if table.delimiter == ";" and any(c.name in there for t in kept.tables for c in t.numeric):
         notes.append("the cells of the table are separated by ;: decimal commas are read as numbers")
     return rows, notes

@@ -54,7 +54,8 @@ def write(
     lead = f"{', '.join(plans)}: {cells}{f', {failed} failed' if failed else ''}."
     _put(folder, "report.html", report.to_html(title, sections, lead=lead))
     _put(folder, "report.md", report.to_markdown(title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)))
-    return join(folder, "report.html"), tables.to_text(_short(main)), missing
+    note = seeds_note(study, seen)
+    return join(folder, "report.html"), tables.to_text(_short(main)) + (f"\n\n{note}" if note else ""), missing
 
 
 def _put(folder: str, name: str, content: str) -> None:
@@ -137,11 +138,7 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     against = [line for m in metrics for line in study_claims.summary_lines(seen, m)]
     if len(against) > MOST_LINES:
         against = [*against[:MOST_LINES], f"{len(against) - MOST_LINES} more such lines are left out; the tables below have all."]
-    seeds = [s.n for v in seen for s in v.means(study.metric).values()]
-    several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
-    families = [c.family for v in seen for c in v.comparisons(study.metric)]
-    note = floor_note(several, max(families, default=1)) if families else ""
-    cut = _cut(plans)
+    note, cut = seeds_note(study, seen), _cut(plans)
     return [
         *([Text(cut)] if cut else []),
         *([Text(study.question)] if study.question else []),
@@ -150,6 +147,14 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
         *([Heading(f"Against {study.reference}"), Bullets(against)] if against else []),
         *([Text(note)] if note else []),
     ]
+
+
+def seeds_note(study: Study, seen: Sequence[View]) -> str:
+    """What so few seeds cannot show."""
+    seeds = [s.n for v in seen for s in v.means(study.metric).values()]
+    several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
+    families = [c.family for v in seen for c in v.comparisons(study.metric)]
+    return floor_note(several, max(families)) if families else ""
 
 
 def _cut(plans: Mapping[str, Plan]) -> str:

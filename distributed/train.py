@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     if before.get("digest", mark) != mark:
         raise ValueError(f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out")
     from distributed import checkpoints, runs
-    from distributed.console import epochs_told, results_table
+    from distributed.console import epochs_told, results_notes, results_table
+    from distributed.sampling import training_counts
 
     runs.check(manifest, settings)
     if not (alone_here := in_process(settings)):
@@ -74,10 +75,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:  # the last finished epoch is saved
         said = f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
         raise cli.Failure(said, 128 + cli.stopped_by[-1]) from None
-    print(results_table(metrics, len(manifest.schema.classes)))
-    if not test:
-        print("note: the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
-    print(f"\nepochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}")
+    classes = manifest.schema.classes
+    counts = training_counts(manifest.schema.counts, settings.data.imbalance_ratio, settings.data.max_rows).tolist()
+    print(results_table(metrics, len(classes)))
+    print("".join(f"note: {line}\n" for line in results_notes(metrics, classes, counts)))
+    print(f"epochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}")
     print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 TINY = 2.0**-126  # the smallest normal float32
 NAMED = 12  # names in one line
+MANY_ROWS, FEW_ROWS = 100, 20  # training rows: more make a class many-shot, fewer few-shot
 FAR = 20.0  # standard deviations: a number is nowhere taken as farther off
 
 
@@ -102,6 +103,11 @@ def from_dict(plain: dict[str, Any]) -> Schema:
         for m in plain["tables"]
     )
     return Schema(images=images, tables=tables, classes=tuple(plain["classes"]), counts=tuple(plain["counts"]))
+
+
+def by_thirds(counts: Sequence[float]) -> bool:
+    """Whether many, medium and few-shot classes are thirds of the classes, since by their numbers of rows one group would be empty."""
+    return len({(count > MANY_ROWS) - (count < FEW_ROWS) for count in counts}) < 3
 
 
 def listed(names: Sequence[str]) -> str:

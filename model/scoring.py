@@ -15,6 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from model.schema import FEW_ROWS, MANY_ROWS, by_thirds
+
 BINS = 15  # of both calibration errors, equally wide
 SHOTS = ("many", "medium", "few")
 LOWER_IS_BETTER = ("ece", "classwise_ece", "nll", "brier")
@@ -25,9 +27,9 @@ _SMALLEST = torch.finfo(torch.float32).eps  # a probability of 0 counts as this 
 
 def shot_groups(counts_C: Tensor) -> Tensor:
     """0 (many, over 100 training rows), 1 (medium, 20 to 100) or 2 (few) for every class; terciles of the classes if a group were empty."""
-    groups_C = torch.where(counts_C > 100, 0, torch.where(counts_C >= 20, 1, 2))
+    groups_C = torch.where(counts_C > MANY_ROWS, 0, torch.where(counts_C >= FEW_ROWS, 1, 2))
     classes = len(counts_C)
-    if len(torch.unique(groups_C)) < len(SHOTS):
+    if by_thirds(counts_C.tolist()):
         order_C = torch.argsort(counts_C, descending=True, stable=True)
         steps_C = torch.arange(classes, device=counts_C.device)
         groups_C[order_C] = steps_C * 2 if classes == 2 else steps_C * 3 // classes

@@ -46,6 +46,20 @@ def test_it_repeats_the_metrics_of_the_run(folder: Path) -> None:
         assert {name: told[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
 
 
+def test_what_a_condition_does_and_does_not_do_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prior.json").write_text('{"common": 2, "scarce": 1}')
+    told = ask(folder, "--prior", str(tmp_path / "prior.json"), "--replicates", "0")
+    others = [name for name in small_run.CLASSES if name not in ("common", "scarce")]
+    assert f"the known prior gives {', '.join(others)} no weight: never predicted" in told["remarks"]
+    assert "intervals" not in told["remarks"]
+    told = ask(folder, "--modalities", "table", "--corrupt", "photo=noise:0.5")
+    assert "photo is taken away: nothing of it is left to corrupt" in told["remarks"]
+    capsys.readouterr()
+    told = ask(folder, "--shift", "forward-500")
+    sizes = [n for name, n in told.items() if name.startswith("rows/") and n]
+    assert f"by forward-500 (the largest class has {max(sizes) / min(sizes):.3g} times the rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stage", ["crt", "lws", "tau"])
 def test_a_run_with_a_second_stage_is_what_is_saved(folder: Path, tmp_path: Path, stage: str) -> None:
     done = small_run.train(tmp_path / "run", folder / "shards", **{"stage.kind": stage})
@@ -88,7 +102,7 @@ def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
     done = run_command("distributed/evaluate.py", "--checkpoint", str(folder / "run" / "checkpoint"), "--data", str(folder / "shards"))
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy %" in done.stdout
-    assert "photo few" in done.stdout
+    assert "photo, few" in done.stdout
     assert "uniform weights 0.33 0.33 0.33" in done.stdout
 
 

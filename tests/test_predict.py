@@ -126,15 +126,22 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(folder: Path, out: P
     assert reasons[2] == "no image and no table value"
     assert reasons[3] == "id is missing (column 'id')"
     assert (told["rows"], told["rejected"], len(found)) == (95, 4, 91)
+    kinds = {name: n for name, n in told.items() if name.startswith("refused/")}
+    assert len(kinds) == 4
+    assert kinds["refused/no image and no table value"] == 1
+    assert "  1 x no image and no table value" in predict.describe(told, str(out)).splitlines()
 
 
 @pytest.mark.parametrize("words", [(), ("--aggregation", "prior"), ("--aggregation", "stability")])
-def test_a_table_of_refused_rows_only_gives_empty_predictions(folder: Path, out: Path, words: tuple[str, ...]) -> None:
+def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(folder: Path, out: Path, words: tuple[str, ...]) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
-    found, told = ask(folder, "worst.parquet", out, *words)
+    with pytest.raises(ValueError, match="all 3 were refused: 3 x photo: not an image of a known format"):
+        ask(folder, "worst.parquet", out, *words)
+    found, told = pd.read_parquet(out / "predictions"), json.loads((out / "summary.json").read_text())
     assert (len(found), told["rejected"], told["predicted"]) == (0, 3, 0)
     assert list(found)[:2] == ["id", "label"]
+    assert len(pq.read_table(out / "rejected.parquet")) == 3
 
 
 @pytest.mark.parametrize(("dropped", "absent", "left"), [(["photo"], "photo", "table"), (["age", "dose", "site"], "table", "photo")])
@@ -146,6 +153,23 @@ def test_a_table_without_a_modality_still_gets_predictions(folder: Path, out: Pa
     assert (found[f"weight/{left}"] == 1).all()
     assert any(f"{absent} is absent in every row" in note or f"{absent}: it is absent in every row" in note for note in told["notes"])
     assert told["predicted"] > 80  # the rows without what is left are refused
+
+
+def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(folder: Path, out: Path) -> None:
+    frame = pd.read_parquet(folder / "table.parquet")
+    assert not frame["dose"].isna().all()
+    odd = frame.assign(label=["martian"] * 7 + frame["label"].tolist()[7:], dose=None, site=None, surprise=1, extra="x")
+    odd.to_parquet(folder / "strange.parquet")
+    found, told = ask(folder, "strange.parquet", out)
+    assert found["label"].isna().sum() == 7
+    rows = len(frame)
+    wanted = [
+        f"label: 7 of {rows} labels are none of the classes ({', '.join(CLASSES)}): no label there",
+        "columns that training did not know are passed over: surprise, extra",
+    ]
+    assert set(wanted) <= set(told["notes"])
+    assert {note.partition(";")[0] for note in told["notes"]} >= {"dose: empty in every row", "site: empty in every row"}
+    assert told["unread/labels that are no class"] == 7
 
 
 def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
