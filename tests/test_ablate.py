@@ -591,7 +591,8 @@ def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None
         "study.json",
     }
     runs = {str(p.parent.relative_to(out / "tensorboard")) for p in (out / "tensorboard").rglob("events.*")}
-    assert runs == {"concatenation/seed-0", "confidence/seed-0"}
+    variants = ("concatenation", "confidence", "boosting")
+    assert runs == {f"{place}{name}/seed-0" for place in ("", "map-is-noise-at-test/") for name in variants}
     again = run_command(*command, "--seeds", "1")
     assert again.returncode == 2
     assert "add --resume" in again.stderr
