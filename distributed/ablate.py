@@ -143,18 +143,19 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     asked = {_decoding(group): group[0] for group in todo.values()}
     arrays = {key: jobs.share(sets[name].shards, _cache(cell), SPLITS) for key, (name, cell) in asked.items()}
     waiting, pending = list(todo.values())[::-1], {}
-    progress, reported = Progress(len(waiting)), time.monotonic()
+    progress, reported, news = Progress(len(waiting)), time.monotonic(), False
     with Signals().caught() as signals:
         while (waiting or pending) and not signals.received:
             while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
                 group = waiting.pop()
                 pending[_start(state, group, sets, arrays[_decoding(group)])] = group
+            if news and time.monotonic() - reported > REPORT_EVERY:  # once there is work for all while it is written
+                _report_so_far(state)
+                reported, news = time.monotonic(), False
             ready, _ = ray.wait(list(pending), timeout=1.0)
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
-            if ready and time.monotonic() - reported > REPORT_EVERY:
-                _report_so_far(state)
-                reported = time.monotonic()
+            news = news or bool(ready)
         if not signals.received:
             return
         ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
@@ -206,12 +207,13 @@ def _task(function: Any, cell: Cell) -> Any:
 
 
 def _window(cell: Cell) -> int:
-    """Tasks in flight: twice what the cluster holds, so that it never waits for the driver and an autoscaler sees demand."""
+    """Tasks in flight: on a cluster twice what it holds, so that it never waits for the driver and an autoscaler sees demand. Here as many
+    as fit: of tasks that wait, Ray may start the oldest last, and a study that is stopped would not have whole seeds."""
     from distributed import jobs
 
     scaling = config.override(config.Config(), cell.settings).scaling
     fit = jobs.fit(jobs.needs(scaling))
-    if scaling.workers > 1:  # tasks that wait for workers of their own ask for nothing: they must fit
+    if scaling.workers > 1 or not cli.joined():  # tasks that wait for workers of their own ask for nothing: they must fit
         return max(1, fit)
     return 2 * max(2, fit)
 

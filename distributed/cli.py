@@ -137,6 +137,11 @@ def in_job() -> bool:
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
+def joined() -> bool:
+    """Whether Ray is a cluster that others started, else the local one of this process."""
+    return bool(os.environ.get("RAY_ADDRESS") or in_job())
+
+
 @contextmanager
 def writable(out: str, rule: str = "--out must be a folder or URI that can be read and written") -> Iterator[None]:
     """Says in one line that this is no place for results."""
@@ -169,7 +174,7 @@ def start_ray(
         _quiet()
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS") or in_job():
+    if joined():
         _reach(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(**common, runtime_env=runtime_env())

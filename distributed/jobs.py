@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ class Room:
     def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
         self.needs = needs(scaling)
         self.asked, self.nested = asked, scaling.workers > 1
-        self.joined = bool(os.environ.get("RAY_ADDRESS") or cli.in_job())  # else the local Ray that this process started
+        self.joined = cli.joined()
         self.seen, self.fit = time.monotonic(), fit(self.needs)
         if self.fit >= 1:
             if asked > self.fit and not self.joined:

@@ -180,7 +180,7 @@ def pooled(rows: Rows, options: argparse.Namespace) -> bool:
         return True
     waves = rows.waves(1)
     large = next(waves).rows > SMALL_ROWS or next(waves, None) is not None
-    return large and (options.concurrency is None or bool(os.environ.get("RAY_ADDRESS")) or cli.in_job())
+    return large and (options.concurrency is None or cli.joined())
 
 
 def pool_size(options: argparse.Namespace) -> int:
