@@ -198,10 +198,7 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
                 return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
             warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
             return dataclasses.replace(_numeric(name, counts, found, reading, distinct), warning=warning)
-    example = str(values["value"][0]) if values.num_rows else ""
-    decision = (
-        _numeric(name, counts, found, reading, distinct, example) if numeric else _categorical(name, counts, values, distinct, missing)
-    )
+    decision = _numeric(name, counts, found, reading, distinct) if numeric else _categorical(name, counts, values, distinct, missing)
     return dataclasses.replace(decision, note=(decision.note + unclear).removeprefix("; "))
 
 
@@ -223,16 +220,15 @@ def _codes(values: pa.Table) -> bool:
     return sum(bool(CODE.match(w)) for w in words) > 0.05 * len(words)
 
 
-def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int, example: str = "") -> Decision:
-    """example: one of the cells."""
+def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int) -> Decision:
     bad = counts.rows - counts.missing - found.parsed - found.infinite
     notes = [READ_AS[reading]] if counts.text and reading in READ_AS else []
     notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{found.infinite} infinite: missing"] * bool(found.infinite)
     gone = float(f"{(counts.rows - found.parsed) / max(1, counts.rows):.8g}")
     if not found.parsed:  # --numeric keeps it
-        column = Numeric(name=name, missing=gone)
-        warning = f"{name}: --numeric keeps it though no cell of a training row is a number, such as {example!r}" if example else ""
-        return Decision(name, column, distinct, gone, "; ".join([*notes, EMPTY]), warning, reading)
+        cells = [] if counts.table is None else counts.table["value"].drop_null().slice(0, 1).to_pylist()
+        warnings = [f"{name}: --numeric keeps it though no cell of a training row is a number, such as {cell!r}" for cell in cells]
+        return Decision(name, Numeric(name=name, missing=gone), distinct, gone, "; ".join([*notes, EMPTY]), "".join(warnings), reading)
     sample = found.sample[~np.isnan(found.sample)]
     known = np.r_[sample, found.low, found.high].astype(np.float32)
     knots = np.quantile(known, np.linspace(0, 1, KNOTS))
