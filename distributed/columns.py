@@ -296,6 +296,4 @@ def encode(array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, rea
 
 def absent(rows: int, column: Numeric | Categorical) -> pa.Array:
     """A shard column of a modality that none of the rows has."""
-    if isinstance(column, Numeric):
-        return pa.nulls(rows, pa.float32())
-    return pa.array(np.full(rows, -1, dtype=np.int32))
+    return pa.nulls(rows, pa.float32()) if isinstance(column, Numeric) else pa.array(np.full(rows, -1, dtype=np.int32))
