@@ -122,8 +122,7 @@ def describe(found: Evaluation, options: argparse.Namespace) -> str:
     """What a person reads: conditions, metrics with intervals, recalls, confidences, and every remark."""
     from distributed.tables import to_text
 
-    cut = f", cut from {found.available:,} by {options.shift}" if options.shift else ""
-    cut += f" ({ratio(found)})" if options.shift else ""
+    cut = f", cut from {found.available:,} by {options.shift} ({ratio(found)})" if options.shift else ""
     head = [f"checkpoint  {options.checkpoint}", f"data        {options.data} {options.split}: {found.rows:,} rows{cut}"]
     head += [f"conditions  {what}" for what in conditions(options)]
     head.append(f"experts     {experts(found)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distributed import inference, scores, stream, testing
 from distributed.checkpoints import Checkpoint
-from distributed.config import CONFIDENCE_FACTS, words
+from distributed.config import CONFIDENCE_FACTS
 from distributed.corrupt import corrupt, parse
 from distributed.decode import Arrays, decode, empty
 from distributed.matching import Match, match
@@ -92,10 +92,9 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     if nothing:
         remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
-    if condition.prior_C is not None and (ruled_out := [n for n, p in zip(classes, condition.prior_C.tolist()) if not p]):
-        remarks.append(f"the known prior gives {listed(ruled_out)} no weight: never predicted")
+    remarks += inference.prior_notes(classes, () if condition.prior_C is None else condition.prior_C.tolist())
     kept = network.schema.keep(condition.modalities).modalities
-    if taken := [part.partition("=")[0] for part in words(condition.corrupt) if part.partition("=")[0] not in kept]:
+    if taken := [term.modality for term in parse(condition.corrupt, network.schema) if term.modality not in kept]:
         remarks.append(f"{', '.join(taken)} is taken away: nothing of it is left to corrupt")
     single = [name for name, count in class_rows.items() if count == 1]
     if single and condition.replicates:

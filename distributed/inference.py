@@ -45,6 +45,12 @@ def unfamiliar_notes(names: Sequence[str], unlike: Sequence[int], nowhere: int, 
     return told + [f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"] * (nowhere > 0)
 
 
+def prior_notes(classes: Sequence[str], prior: Sequence[float]) -> list[str]:
+    """What is to be said of a known prior, if there is one."""
+    ruled_out = [name for name, weight in zip(classes, prior) if not weight]
+    return [f"the known prior gives {listed(ruled_out)} no weight: never predicted"] if ruled_out else []
+
+
 def agreement_notes(names: Sequence[str], now: Agreement | None, known: Expectation | None) -> list[str]:
     """What is to be said of modalities that no longer belong together."""
     return [

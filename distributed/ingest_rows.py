@@ -163,9 +163,10 @@ def encode_rows(
     ids = prepared[ID] if given[ID] else pa.chunked_array([pa.array([str(first + i) for i in range(table.num_rows)], pa.string())])
     labels = pa.array(np.full(table.num_rows, -1, dtype=np.int32))
     if given[LABEL]:
-        found = pc.index_in(class_names(table[given[LABEL]]), value_set=spelled(pa.array(manifest.schema.classes, pa.string())))
+        named = class_names(table[given[LABEL]])
+        found = pc.index_in(named, value_set=spelled(pa.array(manifest.schema.classes, pa.string())), skip_nulls=True)
         labels = pc.fill_null(found, -1).cast(pa.int32())
-        if unread is not None and (strange := found.null_count - class_names(table[given[LABEL]]).null_count):
+        if unread is not None and (strange := found.null_count - named.null_count):
             unread[NO_CLASS] += strange
     out = {ID: ids, LABEL: labels, "rank": pa.array(np.zeros(table.num_rows, dtype=np.int32))}
     present = {s.name for s, _, _ in specs}

@@ -209,7 +209,7 @@ def summary(
     checkpoint: Checkpoint, total: Outcome, notes: list[str], prior: tuple[float, ...], seconds: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
-    from distributed.inference import agreement_notes, unfamiliar_notes
+    from distributed.inference import agreement_notes, prior_notes, unfamiliar_notes
     from distributed.ingest_report import kinds_of
     from distributed.ingest_rows import EMPTY_CELLS
 
@@ -225,8 +225,7 @@ def summary(
     notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
     notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
     notes += unread_notes(checkpoint, total)
-    if ruled_out := [name for name, p in zip(schema.classes, prior) if not p]:
-        notes.append(f"the known prior gives {listed(ruled_out)} no weight: never predicted")
+    notes += prior_notes(schema.classes, prior)
     return found | {"notes": notes}
 
 
