@@ -29,10 +29,11 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    from distributed import cli, config
-    from distributed.significance import paired
+    from distributed import config
+    from distributed.reporting.significance import paired
+    from distributed.wafers import generator
 
-    shards, settings = cli.data(args.data), config.parse_sets(args.set)
+    shards, settings = generator.resolve_shards(args.data), config.parse_sets(args.set)
     told: dict[str, Any] = {"benchmark": "blanks", "seeds": args.seeds}
     for share in args.missing:
         scores = {
@@ -48,10 +49,11 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def train(shards: str, settings: dict[str, Any], share: float, way: str) -> float:
-    from distributed import loop, runs
-    from model.encoders import ImageEncoder
+    from distributed.training import exchange, loop
+    from distributed.training import run as runs
+    from model.encoders.image import ImageEncoder
 
-    alone, as_it_is = loop.Exchange(), ImageEncoder.some
+    alone, as_it_is = exchange.Exchange(), ImageEncoder.some
     whole = runs.Job(shards=shards, settings=settings)
     images = [image.name for image in runs.read_manifest(shards).schema.images]
     lossy = ",".join(f"{name}=missing:{share}" for name in images)

@@ -68,8 +68,12 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     import torch
     import torch.distributed as dist
 
-    from distributed import config, loop, runs, stream
-    from distributed.worker import Workers
+    from distributed import config
+    from distributed.shards import batches as stream
+    from distributed.training import loop
+    from distributed.training import run as runs
+    from distributed.training.exchange import Exchange
+    from distributed.training.workers.ray_train import Workers
     from model.network import Network
 
     torch.set_num_threads(1)
@@ -80,9 +84,9 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
     begun = []
-    for exchange in (loop.Exchange(), Workers(), Workers(global_norms=False)):
+    for one in (Exchange(), Workers(), Workers(global_norms=False)):
         torch.manual_seed(0)
-        begun.append(loop.begin(Network(source.schema, settings.model), source, settings, exchange, torch.device("cpu")))
+        begun.append(loop.begin(Network(source.schema, settings.model), source, settings, one, torch.device("cpu")))
         begun[-1].network.train()
     single, shared, own_norms = begun
     kinds = {"alone": single, "beside": single, "together": shared, "own_norms": own_norms}

@@ -28,7 +28,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import config, loop, stream
+    from distributed import config
+    from distributed.shards import batches as stream
+    from distributed.training import exchange, loop
     from model.network import Network
 
     torch.set_num_threads(1)
@@ -37,7 +39,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     for count in (args.experts, 1):
         settings = config.load(sets=["data.cache=memory", f"experts.count={count}"])
         source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
-        runs.append(loop.begin(Network(source.schema, settings.model), source, settings, loop.Exchange(), torch.device(args.device)))
+        runs.append(loop.begin(Network(source.schema, settings.model), source, settings, exchange.Exchange(), torch.device(args.device)))
         runs[-1].network.train()
     batches = list(source.batches(0))
     seconds: list[tuple[float, ...]] = []

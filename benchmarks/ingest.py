@@ -43,7 +43,7 @@ def make_table(folder: str, rows: int, size: int) -> str:
 
 
 def _imports() -> str:
-    from distributed import ingest_rows
+    from distributed.raw import rows as ingest_rows
 
     return ingest_rows.__name__
 
@@ -53,10 +53,11 @@ def seconds(table: str, out: str, cpus: int, size: int) -> float:
 
     import ray
 
-    from distributed import cli, ingest
+    from distributed import ingest
+    from distributed.runtime import ray_session
 
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        cli.start_ray(cpus=cpus, temp_dir=folder)
+        ray_session.start_ray(cpus=cpus, temp_dir=folder)
         warm = ray.remote(_imports)  # a worker's first task imports the libraries
         ray.get([warm.remote() for _ in range(2 * cpus)])
         words = ["--table", table, "--label", "y", "--id", "id", "--image", "photo", "--image-size", str(size), "--out", out]

@@ -34,7 +34,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from distributed import checkpoints, scores, stream, testing
+    from distributed.inference import shifts as testing
+    from distributed.shards import batches as stream
+    from distributed.training import checkpoint as checkpoints
+    from distributed.training import scoring as scores
 
     checkpoint = checkpoints.load(args.checkpoint)
     network, known = checkpoint.network, checkpoint.expectation

@@ -33,7 +33,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import config, loop, stream
+    from distributed import config
+    from distributed.shards import batches as stream
+    from distributed.training import exchange, loop
     from model.network import Network
 
     torch.set_num_threads(1)
@@ -41,7 +43,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = config.load(sets=["data.cache=memory", f"optim.epochs={args.pairs + 1}", *args.set])
     source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
     torch.manual_seed(0)
-    run = loop.begin(Network(source.schema, settings.model), source, settings, loop.Exchange(), torch.device(args.device))
+    run = loop.begin(Network(source.schema, settings.model), source, settings, exchange.Exchange(), torch.device(args.device))
     torch.manual_seed(0)
     plain = Plain(Network(source.schema, settings.model), source, settings, args.device)
     ratios, seconds = [], []
@@ -79,7 +81,7 @@ class Plain:
     def __init__(self, network: Any, source: Any, settings: Any, device: str) -> None:
         import torch
 
-        from model import optimisers
+        from model.learning import optimisers
 
         self.network, self.source, self.settings, self.device = (
             network.to(device, memory_format=torch.channels_last),
@@ -93,9 +95,9 @@ class Plain:
     def epoch(self) -> float:
         import torch
 
-        from distributed.loop import autocast
-        from model import losses, optimisers
-        from model.augment import augment, drop_modalities
+        from distributed.training.loop import autocast
+        from model.learning import losses, optimisers
+        from model.learning.augment import augment, drop_modalities
 
         network, settings, total = self.network.train(), self.settings, 0.0
         steps = settings.optim.epochs * self.source.steps

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as pillow
 
-from distributed.shards import Manifest, write_manifest
+from distributed.shards.manifest import Manifest, write_manifest
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g")

@@ -33,8 +33,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import loop, stream
     from distributed.config import Config, override
+    from distributed.shards import batches as stream
+    from distributed.training import exchange, loop
     from model.network import Network
 
     if args.threads:
@@ -45,7 +46,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     start = time.perf_counter()
     source = stream.open_source(shards, "train", config, train=True)
     loading = time.perf_counter() - start
-    run = loop.begin(Network(source.schema, config.model), source, config, loop.Exchange(), torch.device("cpu"))
+    run = loop.begin(Network(source.schema, config.model), source, config, exchange.Exchange(), torch.device("cpu"))
     ready = Ready(source)
     waits, ratios, seconds = [], [], []
     for pair in range(args.pairs + 1):  # the first warms up
@@ -82,7 +83,7 @@ class Ready:
 
 def epoch(run: Any, source: Any) -> tuple[float, float]:
     """Seconds of one training epoch, and of those spent waiting for batches."""
-    from distributed import loop
+    from distributed.training import loop
 
     waited = run.data_seconds
     start = time.perf_counter()

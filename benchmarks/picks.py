@@ -60,10 +60,11 @@ def error(values: list[float]) -> float:
 
 def train(shards: str, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
     """Of every epoch and validation row whether it was right, and the log-probability of its class; and the classes."""
-    from distributed import loop, runs
+    from distributed.training import exchange, loop
+    from distributed.training import run as runs
 
     job = runs.Job(shards=shards, settings=settings)
-    opened = runs.start(job, loop.Exchange(), None)
+    opened = runs.start(job, exchange.Exchange(), None)
     hits, sure, labels = [], [], []
 
     def report(told: dict[str, float], state: dict[str, Any], scores: Any) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distributed.checkpoints import Checkpoint
+    from distributed.training.checkpoint import Checkpoint
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -40,10 +40,10 @@ def main() -> None:
 
 def make_checkpoint(folder: str, shards: str) -> Checkpoint:
     """The default network, not trained: it takes as long."""
-    from distributed import checkpoints
     from distributed.config import Config
-    from distributed.shards import read_manifest
-    from model.calibration import Calibration
+    from distributed.shards.manifest import read_manifest
+    from distributed.training import checkpoint as checkpoints
+    from model.decisions.calibration import Calibration
     from model.network import Network
 
     manifest, config = read_manifest(shards), Config()
@@ -57,8 +57,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import prediction, prediction_input, stream
-    from distributed.inference import Weighing
+    from distributed.inference import inputs as prediction_input
+    from distributed.inference import predictor as prediction
+    from distributed.inference.weighing import Weighing
+    from distributed.shards import batches as stream
 
     torch.set_num_threads(1)
     make_shards(f"{folder}/shards", args.rows, args.size)

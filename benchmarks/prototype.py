@@ -35,12 +35,14 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
-    from distributed import config, loop, runs
-    from model import metrics
+    from distributed import config
+    from distributed.training import exchange, loop
+    from distributed.training import run as runs
+    from model.metrics import metrics
 
     torch.set_num_threads(1)
     job = runs.Job(shards=args.data, settings=config.parse_sets(args.set))
-    opened = runs.start(job, loop.Exchange(), None)
+    opened = runs.start(job, exchange.Exchange(), None)
     torch.manual_seed(job.config.optim.seed)
     other = Plain(opened.train, job.config)
     ours, theirs = [], []
@@ -124,7 +126,7 @@ class Plain:
         import torch
         from torch.nn.functional import cross_entropy
 
-        from distributed.loop import autocast
+        from distributed.training.loop import autocast
 
         self.network.train()
         for batch in self.source.batches(self.epochs):
@@ -143,7 +145,7 @@ class Plain:
     def probabilities(self, source: Any) -> Any:
         import torch
 
-        from distributed.loop import autocast
+        from distributed.training.loop import autocast
 
         self.network.eval()
         with torch.inference_mode(), autocast(self.settings, torch.device("cpu")):

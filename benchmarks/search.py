@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One search as a user starts it, with the project's own number of epochs on all rows."""
-    from distributed.experiment import Experiment
+    from distributed.searches.experiment import Experiment
 
     out = folder / "wall"
     data = ["--data", args.data] if args.data else []
@@ -65,12 +65,14 @@ def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
     """Seconds a trial costs when it does nothing, once the actors are there."""
-    from distributed import cli, search, search_stoppers
-    from distributed import searcher as parts
-    from distributed.experiment import Experiment
-    from tests import analytic
+    from distributed.runtime import ray_session
+    from distributed.searches import searcher as parts
+    from distributed.searches import stoppers as search_stoppers
+    from distributed.searches import tuner as search
+    from distributed.searches.experiment import Experiment
+    from tests.searches import analytic
 
-    cli.start_ray(temp_dir=str(folder / "ray"), nested=True)
+    ray_session.start_ray(temp_dir=str(folder / "ray"), nested=True)
     experiment = Experiment(folder / "overhead", ["balanced_accuracy"])
     study = parts.open_study(parts.open_storage(str(folder / "overhead" / "study.journal")), "x", ["max"], "tpe", 0, trials)
     cores = len(os.sched_getaffinity(0))
@@ -84,8 +86,8 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
 def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both samplers from the same seeds with the same budget; nothing but the sampler differs."""
     from distributed import tune
-    from distributed.experiment import Experiment
-    from distributed.significance import paired
+    from distributed.reporting.significance import paired
+    from distributed.searches.experiment import Experiment
 
     data = ["--data", args.data] if args.data else []
     best: dict[str, dict[int, float]] = {"tpe": {}, "random": {}}

@@ -27,7 +27,9 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
-    from distributed import checkpoints, inference, stream
+    from distributed.inference import weighing as inference
+    from distributed.shards import batches as stream
+    from distributed.training import checkpoint as checkpoints
 
     checkpoint = checkpoints.load(args.checkpoint)
     network, image = checkpoint.network, checkpoint.network.schema.images[0].name

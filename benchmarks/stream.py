@@ -35,8 +35,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed import stream
     from distributed.config import Config, override
+    from distributed.shards import batches as stream
 
     torch.set_num_threads(1)
     shards = f"{folder}/shards"
@@ -113,8 +113,8 @@ def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[A
     import torch
     from torch.utils.data import get_worker_info
 
-    from distributed.decode import columns_of, decode, numpy_columns
-    from distributed.shards import part_files, read_manifest
+    from distributed.shards.decode import columns_of, decode, numpy_columns
+    from distributed.shards.manifest import part_files, read_manifest
 
     schema, worker = read_manifest(shards).schema, get_worker_info()
     mine, processes = (worker.id, worker.num_workers) if worker else (0, 1)

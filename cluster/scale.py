@@ -57,7 +57,7 @@ def photographs(side: int, count: int = 24, quality: int = 90) -> list[bytes]:
 
 def measure_decoding() -> dict[str, float]:
     """Images a second and core, as the training stream decodes them (shards hold them at the modality's size), and bytes of each."""
-    from distributed.decode import pixels
+    from distributed.shards.decode import pixels
     from model.schema import Image
 
     found = {}
@@ -70,7 +70,7 @@ def measure_decoding() -> dict[str, float]:
 
 def measure_ingest() -> dict[str, float]:
     """Images of 448 pixels that one core reads, scales to 224 and encodes again in a second."""
-    from distributed.images import ImageSpec, prepare
+    from distributed.raw.images import ImageSpec, prepare
 
     files, spec = photographs(448), ImageSpec(name="photo", height=224, width=224, channels=3)
     return {"ingest_448_to_224": len(files) / seconds_of(lambda: [prepare(f, spec) for f in files])}
@@ -80,7 +80,7 @@ def measure_order(rows: int = 2_000_000) -> dict[str, float]:
     """What a worker of a stream keeps and computes for each row of the set, whatever its share: bytes, and microseconds an epoch."""
     import numpy as np
 
-    from distributed import sampling
+    from distributed.shards import sampling
 
     labels = np.random.default_rng(0).integers(0, 100, rows).astype(np.int32)
     ranks, counts = np.zeros(rows, np.int32), np.bincount(labels)

@@ -15,8 +15,14 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli, config, rules, study
-from distributed.study import Cell
+from distributed import config
+from distributed.runtime import command as cli
+from distributed.runtime import errors, ray_session, storage
+from distributed.runtime import options as options_
+from distributed.studies import definition as study
+from distributed.studies.definition import Cell
+from distributed.training import requirements as rules
+from distributed.wafers import generator
 
 QUICK = {"optim.epochs": 4, "data.max_rows": 600}
 QUICK_SEEDS = 2
@@ -36,7 +42,7 @@ class DataSet:
 
 def parser() -> argparse.ArgumentParser:
     shipped = "\n".join(f"  {name:12} {study.read(name).title}" for name in study.names())
-    made = cli.Parser(
+    made = options_.Parser(
         prog="ablate.py",
         description=__doc__,
         epilog=f"shipped studies:\n{shipped}\n\nyour own study:\n{study.__doc__}\n{config.describe()}",
@@ -77,12 +83,12 @@ def main(argv: list[str]) -> int:
     seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
     extra = {**(QUICK if options.quick else {}), **config.parse_sets(options.set)}
     sets = data_sets(options.data or [])
-    from distributed.study_state import State, plans_of
+    from distributed.studies.state import State, plans_of
 
     plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
-    out = cli.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
+    out = storage.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
     command = shlex.join(["python", "distributed/ablate.py", *argv])
-    with cli.writable(out):
+    with storage.writable(out):
         state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
         todo = state.todo()
     check_trainings(todo, {d.name: d for d in sets})
@@ -93,7 +99,7 @@ def main(argv: list[str]) -> int:
     if options.plan:
         print("\n".join(f"  {d}  {c.condition}  {c.variant}  seed {c.seed}" for group in todo.values() for d, c in group))
         return 0
-    with cli.writable(out):
+    with storage.writable(out):
         state.describe()
     if todo:
         run(state, todo, {d.name: d for d in sets})
@@ -102,11 +108,11 @@ def main(argv: list[str]) -> int:
 
 def data_sets(places: Sequence[str]) -> list[DataSet]:
     """The data sets under the names of their folders."""
-    from distributed.shards import digest, read_manifest
+    from distributed.shards.manifest import digest, read_manifest
 
     found = []
     for place in places or [None]:
-        shards = cli.data(place)
+        shards = generator.resolve_shards(place)
         manifest = read_manifest(shards)
         if not manifest.rows["test"]:
             raise ValueError(f"--data must have test rows, on which a study compares its variants; {shards} has none")
@@ -131,17 +137,18 @@ def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
 
 def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
     """Runs every training as a Ray task and takes the results in as they come; an interrupt loses only what is in flight."""
-    cli.start_ray(nested=True)
+    ray_session.start_ray(nested=True)
     import ray
 
-    from distributed import jobs
-    from distributed.shards import SPLITS
-    from distributed.signals import Signals
+    from distributed.runtime.signals import Signals
+    from distributed.shards import sharing
+    from distributed.shards.manifest import SPLITS
+    from distributed.training.workers import capacity as jobs
 
     for scaling in {config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()}:
         jobs.must_fit(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
-    arrays = {key: jobs.share(sets[name].shards, _cache(cell), SPLITS) for key, (name, cell) in asked.items()}
+    arrays = {key: sharing.share(sets[name].shards, _cache(cell), SPLITS) for key, (name, cell) in asked.items()}
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported, news = Progress(len(waiting)), time.monotonic(), False
     with Signals().caught() as signals:
@@ -166,7 +173,7 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
         _report_so_far(state)
         left = len(waiting) + len(pending)
     said = f"interrupted with {left} trainings left; add --resume to the same command to go on"
-    raise cli.Failure(said, 128 + signals.received)
+    raise errors.Failure(said, 128 + signals.received)
 
 
 def _cache(cell: Cell) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def _decoding(group: list[tuple[str, Cell]]) -> str:
 
 def _start(state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Any) -> Any:
     """The task of one training."""
-    from distributed.study_run import run_group
+    from distributed.studies.cell_runs import run_group
 
     name, cells = group[0][0], [cell for _, cell in group]
     return _task(run_group, cells[0]).remote(sets[name].shards, cells, arrays, state.run_folder(group))
@@ -209,11 +216,11 @@ def _task(function: Any, cell: Cell) -> Any:
 def _window(cell: Cell) -> int:
     """Tasks in flight: on a cluster twice what it holds, so that it never waits for the driver and an autoscaler sees demand. Here as many
     as fit: of tasks that wait, Ray may start the oldest last, and a study that is stopped would not have whole seeds."""
-    from distributed import jobs
+    from distributed.training.workers import capacity as jobs
 
     scaling = config.override(config.Config(), cell.settings).scaling
     fit = jobs.fit(jobs.needs(scaling))
-    if scaling.workers > 1 or not cli.joined():  # tasks that wait for workers of their own ask for nothing: they must fit
+    if scaling.workers > 1 or not ray_session.joined():  # tasks that wait for workers of their own ask for nothing: they must fit
         return max(1, fit)
     return 2 * max(2, fit)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig, check, option
+from model.metrics.names import check_name
 
 CACHES = ("auto", "memory", "stream")
 ENGINES = ("auto", "threads", "ray")
@@ -21,12 +22,6 @@ OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
 STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
 OWN_ROWS = 16  # of a worker that goes by its own batch statistics, at least
-LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece")
-METRICS = (
-    *("balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "macro_auprc"),
-    *("many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", *LOWER_IS_BETTER),
-)
-CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")  # of a modality in a group of classes
 METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 
@@ -162,7 +157,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             raise ValueError(f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}")
         config = _set(config, name.split("."), _typed(name, value, type(known[name].default)))
     check(config)
-    check_metric("optim.metric", config.optim.metric)
+    check_name("optim.metric", config.optim.metric)
     if 0 < config.data.imbalance_ratio < 1:
         raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}")
     if config.data.batch_size < config.scaling.workers:
@@ -175,13 +170,6 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             f"scaling.global_norms=false needs {OWN_ROWS} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
         )
     return config
-
-
-def check_metric(name: str, metric: str, *more: str) -> None:
-    """more: names that are valid besides those of METRICS."""
-    if metric not in (*METRICS, *more) and not metric.startswith(("recall/", "precision/")):
-        valid = ", ".join((*METRICS, *more))
-        raise ValueError(f"{name} must be one of {valid}, recall/CLASS, precision/CLASS; got {metric!r}")
 
 
 def _set(config: Any, path: list[str], value: Any) -> Any:
@@ -225,7 +213,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         if "://" in str(path):
             # By name and on demand: --help needs no pyarrow, and neither does the strict type check of this file.
-            content: bytes = importlib.import_module("distributed.checkpoints").read_file(str(path))
+            content: bytes = importlib.import_module("distributed.training.checkpoint").read_file(str(path))
         else:
             content = Path(path).read_bytes()
         tree = tomllib.loads(content.decode())

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli
 from distributed.config import AGGREGATIONS, words
-from distributed.shards import SPLITS, filesystem
+from distributed.runtime import command as cli
+from distributed.runtime import options as options_
+from distributed.runtime.storage import filesystem
+from distributed.shards.manifest import SPLITS
 from model.schema import listed
 
 if TYPE_CHECKING:
-    from distributed.evaluation import Evaluation
+    from distributed.inference.evaluation import Evaluation
 
 MAIN = {
     "balanced_accuracy": "balanced accuracy",
@@ -44,7 +46,7 @@ ASKED = ("checkpoint", "data", "split", "prior", "shift", "modalities", "corrupt
 
 
 def parser() -> argparse.ArgumentParser:
-    made = cli.Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
+    made = options_.Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
     add = made.add_argument
     add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
     add("--data", required=True, metavar="SHARDS", help="folder or URI made by ingest.py; classes and categories are matched by name")
@@ -78,7 +80,10 @@ def main(argv: list[str]) -> int:
         check_place(options.json)
     import torch
 
-    from distributed import checkpoints, evaluation, inference
+    from distributed.inference import evaluation
+    from distributed.inference import weighing as inference
+    from distributed.runtime import storage
+    from distributed.training import checkpoint as checkpoints
 
     checkpoint = checkpoints.load(options.checkpoint)
     if checkpoint.config.scaling.threads:
@@ -100,27 +105,27 @@ def main(argv: list[str]) -> int:
     print(describe(found, options))
     if options.json:
         asked = {name: getattr(options, name) for name in ASKED}
-        checkpoints.write_file(options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode())
+        storage.write_file(options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode())
         print(f"\nwritten     {options.json}")
     return 0
 
 
 def check_place(place: str) -> None:
     """Refuses a file that cannot be written before there is anything to write."""
-    from distributed import checkpoints
+    from distributed.runtime import storage
 
     files, path = filesystem(place)
-    with cli.writable(place, "--json must name a file that can be written"):
+    with storage.writable(place, "--json must name a file that can be written"):
         if files.get_file_info(path).type.name == "Directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         name = f".try-{uuid.uuid4().hex}"
-        checkpoints.write_file(f"{place}{name}", b"")
+        storage.write_file(f"{place}{name}", b"")
         files.delete_file(f"{path}{name}")
 
 
 def describe(found: Evaluation, options: argparse.Namespace) -> str:
     """What a person reads: conditions, metrics with intervals, recalls, confidences, and every remark."""
-    from distributed.tables import to_text
+    from distributed.reporting.tables import to_text
 
     cut = f", cut from {found.available:,} by {options.shift} ({ratio(found)})" if options.shift else ""
     head = [f"checkpoint  {options.checkpoint}", f"data        {options.data} {options.split}: {found.rows:,} rows{cut}"]
@@ -150,7 +155,7 @@ def experts(found: Evaluation) -> str:
 
 
 def metric_table(found: Evaluation) -> Any:
-    from distributed.tables import Table
+    from distributed.reporting.tables import Table
 
     def shown(name: str, value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}" if name in PLAIN else f"{100 * value:.1f}"
@@ -164,7 +169,7 @@ def metric_table(found: Evaluation) -> Any:
 
 
 def class_table(found: Evaluation) -> Any:
-    from distributed.tables import Table
+    from distributed.reporting.tables import Table
 
     def per_cent(name: str) -> str:
         return f"{100 * found.metrics[name]:.1f}" if name in found.metrics else "-"
@@ -175,7 +180,7 @@ def class_table(found: Evaluation) -> Any:
 
 def confidence_table(found: Evaluation) -> Any:
     """Predicted against true probability of the true class, for each modality and shot group."""
-    from distributed.tables import Table
+    from distributed.reporting.tables import Table
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli
 from distributed.config import AGGREGATIONS
-from distributed.shards import REJECTED, SPLITS, filesystem, is_uri, join
+from distributed.runtime import command as cli
+from distributed.runtime import errors, progress, ray_session, signals, storage
+from distributed.runtime import options as options_
+from distributed.runtime.storage import filesystem, is_uri, join
+from distributed.shards.manifest import REJECTED, SPLITS
 from model.schema import listed
 
 if TYPE_CHECKING:
-    from distributed.checkpoints import Checkpoint
-    from distributed.inference import Weighing
-    from distributed.prediction import Outcome
-    from distributed.prediction_input import Rows
+    from distributed.inference.inputs import Rows
+    from distributed.inference.predictor import Outcome
+    from distributed.inference.weighing import Weighing
+    from distributed.training.checkpoint import Checkpoint
 
 SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
 SUMMARY = "summary.json"
@@ -38,7 +41,7 @@ whether it is unlike anything in training; expert_weight/N"""
 
 
 def parser() -> argparse.ArgumentParser:
-    made = cli.Parser(prog="predict.py", description=__doc__, epilog=COLUMNS, allow_abbrev=False)
+    made = options_.Parser(prog="predict.py", description=__doc__, epilog=COLUMNS, allow_abbrev=False)
     add = made.add_argument
     add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
     add("--data", required=True, metavar="SHARDS|T", help="shards, or a CSV or Parquet table (or a folder of them); a path or a URI")
@@ -73,9 +76,12 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check(options)
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
-    with cli.writable(out):
+    with storage.writable(out):
         free(out)
-    from distributed import checkpoints, inference, prediction, prediction_input
+    from distributed.inference import inputs as prediction_input
+    from distributed.inference import predictor as prediction
+    from distributed.inference import weighing as inference
+    from distributed.training import checkpoint as checkpoints
 
     content = checkpoints.find(options.checkpoint)
     checkpoint = checkpoints.parse(content, options.checkpoint)
@@ -87,12 +93,12 @@ def main(argv: list[str]) -> int:
     )
     method = inference.method_of(options.aggregation or "", options.prior, checkpoint.config.inference.aggregation)
     prior = tuple(inference.read_prior(options.prior, checkpoint.network.schema.classes).tolist()) if method == "given" else ()
-    with cli.writable(out):
+    with storage.writable(out):
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, method, prior, options, batch_size)
-    checkpoints.remove(join(out, PARTS))
+    storage.remove(join(out, PARTS))
     recipe = prediction.Recipe(
         rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor, trust=options.trust_unfamiliar
     )
@@ -105,7 +111,7 @@ def main(argv: list[str]) -> int:
     gather(outcomes, total, waves)
     seconds = time.perf_counter() - started
     if total.rows != waves.rows or total.rows != total.predicted + len(total.refused):
-        raise cli.Failure(
+        raise errors.Failure(
             f"{waves.rows} rows were read, {total.predicted} predicted and {len(total.refused)} refused: some are lost in {out}"
         )
     told = summary(checkpoint, total, notes, prior, seconds, options) | facts
@@ -156,8 +162,9 @@ def decide(
     checkpoint: Checkpoint, rows: Rows, method: str, prior: tuple[float, ...], options: argparse.Namespace, batch_size: int
 ) -> tuple[Weighing, dict[str, Any]]:
     """How the experts are weighed, the same for every row; estimated on a sample of them where the method says so."""
-    from distributed import inference, prediction
-    from distributed.inference import Weighing
+    from distributed.inference import predictor as prediction
+    from distributed.inference import weighing as inference
+    from distributed.inference.weighing import Weighing
 
     classes, experts = checkpoint.network.schema.classes, inference.experts(checkpoint)
     if method in ("uniform", "given"):
@@ -180,14 +187,14 @@ def pooled(rows: Rows, options: argparse.Namespace) -> bool:
         return True
     waves = rows.waves(1)
     large = next(waves).rows > SMALL_ROWS or next(waves, None) is not None
-    return large and (options.concurrency is None or cli.joined())
+    return large and (options.concurrency is None or ray_session.joined())
 
 
 def pool_size(options: argparse.Namespace) -> int:
     """Actors of the pool: as asked, else what the cluster has room for."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray tells users of an issue with its own actor pools at every start
-    cli.start_ray()
-    signal.signal(signal.SIGTERM, cli.interrupt)
+    ray_session.start_ray()
+    signal.signal(signal.SIGTERM, signals.interrupt)
     import ray
 
     there = ray.cluster_resources()
@@ -199,7 +206,7 @@ def pool_size(options: argparse.Namespace) -> int:
 
 
 def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
-    with cli.progress("predicting", waves.expected) as advance:
+    with progress.progress("predicting", waves.expected) as advance:
         for outcome in outcomes:
             total.add(outcome)
             advance(outcome.rows)
@@ -209,9 +216,9 @@ def summary(
     checkpoint: Checkpoint, total: Outcome, notes: list[str], prior: tuple[float, ...], seconds: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
-    from distributed.inference import agreement_notes, prior_notes, unfamiliar_notes
-    from distributed.ingest_report import kinds_of
-    from distributed.ingest_rows import EMPTY_CELLS
+    from distributed.inference.weighing import agreement_notes, prior_notes, unfamiliar_notes
+    from distributed.ingestion.summary import kinds_of
+    from distributed.raw.rows import EMPTY_CELLS
 
     schema = checkpoint.network.schema
     found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
@@ -231,8 +238,8 @@ def summary(
 
 def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
     """Cells of the table that hold something and tell nothing: another date format, another spelling of the categories."""
-    from distributed.columns import READ_AS
-    from distributed.ingest_rows import EMPTY_CELLS, NO_CLASS
+    from distributed.raw.columns import READ_AS
+    from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
 
     schema, readings = checkpoint.network.schema, checkpoint.manifest.prepare.get("readings", {})
     found = []
@@ -262,7 +269,7 @@ def write(out: str, told: dict[str, Any], total: Outcome) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from distributed.checkpoints import write_file
+    from distributed.runtime.storage import write_file
 
     if total.refused:
         system, path = filesystem(join(out, REJECTED))
@@ -273,7 +280,7 @@ def write(out: str, told: dict[str, Any], total: Outcome) -> None:
 
 def describe(told: dict[str, Any], out: str) -> str:
     """What a person reads at the end."""
-    from distributed.tables import Table, to_text
+    from distributed.reporting.tables import Table, to_text
 
     rate = f"{told['rows_per_second']:,.0f} rows/s"
     lines = [f"predicted   {told['predicted']:,} of {told['rows']:,} rows in {told['seconds']:.1f} s ({rate})"]

@@ -14,8 +14,12 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli, config
+from distributed import config
 from distributed.config import Config
+from distributed.runtime import command as cli
+from distributed.runtime import errors, ray_session, signals, storage
+from distributed.runtime import options as options_
+from distributed.wafers import generator
 
 DATA = "data.json"  # in the folder of a run: its shards
 
@@ -23,12 +27,12 @@ DATA = "data.json"  # in the folder of a run: its shards
 def catch_signals() -> None:
     """Call it after ray.init, which takes SIGTERM for itself."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, cli.interrupt)
+        signal.signal(number, signals.interrupt)
 
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    made = cli.Parser(prog="train.py", description=__doc__, epilog=config.describe(), formatter_class=raw, allow_abbrev=False)
+    made = options_.Parser(prog="train.py", description=__doc__, epilog=config.describe(), formatter_class=raw, allow_abbrev=False)
     made.add_argument("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data)")
     made.add_argument("--config", metavar="F.toml", help="settings that differ from the defaults (default: none)")
     made.add_argument(
@@ -45,36 +49,36 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
-    out = cli.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
-    from distributed.shards import read_manifest
+    out = storage.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    from distributed.shards.manifest import read_manifest
 
-    with cli.writable(out):
+    with storage.writable(out):
         settings = settle(out, options)
         before = read_data(out) if options.resume else {}
-    data = cli.data(options.data or before.get("shards"))
+    data = generator.resolve_shards(options.data or before.get("shards"))
     manifest, mark = read_manifest(data), digest(data)
     if before.get("digest", mark) != mark:
         raise ValueError(f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out")
-    from distributed import checkpoints, runs
-    from distributed.console import epochs_told, results_notes, results_table
-    from distributed.sampling import training_counts
+    from distributed.shards.sampling import training_counts
+    from distributed.training import run as runs
+    from distributed.training.console import epochs_told, results_notes, results_table
 
     runs.check(manifest, settings)
     if not (alone_here := in_process(settings)):
-        from distributed import jobs
+        from distributed.training.workers import capacity as jobs
 
-        cli.start_ray()
+        ray_session.start_ray()
         jobs.must_fit(settings.scaling, "this run")
-    with cli.writable(out):
-        checkpoints.write_file(f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode())
-        checkpoints.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+    with storage.writable(out):
+        storage.write_file(f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode())
+        storage.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
     test = manifest.rows["test"] > 0
     job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test)
     try:
         metrics = alone(job) if alone_here else together(job)
     except KeyboardInterrupt:  # the last finished epoch is saved
         said = f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
-        raise cli.Failure(said, 128 + cli.stopped_by[-1]) from None
+        raise errors.Failure(said, 128 + signals.stopped_by[-1]) from None
     classes = manifest.schema.classes
     counts = training_counts(manifest.schema.counts, settings.data.imbalance_ratio, settings.data.max_rows).tolist()
     print(results_table(metrics, len(classes)))
@@ -98,11 +102,10 @@ def shortcuts(options: argparse.Namespace) -> list[str]:
 
 def settle(out: str, options: argparse.Namespace) -> Config:
     """The settings of this run; refuses a folder in use, and a resume under settings other than scaling.*."""
-    from distributed import checkpoints
 
     sets = [*options.set, *shortcuts(options)]
     try:
-        before = json.loads(checkpoints.read_file(f"{out}/config.json"))
+        before = json.loads(storage.read_file(f"{out}/config.json"))
     except FileNotFoundError:
         if options.resume:
             print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
@@ -119,20 +122,19 @@ def settle(out: str, options: argparse.Namespace) -> Config:
 
 def read_data(out: str) -> dict[str, str]:
     """The shards that the run began with, and their digest; nothing of a run that is not there, or older than these notes."""
-    from distributed import checkpoints
 
     try:
-        return json.loads(checkpoints.read_file(f"{out}/{DATA}"))  # type: ignore[no-any-return]
+        return json.loads(storage.read_file(f"{out}/{DATA}"))  # type: ignore[no-any-return]
     except FileNotFoundError:
         return {}
 
 
 def digest(data: str) -> str:
     """Of all that ingest says about the shards; statistics of the training rows are among it."""
-    from distributed import checkpoints
-    from distributed.shards import MANIFEST, join
+    from distributed.runtime.storage import join
+    from distributed.shards.manifest import MANIFEST
 
-    return hashlib.sha256(checkpoints.read_file(join(data, MANIFEST))).hexdigest()[:16]
+    return hashlib.sha256(storage.read_file(join(data, MANIFEST))).hexdigest()[:16]
 
 
 def in_process(settings: Config) -> bool:
@@ -143,14 +145,14 @@ def in_process(settings: Config) -> bool:
         return True
     import torch
 
-    return torch.cuda.is_available() and not cli.in_job()
+    return torch.cuda.is_available() and not ray_session.in_job()
 
 
 def alone(job: Any) -> dict[str, Any]:
     """Trains in this process."""
-    from distributed import runs
-    from distributed.console import EpochBar
-    from distributed.watch import Diverged
+    from distributed.training import run as runs
+    from distributed.training.console import EpochBar
+    from distributed.training.divergence import Diverged
 
     settings = job.config
     catch_signals()
@@ -158,26 +160,27 @@ def alone(job: Any) -> dict[str, Any]:
         with EpochBar(settings.optim.epochs) as bar:
             return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
     except Diverged as error:
-        raise cli.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
+        raise errors.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
 
 
 def together(job: Any) -> dict[str, Any]:
     """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
-    from distributed import nested, worker
-    from distributed.console import EpochBar
-    from distributed.signals import Signals
+    from distributed.runtime.signals import Signals
+    from distributed.training.console import EpochBar
+    from distributed.training.workers import follow as nested
+    from distributed.training.workers import ray_train as worker
 
     signals = Signals()
 
     def heed() -> None:
         if signals.received:
-            cli.interrupt(signals.received, None)
+            signals.interrupt(signals.received, None)
 
     with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar, signals.caught():
         try:
             return nested.run_watched(job, bar, heed)
         except worker.Failed as error:
-            raise cli.Failure(str(error)) from None
+            raise errors.Failure(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -12,16 +12,23 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed import cli, config, rules
-from distributed.experiment import Experiment, direction
-from distributed.search_setup import Setup, claim, starting_points
+from distributed import config
+from distributed.runtime import command as cli
+from distributed.runtime import errors, ray_session, storage
+from distributed.runtime import options as options_
+from distributed.searches.experiment import Experiment
+from distributed.searches.setup import Setup, claim, starting_points
+from distributed.training import requirements as rules
+from model.metrics.names import metric as metric_named
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = cli.Parser(prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = options_.Parser(
+        prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = made.add_argument
     add("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)")
     add("--space", metavar="NAME", help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)")
@@ -54,10 +61,10 @@ def main(argv: list[str]) -> int:
     given = vars(parser().parse_args(argv))
     if given["resume"] and not given["out"]:
         raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
-    from distributed.mirror import Mirror
+    from distributed.searches.mirror import Mirror
 
-    out = cli.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
-    with cli.writable(out):
+    out = storage.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    with storage.writable(out):
         mirror = Mirror(out)
         setup = claim(mirror.folder, given)
     return Search(setup, out, mirror).run()
@@ -65,15 +72,15 @@ def main(argv: list[str]) -> int:
 
 def load_parts() -> None:
     """Seconds of imports, in a thread while Ray starts; not the other way round: Ray ends with the thread that started it."""
-    from distributed import searcher  # noqa: F401
+    from distributed.searches import searcher  # noqa: F401
 
 
 class Search:
     """One sitting of a search: from its set-up to its report."""
 
     def __init__(self, setup: Setup, out: str, mirror: Any) -> None:
-        from distributed import spaces
-        from distributed.shards import read_manifest
+        from distributed.searches import spaces
+        from distributed.shards.manifest import read_manifest
 
         self.setup, self.out, self.mirror = setup, out, mirror
         self.options, self.started = setup.options, time.monotonic()
@@ -81,7 +88,7 @@ class Search:
         data, self.test = setup.settings.data, manifest.rows["test"] > 0
         schema = manifest.schema.keep(config.words(data.modalities))
         if data.corrupt:
-            from distributed import corrupt  # a quarter of a second
+            from distributed.shards import corruption as corrupt  # a quarter of a second
 
             corrupt.parse(data.corrupt, schema)
         for metric in setup.metrics:
@@ -92,7 +99,7 @@ class Search:
             raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
         rules.check_training(setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
-        with cli.writable(out):
+        with storage.writable(out):
             setup.save(mirror.folder)
             mirror.upload()
         self.experiment = Experiment(
@@ -104,13 +111,16 @@ class Search:
         self.command = f"python distributed/train.py --config {out}/best.toml{named} --out runs/best"
 
     def run(self) -> int:
-        from distributed import jobs, progress, search, search_report
-        from distributed.signals import Signals
+        from distributed.runtime.signals import Signals
+        from distributed.searches import tuner as search
+        from distributed.searches.pages import live as progress
+        from distributed.searches.pages import report as search_report
+        from distributed.shards import sharing
 
         loading = threading.Thread(target=load_parts)
         loading.start()
-        cli.start_ray(nested=True)
-        self.arrays = jobs.share(self.setup.shards, self.setup.base, ("train", "val"))
+        ray_session.start_ray(nested=True)
+        self.arrays = sharing.share(self.setup.shards, self.setup.base, ("train", "val"))
         loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)
@@ -147,18 +157,19 @@ class Search:
             return 128 + stop.number
         except search.Hopeless as error:
             writer.close()
-            raise cli.Failure(str(error)) from None
+            raise errors.Failure(str(error)) from None
         self.tidy(everything=True)
         writer.close()
         return self.conclude()
 
     def searcher(self) -> tuple[Any, Any]:
-        from distributed import jobs, search_stoppers
-        from distributed import searcher as parts
+        from distributed.searches import searcher as parts
+        from distributed.searches import stoppers as search_stoppers
+        from distributed.training.workers import capacity as jobs
 
         options, metrics = self.options, self.setup.metrics
         storage = parts.open_storage(options["storage"] or str(self.mirror.folder / "study.journal"))
-        directions = [direction(m) for m in metrics]
+        directions = [metric_named(m).direction for m in metrics]
         study = parts.open_study(storage, options["study"], directions, options["sampler"], options["seed"], options["trials"])
         found = parts.Searcher(
             study,
@@ -185,25 +196,27 @@ class Search:
         return {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})}
 
     def trainable(self) -> Any:
-        from distributed import jobs
+        from distributed.searches import tuner
 
-        return jobs.trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials", self.arrays)
+        return tuner.make_trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials", self.arrays)
 
     def tidy(self, everything: bool = False) -> None:
         """Removes saved states that nothing will go on from."""
-        from distributed import checkpoints
+        from distributed.runtime import storage
 
         kept = set() if everything else self.experiment.kept_states()
         for record in list(self.experiment.records.values()):
             if record.state == "running" or record.name in kept | self.tidied or record.job.state:
                 continue
             for kind in ("state", "checkpoint"):
-                checkpoints.remove(f"{self.out}/trials/{record.name}/{kind}")
+                storage.remove(f"{self.out}/trials/{record.name}/{kind}")
             self.tidied.add(record.name)
 
     def write(self, last: bool) -> None:
         """Everything in the experiment's folder that is not state."""
-        from distributed import search_board, search_report, search_tables
+        from distributed.searches.pages import board as search_board
+        from distributed.searches.pages import report as search_report
+        from distributed.searches.pages import tables as search_tables
 
         if not hasattr(self, "board"):
             names = {*self.names, *(name for job in self.outside for name in job.settings)}
@@ -217,12 +230,12 @@ class Search:
 
     def conclude(self) -> int:
         """The end that a newcomer reads."""
-        from distributed import search_tables as tables
-        from distributed.progress import print_table
+        from distributed.searches.pages import tables
+        from distributed.searches.pages.live import print_table
 
         if self.experiment.winner() is None:
             failed = [r.reason for r in self.experiment.configurations() if r.state == "failed"]
-            raise cli.Failure(
+            raise errors.Failure(
                 f"no configuration has finished; the last reason: {failed[-1] if failed else 'the time budget was too small'}"
             )
         found = [tables.standings(self.experiment), tables.settings(self.experiment, self.setup.base, config.flatten(config.Config()))]

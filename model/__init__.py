@@ -17,7 +17,7 @@ from typing import Any
 # Loaded on first use: model.config and model.schema must import without torch, so that every `--help` is fast.
 EXPORTS = {
     "Batch": "model.batch",
-    "Calibration": "model.calibration",
+    "Calibration": "model.decisions.calibration",
     "Categorical": "model.schema",
     "Image": "model.schema",
     "ModelConfig": "model.config",
@@ -26,7 +26,7 @@ EXPORTS = {
     "Outputs": "model.outputs",
     "Schema": "model.schema",
     "Table": "model.schema",
-    "terms": "model.losses",
+    "terms": "model.learning.losses",
 }
 __all__ = list(EXPORTS)
 

@@ -15,9 +15,30 @@ MIXES = ("none", "mixup", "remix")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 
 
-def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that carries its own help text and its own valid range."""
-    return field(default=default, metadata={"help": meaning, "low": low, "high": high, "choices": choices})
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str = "",
+    shown: str | None = None,
+    otherwise: Any = None,
+    repeat: bool = False,
+) -> Any:
+    """A dataclass field that carries its own help text and its own valid range: a setting, or an option of a verb.
+
+    For options of verbs only: metavar stands for the value in the help; shown replaces the default there (empty: no word of it);
+    otherwise is the value where the default is None, "not given"; repeat: a flag a value (the default: several values behind one flag).
+    """
+    rules = {"help": meaning, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={**rules, "metavar": metavar, "shown": shown, "otherwise": otherwise, "repeat": repeat})
+
+
+def required(meaning: str, metavar: str = "") -> Any:
+    """A dataclass field without a default: an option that must be given."""
+    return field(metadata={"help": meaning, "metavar": metavar})
 
 
 def check(config: Any, prefix: str = "") -> None:

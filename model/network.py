@@ -10,16 +10,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model import fusion, losses
 from model.batch import Batch
-from model.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
 from model.config import WITHOUT_EXPERTS, ModelConfig, check
-from model.encoders import ImageEncoder
-from model.experts import Experts
-from model.familiarity import Familiarity
+from model.encoders.image import ImageEncoder
+from model.encoders.table import TableEncoder
+from model.fusion import weights as fusion
+from model.fusion.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
+from model.fusion.novelty import Familiarity
+from model.learning import losses
+from model.learning.experts import Experts
 from model.outputs import Outputs
 from model.schema import Schema
-from model.table_encoder import TableEncoder
 
 Reduce = Callable[[Tensor], Tensor]
 

@@ -32,7 +32,7 @@ def run_command(*words: str, timeout: float = 240, **environment: str) -> subpro
 def ray_local() -> Iterator[None]:
     import ray
 
-    from distributed.cli import start_ray
+    from distributed.runtime.ray_session import start_ray
 
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         start_ray(cpus=2, temp_dir=folder, object_store=300_000_000, nested=True)
@@ -44,7 +44,7 @@ def ray_local() -> Iterator[None]:
 def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """600 small wafers, ingested as a user's table would be."""
     out = tmp_path_factory.mktemp("shards") / "wafers"
-    done = run_command("distributed/wafers.py", "--rows", "600", "--imbalance", "20", "--size", "16", "--shards", str(out))
+    done = run_command("distributed/wafers", "--rows", "600", "--imbalance", "20", "--size", "16", "--shards", str(out))
     assert done.returncode == 0, done.stderr
     return str(out)
 

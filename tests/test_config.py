@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distributed import config, rules
+from distributed import config
 from distributed.config import Config
+from distributed.training import requirements as rules
 from model.schema import Schema
 from tests.conftest import ROOT, run_command
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import losses
 from model.batch import Batch
 from model.config import LossConfig, ModelConfig
+from model.learning import losses
 from model.outputs import Outputs
 
 COUNTS = torch.tensor([100.0, 10.0, 1.0])

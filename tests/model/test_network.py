@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import fusion
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
-from model.encoders import ImageEncoder, Standardise
-from model.losses import terms
+from model.encoders.image import ImageEncoder
+from model.encoders.standardise import Standardise
+from model.encoders.table import CategoryEmbedding, NumberEmbedding
+from model.fusion import weights as fusion
+from model.learning.losses import terms
 from model.network import Network
 from model.schema import Numeric, Schema
-from model.table_encoder import CategoryEmbedding, NumberEmbedding
 from tests.model import samples
 
 SMALL = ModelConfig(dim=16, image=ImageConfig(width=8), table=TableConfig(width=16, embedding=4), experts=ExpertsConfig(hidden=16))
@@ -262,7 +263,7 @@ def test_a_number_outside_the_training_range_is_taken_as_its_end() -> None:
 
 
 def test_experts_as_a_batch_equal_experts_alone() -> None:
-    from model.experts import Experts
+    from model.learning.experts import Experts
 
     torch.manual_seed(0)
     together = Experts(32, 5, ExpertsConfig(count=4, hidden=16), LossConfig())

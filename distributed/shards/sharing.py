@@ -1,0 +1,23 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def decode(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
+    from distributed.config import Config, override
+    from distributed.shards import batches as stream
+
+    return stream.load_splits(shards, override(Config(), settings), splits)
+
+
+def share(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
+    """A reference to the decoded splits: one task decodes for all trials and workers, and nobody waits for it.
+
+    Warming processes for the trials was tried: Tune's actors start processes of their own and take no idle ones.
+    """
+    import ray
+
+    return ray.remote(num_cpus=0)(decode).remote(shards, settings, tuple(splits))

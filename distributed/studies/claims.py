@@ -1,0 +1,121 @@
+"""What a study shows, in sentences: who differs from the reference, and what its claims came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distributed.reporting.significance import FEWEST, Summary, compare, paired, summarise
+from distributed.reporting.tables import Cell, Table
+from distributed.reporting.verdicts import helps, signed
+from distributed.studies.cells import PLACE, Plan, fill
+from distributed.studies.definition import Claim, Study
+from distributed.studies.tables import place_cells, place_columns, verdict
+from distributed.studies.views import View, digits_of, name_of, scale_of
+from model.metrics.names import metric as metric_named
+
+
+def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
+    """One line a data set and condition: who is better, who is worse, who is inside the noise."""
+    lines = []
+    for view in seen:
+        groups: dict[str, list[str]] = {}
+        if view.scores(metric) and view.study.reference not in view.scores(metric):
+            lines.append(f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it.")
+        for c in view.comparisons(metric):
+            kind = verdict(c, metric).split(":")[0]
+            gap = "" if c.difference is None or kind == "equal" else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+            groups.setdefault(kind, []).append(f"{c.name}{gap}")
+        order = ("better", "worse", "inside the noise", "equal", "not tested")
+        said = "; ".join(f"{kind}: {', '.join(groups[kind])}" for kind in order if kind in groups)
+        if said:
+            lines.append(f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}.")
+    return lines
+
+
+def _where(view: View, seen: Sequence[View]) -> str:
+    """Data set and condition, as far as they vary."""
+    words = ", ".join(place_cells(view, place_columns(seen)))
+    return f"{words}: " if words else ""
+
+
+def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[list[str], Table | None]:
+    """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
+    lines, rows = [], []
+    labels = place_columns(seen)
+    for claim in study.claims:
+        for view in seen:
+            plan = plans.get(view.data)
+            for words in _bindings(claim, view, plan):
+                bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "variant", "metric", "against")})
+                asked = {fill(name, words) for name in claim.conditions}
+                if (asked and view.condition not in asked) or not _applies(bound, view, plan):
+                    continue
+                scores = view.scores(bound.metric)
+                missing = [name for name in (bound.variant, bound.against) if name and name not in scores]
+                reason = f"no result of {' and '.join(missing)} in {name_of(bound.metric)}" if missing else ""
+                if claim.at_least is not None or claim.at_most is not None:
+                    found = [None, None, 0, f"not measured: {reason}"] if missing else _limit(bound, scores)
+                    rows.append([bound.text, *place_cells(view, labels), *found])
+                else:
+                    said = f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}." if missing else _helps(bound, view)
+                    lines.append(f"{_where(view, seen)}{said}")
+    columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
+    return lines, Table(columns=columns, rows=rows, caption="Claims with limits, and what was measured.") if rows else None
+
+
+def _applies(claim: Claim, view: View, plan: Plan | None) -> bool:
+    """Whether the study has what the claim speaks of here: its variants, two of them if it compares, and another modality to weigh."""
+    if claim.variant == claim.against or (claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2):
+        return False
+    planned = {c.variant for c in plan.cells if c.condition == view.condition} if plan else set(view.finished)
+    return {claim.variant, claim.against} - {""} <= planned
+
+
+def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
+    """What {modality} stands for: the condition's own, else each modality of the data set in turn."""
+    own = next((c.bound for c in plan.conditions if c.name == view.condition), {}) if plan else {}
+    if own or not PLACE.search(claim.text + claim.variant + claim.metric + claim.against):
+        return [own]
+    return [{"modality": m} for m in plan.modalities] if plan else []
+
+
+def _helps(claim: Claim, view: View) -> str:
+    """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
+    metric = claim.metric
+    scores = view.scores(metric)
+    family = scores if claim.against == view.study.reference else {name: scores[name] for name in (claim.variant, claim.against)}
+    tested = next(c for c in compare(family, claim.against) if c.name == claim.variant)
+    scale, unit = scale_of(metric)
+    return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric_named(metric).lower_is_better)
+
+
+def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
+    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does, one way or
+    the other. With few seeds an interval says too little for that."""
+    scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
+    if claim.against:
+        gap = paired(scores[claim.variant], scores[claim.against])
+        found = Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
+    else:
+        found = summarise(list(scores[claim.variant].values()))
+    if found.mean is None:
+        return [None, None, found.n, f"not measured: {found.reason}"]
+
+    def write(value: float) -> str:
+        return signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
+
+    lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
+    measured = Cell(text=write(found.mean), value=found.mean)
+    inside = lowest <= found.mean <= highest
+    outcome = "holds" if inside else "does not hold"
+    if found.low is None or found.high is None:
+        outcome += f" on the mean, untested: {found.reason}"
+    elif found.n < FEWEST:
+        outcome += f" on the mean, untested: {FEWEST} seeds and more can tell"
+    elif not (lowest <= found.low and found.high <= highest if inside else found.high < lowest or found.low > highest):
+        outcome += " on the mean, the interval reaches past the limit"
+    between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
+    return [measured, between, found.n, outcome]

@@ -1,0 +1,191 @@
+"""What a run leaves on disk: resumable states while it trains, one self-contained checkpoint at its end (weights_only=True)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distributed.runtime.storage import PART, read_file, write_file
+
+if TYPE_CHECKING:
+    from distributed.config import Config
+    from distributed.shards.manifest import Manifest
+    from model.decisions.calibration import Calibration
+    from model.decisions.guard import Validation
+    from model.fusion.cross_modal import Expectation
+    from model.network import Network
+
+FORMAT = 4  # of the weights in states and checkpoints; others are refused
+KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
+
+
+class OtherFormat(ValueError):
+    """States of another version of this project."""
+
+
+class States:
+    """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
+
+    def __init__(self, folder: str) -> None:
+        from distributed.runtime.storage import filesystem
+
+        self.folder = folder.rstrip("/")
+        self.files, self.path = filesystem(self.folder)
+
+    def _names(self) -> list[str]:
+        """Names of the states there, newest first, with those that are only half written."""
+        from pyarrow.fs import FileSelector
+
+        found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
+        return sorted((f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True)
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Writes the state of an epoch and keeps the newest before it.
+
+        All others go: older ones, what a killed writer left, and states of this epoch or later ones, which were damaged when the run
+        went on from an earlier one.
+        """
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, "state": state}, buffer)
+        content = buffer.getvalue()
+        own = f"epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+        write_file(f"{self.folder}/{own}", content)
+        names = self._names()
+        before = [name for name in names if name.endswith(".pt") and name < f"epoch-{epoch:06d}"]
+        for name in {*names} - {own, *before[: KEPT_STATES - 1]}:
+            self.files.delete_file(f"{self.path}/{name}")
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole; damaged ones are named on stderr."""
+        import torch
+
+        names = [name for name in self._names() if name.endswith(".pt")]
+        for place, name in enumerate(names, start=1):
+            content = read_file(f"{self.folder}/{name}")
+            if hashlib.sha256(content).hexdigest()[:16] == name.removesuffix(".pt").rpartition("-")[2]:
+                saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                if saved.get("format") == FORMAT:
+                    return saved["state"]  # type: ignore[no-any-return]
+                raise OtherFormat(
+                    f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
+                )
+            instead = "trying the one before it" if place < len(names) else "there is none before it: starting anew"
+            print(f"warning: the state {self.folder}/{name} is damaged; {instead}", file=sys.stderr)
+        return None
+
+
+@dataclass
+class Checkpoint:
+    """All that evaluation and prediction need."""
+
+    network: Network
+    config: Config
+    manifest: Manifest
+    calibration: Calibration
+    validation: Validation | None = None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
+    expectation: Expectation | None = None  # tells whether the modalities of new rows still belong together
+
+
+def save(folder: str, checkpoint: Checkpoint) -> None:
+    """Writes `folder`/model.pt and a readable info.json."""
+    import torch
+
+    from distributed.config import flatten
+    from model.schema import to_dict
+
+    plain = {
+        "format": FORMAT,
+        "config": flatten(checkpoint.config),
+        "schema": to_dict(checkpoint.network.schema),
+        "manifest": {**vars(checkpoint.manifest), "schema": to_dict(checkpoint.manifest.schema)},
+    }
+    weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()}
+    buffer = io.BytesIO()
+    known = {"calibration": checkpoint.calibration, "validation": checkpoint.validation, "expectation": checkpoint.expectation}
+    held = {name: one.state_dict() for name, one in known.items() if one is not None}
+    torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
+    folder = folder.rstrip("/")
+    write_file(f"{folder}/model.pt", buffer.getvalue())
+    write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
+
+
+def load(folder: str) -> Checkpoint:
+    """Reads a checkpoint; `folder` may also be a run that holds one."""
+    return parse(find(folder), folder)
+
+
+def parse(content: bytes, folder: str) -> Checkpoint:
+    """The checkpoint in the bytes of model.pt; `folder` is for messages."""
+    import torch
+
+    from distributed.config import Config, override
+    from distributed.shards.manifest import Manifest
+    from model.decisions.calibration import Calibration
+    from model.decisions.guard import Validation
+    from model.fusion.cross_modal import Expectation
+    from model.network import Network
+    from model.schema import from_dict
+
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        plain = json.loads(saved["plain"])
+        made_with = int(plain["format"])
+    except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
+        why = f"another model.pt, or a damaged one ({type(error).__name__})"
+        raise ValueError(f"--checkpoint must be one that this project wrote; {folder} holds {why}") from None
+    if made_with != FORMAT:
+        way = "use a newer version of this project" if made_with > FORMAT else "train again, or use the version that made it"
+        raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {made_with}: {way}")
+    config = override(Config(), plain["config"])
+    bare = dataclasses.replace(config.model, image=dataclasses.replace(config.image, weights=""))  # its weights are in the checkpoint
+    network = Network(from_dict(plain["schema"]), bare)
+    network.load_state_dict(saved["network"])
+    network.eval()
+    manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
+    validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
+    expectation = Expectation.from_state_dict(saved["expectation"]) if "expectation" in saved else None
+    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation, expectation)
+
+
+def find(folder: str) -> bytes:
+    """The bytes of model.pt in a run or in its checkpoint folder."""
+    folder = folder.rstrip("/")
+    for candidate in (f"{folder}/model.pt", f"{folder}/checkpoint/model.pt"):
+        try:
+            content = read_file(candidate)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not intact(content):
+            way = "copy it again, or have its run write it anew: python distributed/train.py --out RUN --resume"
+            raise ValueError(f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}")
+        return content
+    raise ValueError(f"--checkpoint must name {_missing(folder)}")
+
+
+def intact(content: bytes) -> bool:
+    """Whether every part of the zip agrees with its checksum; torch.load does not look."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except Exception:  # a damaged directory may name any kind of compression, encryption or place
+        return False
+
+
+def _missing(folder: str) -> str:
+    """What a folder without model.pt should have been."""
+    from distributed.runtime.storage import filesystem
+
+    files, path = filesystem(folder)
+    if files.get_file_info(f"{path}/config.json").type.name == "File":
+        return f"a finished run; {folder} is unfinished: python distributed/train.py --out {folder} --resume finishes it"
+    return f"a run or its checkpoint folder (it holds model.pt); got {folder!r}"

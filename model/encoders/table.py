@@ -1,0 +1,119 @@
+"""The table encoder: numbers and categories of one table in, one embedding out.
+
+Legend: B batch, N numeric, K categorical columns, D embedding.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from model.config import TableConfig
+from model.encoders.standardise import Standardise
+from model.schema import FAR, Numeric, Table
+
+
+def bin_edges(column: Numeric) -> Tensor:
+    """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
+    edges = torch.unique((torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.spread).float().unique()
+    return edges if len(edges) >= 2 else torch.tensor([-1.0, 1.0])
+
+
+class NumberEmbedding(nn.Module):
+    """Numeric columns -> [B, N, D']: standardised, a learned value where missing, and an is-missing embedding on top."""
+
+    mean_N: Tensor
+    std_N: Tensor
+    low_N: Tensor
+    high_N: Tensor
+
+    def __init__(self, columns: tuple[Numeric, ...], kind: str, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_N", torch.tensor([c.mean for c in columns], dtype=torch.float32))
+        self.register_buffer("std_N", torch.tensor([c.spread for c in columns], dtype=torch.float32))
+        self.fill_N = nn.Parameter(torch.zeros(len(columns)))
+        self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
+        self.embed = _number_embedding(columns, kind, size)
+        # An outlier of a new table must not swamp the batch. Beyond the outermost bins, which may be narrow, training has seen nothing.
+        edges = [bin_edges(c) for c in columns] if kind == "piecewise" else [torch.tensor([-FAR, FAR])] * len(columns)
+        self.register_buffer("low_N", torch.stack([e[0] for e in edges]), persistent=False)
+        self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        missing_BN = torch.isnan(x_BN)
+        z_BN = ((x_BN - self.mean_N) / self.std_N).maximum(self.low_N).minimum(self.high_N)
+        z_BN = torch.where(missing_BN, self.fill_N, z_BN)
+        return self.embed(z_BN) + missing_BN[..., None] * self.missing_ND  # type: ignore[no-any-return]
+
+
+def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.Module:
+    import rtdl_num_embeddings as rtdl
+
+    if kind == "piecewise":
+        with warnings.catch_warnings():  # a column with a single bin is embedded linearly, as it should be
+            warnings.filterwarnings("ignore", message=".*just two bin edges")
+            return rtdl.PiecewiseLinearEmbeddings([bin_edges(c) for c in columns], size, activation=False, version="B")  # type: ignore[no-any-return]
+    if kind == "periodic":
+        return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
+    return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]
+
+
+class CategoryEmbedding(nn.Module):
+    """Categorical columns -> [B, K, D'] from one table; each column has ids of its own for missing and for unseen."""
+
+    offsets_K: Tensor
+    sizes_K: Tensor
+
+    def __init__(self, vocabularies: list[int], size: int) -> None:
+        super().__init__()
+        sizes = torch.tensor([v + 2 for v in vocabularies])
+        self.register_buffer("offsets_K", torch.cumsum(sizes, 0) - sizes)
+        self.register_buffer("sizes_K", sizes)
+        self.table = nn.Embedding(int(sizes.sum()), size)
+        nn.init.normal_(self.table.weight, std=size**-0.5)
+        with torch.no_grad():
+            self.table.weight[self.offsets_K + self.sizes_K - 1] = 0  # unseen: most often never trained, so it should add nothing
+
+    def forward(self, ids_BK: Tensor) -> Tensor:
+        shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)
+        return self.table(shifted_BK + self.offsets_K)  # type: ignore[no-any-return]
+
+
+class ResidualMLP(nn.Module):
+    """x + W relu(W norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class TableEncoder(nn.Module):
+    """Numbers (NaN missing) and category ids (-1 missing) -> [B, D]."""
+
+    def __init__(self, table: Table, config: TableConfig, dim: int) -> None:
+        super().__init__()
+        if not table.numeric and not table.categorical:
+            raise ValueError(f"a table modality must have at least one column; got {table.name!r} with none")
+        self.numbers = NumberEmbedding(table.numeric, config.numbers, config.embedding) if table.numeric else None
+        self.categories = CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding) if table.categorical else None
+        columns = len(table.numeric) + len(table.categorical)
+        self.body = nn.Sequential(
+            nn.Linear(columns * config.embedding, config.width),
+            *(ResidualMLP(config.width) for _ in range(config.blocks)),
+            nn.ReLU(),
+            nn.Linear(config.width, dim),
+        )
+        self.norm = Standardise(dim)
+
+    def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
+        parts: list[Tensor] = []
+        if self.numbers is not None:
+            parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
+        if self.categories is not None:
+            parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
+        return self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)  # type: ignore[no-any-return]

@@ -1,0 +1,321 @@
+"""The files of cluster/ are valid, strict enough that a typo fails, and say the same as the README."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.schemas import reduce
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT.parent / "shared" / "kuberay"
+REDUCED = ROOT / "tests" / "schemas" / "kuberay.json"
+LAUNCHER = sorted((ROOT / "cluster" / "launcher").glob("*.yaml"))
+SBATCH = ROOT / "cluster" / "slurm" / "search.sbatch"
+DOCUMENTS = reduce.manifests()
+RAY = [name for name, document in DOCUMENTS.items() if document["kind"] in reduce.FILES]
+VERSION = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)[1]  # type: ignore[index]
+
+
+def schemas(source: str) -> dict[str, Any]:
+    if source == "published":
+        if not PUBLISHED.exists():
+            pytest.skip("the published definitions are not beside this checkout")
+        return {kind: reduce.strict(reduce.published(PUBLISHED, kind)) for kind in reduce.FILES}
+    return {kind: reduce.strict(schema) for kind, schema in json.loads(REDUCED.read_text())["schemas"].items()}
+
+
+@pytest.fixture(scope="module", params=["published", "reduced"])
+def validate(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
+    kinds = schemas(request.param)
+    return lambda document: jsonschema.Draft202012Validator(kinds[document["kind"]]).validate(document)
+
+
+def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+    return document["spec"].get("rayClusterSpec") or document["spec"]
+
+
+def groups(document: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = cluster_spec(document)
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_manifest_follows_the_schema(name: str, validate: Callable[[dict[str, Any]], None]) -> None:
+    assert DOCUMENTS[name]["apiVersion"] == "ray.io/v1"
+    validate(DOCUMENTS[name])
+
+
+def edit_entrypoint(job: dict[str, Any]) -> None:
+    job["spec"]["entrypont"] = job["spec"].pop("entrypoint")
+
+
+def edit_replicas(job: dict[str, Any]) -> None:
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] = "one"
+
+
+def edit_mode(job: dict[str, Any]) -> None:
+    job["spec"]["rayClusterSpec"]["authOptions"]["mode"] = "tokens"
+
+
+def edit_image(job: dict[str, Any]) -> None:
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+
+
+def edit_group(job: dict[str, Any]) -> None:
+    del job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"]
+
+
+@pytest.mark.parametrize("edit", [edit_entrypoint, edit_replicas, edit_mode, edit_image, edit_group])
+def test_a_typo_fails(edit: Callable[[dict[str, Any]], None], validate: Callable[[dict[str, Any]], None]) -> None:
+    broken = copy.deepcopy(DOCUMENTS["rayjob-cpu.yaml"])
+    edit(broken)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(broken)
+
+
+def test_the_reduced_schema_is_small_and_current() -> None:
+    assert REDUCED.stat().st_size < 100_000
+    assert "feeaf72" in json.loads(REDUCED.read_text())["origin"]
+    if PUBLISHED.exists():
+        assert json.loads(REDUCED.read_text())["schemas"] == reduce.reduce(PUBLISHED)
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu"])
+def test_job_and_cluster_are_the_same_cluster(pool: str) -> None:
+    assert DOCUMENTS[f"rayjob-{pool}.yaml"]["spec"]["rayClusterSpec"] == DOCUMENTS[f"raycluster-{pool}.yaml"]["spec"]
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_pods_are_safe_sized_and_of_one_version(name: str) -> None:
+    spec = cluster_spec(DOCUMENTS[name])
+    assert spec["rayVersion"] == VERSION
+    assert spec["authOptions"] == {"mode": "token", "secretName": "longtail-token"}
+    assert spec["enableInTreeAutoscaling"] is True
+    for group in groups(DOCUMENTS[name]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        stored = int(group["rayStartParams"].get("object-store-memory", 0))
+        memory = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+        assert stored <= 0.4 * memory
+        assert not any("SECRET" in item["name"] or "TOKEN" in item["name"] for item in container.get("env", []))
+    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in spec["workerGroupSpecs"])
+
+
+@pytest.mark.parametrize("name", [name for name in RAY if name.endswith("-gpu.yaml")])
+def test_gpu_pool_asks_for_a_gpu_and_a_cpu_pool_stands_beside_it(name: str) -> None:
+    limits = [g["template"]["spec"]["containers"][0]["resources"]["limits"] for g in cluster_spec(DOCUMENTS[name])["workerGroupSpecs"]]
+    assert [limit.get("nvidia.com/gpu") for limit in limits] == ["1", None]
+
+
+def pod_schema(path: str) -> dict[str, Any]:
+    """A part of the published RayCluster's spec: it holds the schemas of pods, volume claims and network rules."""
+    if not PUBLISHED.exists():
+        pytest.skip("the published definitions are not beside this checkout")
+    part: dict[str, Any] = reduce.strict(reduce.published(PUBLISHED, "RayCluster"))
+    for step in ("spec", *path.split("/")):
+        part = part["items"] if step == "[]" else part["properties"][step]
+    return part
+
+
+def test_volume_claim_is_valid() -> None:
+    claim = DOCUMENTS["storage.yaml"]
+    jsonschema.validate(claim["spec"], pod_schema("headGroupSpec/template/spec/volumes/[]/ephemeral/volumeClaimTemplate/spec"))
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (volume,) = groups(DOCUMENTS["raycluster-cpu.yaml"])[0]["template"]["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+def test_network_policy_selects_the_pods() -> None:
+    policy = DOCUMENTS["network-policy.yaml"]
+    (rule,) = policy["spec"]["ingress"]
+    schema = pod_schema("networkPolicy/head/ingressRules")
+    jsonschema.validate([rule], schema)
+    wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+    for name in RAY:
+        assert all(wanted <= group["template"]["metadata"]["labels"].items() for group in groups(DOCUMENTS[name]))
+
+
+def commands(text: str) -> list[str]:
+    """Every `python distributed/....py` line of a document, continuation lines joined."""
+    return re.findall(r"python distributed/\w+\.py[^\n`|&;]*", re.sub(r"\\\n\s*", "", text))
+
+
+def offered(script: str) -> str:
+    path = ROOT / script
+    if not path.exists():
+        pytest.skip(f"{script} is not there yet")
+    result = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_entrypoints_are_commands_of_this_repository() -> None:
+    found = [document["spec"]["entrypoint"] for document in DOCUMENTS.values() if document["kind"] == "RayJob"]
+    assert len(found) == 2
+    found += commands((ROOT / "cluster" / "README.md").read_text())
+    for command in found:
+        python, script, *words = shlex.split(command)
+        assert python == "python"
+        known = set(re.findall(r"--[a-z][a-z-]*", offered(script)))
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, command
+
+
+def test_entrypoints_are_those_of_the_readme() -> None:
+    readme = commands((ROOT / "cluster" / "README.md").read_text())
+    for document in DOCUMENTS.values():
+        if document["kind"] == "RayJob":
+            assert document["spec"]["entrypoint"] in readme
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("validation must not call out")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.stem)
+def test_launcher_follows_rays_schema(path: Path) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(path.read_text())
+    validate_config(prepare_config(copy.deepcopy(config)))
+    options = " ".join(config["docker"]["run_options"])
+    assert "RAY_AUTH_MODE=token" in options
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config(config | {"max_worker": 1}))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_aws_machines_are_what_ec2_takes() -> None:
+    """Against the definition of EC2's RunInstances that ships with botocore."""
+    pytest.importorskip("botocore")
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
+    from botocore.validate import ParamValidator
+
+    shape = ServiceModel(Loader().load_service_model("ec2", "service-2")).operation_model("RunInstances").input_shape
+    for name, kind in yaml.safe_load((ROOT / "cluster/launcher/aws.yaml").read_text())["available_node_types"].items():
+        request = {"MinCount": 1, "MaxCount": 1, **kind["node_config"]}
+        assert not ParamValidator().validate(request, shape).has_errors(), name
+        assert kind["node_config"]["InstanceType"] in shape.members["InstanceType"].enum
+        spot = kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+        assert spot == (None if name == "head" else "spot")
+
+
+def test_scripts_pass_shellcheck() -> None:
+    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if tool is None:
+        pytest.skip("shellcheck is not installed")
+    result = subprocess.run([tool, str(SBATCH)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: Path) -> None:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/home/a",
+        "DRY_RUN": "1",
+        "MACHINES": "a1 a2 a3",
+        "SLURM_GPUS_ON_NODE": "2",
+        "PYTHON": "/opt/python",
+    }
+    words = ["--trials", "200", "--out", "/shared/with space"]
+    done = subprocess.run(["bash", str(SBATCH), *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert [next(w for w in line if w.startswith("--nodelist=")) for line in lines] == [f"--nodelist={m}" for m in ("a1", "a2", "a3", "a1")]
+    assert "--head" in lines[0]
+    assert all("--num-gpus=2" in line for line in lines[:3])
+    assert all(any(word.startswith("--address=a1:") for word in line) for line in lines[1:3])
+    assert lines[3][-6:] == ["/opt/python", "distributed/tune.py", *words]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slurm_script_outside_slurm_says_how_to_look_at_it() -> None:
+    done = subprocess.run(["bash", str(SBATCH)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DRY_RUN=1" in done.stderr
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", (ROOT / "cluster" / "Dockerfile").read_text())
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def copied() -> list[str]:
+    return [name for word, rest in instructions() if word == "COPY" for name in rest.split()[:-1]]
+
+
+def test_image_is_pinned_and_not_root() -> None:
+    done = instructions()
+    (base,) = [rest for word, rest in done if word == "FROM"]
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    users = [rest for word, rest in done if word == "USER"]
+    assert users == ["1000:1000"]
+    assert done.index(("USER", "1000:1000")) > max(index for index, (word, _) in enumerate(done) if word in ("RUN", "COPY"))
+    installs = [part for word, rest in done if word == "RUN" for part in re.split("&&", rest) if "pip install" in part]
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in part for part in installs)
+    assert not any(word == "ADD" or "http" in rest for word, rest in done)
+
+
+def test_image_copies_little_and_all_that_is_needed(tmp_path: Path) -> None:
+    assert set(copied()) == {"pyproject.toml", "README.md", "constraints.txt", "distributed", "model", "search_spaces"}
+    for name in ("distributed", "model", "search_spaces"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    scripts = [name for name in ("train", "tune") if (ROOT / f"distributed/{name}.py").exists()]
+    for name in scripts:
+        done = subprocess.run(
+            [sys.executable, f"distributed/{name}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    assert scripts
+
+
+def test_build_context_is_what_is_copied_and_small() -> None:
+    """With the rules of the docker client itself."""
+    build = pytest.importorskip("docker.utils.build")
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    paths = {path for path in build.exclude_paths(str(ROOT), patterns) if (ROOT / path).is_file()}
+    assert {path.split("/")[0] for path in paths} - {"Dockerfile", ".dockerignore"} <= set(copied())
+    assert not any("__pycache__" in path for path in paths)
+    assert sum((ROOT / path).stat().st_size for path in paths) < 2_000_000
+
+
+def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path) -> None:
+    """With Ray's own rules for `ray job submit --working-dir .`."""
+    from ray._private.runtime_env import packaging
+
+    packaging.create_package(str(ROOT), tmp_path / "job.zip", include_gitignore=True, include_parent_dir=False, excludes=[])
+    with zipfile.ZipFile(tmp_path / "job.zip") as package:
+        names = package.namelist()
+    assert {"distributed/train.py", "model/network.py"} <= set(names)
+    tops = {name.split("/")[0] for name in names}
+    assert not tops & {".git", ".venv", "tests", "cluster", "benchmarks", "runs", "experiments", "shards"}
+    assert not any("token" in name for name in names)
+    assert (tmp_path / "job.zip").stat().st_size < 2_000_000

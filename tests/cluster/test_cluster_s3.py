@@ -1,0 +1,122 @@
+"""Shards, runs and searches in an S3-compatible store: a real server process, credentials from the environment only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster_tools import Cluster, started, wait_for
+from tests.cluster.test_cluster_faults import SMALL, train, tune
+from tests.conftest import run_command
+
+pytest.importorskip("moto")
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")]
+SECRET = "a-secret-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server and the environment that leads to it."""
+    import boto3
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            patch.setenv("AWS_ACCESS_KEY_ID", "tester")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
+            boto3.client("s3").create_bucket(Bucket="longtail")
+            done = run_command("distributed/wafers", "--rows", "400", "--size", "16", "--shards", "s3://longtail/shards")
+            assert done.returncode == 0, done.stderr
+            yield "s3://longtail"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: str) -> Iterator[Cluster]:
+    # On the loopback network every node reaches the server at 127.0.0.1; the nodes have the credentials from the environment of `start`.
+    with started(2, "--network", "loopback") as found:
+        yield found
+
+
+def names(uri: str) -> set[str]:
+    """Files under a URI, by their path in it."""
+    from pyarrow.fs import FileSelector
+
+    from distributed.runtime.storage import filesystem
+
+    system, path = filesystem(uri)
+    found = system.get_file_info(FileSelector(path, recursive=True))
+    return {info.path.removeprefix(path).strip("/") for info in found if info.is_file}
+
+
+def content(uri: str) -> bytes:
+    from distributed.runtime.storage import read_file
+
+    return read_file(uri)
+
+
+def test_shards_are_complete(bucket: str) -> None:
+    from distributed.shards.manifest import SPLITS, part_files, read_manifest
+
+    manifest = read_manifest(f"{bucket}/shards")
+    assert sum(manifest.rows.values()) == 400
+    assert all(part_files(f"{bucket}/shards", split) for split in SPLITS)
+
+
+def test_training_on_two_nodes_leaves_a_whole_run(cluster: Cluster, bucket: str) -> None:
+    out = f"{bucket}/run"
+    log = cluster.submit(*train(f"{bucket}/shards", out, epochs=2))
+    assert log.returncode == 0, log.stdout + log.stderr
+    assert cluster.places("RayTrainWorker") == set(cluster.workers)
+    found = names(out)
+    assert {"config.json", "metrics.json", "history.json", "checkpoint/model.pt", "checkpoint/info.json"} <= found
+    assert not [name for name in found if name.endswith(".part")]
+    assert "val" in json.loads(content(f"{out}/metrics.json"))
+    from distributed.training import checkpoint as checkpoints
+
+    assert checkpoints.load(out).network.schema.classes
+    again = cluster.submit(*train(f"{bucket}/shards", out, epochs=2), timeout=100)
+    assert again.returncode != 0
+    assert "--resume" in again.stdout
+    assert SECRET not in log.stdout + log.stderr + again.stdout
+    assert SECRET.encode() not in b"".join(content(f"{out}/{name}") for name in found)
+    assert cluster.leaks() == []
+
+
+def test_search_leaves_a_whole_experiment_and_extends_it(cluster: Cluster, bucket: str) -> None:
+    out = f"{bucket}/search"
+    log = cluster.submit(*tune(f"{bucket}/shards", out, trials=4, epochs=1))
+    assert log.returncode == 0, log.stdout + log.stderr
+    assert {"trials.csv", "best.toml", "report.html", "report.md", "study.journal", "records.jsonl", "experiment.json"} <= names(out)
+    assert [name for name in names(out) if "tfevents" in name]
+    log = cluster.submit("python", "distributed/tune.py", "--out", out, "--trials", "6", "--resume")
+    assert log.returncode == 0, log.stdout + log.stderr
+    rows = list(csv.DictReader(io.StringIO(content(f"{out}/trials.csv").decode())))
+    assert len({row["trial"] for row in rows}) == 6
+    assert not Path("s3:").exists()
+    assert cluster.leaks() == []
+
+
+def test_small_settings_are_settings() -> None:
+    from distributed.config import Config, override, parse_sets
+
+    assert override(Config(), parse_sets(SMALL)) != Config()

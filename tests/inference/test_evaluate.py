@@ -1,0 +1,376 @@
+"""Facts about evaluate.py: it repeats a run's own metrics, cuts and corrupts as said, reads other shards by name, and explains itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distributed import evaluate
+from distributed.inference import evaluation
+from distributed.inference import inputs as prediction_input
+from distributed.inference.weighing import read_prior
+from distributed.training import checkpoint as checkpoints
+from model.learning.augment import resample_cells
+from tests.conftest import run_command
+from tests.training import small_run, toy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """shards/ and a run/ trained on them."""
+    here = tmp_path_factory.mktemp("evaluate")
+    small_run.train(here / "run", small_run.write_shards(here / "shards"))
+    return here
+
+
+def ask(folder: Path, *words: str, data: str = "shards") -> dict[str, Any]:
+    out = folder / "told.json"
+    assert evaluate.main(["--checkpoint", str(folder / "run"), "--data", str(folder / data), *words, "--json", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def metrics_of(told: dict[str, Any]) -> dict[str, Any]:
+    """Without what says where the rows came from."""
+    return {name: value for name, value in told.items() if name not in ("data", "remarks")}
+
+
+def test_it_repeats_the_metrics_of_the_run(folder: Path) -> None:
+    own = json.loads((folder / "run" / "metrics.json").read_text())
+    for split in ("val", "test"):
+        told = ask(folder, "--split", split)
+        assert {name: told[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
+
+
+def test_what_a_condition_does_and_does_not_do_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prior.json").write_text('{"common": 2, "scarce": 1}')
+    told = ask(folder, "--prior", str(tmp_path / "prior.json"), "--replicates", "0")
+    others = [name for name in small_run.CLASSES if name not in ("common", "scarce")]
+    assert f"the known prior gives {', '.join(others)} no weight: never predicted" in told["remarks"]
+    assert "intervals" not in told["remarks"]
+    told = ask(folder, "--modalities", "table", "--corrupt", "photo=noise:0.5")
+    assert "photo is taken away: nothing of it is left to corrupt" in told["remarks"]
+    capsys.readouterr()
+    told = ask(folder, "--shift", "forward-500")
+    sizes = [n for name, n in told.items() if name.startswith("rows/") and n]
+    assert f"by forward-500 (the largest class has {max(sizes) / min(sizes):.3g} times the rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["crt", "lws", "tau"])
+def test_a_run_with_a_second_stage_is_what_is_saved(folder: Path, tmp_path: Path, stage: str) -> None:
+    done = small_run.train(tmp_path / "run", folder / "shards", **{"stage.kind": stage})
+    first = torch.load(folder / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
+    second = torch.load(tmp_path / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
+    changed = {name for name, value in second.items() if name not in first or not torch.equal(value, first[name])}
+    assert changed, "the second stage did nothing"
+    assert all(name.startswith("experts") for name in changed), "the representation is frozen"
+    out = tmp_path / "told.json"
+    words = ["--checkpoint", str(tmp_path / "run"), "--data", str(folder / "shards"), "--split", "test", "--json", str(out)]
+    assert evaluate.main(words) == 0
+    told = json.loads(out.read_text())
+    assert {name: told[name] for name in done.metrics["test"]} == pytest.approx(done.metrics["test"], abs=1e-6)
+
+
+def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> None:
+    plain = ask(folder, "--split", "test")
+    words = ["--checkpoint", f"file://{folder}/run", "--data", f"file://{folder}/shards", "--split", "test"]
+    assert evaluate.main([*words, "--json", f"file://{tmp_path}/deep/told.json"]) == 0
+    told = json.loads((tmp_path / "deep" / "told.json").read_text())
+    places = ("checkpoint", "data")
+    assert {n: v for n, v in told.items() if n not in places} == {n: v for n, v in plain.items() if n not in places}
+
+
+def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(folder: Path) -> None:
+    told = ask(folder)
+    assert all(value is None or isinstance(value, str | int | float) for value in told.values())
+    for name in ("balanced_accuracy", "macro_f1", "few_shot_accuracy", "ece", "nll"):
+        assert told[f"{name}/low"] <= told[f"{name}/high"]
+    assert told["accuracy/low"] < told["accuracy"] < told["accuracy/high"]
+    assert sum(told[f"expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1, abs=1e-6)
+    assert told["aggregation"] == told["aggregation/asked"] == "uniform"
+    assert [told[f"rows/{name}"] for name in small_run.CLASSES] == list(small_run.SPLITS["test"])
+    for group in ("all", "many", "medium", "few"):
+        for name in ("predicted", "true", "weight"):
+            assert 0 <= told[f"confidence/photo/{group}/{name}"] <= 1
+
+
+def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
+    done = run_command("distributed/evaluate.py", "--checkpoint", str(folder / "run" / "checkpoint"), "--data", str(folder / "shards"))
+    assert done.returncode == 0, done.stderr
+    assert "balanced accuracy %" in done.stdout
+    assert "photo, few" in done.stdout
+    assert "uniform weights 0.33 0.33 0.33" in done.stdout
+
+
+@pytest.mark.parametrize(("shift", "rows"), [("uniform", (10, 10, 10)), ("forward-5", (50, 22, 10)), ("backward-5", (2, 4, 10))])
+def test_the_cut_follows_the_protocol(folder: Path, shift: str, rows: tuple[int, ...]) -> None:
+    told = ask(folder, "--shift", shift, "--replicates", "10")
+    assert tuple(told[f"rows/{name}"] for name in small_run.CLASSES) == rows
+    assert (told["rows"], told["rows_available"]) == (sum(rows), 95)
+    assert told == ask(folder, "--shift", shift, "--replicates", "10")
+    other = ask(folder, "--shift", shift, "--replicates", "10", "--seed", "1")
+    assert other["rows"] == told["rows"]
+    assert other["nll"] != told["nll"]
+
+
+def test_modalities_left_out_get_no_weight(folder: Path) -> None:
+    told = ask(folder, "--modalities", "table")
+    assert told["weight/photo"] == 0
+    assert "confidence/photo" not in told
+    assert told["confidence/photo/all/predicted"] is None
+    missing = ask(folder, "--corrupt", "photo=missing")
+    assert {k: v for k, v in missing.items() if k not in ("modalities", "corrupt")} == {
+        k: v for k, v in told.items() if k not in ("modalities", "corrupt")
+    }
+
+
+def test_noise_lowers_the_true_confidence_of_the_sabotaged_modality(folder: Path) -> None:
+    clean, noisy = ask(folder), ask(folder, "--corrupt", "photo=noise")
+    assert noisy["confidence/photo/all/true"] < clean["confidence/photo/all/true"] - 0.1
+    assert noisy["confidence/table/all/true"] == pytest.approx(clean["confidence/table/all/true"], abs=1e-6)
+
+
+def test_shards_that_number_classes_and_categories_otherwise_give_the_same(folder: Path) -> None:
+    turned = small_run.schema(classes=("scarce", "common", "middling"), sites=("face", "leg", "arm", "back"))
+    small_run.write_shards(folder / "turned", turned)
+    told, own = ask(folder, data="turned"), ask(folder)
+    assert metrics_of(told) == pytest.approx(metrics_of(own), abs=1e-6)
+    assert "matched by name" in told["remarks"]
+    assert "categories of table matched by value: site" in told["remarks"]
+
+
+def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of_it(folder: Path) -> None:
+    words = "photo and table agree only"
+    assert words not in ask(folder)["remarks"]
+    assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
+    before = folder / "before"  # one made by a version that did not learn what to expect
+    checkpoints.save(str(before), dataclasses.replace(checkpoints.load(str(folder / "run")), expectation=None))
+    assert words not in ask(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")["remarks"]
+
+
+def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
+    streamed = folder / "streamed"
+    streamed.mkdir()
+    loaded = checkpoints.load(str(folder / "run"))
+    from distributed.config import override
+
+    config = override(loaded.config, {"data.cache": "stream"})
+    checkpoints.save(str(streamed), dataclasses.replace(loaded, config=config))
+    told = {}
+    for name in ("run", "streamed"):
+        words = [
+            "--checkpoint",
+            str(folder / name),
+            "--data",
+            str(folder / "shards"),
+            "--corrupt",
+            "photo=noise:0.4",
+            "--shift",
+            "forward-2",
+        ]
+        assert evaluate.main([*words, "--json", str(folder / "told.json")]) == 0
+        told[name] = json.loads((folder / "told.json").read_text()) | {"checkpoint": ""}
+    assert told["run"] == pytest.approx(told["streamed"], abs=1e-6)
+
+
+def test_guards_work_without_the_validation_split_and_say_what_they_did(folder: Path) -> None:
+    shutil.copytree(folder / "shards", folder / "no_val", ignore=shutil.ignore_patterns("val"))
+    for method in ("stability", "prior"):
+        told = ask(folder, "--aggregation", method, "--shift", "forward-5", data="no_val")
+        assert told["aggregation/asked"] == method
+        assert told["aggregation"] == ("uniform" if told["aggregation/fell_back"] else method)
+        assert bool(told["aggregation/reason"]) == bool(told["aggregation/fell_back"])
+        assert "without labelled validation rows" not in told["aggregation/reason"]
+
+
+@pytest.mark.parametrize("rows", [(600, 10, 5), (10, 10, 600)], ids=["of the frequent class", "of the rare class"])
+def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_so(
+    rows: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_run, "SPLITS", {**small_run.SPLITS, "val": (300, 150, 80), "test": rows})
+    small_run.train(tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **{"optim.epochs": 2})
+    before, after = (ask(tmp_path, "--aggregation", method) for method in ("uniform", "prior"))
+    assert after["aggregation"] == "prior"
+    assert not after["aggregation/fell_back"]
+    shares = [count / sum(rows) for count in rows]
+    assert [after[f"prior/{name}"] for name in small_run.CLASSES] == pytest.approx(shares, abs=0.05)
+    assert after["accuracy"] > before["accuracy"] + 0.05
+
+
+def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> None:
+    held = checkpoints.load(str(folder / "run")).validation
+    assert held is not None
+    assert torch.bincount(held.labels_V).tolist() == list(small_run.SPLITS["val"])
+    assert held.logits_VEC.shape == (53, 3, 3)
+
+
+def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
+    (folder / "prior.json").write_text('{"scarce": 2.0}')
+    told = ask(folder, "--prior", str(folder / "prior.json"), "--trust-unfamiliar", "--replicates", "7")
+    assert (told["prior"], told["trust_unfamiliar"], told["replicates"]) == (str(folder / "prior.json"), True, 7)
+    assert told["aggregation"] == "given"
+    assert [told[f"recall/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
+    assert [told[f"prior/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"rare": 1}', "got rare; valid: common, middling, scarce"),
+        ('{"scarce": -1}', "scarce has -1"),
+        ('{"scarce": 0}', "above 0"),
+        ("[1, 2]", "holds list"),
+        ('{"scarce": 1' + 400 * "0" + "}", "a finite weight"),
+        ("nonsense", "must be a JSON object"),
+    ],
+)
+def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: str) -> None:
+    (folder / "wrong.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ask(folder, "--prior", str(folder / "wrong.json"))
+
+
+def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
+    (tmp_path / "prior.json").write_text('{"scarce": 1e308, "common": 1e308, "middling": 1}')
+    assert read_prior(str(tmp_path / "prior.json"), small_run.CLASSES).tolist() == [0.5, 0, 0.5]
+    with pytest.raises(ValueError, match="--prior must name a JSON file"):
+        read_prior(str(tmp_path), small_run.CLASSES)
+
+
+def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path) -> None:
+    for other in ({"epoch": 1, "state_dict": {}}, {"plain": "{}"}, {"plain": "no JSON"}, [1], torch.nn.Linear(1, 1)):
+        torch.save(other, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="--checkpoint must be one that this project wrote; .* holds another model.pt"):
+            checkpoints.load(str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("x", "y")
+    with pytest.raises(ValueError, match="or a damaged one"):
+        checkpoints.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("place", "why"), [("file/e.json", ""), ("", "Is a directory")])
+def test_a_json_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, place: str, why: str) -> None:
+    (tmp_path / "file").write_text("dear")
+    words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
+    with pytest.raises(ValueError, match=f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$"):
+        evaluate.main(words)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shift", "sideways-3"], "uniform, forward-K or backward-K.*sideways-3"),
+        (["--modalities", "sound"], "got sound"),
+        (["--corrupt", "photo=rain"], "valid: noise, shuffle, missing"),
+        (["--split", "all"], "invalid choice: 'all'"),
+        (["--replicates", "-1"], "--replicates must be at least 0"),
+        (["--prior", "nowhere.json"], "must name a JSON file that exists"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        ask(folder, *words)
+    assert "\n" not in str(caught.value)
+
+
+def change(folder: Path, name: str, **changes: Any) -> None:
+    """Shards like the others but for their schema."""
+    shutil.copytree(folder / "shards", folder / name)
+    plain = json.loads((folder / name / "schema.json").read_text())
+    for key, value in changes.items():
+        plain["schema"][key] = value(plain["schema"][key])
+    (folder / name / "schema.json").write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("window", "there", "told"),
+    [
+        ((0, 60000), {"window": [0, 26000]}, "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit pad: ingest it with"),
+        ((-2.5, 2), {"window": [-2.5, 2], "fit": "crop"}, "must have --window=-2.5,2 --fit pad, .* has --window=-2.5,2 --fit crop"),
+        (None, {"fit": "crop"}, "images of 'photo' must have --fit pad, as in the checkpoint; --data has --fit crop"),
+        ((0, 60000), {"window": [10, 60500]}, None),  # by samples of their own
+        ((0, 60000), {}, "none in --data: its images must be of 8 bits"),
+        (None, {"window": [0, 60000]}, "none in the checkpoint"),
+        (None, {"window": None}, None),
+        ((0, 60000), None, None),
+    ],
+)
+def test_images_must_be_prepared_as_those_of_the_checkpoint(
+    folder: Path, tmp_path: Path, window: tuple[float, float] | None, there: dict[str, Any] | None, told: str | None
+) -> None:
+    loaded = checkpoints.load(str(folder / "run"))
+    (image,) = loaded.manifest.prepare["images"]
+    made = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
+    checkpoints.save(str(tmp_path / "run"), dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)))
+    shutil.copytree(folder / "shards", tmp_path / "shards")
+    plain = json.loads((tmp_path / "shards" / "schema.json").read_text())
+    plain["prepare"]["images"] = [{**image, **there}] if there is not None else []
+    (tmp_path / "shards" / "schema.json").write_text(json.dumps(plain))
+    saved = checkpoints.load(str(tmp_path / "run"))
+    ways = (
+        lambda: evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes,
+        lambda: prediction_input.open_rows(saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8)[1],
+    )
+    for notes in ways:
+        if told and "must have" in told:
+            with pytest.raises(ValueError, match=told):
+                notes()
+        else:
+            assert told in "; ".join(notes()) if told else not notes()
+
+
+def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
+    change(folder, "larger", images=lambda m: [{**m[0], "height": 16}])
+    change(folder, "narrower", tables=lambda t: [{**t[0], "numeric": t[0]["numeric"][:1]}])
+    change(
+        folder,
+        "wordy",
+        tables=lambda t: [
+            {
+                **t[0],
+                "numeric": t[0]["numeric"][:1],
+                "categorical": [*t[0]["categorical"], {"name": "dose", "vocabulary": [], "missing": 0}],
+            }
+        ],
+    )
+    change(folder, "stranger", classes=lambda c: [*c[:2], "unheard of"])
+    change(folder, "elsewhere", images=lambda m: [{**m[0], "name": "scan"}], tables=lambda t: [{**t[0], "name": "log"}])
+    for name, message in {
+        "larger": "must be 8x8 with 3 channel.*16x8",
+        "narrower": "lacks dose",
+        "wordy": "column 'dose' must be numeric",
+        "stranger": "rows of unheard of",
+        "elsewhere": "must have a modality of the checkpoint",
+        "nowhere": "must exist",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ask(folder, data=name)
+
+
+def test_resampled_cells_come_from_the_training_marginals() -> None:
+    rows, schema = toy.records(), toy.schema()
+    name, table = schema.tables[0].name, schema.tables[0]
+    kept = resample_cells(rows, schema.tables, 0.0, seed=0, step=0)
+    assert torch.equal(kept.numbers[name].nan_to_num(99), rows.numbers[name].nan_to_num(99))
+    assert torch.equal(kept.categories[name], rows.categories[name])
+    many = rows.select(torch.arange(2000) % len(rows)).replace(total=0)
+    drawn = resample_cells(many, schema.tables, 1.0, seed=0, step=0)
+    for i, column in enumerate(table.numeric):
+        values = drawn.numbers[name][:, i].numpy()
+        assert np.quantile(values, [0, 0.5, 1]) == pytest.approx(
+            [column.quantiles[0], np.median(column.quantiles), column.quantiles[-1]], abs=0.3
+        )
+    for k, column in enumerate(table.categorical):
+        shares = torch.bincount(drawn.categories[name][:, k], minlength=len(column.vocabulary)) / 2000
+        assert shares.tolist() == pytest.approx([1 / len(column.vocabulary)] * len(column.vocabulary), abs=0.05)
+    assert torch.equal(drawn.images["photo"], many.images["photo"])
+    again = resample_cells(many.select(slice(500, 900)).replace(start=500, total=2000), schema.tables, 1.0, seed=0, step=0)
+    assert torch.equal(again.numbers[name], drawn.numbers[name][500:900])

@@ -1,0 +1,269 @@
+"""Metrics against scikit-learn, torchmetrics and numbers worked out by hand; merging; bootstrap; confidence report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from model.metrics import metrics
+from model.metrics.metrics import (
+    FORMULAS,
+    bootstrap,
+    compute,
+    confidence_report,
+    notes,
+    resamples,
+    shot_groups,
+)
+from model.metrics.scoring import Scored
+
+
+def example(rows: int, classes: int, seed: int = 0, ties: bool = False) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
+    """Informative random scores, every class with at least one row."""
+    generator = torch.Generator().manual_seed(seed)
+    labels_N = torch.cat([torch.arange(classes), torch.randint(classes, (rows - classes,), generator=generator)])
+    logits_NC = torch.randn(rows, classes, generator=generator) + 1.5 * torch.nn.functional.one_hot(labels_N, classes)
+    if ties:
+        logits_NC = logits_NC.round()
+    counts_C = torch.linspace(300, 3, classes).round()
+    return logits_NC.softmax(1), labels_N, counts_C, tuple(f"c{c}" for c in range(classes))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
+    p, y, counts, classes = example(400, 7, ties=ties)
+    found = compute(p, y, counts, classes)
+    told = p.argmax(1)
+    onehot = torch.nn.functional.one_hot(y, 7)
+    precision, recall, _, _ = reference.precision_recall_fscore_support(y, told)
+    expected = {
+        "balanced_accuracy": reference.balanced_accuracy_score(y, told),
+        "macro_f1": reference.f1_score(y, told, average="macro"),
+        "g_mean": float(np.prod(recall)) ** (1 / 7),
+        "mcc": reference.matthews_corrcoef(y, told),
+        "macro_auroc": np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in range(7)]),
+        "macro_auprc": np.mean([reference.average_precision_score(y == c, p[:, c]) for c in range(7)]),
+        "accuracy": reference.accuracy_score(y, told),
+        "worst_recall": recall.min(),
+        "nll": reference.log_loss(y, p.double() / p.double().sum(1, keepdim=True)),
+        "brier": float(((p - onehot) ** 2).sum(1).mean()),
+        **{f"recall/c{c}": recall[c] for c in range(7)},
+        **{f"precision/c{c}": precision[c] for c in range(7)},
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_equals_torchmetrics_when_every_class_has_rows() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    p, y, counts, classes = example(500, 9)
+    found = compute(p, y, counts, classes)
+    expected = {
+        "macro_auroc": functional.multiclass_auroc(p, y, 9),
+        "macro_auprc": functional.multiclass_average_precision(p, y, 9),
+        "balanced_accuracy": functional.multiclass_recall(p, y, 9),
+        "macro_f1": functional.multiclass_f1_score(p, y, 9),
+        "mcc": functional.multiclass_matthews_corrcoef(p, y, 9),
+        "ece": functional.multiclass_calibration_error(p, y, 9, n_bins=15),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_classwise_calibration_error_by_hand() -> None:
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+    y = torch.tensor([0, 1, 1, 1])
+    found = compute(p, y, torch.tensor([200, 50]), ("a", "b"))
+    # class a: two rows at 0.9 of which one is true (gap 0.4), two at 0.2 of which none is (gap 0.2); class b mirrors it
+    assert found["classwise_ece"] == pytest.approx(0.3, abs=1e-6)
+    assert found["ece"] == pytest.approx((0.4 + 0.2) / 2, abs=1e-6)
+
+
+def test_an_absent_class_is_left_out_and_named() -> None:
+    p, y, counts, classes = example(300, 6)
+    keep = y != 4
+    p, y = p[keep], y[keep]
+    found, why = compute(p, y, counts, classes), notes(p, y, counts, classes)
+    present = [c for c in range(6) if c != 4]
+    assert found["macro_auroc"] == pytest.approx(np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in present]))
+    assert found["macro_auprc"] == pytest.approx(np.mean([reference.average_precision_score(y == c, p[:, c]) for c in present]), abs=1e-6)
+    with pytest.warns(UserWarning, match="not in y_true"):
+        assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(y, p.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(reference.f1_score(y, p.argmax(1), average="macro"))
+    assert found["mcc"] == pytest.approx(reference.matthews_corrcoef(y, p.argmax(1)))
+    assert found["worst_recall"] == min(found[f"recall/c{c}"] for c in present)
+    assert "recall/c4" not in found
+    assert "no rows" in why["recall/c4"]
+    assert "c4" in why["macro_auroc"]
+
+
+def test_of_very_many_absent_classes_the_first_are_named() -> None:
+    p, y, counts, classes = example(300, 60)
+    keep = y < 20
+    said = notes(p[keep], y[keep], counts, classes)["balanced_accuracy"]
+    assert said.startswith("without the classes that have no rows: c20, c21")
+    assert said.endswith(" and 28 more")
+
+
+@pytest.mark.parametrize("case", ["one row", "one class", "constant", "none", "unknown labels", "certain and wrong"])
+def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
+    p, y, counts, classes = example(40, 4)
+    if case == "one row":
+        p, y = p[:1], y[:1]
+    if case == "one class":
+        p, y = p[y == 2], y[y == 2]
+    if case == "constant":
+        p = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).expand(40, 4)
+    if case == "none":
+        p, y = p[:0], y[:0]
+    if case == "unknown labels":
+        y = torch.where(torch.arange(40) % 2 == 0, -1, y)
+    if case == "certain and wrong":
+        p = torch.nn.functional.one_hot((y + 1) % 4, 4).float()
+    found, why = compute(p, y, counts, classes), notes(p, y, counts, classes)
+    assert all(math.isfinite(v) for v in found.values())
+    everything = {*FORMULAS, *(f"{kind}/{c}" for kind in ("recall", "precision") for c in classes)}
+    undefined = everything - found.keys()
+    if case == "none":
+        assert undefined == everything
+        assert set(FORMULAS) <= why.keys()
+    else:
+        assert undefined <= why.keys()
+    if case == "constant":
+        assert found["mcc"] == 0
+        assert found["macro_auroc"] == 0.5
+    if case == "unknown labels":
+        assert found == compute(p[y >= 0], y[y >= 0], counts, classes)
+        assert "20 of 40" in why["rows"]
+
+
+def test_a_diverged_model_is_one_clear_error() -> None:
+    p, y, counts, classes = example(40, 4)
+    p[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="finite; got 1 of 40 rows"):
+        compute(p, y, counts, classes)
+
+
+def test_given_decisions_replace_the_most_probable_class() -> None:
+    p, y, counts, classes = example(100, 4)
+    assert compute(p, y, counts, classes, predictions_N=y)["accuracy"] == 1
+    assert compute(p, y, counts, classes, predictions_N=y)["nll"] == compute(p, y, counts, classes)["nll"]
+
+
+def test_shot_groups() -> None:
+    assert shot_groups(torch.tensor([101, 100, 20, 19, 0])).tolist() == [0, 1, 1, 2, 2]
+    assert shot_groups(torch.tensor([9000, 8000, 7000, 600, 500, 400])).tolist() == [0, 0, 1, 1, 2, 2]
+    assert shot_groups(torch.tensor([5, 9])).tolist() == [2, 0]
+    assert shot_groups(torch.tensor([5])).tolist() == [0]
+    assert shot_groups(torch.tensor([1, 9, 5])).tolist() == [2, 0, 1]
+
+
+def test_shot_accuracy_is_the_mean_recall_of_the_group() -> None:
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
+    told = torch.tensor([0, 0, 0, 1, 1, 0, 2, 0])
+    p = torch.nn.functional.one_hot(told, 4).float()
+    found = compute(p, y, torch.tensor([500, 101, 50, 3]), ("a", "b", "c", "d"))
+    assert found["many_shot_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
+    assert (found["medium_shot_accuracy"], found["few_shot_accuracy"]) == (1.0, 0.0)
+
+
+def test_resamples_keep_every_class_size() -> None:
+    labels = torch.tensor([2, 0, 0, 0, 1, 1, 2, 5])
+    (weights,) = resamples(labels, 50, seed=3)
+    for c in (0, 1, 2, 5):
+        assert (weights[:, labels == c].sum(1) == (labels == c).sum()).all()
+    assert torch.equal(weights, torch.cat(list(resamples(labels, 50, seed=3, most=7))))
+
+
+def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
+    p, y, counts, classes = example(60, 4, ties=True)
+    names = [*FORMULAS, "recall/c1"]
+    drawn = [torch.arange(60).repeat_interleave(w) for w in next(resamples(y, 20, seed=5))]
+    again = [compute(p[i], y[i], counts, classes) for i in drawn]
+    intervals = bootstrap(p, y, counts, names, replicates=20, seed=5, classes=classes, level=1.0)
+    for name in names:
+        values = [found[name] for found in again]
+        assert intervals[name] == (pytest.approx(min(values), abs=1e-9), pytest.approx(max(values), abs=1e-9)), name
+
+
+def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, y, counts, _ = example(120, 20, ties=True)
+    whole = bootstrap(p, y, counts, FORMULAS, replicates=30, seed=5)
+    monkeypatch.setattr("model.metrics.scoring._CELLS", 7 * 20**2)  # 7 replicates by classes, 23 by rows
+    sizes = set()
+
+    def counted(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
+        sizes.add(len(scored.confusion_RCC))
+        return FORMULAS[name](scored)
+
+    monkeypatch.setattr(metrics, "_values", counted)
+    assert bootstrap(p, y, counts, FORMULAS, replicates=30, seed=5) == whole
+    assert sizes == {7, 2}
+
+
+def test_no_replicates_give_no_intervals() -> None:
+    p, y, counts, _ = example(60, 4)
+    assert bootstrap(p, y, counts, FORMULAS, replicates=0) == {}
+
+
+def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
+    inside = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.arange(300) % 3
+        told = torch.where(torch.rand(300, generator=generator) < 0.7, y, (y + 1) % 3)  # the true balanced accuracy is 0.7
+        p = torch.nn.functional.one_hot(told, 3).float()
+        low, high = bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed)["balanced_accuracy"]
+        inside += low <= 0.7 <= high
+    assert inside >= 34
+    with pytest.raises(ValueError, match="got 'balanced'"):
+        bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced"])
+
+
+def test_fast_enough_for_every_epoch() -> None:
+    p, y, counts, classes = example(2000, 59)
+    compute(p, y, counts, classes)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        compute(p, y, counts, classes)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.25  # 0.03 s on a quiet core; the bound leaves room for a busy one
+
+
+def test_confidence_report() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    true = torch.rand(300, 2, generator=generator)
+    told = torch.stack([true[:, 0] ** 2, torch.full((300,), 0.5)], 1)
+    present = torch.ones(300, 2, dtype=torch.bool)
+    present[labels == 2, 1] = False
+    weights = torch.tensor([0.8, 0.2]).expand(300, 2)
+    rows = confidence_report(told, true, present, labels, torch.tensor([500, 50, 5]), ("image", "table"), weights)
+    by = {(r["modality"], r["group"]): r for r in rows}
+    assert len(rows) == 8
+    assert by["image", "all"]["rank_correlation"] == pytest.approx(1.0)
+    assert by["image", "few"]["true"] == pytest.approx(float(true[labels == 2, 0].mean()), abs=1e-6)
+    assert by["image", "few"]["weight"] == pytest.approx(0.8)
+    assert by["table", "all"]["rank_correlation"] is None
+    assert by["table", "all"]["rows"] == 200
+    assert by["table", "few"]["predicted"] is None
+    assert by["table", "few"]["note"] == "no record"
+
+
+def test_confidence_report_matches_scipy_and_balances_classes() -> None:
+    generator = torch.Generator().manual_seed(1)
+    told, true = torch.rand(90, 1, generator=generator).mul(9).round(), torch.rand(90, 1, generator=generator).mul(5).round()
+    labels = torch.tensor([0] * 80 + [1] * 9 + [2])
+    row = confidence_report(told, true, torch.ones(90, 1, dtype=torch.bool), labels, torch.tensor([800, 90, 10]), ("image",))[0]
+    assert row["rank_correlation"] == pytest.approx(spearmanr(told[:, 0], true[:, 0]).statistic)
+    assert row["true"] == pytest.approx(float(sum(true[labels == c].mean() for c in range(3)) / 3), abs=1e-6)
+    assert row["weight"] is None

@@ -1,0 +1,162 @@
+"""Facts about figures: what is drawn where, users' names as plain text, and trials without a value left out."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed.reporting import figures
+from distributed.reporting.significance import Ranking, compare, rank, summarise
+from distributed.searches.pages import figures as search_figures
+
+BASE = {i: 0.5 + 0.01 * i for i in range(6)}
+SCORES = {
+    "base": BASE,
+    "<b>good</b>": {i: v + 0.1 + 0.001 * (i % 3) for i, v in BASE.items()},
+    "bad": {i: v - 0.1 - 0.001 * (i % 3) for i, v in BASE.items()},
+    "same": {i: v + 0.01 * (-1) ** i for i, v in BASE.items()},
+}
+TRIALS: list[dict[str, Any]] = [
+    {
+        "n": i,
+        "loss.margin": 0.1 * i if i % 2 else None,
+        "optim.lr": 10.0 ** -(i % 4),
+        "kind": "ab"[i % 2],
+        "one": 1,
+        "score": 0.5 + 0.01 * i,
+        "cost": float(i),
+    }
+    for i in range(12)
+] + [{"n": 12, "loss.margin": 0.3, "optim.lr": 0.1, "kind": "a", "one": 1, "score": float("nan"), "cost": 3.0}]
+NAMES = ["loss.margin", "optim.lr", "kind", "one"]
+
+
+def test_forest_tells_better_worse_and_noise_apart() -> None:
+    figure = figures.forest(compare(SCORES, "base"), "balanced accuracy")
+    drawn = {trace.name: (list(trace.y), trace.x[0]) for trace in figure.data}
+    assert drawn["better"] == (["&lt;b&gt;good&lt;/b&gt;"], pytest.approx(10.1))
+    assert drawn["worse"][0] == ["bad"]
+    assert drawn["not shown to differ"][0] == ["same"]
+    flipped = figures.forest(compare(SCORES, "base"), "NLL", lower_is_better=True)
+    assert {t.name: list(t.y) for t in flipped.data}["better"] == ["bad"]
+
+
+def test_forest_intervals_end_where_the_comparison_says() -> None:
+    (found,) = (c for c in compare(SCORES, "base") if c.name == "same")
+    (trace,) = (t for t in figures.forest([found], "accuracy").data)
+    assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * found.high)
+    assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * found.low)
+
+
+def test_strip_shows_every_seed_and_the_mean() -> None:
+    values = {n: list(v.values()) for n, v in SCORES.items()}
+    dots, means = figures.strip(values, {n: summarise(v) for n, v in values.items()}, "accuracy").data
+    assert len(dots.x) == 24
+    assert list(means.x) == pytest.approx([52.5, 62.6, 42.4, 52.5])
+
+
+def test_curves_skip_points_without_a_mean_and_label_log_ticks() -> None:
+    figure = figures.curves(
+        {"a": [(1, summarise([0.5, 0.6])), (100, summarise([]))], "b": [(10, summarise([0.4]))]}, x="ratio", y="acc", log_x=True
+    )
+    assert [list(t.x) for t in figure.data] == [[1], [10]]
+    assert list(figure.layout.xaxis.ticktext) == ["1", "10", "100"]
+
+
+def test_rank_view_colours_what_differs_from_the_best() -> None:
+    table = {name: {str(d): level for d in range(12)} for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()}
+    drawn = {t.name: list(t.y) for t in figures.ranks(rank(table)).data}
+    assert drawn == {"not told apart from the best": ["good"], "worse than the best": ["fair", "poor"]}
+    assert figures.ranks(Ranking(ranks={"a": 1.0, "b": 2.0}, sets=1, reason="one data set")).data[0].error_x.value is None
+
+
+def test_long_names_that_begin_alike_have_a_row_each() -> None:
+    names = [f"confidence, cross-fitted, shrunk, checked, temperature {t}" for t in (0.1, 0.5)]
+    scores = {n: [0.5 + i] for i, n in enumerate(names)}
+    dots, _ = figures.strip(scores, {n: summarise(v) for n, v in scores.items()}, "accuracy").data
+    assert len(set(dots.y)) == 2
+    assert {y.replace("<br>", " ") for y in dots.y} == set(names)
+
+
+def test_without_a_critical_difference_no_rank_is_called_worse() -> None:
+    table = {name: {str(d): level for d in range(4)} for name, level in {"good": 0.9, "poor": 0.5}.items()}
+    assert [t.name for t in figures.ranks(rank(table)).data] == ["not told apart from the best"]
+
+
+def test_confusion_shares_are_of_the_true_class() -> None:
+    (heat,) = figures.confusion([[8, 2], [0, 0]], ["<i>", "b"]).data
+    assert np.array(heat.z).tolist() == [[0.8, 0.2], [0.0, 0.0]]
+    assert list(heat.x) == ["&lt;i&gt;", "b"]
+
+
+def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
+    drawn = figures.bars({"a": {"many": summarise([0.5]), "few": summarise([])}, "b": {"many": summarise([0.25])}}, y="acc").data
+    assert [list(t.y) for t in drawn] == [[50.0], [25.0]]
+    lines = figures.learning_curves({"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, y="acc", best="t0").data
+    assert [(t.name, t.mode) for t in lines] == [("t1", "markers"), ("t0", "lines")]
+
+
+def test_parallel_places_missing_settings_below_the_axis() -> None:
+    (trace,) = search_figures.parallel(TRIALS, NAMES, "score").data
+    labels = [d.label for d in trace.dimensions]
+    assert labels == ["margin", "lr", "kind", "score"]  # `one` never varies
+    margin = np.array(trace.dimensions[0]["values"])
+    assert len(margin) == 12  # the trial without a score is left out
+    assert (margin[::2] < 0.1).all()
+    assert np.array(trace.dimensions[1]["values"]).min() == -3  # logarithmic
+
+
+def test_slices_use_a_log_axis_where_it_reads_better() -> None:
+    figure = search_figures.slices(TRIALS, NAMES, "score")
+    assert [len(t.x) for t in figure.data] == [6, 12, 12]
+    assert figure.layout.xaxis2.type == "log"
+    assert figure.layout.xaxis.type is None
+
+
+def test_contour_needs_trials_off_a_line() -> None:
+    rng = np.random.default_rng(0)
+    spread = [{"x": float(a), "y": float(b), "score": float(a + b)} for a, b in rng.uniform(0, 1, (20, 2))]
+    assert [t.type for t in search_figures.contour(spread, "x", "y", "score").data] == ["contour", "scatter"]
+    line = [{**t, "y": t["x"]} for t in spread]
+    assert [t.type for t in search_figures.contour(line, "x", "y", "score").data] == ["scatter"]
+    assert len(search_figures.contour(TRIALS, "kind", "optim.lr", "score").data[0].x) == 0
+
+
+def test_front_holds_what_nothing_beats() -> None:
+    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost")] == [11]
+    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost", lower=["cost"])] == list(range(12))
+    assert len(search_figures.pareto(TRIALS, "score", "cost").data[1].x) == 1
+
+
+def test_empty_inputs_draw_empty_figures() -> None:
+    drawn = [
+        figures.forest([], "m"),
+        figures.curves({}, x="", y="", log_x=True),
+        figures.ranks(rank({})),
+        search_figures.slices([], NAMES, "score"),
+        search_figures.parallel([], NAMES, "score"),
+        search_figures.contour([], "a", "b", "score"),
+        search_figures.pareto([], "a", "b"),
+        search_figures.importances({}),
+    ]
+    assert all(json.loads(f.to_json())["layout"]["height"] > 0 for f in drawn)
+
+
+def test_png_without_kaleido_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_kaleido(name: str, *rest: Any, **options: Any) -> Any:
+        if name == "kaleido":
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_kaleido)
+    said = figures.save_png({tmp_path / "x.png": figures.blank()})
+    assert "pip install kaleido" in said
+    assert "\n" not in said
+    assert not (tmp_path / "x.png").exists()

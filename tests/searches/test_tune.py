@@ -1,0 +1,432 @@
+"""The search command: what it leaves behind, how it goes on after a kill, what it says to a mistake."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed import config, tune
+from distributed.searches import setup as search_setup
+from distributed.searches.experiment import METRICS, Experiment
+from distributed.searches.mirror import Mirror
+from distributed.shards.manifest import read_manifest, write_manifest
+from tests.conftest import ROOT, run_command
+
+TINY = ["--set", "image.width=4", "dim=8", "table.width=8", "table.embedding=4", "optim.epochs=3", "data.max_rows=200"]
+
+
+def search(out: Path, *words: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    return run_command("distributed/tune.py", "--out", str(out), *words, timeout=timeout)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("search") / "e"
+    done = search(out, "--data", wafer_shards, "--space", "fusion", "--trials", "7", "--replicates", "2", "--best", "1", *TINY)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_trials_csv_has_every_configuration(finished: Any) -> None:
+    found = rows(finished[0])
+    assert len(found) == 7
+    first = {r["label"]: r for r in found[:2]}  # the two that begin at the same time
+    assert first.keys() == {"starting point", "concatenation"}
+    assert {"one expert", "plain softmax"} <= {r["label"] for r in found}  # outside this space, yet in its table
+    assert all(r["state"] in ("complete", "stopped") for r in found)
+    assert first["starting point"]["fusion.temperature"] == str(config.Config().fusion.temperature)
+    assert first["concatenation"]["fusion.temperature"] == ""
+    assert first["concatenation"]["fusion.kind"] == "uniform"
+
+
+def test_best_toml_is_the_configuration_with_the_best_mean_over_fresh_seeds(finished: Any) -> None:
+    out, _ = finished
+    best = config.flatten(config.load(out / "best.toml"))
+    again = [r for r in rows(out) if int(r["replicates"]) > 0]
+    winner = max(again, key=lambda r: float(r["replicate_mean"]))
+    assert best["optim.epochs"] == 3
+    for name in ("fusion.kind", "fusion.auxiliary_weight", "experts.count"):
+        if winner.get(name):
+            assert str(best[name]) == winner[name]
+
+
+def test_the_test_split_is_read_by_the_winner_only_and_last(finished: Any) -> None:
+    experiment = Experiment(finished[0], ["balanced_accuracy"], replicates=2, best=1)
+    tests = experiment.of_kind("test")
+    winner = experiment.winner()
+    assert winner is not None
+    assert {r.job.of for r in tests} == {winner.record.name}
+    assert len(tests) == 2
+    others = experiment.of_kind("search", "named", "replicate")
+    assert min(r.started for r in tests) > max(r.started + r.seconds for r in others) - 0.1
+    assert {r.job.seed for r in experiment.of_kind("replicate")} == {1, 2}
+
+
+def test_the_report_is_whole(finished: Any) -> None:
+    out, _ = finished
+    page, words = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "train.py --config" in page
+    assert "http://" not in page.split("<body")[0]
+    for part in ("## Best settings", "## Learning curves", "## Trials", "## Cost", "plain concatenation", "read once"):
+        assert part in words
+
+
+def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
+    _, done = finished
+    for part in (
+        "Best and baselines",
+        "the starting point",
+        "covers at most 50 %",
+        "With 2 seeds the Wilcoxon test",
+        "on the test split",
+        "train       python",
+        "report      /",
+        "tensorboard --logdir",
+    ):
+        assert part in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "7/7" in done.stderr
+    assert len(done.stderr.splitlines()) < 40
+
+
+def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    def read(folder: Path) -> tuple[Any, Any]:
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return events, events.PluginTagToContent(metadata.PLUGIN_NAME)
+
+    out, _ = finished
+    _, tags = read(out)
+    whole = plugin_data_pb2.HParamsPluginData.FromString(tags[metadata.EXPERIMENT_TAG]).experiment
+    names = {info.name for info in whole.hparam_infos}
+    assert {"fusion.kind", "fusion.temperature", "fusion.normalise", "fusion.folds", "experts.count", "loss.centre"} <= names
+    assert {info.name.tag for info in whole.metric_infos} == {f"final/{m}" for m in METRICS}
+    groups: dict[str, int] = {}
+    for record in Experiment(out, ["balanced_accuracy"]).of_kind("search", "named", "replicate"):
+        events, tags = read(out / "trials" / record.name)
+        session = plugin_data_pb2.HParamsPluginData.FromString(tags[metadata.SESSION_START_INFO_TAG]).session_start_info
+        assert set(session.hparams) == names
+        groups[session.group_name] = groups.get(session.group_name, 0) + 1
+        curve = [e.step for e in events.Scalars("val/balanced_accuracy")]
+        assert curve == list(range(1, record.epoch + 1))
+        assert len(events.Scalars("final/balanced_accuracy")) == 1
+    assert max(groups.values()) == 3  # a configuration and its two replicates in one row
+    assert len(groups) == 7
+
+
+def test_saved_states_are_cleared_away(finished: Any) -> None:
+    assert not list(finished[0].glob("trials/*/state/*"))
+
+
+def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(finished: Any, wafer_shards: str) -> None:
+    out = str(finished[0])
+    with pytest.raises(ValueError, match="--out must be a new folder, or add --resume"):
+        tune.main(["--out", out, "--data", wafer_shards])
+    with pytest.raises(ValueError, match=r"must keep its --space; it was 'fusion', got 'full'"):
+        tune.main(["--out", out, "--resume", "--space", "full"])
+
+
+@pytest.mark.slow
+def test_a_finished_search_is_extended(finished: Any) -> None:
+    out, _ = finished
+    before = rows(out)
+    done = search(out, "--resume", "--trials", "9")
+    assert done.returncode == 0, done.stderr
+    after = rows(out)
+    assert len(after) == 9
+    assert [r["balanced_accuracy"] for r in after[:7]] == [r["balanced_accuracy"] for r in before]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
+        (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
+        (["--metric", "recall/nonsense"], r"--metric=recall/CLASS must name a class of the data"),
+        (["--set", "optim.metric=recall/nonsense"], r"optim.metric=recall/CLASS must name a class of the data"),
+        (["--trials", "0"], r"--trials must be at least 1; got 0"),
+        (["--space", "everything"], r"--space must be one of margins"),
+        (["--set", "loss.margn=1"], r"a setting must exist; got 'loss.margn'; valid: loss.margin"),
+        (["--set", "stage.kind=crt", "loss.margin=0.3"], r"stage.kind=crt needs linear classifiers; loss.margin=0.3"),
+        (["--set", "image.encoder=vgg"], r"image.encoder must be one of resnet, timm:NAME; got 'vgg'"),
+        (["--set", "experts.count=99"], r"experts.count must be at most 8; got 99"),
+        (["--metric", "accuracy,nll", "--sampler", "cmaes"], r"cmaes takes one metric"),
+        (["--data", "/nowhere"], r"/nowhere"),
+        (["--set", "data.modalities=typo"], r"a modality must be one of the data set's: map, table; got typo"),
+        (["--set", "data.corrupt=sound=noise"], r"valid: map, table"),
+        (["--resume"], r"--resume needs --out|must be"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, tmp_path: Path, words: list[str], said: str) -> None:
+    place = [] if words == ["--resume"] else ["--out", str(tmp_path / "e")]
+    data = [] if "--data" in words else ["--data", wafer_shards]
+    with pytest.raises(ValueError, match=said):
+        tune.main([*place, *data, *words])
+    assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
+
+
+@pytest.mark.parametrize(("metric", "picks"), [("nll", "nll"), ("recall/a", "recall/a"), ("train_seconds", "balanced_accuracy")])
+def test_the_metric_of_a_search_picks_the_epoch_of_its_runs(wafer_shards: str, metric: str, picks: str) -> None:
+    options = {**search_setup.DEFAULTS, "data": wafer_shards, "metric": metric, "set": []}
+    assert search_setup.prepare(options).settings.optim.metric == picks
+
+
+def test_a_space_that_asks_for_gamma_takes_the_focal_loss(wafer_shards: str, tmp_path: Path) -> None:
+    given = vars(tune.parser().parse_args(["--data", wafer_shards, "--space", "margins", "--set", "loss.name=focal", "--out", "x"]))
+    mirror = Mirror(str(tmp_path / "e"))
+    assert "loss.focal_gamma" in tune.Search(search_setup.claim(mirror.folder, given), str(tmp_path / "e"), mirror).names
+
+
+def without(split: str, shards: str, folder: Path) -> str:
+    """The same shards, but for one split."""
+    manifest = read_manifest(shards)
+    shutil.copytree(shards, folder, ignore=shutil.ignore_patterns(split))
+    write_manifest(dataclasses.replace(manifest, rows={**manifest.rows, split: 0}), str(folder))
+    return str(folder)
+
+
+def test_a_search_needs_validation_rows(wafer_shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="training needs validation rows: .* the val split has none"):
+        tune.main(["--out", str(tmp_path / "e"), "--data", without("val", wafer_shards, tmp_path / "shards")])
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_a_search_needs_no_test_rows(wafer_shards: str, tmp_path: Path) -> None:
+    shards = without("test", wafer_shards, tmp_path / "shards")
+    done = search(tmp_path / "e", "--data", shards, "--space", "fusion", "--trials", "2", "--replicates", "0", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "The data has no test rows" in done.stdout
+    assert "on the test split" not in done.stdout
+    assert "The test split was not read." in (tmp_path / "e/report.md").read_text()
+
+
+def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
+    given = {"resume": True, "out": "somewhere", **dict.fromkeys(["quick", "set", "workers"])}
+    setup, path = search_setup.Setup({**search_setup.DEFAULTS, "set": []}, "shards", {"dim": 8}, {}, "x"), tmp_path / "experiment.json"
+    setup.save(tmp_path)
+    os.utime(path, (1, 1))
+    again = search_setup.claim(tmp_path, given)
+    assert again == setup
+    again.save(tmp_path)
+    assert path.stat().st_mtime == 1
+    again.options["trials"] = 30
+    again.save(tmp_path)
+    assert search_setup.claim(tmp_path, given).options["trials"] == 30
+    assert [p.name for p in tmp_path.iterdir()] == ["experiment.json"]
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"--out must be new or hold a whole search; experiment.json in 'somewhere' is damaged"):
+        search_setup.claim(tmp_path, given)
+
+
+def test_a_space_that_asks_for_unknown_settings_is_refused(wafer_shards: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def space(trial):\n    trial.suggest_float('loss.margn', 0, 1)\n")
+    with pytest.raises(ValueError, match=r"settings that exist; got loss.margn"):
+        tune.main(["--out", str(tmp_path / "e"), "--data", wafer_shards, "--space", str(path)])
+
+
+def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
+    from distributed.searches.spaces import SPACES
+
+    setup = search_setup.Setup({}, "", {}, {}, "x")
+    inside, outside = search_setup.starting_points(SPACES["margins"], setup, 2)
+    assert [label for label, _ in inside] == ["defaults", "plain softmax"]
+    assert {job.name: job.settings["fusion.kind"] for job in outside if "fusion.kind" in job.settings} == {"concatenation": "uniform"}
+    inside, outside = search_setup.starting_points(SPACES["full"], setup, 2)
+    assert len(inside) == 4
+    assert not outside
+
+
+def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
+    from distributed.searches.spaces import SPACES
+
+    setup = search_setup.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
+    inside, outside = search_setup.starting_points(SPACES["full"], setup, 1)  # one modality: nothing to concatenate
+    assert [label for label, _ in inside] + [job.label for job in outside] == ["starting point", "plain softmax"]
+    assert all("experts.count" not in values for _, values in inside)
+
+
+@pytest.mark.parametrize(
+    ("base", "pinned", "left"),
+    [
+        ({"loss.centre": 1.0}, True, ["defaults", "concatenation", "one expert"]),  # balanced softmax is no plain softmax
+        ({"fusion.kind": "gate"}, True, ["starting point", "one expert", "plain softmax"]),
+        ({"fusion.kind": "gate"}, False, ["starting point", "concatenation", "one expert", "plain softmax"]),
+        ({"loss.centre": 0.0, "loss.spread": 0.0}, True, ["starting point", "concatenation", "one expert"]),  # it is that itself
+        ({"optim.seed": 3, "scaling.workers": 2}, True, ["defaults", "concatenation", "one expert", "plain softmax"]),
+    ],
+)
+def test_a_baseline_is_what_its_name_says_or_left_out(base: dict[str, Any], pinned: bool, left: list[str]) -> None:
+    from distributed.searches.spaces import SPACES
+
+    start = config.override(config.Config(), base)
+    setup = search_setup.Setup({}, "", config.difference(start), base if pinned else {}, "x")
+    inside, outside = search_setup.starting_points(SPACES["optimisation"], setup, 2)
+    found = [label for label, _ in inside] + [job.label for job in outside]
+    assert found == left
+    for job in outside:
+        settings = config.override(start, job.settings)
+        if job.label == "plain softmax":
+            assert (settings.loss.centre, settings.loss.spread, settings.loss.margin) == (0, 0, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "x", tmp_path / "file"):
+        with pytest.raises(ValueError, match=r"--out must be a folder or URI that can be read and written; got '.*file"):
+            tune.main(["--out", str(out), "--data", wafer_shards])
+    with pytest.raises(ValueError, match=r"--out must be a folder or URI"):
+        tune.main(["--out", f"file://{tmp_path}/file/x", "--data", wafer_shards])
+
+
+def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
+    path = tmp_path / "best.toml"
+    path.write_text("# the best\n[loss]\nmargin = 0.25\n")
+    assert config.load(f"file://{path}").loss.margin == config.load(path).loss.margin == 0.25
+    with pytest.raises(ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"):
+        config.load(f"file://{tmp_path}/none.toml")
+    with pytest.raises(ValueError, match=r"--config must name a TOML file that can be read"):
+        config.load(tmp_path)
+
+
+def test_room_is_what_fits_here_and_what_was_asked_for(ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from distributed.training.workers.capacity import Room
+
+    assert Room(config.ScalingConfig())() == 2
+    assert Room(config.ScalingConfig(cpus_per_worker=0.5))() == 4
+    assert Room(config.ScalingConfig(), 16)() == 16
+    assert "2 fit on this machine at a time" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"has 2 CPU and 0 GPU; it takes 1 CPU and 1 GPU: lower"):
+        Room(config.ScalingConfig(gpus_per_worker=1))
+
+
+# More starts of Ray, for `make test-all`.
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) -> None:
+    from tests.cluster.cluster_tools import started
+    from tests.cluster.cluster_tools import wait_for as wait
+
+    with started(0, "--network", "loopback") as cluster:
+        words = ["--data", wafer_shards, "--space", "fusion", "--trials", "3", "--replicates", "0", "--concurrent", "3", *TINY]
+        job = cluster.begin("early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *words)
+        wait(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
+        wait(lambda: sum(g["state"] == "PENDING" for g in cluster.rows("placement_groups")) == 3, 60)  # what an autoscaler looks at
+        cluster("add")
+        assert cluster.finish(job).startswith("SUCCEEDED")
+    assert [r["state"] for r in rows(tmp_path / "e")] == ["complete"] * 3
+
+
+def start(out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "distributed/tune.py"), "--out", str(out), *words]
+    return subprocess.Popen(
+        command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(out: Path, finished: int, process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """The records, once there are so many."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = (out / "records.jsonl").read_text().splitlines() if (out / "records.jsonl").exists() else []
+        if len(lines) >= finished:
+            return [json.loads(line) for line in lines]
+        time.sleep(0.1)
+    raise AssertionError(f"only {finished} records were wanted; the search said: {process.stdout.read() if process.stdout else ''}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "e"
+    words = ["--data", wafer_shards, "--space", "experts", "--trials", "8", "--replicates", "1", "--best", "1", "--stopper", "none", *TINY]
+    process = start(out, *words)
+    before = wait_for(out, 3, process)
+    asked = time.monotonic()
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert time.monotonic() - asked < 20
+        assert "--resume" in said
+        assert (out / "report.md").exists()
+    done = search(out, "--resume")
+    assert done.returncode == 0, done.stderr
+    found = {r["trial"]: r for r in rows(out)}
+    assert len(found) == 8
+    assert all(r["state"] == "complete" for r in found.values())
+    for record in before:
+        assert float(found[record["job"]["name"]]["balanced_accuracy"]) == record["metrics"]["balanced_accuracy"]
+
+
+@pytest.mark.slow
+def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path: Path) -> None:
+    space = tmp_path / "mine.py"
+    space.write_text("def mine(trial):\n    trial.suggest_int('experts.count', 1, 4)\n    return {'loss.margin': 0.1}\n")
+    words = [
+        "--space",
+        str(space),
+        "--metric",
+        "balanced_accuracy,train_seconds",
+        "--storage",
+        f"sqlite:///{tmp_path}/s.db",
+        "--sampler",
+        "nsga2",
+    ]
+    done = search(tmp_path / "e", "--data", wafer_shards, "--trials", "5", "--replicates", "0", *words, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "## Trade-off" in (tmp_path / "e" / "report.md").read_text()
+    assert config.load(tmp_path / "e" / "best.toml").loss.margin == 0.1
+    assert (tmp_path / "s.db").exists()
+    assert all(float(r["train_seconds"]) > 0 for r in rows(tmp_path / "e"))
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers(wafer_shards: str, tmp_path: Path) -> None:
+    words = ["--space", "experts", "--workers", "2", "--trials", "3", "--replicates", "0", "--stopper", "none"]
+    done = search(tmp_path / "e", "--data", wafer_shards, *words, *TINY)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "e")
+    assert [r["state"] for r in found] == ["complete"] * 3
+    assert [r["epochs"] for r in found] == ["3"] * 3
+    assert "on the test split" in done.stdout
+
+
+@pytest.mark.slow
+def test_failing_trials_are_shown_with_their_reason(wafer_shards: str, tmp_path: Path) -> None:
+    space = tmp_path / "mine.py"
+    space.write_text(
+        "def mine(trial):\n    trial.suggest_categorical('optim.lr', [0.002, 1e30])\n    return {'optim.clip': 0.0, 'optim.warmup': 0.0}\n"
+    )
+    done = search(
+        tmp_path / "e", "--data", wafer_shards, "--space", str(space), "--trials", "8", "--replicates", "0", "--sampler", "random", *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    failed = [r for r in rows(tmp_path / "e") if r["state"] == "failed"]
+    assert failed
+    assert all("not finite" in r["reason"] for r in failed)
+    assert "Failed runs" in done.stdout
+    assert "not finite" in (tmp_path / "e" / "report.md").read_text()

@@ -1,0 +1,200 @@
+"""What a run that was stopped or damaged goes on from: its states, its history, its curves, its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed.runtime import storage
+from distributed.training import checkpoint as checkpoints
+from distributed.training import run as runs
+from distributed.training.board import Board
+from distributed.training.checkpoint import States
+from tests.training import small_run
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, and the run of a network that learned from them."""
+    folder = tmp_path_factory.mktemp("resume")
+    small_run.train(folder / "run", small_run.write_shards(folder / "shards"), **{"optim.epochs": EPOCHS})
+    return folder
+
+
+def epochs_in(folder: Path) -> list[int]:
+    return sorted(int(file.name.split("-")[1]) for file in folder.glob("*.pt"))
+
+
+def damage(folder: Path, epoch: int) -> None:
+    (file,) = folder.glob(f"epoch-{epoch:06d}-*.pt")
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def resume(folder: Path, run: str | Path) -> runs.Finished:
+    settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
+    return runs.execute(runs.Job(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True))
+
+
+def steps(run: Path) -> dict[str, list[int]]:
+    """The steps of every curve as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def assert_whole(run: Path) -> None:
+    """Every epoch once, in the history and in every curve."""
+    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [1, 2, 3]
+    curves = steps(run)
+    final = [tag for tag in curves if tag.startswith("final/")]
+    assert {"final/test/balanced_accuracy", "final/val/nll"} <= {*final}
+    for tag, found in curves.items():
+        assert found == ([EPOCHS + 1] if tag in final else [1, 2, 3]), tag
+
+
+def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Path) -> None:
+    states = States(str(tmp_path))
+    for epoch in (4, 5):
+        states.save(epoch, {"epoch": epoch})
+    for epoch in (4, 5):
+        damage(tmp_path, epoch)
+    assert states.load() is None
+    for epoch in (1, 2, 3):
+        states.save(epoch, {"epoch": epoch})
+        assert states.load() == {"epoch": epoch}
+    assert epochs_in(tmp_path) == [2, 3]
+
+
+def test_an_epoch_that_is_written_again_takes_the_place_of_its_damaged_file(tmp_path: Path) -> None:
+    states = States(str(tmp_path))
+    for epoch in (4, 5):
+        states.save(epoch, {"epoch": epoch})
+    damage(tmp_path, 5)
+    assert states.load() == {"epoch": 4}
+    states.save(5, {"epoch": 5, "again": True})
+    assert epochs_in(tmp_path) == [4, 5]
+    assert states.load() == {"epoch": 5, "again": True}
+
+
+def test_what_happens_instead_of_a_damaged_state_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states = States(str(tmp_path))
+    for epoch in (4, 5):
+        states.save(epoch, {"epoch": epoch})
+        damage(tmp_path, epoch)
+    assert states.load() is None
+    newest, last = capsys.readouterr().err.splitlines()
+    assert newest.endswith("is damaged; trying the one before it")
+    assert last.endswith("is damaged; there is none before it: starting anew")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> None:
+    states = States(str(tmp_path))
+    (tmp_path / "epoch-000001-0123456789abcdef.pt.part").write_bytes(b"half")
+    assert states.load() is None
+    states.save(2, {"epoch": 2})
+    assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
+
+
+def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, list[str]]] = []
+
+    def watched(descriptor: int) -> None:
+        file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        seen.append((file.name, file.stat().st_size, sorted(f.name for f in tmp_path.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    storage.write_file(str(tmp_path / "f"), b"12345")
+    assert seen == [("f.part", 5, ["f.part"])]
+    assert (tmp_path / "f").read_bytes() == b"12345"
+
+
+def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(folder: Path, tmp_path: Path) -> None:
+    content = (folder / "run" / "checkpoint" / "model.pt").read_bytes()
+    before = checkpoints.parse(content, "whole").network.state_dict()
+    refused = []
+    for place in range(0, len(content), len(content) // 60):
+        (tmp_path / "model.pt").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            after = checkpoints.load(str(tmp_path)).network.state_dict()
+        except ValueError as error:
+            refused.append(str(error))
+        else:  # padding between the parts
+            assert all(value.equal(before[name]) for name, value in after.items())
+    assert len(refused) > 30
+    (said,) = set(refused)
+    assert said.startswith(f"--checkpoint must be whole; {tmp_path}/model.pt is damaged")
+    assert said.endswith("python distributed/train.py --out RUN --resume")
+
+
+def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="--checkpoint must name a finished run; .* --out .* --resume finishes it"):
+        checkpoints.load(f"{tmp_path}/")
+    for other in ("nowhere", "config.json"):
+        with pytest.raises(ValueError, match="--checkpoint must name a run or its checkpoint folder"):
+            checkpoints.load(str(tmp_path / other))
+
+
+def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    """The function, but for its second call, before or after which the process is killed."""
+    calls = []
+
+    def fatal(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) < 2 or after:
+            function(*given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    return fatal
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("place", [(States, "save"), (Board, "epoch")], ids=["state", "board"])
+def test_a_kill_at_any_moment_loses_no_epoch(
+    place: tuple[type, str], after: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, dies(getattr(*place), after=after))
+        with pytest.raises(KeyboardInterrupt):
+            resume(folder, tmp_path)
+    finished = resume(folder, tmp_path)
+    assert [metrics["epoch"] for metrics in finished.history] == [1, 2, 3]
+    assert_whole(tmp_path)
+
+
+def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(folder: Path, tmp_path: Path) -> None:
+    before = tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"  # of a clock that is ahead, and last by name
+    before.touch()
+    Board(str(tmp_path), checkpoints.load(str(folder / "run")).network, 1)
+    first, second = sorted(tmp_path.glob("events.*"))
+    assert first == before
+    assert second.stat().st_size
+
+
+@pytest.mark.parametrize("damaged", [(), (3,), (2, 3)], ids=["finished", "newest damaged", "all damaged"])
+def test_a_run_that_is_resumed_has_every_epoch_once(damaged: tuple[int, ...], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    for epoch in damaged:
+        damage(tmp_path / "run" / "state", epoch)
+    resume(folder, tmp_path / "run")
+    assert_whole(tmp_path / "run")
+
+
+def test_a_run_at_a_uri_leaves_nothing_on_this_machine(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "local").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    resume(folder, f"file://{tmp_path}/run")
+    assert not list((tmp_path / "local").iterdir())
+    assert_whole(tmp_path / "run")
