@@ -21,10 +21,24 @@ def main() -> None:
     from benchmarks import command
 
     parser = command.parser(__doc__)
-    parser.add_argument("--data", default="", metavar="SHARDS", help="folder made by ingest.py; empty: the built-in wafers")
-    parser.add_argument("--missing", nargs="+", type=float, default=[0.9, 0.5], metavar="SHARE", help="of the training rows' images")
+    parser.add_argument(
+        "--data",
+        default="",
+        metavar="SHARDS",
+        help="folder made by ingest.py; empty: the built-in wafers",
+    )
+    parser.add_argument(
+        "--missing",
+        nargs="+",
+        type=float,
+        default=[0.9, 0.5],
+        metavar="SHARE",
+        help="of the training rows' images",
+    )
     parser.add_argument("--seeds", type=int, default=5, help="pairs of trainings a share")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs"
+    )
     command.run(parser, measure)
 
 
@@ -37,12 +51,22 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     told: dict[str, Any] = {"benchmark": "blanks", "seeds": args.seeds}
     for share in args.missing:
         scores = {
-            way: {s: train(shards, {**settings, "optim.seed": s}, share, way) for s in range(args.seeds)} for way in ("with", "without")
+            way: {
+                s: train(shards, {**settings, "optim.seed": s}, share, way)
+                for s in range(args.seeds)
+            }
+            for way in ("with", "without")
         }
         gain = paired(scores["without"], scores["with"])
         told[f"missing {share:g}"] = {
-            **{f"{way} blanks": round(float(np.mean(list(found.values()))), 2) for way, found in scores.items()},
-            "gain": [None if value is None else round(value, 2) for value in (gain.difference, gain.low, gain.high)],
+            **{
+                f"{way} blanks": round(float(np.mean(list(found.values()))), 2)
+                for way, found in scores.items()
+            },
+            "gain": [
+                None if value is None else round(value, 2)
+                for value in (gain.difference, gain.low, gain.high)
+            ],
             "p": gain.t_p,
         }
     return told
@@ -59,10 +83,18 @@ def train(shards: str, settings: dict[str, Any], share: float, way: str) -> floa
     lossy = ",".join(f"{name}=missing:{share}" for name in images)
     job = runs.Job(shards=shards, settings={**settings, "data.corrupt": lossy})
     opened, reached = runs.start(job, alone, None), []
-    ImageEncoder.some = as_it_is if way == "without" else lambda self, x_BCHW, present_B: self.body(x_BCHW)  # type: ignore[method-assign]
+    ImageEncoder.some = (
+        as_it_is if way == "without" else lambda self, x_BCHW, present_B: self.body(x_BCHW)
+    )  # type: ignore[method-assign]
     try:
         val = runs.open_split(whole, "val", alone, None)
-        loop.fit(opened.network, opened.train, val, job.config, lambda told, *_: reached.append(100 * told["val/balanced_accuracy"]))
+        loop.fit(
+            opened.network,
+            opened.train,
+            val,
+            job.config,
+            lambda told, *_: reached.append(100 * told["val/balanced_accuracy"]),
+        )
     finally:
         ImageEncoder.some = as_it_is  # type: ignore[method-assign]
     return float(np.mean(reached[len(reached) // 2 :]))

@@ -27,9 +27,16 @@ def main() -> None:
 
     parser = command.parser(__doc__)
     parser.add_argument("--store", type=float, default=80, help="object store, in MB")
-    parser.add_argument("--times", type=int, default=4, help="size of the training set's files, in object stores")
+    parser.add_argument(
+        "--times", type=int, default=4, help="size of the training set's files, in object stores"
+    )
     parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
-    parser.add_argument("--engine", choices=("threads", "ray"), default="ray", help="what decodes: threads here, or Ray Data tasks")
+    parser.add_argument(
+        "--engine",
+        choices=("threads", "ray"),
+        default="ray",
+        help="what decodes: threads here, or Ray Data tasks",
+    )
     parser.add_argument("--buffer", type=int, default=1024, help="data.shuffle_buffer")
     command.run(parser, measure)
 
@@ -49,7 +56,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         rows = int(times * args.store * MB / each)
         shards = f"{folder}/shards{len(os.listdir(folder))}"
         size = make_shards(shards, rows, args.size, parts=4 * times)
-        found[str(times)] = pass_through(shards, args) | {"rows": rows, "files_mb": round(size / MB)}
+        found[str(times)] = pass_through(shards, args) | {
+            "rows": rows,
+            "files_mb": round(size / MB),
+        }
     stats = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     spilled = float((re.search(r"Spilled (\d+) MiB", stats) or ["", "0"])[1])
     one, many = found["1"], found[str(args.times)]
@@ -72,7 +82,10 @@ def pass_through(shards: str, args: argparse.Namespace) -> dict[str, Any]:
     from distributed.config import Config, override
     from distributed.shards import batches as stream
 
-    config = override(Config(), {"data.cache": "stream", "data.engine": args.engine, "data.shuffle_buffer": args.buffer})
+    config = override(
+        Config(),
+        {"data.cache": "stream", "data.engine": args.engine, "data.shuffle_buffer": args.buffer},
+    )
     before = memory()
     samples: list[tuple[float, float]] = []
     done = threading.Event()
@@ -116,7 +129,9 @@ def memory() -> float:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += sum(1024.0 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        total += sum(
+            1024.0 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+        )
     return total
 
 

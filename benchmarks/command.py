@@ -17,7 +17,9 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=text, formatter_class=Help)
 
 
-def run(made: argparse.ArgumentParser, measure: Callable[[argparse.Namespace, str], dict[str, Any]]) -> None:
+def run(
+    made: argparse.ArgumentParser, measure: Callable[[argparse.Namespace, str], dict[str, Any]]
+) -> None:
     """Prints what measure(options, folder) found; the folder's path is short, as Ray's sockets need it."""
     options = made.parse_args()
     with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -44,7 +44,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     make_shards(f"{folder}/shards", args.batch, args.size)
     started = [
-        subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--folder", folder, "--rank", str(rank)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--folder", folder, "--rank", str(rank)],
+            stdout=subprocess.PIPE,
+        )
         for rank in range(2)
     ]
     said = [process.communicate()[0] for process in started]
@@ -55,9 +58,14 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     return {
         "benchmark": "exchange",
         **{name: getattr(args, name) for name in ("size", "width", "batch")},
-        **{f"{kind}_ms": round(1000 * statistics.median(seconds)) for kind, seconds in times.items()},
         **{
-            f"{kind}_ratio": round(statistics.median(2 * a / b for a, b in zip(alone, times[kind], strict=True)), 3)
+            f"{kind}_ms": round(1000 * statistics.median(seconds))
+            for kind, seconds in times.items()
+        },
+        **{
+            f"{kind}_ratio": round(
+                statistics.median(2 * a / b for a, b in zip(alone, times[kind], strict=True)), 3
+            )
             for kind in ("beside", "together", "own_norms")
         },
     }
@@ -79,14 +87,22 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     runs.keep_memory()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{args.folder}/meeting", rank=args.rank, world_size=2)
-    settings = config.load(sets=["data.cache=memory", f"image.width={args.width}", f"data.batch_size={args.batch}"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{args.folder}/meeting", rank=args.rank, world_size=2
+    )
+    settings = config.load(
+        sets=["data.cache=memory", f"image.width={args.width}", f"data.batch_size={args.batch}"]
+    )
     source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
     begun = []
     for one in (Exchange(), Workers(), Workers(global_norms=False)):
         torch.manual_seed(0)
-        begun.append(loop.begin(Network(source.schema, settings.model), source, settings, one, torch.device("cpu")))
+        begun.append(
+            loop.begin(
+                Network(source.schema, settings.model), source, settings, one, torch.device("cpu")
+            )
+        )
         begun[-1].network.train()
     single, shared, own_norms = begun
     kinds = {"alone": single, "beside": single, "together": shared, "own_norms": own_norms}

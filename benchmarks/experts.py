@@ -39,7 +39,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     for count in (args.experts, 1):
         settings = config.load(sets=["data.cache=memory", f"experts.count={count}"])
         source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
-        runs.append(loop.begin(Network(source.schema, settings.model), source, settings, exchange.Exchange(), torch.device(args.device)))
+        runs.append(
+            loop.begin(
+                Network(source.schema, settings.model),
+                source,
+                settings,
+                exchange.Exchange(),
+                torch.device(args.device),
+            )
+        )
         runs[-1].network.train()
     batches = list(source.batches(0))
     seconds: list[tuple[float, ...]] = []

@@ -27,7 +27,16 @@ def make_table(folder: str, rows: int, size: int) -> str:
     path = os.path.join(folder, "table.parquet")
     labels = np.minimum(lot.geometric(0.4, rows), 10)
     with pq.ParquetWriter(
-        path, pa.schema([("id", "string"), ("y", "int64"), ("age", "float64"), ("site", "string"), ("photo", "binary")])
+        path,
+        pa.schema(
+            [
+                ("id", "string"),
+                ("y", "int64"),
+                ("age", "float64"),
+                ("site", "string"),
+                ("photo", "binary"),
+            ]
+        ),
     ) as out:
         for low in range(0, rows, 10_000):
             n = min(10_000, rows - low)
@@ -60,7 +69,20 @@ def seconds(table: str, out: str, cpus: int, size: int) -> float:
         ray_session.start_ray(cpus=cpus, temp_dir=folder)
         warm = ray.remote(_imports)  # a worker's first task imports the libraries
         ray.get([warm.remote() for _ in range(2 * cpus)])
-        words = ["--table", table, "--label", "y", "--id", "id", "--image", "photo", "--image-size", str(size), "--out", out]
+        words = [
+            "--table",
+            table,
+            "--label",
+            "y",
+            "--id",
+            "id",
+            "--image",
+            "photo",
+            "--image-size",
+            str(size),
+            "--out",
+            out,
+        ]
         start = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):
             ingest.main(words)
@@ -88,7 +110,13 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         os.sched_setaffinity(0, allowed[:n])  # Ray's processes, threads and all, inherit it
         spent[n] = seconds(table, os.path.join(folder, f"shards{n}"), n, options.size)
     rates = {n: round(options.rows / s) for n, s in spent.items()}
-    result = {"benchmark": "ingest", "rows": options.rows, "cores": cores, "rows_per_second": rates[cores], "one_core": rates[1]}
+    result = {
+        "benchmark": "ingest",
+        "rows": options.rows,
+        "cores": cores,
+        "rows_per_second": rates[cores],
+        "one_core": rates[1],
+    }
     return {**result, "scaling": round(rates[cores] / rates[1], 2)}
 
 

@@ -65,10 +65,16 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     lengths = [n for n in LENGTHS if n <= len(labels_N)]
     joined = {
-        f"{share:.0%} wrong": [percent(lambda k, n=n: lot.permutation(len(labels_N))[:n], share) for n in lengths] for share in SHARES
+        f"{share:.0%} wrong": [
+            percent(lambda k, n=n: lot.permutation(len(labels_N))[:n], share) for n in lengths
+        ]
+        for share in SHARES
     }
     counts_C = np.asarray(network.schema.counts)
-    cuts = {kind: percent(lambda k, kind=kind: testing.shifted(labels_N, counts_C, kind, k)) for kind in SHIFTS}
+    cuts = {
+        kind: percent(lambda k, kind=kind: testing.shifted(labels_N, counts_C, kind, k))
+        for kind in SHIFTS
+    }
     classes = [c for c, n in enumerate(np.bincount(labels_N)) if n >= LENGTHS[0]]
     alone = [told(np.flatnonzero(labels_N == c)) for c in classes]
     return {

@@ -23,8 +23,12 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1280, help="training rows")
     parser.add_argument("--size", type=int, default=48, help="side of an image in pixels")
-    parser.add_argument("--pairs", type=int, default=5, help="epochs of each, after one of each to warm up")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the run")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="epochs of each, after one of each to warm up"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the run"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     command.run(parser, measure)
 
@@ -43,12 +47,21 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = config.load(sets=["data.cache=memory", f"optim.epochs={args.pairs + 1}", *args.set])
     source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
     torch.manual_seed(0)
-    run = loop.begin(Network(source.schema, settings.model), source, settings, exchange.Exchange(), torch.device(args.device))
+    run = loop.begin(
+        Network(source.schema, settings.model),
+        source,
+        settings,
+        exchange.Exchange(),
+        torch.device(args.device),
+    )
     torch.manual_seed(0)
     plain = Plain(Network(source.schema, settings.model), source, settings, args.device)
     ratios, seconds = [], []
     for pair in range(args.pairs + 1):
-        ours, theirs = timed(lambda: loop.train_epoch(run, source), args.device), timed(plain.epoch, args.device)
+        ours, theirs = (
+            timed(lambda: loop.train_epoch(run, source), args.device),
+            timed(plain.epoch, args.device),
+        )
         if pair:
             ratios.append(ours / theirs)
             seconds.append((ours, theirs))
@@ -103,12 +116,18 @@ class Plain:
         steps = settings.optim.epochs * self.source.steps
         for batch in self.source.batches(self.epochs):
             for group in self.optimiser.param_groups:
-                group["lr"] = settings.optim.lr * optimisers.learning_rate_scale(self.step, steps, settings.optim.warmup)
+                group["lr"] = settings.optim.lr * optimisers.learning_rate_scale(
+                    self.step, steps, settings.optim.warmup
+                )
             batch = augment(batch.to(self.device), settings.data, 0, self.step)
             batch = drop_modalities(batch, settings.fusion.modality_dropout, 0, self.step)
             with autocast(settings, torch.device(self.device)):
                 outputs = network(batch)
-            loss = sum(losses.terms(outputs, batch, network.counts_C, settings.model, self.step / steps).values())
+            loss = sum(
+                losses.terms(
+                    outputs, batch, network.counts_C, settings.model, self.step / steps
+                ).values()
+            )
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             network.observe(outputs, batch)

@@ -22,9 +22,16 @@ def photographs(count: int, size: int, lot: np.random.Generator) -> list[bytes]:
     """Blurred blobs with a little grain: about the bytes a pixel of a photograph at quality 90."""
     found = []
     for _ in range(count):
-        coarse = pillow.fromarray(lot.integers(0, 256, (max(size // 8, 2), max(size // 8, 2), 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((size, size), pillow.Resampling.BICUBIC), dtype=np.float32)
-        picture, out = (smooth + lot.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8), io.BytesIO()
+        coarse = pillow.fromarray(
+            lot.integers(0, 256, (max(size // 8, 2), max(size // 8, 2), 3), dtype=np.uint8)
+        )
+        smooth = np.asarray(
+            coarse.resize((size, size), pillow.Resampling.BICUBIC), dtype=np.float32
+        )
+        picture, out = (
+            (smooth + lot.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8),
+            io.BytesIO(),
+        )
         pillow.fromarray(picture).save(out, "JPEG", quality=90)
         found.append(out.getvalue())
     return found
@@ -51,12 +58,20 @@ def make_shards(folder: str, rows: int, size: int, *, parts: int = 8, seed: int 
                 "id": [f"{split}{k}" for k in range(low, edges[i + 1])],
                 "label": labels[some],
                 "rank": ranks[some],
-                "image.photo": pa.array([pool[k] for k in lot.integers(0, len(pool), edges[i + 1] - low)], pa.binary()),
+                "image.photo": pa.array(
+                    [pool[k] for k in lot.integers(0, len(pool), edges[i + 1] - low)], pa.binary()
+                ),
                 "table.age": lot.normal(0, 1, edges[i + 1] - low).astype(np.float32),
                 "table.site": lot.integers(-1, 4, edges[i + 1] - low).astype(np.int32),
             }
             path = Path(folder, split, f"part-{i:05d}.parquet")
-            pq.write_table(pa.table(columns), path, row_group_size=1024, compression="none", use_dictionary=False)
+            pq.write_table(
+                pa.table(columns),
+                path,
+                row_group_size=1024,
+                compression="none",
+                use_dictionary=False,
+            )
     schema = Schema(
         images=(Image(name="photo", height=size, width=size, mean=(0.5,) * 3, std=(0.25,) * 3),),
         tables=(

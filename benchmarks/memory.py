@@ -46,7 +46,13 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     start = time.perf_counter()
     source = stream.open_source(shards, "train", config, train=True)
     loading = time.perf_counter() - start
-    run = loop.begin(Network(source.schema, config.model), source, config, exchange.Exchange(), torch.device("cpu"))
+    run = loop.begin(
+        Network(source.schema, config.model),
+        source,
+        config,
+        exchange.Exchange(),
+        torch.device("cpu"),
+    )
     ready = Ready(source)
     waits, ratios, seconds = [], [], []
     for pair in range(args.pairs + 1):  # the first warms up

@@ -30,8 +30,15 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--data", required=True, metavar="SHARDS", help="folder made by ingest.py")
     parser.add_argument("--seeds", type=int, default=5, help="trainings")
-    parser.add_argument("--draws", type=int, default=100, help="draws of the rows to pick by, for each training and share")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=100,
+        help="draws of the rows to pick by, for each training and share",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs"
+    )
     command.run(parser, measure)
 
 
@@ -41,7 +48,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = config.parse_sets(args.set)
     runs = [train(args.data, {**settings, "optim.seed": seed}) for seed in range(args.seeds)]
     told: dict[str, Any] = {"benchmark": "picks", "seeds": args.seeds, "epochs": len(runs[0][0])}
-    late = [100 * recalls(hits_EN, labels_N).mean(1)[len(hits_EN) // 2 :].mean() for hits_EN, _, labels_N in runs]
+    late = [
+        100 * recalls(hits_EN, labels_N).mean(1)[len(hits_EN) // 2 :].mean()
+        for hits_EN, _, labels_N in runs
+    ]
     told["balanced_accuracy_of_the_second_half"] = [round(float(value), 2) for value in late]
     for share in SHARES:
         lot = np.random.default_rng(0)
@@ -50,7 +60,11 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
             means = judge(*run, share, args.draws, lot)
             for name, value in means.items():
                 gains[name].append(100 * (value - means[PLAIN]))
-        told[f"picked by {share:.0%}"] = {n: [round(float(np.mean(g)), 2), round(error(g), 2)] for n, g in gains.items() if n != PLAIN}
+        told[f"picked by {share:.0%}"] = {
+            n: [round(float(np.mean(g)), 2), round(error(g), 2)]
+            for n, g in gains.items()
+            if n != PLAIN
+        }
     return told
 
 
@@ -77,7 +91,14 @@ def train(shards: str, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
     return np.array(hits, dtype=float), np.array(sure), labels[0]
 
 
-def judge(hits_EN: Array, sure_EN: Array, labels_N: Array, share: float, draws: int, lot: np.random.Generator) -> dict[str, float]:
+def judge(
+    hits_EN: Array,
+    sure_EN: Array,
+    labels_N: Array,
+    share: float,
+    draws: int,
+    lot: np.random.Generator,
+) -> dict[str, float]:
     """The mean balanced accuracy, on the rest of the rows, of what each rule picks."""
     reached: dict[str, list[float]] = defaultdict(list)
     for _ in range(draws):

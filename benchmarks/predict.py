@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--pairs", type=int, default=7)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for everything, decoding threads too
+        os.sched_setaffinity(
+            0, {min(os.sched_getaffinity(0))}
+        )  # one core for everything, decoding threads too
     command.run(parser, measure)
 
 
@@ -66,7 +68,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(f"{folder}/shards", args.rows, args.size)
     checkpoint = make_checkpoint(f"{folder}/checkpoint", f"{folder}/shards")
     schema, batch_size = checkpoint.network.schema, checkpoint.config.inference.batch_size
-    rows, _ = prediction_input.open_rows(checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size)
+    rows, _ = prediction_input.open_rows(
+        checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size
+    )
     wave = next(rows.waves(1))
     recipe = prediction.Recipe(rows=rows, weighing=Weighing((1 / 3,) * 3), out=f"{folder}/out")
     predictor = prediction.Predictor(checkpoint, recipe, threads=1)
@@ -112,7 +116,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
 
 
-def paired(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> tuple[float, float, float]:
+def paired(
+    ours: Callable[[], None], theirs: Callable[[], None], pairs: int
+) -> tuple[float, float, float]:
     """Median of their seconds over ours, and the medians of both; processor seconds, which other processes of the machine do not change."""
     seconds: dict[Callable[[], None], list[float]] = {ours: [], theirs: []}
     for turn in range(pairs + 1):  # the first warms up
@@ -122,7 +128,11 @@ def paired(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> 
             if turn:
                 seconds[work].append(time.process_time() - started)
     ratios = [b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
-    return statistics.median(ratios), statistics.median(seconds[ours]), statistics.median(seconds[theirs])
+    return (
+        statistics.median(ratios),
+        statistics.median(seconds[ours]),
+        statistics.median(seconds[theirs]),
+    )
 
 
 if __name__ == "__main__":

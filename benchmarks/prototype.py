@@ -27,8 +27,15 @@ def main() -> None:
     from benchmarks import command
 
     parser = command.parser(__doc__)
-    parser.add_argument("--data", required=True, metavar="SHARDS", help="folder made by ingest.py, with one image and one table")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the run")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SHARDS",
+        help="folder made by ingest.py, with one image and one table",
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the run"
+    )
     command.run(parser, measure)
 
 
@@ -54,7 +61,12 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     run = loop.fit(opened.network, opened.train, opened.val, job.config, report)
     finished = runs.finish(job, run, opened.train, opened.val, None)
     labels_V = torch.cat([batch.labels_B for batch in opened.val.batches(0)])
-    reached = metrics.compute(other.probabilities(opened.val), labels_V, opened.network.counts_C, opened.network.schema.classes)
+    reached = metrics.compute(
+        other.probabilities(opened.val),
+        labels_V,
+        opened.network.counts_C,
+        opened.network.schema.classes,
+    )
     pairs = list(zip(ours, theirs, strict=True))
     return {
         "benchmark": "prototype",
@@ -63,7 +75,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         "prototype_parameters": sum(p.numel() for p in other.network.parameters()),
         "train_seconds": round(sum(ours), 1),
         "prototype_seconds": round(sum(theirs), 1),
-        "ratio": round(statistics.median(a / b for a, b in pairs[1:] or pairs), 3),  # the first epoch grows the memory
+        "ratio": round(
+            statistics.median(a / b for a, b in pairs[1:] or pairs), 3
+        ),  # the first epoch grows the memory
         "target": 2.0,
         "val_balanced_accuracy": round(finished.metrics["val"]["balanced_accuracy"], 4),
         "prototype_val_balanced_accuracy": round(reached["balanced_accuracy"], 4),
@@ -88,39 +102,63 @@ class Plain:
         layers: list[nn.Module] = []
         inputs = self.image.channels
         for outputs in CHANNELS:
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=1),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
             inputs = outputs
         self.sizes = [len(column.vocabulary) + 2 for column in self.table.categorical]
         cells = 2 * len(self.table.numeric) + sum(self.sizes)
         self.network = nn.ModuleDict(
             {
-                "image": nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(memory_format=torch.channels_last),
+                "image": nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(
+                    memory_format=torch.channels_last
+                ),
                 "table": nn.Sequential(nn.Linear(cells, 64), nn.ReLU()),
                 "head": nn.Linear(inputs + 64, len(source.schema.classes)),
             }
         )
         counts_C = torch.tensor(source.schema.counts, dtype=torch.float32)
         self.log_prior_C = (counts_C / counts_C.sum()).log()
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=0.05)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), LEARNING_RATE, weight_decay=0.05
+        )
         steps = settings.optim.epochs * source.steps
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, LEARNING_RATE, total_steps=steps)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, LEARNING_RATE, total_steps=steps
+        )
 
     def logits(self, images_BCHW: Any, batch: Any) -> Any:
         import torch
         from torch.nn.functional import one_hot
 
-        numbers_BN, categories_BK = batch.numbers[self.table.name], batch.categories[self.table.name]
-        mean_N, std_N = (torch.tensor([getattr(c, what) for c in self.table.numeric]) for what in ("mean", "std"))
+        numbers_BN, categories_BK = (
+            batch.numbers[self.table.name],
+            batch.categories[self.table.name],
+        )
+        mean_N, std_N = (
+            torch.tensor([getattr(c, what) for c in self.table.numeric]) for what in ("mean", "std")
+        )
         missing_BN = numbers_BN.isnan()
-        cells = [torch.where(missing_BN, 0, (numbers_BN - mean_N) / std_N.clamp_min(1e-6)), missing_BN.float()]
-        cells += [one_hot((categories_BK[:, k] + 1).clamp(0, n - 1), n).float() for k, n in enumerate(self.sizes)]
+        cells = [
+            torch.where(missing_BN, 0, (numbers_BN - mean_N) / std_N.clamp_min(1e-6)),
+            missing_BN.float(),
+        ]
+        cells += [
+            one_hot((categories_BK[:, k] + 1).clamp(0, n - 1), n).float()
+            for k, n in enumerate(self.sizes)
+        ]
         seen = [self.network["image"](images_BCHW), self.network["table"](torch.cat(cells, 1))]
         return self.network["head"](torch.cat(seen, 1))
 
     def pixels(self, batch: Any) -> Any:
         import torch
 
-        return (batch.images[self.image.name].float() / 255 - 0.5).contiguous(memory_format=torch.channels_last)
+        return (batch.images[self.image.name].float() / 255 - 0.5).contiguous(
+            memory_format=torch.channels_last
+        )
 
     def epoch(self) -> None:
         import torch
@@ -149,7 +187,11 @@ class Plain:
 
         self.network.eval()
         with torch.inference_mode(), autocast(self.settings, torch.device("cpu")):
-            return torch.cat([self.logits(self.pixels(batch), batch) for batch in source.batches(0)]).float().softmax(1)
+            return (
+                torch.cat([self.logits(self.pixels(batch), batch) for batch in source.batches(0)])
+                .float()
+                .softmax(1)
+            )
 
 
 if __name__ == "__main__":

@@ -28,14 +28,29 @@ def main() -> None:
 
     parser = command.parser(__doc__)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=5, help="searches of each kind; 0 leaves the comparison with random search out")
-    parser.add_argument("--replicates", type=int, default=2, help="fresh seeds on which each search's best is run again")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        help="searches of each kind; 0 leaves the comparison with random search out",
+    )
+    parser.add_argument(
+        "--replicates",
+        type=int,
+        default=2,
+        help="fresh seeds on which each search's best is run again",
+    )
     parser.add_argument("--data", help="SHARDS; without it the built-in wafers")
     command.run(parser, measure)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    found = {"benchmark": "search", "trials": args.trials, "cores": len(os.sched_getaffinity(0)), **wall(args, Path(folder))}
+    found = {
+        "benchmark": "search",
+        "trials": args.trials,
+        "cores": len(os.sched_getaffinity(0)),
+        **wall(args, Path(folder)),
+    }
     found |= overhead(Path(folder))
     print(found, file=sys.stderr, flush=True)  # the comparison takes a quarter of an hour
     return found | (against_random(args, Path(folder)) if args.seeds else {})
@@ -47,8 +62,22 @@ def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     out = folder / "wall"
     data = ["--data", args.data] if args.data else []
-    words = [sys.executable, str(ROOT / "distributed/tune.py"), "--out", str(out), "--trials", str(args.trials), "--replicates", "0", *data]
-    words += ["--set", "optim.epochs=20", "data.max_rows=0"]  # the project's own length of a run, not the demo's
+    words = [
+        sys.executable,
+        str(ROOT / "distributed/tune.py"),
+        "--out",
+        str(out),
+        "--trials",
+        str(args.trials),
+        "--replicates",
+        "0",
+        *data,
+    ]
+    words += [
+        "--set",
+        "optim.epochs=20",
+        "data.max_rows=0",
+    ]  # the project's own length of a run, not the demo's
     started = time.monotonic()
     subprocess.run(words, check=True, capture_output=True)
     seconds = time.monotonic() - started
@@ -74,10 +103,24 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
 
     ray_session.start_ray(temp_dir=str(folder / "ray"), nested=True)
     experiment = Experiment(folder / "overhead", ["balanced_accuracy"])
-    study = parts.open_study(parts.open_storage(str(folder / "overhead" / "study.journal")), "x", ["max"], "tpe", 0, trials)
+    study = parts.open_study(
+        parts.open_storage(str(folder / "overhead" / "study.journal")),
+        "x",
+        ["max"],
+        "tpe",
+        0,
+        trials,
+    )
     cores = len(os.sched_getaffinity(0))
-    searcher = parts.Searcher(study, analytic.space, experiment, trials=trials, concurrent=cores, owner="me", test=False)
-    search.run(searcher, analytic.trainable, search_stoppers.STOPPERS["none"]("max", analytic.EPOCHS), resources={"CPU": 1})
+    searcher = parts.Searcher(
+        study, analytic.space, experiment, trials=trials, concurrent=cores, owner="me", test=False
+    )
+    search.run(
+        searcher,
+        analytic.trainable,
+        search_stoppers.STOPPERS["none"]("max", analytic.EPOCHS),
+        resources={"CPU": 1},
+    )
     ends = sorted(r.started + r.seconds for r in experiment.records.values())
     steady = ends[2 * cores :]
     return {"overhead_seconds": round((steady[-1] - steady[0]) / (len(steady) - 1) * cores, 3)}

@@ -41,13 +41,24 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         for limit in (torch.zeros_like(limit_M), limit_M):
             network.familiarity.limit_M.copy_(limit)
             torch.manual_seed(0)
-            scores = inference.score(checkpoint, Changed(source, image, change), torch.device("cpu"))
-            right_N = checkpoint.calibration.scale(scores.logits_NEC).mean(1).argmax(1) == scores.labels_N
-            recalls = [right_N[scores.labels_N == c].float().mean() for c in scores.labels_N.unique()]
+            scores = inference.score(
+                checkpoint, Changed(source, image, change), torch.device("cpu")
+            )
+            right_N = (
+                checkpoint.calibration.scale(scores.logits_NEC).mean(1).argmax(1) == scores.labels_N
+            )
+            recalls = [
+                right_N[scores.labels_N == c].float().mean() for c in scores.labels_N.unique()
+            ]
             row.append(round(100 * float(torch.stack(recalls).mean()), 1))
         unlike_N = scores.unfamiliar_NM[:, place]
         told[name] = [*row, round(100 * float(unlike_N.float().mean()))]
-    return {"benchmark": "shifts", "rows": len(right_N), "columns": ["trusted", "familiar", "unlike %"], **told}
+    return {
+        "benchmark": "shifts",
+        "rows": len(right_N),
+        "columns": ["trusted", "familiar", "unlike %"],
+        **told,
+    }
 
 
 class Changed:

@@ -27,7 +27,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each")
-    parser.add_argument("--engine", choices=("threads", "ray"), default="threads", help="what decodes: threads here, or Ray Data tasks")
+    parser.add_argument(
+        "--engine",
+        choices=("threads", "ray"),
+        default="threads",
+        help="what decodes: threads here, or Ray Data tasks",
+    )
     command.run(parser, measure)
 
 
@@ -43,14 +48,23 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(shards, args.rows, args.size)
     if args.engine == "ray":
         start_ray(f"{folder}/ray")
-    config = override(Config(), {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size})
+    config = override(
+        Config(),
+        {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size},
+    )
     ours = stream.open_source(shards, "train", config, train=True)
     cores = len(os.sched_getaffinity(0))
     processes, alone = loader(shards, args.batch_size, cores), loader(shards, args.batch_size, 0)
     speeds: dict[str, list[float]] = {"ours": [], "loader": [], "loader_in_process": []}
     work: dict[str, list[float]] = {"ours": [], "loader": []}
-    for epoch in range(args.pairs + 1):  # the first warms up: files in the page cache, processes started
-        for name, batches in (("ours", ours.batches(epoch)), ("loader", processes), ("loader_in_process", alone)):
+    for epoch in range(
+        args.pairs + 1
+    ):  # the first warms up: files in the page cache, processes started
+        for name, batches in (
+            ("ours", ours.batches(epoch)),
+            ("loader", processes),
+            ("loader_in_process", alone),
+        ):
             before = cpu_seconds(processes)
             speed, rows = rows_per_second(batches)
             if epoch:
@@ -66,11 +80,19 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         "cores": cores,
         "rows": args.rows,
         "size": args.size,
-        **{f"{name}_rows_per_second": round(statistics.median(values)) for name, values in speeds.items()},
+        **{
+            f"{name}_rows_per_second": round(statistics.median(values))
+            for name, values in speeds.items()
+        },
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(r, 3) for r in ratios],
-        **{f"{name}_cpu_microseconds_per_row": round(statistics.median(values), 1) for name, values in work.items()},
-        "ratio_in_process": round(statistics.median(a / b for a, b in zip(speeds["ours"], speeds["loader_in_process"])), 3),
+        **{
+            f"{name}_cpu_microseconds_per_row": round(statistics.median(values), 1)
+            for name, values in work.items()
+        },
+        "ratio_in_process": round(
+            statistics.median(a / b for a, b in zip(speeds["ours"], speeds["loader_in_process"])), 3
+        ),
         "first_batch_seconds": round(time.perf_counter() - first, 3),
         "target": 1.0,
     }
@@ -119,17 +141,28 @@ def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[A
     schema, worker = read_manifest(shards).schema, get_worker_info()
     mine, processes = (worker.id, worker.num_workers) if worker else (0, 1)
     lot = np.random.default_rng()
-    groups = [(path, g) for path in part_files(shards, "train") for g in range(pq.read_metadata(path).num_row_groups)][mine::processes]
+    groups = [
+        (path, g)
+        for path in part_files(shards, "train")
+        for g in range(pq.read_metadata(path).num_row_groups)
+    ][mine::processes]
     waiting: list[Any] = []
     for step, place in enumerate(lot.permutation(len(groups)), 1):
         path, group = groups[place]
-        waiting.append(pq.ParquetFile(path).read_row_group(group, columns=["label", "rank", *columns_of(schema)], use_threads=False))
+        waiting.append(
+            pq.ParquetFile(path).read_row_group(
+                group, columns=["label", "rank", *columns_of(schema)], use_threads=False
+            )
+        )
         if sum(map(len, waiting)) < buffer and step < len(groups):
             continue
         columns = numpy_columns(pa.concat_tables(waiting))
         order, waiting = lot.permutation(len(columns["label"])), []
         for low in range(0, len(order), batch_size):
-            batch = decode({name: values[order[low : low + batch_size]] for name, values in columns.items()}, schema)
+            batch = decode(
+                {name: values[order[low : low + batch_size]] for name, values in columns.items()},
+                schema,
+            )
             yield {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
@@ -138,7 +171,13 @@ def start_ray(folder: str, store: int = 300_000_000) -> None:
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, _temp_dir=folder, object_store_memory=store)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+        object_store_memory=store,
+    )
 
 
 if __name__ == "__main__":

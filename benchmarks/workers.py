@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--width", type=int, default=96, help="image.width")
     parser.add_argument("--batch", type=int, default=512, help="rows of the batch of a worker")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run; the first half is not counted")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="epochs of a run; the first half is not counted"
+    )
     parser.add_argument("--pairs", type=int, default=3, help="runs of each")
     command.run(parser, measure)
 
@@ -48,9 +50,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         twos += together(args, folder, [(f"{pair}-two", 2)], 2 * args.batch)
         ones += together(args, folder, [(f"{pair}-one", 1)], args.batch)
         halves += together(args, folder, [(f"{pair}-half", 2)], args.batch)
-        owns += together(args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.global_norms=false")
-        boths.append(sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)], args.batch)))
-    ratios, same, own, unconnected = ([a / b for a, b in zip(rates, ones, strict=True)] for rates in (twos, halves, owns, boths))
+        owns += together(
+            args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.global_norms=false"
+        )
+        boths.append(
+            sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)], args.batch))
+        )
+    ratios, same, own, unconnected = (
+        [a / b for a, b in zip(rates, ones, strict=True)] for rates in (twos, halves, owns, boths)
+    )
     return {
         "benchmark": "workers",
         **{name: getattr(args, name) for name in ("rows", "size", "width", "batch")},
@@ -65,14 +73,32 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
 
 
-def together(args: argparse.Namespace, folder: str, runs: list[tuple[str, int]], batch: int, *more: str) -> list[float]:
+def together(
+    args: argparse.Namespace, folder: str, runs: list[tuple[str, int]], batch: int, *more: str
+) -> list[float]:
     """Training rows per second of each of these runs (name, workers), all at the same time."""
-    sets = [f"image.width={args.width}", f"data.batch_size={batch}", f"optim.epochs={args.epochs}", *more]
+    sets = [
+        f"image.width={args.width}",
+        f"data.batch_size={batch}",
+        f"optim.epochs={args.epochs}",
+        *more,
+    ]
     started = []
     for name, workers in runs:
-        words = ["--data", f"{folder}/shards", "--out", f"{folder}/{name}", "--workers", str(workers), "--set", *sets]
+        words = [
+            "--data",
+            f"{folder}/shards",
+            "--out",
+            f"{folder}/{name}",
+            "--workers",
+            str(workers),
+            "--set",
+            *sets,
+        ]
         command = [sys.executable, str(ROOT / "distributed/train.py"), *words]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        )
     if any([process.wait() for process in started]):
         raise RuntimeError(f"a training run failed: {runs}")
     return [steady_rate(Path(folder, name), args.rows) for name, _ in runs]

@@ -46,7 +46,9 @@ def photographs(side: int, count: int = 24, quality: int = 90) -> list[bytes]:
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]) + 1 / side
     made = []
     for _ in range(count):
-        noise = np.fft.ifft2(np.fft.fft2(generator.normal(size=(3, side, side))) / frequency**1.1).real
+        noise = np.fft.ifft2(
+            np.fft.fft2(generator.normal(size=(3, side, side))) / frequency**1.1
+        ).real
         noise = 0.8 * noise[:1] + 0.2 * noise  # colours of a photograph are correlated
         pixels = np.clip(128 + 50 * noise / noise.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         buffer = io.BytesIO()
@@ -63,7 +65,9 @@ def measure_decoding() -> dict[str, float]:
     found = {}
     for side in SIDES:
         files, image = photographs(side), Image(name="photo", channels=3, height=side, width=side)
-        found[f"decode_{side}"] = len(files) / seconds_of(lambda: [pixels(f, image).transpose(2, 0, 1).copy() for f in files])  # noqa: B023
+        found[f"decode_{side}"] = len(files) / seconds_of(
+            lambda: [pixels(f, image).transpose(2, 0, 1).copy() for f in files]
+        )  # noqa: B023
         found[f"jpeg_bytes_{side}"] = sum(map(len, files)) / len(files)
     return found
 
@@ -90,10 +94,22 @@ def measure_order(rows: int = 2_000_000) -> dict[str, float]:
     units = np.arange(rows) // 1024
 
     def epoch() -> Any:
-        return sampling.nearby(sampling.draw(selection, "instance", seed=0, epoch=0, epochs=1), units, seed=0, epoch=0)
+        return sampling.nearby(
+            sampling.draw(selection, "instance", seed=0, epoch=0, epochs=1), units, seed=0, epoch=0
+        )
 
-    kept = labels.nbytes + ranks.nbytes + selection.rows_R.nbytes + selection.labels_R.nbytes + selection.ranks_R.nbytes + units.nbytes
-    return {"index_bytes_a_row": kept / rows + epoch().nbytes / rows, "order_us_a_row": 1e6 * seconds_of(epoch) / rows}
+    kept = (
+        labels.nbytes
+        + ranks.nbytes
+        + selection.rows_R.nbytes
+        + selection.labels_R.nbytes
+        + selection.ranks_R.nbytes
+        + units.nbytes
+    )
+    return {
+        "index_bytes_a_row": kept / rows + epoch().nbytes / rows,
+        "order_us_a_row": 1e6 * seconds_of(epoch) / rows,
+    }
 
 
 def measure_model(side: int = 224, columns: int = 30, classes: int = 100) -> dict[str, float]:
@@ -106,7 +122,9 @@ def measure_model(side: int = 224, columns: int = 30, classes: int = 100) -> dic
     from model.network import Network
     from model.schema import Image, Numeric, Schema, Table
 
-    numbers = tuple(Numeric(name=f"n{i}", quantiles=tuple(j / 16 for j in range(17))) for i in range(columns))
+    numbers = tuple(
+        Numeric(name=f"n{i}", quantiles=tuple(j / 16 for j in range(17))) for i in range(columns)
+    )
     schema = Schema(
         images=(Image(name="photo", channels=3, height=side, width=side),),
         tables=(Table(name="table", numeric=numbers),),
@@ -147,15 +165,21 @@ class Plan:
     gpus_per_node: int = given(8, "GPUs of a node")
     cpus_per_gpu: int = given(16, "CPUs for each GPU, beside the one that trains")
     gpu_tflops: float = given(10.0, "TFLOP/s that a GPU sustains on this small network, assumed")
-    node_gbytes: float = given(10.0, "GB/s of a node's network, reading and gradients together, assumed")
+    node_gbytes: float = given(
+        10.0, "GB/s of a node's network, reading and gradients together, assumed"
+    )
     store_gbytes: float = given(50.0, "GB/s of the object store, all readers together, assumed")
     disk_gbytes: float = given(1.0, "GB/s at which rank 0 writes a state to the store, assumed")
     batch: int = given(256, "rows a GPU and step")
-    price: float = given(4.0, "price of a GPU-hour with its share of the node, in any currency, assumed")
+    price: float = given(
+        4.0, "price of a GPU-hour with its share of the node, in any currency, assumed"
+    )
     epochs: int = given(20, "epochs of a training")
     trials: int = given(200, "configurations of a search")
     trial_rows: float = given(2e6, "training rows of a search's runs (data.max_rows)")
-    reduction: int = given(3, "of ASHA, as tune.py sets it; its first rung is a fifth of the epochs")
+    reduction: int = given(
+        3, "of ASHA, as tune.py sets it; its first rung is a fifth of the epochs"
+    )
 
 
 def rungs(epochs: int, reduction: int) -> list[int]:
@@ -176,10 +200,14 @@ def search_epochs(plan: Plan) -> float:
 def limits(plan: Plan, measured: dict[str, float]) -> dict[str, float]:
     """Rows a second that each part of the cluster can pass, all GPUs together."""
     nodes = plan.gpus / plan.gpus_per_node
-    gradients = 2 * 4 * measured["parameters"] / plan.batch  # bytes a row and GPU, sent and received, in a ring
+    gradients = (
+        2 * 4 * measured["parameters"] / plan.batch
+    )  # bytes a row and GPU, sent and received, in a ring
     across = gradients * (plan.gpus > plan.gpus_per_node)
     return {
-        "decoding (CPUs beside the GPUs)": plan.gpus * plan.cpus_per_gpu * measured[f"decode_{plan.side}"],
+        "decoding (CPUs beside the GPUs)": plan.gpus
+        * plan.cpus_per_gpu
+        * measured[f"decode_{plan.side}"],
         "GPUs": plan.gpus * plan.gpu_tflops * 1e3 / measured[f"step_gflop_{plan.side}"],
         "network of the nodes": nodes * plan.node_gbytes * 1e9 / (plan.row_bytes + across),
         "object store": plan.store_gbytes * 1e9 / plan.row_bytes,
@@ -197,11 +225,20 @@ def table(plan: Plan, measured: dict[str, float]) -> str:
     saving = measured["state_bytes"] / plan.disk_gbytes / 1e9
     index = plan.rows * measured["index_bytes_a_row"] / 1e9
     lines = [
-        ("set", f"{plan.rows:.3g} rows x {plan.row_bytes / 1e3:.0f} kB = {plan.rows * plan.row_bytes / 1e12:.3g} TB"),
+        (
+            "set",
+            f"{plan.rows:.3g} rows x {plan.row_bytes / 1e3:.0f} kB = {plan.rows * plan.row_bytes / 1e12:.3g} TB",
+        ),
         *[(f"limit: {name}", f"{cap:,.0f} rows/s") for name, cap in caps.items()],
         ("first bottleneck", f"{first}: {rate:,.0f} rows/s, {rate / plan.gpus:,.0f} a GPU"),
-        ("CPUs that decode for one GPU at that rate", f"{rate / plan.gpus / measured[f'decode_{plan.side}']:.1f}"),
-        ("CPUs for GPUs that never wait", f"{caps['GPUs'] / plan.gpus / measured[f'decode_{plan.side}']:.1f} a GPU"),
+        (
+            "CPUs that decode for one GPU at that rate",
+            f"{rate / plan.gpus / measured[f'decode_{plan.side}']:.1f}",
+        ),
+        (
+            "CPUs for GPUs that never wait",
+            f"{caps['GPUs'] / plan.gpus / measured[f'decode_{plan.side}']:.1f} a GPU",
+        ),
         (
             "read from the store",
             f"{rate * plan.row_bytes / 1e9:.1f} GB/s, {rate * plan.row_bytes * plan.gpus_per_node / plan.gpus / 1e9:.2f} a node",
@@ -210,10 +247,22 @@ def table(plan: Plan, measured: dict[str, float]) -> str:
             "one epoch",
             f"{hours:.2f} h, {hours * plan.gpus:,.0f} GPU-hours, {hours * plan.gpus * plan.price:,.0f} at {plan.price:g} a GPU-hour",
         ),
-        (f"one run of {plan.epochs} epochs", f"{hours * plan.epochs:.1f} h, {hours * plan.epochs * plan.gpus * plan.price:,.0f}"),
-        ("checkpoint traffic", f"{measured['state_bytes'] / 1e6:.0f} MB an epoch, {saving:.2f} s of {seconds:,.0f} s"),
-        ("memory of the row index", f"{index:.1f} GB in every training process, {index * plan.gpus_per_node:.0f} GB a node"),
-        ("order of an epoch", f"{plan.rows * measured['order_us_a_row'] / 1e6:.1f} s before its first batch"),
+        (
+            f"one run of {plan.epochs} epochs",
+            f"{hours * plan.epochs:.1f} h, {hours * plan.epochs * plan.gpus * plan.price:,.0f}",
+        ),
+        (
+            "checkpoint traffic",
+            f"{measured['state_bytes'] / 1e6:.0f} MB an epoch, {saving:.2f} s of {seconds:,.0f} s",
+        ),
+        (
+            "memory of the row index",
+            f"{index:.1f} GB in every training process, {index * plan.gpus_per_node:.0f} GB a node",
+        ),
+        (
+            "order of an epoch",
+            f"{plan.rows * measured['order_us_a_row'] / 1e6:.1f} s before its first batch",
+        ),
         (
             f"search: {plan.trials} trials, ASHA, rungs {', '.join(map(str, rungs(plan.epochs, plan.reduction)))}",
             f"{search_epochs(plan):,.0f} epochs instead of {plan.trials * plan.epochs:,}",
@@ -237,9 +286,13 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("measure", help="time decoding, ingest, ordering and the network on this machine")
+    commands.add_parser(
+        "measure", help="time decoding, ingest, ordering and the network on this machine"
+    )
     arithmetic = commands.add_parser("plan", help="the arithmetic for a data set and a cluster")
     for entry in dataclasses.fields(Plan):
         arithmetic.add_argument(

@@ -49,24 +49,49 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--study", required=True, metavar="NAME|F.toml", help="a shipped study, or a file of your own (below)")
+    made.add_argument(
+        "--study",
+        required=True,
+        metavar="NAME|F.toml",
+        help="a shipped study, or a file of your own (below)",
+    )
     made.add_argument(
         "--data",
         action="append",
         metavar="SHARDS",
         help="folder or URI made by ingest.py; repeat for several data sets (default: the built-in wafers)",
     )
-    made.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 (default: the study's own number, mostly 5)")
-    made.add_argument("--out", metavar="STUDY", help="folder or URI of the study (default: studies/ and its name)")
     made.add_argument(
-        "--resume", action="store_true", help="keep the finished cells in --out and run the rest; with a larger --seeds it extends a study"
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="seeds 0 to N - 1 (default: the study's own number, mostly 5)",
     )
     made.add_argument(
-        "--set", metavar="K=V", nargs="+", action="extend", default=[], help="settings of every cell (variants and conditions win)"
+        "--out", metavar="STUDY", help="folder or URI of the study (default: studies/ and its name)"
     )
-    made.add_argument("--variants", metavar="A,B", help="run only these variants and the reference (default: all)")
-    made.add_argument("--conditions", metavar="A,B", help="run only these conditions (default: all)")
-    made.add_argument("--quick", action="store_true", help=f"a small run to look at: {_quick_words()}")
+    made.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the finished cells in --out and run the rest; with a larger --seeds it extends a study",
+    )
+    made.add_argument(
+        "--set",
+        metavar="K=V",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings of every cell (variants and conditions win)",
+    )
+    made.add_argument(
+        "--variants", metavar="A,B", help="run only these variants and the reference (default: all)"
+    )
+    made.add_argument(
+        "--conditions", metavar="A,B", help="run only these conditions (default: all)"
+    )
+    made.add_argument(
+        "--quick", action="store_true", help=f"a small run to look at: {_quick_words()}"
+    )
     made.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     return made
 
@@ -89,15 +114,31 @@ def main(argv: list[str]) -> int:
     out = storage.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
     command = shlex.join(["python", "distributed/ablate.py", *argv])
     with storage.writable(out):
-        state = State.open(out, asked, plans, {d.name: d.digest for d in sets}, resume=options.resume, command=command)
+        state = State.open(
+            out,
+            asked,
+            plans,
+            {d.name: d.digest for d in sets},
+            resume=options.resume,
+            command=command,
+        )
         todo = state.todo()
     check_trainings(todo, {d.name: d for d in sets})
     cells = sum(len(p.cells) for p in plans.values())
-    print(f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run", flush=True)
+    print(
+        f"{asked.title}: {cells} cells, {cells - sum(map(len, todo.values()))} done; {len(todo)} trainings to run",
+        flush=True,
+    )
     for reason in dict.fromkeys(r for p in plans.values() for r in p.left_out):
         print(f"left out: {reason}")
     if options.plan:
-        print("\n".join(f"  {d}  {c.condition}  {c.variant}  seed {c.seed}" for group in todo.values() for d, c in group))
+        print(
+            "\n".join(
+                f"  {d}  {c.condition}  {c.variant}  seed {c.seed}"
+                for group in todo.values()
+                for d, c in group
+            )
+        )
         return 0
     with storage.writable(out):
         state.describe()
@@ -115,27 +156,41 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
         shards = generator.resolve_shards(place)
         manifest = read_manifest(shards)
         if not manifest.rows["test"]:
-            raise ValueError(f"--data must have test rows, on which a study compares its variants; {shards} has none")
+            raise ValueError(
+                f"--data must have test rows, on which a study compares its variants; {shards} has none"
+            )
         *_, parent, last = ["", *shards.rstrip("/").split("/")]
-        name = BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
+        name = (
+            BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
+        )
         found.append(DataSet(name, shards, digest(shards, manifest), manifest))
     names = [d.name for d in found]
     if len(set(names)) < len(names):
-        raise ValueError(f"every --data needs a folder of another name, since tables show that name; got {', '.join(names)}")
+        raise ValueError(
+            f"every --data needs a folder of another name, since tables show that name; got {', '.join(names)}"
+        )
     return found
 
 
-def check_trainings(todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
+def check_trainings(
+    todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]
+) -> None:
     """Refuses, before anything is written, trainings that their data cannot give."""
     for (name, cell), *_ in todo.values():
         manifest = sets[name].manifest
         try:
-            rules.check_training(config.override(config.Config(), cell.settings), manifest.schema, manifest.rows["val"])
+            rules.check_training(
+                config.override(config.Config(), cell.settings),
+                manifest.schema,
+                manifest.rows["val"],
+            )
         except ValueError as error:
             raise ValueError(f"{error} (variant {cell.variant!r} on {name})") from None
 
 
-def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]) -> None:
+def run(
+    state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[str, DataSet]
+) -> None:
     """Runs every training as a Ray task and takes the results in as they come; an interrupt loses only what is in flight."""
     ray_session.start_ray(nested=True)
     import ray
@@ -145,18 +200,27 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
     from distributed.shards.manifest import SPLITS
     from distributed.training.workers import capacity as jobs
 
-    for scaling in {config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()}:
+    for scaling in {
+        config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()
+    }:
         jobs.must_fit(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
-    arrays = {key: sharing.share(sets[name].shards, _cache(cell), SPLITS) for key, (name, cell) in asked.items()}
+    arrays = {
+        key: sharing.share(sets[name].shards, _cache(cell), SPLITS)
+        for key, (name, cell) in asked.items()
+    }
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported, news = Progress(len(waiting)), time.monotonic(), False
     with Signals().caught() as signals:
         while (waiting or pending) and not signals.received:
-            while waiting and len(pending) < _window(waiting[-1][0][1]):  # a window keeps the order: whole seeds first
+            while waiting and len(pending) < _window(
+                waiting[-1][0][1]
+            ):  # a window keeps the order: whole seeds first
                 group = waiting.pop()
                 pending[_start(state, group, sets, arrays[_decoding(group)])] = group
-            if news and time.monotonic() - reported > REPORT_EVERY:  # once there is work for all while it is written
+            if (
+                news and time.monotonic() - reported > REPORT_EVERY
+            ):  # once there is work for all while it is written
                 _report_so_far(state)
                 reported, news = time.monotonic(), False
             ready, _ = ray.wait(list(pending), timeout=1.0)
@@ -165,7 +229,9 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
             news = news or bool(ready)
         if not signals.received:
             return
-        ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
+        ready, _ = (
+            ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
+        )
         for reference in ready:  # a training that is done has no state left to go on from
             progress.say(state.take(pending.pop(reference), _outcome(reference)))
         for reference in pending:
@@ -178,7 +244,11 @@ def run(state: Any, todo: Mapping[str, list[tuple[str, Cell]]], sets: Mapping[st
 
 def _cache(cell: Cell) -> dict[str, Any]:
     """The cell's settings of where decoded rows are kept."""
-    return {name: value for name, value in cell.settings.items() if name in ("data.cache", "data.memory_share")}
+    return {
+        name: value
+        for name, value in cell.settings.items()
+        if name in ("data.cache", "data.memory_share")
+    }
 
 
 def _decoding(group: list[tuple[str, Cell]]) -> str:
@@ -187,12 +257,16 @@ def _decoding(group: list[tuple[str, Cell]]) -> str:
     return json.dumps([name, _cache(cell)], sort_keys=True)
 
 
-def _start(state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Any) -> Any:
+def _start(
+    state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Any
+) -> Any:
     """The task of one training."""
     from distributed.studies.cell_runs import run_group
 
     name, cells = group[0][0], [cell for _, cell in group]
-    return _task(run_group, cells[0]).remote(sets[name].shards, cells, arrays, state.run_folder(group))
+    return _task(run_group, cells[0]).remote(
+        sets[name].shards, cells, arrays, state.run_folder(group)
+    )
 
 
 def _report_so_far(state: Any) -> None:
@@ -208,7 +282,9 @@ def _task(function: Any, cell: Cell) -> Any:
     import ray
 
     scaling = config.override(config.Config(), cell.settings).scaling
-    alone = scaling.workers == 1  # several workers have their own resources, and the task that waits for them has none
+    alone = (
+        scaling.workers == 1
+    )  # several workers have their own resources, and the task that waits for them has none
     cpus, gpus = (scaling.cpus_per_worker, scaling.gpus_per_worker) if alone else (0, 0)
     return ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=2)
 
@@ -220,7 +296,9 @@ def _window(cell: Cell) -> int:
 
     scaling = config.override(config.Config(), cell.settings).scaling
     fit = jobs.fit(jobs.needs(scaling))
-    if scaling.workers > 1 or not ray_session.joined():  # tasks that wait for workers of their own ask for nothing: they must fit
+    if (
+        scaling.workers > 1 or not ray_session.joined()
+    ):  # tasks that wait for workers of their own ask for nothing: they must fit
         return max(1, fit)
     return 2 * max(2, fit)
 
@@ -232,7 +310,9 @@ def _outcome(reference: Any) -> tuple[list[dict[str, Any]], list[dict[str, float
     try:
         return ray.get(reference)  # type: ignore[no-any-return]
     except ray.exceptions.RayError as error:
-        words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        words = next(
+            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
         return [{"state": "failed", "reason": f"{type(error).__name__}: {words.strip()[:240]}"}], []
 
 
@@ -253,10 +333,15 @@ def finish(state: Any) -> int:
     folder, table, missing = state.report(pictures=True)
     if missing:
         print(missing, file=sys.stderr)
-    print(f"\n{table}\n\nreport      {folder}\ncompare     tensorboard --logdir {state.folder}/tensorboard")
+    print(
+        f"\n{table}\n\nreport      {folder}\ncompare     tensorboard --logdir {state.folder}/tensorboard"
+    )
     failed = state.failures()
     for row in failed[:5]:
-        print(f"failed: {row['data']}, {row['variant']}, {row['condition']}, seed {row['seed']}: {row['reason']}", file=sys.stderr)
+        print(
+            f"failed: {row['data']}, {row['variant']}, {row['condition']}, seed {row['seed']}: {row['reason']}",
+            file=sys.stderr,
+        )
     if failed:
         print(f"{len(failed)} cells failed; --resume runs them again", file=sys.stderr)
     return 1 if failed else 0

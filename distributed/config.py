@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig, check, option
+from model.config import (
+    ExpertsConfig,
+    FusionConfig,
+    ImageConfig,
+    LossConfig,
+    ModelConfig,
+    TableConfig,
+    check,
+    option,
+)
 from model.metrics.names import check_name
 
 CACHES = ("auto", "memory", "stream")
@@ -27,8 +36,17 @@ METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    cache: str = option("auto", "memory: decode once and share; stream: decode every epoch; auto: by size", choices=CACHES)
-    memory_share: float = option(0.3, "auto: largest share of the object store that the decoded training set may take", low=0.0, high=1.0)
+    cache: str = option(
+        "auto",
+        "memory: decode once and share; stream: decode every epoch; auto: by size",
+        choices=CACHES,
+    )
+    memory_share: float = option(
+        0.3,
+        "auto: largest share of the object store that the decoded training set may take",
+        low=0.0,
+        high=1.0,
+    )
     engine: str = option(
         "auto",
         "stream: threads of the worker decode, or Ray Data tasks, on CPUs that no worker claims; auto: ray from 1 GiB on if CPUs lie idle",
@@ -36,18 +54,40 @@ class DataConfig:
     )
     sampler: str = option("instance", "how training rows are drawn", choices=SAMPLERS)
     batch_size: int = option(64, "rows of one global batch, all workers together", low=1)
-    imbalance_ratio: float = option(0.0, "cut the training set to an exponential long tail of this ratio; 0 is off", low=0.0)
+    imbalance_ratio: float = option(
+        0.0, "cut the training set to an exponential long tail of this ratio; 0 is off", low=0.0
+    )
     modalities: str = option("", "comma-separated modalities to use; empty is all")
     max_rows: int = option(0, "use at most this many training rows; 0 is all", low=0)
     shuffle_buffer: int = option(4096, "stream: rows of the local shuffle buffer", low=1)
-    flip: str = option("horizontal", "training images are flipped at random", choices=("none", "horizontal", "vertical", "both"))
-    shift: float = option(0.08, "training images are shifted by up to this share of their size", low=0.0, high=0.5)
+    flip: str = option(
+        "horizontal",
+        "training images are flipped at random",
+        choices=("none", "horizontal", "vertical", "both"),
+    )
+    shift: float = option(
+        0.08, "training images are shifted by up to this share of their size", low=0.0, high=0.5
+    )
     zoom: float = option(0.1, "training images are scaled by up to this share", low=0.0, high=0.9)
-    rotate: float = option(10.0, "training images are rotated by up to this many degrees", low=0.0, high=180.0)
-    colour: float = option(0.1, "brightness and contrast of training images change by up to this share", low=0.0, high=0.9)
-    erase: float = option(0.0, "share of a training image's side that a random square covers", low=0.0, high=0.9)
-    cell_dropout: float = option(0.05, "probability that a table cell of a training row is set to missing", low=0.0, high=0.9)
-    corrupt: str = option("", "sabotage for studies: MODALITY=noise|shuffle|missing[:FRACTION], comma-separated, applied to every split")
+    rotate: float = option(
+        10.0, "training images are rotated by up to this many degrees", low=0.0, high=180.0
+    )
+    colour: float = option(
+        0.1,
+        "brightness and contrast of training images change by up to this share",
+        low=0.0,
+        high=0.9,
+    )
+    erase: float = option(
+        0.0, "share of a training image's side that a random square covers", low=0.0, high=0.9
+    )
+    cell_dropout: float = option(
+        0.05, "probability that a table cell of a training row is set to missing", low=0.0, high=0.9
+    )
+    corrupt: str = option(
+        "",
+        "sabotage for studies: MODALITY=noise|shuffle|missing[:FRACTION], comma-separated, applied to every split",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +97,47 @@ class OptimConfig:
     lr: float = option(2e-3, "peak learning rate", low=0.0)
     weight_decay: float = option(0.05, "decoupled weight decay (sgd: L2)", low=0.0)
     momentum: float = option(0.9, "momentum of sgd", low=0.0, high=0.999)
-    warmup: float = option(0.1, "share of the steps with a rising learning rate, before the cosine", low=0.0, high=0.9)
+    warmup: float = option(
+        0.1, "share of the steps with a rising learning rate, before the cosine", low=0.0, high=0.9
+    )
     clip: float = option(5.0, "largest norm of the gradient; 0 is off", low=0.0)
     accumulate: int = option(1, "batches whose gradients are added before one step", low=1)
-    ema: float = option(0.99, "decay of the averaged weights that are evaluated and saved; 0 is off", low=0.0, high=0.99999)
+    ema: float = option(
+        0.99,
+        "decay of the averaged weights that are evaluated and saved; 0 is off",
+        low=0.0,
+        high=0.99999,
+    )
     sam_rho: float = option(0.05, "radius of SAM and ImbSAM", low=0.0)
-    precision: str = option("auto", "auto: bfloat16 where the device has it, else float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = option(
+        "auto",
+        "auto: bfloat16 where the device has it, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     compile: bool = option(False, "torch.compile the network")
-    patience: int = option(0, "stop after this many epochs without a better validation score; 0 is never", low=0)
+    patience: int = option(
+        0, "stop after this many epochs without a better validation score; 0 is never", low=0
+    )
     pick_after: float = option(
         0.33,
         "share of the epochs that must be over before one counts as the best; 0, or with optim.patience: all count",
         low=0.0,
         high=0.99,
     )
-    metric: str = option("balanced_accuracy", "validation metric that picks the best epoch (also recall/CLASS, precision/CLASS)")
+    metric: str = option(
+        "balanced_accuracy",
+        "validation metric that picks the best epoch (also recall/CLASS, precision/CLASS)",
+    )
     seed: int = option(0, "seed of weights, order and augmentation", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    kind: str = option("none", "second stage on frozen features: crt, lws (learned scales), tau (tau-normalised weights)", choices=STAGES)
+    kind: str = option(
+        "none",
+        "second stage on frozen features: crt, lws (learned scales), tau (tau-normalised weights)",
+        choices=STAGES,
+    )
     epochs: int = option(5, "epochs of crt and lws, class-balanced", low=1)
     tau: float = option(0.7, "exponent of tau-normalisation", low=0.0, high=2.0)
 
@@ -86,21 +146,30 @@ class StageConfig:
 class InferenceConfig:
     aggregation: str = option("uniform", "how experts are weighted at test", choices=AGGREGATIONS)
     calibrate: bool = option(True, "fit temperatures on validation")
-    offsets: str = option("none", "fit one decision offset a class on validation for this metric", choices=METRICS_TO_FIT)
+    offsets: str = option(
+        "none",
+        "fit one decision offset a class on validation for this metric",
+        choices=METRICS_TO_FIT,
+    )
     batch_size: int = option(512, "rows of an evaluation batch", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingConfig:
     workers: int = option(1, "training processes", low=1)
-    min_workers: int = option(0, "elastic training may shrink to this many workers; 0 is a fixed number", low=0)
+    min_workers: int = option(
+        0, "elastic training may shrink to this many workers; 0 is a fixed number", low=0
+    )
     gpus_per_worker: float = option(0.0, "GPUs a worker, fractions allowed; 0 is CPU", low=0.0)
     cpus_per_worker: float = option(1.0, "CPUs a worker", low=0.0)
     threads: int = option(1, "torch threads a worker; 0 leaves torch's default", low=0)
     global_norms: bool = option(
-        True, "batch statistics of all workers' rows, so that N workers train as one; false: of each one's own, two exchanges less a layer"
+        True,
+        "batch statistics of all workers' rows, so that N workers train as one; false: of each one's own, two exchanges less a layer",
     )
-    max_failures: int = option(3, "restarts of the worker group before the run fails; -1 is no limit", low=-1)
+    max_failures: int = option(
+        3, "restarts of the worker group before the run fails; -1 is no limit", low=-1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +190,14 @@ class Config:
 
     @property
     def model(self) -> ModelConfig:
-        return ModelConfig(dim=self.dim, image=self.image, table=self.table, fusion=self.fusion, experts=self.experts, loss=self.loss)
+        return ModelConfig(
+            dim=self.dim,
+            image=self.image,
+            table=self.table,
+            fusion=self.fusion,
+            experts=self.experts,
+            loss=self.loss,
+        )
 
 
 def leaves(config: Any = None, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
@@ -154,18 +230,30 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             section = [k for k in known if k.split(".")[0] == name.split(".")[0]]
-            raise ValueError(f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}")
+            raise ValueError(
+                f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}"
+            )
         config = _set(config, name.split("."), _typed(name, value, type(known[name].default)))
     check(config)
     check_name("optim.metric", config.optim.metric)
     if 0 < config.data.imbalance_ratio < 1:
-        raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}")
+        raise ValueError(
+            f"data.imbalance_ratio must be 0 (off) or at least 1; got {config.data.imbalance_ratio:g}"
+        )
     if config.data.batch_size < config.scaling.workers:
-        raise ValueError(f"data.batch_size must be at least scaling.workers={config.scaling.workers}; got {config.data.batch_size}")
+        raise ValueError(
+            f"data.batch_size must be at least scaling.workers={config.scaling.workers}; got {config.data.batch_size}"
+        )
     if config.scaling.min_workers > config.scaling.workers:
-        raise ValueError(f"scaling.min_workers must be at most scaling.workers={config.scaling.workers}; got {config.scaling.min_workers}")
+        raise ValueError(
+            f"scaling.min_workers must be at most scaling.workers={config.scaling.workers}; got {config.scaling.min_workers}"
+        )
     least = OWN_ROWS * config.scaling.workers
-    if not config.scaling.global_norms and config.scaling.workers > 1 and config.data.batch_size < least:
+    if (
+        not config.scaling.global_norms
+        and config.scaling.workers > 1
+        and config.data.batch_size < least
+    ):
         raise ValueError(
             f"scaling.global_norms=false needs {OWN_ROWS} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
         )
@@ -174,7 +262,9 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def _set(config: Any, path: list[str], value: Any) -> Any:
     head, *rest = path
-    return dataclasses.replace(config, **{head: _set(getattr(config, head), rest, value) if rest else value})
+    return dataclasses.replace(
+        config, **{head: _set(getattr(config, head), rest, value) if rest else value}
+    )
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
@@ -213,14 +303,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         if "://" in str(path):
             # By name and on demand: --help needs no pyarrow, and neither does the strict type check of this file.
-            content: bytes = importlib.import_module("distributed.training.checkpoint").read_file(str(path))
+            content: bytes = importlib.import_module("distributed.training.checkpoint").read_file(
+                str(path)
+            )
         else:
             content = Path(path).read_bytes()
         tree = tomllib.loads(content.decode())
     except FileNotFoundError:
         raise ValueError(f"--config must name a TOML file that exists; got {str(path)!r}") from None
     except OSError as error:
-        raise ValueError(f"--config must name a TOML file that can be read; got {str(path)!r}: {error}") from None
+        raise ValueError(
+            f"--config must name a TOML file that can be read; got {str(path)!r}: {error}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"--config must be valid TOML; {path}: {error}") from None
     return _dotted(tree)
@@ -229,11 +323,17 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(
+            _dotted(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
-def load(file: str | Path | None = None, sets: Iterable[str] = (), base: Config | None = None) -> Config:
+def load(
+    file: str | Path | None = None, sets: Iterable[str] = (), base: Config | None = None
+) -> Config:
     """Defaults, then the file, then --set."""
     config = base or Config()
     if file:
@@ -247,7 +347,10 @@ def to_toml(changes: Mapping[str, Any]) -> str:
     for name, value in sorted(changes.items()):
         section, _, key = name.rpartition(".")
         sections.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
-    parts = ["\n".join(([f"[{section}]"] if section else []) + lines) for section, lines in sorted(sections.items())]
+    parts = [
+        "\n".join(([f"[{section}]"] if section else []) + lines)
+        for section, lines in sorted(sections.items())
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -268,5 +371,8 @@ def describe() -> str:
     for name, entry in leaves().items():
         choices = entry.metadata.get("choices")
         default = json.dumps(entry.default)
-        lines.append(f"  {name:28} {default:12} {entry.metadata['help']}" + (f" [{', '.join(choices)}]" if choices else ""))
+        lines.append(
+            f"  {name:28} {default:12} {entry.metadata['help']}"
+            + (f" [{', '.join(choices)}]" if choices else "")
+        )
     return "\n".join(lines)

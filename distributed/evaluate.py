@@ -42,16 +42,41 @@ MAIN = {
     "nll": "negative log-likelihood",
 }
 PLAIN = ("nll", "brier")  # not in per cent
-ASKED = ("checkpoint", "data", "split", "prior", "shift", "modalities", "corrupt", "trust_unfamiliar", "seed", "replicates")
+ASKED = (
+    "checkpoint",
+    "data",
+    "split",
+    "prior",
+    "shift",
+    "modalities",
+    "corrupt",
+    "trust_unfamiliar",
+    "seed",
+    "replicates",
+)
 
 
 def parser() -> argparse.ArgumentParser:
     made = options_.Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
     add = made.add_argument
-    add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
-    add("--data", required=True, metavar="SHARDS", help="folder or URI made by ingest.py; classes and categories are matched by name")
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="C",
+        help="a run, or its checkpoint folder; a path or a URI",
+    )
+    add(
+        "--data",
+        required=True,
+        metavar="SHARDS",
+        help="folder or URI made by ingest.py; classes and categories are matched by name",
+    )
     add("--split", default="test", choices=SPLITS, help="rows to evaluate (default: test)")
-    add("--aggregation", choices=AGGREGATIONS, help="how experts are weighed (default: the run's inference.aggregation)")
+    add(
+        "--aggregation",
+        choices=AGGREGATIONS,
+        help="how experts are weighed (default: the run's inference.aggregation)",
+    )
     add(
         "--prior",
         default="",
@@ -59,15 +84,54 @@ def parser() -> argparse.ArgumentParser:
         help="known class prior of the rows, {class: weight}, 0 for classes left out; moves the probabilities (default: none)",
     )
     add(
-        "--shift", default="", metavar="KIND", help="cut the rows to uniform, forward-K or backward-K, such as forward-10 (default: no cut)"
+        "--shift",
+        default="",
+        metavar="KIND",
+        help="cut the rows to uniform, forward-K or backward-K, such as forward-10 (default: no cut)",
     )
-    add("--modalities", default="", metavar="A,B", help="the modalities to leave in place, the others are taken away (default: all)")
-    add("--corrupt", default="", metavar="SPEC", help="MODALITY=noise|shuffle|missing[:FRACTION], comma-separated (default: none)")
-    add("--trust-unfamiliar", action="store_true", help="go by modalities unlike anything in training, too (default: they count as absent)")
-    add("--seed", type=int, default=0, help="of the cut, the perturbed views and the bootstrap (default: 0)")
-    add("--replicates", type=int, default=200, metavar="N", help="bootstrap replicates behind the 95 %% intervals; 0: none (default: 200)")
-    add("--gpus", type=float, default=0.0, metavar="G", help="1 to use this machine's GPU (default: 0)")
-    add("--json", default="", metavar="F", help="write everything as one flat object (default: print only)")
+    add(
+        "--modalities",
+        default="",
+        metavar="A,B",
+        help="the modalities to leave in place, the others are taken away (default: all)",
+    )
+    add(
+        "--corrupt",
+        default="",
+        metavar="SPEC",
+        help="MODALITY=noise|shuffle|missing[:FRACTION], comma-separated (default: none)",
+    )
+    add(
+        "--trust-unfamiliar",
+        action="store_true",
+        help="go by modalities unlike anything in training, too (default: they count as absent)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the cut, the perturbed views and the bootstrap (default: 0)",
+    )
+    add(
+        "--replicates",
+        type=int,
+        default=200,
+        metavar="N",
+        help="bootstrap replicates behind the 95 %% intervals; 0: none (default: 200)",
+    )
+    add(
+        "--gpus",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="1 to use this machine's GPU (default: 0)",
+    )
+    add(
+        "--json",
+        default="",
+        metavar="F",
+        help="write everything as one flat object (default: print only)",
+    )
     return made
 
 
@@ -93,7 +157,9 @@ def main(argv: list[str]) -> int:
     classes = checkpoint.network.schema.classes
     condition = evaluation.Condition(
         split=options.split,
-        aggregation=inference.method_of(options.aggregation, options.prior, checkpoint.config.inference.aggregation),
+        aggregation=inference.method_of(
+            options.aggregation, options.prior, checkpoint.config.inference.aggregation
+        ),
         prior_C=inference.read_prior(options.prior, classes) if options.prior else None,
         shift=options.shift,
         modalities=words(options.modalities),
@@ -101,11 +167,15 @@ def main(argv: list[str]) -> int:
         seed=options.seed,
         replicates=options.replicates,
     )
-    found = evaluation.evaluate(checkpoint, options.data, condition, inference.pick_device(options.gpus))
+    found = evaluation.evaluate(
+        checkpoint, options.data, condition, inference.pick_device(options.gpus)
+    )
     print(describe(found, options))
     if options.json:
         asked = {name: getattr(options, name) for name in ASKED}
-        storage.write_file(options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode())
+        storage.write_file(
+            options.json, json.dumps({**found.flat(), **asked}, indent=1, allow_nan=False).encode()
+        )
         print(f"\nwritten     {options.json}")
     return 0
 
@@ -127,13 +197,30 @@ def describe(found: Evaluation, options: argparse.Namespace) -> str:
     """What a person reads: conditions, metrics with intervals, recalls, confidences, and every remark."""
     from distributed.reporting.tables import to_text
 
-    cut = f", cut from {found.available:,} by {options.shift} ({ratio(found)})" if options.shift else ""
-    head = [f"checkpoint  {options.checkpoint}", f"data        {options.data} {options.split}: {found.rows:,} rows{cut}"]
+    cut = (
+        f", cut from {found.available:,} by {options.shift} ({ratio(found)})"
+        if options.shift
+        else ""
+    )
+    head = [
+        f"checkpoint  {options.checkpoint}",
+        f"data        {options.data} {options.split}: {found.rows:,} rows{cut}",
+    ]
     head += [f"conditions  {what}" for what in conditions(options)]
     head.append(f"experts     {experts(found)}")
-    parts = ["\n".join(head), to_text(metric_table(found)), to_text(class_table(found)), to_text(confidence_table(found))]
-    remarks = [*found.remarks, *(f"{name.replace('_', ' ')}: {text}" for name, text in grouped(found.notes).items())]
-    return "\n\n".join([*parts, *(["\n".join(f"note: {text}" for text in remarks)] if remarks else [])])
+    parts = [
+        "\n".join(head),
+        to_text(metric_table(found)),
+        to_text(class_table(found)),
+        to_text(confidence_table(found)),
+    ]
+    remarks = [
+        *found.remarks,
+        *(f"{name.replace('_', ' ')}: {text}" for name, text in grouped(found.notes).items()),
+    ]
+    return "\n\n".join(
+        [*parts, *(["\n".join(f"note: {text}" for text in remarks)] if remarks else [])]
+    )
 
 
 def ratio(found: Evaluation) -> str:
@@ -144,14 +231,24 @@ def ratio(found: Evaluation) -> str:
 
 def conditions(options: argparse.Namespace) -> list[str]:
     given = {"only": options.modalities, "corrupt": options.corrupt, "known prior": options.prior}
-    return [f"{name} {value}" for name, value in given.items() if value] + ["trusts what is unlike training"] * options.trust_unfamiliar
+    return [f"{name} {value}" for name, value in given.items() if value] + [
+        "trusts what is unlike training"
+    ] * options.trust_unfamiliar
 
 
 def experts(found: Evaluation) -> str:
     """How the experts were weighed and what the guard said."""
     weights = " ".join(f"{w:.2f}" for w in found.aggregation.weights_E.tolist())
-    told = f"{found.aggregation.method} weights {weights}" if found.aggregation.method != "given" else f"known prior, weights {weights}"
-    return f"{told}; {found.asked} was refused ({found.aggregation.reason})" if found.aggregation.fell_back else told
+    told = (
+        f"{found.aggregation.method} weights {weights}"
+        if found.aggregation.method != "given"
+        else f"known prior, weights {weights}"
+    )
+    return (
+        f"{told}; {found.asked} was refused ({found.aggregation.reason})"
+        if found.aggregation.fell_back
+        else told
+    )
 
 
 def metric_table(found: Evaluation) -> Any:
@@ -164,7 +261,14 @@ def metric_table(found: Evaluation) -> Any:
     for name, title in MAIN.items():
         low, high = found.intervals.get(name, (None, None))
         unit = "" if name in PLAIN else " %"
-        rows.append((title + unit, shown(name, found.metrics.get(name)), shown(name, low), shown(name, high)))
+        rows.append(
+            (
+                title + unit,
+                shown(name, found.metrics.get(name)),
+                shown(name, low),
+                shown(name, high),
+            )
+        )
     return Table(columns=("metric", "value", "95 % from", "to"), rows=rows)
 
 
@@ -174,7 +278,10 @@ def class_table(found: Evaluation) -> Any:
     def per_cent(name: str) -> str:
         return f"{100 * found.metrics[name]:.1f}" if name in found.metrics else "-"
 
-    rows = [(name, f"{count:,}", per_cent(f"recall/{name}"), per_cent(f"precision/{name}")) for name, count in found.class_rows.items()]
+    rows = [
+        (name, f"{count:,}", per_cent(f"recall/{name}"), per_cent(f"precision/{name}"))
+        for name, count in found.class_rows.items()
+    ]
     return Table(columns=("class", "rows", "recall %", "precision %"), rows=rows)
 
 
@@ -190,7 +297,9 @@ def confidence_table(found: Evaluation) -> Any:
         values = [number(row[name]) for name in ("predicted", "true", "rank_correlation", "weight")]
         group = "all classes alike" if row["group"] == "all" else row["group"]
         rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
-    return Table(columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight"), rows=rows)
+    return Table(
+        columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight"), rows=rows
+    )
 
 
 def grouped(notes: dict[str, str]) -> dict[str, str]:

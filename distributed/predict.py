@@ -41,10 +41,22 @@ whether it is unlike anything in training; expert_weight/N"""
 
 
 def parser() -> argparse.ArgumentParser:
-    made = options_.Parser(prog="predict.py", description=__doc__, epilog=COLUMNS, allow_abbrev=False)
+    made = options_.Parser(
+        prog="predict.py", description=__doc__, epilog=COLUMNS, allow_abbrev=False
+    )
     add = made.add_argument
-    add("--checkpoint", required=True, metavar="C", help="a run, or its checkpoint folder; a path or a URI")
-    add("--data", required=True, metavar="SHARDS|T", help="shards, or a CSV or Parquet table (or a folder of them); a path or a URI")
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="C",
+        help="a run, or its checkpoint folder; a path or a URI",
+    )
+    add(
+        "--data",
+        required=True,
+        metavar="SHARDS|T",
+        help="shards, or a CSV or Parquet table (or a folder of them); a path or a URI",
+    )
     add(
         "--image",
         nargs="+",
@@ -53,9 +65,25 @@ def parser() -> argparse.ArgumentParser:
         metavar="COL[=DIR]",
         help="folder of the paths in an image column of a table (default: the table's folder)",
     )
-    add("--out", required=True, metavar="DIR", help="new folder or URI: predictions/*.parquet, summary.json, rejected.parquet")
-    add("--concurrency", type=int, metavar="N", help=f"model actors (default: none up to {SMALL_ROWS:,} rows, else one a CPU or GPU share)")
-    add("--gpus-per-actor", type=float, default=0.0, metavar="G", help="GPUs a model actor, fractions allowed (default: 0)")
+    add(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="new folder or URI: predictions/*.parquet, summary.json, rejected.parquet",
+    )
+    add(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help=f"model actors (default: none up to {SMALL_ROWS:,} rows, else one a CPU or GPU share)",
+    )
+    add(
+        "--gpus-per-actor",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="GPUs a model actor, fractions allowed (default: 0)",
+    )
     add("--aggregation", choices=AGGREGATIONS, help="how experts are weighed; estimates come first, from a sample of the rows "
         "(default: the run's inference.aggregation)")  # fmt: skip
     add(
@@ -64,10 +92,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="F.json",
         help="known class prior of the rows, {class: weight}, 0 for classes left out (default: none)",
     )
-    add("--abstain", type=float, default=0.0, metavar="P", help="no class for rows whose best probability is below P (default: 0, never)")
-    add("--trust-unfamiliar", action="store_true", help="go by modalities unlike anything in training, too (default: they count as absent)")
+    add(
+        "--abstain",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="no class for rows whose best probability is below P (default: 0, never)",
+    )
+    add(
+        "--trust-unfamiliar",
+        action="store_true",
+        help="go by modalities unlike anything in training, too (default: they count as absent)",
+    )
     add("--split", default="all", choices=("all", *SPLITS), help="of shards (default: all)")
-    add("--batch-size", type=int, default=0, metavar="N", help="rows of a batch (default: the run's inference.batch_size)")
+    add(
+        "--batch-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows of a batch (default: the run's inference.batch_size)",
+    )
     add("--encoding", default="utf-8", help="text encoding of a CSV table (default: utf-8)")
     return made
 
@@ -89,10 +133,21 @@ def main(argv: list[str]) -> int:
         checkpoint.network.trust_all()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size
     rows, notes = prediction_input.open_rows(
-        checkpoint, options.data, images=folders(options.image), split=options.split, batch_size=batch_size, encoding=options.encoding
+        checkpoint,
+        options.data,
+        images=folders(options.image),
+        split=options.split,
+        batch_size=batch_size,
+        encoding=options.encoding,
     )
-    method = inference.method_of(options.aggregation or "", options.prior, checkpoint.config.inference.aggregation)
-    prior = tuple(inference.read_prior(options.prior, checkpoint.network.schema.classes).tolist()) if method == "given" else ()
+    method = inference.method_of(
+        options.aggregation or "", options.prior, checkpoint.config.inference.aggregation
+    )
+    prior = (
+        tuple(inference.read_prior(options.prior, checkpoint.network.schema.classes).tolist())
+        if method == "given"
+        else ()
+    )
     with storage.writable(out):
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
@@ -100,7 +155,12 @@ def main(argv: list[str]) -> int:
     weighing, facts = decide(checkpoint, rows, method, prior, options, batch_size)
     storage.remove(join(out, PARTS))
     recipe = prediction.Recipe(
-        rows=rows, weighing=weighing, out=out, abstain=options.abstain, gpus=options.gpus_per_actor, trust=options.trust_unfamiliar
+        rows=rows,
+        weighing=weighing,
+        out=out,
+        abstain=options.abstain,
+        gpus=options.gpus_per_actor,
+        trust=options.trust_unfamiliar,
     )
     waves, total = prediction_input.Counted(rows), prediction.Outcome()
     if pooled(rows, options):
@@ -117,14 +177,20 @@ def main(argv: list[str]) -> int:
     told = summary(checkpoint, total, notes, prior, seconds, options) | facts
     write(out, told, total)
     if total.refused and not total.predicted:
-        raise ValueError(f"--data must have rows that can be predicted; all {total.rows:,} were refused: {'; '.join(reasons(told))}")
+        raise ValueError(
+            f"--data must have rows that can be predicted; all {total.rows:,} were refused: {'; '.join(reasons(told))}"
+        )
     print(describe(told, out))
     return 0
 
 
 def reasons(told: dict[str, Any]) -> list[str]:
     """Why rows were refused, the most frequent reason first."""
-    return [f"{n:,} x {name.removeprefix('refused/')}" for name, n in told.items() if name.startswith("refused/")]
+    return [
+        f"{n:,} x {name.removeprefix('refused/')}"
+        for name, n in told.items()
+        if name.startswith("refused/")
+    ]
 
 
 def check(options: argparse.Namespace) -> None:
@@ -135,7 +201,9 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--concurrency must be at least 1; got {options.concurrency}")
     for name in ("batch_size", "gpus_per_actor"):
         if getattr(options, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(options, name)}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least 0; got {getattr(options, name)}"
+            )
 
 
 def folders(words: list[str]) -> dict[str, str]:
@@ -155,11 +223,18 @@ def free(out: str) -> None:
     for place, own in ((path, PARTS), (join(path, PARTS), r"part-\d+\.parquet.*")):
         for found in system.get_file_info(FileSelector(place, allow_not_found=True)):
             if not re.fullmatch(own, found.base_name):
-                raise ValueError(f"--out must be a new or empty folder; {out} holds {found.path.removeprefix(path).lstrip('/')}")
+                raise ValueError(
+                    f"--out must be a new or empty folder; {out} holds {found.path.removeprefix(path).lstrip('/')}"
+                )
 
 
 def decide(
-    checkpoint: Checkpoint, rows: Rows, method: str, prior: tuple[float, ...], options: argparse.Namespace, batch_size: int
+    checkpoint: Checkpoint,
+    rows: Rows,
+    method: str,
+    prior: tuple[float, ...],
+    options: argparse.Namespace,
+    batch_size: int,
 ) -> tuple[Weighing, dict[str, Any]]:
     """How the experts are weighed, the same for every row; estimated on a sample of them where the method says so."""
     from distributed.inference import predictor as prediction
@@ -172,7 +247,10 @@ def decide(
     device = inference.pick_device(options.gpus_per_actor)
     source = prediction.sample(checkpoint, rows, batch_size)
     if not len(source.arrays["labels"]):
-        return Weighing((1 / experts,) * experts, prior), {"aggregation": "uniform", "aggregation/reason": "no row to estimate from"}
+        return Weighing((1 / experts,) * experts, prior), {
+            "aggregation": "uniform",
+            "aggregation/reason": "no row to estimate from",
+        }
     logits_NEC = inference.score(checkpoint, source, device).logits_NEC
     found = inference.weigh(checkpoint, method, logits_NEC, source, device)
     facts = inference.facts_of(found, method) | {"aggregation/rows": float(len(logits_NEC))}
@@ -192,7 +270,9 @@ def pooled(rows: Rows, options: argparse.Namespace) -> bool:
 
 def pool_size(options: argparse.Namespace) -> int:
     """Actors of the pool: as asked, else what the cluster has room for."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray tells users of an issue with its own actor pools at every start
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # else Ray tells users of an issue with its own actor pools at every start
     ray_session.start_ray()
     signal.signal(signal.SIGTERM, signals.interrupt)
     import ray
@@ -200,7 +280,9 @@ def pool_size(options: argparse.Namespace) -> int:
     there = ray.cluster_resources()
     share = options.gpus_per_actor
     if share and there.get("GPU", 0) < share:
-        raise ValueError(f"--gpus-per-actor must be at most what a machine of the cluster has ({there.get('GPU', 0):g}); got {share:g}")
+        raise ValueError(
+            f"--gpus-per-actor must be at most what a machine of the cluster has ({there.get('GPU', 0):g}); got {share:g}"
+        )
     room = there["GPU"] / share if share else there.get("CPU", 1)
     return int(options.concurrency or max(1, room))
 
@@ -213,7 +295,12 @@ def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
 
 
 def summary(
-    checkpoint: Checkpoint, total: Outcome, notes: list[str], prior: tuple[float, ...], seconds: float, options: argparse.Namespace
+    checkpoint: Checkpoint,
+    total: Outcome,
+    notes: list[str],
+    prior: tuple[float, ...],
+    seconds: float,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
     from distributed.inference.weighing import agreement_notes, prior_notes, unfamiliar_notes
@@ -221,15 +308,35 @@ def summary(
     from distributed.raw.rows import EMPTY_CELLS
 
     schema = checkpoint.network.schema
-    found: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "data", "abstain")}
-    found |= {"rows": total.rows, "predicted": total.predicted, "rejected": len(total.refused), "abstained": total.abstained}
+    found: dict[str, Any] = {
+        name: getattr(options, name) for name in ("checkpoint", "data", "abstain")
+    }
+    found |= {
+        "rows": total.rows,
+        "predicted": total.predicted,
+        "rejected": len(total.refused),
+        "abstained": total.abstained,
+    }
     found |= {"seconds": seconds, "rows_per_second": total.rows / max(seconds, 1e-9)}
     found |= {f"rows/{name}": count for name, count in zip(schema.classes, total.classes)}
-    found |= {f"weight/{name}": value / max(1, total.predicted) for name, value in zip(schema.modalities, total.weights)}
+    found |= {
+        f"weight/{name}": value / max(1, total.predicted)
+        for name, value in zip(schema.modalities, total.weights)
+    }
     found |= {f"rows_unfamiliar/{name}": n for name, n in zip(schema.modalities, total.unlike) if n}
-    found |= {f"unread/{name}": n for name, n in sorted(total.unread.items()) if n and not name.startswith(EMPTY_CELLS)}
-    found |= {f"refused/{reason}": n for reason, n in kinds_of(reason for _, reason in total.refused).most_common(MOST_REASONS)}
-    notes = [*notes, *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted)]
+    found |= {
+        f"unread/{name}": n
+        for name, n in sorted(total.unread.items())
+        if n and not name.startswith(EMPTY_CELLS)
+    }
+    found |= {
+        f"refused/{reason}": n
+        for reason, n in kinds_of(reason for _, reason in total.refused).most_common(MOST_REASONS)
+    }
+    notes = [
+        *notes,
+        *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted),
+    ]
     notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
     notes += unread_notes(checkpoint, total)
     notes += prior_notes(schema.classes, prior)
@@ -245,22 +352,36 @@ def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
     found = []
     for table in schema.tables:
         for column in (*table.numeric, *table.categorical):
-            if column.missing < 0.5 and total.predicted and total.unread.get(EMPTY_CELLS + column.name, 0) >= total.rows:
-                found.append(f"{column.name}: empty in every row; in training {column.missing:.1%} of the cells were")
+            if (
+                column.missing < 0.5
+                and total.predicted
+                and total.unread.get(EMPTY_CELLS + column.name, 0) >= total.rows
+            ):
+                found.append(
+                    f"{column.name}: empty in every row; in training {column.missing:.1%} of the cells were"
+                )
         for number in table.numeric:
             if count := total.unread.get(number.name):
                 wanted = READ_AS.get(readings.get(number.name, ""), "numbers").partition(":")[0]
-                found.append(f"{number.name}: {count:,} of {total.rows:,} cells are no {wanted} as in training: missing")
+                found.append(
+                    f"{number.name}: {count:,} of {total.rows:,} cells are no {wanted} as in training: missing"
+                )
         for category in table.categorical:
             count = total.unread.get(category.name, 0)
             if count and count >= MANY_UNSEEN * total.rows:
                 known = listed(category.vocabulary)
-                found.append(f"{category.name}: {count:,} of {total.rows:,} cells are none of the categories of training ({known})")
+                found.append(
+                    f"{category.name}: {count:,} of {total.rows:,} cells are none of the categories of training ({known})"
+                )
     if count := total.unread.get(NO_CLASS):
         label = checkpoint.manifest.prepare.get("label")
-        found.append(f"{label}: {count:,} of {total.rows:,} labels are none of the classes ({listed(schema.classes)}): no label there")
+        found.append(
+            f"{label}: {count:,} of {total.rows:,} labels are none of the classes ({listed(schema.classes)}): no label there"
+        )
     if total.blank:
-        found.append(f"{total.blank:,} of {total.predicted:,} rows have no modality at all: they get what the network gives for nothing")
+        found.append(
+            f"{total.blank:,} of {total.predicted:,} rows have no modality at all: they get what the network gives for nothing"
+        )
     return found
 
 
@@ -274,7 +395,9 @@ def write(out: str, told: dict[str, Any], total: Outcome) -> None:
     if total.refused:
         system, path = filesystem(join(out, REJECTED))
         columns = zip(*total.refused, strict=True)
-        pq.write_table(pa.table(dict(zip(("id", "reason"), map(list, columns)))), path, filesystem=system)
+        pq.write_table(
+            pa.table(dict(zip(("id", "reason"), map(list, columns)))), path, filesystem=system
+        )
     write_file(join(out, SUMMARY), json.dumps(told, indent=1, allow_nan=False).encode())
 
 
@@ -283,21 +406,49 @@ def describe(told: dict[str, Any], out: str) -> str:
     from distributed.reporting.tables import Table, to_text
 
     rate = f"{told['rows_per_second']:,.0f} rows/s"
-    lines = [f"predicted   {told['predicted']:,} of {told['rows']:,} rows in {told['seconds']:.1f} s ({rate})"]
+    lines = [
+        f"predicted   {told['predicted']:,} of {told['rows']:,} rows in {told['seconds']:.1f} s ({rate})"
+    ]
     if told["rejected"]:
         lines.append(f"rejected    {told['rejected']:,}: {join(out, REJECTED)}")
         lines += [f"  {line}" for line in reasons(told)]
     if told["abstain"]:
-        lines.append(f"abstained   {told['abstained']:,}: best probability below {told['abstain']:g}")
+        lines.append(
+            f"abstained   {told['abstained']:,}: best probability below {told['abstain']:g}"
+        )
     method = told["aggregation"]
-    refused = f"; {told['aggregation/asked']} was refused ({told['aggregation/reason']})" if told.get("aggregation/fell_back") else ""
-    lines.append(f"experts     {'known prior' if method == 'given' else method + ' weights'}{refused}")
+    refused = (
+        f"; {told['aggregation/asked']} was refused ({told['aggregation/reason']})"
+        if told.get("aggregation/fell_back")
+        else ""
+    )
+    lines.append(
+        f"experts     {'known prior' if method == 'given' else method + ' weights'}{refused}"
+    )
     counts = {name[5:]: n for name, n in told.items() if name.startswith("rows/")}
     share = max(1, sum(counts.values()))
-    table = Table(columns=("class", "rows", "%"), rows=[(name, f"{n:,}", f"{100 * n / share:.1f}") for name, n in counts.items()])
-    weights = [f"fusion weight {name[7:]}: {value:.2f}" for name, value in told.items() if name.startswith("weight/")]
+    table = Table(
+        columns=("class", "rows", "%"),
+        rows=[(name, f"{n:,}", f"{100 * n / share:.1f}") for name, n in counts.items()],
+    )
+    weights = [
+        f"fusion weight {name[7:]}: {value:.2f}"
+        for name, value in told.items()
+        if name.startswith("weight/")
+    ]
     notes = [f"note: {text}" for text in told["notes"]]
-    return "\n".join([*lines, "", to_text(table), "", *weights, *notes, "", f"written     {join(out, 'predictions')}/*.parquet"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            to_text(table),
+            "",
+            *weights,
+            *notes,
+            "",
+            f"written     {join(out, 'predictions')}/*.parquet",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -32,16 +32,49 @@ def catch_signals() -> None:
 
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    made = options_.Parser(prog="train.py", description=__doc__, epilog=config.describe(), formatter_class=raw, allow_abbrev=False)
-    made.add_argument("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data)")
-    made.add_argument("--config", metavar="F.toml", help="settings that differ from the defaults (default: none)")
-    made.add_argument(
-        "--set", metavar="K=V", nargs="+", action="extend", default=[], help="settings on top of --config, by dotted name (default: none)"
+    made = options_.Parser(
+        prog="train.py",
+        description=__doc__,
+        epilog=config.describe(),
+        formatter_class=raw,
+        allow_abbrev=False,
     )
-    made.add_argument("--workers", type=int, metavar="N", help="training processes, the same as --set scaling.workers=N (default: 1)")
-    made.add_argument("--gpus-per-worker", type=float, metavar="G", help="GPUs a worker, fractions allowed (default: 0, that is CPU)")
-    made.add_argument("--out", metavar="RUN", help="folder or URI of the run (default: runs/ and the time of day)")
-    made.add_argument("--resume", action="store_true", help="continue the run in --out from its last saved epoch (default: start anew)")
+    made.add_argument(
+        "--data",
+        metavar="SHARDS",
+        help="folder or URI made by ingest.py (default: the built-in wafer data)",
+    )
+    made.add_argument(
+        "--config", metavar="F.toml", help="settings that differ from the defaults (default: none)"
+    )
+    made.add_argument(
+        "--set",
+        metavar="K=V",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings on top of --config, by dotted name (default: none)",
+    )
+    made.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="training processes, the same as --set scaling.workers=N (default: 1)",
+    )
+    made.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="G",
+        help="GPUs a worker, fractions allowed (default: 0, that is CPU)",
+    )
+    made.add_argument(
+        "--out", metavar="RUN", help="folder or URI of the run (default: runs/ and the time of day)"
+    )
+    made.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out from its last saved epoch (default: start anew)",
+    )
     return made
 
 
@@ -58,7 +91,9 @@ def main(argv: list[str]) -> int:
     data = generator.resolve_shards(options.data or before.get("shards"))
     manifest, mark = read_manifest(data), digest(data)
     if before.get("digest", mark) != mark:
-        raise ValueError(f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out")
+        raise ValueError(
+            f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out"
+        )
     from distributed.shards.sampling import training_counts
     from distributed.training import run as runs
     from distributed.training.console import epochs_told, results_notes, results_table
@@ -70,21 +105,35 @@ def main(argv: list[str]) -> int:
         ray_session.start_ray()
         jobs.must_fit(settings.scaling, "this run")
     with storage.writable(out):
-        storage.write_file(f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode())
-        storage.write_file(f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode())
+        storage.write_file(
+            f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode()
+        )
+        storage.write_file(
+            f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode()
+        )
     test = manifest.rows["test"] > 0
-    job = runs.Job(shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test)
+    job = runs.Job(
+        shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test
+    )
     try:
         metrics = alone(job) if alone_here else together(job)
     except KeyboardInterrupt:  # the last finished epoch is saved
-        said = f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
+        said = (
+            f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
+        )
         raise errors.Failure(said, 128 + signals.stopped_by[-1]) from None
     classes = manifest.schema.classes
-    counts = training_counts(manifest.schema.counts, settings.data.imbalance_ratio, settings.data.max_rows).tolist()
+    counts = training_counts(
+        manifest.schema.counts, settings.data.imbalance_ratio, settings.data.max_rows
+    ).tolist()
     print(results_table(metrics, len(classes)))
     print("".join(f"note: {line}\n" for line in results_notes(metrics, classes, counts)))
-    print(f"epochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}")
-    print(f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS")
+    print(
+        f"epochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}"
+    )
+    print(
+        f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS"
+    )
     return 0
 
 
@@ -116,7 +165,9 @@ def settle(out: str, options: argparse.Namespace) -> Config:
     settings, there = config.load(options.config, sets, base=base), config.flatten(base)
     for name, value in config.flatten(settings).items():
         if not name.startswith("scaling.") and value != there[name]:
-            raise ValueError(f"a resumed run must keep its settings; {name} is {there[name]!r} there, got {value!r}")
+            raise ValueError(
+                f"a resumed run must keep its settings; {name} is {there[name]!r} there, got {value!r}"
+            )
     return settings
 
 
@@ -158,7 +209,9 @@ def alone(job: Any) -> dict[str, Any]:
     catch_signals()
     try:
         with EpochBar(settings.optim.epochs) as bar:
-            return runs.execute(job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar).metrics
+            return runs.execute(
+                job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar
+            ).metrics
     except Diverged as error:
         raise errors.Failure(f"{error}; lower optim.lr, or set optim.clip") from None
 
@@ -176,7 +229,12 @@ def together(job: Any) -> dict[str, Any]:
         if signals.received:
             signals.interrupt(signals.received, None)
 
-    with EpochBar(job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers") as bar, signals.caught():
+    with (
+        EpochBar(
+            job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers"
+        ) as bar,
+        signals.caught(),
+    ):
         try:
             return nested.run_watched(job, bar, heed)
         except worker.Failed as error:

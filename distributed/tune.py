@@ -27,33 +27,104 @@ STOPPERS = ("asha", "median", "hyperband", "none")
 
 def parser() -> argparse.ArgumentParser:
     made = options_.Parser(
-        prog="tune.py", description=__doc__, epilog=config.describe(), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tune.py",
+        description=__doc__,
+        epilog=config.describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--data", metavar="SHARDS", help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)")
-    add("--space", metavar="NAME", help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)")
-    add("--trials", type=int, metavar="N", help="configurations to try, the defaults and baselines among them (default: 20)")
-    add("--concurrent", type=int, metavar="C", help="trials at a time (default: as many as fit; twice that on a cluster)")
-    add("--workers", type=int, metavar="N", help="training processes a trial, the same as --set scaling.workers=N (default: 1)")
-    add("--metric", metavar="M[,M2]", help="validation metric; several give a Pareto front, the first decides (default: balanced_accuracy)")
+    add(
+        "--data",
+        metavar="SHARDS",
+        help="folder or URI made by ingest.py (default: the built-in wafer data, with small settings)",
+    )
+    add(
+        "--space",
+        metavar="NAME",
+        help="margins, experts, fusion, optimisation, full, or a Python file with one function (default: full)",
+    )
+    add(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="configurations to try, the defaults and baselines among them (default: 20)",
+    )
+    add(
+        "--concurrent",
+        type=int,
+        metavar="C",
+        help="trials at a time (default: as many as fit; twice that on a cluster)",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="training processes a trial, the same as --set scaling.workers=N (default: 1)",
+    )
+    add(
+        "--metric",
+        metavar="M[,M2]",
+        help="validation metric; several give a Pareto front, the first decides (default: balanced_accuracy)",
+    )
     add(
         "--time-budget",
         type=float,
         metavar="S",
         help="seconds after which the search stops trying; replicates and test follow (default: none)",
     )
-    add("--storage", metavar="URL", help="Optuna storage: sqlite:///F.db or a journal file (default: study.journal in --out)")
-    add("--study", metavar="NAME", help="name in --storage; searches of one name share what they learn (default: search)")
+    add(
+        "--storage",
+        metavar="URL",
+        help="Optuna storage: sqlite:///F.db or a journal file (default: study.journal in --out)",
+    )
+    add(
+        "--study",
+        metavar="NAME",
+        help="name in --storage; searches of one name share what they learn (default: search)",
+    )
     add("--sampler", choices=SAMPLERS, help="how the next configuration is chosen (default: tpe)")
-    add("--stopper", choices=STOPPERS, help="how weak trials are stopped early (default: asha; none for several metrics)")
-    add("--replicates", type=int, metavar="R", help="fresh seeds on which the best are run again (default: 3)")
-    add("--best", type=int, metavar="K", help="how many of the best are run again, beside the baselines (default: 3)")
+    add(
+        "--stopper",
+        choices=STOPPERS,
+        help="how weak trials are stopped early (default: asha; none for several metrics)",
+    )
+    add(
+        "--replicates",
+        type=int,
+        metavar="R",
+        help="fresh seeds on which the best are run again (default: 3)",
+    )
+    add(
+        "--best",
+        type=int,
+        metavar="K",
+        help="how many of the best are run again, beside the baselines (default: 3)",
+    )
     add("--seed", type=int, metavar="S", help="seed of the sampler and the trials (default: 0)")
     add("--config", metavar="F.toml", help="settings to start from (default: none)")
-    add("--set", metavar="K=V", nargs="+", action="extend", help="settings held fixed, by dotted name (default: none)")
-    add("--out", metavar="EXPERIMENT", help="folder or URI of the results (default: experiments/ and the time of day)")
-    add("--resume", action="store_true", help="go on with the search in --out, or extend it with more --trials")
-    add("--quick", action="store_true", default=None, help="a few tiny trials, to see that everything works")
+    add(
+        "--set",
+        metavar="K=V",
+        nargs="+",
+        action="extend",
+        help="settings held fixed, by dotted name (default: none)",
+    )
+    add(
+        "--out",
+        metavar="EXPERIMENT",
+        help="folder or URI of the results (default: experiments/ and the time of day)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the search in --out, or extend it with more --trials",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        default=None,
+        help="a few tiny trials, to see that everything works",
+    )
     return made
 
 
@@ -96,19 +167,29 @@ class Search:
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:
-            raise ValueError(f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings")
-        rules.check_training(setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins))
+            raise ValueError(
+                f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings"
+            )
+        rules.check_training(
+            setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins)
+        )
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
         with storage.writable(out):
             setup.save(mirror.folder)
             mirror.upload()
         self.experiment = Experiment(
-            mirror.folder, setup.metrics, replicates=self.options["replicates"], best=self.options["best"], seed=setup.settings.optim.seed
+            mirror.folder,
+            setup.metrics,
+            replicates=self.options["replicates"],
+            best=self.options["best"],
+            seed=setup.settings.optim.seed,
         )
         self.base = config.flatten(setup.settings)
         self.tidied: set[str] = set()
         named = f" --data {setup.shards}" if self.options["data"] else ""
-        self.command = f"python distributed/train.py --config {out}/best.toml{named} --out runs/best"
+        self.command = (
+            f"python distributed/train.py --config {out}/best.toml{named} --out runs/best"
+        )
 
     def run(self) -> int:
         from distributed.runtime.signals import Signals
@@ -130,10 +211,16 @@ class Search:
 
         def step() -> None:
             nonlocal ended
-            if signals.received:  # Tune's clean-up comes after this and may take longer than we are given
+            if (
+                signals.received
+            ):  # Tune's clean-up comes after this and may take longer than we are given
                 writer.close()
                 view.close()
-                print(f"stopping; go on with: python distributed/tune.py --out {self.out} --resume", file=sys.stderr, flush=True)
+                print(
+                    f"stopping; go on with: python distributed/tune.py --out {self.out} --resume",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 return
             now = sum(r.state != "running" for r in list(self.experiment.records.values()))
             if now != ended:
@@ -168,9 +255,18 @@ class Search:
         from distributed.training.workers import capacity as jobs
 
         options, metrics = self.options, self.setup.metrics
-        storage = parts.open_storage(options["storage"] or str(self.mirror.folder / "study.journal"))
+        storage = parts.open_storage(
+            options["storage"] or str(self.mirror.folder / "study.journal")
+        )
         directions = [metric_named(m).direction for m in metrics]
-        study = parts.open_study(storage, options["study"], directions, options["sampler"], options["seed"], options["trials"])
+        study = parts.open_study(
+            storage,
+            options["study"],
+            directions,
+            options["sampler"],
+            options["seed"],
+            options["trials"],
+        )
         found = parts.Searcher(
             study,
             self.space,
@@ -193,12 +289,21 @@ class Search:
         scaling = self.setup.settings.scaling
         if scaling.workers > 1:
             return {"CPU": 0, "memory": 1}
-        return {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})}
+        return {
+            "CPU": scaling.cpus_per_worker,
+            **({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {}),
+        }
 
     def trainable(self) -> Any:
         from distributed.searches import tuner
 
-        return tuner.make_trainable(self.setup.shards, self.setup.base, self.setup.metrics, f"{self.out}/trials", self.arrays)
+        return tuner.make_trainable(
+            self.setup.shards,
+            self.setup.base,
+            self.setup.metrics,
+            f"{self.out}/trials",
+            self.arrays,
+        )
 
     def tidy(self, everything: bool = False) -> None:
         """Removes saved states that nothing will go on from."""
@@ -220,10 +325,18 @@ class Search:
 
         if not hasattr(self, "board"):
             names = {*self.names, *(name for job in self.outside for name in job.settings)}
-            self.board = search_board.SearchBoard(self.experiment, self.base, sorted(names), self.setup.settings.scaling.workers == 1)
+            self.board = search_board.SearchBoard(
+                self.experiment, self.base, sorted(names), self.setup.settings.scaling.workers == 1
+            )
         search_tables.write_files(self.experiment, self.setup.base)
         defaults = config.flatten(config.Config())
-        found = search_report.sections(self.experiment, self.setup.base, defaults, self.command, time.monotonic() - self.started)
+        found = search_report.sections(
+            self.experiment,
+            self.setup.base,
+            defaults,
+            self.command,
+            time.monotonic() - self.started,
+        )
         search_report.write_report(self.mirror.folder, self.experiment, found)
         self.board.close() if last else self.board.update()
         self.mirror.upload()
@@ -238,8 +351,15 @@ class Search:
             raise errors.Failure(
                 f"no configuration has finished; the last reason: {failed[-1] if failed else 'the time budget was too small'}"
             )
-        found = [tables.standings(self.experiment), tables.settings(self.experiment, self.setup.base, config.flatten(config.Config()))]
-        for table in [*found, tables.test_scores(self.experiment), tables.failures(self.experiment)]:
+        found = [
+            tables.standings(self.experiment),
+            tables.settings(self.experiment, self.setup.base, config.flatten(config.Config())),
+        ]
+        for table in [
+            *found,
+            tables.test_scores(self.experiment),
+            tables.failures(self.experiment),
+        ]:
             if table.rows:
                 print_table(table)
         if not self.test:
@@ -247,7 +367,9 @@ class Search:
         if note := tables.limits(self.experiment):
             print(f"\n{note}")
         print(f"\n{tables.verdict(self.experiment)}")
-        print(f"\ntrain       {self.command}\nreport      {self.out}/report.html\ncompare     tensorboard --logdir {self.out}")
+        print(
+            f"\ntrain       {self.command}\nreport      {self.out}/report.html\ncompare     tensorboard --logdir {self.out}"
+        )
         return 0
 
 

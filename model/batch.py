@@ -28,9 +28,13 @@ class Batch:
     )
     partners_B: Tensor | None = None  # int64: label of the record blended in by mixup or Remix
     shares_B: Tensor | None = None  # float32: share of labels_B against partners_B
-    start: int = 0  # position of the first record in the global batch of which this is one worker's share
+    start: int = (
+        0  # position of the first record in the global batch of which this is one worker's share
+    )
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
-    whole_M: tuple[bool, ...] = ()  # modalities that every record has, where that is known without asking the device
+    whole_M: tuple[
+        bool, ...
+    ] = ()  # modalities that every record has, where that is known without asking the device
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])
@@ -53,7 +57,11 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        whole_M = tuple(self.present_BM.all(0).tolist()) if self.present_BM.device.type == "cpu" else self.whole_M
+        whole_M = (
+            tuple(self.present_BM.all(0).tolist())
+            if self.present_BM.device.type == "cpu"
+            else self.whole_M
+        )
         return self.apply(lambda t: t.to(device, non_blocking=True)).replace(whole_M=whole_M)
 
     def select(self, index: Tensor | slice) -> Batch:

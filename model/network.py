@@ -39,13 +39,17 @@ class Network(nn.Module):
         super().__init__()
         check(config)
         if len(schema.classes) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes; got {', '.join(schema.classes) or 'none'}")
+            raise ValueError(
+                f"a classifier needs at least 2 classes; got {', '.join(schema.classes) or 'none'}"
+            )
         if not schema.modalities:
             raise ValueError("a data set needs at least one image or table modality; got none")
         self.schema, self.config = schema, config
         self.reduce: Reduce = alone  # sums a tensor over workers; the worker glue puts its own here
         modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
-        self.register_buffer("counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32))
+        self.register_buffer(
+            "counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32)
+        )
         images = [ImageEncoder(m, config.image, dim) for m in schema.images]
         tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
@@ -58,7 +62,9 @@ class Network(nn.Module):
             self.gate = fusion.Gate(modalities, dim)
         self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
-        if config.fusion.kind in WITHOUT_EXPERTS:  # these combine the auxiliary heads; the fused vector and the experts stay idle
+        if (
+            config.fusion.kind in WITHOUT_EXPERTS
+        ):  # these combine the auxiliary heads; the fused vector and the experts stay idle
             self.concatenate.requires_grad_(False)
             self.experts.requires_grad_(False)
 
@@ -78,14 +84,22 @@ class Network(nn.Module):
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
             if name in batch.images:
-                embeddings.append(encoder(batch.images[name], present_B, whole=bool(batch.whole_M) and batch.whole_M[m]))
+                embeddings.append(
+                    encoder(
+                        batch.images[name],
+                        present_B,
+                        whole=bool(batch.whole_M) and batch.whole_M[m],
+                    )
+                )
             else:
                 embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
         return torch.stack(embeddings, 1)
 
     def look(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, M] the modalities to go by, and those unlike anything in training; where no other is left, the record goes by these too."""
-        visible_BM = batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
+        visible_BM = (
+            batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
+        )
         if self.training or not hasattr(self, "familiarity"):
             return visible_BM, torch.zeros_like(visible_BM)
         unfamiliar_BM = self.familiarity(embeddings_BMD, visible_BM)
@@ -97,10 +111,16 @@ class Network(nn.Module):
         visible_BM, unfamiliar_BM = self.look(embeddings_BMD, batch)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
-        alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
+        alone_BMC = (
+            held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
+        )
         posterior_BMC = alone_BMC.detach().float().softmax(-1)
-        told_BM = visible_BM if batch.dropped_BM is None else batch.present_BM  # auxiliary heads see what is dropped
-        shrunk_BM = self.running.shrink(confidence_BM.detach(), posterior_BMC, told_BM, self.counts_C)
+        told_BM = (
+            visible_BM if batch.dropped_BM is None else batch.present_BM
+        )  # auxiliary heads see what is dropped
+        shrunk_BM = self.running.shrink(
+            confidence_BM.detach(), posterior_BMC, told_BM, self.counts_C
+        )
         weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
         fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
@@ -128,7 +148,9 @@ class Network(nn.Module):
             return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
         if self.config.fusion.kind == "uniform":
             return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        scores_BM = fusion.scores(shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes))
+        scores_BM = fusion.scores(
+            shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes)
+        )
         return fusion.confidence_weights(scores_BM, visible_BM, self.config.fusion.temperature)
 
     @torch.no_grad()

@@ -16,7 +16,9 @@ class Outputs:
     fused_BZ: Tensor  # fused representation z
     embeddings_BMD: Tensor  # h_m of every modality
     auxiliary_BMFC: Tensor  # logits of the cross-fitted auxiliary heads
-    confidence_BM: Tensor  # c, the head's own estimate of the true-class probability, before shrinkage
+    confidence_BM: (
+        Tensor  # c, the head's own estimate of the true-class probability, before shrinkage
+    )
     shrunk_BM: Tensor  # c tilde, after shrinkage towards the running class-balanced mean
     weights_BM: Tensor  # fusion weights, 0 where a modality is absent, summing to 1
     present_BM: Tensor  # bool

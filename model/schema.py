@@ -76,7 +76,9 @@ class Schema:
         """The same schema with only the named modalities; no names keeps all."""
         unknown = sorted(set(names) - set(self.modalities))
         if unknown:
-            raise ValueError(f"a modality must be one of the data set's: {', '.join(self.modalities)}; got {', '.join(unknown)}")
+            raise ValueError(
+                f"a modality must be one of the data set's: {', '.join(self.modalities)}; got {', '.join(unknown)}"
+            )
         if not names:
             return self
         return dataclasses.replace(
@@ -93,16 +95,24 @@ def to_dict(schema: Schema) -> dict[str, Any]:
 
 def from_dict(plain: dict[str, Any]) -> Schema:
     """The inverse of to_dict."""
-    images = tuple(Image(**{**m, "mean": tuple(m["mean"]), "std": tuple(m["std"])}) for m in plain["images"])
+    images = tuple(
+        Image(**{**m, "mean": tuple(m["mean"]), "std": tuple(m["std"])}) for m in plain["images"]
+    )
     tables = tuple(
         Table(
             name=m["name"],
-            numeric=tuple(Numeric(**{**c, "quantiles": tuple(c["quantiles"])}) for c in m["numeric"]),
-            categorical=tuple(Categorical(**{**c, "vocabulary": tuple(c["vocabulary"])}) for c in m["categorical"]),
+            numeric=tuple(
+                Numeric(**{**c, "quantiles": tuple(c["quantiles"])}) for c in m["numeric"]
+            ),
+            categorical=tuple(
+                Categorical(**{**c, "vocabulary": tuple(c["vocabulary"])}) for c in m["categorical"]
+            ),
         )
         for m in plain["tables"]
     )
-    return Schema(images=images, tables=tables, classes=tuple(plain["classes"]), counts=tuple(plain["counts"]))
+    return Schema(
+        images=images, tables=tables, classes=tuple(plain["classes"]), counts=tuple(plain["counts"])
+    )
 
 
 def by_thirds(counts: Sequence[float]) -> bool:
@@ -112,4 +122,6 @@ def by_thirds(counts: Sequence[float]) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """Names of classes for a person to read; of very many only the first."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:NAMED]) + (
+        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    )

@@ -15,7 +15,9 @@ def space(trial: optuna.Trial) -> None:
 
 def kind(trial: optuna.Trial) -> str:
     """The kind of fusion and what it asks for."""
-    kind = trial.suggest_categorical("fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"])
+    kind = trial.suggest_categorical(
+        "fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"]
+    )
     if kind in ("confidence", "late"):
         score = trial.suggest_categorical("fusion.score", ["surplus", "share", "level"])
         if score == "surplus":

@@ -17,15 +17,26 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: the commands that tests interrupt would inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background job: the commands that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run_command(*words: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    *words: str, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `python distributed/....py ...` from another folder, as a user would."""
     command = [sys.executable, str(ROOT / words[0]), *words[1:]]
     with tempfile.TemporaryDirectory() as elsewhere:
-        return subprocess.run(command, cwd=elsewhere, env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            command,
+            cwd=elsewhere,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +55,17 @@ def ray_local() -> Iterator[None]:
 def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """600 small wafers, ingested as a user's table would be."""
     out = tmp_path_factory.mktemp("shards") / "wafers"
-    done = run_command("distributed/wafers", "--rows", "600", "--imbalance", "20", "--size", "16", "--shards", str(out))
+    done = run_command(
+        "distributed/wafers",
+        "--rows",
+        "600",
+        "--imbalance",
+        "20",
+        "--size",
+        "16",
+        "--shards",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     return str(out)
 
@@ -53,7 +74,11 @@ def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small_disk() -> Iterator[Path]:
     """A real file system of 256 KiB."""
     with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder],
+            capture_output=True,
+            check=False,
+        )
         if mounted.returncode:
             pytest.skip("needs the right to mount a tmpfs")
         try:

@@ -26,11 +26,18 @@ def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
 
 
 def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
-    made = config.load(sets=["fusion.kind=gate", "optim.compile=true", "dim=32", "data.modalities=a,b"])
+    made = config.load(
+        sets=["fusion.kind=gate", "optim.compile=true", "dim=32", "data.modalities=a,b"]
+    )
     file = tmp_path / "best.toml"
     file.write_text(config.to_toml(config.difference(made)))
     assert config.load(file) == made
-    assert set(config.difference(made)) == {"fusion.kind", "optim.compile", "dim", "data.modalities"}
+    assert set(config.difference(made)) == {
+        "fusion.kind",
+        "optim.compile",
+        "dim",
+        "data.modalities",
+    }
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,10 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         ("optim.compile=1", "optim.compile must be true or false; got 1"),
         ("optim.lr=NaN", "optim.lr must be a number"),
         ("experts.count=9", "experts.count must be at most 8; got 9"),
-        ("fusion.kind=sum", "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'"),
+        (
+            "fusion.kind=sum",
+            "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'",
+        ),
         ("fusion.temperature=0", "fusion.temperature must be at least 0.001"),
         ("optim.metric=balanced_acuracy", "optim.metric must be one of balanced_accuracy"),
         ("data.imbalance_ratio=0.5", "data.imbalance_ratio must be 0 (off) or at least 1; got 0.5"),
@@ -61,11 +71,20 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["image.frozen=true"], "image.weights and image.frozen need a timm encoder; got image.encoder=resnet"),
+        (
+            ["image.frozen=true"],
+            "image.weights and image.frozen need a timm encoder; got image.encoder=resnet",
+        ),
         (["image.frozen=true", "image.encoder=timm:resnet18"], "image.frozen needs image.weights"),
         (["loss.name=focal"], "loss.name=focal needs loss.focal_gamma above 0 (2 is usual)"),
-        (["stage.kind=tau", "fusion.kind=late"], "stage.kind=tau needs experts, which fusion.kind=late has not"),
-        (["scaling.workers=11"], "every worker needs a training row; got scaling.workers=11 and 10 rows in use"),
+        (
+            ["stage.kind=tau", "fusion.kind=late"],
+            "stage.kind=tau needs experts, which fusion.kind=late has not",
+        ),
+        (
+            ["scaling.workers=11"],
+            "every worker needs a training row; got scaling.workers=11 and 10 rows in use",
+        ),
         (["scaling.workers=5", "data.max_rows=4"], "got scaling.workers=5 and 4 rows in use"),
         (["stage.kind=crt", "experts.classifier=etf"], "stage.kind=crt needs linear classifiers"),
     ],
@@ -107,8 +126,12 @@ def test_help_is_whole_and_needs_neither_ray_nor_torch(entry: str) -> None:
     assert "--" in shown.stdout
     heavy = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(ROOT)!r})\n"
     heavy += f"try:\n    from distributed import {entry}; {entry}.main(['--help'])\nexcept SystemExit: pass\n"
-    heavy += "print('LOADED', [m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, timeout=60, check=True).stdout
+    heavy += (
+        "print('LOADED', [m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", heavy], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
     assert "LOADED []" in loaded
 
 

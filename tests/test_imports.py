@@ -17,8 +17,20 @@ from tests.conftest import ROOT
 
 SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict"}
 FREE = {"runtime", "reporting"}  # import no other wing
-ORDER = ("config", "shards", "raw", "ingestion", "wafers", "training", "inference", "searches", "studies")
-INSIDE_FUNCTIONS = 197  # imports inside functions of distributed/, at most: falls to 25 as the wings are rewritten
+ORDER = (
+    "config",
+    "shards",
+    "raw",
+    "ingestion",
+    "wafers",
+    "training",
+    "inference",
+    "searches",
+    "studies",
+)
+INSIDE_FUNCTIONS = (
+    197  # imports inside functions of distributed/, at most: falls to 25 as the wings are rewritten
+)
 
 
 def files(folder: str) -> list[Path]:
@@ -32,12 +44,20 @@ def module_of(path: Path) -> str:
 
 @cache
 def modules() -> frozenset[str]:
-    return frozenset(module_of(path) for folder in ("distributed", "model", "search_spaces") for path in files(folder))
+    return frozenset(
+        module_of(path)
+        for folder in ("distributed", "model", "search_spaces")
+        for path in files(folder)
+    )
 
 
 def type_only(tree: ast.Module) -> set[int]:
     """The nodes under `if TYPE_CHECKING`."""
-    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING"]
+    blocks = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.If) and isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING"
+    ]
     return {id(inner) for block in blocks for inner in ast.walk(block)}
 
 
@@ -79,11 +99,21 @@ def test_search_spaces_know_optuna_only(path: Path) -> None:
     assert not foreign
 
 
-@pytest.mark.parametrize("path", [p for p in files("distributed") if wing(module_of(p)) not in SCRIPTS | {""}], ids=module_of)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in files("distributed") if wing(module_of(p)) not in SCRIPTS | {""}],
+    ids=module_of,
+)
 def test_wings_import_only_what_comes_before_them(path: Path) -> None:
     own = wing(module_of(path))
-    others = {wing(name) for name in imported(path, types=True) if name.startswith("distributed.")} - {own}
-    earlier = set() if own in FREE else {*FREE, *ORDER[: ORDER.index(own)]} - ({"searches"} if own == "studies" else set())
+    others = {
+        wing(name) for name in imported(path, types=True) if name.startswith("distributed.")
+    } - {own}
+    earlier = (
+        set()
+        if own in FREE
+        else {*FREE, *ORDER[: ORDER.index(own)]} - ({"searches"} if own == "studies" else set())
+    )
     assert not others - earlier, f"{own} may import {sorted(earlier)}"
     if own in FREE:
         models = {name for name in imported(path, types=True) if name.split(".")[0] == "model"}
@@ -91,7 +121,11 @@ def test_wings_import_only_what_comes_before_them(path: Path) -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    arrows = {module_of(path): imported(path) & modules() for folder in ("distributed", "model") for path in files(folder)}
+    arrows = {
+        module_of(path): imported(path) & modules()
+        for folder in ("distributed", "model")
+        for path in files(folder)
+    }
     lazy = {"distributed", "model"}  # the packages' own lists of names, which load on use
     done: set[str] = set()
 
@@ -111,12 +145,21 @@ def lazy_imports(path: Path) -> list[int]:
     """The lines of imports inside functions, each of which needs a reason beside it."""
     tree = ast.parse(path.read_text())
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return sorted({n.lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)})
+    return sorted(
+        {
+            n.lineno
+            for f in functions
+            for n in ast.walk(f)
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        }
+    )
 
 
 def test_imports_inside_functions_are_few() -> None:
     found = {path: lazy_imports(path) for path in files("distributed")}
-    assert sum(len(lines) for lines in found.values()) <= INSIDE_FUNCTIONS, {module_of(p): len(n) for p, n in found.items() if n}
+    assert sum(len(lines) for lines in found.values()) <= INSIDE_FUNCTIONS, {
+        module_of(p): len(n) for p, n in found.items() if n
+    }
 
 
 def test_model_imports_where_ray_pandas_and_optuna_are_absent() -> None:

@@ -59,10 +59,14 @@ def prepare(name: str, force: bool) -> Path:
     """The cluster's folder: ours, private, short enough for sockets, and free."""
     folder = Path(name).absolute()
     if len(str(folder)) > LONGEST_FOLDER:
-        raise ValueError(f"--dir may have at most {LONGEST_FOLDER} characters, for Ray's sockets; got {str(folder)!r}")
+        raise ValueError(
+            f"--dir may have at most {LONGEST_FOLDER} characters, for Ray's sockets; got {str(folder)!r}"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise ValueError(f"--dir must be a folder of your own; got {name!r}, which is a link or another user's")
+        raise ValueError(
+            f"--dir must be a folder of your own; got {name!r}, which is a link or another user's"
+        )
     folder.chmod(0o700)
     if (folder / "cluster.json").exists():
         old = nodes.load(name)
@@ -83,7 +87,9 @@ def write_token(path: Path) -> None:
 def end(state: State, keep_logs: bool) -> list[int]:
     """Stops every process of this cluster, removes its network and files; returns the ids of processes that would not die."""
     # Workers before the head, so that they leave in order and do not wait for a head that is gone.
-    left = processes.stop(processes.CLUSTER_MARK, state.id, [node.pid for node in reversed(state.nodes)])
+    left = processes.stop(
+        processes.CLUSTER_MARK, state.id, [node.pid for node in reversed(state.nodes)]
+    )
     for index in range(state.added):
         state.network.remove(index)
     state.network.close()
@@ -114,10 +120,14 @@ def kill(args: argparse.Namespace) -> None:
     state = nodes.load(args.dir)
     workers = {node.name: node for node in state.nodes[1:]}
     if args.node not in workers:
-        raise ValueError(f"kill takes a worker; got {args.node!r}; valid: {', '.join(workers) or 'none is left'}")
+        raise ValueError(
+            f"kill takes a worker; got {args.node!r}; valid: {', '.join(workers) or 'none is left'}"
+        )
     if args.unplug:
         if not state.subnet:
-            raise ValueError("--unplug needs a cluster with --network namespaces; this one has the network loopback")
+            raise ValueError(
+                "--unplug needs a cluster with --network namespaces; this one has the network loopback"
+            )
         state.network.unplug(workers[args.node].index)
     nodes.lose(state, workers[args.node])
     print(f"killed {args.node}")
@@ -133,16 +143,24 @@ def show(state: State) -> bool:
     """Prints the nodes and the line that submits a job; True when all are alive."""
     up = nodes.alive(state)
     for node in state.nodes:
-        print(f"{node.name:10} {node.address:15} process {node.pid:<8} {'alive' if node.name in up else 'DOWN'}")
+        print(
+            f"{node.name:10} {node.address:15} process {node.pid:<8} {'alive' if node.name in up else 'DOWN'}"
+        )
     print(f"\ndashboard  {state.dashboard}  (asks for the token in {state.token})\n")
-    print("export " + " ".join(f"{name}={value}" for name, value in nodes.environment(state).items()))
-    print(f"ray job submit --address {state.dashboard} --working-dir . -- python distributed/tune.py --out {state.folder}/results")
+    print(
+        "export " + " ".join(f"{name}={value}" for name, value in nodes.environment(state).items())
+    )
+    print(
+        f"ray job submit --address {state.dashboard} --working-dir . -- python distributed/tune.py --out {state.folder}/results"
+    )
     return len(up) == len(state.nodes)
 
 
 def parser() -> argparse.ArgumentParser:
     summary, _, examples = (__doc__ or "").partition("\n\n")
-    root = argparse.ArgumentParser(description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = argparse.ArgumentParser(
+        description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     entries = {"start": start, "stop": stop, "status": status, "kill": kill, "add": add}
     made = {}
@@ -150,26 +168,61 @@ def parser() -> argparse.ArgumentParser:
         made[name] = commands.add_parser(name)
         made[name].set_defaults(function=function)
         default = f"/tmp/longtail-{os.getuid()}"
-        made[name].add_argument("--dir", default=default, help=f"folder of the cluster's state, logs and token (default {default})")
-    made["start"].add_argument("--workers", type=int, default=2, help="worker nodes beside the head (default 2)")
+        made[name].add_argument(
+            "--dir",
+            default=default,
+            help=f"folder of the cluster's state, logs and token (default {default})",
+        )
     made["start"].add_argument(
-        "--cpus", type=float, default=2, help="CPUs that each worker offers to Ray; logical, not a limit (default 2)"
+        "--workers", type=int, default=2, help="worker nodes beside the head (default 2)"
     )
-    made["start"].add_argument("--head-cpus", type=float, default=0, help="CPUs that the head offers; 0 keeps tasks off it (default 0)")
-    made["start"].add_argument("--object-store-mb", type=int, default=200, help="object store of each node (default 200)")
-    made["start"].add_argument("--network", default="auto", help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)")
-    made["start"].add_argument("--force", action="store_true", help="stop the cluster that runs in the folder first")
-    made["stop"].add_argument("--keep-logs", action="store_true", help="leave the nodes' folders with Ray's logs")
+    made["start"].add_argument(
+        "--cpus",
+        type=float,
+        default=2,
+        help="CPUs that each worker offers to Ray; logical, not a limit (default 2)",
+    )
+    made["start"].add_argument(
+        "--head-cpus",
+        type=float,
+        default=0,
+        help="CPUs that the head offers; 0 keeps tasks off it (default 0)",
+    )
+    made["start"].add_argument(
+        "--object-store-mb", type=int, default=200, help="object store of each node (default 200)"
+    )
+    made["start"].add_argument(
+        "--network",
+        default="auto",
+        help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)",
+    )
+    made["start"].add_argument(
+        "--force", action="store_true", help="stop the cluster that runs in the folder first"
+    )
+    made["stop"].add_argument(
+        "--keep-logs", action="store_true", help="leave the nodes' folders with Ray's logs"
+    )
     made["kill"].add_argument("node", help="name of the worker to lose")
-    made["kill"].add_argument("--unplug", action="store_true", help="cut its network first, as when a whole machine vanishes")
+    made["kill"].add_argument(
+        "--unplug",
+        action="store_true",
+        help="cut its network first, as when a whole machine vanishes",
+    )
     for name in ("start", "add"):
-        made[name].add_argument("--timeout", type=float, default=90, help="seconds a node may take to come up (default 90)")
+        made[name].add_argument(
+            "--timeout",
+            type=float,
+            default=90,
+            help="seconds a node may take to come up (default 90)",
+        )
     return root
 
 
 def main() -> int:
     args = parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `start` takes down what it has begun
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that `start` takes down what it has begun
     try:
         args.function(args)
     except (ValueError, RuntimeError) as error:

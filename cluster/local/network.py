@@ -96,7 +96,9 @@ def open_network(kind: str, owner: str) -> Network:
             if subnet == 1 and not _bridge_exists(network.bridge):
                 break
     if kind == "namespaces":
-        raise ValueError("--network namespaces needs root and iproute2's `ip` with the right to add bridges; valid here: loopback")
+        raise ValueError(
+            "--network namespaces needs root and iproute2's `ip` with the right to add bridges; valid here: loopback"
+        )
     return Network()
 
 

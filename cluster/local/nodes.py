@@ -26,9 +26,22 @@ HEAD_ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
 }
-PORTS = ("gcs", "dashboard", "client", "node-manager", "object-manager", "agent-listen", "agent-grpc", "runtime-env", "metrics")
+PORTS = (
+    "gcs",
+    "dashboard",
+    "client",
+    "node-manager",
+    "object-manager",
+    "agent-listen",
+    "agent-grpc",
+    "runtime-env",
+    "metrics",
+)
 BLOCK = 150  # ports of one node: those above, the rest for its worker processes
-FIRST_PORT, LAST_PORT = 20000, 32000  # above Ray's own random worker ports, below the system's ephemeral ones
+FIRST_PORT, LAST_PORT = (
+    20000,
+    32000,
+)  # above Ray's own random worker ports, below the system's ephemeral ones
 
 
 @dataclass
@@ -114,13 +127,26 @@ def node_environment(state: State, node: Node) -> dict[str, str]:
 
 def start_command(state: State, node: Node) -> list[str]:
     head = node.index == 0
-    role = ["--head", f"--port={node.port('gcs')}", f"--ray-client-server-port={node.port('client')}", "--include-dashboard=true"]
+    role = [
+        "--head",
+        f"--port={node.port('gcs')}",
+        f"--ray-client-server-port={node.port('client')}",
+        "--include-dashboard=true",
+    ]
     role += ["--dashboard-host=127.0.0.1", f"--dashboard-port={node.port('dashboard')}"]
     if not head:
         role = [f"--address={state.head.address}:{state.head.port('gcs')}"]
     return [
         *state.network.enter(node.index),
-        *[sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role],
+        *[
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            *role,
+        ],
         f"--node-ip-address={node.address}",
         f"--temp-dir={state.folder}/{node.name}",
         f"--num-cpus={state.head_cpus if head else state.cpus:g}",
@@ -161,7 +187,12 @@ def add_node(state: State, again: Node | None = None) -> Node:
     """Starts the head (the first call) or one more worker, or `again` one that did not come up; does not wait for it."""
     index = again.index if again else state.added
     name = f"worker{index}" if index else "head"
-    node = Node(name=name, index=index, address=state.network.address(index), ports=free_block([n.ports for n in state.nodes]))
+    node = Node(
+        name=name,
+        index=index,
+        address=state.network.address(index),
+        ports=free_block([n.ports for n in state.nodes]),
+    )
     state.nodes.insert(0 if index == 0 else len(state.nodes), node)
     if not again:
         state.added += 1
@@ -199,10 +230,14 @@ def wait_alive(state: State, names: list[str], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not set(names) <= set(alive(state)):
         for node in state.nodes:
-            if node.name in names and not processes.marked(processes.NODE_MARK, f"{state.id}-{node.name}"):
+            if node.name in names and not processes.marked(
+                processes.NODE_MARK, f"{state.id}-{node.name}"
+            ):
                 raise RuntimeError(f"{node.name} ended at its start: {_tail(state, node)}")
         if time.monotonic() > end:
-            raise RuntimeError(f"nodes {', '.join(names)} not up after {seconds:.0f} s; alive: {alive(state)}")
+            raise RuntimeError(
+                f"nodes {', '.join(names)} not up after {seconds:.0f} s; alive: {alive(state)}"
+            )
         time.sleep(0.3)
 
 
@@ -228,4 +263,9 @@ def lose(state: State, node: Node) -> None:
 
 
 def _tail(state: State, node: Node) -> str:
-    return " | ".join(Path(f"{state.folder}/{node.name}.log").read_text(errors="replace").strip().splitlines()[-5:])
+    return " | ".join(
+        Path(f"{state.folder}/{node.name}.log")
+        .read_text(errors="replace")
+        .strip()
+        .splitlines()[-5:]
+    )

@@ -62,49 +62,87 @@ class Evaluation:
     remarks: list[str] = field(default_factory=list)
 
     def flat(self) -> dict[str, Any]:
-        found: dict[str, Any] = {**self.metrics, "rows": self.rows, "rows_available": self.available}
+        found: dict[str, Any] = {
+            **self.metrics,
+            "rows": self.rows,
+            "rows_available": self.available,
+        }
         for name, (low, high) in self.intervals.items():
             found |= {f"{name}/low": low, f"{name}/high": high}
         found |= inference.facts_of(self.aggregation, self.asked)
         for row in self.confidence:
-            found |= {f"confidence/{row['modality']}/{row['group']}/{name}": row[name] for name in SHOWN}
+            found |= {
+                f"confidence/{row['modality']}/{row['group']}/{name}": row[name] for name in SHOWN
+            }
         found |= {f"rows/{name}": count for name, count in self.class_rows.items()}
         if self.aggregation.prior_C is not None:
-            found |= {f"prior/{name}": float(p) for name, p in zip(self.class_rows, self.aggregation.prior_C, strict=True)}
+            found |= {
+                f"prior/{name}": float(p)
+                for name, p in zip(self.class_rows, self.aggregation.prior_C, strict=True)
+            }
         found |= {f"note/{name}": text for name, text in self.notes.items()}
         return found | {"remarks": "; ".join(self.remarks)}
 
 
-def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: torch.device) -> Evaluation:
+def evaluate(
+    checkpoint: Checkpoint, shards: str, condition: Condition, device: torch.device
+) -> Evaluation:
     """Labels of the split serve the cut, which is a protocol, and the metrics; no decision is made on them."""
     network, classes = checkpoint.network, checkpoint.network.schema.classes
     source, found_match, available = open_rows(checkpoint, shards, condition)
     seen = inference.score(checkpoint, source, device)
-    weighed = inference.weigh(checkpoint, condition.aggregation, seen.logits_NEC, source, device, condition.prior_C, condition.seed)
+    weighed = inference.weigh(
+        checkpoint,
+        condition.aggregation,
+        seen.logits_NEC,
+        source,
+        device,
+        condition.prior_C,
+        condition.seed,
+    )
     probabilities_NC = weighed.probabilities_NC
     decisions_N = checkpoint.calibration.decide(probabilities_NC)
     counts_C, labels_N = network.counts_C.cpu(), seen.labels_N
     common = (probabilities_NC, labels_N, counts_C)
     remarks = list(found_match.notes)
     if checkpoint.config.data.corrupt:
-        remarks.append(f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too")
-    unlike, nowhere = seen.unfamiliar_NM.sum(0).tolist(), int(lost(seen.present_NM, seen.unfamiliar_NM).sum())
+        remarks.append(
+            f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too"
+        )
+    unlike, nowhere = (
+        seen.unfamiliar_NM.sum(0).tolist(),
+        int(lost(seen.present_NM, seen.unfamiliar_NM).sum()),
+    )
     remarks += inference.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
-    remarks += inference.agreement_notes(network.schema.modalities, seen.agreement, checkpoint.expectation)
+    remarks += inference.agreement_notes(
+        network.schema.modalities, seen.agreement, checkpoint.expectation
+    )
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
-        remarks.append(f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing")
+        remarks.append(
+            f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing"
+        )
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
-    remarks += inference.prior_notes(classes, () if condition.prior_C is None else condition.prior_C.tolist())
+    remarks += inference.prior_notes(
+        classes, () if condition.prior_C is None else condition.prior_C.tolist()
+    )
     kept = network.schema.keep(condition.modalities).modalities
-    if taken := [term.modality for term in parse(condition.corrupt, network.schema) if term.modality not in kept]:
+    if taken := [
+        term.modality
+        for term in parse(condition.corrupt, network.schema)
+        if term.modality not in kept
+    ]:
         remarks.append(f"{', '.join(taken)} is taken away: nothing of it is left to corrupt")
     single = [name for name, count in class_rows.items() if count == 1]
     if single and condition.replicates:
-        remarks.append(f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})")
+        remarks.append(
+            f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})"
+        )
     return Evaluation(
         metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
-        intervals=metrics.bootstrap(*common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N),
+        intervals=metrics.bootstrap(
+            *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
+        ),
         notes=metrics.notes(*common, classes, decisions_N),
         confidence=scores.confidence_report(seen, network),
         aggregation=weighed,
@@ -116,14 +154,18 @@ def evaluate(checkpoint: Checkpoint, shards: str, condition: Condition, device: 
     )
 
 
-def open_rows(checkpoint: Checkpoint, shards: str, condition: Condition) -> tuple[stream.Source, Match, int]:
+def open_rows(
+    checkpoint: Checkpoint, shards: str, condition: Condition
+) -> tuple[stream.Source, Match, int]:
     """The rows of the condition as batches, from memory or streamed by size; and the rows that the split has."""
     schema, config = checkpoint.network.schema, checkpoint.config
     manifest = read_manifest(shards)
     found = match(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
     spec = corruption(checkpoint, condition)
     if not manifest.rows[condition.split]:
-        raise ValueError(f"a split must have rows to be evaluated; {shards} has none in {condition.split}/")
+        raise ValueError(
+            f"a split must have rows to be evaluated; {shards} has none in {condition.split}/"
+        )
     index = read_index(shards, condition.split)
     check_labels(found, manifest.schema, index.labels_R, shards, condition.split)
     labels_R = found.labels(index.labels_R).astype(np.int64)
@@ -134,12 +176,29 @@ def open_rows(checkpoint: Checkpoint, shards: str, condition: Condition) -> tupl
         index.ranks_R[rows_R].astype(np.int64),
         np.bincount(labels_R[rows_R].clip(0), minlength=len(schema.classes)),
     )
-    plan = stream.Plan(selection=selection, size=min(config.inference.batch_size, len(rows_R)), train=False, seed=config.optim.seed)
+    plan = stream.Plan(
+        selection=selection,
+        size=min(config.inference.batch_size, len(rows_R)),
+        train=False,
+        seed=config.optim.seed,
+    )
     seed = config.optim.seed
     if stream.decide_cache(schema, index.rows, config) == "memory":
         arrays = found.apply(stream.load_arrays(shards, condition.split, found.read))
-        return stream.MemorySource(schema, plan, corrupt(arrays, spec, schema, seed=seed, split=condition.split)), found, index.rows
-    return stream.StreamSource(schema, plan, MatchedReader(index, found.read, spec, seed, match=found)), found, index.rows
+        return (
+            stream.MemorySource(
+                schema, plan, corrupt(arrays, spec, schema, seed=seed, split=condition.split)
+            ),
+            found,
+            index.rows,
+        )
+    return (
+        stream.StreamSource(
+            schema, plan, MatchedReader(index, found.read, spec, seed, match=found)
+        ),
+        found,
+        index.rows,
+    )
 
 
 def corruption(checkpoint: Checkpoint, condition: Condition) -> str:
@@ -154,7 +213,9 @@ def corruption(checkpoint: Checkpoint, condition: Condition) -> str:
 def check_labels(found: Match, data: Schema, labels_R: Ints, shards: str, split: str) -> None:
     """Rows of a class that the network cannot give would only count as its mistakes."""
     if not (labels_R >= 0).any():
-        raise ValueError(f"an evaluation needs labelled rows; {shards} has none in {split}/: use predict.py for rows without labels")
+        raise ValueError(
+            f"an evaluation needs labelled rows; {shards} has none in {split}/: use predict.py for rows without labels"
+        )
     rows_C = np.bincount(labels_R[labels_R >= 0], minlength=len(data.classes))
     unknown = [name for c, name in enumerate(data.classes) if name in found.strangers and rows_C[c]]
     if unknown:
@@ -171,8 +232,14 @@ class MatchedReader(Reader):
     match: Match = None  # type: ignore[assignment]
 
     def blank(self, rows: int) -> Arrays:
-        return {name: values for name, values in empty(self.match.model, rows).items() if not values.size}
+        return {
+            name: values
+            for name, values in empty(self.match.model, rows).items()
+            if not values.size
+        }
 
     def decode(self, columns: Columns) -> Arrays:
         arrays = self.match.apply(decode(columns, self.schema))
-        return corrupt(arrays, self.corruption, self.match.model, seed=self.seed, split=self.index.split)
+        return corrupt(
+            arrays, self.corruption, self.match.model, seed=self.seed, split=self.index.split
+        )

@@ -38,7 +38,9 @@ class Prepared:
     labels: pa.Array  # class names, null where unknown
     split: str
     refused: list[tuple[str, str]] = field(default_factory=list)
-    unread: Counter[str] = field(default_factory=Counter)  # cells of a table's columns that hold what tells nothing
+    unread: Counter[str] = field(
+        default_factory=Counter
+    )  # cells of a table's columns that hold what tells nothing
 
 
 @dataclass
@@ -55,12 +57,17 @@ class ShardRows:
         yield Wave(tasks(pieces(self.uri, files), self.batch_size, workers))
 
     def batches(self, wave: Wave, task: Sequence[Piece]) -> Iterator[tuple[pa.Table, Piece, int]]:
-        return parquet_batches(self.uri, task, self.batch_size, ["id", "label", *columns_of(self.match.read)])
+        return parquet_batches(
+            self.uri, task, self.batch_size, ["id", "label", *columns_of(self.match.read)]
+        )
 
     def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
         arrays = self.match.apply(decode(numpy_columns(raw.drop_columns("id")), self.match.read))
         return Prepared(
-            arrays, raw["id"].cast(pa.string()).combine_chunks(), names(arrays["labels"], self.match.model.classes), piece.split
+            arrays,
+            raw["id"].cast(pa.string()).combine_chunks(),
+            names(arrays["labels"], self.match.model.classes),
+            piece.split,
         )
 
 
@@ -83,7 +90,13 @@ class TableRows:
 
     def waves(self, workers: int) -> Iterator[Wave]:
         if self.table.kind == "parquet":
-            yield Wave(tasks(pieces(self.table.uri, [(path, "") for path in self.table.files]), self.batch_size, workers))
+            yield Wave(
+                tasks(
+                    pieces(self.table.uri, [(path, "") for path in self.table.files]),
+                    self.batch_size,
+                    workers,
+                )
+            )
             return
         first = 0
         for chunk in csv_chunks(self.table, self.columns, self.batch_size):
@@ -103,12 +116,21 @@ class TableRows:
     def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
         unread: Counter[str] = Counter()
         commas = self.table.delimiter == ";"
-        good, refused = ingest_rows.encode_rows(raw, self.manifest, self.folders, first, commas, unread)
+        good, refused = ingest_rows.encode_rows(
+            raw, self.manifest, self.folders, first, commas, unread
+        )
         columns = numpy_columns(good.drop_columns("id"))
         arrays = decode(columns, self.manifest.schema)
         pairs = zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)
         labels = names(arrays["labels"], self.manifest.schema.classes)
-        return Prepared(arrays, good["id"].cast(pa.string()).combine_chunks(), labels, piece.split, list(pairs), unread)
+        return Prepared(
+            arrays,
+            good["id"].cast(pa.string()).combine_chunks(),
+            labels,
+            piece.split,
+            list(pairs),
+            unread,
+        )
 
 
 Rows = ShardRows | TableRows
@@ -120,23 +142,42 @@ def names(labels_B: np.ndarray[Any, Any], classes: Sequence[str]) -> pa.Array:
 
 
 def open_rows(
-    checkpoint: Checkpoint, data: str, *, images: Mapping[str, str], split: str, batch_size: int, encoding: str = "utf-8"
+    checkpoint: Checkpoint,
+    data: str,
+    *,
+    images: Mapping[str, str],
+    split: str,
+    batch_size: int,
+    encoding: str = "utf-8",
 ) -> tuple[Rows, list[str]]:
     """The rows of a SHARDS folder or of a table, and what there is to note about them."""
     if has_manifest(data):
         if images:
-            raise ValueError(f"--image is for tables; {data} is a SHARDS folder, whose images are in it")
+            raise ValueError(
+                f"--image is for tables; {data} is a SHARDS folder, whose images are in it"
+            )
         manifest = read_manifest(data)
-        found = match(manifest.schema, checkpoint.network.schema, manifest.prepare, checkpoint.manifest.prepare)
+        found = match(
+            manifest.schema,
+            checkpoint.network.schema,
+            manifest.prepare,
+            checkpoint.manifest.prepare,
+        )
         splits = tuple(s for s, rows in manifest.rows.items() if rows and split in ("all", s))
         if not splits:
             raise ValueError(f"a split must have rows to be predicted; {data} has none in {split}")
         notes = [*found.notes]
         if found.strangers:
-            notes.append(f"rows of classes that the checkpoint does not know have no label: {listed(found.strangers)}")
-        return ShardRows(data if is_uri(data) else filesystem(data)[1], splits, found, batch_size), notes
+            notes.append(
+                f"rows of classes that the checkpoint does not know have no label: {listed(found.strangers)}"
+            )
+        return ShardRows(
+            data if is_uri(data) else filesystem(data)[1], splits, found, batch_size
+        ), notes
     if split != "all":
-        raise ValueError(f"--split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})")
+        raise ValueError(
+            f"--split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})"
+        )
     return open_table(checkpoint, data, images, batch_size, encoding)
 
 
@@ -150,11 +191,15 @@ def has_manifest(data: str) -> bool:
         raise ingest_heads.damaged(data, error) from None
 
 
-def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str) -> tuple[TableRows, list[str]]:
+def open_table(
+    checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str
+) -> tuple[TableRows, list[str]]:
     """The table with its columns checked against those of the checkpoint."""
     made, schema = checkpoint.manifest.prepare, checkpoint.network.schema
     if "images" not in made:
-        raise ValueError(f"a table needs a checkpoint whose shards were made by ingest.py, which says how to prepare it; got --data {data}")
+        raise ValueError(
+            f"a table needs a checkpoint whose shards were made by ingest.py, which says how to prepare it; got --data {data}"
+        )
     try:
         table = ingest_table.open_table(data, encoding)
     except ValueError as error:
@@ -163,9 +208,13 @@ def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], bat
     columns = [image["column"] for image in prepare["images"]]
     for name in images:
         if name not in columns:
-            raise ValueError(f"--image must name an image column of the checkpoint ({', '.join(columns) or 'it has none'}); got {name!r}")
+            raise ValueError(
+                f"--image must name an image column of the checkpoint ({', '.join(columns) or 'it has none'}); got {name!r}"
+            )
         if name not in table.schema.names:
-            raise ValueError(f"--image must name a column of the table; got {name!r}; valid: {', '.join(table.schema.names)}")
+            raise ValueError(
+                f"--image must name a column of the table; got {name!r}; valid: {', '.join(table.schema.names)}"
+            )
     folders = {name: images.get(name) or table.folder for name in columns}
     for name, folder in folders.items():
         if not is_uri(folder):
@@ -173,23 +222,34 @@ def open_table(checkpoint: Checkpoint, data: str, images: Mapping[str, str], bat
     manifest = Manifest(schema=kept, rows=checkpoint.manifest.rows, prepare=prepare)
     rows = TableRows(table if is_uri(table.uri) else absolute(table), manifest, folders, batch_size)
     blank = pa.table({field.name: pa.nulls(1, field.type) for field in table.schema})
-    ingest_rows.encode_rows(blank, manifest, folders)  # refuses a table that lacks part of a modality, before any work is done
+    ingest_rows.encode_rows(
+        blank, manifest, folders
+    )  # refuses a table that lacks part of a modality, before any work is done
     there = set(table.schema.names)
     notes = [
-        f"the table has no column {i['column']}: {i['name']} is absent in every row" for i in prepare["images"] if i["column"] not in there
+        f"the table has no column {i['column']}: {i['name']} is absent in every row"
+        for i in prepare["images"]
+        if i["column"] not in there
     ]
     for modality in kept.tables:
         if not any(c.name in there for c in (*modality.numeric, *modality.categorical)):
             notes.append(f"the table has no column of {modality.name}: it is absent in every row")
     if not made.get("id") or made["id"] not in there:
         notes.append(
-            "rows are numbered from 0: " + (f"the table has no id column {made['id']!r}" if made.get("id") else "the data has no ids")
+            "rows are numbered from 0: "
+            + (
+                f"the table has no id column {made['id']!r}"
+                if made.get("id")
+                else "the data has no ids"
+            )
         )
     known = {*rows.columns, *made.get("dropped", {}), made.get("group"), made.get("split_column")}
     if strange := [name for name in table.schema.names if name not in known]:
         notes.append(f"columns that training did not know are passed over: {listed(strange)}")
     if table.delimiter == ";" and any(c.name in there for t in kept.tables for c in t.numeric):
-        notes.append("the cells of the table are separated by ;: decimal commas are read as numbers")
+        notes.append(
+            "the cells of the table are separated by ;: decimal commas are read as numbers"
+        )
     return rows, notes
 
 

@@ -60,29 +60,47 @@ class Outcome:
     abstained: int = 0
     classes: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # sums of the fusion weights
-    unlike: list[int] = field(default_factory=list)  # rows in which a modality is unlike anything in training
+    unlike: list[int] = field(
+        default_factory=list
+    )  # rows in which a modality is unlike anything in training
     nowhere: int = 0  # rows in which all are
     agreement: Agreement | None = None  # of the modalities, over the predicted rows
     refused: list[tuple[str, str]] = field(default_factory=list)
-    unread: Counter[str] = field(default_factory=Counter)  # cells of a table's columns that hold what tells nothing
+    unread: Counter[str] = field(
+        default_factory=Counter
+    )  # cells of a table's columns that hold what tells nothing
     blank: int = 0  # predicted rows without any modality
 
     def add(self, other: Outcome) -> None:
         self.rows += other.rows
         self.predicted += other.predicted
         self.abstained += other.abstained
-        self.classes = [a + b for a, b in itertools.zip_longest(self.classes, other.classes, fillvalue=0)]
-        self.weights = [a + b for a, b in itertools.zip_longest(self.weights, other.weights, fillvalue=0.0)]
-        self.unlike = [a + b for a, b in itertools.zip_longest(self.unlike, other.unlike, fillvalue=0)]
+        self.classes = [
+            a + b for a, b in itertools.zip_longest(self.classes, other.classes, fillvalue=0)
+        ]
+        self.weights = [
+            a + b for a, b in itertools.zip_longest(self.weights, other.weights, fillvalue=0.0)
+        ]
+        self.unlike = [
+            a + b for a, b in itertools.zip_longest(self.unlike, other.unlike, fillvalue=0)
+        ]
         self.nowhere += other.nowhere
-        self.agreement = self.agreement + other.agreement if self.agreement and other.agreement else self.agreement or other.agreement
+        self.agreement = (
+            self.agreement + other.agreement
+            if self.agreement and other.agreement
+            else self.agreement or other.agreement
+        )
         self.refused += [(row[0], row[1]) for row in other.refused]
         self.unread += other.unread
         self.blank += other.blank
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON can have it."""
-        sums = {name: tensor.tolist() for name, tensor in self.agreement.state_dict().items()} if self.agreement else None
+        sums = (
+            {name: tensor.tolist() for name, tensor in self.agreement.state_dict().items()}
+            if self.agreement
+            else None
+        )
         return {**vars(self), "agreement": sums}
 
     @classmethod
@@ -110,29 +128,63 @@ class Predictor:
         batch = stream.as_batch(prepared.arrays, self.network.schema).to(self.device)
         with loop.autocast(self.checkpoint.config, self.device):
             outputs = self.network(batch)
-        probabilities_BC = self.recipe.weighing.apply(self.checkpoint, outputs.logits_BEC.float().cpu(), self.trained_C)
+        probabilities_BC = self.recipe.weighing.apply(
+            self.checkpoint, outputs.logits_BEC.float().cpu(), self.trained_C
+        )
         if not torch.isfinite(probabilities_BC).all():
-            raise ValueError("the checkpoint gives probabilities that are no numbers: its training diverged; use an earlier one")
+            raise ValueError(
+                "the checkpoint gives probabilities that are no numbers: its training diverged; use an earlier one"
+            )
         decided_B = self.checkpoint.calibration.decide(probabilities_BC)
         abstained_B = probabilities_BC.amax(1) < self.recipe.abstain
         entropy_B = torch.special.entr(probabilities_BC).sum(1)
         weights_BM = outputs.weights_BM.float().cpu()
-        told = pa.array([*classes, ""], pa.string()).take(pa.array(torch.where(abstained_B, len(classes), decided_B).numpy()))
+        told = pa.array([*classes, ""], pa.string()).take(
+            pa.array(torch.where(abstained_B, len(classes), decided_B).numpy())
+        )
         rows = len(decided_B)
-        columns: dict[str, Any] = {"id": prepared.ids, "split": [prepared.split] * rows, "label": prepared.labels}
-        columns |= {"prediction": told, "probability": probabilities_BC.gather(1, decided_B[:, None])[:, 0].numpy()}
+        columns: dict[str, Any] = {
+            "id": prepared.ids,
+            "split": [prepared.split] * rows,
+            "label": prepared.labels,
+        }
+        columns |= {
+            "prediction": told,
+            "probability": probabilities_BC.gather(1, decided_B[:, None])[:, 0].numpy(),
+        }
         columns |= {"abstained": abstained_B.numpy(), "entropy": entropy_B.numpy()}
         columns |= {f"p/{name}": probabilities_BC[:, c].numpy() for c, name in enumerate(classes)}
         columns |= {f"weight/{name}": weights_BM[:, m].numpy() for m, name in enumerate(modalities)}
-        columns |= {f"expert_weight/{e + 1}": np.full(rows, w, np.float32) for e, w in enumerate(self.recipe.weighing.experts)}
+        columns |= {
+            f"expert_weight/{e + 1}": np.full(rows, w, np.float32)
+            for e, w in enumerate(self.recipe.weighing.experts)
+        }
         unfamiliar_BM = outputs.unfamiliar_BM.cpu()
-        columns |= {f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)}
+        columns |= {
+            f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)
+        }
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
-        agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(*scores.posteriors(outputs))
+        agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(
+            *scores.posteriors(outputs)
+        )
         blank = int((~outputs.present_BM.any(1)).sum())
-        sums = (counts, weights_BM.sum(0).tolist(), unfamiliar_BM.sum(0).tolist(), nowhere, agreement)
-        found = Outcome(rows + len(prepared.refused), rows, int(abstained_B.sum()), *sums, prepared.refused, prepared.unread, blank)
+        sums = (
+            counts,
+            weights_BM.sum(0).tolist(),
+            unfamiliar_BM.sum(0).tolist(),
+            nowhere,
+            agreement,
+        )
+        found = Outcome(
+            rows + len(prepared.refused),
+            rows,
+            int(abstained_B.sum()),
+            *sums,
+            prepared.refused,
+            prepared.unread,
+            blank,
+        )
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
     def work(self, wave: Wave, task: list[Piece], part: int) -> Outcome:
@@ -141,14 +193,19 @@ class Predictor:
         path = join(self.recipe.out, PARTS, f"part-{part:05d}.parquet")
         system, target = filesystem(path)
         system.create_dir(target.rpartition("/")[0], recursive=True)
-        with system.open_output_stream(f"{target}.tmp") as sink, pq.ParquetWriter(sink, self.schema) as writer:
+        with (
+            system.open_output_stream(f"{target}.tmp") as sink,
+            pq.ParquetWriter(sink, self.schema) as writer,
+        ):
             held: list[pa.Table] = []
             for prepared in self.prepared(wave, task):
                 if len(prepared.ids):
                     table, found = self.predict(prepared)
                     held.append(table)
                 else:
-                    found = Outcome(rows=len(prepared.refused), refused=prepared.refused, unread=prepared.unread)
+                    found = Outcome(
+                        rows=len(prepared.refused), refused=prepared.refused, unread=prepared.unread
+                    )
                 total.add(found)
                 if sum(t.num_rows for t in held) >= FLUSH_ROWS:
                     writer.write_table(pa.concat_tables(held))
@@ -162,18 +219,33 @@ class Predictor:
         """The task's batches, decoded by threads ahead of their use."""
         rows = self.recipe.rows
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            yield from reader.ahead(pool, lambda item: rows.prepare(*item), rows.batches(wave, task), self.threads)
+            yield from reader.ahead(
+                pool, lambda item: rows.prepare(*item), rows.batches(wave, task), self.threads
+            )
 
 
 def arrow_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
     """Columns of a part file, one a class: probabilities can be filtered, sorted and averaged by name in any tool."""
     schema = checkpoint.network.schema
-    columns = [("id", pa.string()), *([("split", pa.string())] if splits else []), ("label", pa.string()), ("prediction", pa.string())]
+    columns = [
+        ("id", pa.string()),
+        *([("split", pa.string())] if splits else []),
+        ("label", pa.string()),
+        ("prediction", pa.string()),
+    ]
     columns += [("probability", pa.float32()), ("abstained", pa.bool_()), ("entropy", pa.float32())]
     columns += [(f"p/{name}", pa.float32()) for name in schema.classes]
     columns += [(f"weight/{name}", pa.float32()) for name in schema.modalities]
     columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities]
-    return pa.schema([*columns, *((f"expert_weight/{e + 1}", pa.float32()) for e in range(inference.experts(checkpoint)))])
+    return pa.schema(
+        [
+            *columns,
+            *(
+                (f"expert_weight/{e + 1}", pa.float32())
+                for e in range(inference.experts(checkpoint))
+            ),
+        ]
+    )
 
 
 class Actor:
@@ -189,9 +261,16 @@ class Actor:
 
         model, wave = ray.get(shared)
         if self.predictor is None:
-            self.predictor = Predictor(checkpoints.parse(model, "the checkpoint"), self.recipe, threads=4 if self.recipe.gpus else 1)
+            self.predictor = Predictor(
+                checkpoints.parse(model, "the checkpoint"),
+                self.recipe,
+                threads=4 if self.recipe.gpus else 1,
+            )
         try:
-            told = [self.predictor.work(wave, wave.tasks[k], first + k).to_plain() for k in numbers["task"].to_pylist()]
+            told = [
+                self.predictor.work(wave, wave.tasks[k], first + k).to_plain()
+                for k in numbers["task"].to_pylist()
+            ]
         except ValueError as error:  # the user's mistake: in Ray Data's own wrapping it would arrive as a page of stack
             told = [{"error": str(error)}]
         return pa.table({"outcome": [json.dumps(one) for one in told]})
@@ -208,14 +287,19 @@ def in_process(checkpoint: Checkpoint, recipe: Recipe, waves: Iterator[Wave]) ->
             part += 1
 
 
-def in_pool(content: bytes, recipe: Recipe, waves: Iterator[Wave], actors: int) -> Iterator[Outcome]:
+def in_pool(
+    content: bytes, recipe: Recipe, waves: Iterator[Wave], actors: int
+) -> Iterator[Outcome]:
     """Every task in a pool of actors; each loads the model once from the object store."""
     import ray
     import ray.data
 
     model, part = ray.put(content), 0
     for wave in waves:
-        shared = [model, ray.put(wave)]  # in a list, so that Ray hands on the references and not the values
+        shared = [
+            model,
+            ray.put(wave),
+        ]  # in a list, so that Ray hands on the references and not the values
         numbers = ray.data.from_arrow([pa.table({"task": [k]}) for k in range(len(wave.tasks))])
         done = numbers.map_batches(
             Actor,
@@ -246,7 +330,12 @@ class Sample:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         total = len(self.arrays["labels"])
         for low in range(start * self.size, total, self.size):
-            yield stream.as_batch({name: values[low : low + self.size] for name, values in self.arrays.items()}, self.schema, 0, 0)
+            yield stream.as_batch(
+                {name: values[low : low + self.size] for name, values in self.arrays.items()},
+                self.schema,
+                0,
+                0,
+            )
 
 
 def sample(checkpoint: Checkpoint, rows: Rows, batch_size: int) -> Sample:
@@ -260,4 +349,8 @@ def sample(checkpoint: Checkpoint, rows: Rows, batch_size: int) -> Sample:
                 chosen = list(range(-first % stride, raw.num_rows, stride))
                 if chosen:
                     parts.append(rows.prepare(raw.take(chosen), piece, first).arrays)
-    return Sample(schema, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, batch_size)
+    return Sample(
+        schema,
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        batch_size,
+    )

@@ -32,5 +32,8 @@ def shifted(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
     shape = steep ** (-np.arange(len(order)) / max(len(order) - 1, 1))
     shape = shape[::-1] if name == "backward" else shape
     sizes = np.maximum(np.floor((there_C[order] / shape).min() * shape + 1e-9).astype(int), 1)
-    picked = [generator(seed, CUT, int(c)).permutation(np.flatnonzero(labels_N == c))[:n] for c, n in zip(order, sizes)]
+    picked = [
+        generator(seed, CUT, int(c)).permutation(np.flatnonzero(labels_N == c))[:n]
+        for c, n in zip(order, sizes)
+    ]
     return np.sort(np.concatenate(picked))

@@ -68,30 +68,46 @@ def tasks(groups: Sequence[Piece], batch_size: int, workers: int) -> list[list[P
     filled = 0
     for group in groups:
         # A worker that begins inside a row group of a file reads what lies before, too: two cuts a worker and no more.
-        step = max(size, -(-group.rows // (2 * workers) // batch_size) * batch_size) if group.file else size
+        step = (
+            max(size, -(-group.rows // (2 * workers) // batch_size) * batch_size)
+            if group.file
+            else size
+        )
         for low in range(0, group.rows, step):
             rows = min(step, group.rows - low)
             if filled and filled + rows > size:
                 found.append([])
                 filled = 0
-            found[-1].append(Piece(group.file, group.group, group.skip + low, rows, group.first + low, group.split))
+            found[-1].append(
+                Piece(
+                    group.file, group.group, group.skip + low, rows, group.first + low, group.split
+                )
+            )
             filled += rows
     return [task for task in found if task]
 
 
-def parquet_batches(uri: str, task: Sequence[Piece], batch_size: int, columns: Sequence[str]) -> Iterator[tuple[pa.Table, Piece, int]]:
+def parquet_batches(
+    uri: str, task: Sequence[Piece], batch_size: int, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, Piece, int]]:
     """Raw batches of a task with the number of their first row; one batch of a row group is in memory at a time."""
     system, _ = filesystem(uri)
     for piece in task:
         with system.open_input_file(piece.file) as source:
             parquet = pq.ParquetFile(source, pre_buffer=True)
-            batches = parquet.iter_batches(batch_size, row_groups=[piece.group], columns=list(columns), use_threads=False)
-            taken = itertools.islice(batches, piece.skip // batch_size, -(-(piece.skip + piece.rows) // batch_size))
+            batches = parquet.iter_batches(
+                batch_size, row_groups=[piece.group], columns=list(columns), use_threads=False
+            )
+            taken = itertools.islice(
+                batches, piece.skip // batch_size, -(-(piece.skip + piece.rows) // batch_size)
+            )
             for number, batch in enumerate(taken):
                 yield pa.Table.from_batches([batch]), piece, piece.first + number * batch_size
 
 
-def csv_chunks(table: ingest_table.RawTable, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
+def csv_chunks(
+    table: ingest_table.RawTable, columns: Sequence[str], batch_size: int
+) -> Iterator[pa.Table]:
     """Stretches of a CSV table in whole batches, every cell as text; types are those of the checkpoint."""
     from pyarrow import csv as arrow_csv
 

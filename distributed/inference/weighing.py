@@ -32,23 +32,33 @@ RESAMPLED_CELLS = 0.2
 DROPPED = 0.1
 
 
-def unfamiliar_notes(names: Sequence[str], unlike: Sequence[int], nowhere: int, rows: int) -> list[str]:
+def unfamiliar_notes(
+    names: Sequence[str], unlike: Sequence[int], nowhere: int, rows: int
+) -> list[str]:
     """What is to be said of rows that are unlike training: in each modality, and in all that they have."""
     told = [
         f"{name} is unlike anything in training in {n:,} of {rows:,} rows: it counts as absent; --trust-unfamiliar goes by it"
         for name, n in zip(names, unlike)
         if n
     ]
-    return told + [f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"] * (nowhere > 0)
+    return told + [
+        f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"
+    ] * (nowhere > 0)
 
 
 def prior_notes(classes: Sequence[str], prior: Sequence[float]) -> list[str]:
     """What is to be said of a known prior, if there is one."""
     ruled_out = [name for name, weight in zip(classes, prior) if not weight]
-    return [f"the known prior gives {listed(ruled_out)} no weight: never predicted"] if ruled_out else []
+    return (
+        [f"the known prior gives {listed(ruled_out)} no weight: never predicted"]
+        if ruled_out
+        else []
+    )
 
 
-def agreement_notes(names: Sequence[str], now: Agreement | None, known: Expectation | None) -> list[str]:
+def agreement_notes(
+    names: Sequence[str], now: Agreement | None, known: Expectation | None
+) -> list[str]:
     """What is to be said of modalities that no longer belong together."""
     return [
         f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: in part of the rows one of the two "
@@ -80,12 +90,16 @@ def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scor
     """What the network gives every row, on the CPU."""
     checkpoint.network.to(device)
     precision = loop.precision(checkpoint.config, device)
-    return scores.score(checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation)
+    return scores.score(
+        checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation
+    )
 
 
 def experts(checkpoint: Checkpoint) -> int:
     """How many rows of logits the network gives."""
-    return 1 if checkpoint.config.fusion.kind in WITHOUT_EXPERTS else checkpoint.config.experts.count
+    return (
+        1 if checkpoint.config.fusion.kind in WITHOUT_EXPERTS else checkpoint.config.experts.count
+    )
 
 
 def weigh(
@@ -101,7 +115,10 @@ def weigh(
     scale = checkpoint.calibration.scale
     views = None
     if method == "stability":
-        first, second = (score(checkpoint, Perturbed(source, checkpoint, device, view, seed), device).logits_NEC for view in range(2))
+        first, second = (
+            score(checkpoint, Perturbed(source, checkpoint, device, view, seed), device).logits_NEC
+            for view in range(2)
+        )
         views = scale(first), scale(second)
     held = checkpoint.validation
     return aggregation.aggregate(
@@ -119,24 +136,35 @@ class Weighing:
     """An aggregation as plain numbers: all that a worker needs to apply it to further rows."""
 
     experts: tuple[float, ...]
-    prior: tuple[float, ...] = ()  # the prior that the probabilities are moved to; empty: they stay as the experts give them
+    prior: tuple[
+        float, ...
+    ] = ()  # the prior that the probabilities are moved to; empty: they stay as the experts give them
 
     @classmethod
     def of(cls, found: Aggregation) -> Weighing:
-        return cls(tuple(found.weights_E.tolist()), () if found.prior_C is None else tuple(found.prior_C.tolist()))
+        return cls(
+            tuple(found.weights_E.tolist()),
+            () if found.prior_C is None else tuple(found.prior_C.tolist()),
+        )
 
     def apply(self, checkpoint: Checkpoint, logits_NEC: Tensor, trained_C: Tensor) -> Tensor:
         """Calibrated probabilities [N, C] of raw expert logits."""
-        logits_NC = aggregation.mix(checkpoint.calibration.scale(logits_NEC), torch.tensor(self.experts))
+        logits_NC = aggregation.mix(
+            checkpoint.calibration.scale(logits_NEC), torch.tensor(self.experts)
+        )
         if self.prior:
-            logits_NC = adjust(logits_NC, trained_C.to(logits_NC), torch.tensor(self.prior).to(logits_NC))
+            logits_NC = adjust(
+                logits_NC, trained_C.to(logits_NC), torch.tensor(self.prior).to(logits_NC)
+            )
         return logits_NC.softmax(1)
 
 
 def method_of(asked: str, prior: str, default: str) -> str:
     """The aggregation in use: a known prior needs no estimate, and excludes stability."""
     if prior and asked == "stability":
-        raise ValueError("--prior moves the probabilities to a known prior; it goes with --aggregation uniform or prior, not stability")
+        raise ValueError(
+            "--prior moves the probabilities to a known prior; it goes with --aggregation uniform or prior, not stability"
+        )
     return "given" if prior else asked or default
 
 
@@ -147,17 +175,32 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
     try:
         plain = json.loads(read_file(path), parse_int=float)
     except OSError:
-        raise ValueError(f"--prior must name a JSON file that exists and can be read; got {path!r}") from None
+        raise ValueError(
+            f"--prior must name a JSON file that exists and can be read; got {path!r}"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"--prior must be a JSON object {{class: weight}}; {path}: {error}") from None
+        raise ValueError(
+            f"--prior must be a JSON object {{class: weight}}; {path}: {error}"
+        ) from None
     if not isinstance(plain, dict) or not plain:
-        raise ValueError(f"--prior must be a JSON object {{class: weight}}; {path} holds {type(plain).__name__}")
+        raise ValueError(
+            f"--prior must be a JSON object {{class: weight}}; {path} holds {type(plain).__name__}"
+        )
     unknown = [name for name in plain if name not in classes]
     if unknown:
-        raise ValueError(f"--prior must name classes of the checkpoint; got {listed(unknown)}; valid: {listed(classes)}")
+        raise ValueError(
+            f"--prior must name classes of the checkpoint; got {listed(unknown)}; valid: {listed(classes)}"
+        )
     for name, weight in plain.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"--prior must give each class a finite weight of at least 0; {name} has {weight!r}")
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not math.isfinite(weight)
+            or weight < 0
+        ):
+            raise ValueError(
+                f"--prior must give each class a finite weight of at least 0; {name} has {weight!r}"
+            )
     weights_C = torch.tensor([float(plain.get(name, 0.0)) for name in classes], dtype=torch.float64)
     if float(weights_C.max()) <= 0:
         raise ValueError(f"--prior must give some class a weight above 0; {path} gives none")

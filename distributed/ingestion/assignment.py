@@ -41,7 +41,13 @@ class Assigned:
     groups: np.ndarray | None
 
 
-def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float], seed: int, report: ingest_report.Report) -> Assigned:
+def assign(
+    known: pa.Table,
+    roles: Roles,
+    fractions: tuple[float, float, float],
+    seed: int,
+    report: ingest_report.Report,
+) -> Assigned:
     """Class, split, rank and place of every row that is not refused."""
     n = known.num_rows
     ids = known[ID].to_pylist() if roles.id else [str(i) for i in range(n)]
@@ -51,11 +57,15 @@ def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float],
     good = np.array([r is None for r in reasons], dtype=bool)
     report.refused(reasons, n)
     for name in (LABEL, GROUP, ID):
-        for line in ingest_checks.missing_words(name, known[name]) if name in known.column_names else ():
+        for line in (
+            ingest_checks.missing_words(name, known[name]) if name in known.column_names else ()
+        ):
             report.warn(line)
     if not good.any():
         first = next(r for r in reasons if r)
-        raise ValueError(f"at least one row must be usable; all {n} were refused, the first because: {first}")
+        raise ValueError(
+            f"at least one row must be usable; all {n} were refused, the first because: {first}"
+        )
     classes, codes = _classes(known[LABEL], good, roles.label)
     hashes = splits.hash_ids("" if i is None else i for i in ids)
     order = splits.reseed(hashes, seed)
@@ -70,11 +80,17 @@ def assign(known: pa.Table, roles: Roles, fractions: tuple[float, float, float],
             report.warn(line)
         _fill_given(split, codes, good, units, unit_order, report)
     report.classes(classes, codes, split)
-    if groups is not None and given is None and (scarce := ingest_checks.scarce_in_train(classes, report.totals, fractions[0])):
+    if (
+        groups is not None
+        and given is None
+        and (scarce := ingest_checks.scarce_in_train(classes, report.totals, fractions[0]))
+    ):
         report.warn(scarce)
     rank = splits.ranks(split, codes, hashes)
     position = splits.positions(split, order)
-    rejected = pa.table({ID: pa.array([i or "" for i in ids], pa.string()), REASON: pa.array(reasons, pa.string())}).filter(pa.array(~good))
+    rejected = pa.table(
+        {ID: pa.array([i or "" for i in ids], pa.string()), REASON: pa.array(reasons, pa.string())}
+    ).filter(pa.array(~good))
     rows = ingest_passes.Assignment(split=split, labels=codes, rank=rank, position=position)
     return Assigned(rows, classes, rejected, groups)
 
@@ -99,13 +115,18 @@ def _given_split(known: pa.Table, roles: Roles, reasons: list[str | None]) -> np
     for i, word in enumerate(words):
         place = manifest.NAMES.get((word or "").lower())
         if place is None:
-            reasons[i] = reasons[i] or f"split must be one of train, val, test (column {roles.split!r}); got {word!r}"
+            reasons[i] = (
+                reasons[i]
+                or f"split must be one of train, val, test (column {roles.split!r}); got {word!r}"
+            )
         else:
             given[i] = place
     return given
 
 
-def _classes(labels: pa.ChunkedArray, good: np.ndarray, column: str) -> tuple[tuple[str, ...], np.ndarray]:
+def _classes(
+    labels: pa.ChunkedArray, good: np.ndarray, column: str
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names in order (whole numbers by value) and every row's class; -1 for refused rows without one."""
     words = labels.combine_chunks()
     names = [w for w in pc.unique(words.filter(pa.array(good))).to_pylist() if w is not None]
@@ -115,10 +136,14 @@ def _classes(labels: pa.ChunkedArray, good: np.ndarray, column: str) -> tuple[tu
             f"--label must name a column with at least two classes; {column!r} has only {names[0]!r} in its {rows} usable rows"
         )
     if len(names) > max(100, rows // 2):
-        raise ValueError(f"--label must name a column of classes; {column!r} has {len(names)} values in {rows} rows: numbers or ids?")
+        raise ValueError(
+            f"--label must name a column of classes; {column!r} has {len(names)} values in {rows} rows: numbers or ids?"
+        )
     whole = all(w.removeprefix("-").isdecimal() for w in names)
     classes = tuple(sorted(names, key=int) if whole else sorted(names))
-    codes = pc.fill_null(pc.index_in(words, value_set=pa.array(classes, words.type)), -1).to_numpy(zero_copy_only=False)
+    codes = pc.fill_null(pc.index_in(words, value_set=pa.array(classes, words.type)), -1).to_numpy(
+        zero_copy_only=False
+    )
     return classes, codes.astype(np.int64)
 
 
@@ -131,7 +156,11 @@ def _groups(cells: pa.ChunkedArray, n: int, column: str | None) -> np.ndarray:
 
 
 def _units(
-    groups: np.ndarray | None, order: np.ndarray, good: np.ndarray, seed: int, names: pa.ChunkedArray | None
+    groups: np.ndarray | None,
+    order: np.ndarray,
+    good: np.ndarray,
+    seed: int,
+    names: pa.ChunkedArray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The good rows' units, numbered from 0, and a seeded hash for every unit: of the group's name, or of the row's id."""
     if groups is None or names is None:
@@ -145,11 +174,18 @@ def _units(
 
 
 def _fill_given(
-    split: np.ndarray, codes: np.ndarray, good: np.ndarray, units: np.ndarray, unit_order: np.ndarray, report: ingest_report.Report
+    split: np.ndarray,
+    codes: np.ndarray,
+    good: np.ndarray,
+    units: np.ndarray,
+    unit_order: np.ndarray,
+    report: ingest_report.Report,
 ) -> None:
     """A given split without val or test gets them from train."""
     if not np.any(split == TRAIN):
-        raise ValueError("the split column must have training rows; it has none among the usable rows")
+        raise ValueError(
+            "the split column must have training rows; it has none among the usable rows"
+        )
     unit_of = np.full(len(split), -1, dtype=np.int64)
     unit_of[good] = units
     for place, name in ((TEST, "test"), (VAL, "val")):
@@ -160,7 +196,9 @@ def _fill_given(
         found, mine = np.unique(unit_of[rows], return_inverse=True)
         cut = splits.assign(codes[rows], mine, unit_order[found], (1 - share, share, 0.0))
         split[rows[cut == VAL]] = place
-        report.note(f"the split column has no {name} rows: {int(np.sum(cut == VAL))} were cut from train")
+        report.note(
+            f"the split column has no {name} rows: {int(np.sum(cut == VAL))} were cut from train"
+        )
 
 
 def schema(
@@ -173,7 +211,8 @@ def schema(
 ) -> Schema:
     """The modalities with their training statistics. Columns and images that carry nothing are left out, and said."""
     decisions = {
-        name: report.stay_dropped.get(name) or columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas)
+        name: report.stay_dropped.get(name)
+        or columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas)
         for name in roles.features
     }
     for decision in decisions.values():
@@ -196,10 +235,19 @@ def schema(
         else:
             report.warn(f"{spec.name}: no training row has an image; the modality is left out")
     if not pictures and not tables:
-        raise ValueError("no modality is left to learn from: every feature column was dropped (" + report.why_dropped() + ")")
+        raise ValueError(
+            "no modality is left to learn from: every feature column was dropped ("
+            + report.why_dropped()
+            + ")"
+        )
     train = assigned.rows.split == TRAIN
     per_class = np.bincount(assigned.rows.labels[train], minlength=len(assigned.classes))
-    return Schema(images=tuple(pictures), tables=tuple(tables), classes=assigned.classes, counts=tuple(int(c) for c in per_class))
+    return Schema(
+        images=tuple(pictures),
+        tables=tuple(tables),
+        classes=assigned.classes,
+        counts=tuple(int(c) for c in per_class),
+    )
 
 
 def _image(spec: images.ImageSpec, n: int, sums: Sequence[int]) -> Image:
@@ -207,25 +255,46 @@ def _image(spec: images.ImageSpec, n: int, sums: Sequence[int]) -> Image:
     pixels = n * spec.height * spec.width
     mean = [s / pixels for s in sums[: spec.channels]]
     spread = [math.sqrt(max(0.0, q / pixels - m * m)) for q, m in zip(sums[spec.channels :], mean)]
-    scaled = [tuple(float(f"{v / 255:.8g}") for v in values) for values in (mean, [s or 1.0 for s in spread])]
-    return Image(name=spec.name, height=spec.height, width=spec.width, channels=spec.channels, mean=scaled[0], std=scaled[1])
+    scaled = [
+        tuple(float(f"{v / 255:.8g}") for v in values)
+        for values in (mean, [s or 1.0 for s in spread])
+    ]
+    return Image(
+        name=spec.name,
+        height=spec.height,
+        width=spec.width,
+        channels=spec.channels,
+        mean=scaled[0],
+        std=scaled[1],
+    )
 
 
 def check_leaks(
-    known: pa.Table, counts: Mapping[str, columns.Counts], made: Schema, assigned: Assigned, roles: Roles, report: ingest_report.Report
+    known: pa.Table,
+    counts: Mapping[str, columns.Counts],
+    made: Schema,
+    assigned: Assigned,
+    roles: Roles,
+    report: ingest_report.Report,
 ) -> None:
     """Warnings about what may make the results too good."""
     for table in made.tables:
         for column in (*table.numeric, *table.categorical):
             pairs = counts[column.name].table
-            if pairs is not None and (line := ingest_checks.label_leak(column.name, pairs, len(made.classes))):
+            if pairs is not None and (
+                line := ingest_checks.label_leak(column.name, pairs, len(made.classes))
+            ):
                 report.warn(line)
     for image in made.images:
         digests = ingest_passes.digests(known, image.name)
-        for line in ingest_checks.identical_images(image.name, digests, assigned.rows.split, assigned.rows.labels):
+        for line in ingest_checks.identical_images(
+            image.name, digests, assigned.rows.split, assigned.rows.labels
+        ):
             report.warn(line)
         if grey := ingest_passes.colour_as_grey(known, image.name):
-            report.note(f"{image.name}: {grey} colour images became grey, like the first of the table")
+            report.note(
+                f"{image.name}: {grey} colour images became grey, like the first of the table"
+            )
         if deep := ingest_passes.without_window(known, image.name):
             report.warn(
                 f"{image.name}: {deep} images have more than 8 bits of grey and the sample had none: "

@@ -19,7 +19,12 @@ ONE_WAY = 0.25  # share of the rows whose value occurs with a single label
 
 def label_leak(name: str, pairs: pa.Table, n_classes: int) -> str:
     """A warning if the column's values give the label away (pairs: value, label, n over training rows), else ""."""
-    values = pairs["value"].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+    values = (
+        pairs["value"]
+        .combine_chunks()
+        .dictionary_encode(null_encoding="encode")
+        .indices.to_numpy(zero_copy_only=False)
+    )
     labels = pairs["label"].to_numpy()
     n = pairs["n"].to_numpy()
     total_C = np.bincount(labels, weights=n, minlength=n_classes)
@@ -27,7 +32,13 @@ def label_leak(name: str, pairs: pa.Table, n_classes: int) -> str:
         return ""
     right = n * _left_out_is_right(values, n)
     some = total_C >= 2
-    recall = float(np.mean(np.bincount(labels, weights=right, minlength=n_classes)[some] / total_C[some])) if some.any() else 0.0
+    recall = (
+        float(
+            np.mean(np.bincount(labels, weights=right, minlength=n_classes)[some] / total_C[some])
+        )
+        if some.any()
+        else 0.0
+    )
     if recall >= DETERMINED:
         return f"{name} determines the label (its value alone gives {recall:.0%} of each class): --drop it unless it is known beforehand"
     share = _one_way(values, labels, n, total_C)
@@ -39,7 +50,11 @@ def label_leak(name: str, pairs: pa.Table, n_classes: int) -> str:
 def _left_out_is_right(values: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Per (value, label): whether a row's label is the commonest among the *other* rows of its value; a value seen once tells nothing."""
     order = np.lexsort((-n, values))
-    first = np.r_[True, values[order][1:] != values[order][:-1]] if len(order) else np.zeros(0, dtype=bool)
+    first = (
+        np.r_[True, values[order][1:] != values[order][:-1]]
+        if len(order)
+        else np.zeros(0, dtype=bool)
+    )
     starts = np.flatnonzero(first)
     best = n[order][starts]
     second = np.zeros_like(best)
@@ -64,7 +79,8 @@ def missing_words(what: str, cells: pa.ChunkedArray) -> list[str]:
     """Warnings about words that are names in a column of labels, groups or ids (what), and missing values in features."""
     words = pc.value_counts(cells.filter(pc.is_in(cells, value_set=MISSING_WORDS))).to_pylist()
     return [
-        f"{what}: {w['values']!r} is taken for a name (rows: {w['counts']}); if it means missing, leave those cells empty" for w in words
+        f"{what}: {w['values']!r} is taken for a name (rows: {w['counts']}); if it means missing, leave those cells empty"
+        for w in words
     ]
 
 
@@ -77,9 +93,7 @@ def crossing_groups(groups: np.ndarray, split: np.ndarray) -> str:
         return ""
     crossing = np.unique(pairs[0])[times > 1]
     rows = int(np.isin(groups[kept], crossing).sum())
-    return (
-        f"{len(crossing)} groups ({rows} rows) cross the given splits: validation and test see what training saw; --split makes clean ones"
-    )
+    return f"{len(crossing)} groups ({rows} rows) cross the given splits: validation and test see what training saw; --split makes clean ones"
 
 
 def scarce_in_train(classes: Sequence[str], totals_CS: np.ndarray, share: float) -> str:
@@ -87,10 +101,16 @@ def scarce_in_train(classes: Sequence[str], totals_CS: np.ndarray, share: float)
     rows_C = totals_CS.sum(1)
     few = [c for c in np.flatnonzero((rows_C >= 5) & (totals_CS[:, TRAIN] < 0.5 * share * rows_C))]
     told = listed([f"{classes[c]} ({totals_CS[c, TRAIN]} of {rows_C[c]} rows)" for c in few])
-    return f"groups leave much less than {share:.0%} to training of {told}: another --seed cuts them otherwise" if few else ""
+    return (
+        f"groups leave much less than {share:.0%} to training of {told}: another --seed cuts them otherwise"
+        if few
+        else ""
+    )
 
 
-def identical_images(name: str, digests: pa.ChunkedArray, split: np.ndarray, labels: np.ndarray) -> list[str]:
+def identical_images(
+    name: str, digests: pa.ChunkedArray, split: np.ndarray, labels: np.ndarray
+) -> list[str]:
     """Warnings about one photograph in several splits, or with several labels."""
     there = pc.is_valid(digests).to_numpy(zero_copy_only=False) & (split != NONE)
     hashes = pc.fill_null(digests, 0).to_numpy()[there]

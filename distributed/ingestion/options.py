@@ -13,7 +13,9 @@ FRACTIONS = (0.7, 0.1, 0.2)  # of the rows for train, val and test
 class IngestOptions:
     """What `ingest` reads and how: a table, its images, and where the shards go."""
 
-    table: str = required("CSV or Parquet: a file, a folder of them, or a URI (s3://, gs://)", "TABLE")
+    table: str = required(
+        "CSV or Parquet: a file, a folder of them, or a URI (s3://, gs://)", "TABLE"
+    )
     label: str = required("column of the classes", "COL")
     image: tuple[str, ...] = option(
         (),
@@ -21,26 +23,63 @@ class IngestOptions:
         metavar="COL[=DIR]",
         shown="no images",
     )
-    group: str | None = option(None, "rows of one group stay in one split: a patient, a lot", metavar="COL", shown="every row for itself")
+    group: str | None = option(
+        None,
+        "rows of one group stay in one split: a patient, a lot",
+        metavar="COL",
+        shown="every row for itself",
+    )
     id: str | None = option(None, "column of unique ids", metavar="COL", shown="rows are numbered")
     drop: tuple[str, ...] = option((), "columns to leave out", metavar="COL")
-    numeric: tuple[str, ...] = option((), "columns that are numbers, whatever they look like", metavar="COL", shown="by their values")
-    categorical: tuple[str, ...] = option(
-        (), "columns that are categories, whatever they look like", metavar="COL", shown="by their values"
+    numeric: tuple[str, ...] = option(
+        (),
+        "columns that are numbers, whatever they look like",
+        metavar="COL",
+        shown="by their values",
     )
-    modality: tuple[str, ...] = option((), "table modalities of their own", metavar="NAME=COL,COL", shown="all columns are one, table")
-    split_column: str | None = option(None, "column that says train, val or test", metavar="COL", shown="--split")
-    split: str | None = option(None, "shares of a stratified split", metavar="TRAIN,VAL,TEST", shown=",".join(map(str, FRACTIONS)))
-    image_size: str = option("auto", "pixels; auto: the median size, longer side at most 64", metavar="N|HxW|auto")
-    fit: str = option("pad", "how an image of another shape is fitted", choices=("pad", "crop", "stretch"))
+    categorical: tuple[str, ...] = option(
+        (),
+        "columns that are categories, whatever they look like",
+        metavar="COL",
+        shown="by their values",
+    )
+    modality: tuple[str, ...] = option(
+        (),
+        "table modalities of their own",
+        metavar="NAME=COL,COL",
+        shown="all columns are one, table",
+    )
+    split_column: str | None = option(
+        None, "column that says train, val or test", metavar="COL", shown="--split"
+    )
+    split: str | None = option(
+        None,
+        "shares of a stratified split",
+        metavar="TRAIN,VAL,TEST",
+        shown=",".join(map(str, FRACTIONS)),
+    )
+    image_size: str = option(
+        "auto", "pixels; auto: the median size, longer side at most 64", metavar="N|HxW|auto"
+    )
+    fit: str = option(
+        "pad", "how an image of another shape is fitted", choices=("pad", "crop", "stretch")
+    )
     window: str = option(
         "auto",
         "16-bit grey values that become black and white; auto: 0.5 and 99.5 % of them",
         metavar="LOW,HIGH|auto",
     )
-    max_pixels: int = option(64_000_000, "larger images are refused", low=1, metavar="N", shown="64 million pixels")
+    max_pixels: int = option(
+        64_000_000, "larger images are refused", low=1, metavar="N", shown="64 million pixels"
+    )
     encoding: str = option("utf-8", "text encoding of a CSV table", metavar="NAME")
-    rows_per_file: int = option(0, "rows of one part file", low=0, metavar="N", shown="0, by size: 32 MiB, more from 2,000 files on")
+    rows_per_file: int = option(
+        0,
+        "rows of one part file",
+        low=0,
+        metavar="N",
+        shown="0, by size: 32 MiB, more from 2,000 files on",
+    )
     overwrite: bool = option(False, "replace a SHARDS folder at --out", shown="refuse")
     seed: int = option(0, "of the split and of the order of the rows", low=0, metavar="N")
     out: str = required("folder or URI to write", "SHARDS")

@@ -47,17 +47,25 @@ class Target:
         try:
             if system.get_file_info(path).type == FileType.File:
                 raise ValueError(f"--out must be a folder; {self.uri!r} is a file")
-            names = [f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))]
+            names = [
+                f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))
+            ]
             return [name for name in names if not (self.mounted and name == LOST)]
         except OSError as error:
-            raise ValueError(f"cannot use --out {self.uri!r}: {' '.join(str(error).split())}") from None
+            raise ValueError(
+                f"cannot use --out {self.uri!r}: {' '.join(str(error).split())}"
+            ) from None
 
     def _check(self) -> None:
         others = sorted(set(self.there) - OURS)
         if self.there and not self.overwrite:
-            raise ValueError(f"--out must be a new or an empty folder, or add --overwrite; {self.uri!r} is there already")
+            raise ValueError(
+                f"--out must be a new or an empty folder, or add --overwrite; {self.uri!r} is there already"
+            )
         if others:
-            raise ValueError(f"--overwrite replaces a SHARDS folder only; {self.uri!r} also holds {', '.join(others[:3])}")
+            raise ValueError(
+                f"--overwrite replaces a SHARDS folder only; {self.uri!r} also holds {', '.join(others[:3])}"
+            )
 
     @contextmanager
     def writing(self) -> Iterator[str]:
@@ -107,7 +115,9 @@ class Target:
         if not self.in_place:
             old = None
             if self.there:
-                old = tempfile.mkdtemp(prefix=f".{os.path.basename(self.uri)}.old.", dir=os.path.dirname(self.uri))
+                old = tempfile.mkdtemp(
+                    prefix=f".{os.path.basename(self.uri)}.old.", dir=os.path.dirname(self.uri)
+                )
                 os.rename(self.uri, os.path.join(old, "shards"))
             os.rename(self.work, self.uri)
             if old:
@@ -121,7 +131,11 @@ class Target:
         from pyarrow.fs import FileType
 
         system, path = filesystem(uri)
-        for name in (MANIFEST, REJECTED, *SPLITS):  # the manifest first: without it nobody takes the rest for shards
+        for name in (
+            MANIFEST,
+            REJECTED,
+            *SPLITS,
+        ):  # the manifest first: without it nobody takes the rest for shards
             info = system.get_file_info(posixpath.join(path, name))
             if info.type == FileType.File:
                 system.delete_file(info.path)
@@ -185,11 +199,25 @@ def write_table(uri: str, table: pa.Table) -> Written:
     import pyarrow.parquet as pq
 
     system, path = filesystem(uri)
-    compression = {n: "none" if pa.types.is_binary(t) else "zstd" for n, t in zip(table.schema.names, table.schema.types)}
-    dictionary = [n for n, t in zip(table.schema.names, table.schema.types) if not pa.types.is_binary(t) and n != "id"]
+    compression = {
+        n: "none" if pa.types.is_binary(t) else "zstd"
+        for n, t in zip(table.schema.names, table.schema.types)
+    }
+    dictionary = [
+        n
+        for n, t in zip(table.schema.names, table.schema.types)
+        if not pa.types.is_binary(t) and n != "id"
+    ]
     with system.open_output_stream(path) as stream:
         out = _Hashed(stream)
-        pq.write_table(table, out, row_group_size=ROW_GROUP, compression=compression, use_dictionary=dictionary, store_schema=True)
+        pq.write_table(
+            table,
+            out,
+            row_group_size=ROW_GROUP,
+            compression=compression,
+            use_dictionary=dictionary,
+            store_schema=True,
+        )
     return Written(uri, out.size, out.hash.hexdigest())
 
 
@@ -204,4 +232,6 @@ def verify(written: Sequence[Written]) -> None:
     for part in written:
         system, path = filesystem(part.uri)
         if system.get_file_info(path).size != part.size:
-            raise ValueError(f"--out must be on storage that every machine of the cluster shares; {part.uri!r} was written elsewhere")
+            raise ValueError(
+                f"--out must be on storage that every machine of the cluster shares; {part.uri!r} was written elsewhere"
+            )

@@ -73,15 +73,31 @@ class Assignment:
 
     def slice(self, first: int, rows: int) -> Assignment:
         part = slice(first, first + rows)
-        return Assignment(split=self.split[part], labels=self.labels[part], rank=self.rank[part], position=self.position[part])
+        return Assignment(
+            split=self.split[part],
+            labels=self.labels[part],
+            rank=self.rank[part],
+            position=self.position[part],
+        )
 
 
 def prepare_all(
-    table: ingest_table.RawTable, plan: Plan, names: Sequence[str], pixels: Sequence[float], cpus: int, advance: Callable[[int], None]
+    table: ingest_table.RawTable,
+    plan: Plan,
+    names: Sequence[str],
+    pixels: Sequence[float],
+    cpus: int,
+    advance: Callable[[int], None],
 ) -> Blocks:
     """First pass, through Ray Data: read, decode, resize. pixels: of a row's source images."""
     dataset = ingest_table.dataset(table, names, pixels, cpus)
-    dataset = dataset.map_batches(ingest_rows.prepare, fn_args=(plan,), batch_format="pyarrow", batch_size=256, zero_copy_batch=True)
+    dataset = dataset.map_batches(
+        ingest_rows.prepare,
+        fn_args=(plan,),
+        batch_format="pyarrow",
+        batch_size=256,
+        zero_copy_batch=True,
+    )
     dataset.context.execution_options.preserve_order = True
     blocks = Blocks([], [], [])
     for bundle in dataset.iter_internal_ref_bundles():
@@ -113,22 +129,34 @@ def identities(blocks: Blocks, cpus: int) -> pa.Table:
     import ray
 
     task = ray.remote(narrow)
-    return pa.concat_tables(ray.get([task.remote(*refs) for _, _, refs in blocks.grouped(cpus)])).combine_chunks()
+    return pa.concat_tables(
+        ray.get([task.remote(*refs) for _, _, refs in blocks.grouped(cpus)])
+    ).combine_chunks()
 
 
-def count(rows: Assignment, sampled: int, *blocks: pa.Table) -> tuple[dict[str, columns.Counts], dict[str, tuple[int, list[int]]]]:
+def count(
+    rows: Assignment, sampled: int, *blocks: pa.Table
+) -> tuple[dict[str, columns.Counts], dict[str, tuple[int, list[int]]]]:
     """Counts of every column, and images with their pixel sums, over the training rows of some blocks."""
     table = _joined(blocks)
     train = rows.split == TRAIN
     table = table.filter(pa.array(train))
     labels, sample = rows.labels[train], rows.position[train] < sampled
-    counts = {n[len(CELL) :]: columns.count(table[n], labels, sample) for n in table.column_names if n.startswith(CELL)}
+    counts = {
+        n[len(CELL) :]: columns.count(table[n], labels, sample)
+        for n in table.column_names
+        if n.startswith(CELL)
+    }
     sums = {}
     for name in table.column_names:
         if name.startswith(SUMS):
             there = table[name].drop_null().combine_chunks()
             width = len(there[0]) if len(there) else 0
-            values = there.flatten().to_numpy().reshape(len(there), width) if width else np.zeros((0, 0), dtype=np.int64)
+            values = (
+                there.flatten().to_numpy().reshape(len(there), width)
+                if width
+                else np.zeros((0, 0), dtype=np.int64)
+            )
             sums[name[len(SUMS) :]] = (len(there), values.sum(axis=0).tolist())
     return counts, sums
 
@@ -150,7 +178,10 @@ def statistics(
     sums: dict[str, tuple[int, list[int]]] = {}
     for name in parts[0][1]:
         some = [p[1][name] for p in parts if p[1][name][0]]
-        sums[name] = (sum(n for n, _ in some), [sum(column) for column in zip(*(s for _, s in some))])
+        sums[name] = (
+            sum(n for n, _ in some),
+            [sum(column) for column in zip(*(s for _, s in some))],
+        )
     return counts, sums
 
 
@@ -162,14 +193,22 @@ def blank(names: Sequence[str], *blocks: pa.Table) -> np.ndarray:
         if not len(rest):
             break
         cells = table[name]
-        there = pc.is_valid(cells).take(rest) if name.startswith(IMAGE) else pc.is_valid(as_text(cells.take(rest)))
+        there = (
+            pc.is_valid(cells).take(rest)
+            if name.startswith(IMAGE)
+            else pc.is_valid(as_text(cells.take(rest)))
+        )
         rest = rest[~there.to_numpy(zero_copy_only=False)]
     return np.isin(np.arange(table.num_rows), rest)
 
 
 def prepared_columns(schema: Schema) -> list[str]:
     """Columns of the prepared rows that become those of the shards."""
-    columns = [CELL + column.name for table in schema.tables for column in (*table.numeric, *table.categorical)]
+    columns = [
+        CELL + column.name
+        for table in schema.tables
+        for column in (*table.numeric, *table.categorical)
+    ]
     return [*(IMAGE + image.name for image in schema.images), *columns]
 
 
@@ -193,18 +232,35 @@ class Parts:
         """The number of every row's part, counted through all splits; -1 for refused rows."""
         starts = np.concatenate([[0], np.cumsum(self.files)])[:-1]
         split = np.maximum(rows.split, 0)
-        per_file = np.array(self.files)[split] * rows.position // np.maximum(1, np.array(self.rows)[split])
+        per_file = (
+            np.array(self.files)[split] * rows.position // np.maximum(1, np.array(self.rows)[split])
+        )
         return np.where(rows.split == NONE, -1, starts[split] + per_file)
 
     def names(self) -> list[tuple[str, int]]:
         return [(split, i) for split, n in zip(SPLITS, self.files) for i in range(n)]
 
 
-def deal(first: int, rows: Assignment, parts: Parts, schema: Schema, readings: Mapping[str, str], *blocks: pa.Table) -> Any:
+def deal(
+    first: int,
+    rows: Assignment,
+    parts: Parts,
+    schema: Schema,
+    readings: Mapping[str, str],
+    *blocks: pa.Table,
+) -> Any:
     """The shard rows of some blocks, one table for every part file."""
     table = _joined(blocks)
-    ids = table[ID] if ID in table.column_names else pa.array([str(first + i) for i in range(table.num_rows)], pa.string())
-    out: dict[str, Any] = {ID: ids, LABEL: pa.array(rows.labels, pa.int32()), "rank": pa.array(rows.rank, pa.int32())}
+    ids = (
+        table[ID]
+        if ID in table.column_names
+        else pa.array([str(first + i) for i in range(table.num_rows)], pa.string())
+    )
+    out: dict[str, Any] = {
+        ID: ids,
+        LABEL: pa.array(rows.labels, pa.int32()),
+        "rank": pa.array(rows.rank, pa.int32()),
+    }
     if ingest_rows.GROUP in table.column_names:
         out[ingest_rows.GROUP] = table[ingest_rows.GROUP]
     out.update(ingest_rows.image_columns(table, [i.name for i in schema.images]))
@@ -239,7 +295,10 @@ def write_all(
         first, n, refs = groups.pop(0)
         pieces = dealing.remote(first, rows.slice(first, n), parts, schema, readings, *refs)
         dealt.append(pieces if n_parts > 1 else [pieces])
-    left = [(part_path(folder, split, i), [d[k] for d in dealt]) for k, (split, i) in enumerate(parts.names())][::-1]
+    left = [
+        (part_path(folder, split, i), [d[k] for d in dealt])
+        for k, (split, i) in enumerate(parts.names())
+    ][::-1]
     del dealt
     task, running, written = ray.remote(write_part), [], []
     try:

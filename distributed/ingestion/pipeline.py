@@ -49,11 +49,16 @@ def ingest(options: IngestOptions) -> IngestResult:
     target = output.Target(options.out, options.overwrite)
     table = raw_table.open_table(options.table, options.encoding)
     chosen = roles.roles(options, table)
-    looks = [roles.look_at_images(options, table, column, folder) for column, folder in chosen.images.items()]
+    looks = [
+        roles.look_at_images(options, table, column, folder)
+        for column, folder in chosen.images.items()
+    ]
     ray_session.start_ray()
     signal.signal(signal.SIGTERM, signals.interrupt)
     with target.writing() as folder:
-        manifest, report = write_parts(table, chosen, looks, options, fractions, folder, target.clear)
+        manifest, report = write_parts(
+            table, chosen, looks, options, fractions, folder, target.clear
+        )
         target.commit(manifest)
     return IngestResult(options.out, manifest, report)
 
@@ -61,7 +66,9 @@ def ingest(options: IngestOptions) -> IngestResult:
 def split_shares(options: IngestOptions) -> tuple[float, float, float]:
     """The shares of train, val and test."""
     if options.split and options.split_column:
-        raise OptionError("split and split_column exclude each other: give one", "split", "split_column")
+        raise OptionError(
+            "split and split_column exclude each other: give one", "split", "split_column"
+        )
     if not options.split:
         return FRACTIONS
     try:
@@ -92,7 +99,9 @@ def write_parts(
     try:
         with progress.progress("preparing rows", table.rows) as advance:
             plan, names = roles.plan(chosen, specs), roles.source_columns(chosen)
-            blocks = passes.prepare_all(table, plan, names, [pixels for _, pixels in looks], cpus, advance)
+            blocks = passes.prepare_all(
+                table, plan, names, [pixels for _, pixels in looks], cpus, advance
+            )
     except Exception as error:
         raise reading_error(table, error) from error
     if not len(blocks):
@@ -103,13 +112,23 @@ def write_parts(
     parts = part_files(rows.split, known, schema, options.rows_per_file)
     clear()
     with progress.progress("writing files", sum(parts.files)) as advance:
-        written = passes.write_all(blocks, rows, parts, schema, report.readings(), folder, cpus, advance)
-    refused = [output.write_table(join(folder, REJECTED), assigned.rejected)] if assigned.rejected.num_rows else []
+        written = passes.write_all(
+            blocks, rows, parts, schema, report.readings(), folder, cpus, advance
+        )
+    refused = (
+        [output.write_table(join(folder, REJECTED), assigned.rejected)]
+        if assigned.rejected.num_rows
+        else []
+    )
     output.verify([*written, *refused])
     kept = {image.name for image in schema.images}
-    prepare = assignment.prepare_record(chosen, [s for s in specs if s.name in kept], schema, options.seed, fractions, report)
+    prepare = assignment.prepare_record(
+        chosen, [s for s in specs if s.name in kept], schema, options.seed, fractions, report
+    )
     rows_of = dict(zip(SPLITS, parts.rows))
-    return Manifest(schema=schema, rows=rows_of, prepare=prepare, content=output.content(written)), report
+    return Manifest(
+        schema=schema, rows=rows_of, prepare=prepare, content=output.content(written)
+    ), report
 
 
 def settle(
@@ -131,7 +150,10 @@ def settle(
         schema = assignment.schema(chosen, specs, counts, sums, assigned, report)
         names = passes.prepared_columns(schema)
         left_out = len(names) < len(chosen.features) + len(specs)
-        if not left_out or not (blank := passes.blank_rows(blocks, assigned.rows, names, cpus)).any():
+        if (
+            not left_out
+            or not (blank := passes.blank_rows(blocks, assigned.rows, names, cpus)).any()
+        ):
             break
         known, report = assignment.refuse(known, blank), Report(stay_dropped=report.decisions)
     assignment.check_leaks(known, counts, schema, assigned, chosen, report)
@@ -142,8 +164,14 @@ def reading_error(table: raw_table.RawTable, error: Exception) -> Exception:
     """Errors of the table's text and files as one line; anything else as it is."""
 
     cause = getattr(error, "cause", None) or error
-    damage = isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"  # of its compression
-    if damage or isinstance(cause, (pa.ArrowInvalid, UnicodeError)) or "Failed to read CSV" in str(error):
+    damage = (
+        isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"
+    )  # of its compression
+    if (
+        damage
+        or isinstance(cause, (pa.ArrowInvalid, UnicodeError))
+        or "Failed to read CSV" in str(error)
+    ):
         return raw_table.explain(table, cause)
     return error
 
@@ -157,5 +185,7 @@ def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: i
             per_row += float(known[name].to_numpy().sum()) / max(1, len(split))
     counts = [int(np.sum(split == s)) for s in range(3)]
     small = min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8)))
-    size = rows_per_file or max(1, small, min(int(passes.MOST_BYTES / per_row), -(-sum(counts) // MOST_FILES)))
+    size = rows_per_file or max(
+        1, small, min(int(passes.MOST_BYTES / per_row), -(-sum(counts) // MOST_FILES))
+    )
     return passes.Parts(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))

@@ -51,19 +51,44 @@ def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
             raise ValueError(f"--image must name a column once; got {column!r} twice")
         image_folders[column] = folder or table.folder
     split_tables = _named_tables(options.modality)
-    single = {"--label": options.label, "--id": options.id, "--group": options.group, "--split-column": options.split_column}
+    single = {
+        "--label": options.label,
+        "--id": options.id,
+        "--group": options.group,
+        "--split-column": options.split_column,
+    }
     asked: dict[str, Sequence[str]] = {k: [v] for k, v in single.items() if v is not None}
-    asked |= {"--image": list(image_folders), "--drop": options.drop, "--numeric": options.numeric, "--categorical": options.categorical}
+    asked |= {
+        "--image": list(image_folders),
+        "--drop": options.drop,
+        "--numeric": options.numeric,
+        "--categorical": options.categorical,
+    }
     asked |= {f"--modality {name}": found for name, found in split_tables.items()}
     for option, wanted in asked.items():
         for column in wanted:
             if column not in names:
-                raise ValueError(f"{option} must name a column of the table; got {column!r}; valid: {', '.join(names)}")
+                raise ValueError(
+                    f"{option} must name a column of the table; got {column!r}; valid: {', '.join(names)}"
+                )
     for option, name in single.items():
         if name is not None and pa.types.is_nested(kind := table.schema.field(name).type):
-            raise ValueError(f"{option} must name a column of numbers or words; {name!r} holds {kind}")
+            raise ValueError(
+                f"{option} must name a column of numbers or words; {name!r} holds {kind}"
+            )
     _check_once(asked)
-    taken = {c for c in (options.label, options.id, options.group, options.split_column, *options.drop, *image_folders) if c}
+    taken = {
+        c
+        for c in (
+            options.label,
+            options.id,
+            options.group,
+            options.split_column,
+            *options.drop,
+            *image_folders,
+        )
+        if c
+    }
     found = Roles(
         label=options.label,
         id=options.id,
@@ -72,7 +97,8 @@ def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
         images=image_folders,
         tables=split_tables,
         dropped=dict.fromkeys(options.drop, "--drop"),
-        forced=dict.fromkeys(options.numeric, "numeric") | dict.fromkeys(options.categorical, "categorical"),
+        forced=dict.fromkeys(options.numeric, "numeric")
+        | dict.fromkeys(options.categorical, "categorical"),
         commas=table.delimiter == ";",
     )
     rest = [n for n in names if n not in taken and n not in found.features]
@@ -80,7 +106,9 @@ def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
         kind = table.schema.field(column).type
         if not columns.usable(kind):
             if column in found.features:
-                raise ValueError(f"--modality must name columns of numbers or words; {column!r} holds {kind}")
+                raise ValueError(
+                    f"--modality must name columns of numbers or words; {column!r} holds {kind}"
+                )
             found.dropped[column] = f"holds {kind}: no feature (images are named with --image)"
     rest = [n for n in rest if n not in found.dropped]
     if rest:
@@ -100,7 +128,9 @@ def _named_tables(words: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"--modality takes NAME=COL,COL; got {word!r}")
         if name in found:
             both = ",".join([*found[name], *members])
-            raise ValueError(f"--modality must name a modality once; got {name!r} twice; valid: {name}={both}")
+            raise ValueError(
+                f"--modality must name a modality once; got {name!r} twice; valid: {name}={both}"
+            )
         found[name] = members
     return found
 
@@ -112,38 +142,54 @@ def _check_once(asked: dict[str, Sequence[str]]) -> None:
             continue
         for column in wanted:
             if column in used:
-                raise ValueError(f"a column must have one use; {column!r} is given to {used[column]} and {option}")
+                raise ValueError(
+                    f"a column must have one use; {column!r} is given to {used[column]} and {option}"
+                )
             used[column] = option
     both = set(asked["--numeric"]) & set(asked["--categorical"])
     if both:
-        raise ValueError(f"a column must be --numeric or --categorical, not both; got {', '.join(sorted(both))}")
+        raise ValueError(
+            f"a column must be --numeric or --categorical, not both; got {', '.join(sorted(both))}"
+        )
     for option in ("--numeric", "--categorical"):
         for column in asked[option]:
             if column in used and not used[column].startswith("--modality"):
-                raise ValueError(f"{option} is for feature columns; {column!r} is given to {used[column]}")
+                raise ValueError(
+                    f"{option} is for feature columns; {column!r} is given to {used[column]}"
+                )
 
 
 def _check_names(found: Roles) -> None:
     """Modality names become column prefixes and parts of metric names."""
     for name in found.tables:
         if name == "image" or not re.fullmatch(r"[\w -]+", name):
-            raise ValueError(f"a modality's name must be letters, digits, spaces, - or _, and not 'image'; got {name!r}")
+            raise ValueError(
+                f"a modality's name must be letters, digits, spaces, - or _, and not 'image'; got {name!r}"
+            )
         if name in found.images:
             raise ValueError(
                 f"modality names must differ; {name!r} is an image column and a table (name tables with --modality NAME=COL,COL)"
             )
     bad = [c for c in found.images if "," in c or "/" in c]
     if bad:
-        raise ValueError(f"an image column's name must hold neither ',' nor '/': it names the modality; got {bad[0]!r}")
+        raise ValueError(
+            f"an image column's name must hold neither ',' nor '/': it names the modality; got {bad[0]!r}"
+        )
     if not found.images and not found.tables:
-        raise ValueError("no column is left to learn from: every one is the label, an id, a group, a split or dropped")
+        raise ValueError(
+            "no column is left to learn from: every one is the label, an id, a group, a split or dropped"
+        )
 
 
-def look_at_images(options: IngestOptions, table: ingest_table.RawTable, column: str, folder: str) -> tuple[images.ImageSpec, float]:
+def look_at_images(
+    options: IngestOptions, table: ingest_table.RawTable, column: str, folder: str
+) -> tuple[images.ImageSpec, float]:
     """Size, channels and grey window of an image modality, and the mean pixels of its sources, from a sample."""
     cells = ingest_table.sample(table, [column])[column]
     if not _holds_images(cells.type):
-        raise ValueError(f"--image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}")
+        raise ValueError(
+            f"--image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}"
+        )
     reader = images.Folder(folder)
     shapes, greys, deep = [], [], []
     why = ""
@@ -161,7 +207,9 @@ def look_at_images(options: IngestOptions, table: ingest_table.RawTable, column:
         if seen.values is not None:
             deep.append(seen.values)
     if why and not shapes:
-        raise ValueError(f"no image of a sample of column {column!r} could be read: {why} (folder {folder or '.'!r})")
+        raise ValueError(
+            f"no image of a sample of column {column!r} could be read: {why} (folder {folder or '.'!r})"
+        )
     height, width = _size(options.image_size, shapes)
     spec = images.ImageSpec(
         name=column,
@@ -181,7 +229,13 @@ def _holds_images(kind: pa.DataType) -> bool:
         return _holds_images(kind.value_type)
     if pa.types.is_struct(kind):
         return {"bytes", "path"} & {kind.field(i).name for i in range(kind.num_fields)} != set()
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    tests = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_null,
+    )
     return any(test(kind) for test in tests)
 
 
@@ -190,7 +244,9 @@ def _size(wanted: str, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         sides = re.fullmatch(r"(\d+)(?:x(\d+))?", wanted)
         size = (int(sides[1]), int(sides[2] or sides[1])) if sides else (0, 0)
         if not all(SMALLEST <= s <= 4096 for s in size):
-            raise ValueError(f"--image-size must be auto, N or HxW with sides from {SMALLEST} to 4096; got {wanted!r}")
+            raise ValueError(
+                f"--image-size must be auto, N or HxW with sides from {SMALLEST} to 4096; got {wanted!r}"
+            )
         return size
     if not shapes:
         return LONGEST, LONGEST
@@ -220,8 +276,18 @@ def _window(wanted: str, deep: Sequence[np.ndarray]) -> tuple[float, float] | No
 
 def plan(found: Roles, specs: Sequence[images.ImageSpec]) -> Plan:
     """What the workers are told."""
-    sources = tuple((spec, column, _absolute(folder)) for spec, (column, folder) in zip(specs, found.images.items()))
-    return Plan(label=found.label, id=found.id, group=found.group, split=found.split, features=found.features, images=sources)
+    sources = tuple(
+        (spec, column, _absolute(folder))
+        for spec, (column, folder) in zip(specs, found.images.items())
+    )
+    return Plan(
+        label=found.label,
+        id=found.id,
+        group=found.group,
+        split=found.split,
+        features=found.features,
+        images=sources,
+    )
 
 
 def _absolute(folder: str) -> str:

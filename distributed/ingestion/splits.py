@@ -17,7 +17,9 @@ Hashes = NDArray[np.uint64]
 
 def hash_ids(ids: Iterable[str]) -> Hashes:
     """64 stable bits of each id: Python's own hash differs between processes."""
-    data = b"".join(hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids)
+    data = b"".join(
+        hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids
+    )
     return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
 
@@ -71,7 +73,9 @@ def _cut(sizes: Ints, fractions: tuple[float, float, float]) -> Ints:
             counts = np.bincount(split, minlength=3)
             donor = int(np.argmax(counts))
             theirs = np.flatnonzero(split == donor)[::-1]
-            split[theirs[np.argmin(sizes[theirs])]] = s  # the smallest: a large group would take most of the class along
+            split[theirs[np.argmin(sizes[theirs])]] = (
+                s  # the smallest: a large group would take most of the class along
+            )
     return split
 
 
@@ -87,7 +91,11 @@ def ranks(split: Ints, labels: Ints, hashes: Hashes) -> Ints:
     """Rank of every row within its class and split by the hash of its id; -1 for refused rows."""
     order = np.lexsort((np.arange(len(split)), hashes, labels, split))
     keys = split[order] * (int(labels.max(initial=0)) + 2) + labels[order]
-    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, dtype=np.int64)
+    starts = (
+        np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+        if len(keys)
+        else np.zeros(0, dtype=np.int64)
+    )
     within = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
     found = np.full(len(split), -1, dtype=np.int64)
     found[order] = within

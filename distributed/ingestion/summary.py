@@ -25,7 +25,9 @@ class Report:
     """Collects during the ingest, prints at its end. notes and warnings are kept in schema.json too."""
 
     def __init__(self, stay_dropped: Sequence[Decision] = ()) -> None:
-        self.stay_dropped = {d.name: d for d in stay_dropped if d.column is None}  # decided over rows some of which are refused by now
+        self.stay_dropped = {
+            d.name: d for d in stay_dropped if d.column is None
+        }  # decided over rows some of which are refused by now
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.decisions: list[Decision] = []
@@ -52,23 +54,31 @@ class Report:
         np.add.at(self.totals, (codes[kept], split[kept]), 1)
         lone = [n for n, row in zip(names, self.totals) if row.sum() == 1]
         if lone:
-            self.note(f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {listed(lone)}")
+            self.note(
+                f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {listed(lone)}"
+            )
         for place, where in enumerate(SPLITS):
             if not self.totals[:, place].any():
                 if where == "test":
                     self.note("no row is in test")
                 else:
-                    self.warn(f"no row is in {where}, without which nothing can be trained; {UNDIVIDED}")
+                    self.warn(
+                        f"no row is in {where}, without which nothing can be trained; {UNDIVIDED}"
+                    )
                 continue
             absent = [n for n, row in zip(names, self.totals) if not row[place]]
             if absent:
                 grave = place == TRAIN or (where == "val" and len(absent) > len(names) / 2)
-                (self.warn if grave else self.note)(f"classes without {where} rows: {listed(absent)}")
+                (self.warn if grave else self.note)(
+                    f"classes without {where} rows: {listed(absent)}"
+                )
 
     def column(self, decision: Decision) -> None:
         self.decisions.append(decision)
         if decision.note:
-            self.note(f"{decision.name}: {'dropped, ' if decision.column is None else ''}{decision.note}")
+            self.note(
+                f"{decision.name}: {'dropped, ' if decision.column is None else ''}{decision.note}"
+            )
         if decision.warning:
             self.warn(decision.warning)
 
@@ -83,7 +93,10 @@ class Report:
         return {d.name: d.reading for d in self.decisions if d.reading}
 
     def why_dropped(self) -> str:
-        return "; ".join(f"{name}: {why}" for name, why in list(self.dropped().items())[:5]) or "there was none"
+        return (
+            "; ".join(f"{name}: {why}" for name, why in list(self.dropped().items())[:5])
+            or "there was none"
+        )
 
     def show(self, manifest: Manifest, out: str) -> None:
         """The summary on stdout, warnings on stderr too where stdout is not a terminal's."""
@@ -96,13 +109,21 @@ class Report:
             console.width = 140
         table = Table(title="columns", title_justify="left")
         for head in ("name", "type", "missing", "distinct", "note"):
-            table.add_column(head, justify="right" if head in ("missing", "distinct") else "left", overflow="fold")
+            table.add_column(
+                head,
+                justify="right" if head in ("missing", "distinct") else "left",
+                overflow="fold",
+            )
         for spec, rows in self.images:
             lacking = 1 - rows / max(1, manifest.rows["train"])
-            size = f"{spec.height}x{spec.width}, {'grey' if spec.channels == 1 else 'RGB'}, {spec.fit}"
+            size = (
+                f"{spec.height}x{spec.width}, {'grey' if spec.channels == 1 else 'RGB'}, {spec.fit}"
+            )
             table.add_row(spec.name, "image", f"{lacking:.1%}", "", size)
         for d in self.decisions:
-            table.add_row(d.name, d.kind, f"{d.missing:.1%}", f"{d.distinct:,}" if d.distinct else "", d.note)
+            table.add_row(
+                d.name, d.kind, f"{d.missing:.1%}", f"{d.distinct:,}" if d.distinct else "", d.note
+            )
         console.print(table)
         self._show_classes(console, manifest)
         for line in self.notes:
@@ -118,7 +139,8 @@ class Report:
         largest, smallest = order[0], order[-1]
         ratio = totals[largest] / max(1, totals[smallest])
         print(
-            f"classes: {len(names)}; largest {names[largest]} {totals[largest]:,}, smallest {names[smallest]} {totals[smallest]:,}", end=""
+            f"classes: {len(names)}; largest {names[largest]} {totals[largest]:,}, smallest {names[smallest]} {totals[smallest]:,}",
+            end="",
         )
         print(f", imbalance {ratio:.1f}")
         print("splits: " + ", ".join(f"{split} {rows:,}" for split, rows in manifest.rows.items()))

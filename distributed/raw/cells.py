@@ -11,8 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MISSING_WORDS = pa.array(["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"])  # "None" may be a category
-BOOLEANS = {"True": "True", "true": "True", "TRUE": "True", "False": "False", "false": "False", "FALSE": "False"}
+MISSING_WORDS = pa.array(
+    ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"]
+)  # "None" may be a category
+BOOLEANS = {
+    "True": "True",
+    "true": "True",
+    "TRUE": "True",
+    "False": "False",
+    "false": "False",
+    "FALSE": "False",
+}
 WHOLE = r"^(-?[1-9]\d{0,14}|0)\.0+$"  # pandas writes whole numbers so where a column has gaps
 LARGEST = float(np.finfo(np.float32).max)  # what some write for infinity or for missing
 DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
@@ -24,9 +33,13 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 def flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     """One plain array: chunks joined, dictionaries decoded. Lists and records are refused."""
     if pa.types.is_nested(array.type):
-        raise ValueError(f"a column must hold numbers or words; one that is to be read holds {array.type}")
+        raise ValueError(
+            f"a column must hold numbers or words; one that is to be read holds {array.type}"
+        )
     if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+        array = (
+            pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+        )
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
@@ -51,18 +64,27 @@ def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     array = flat(array)
     if pa.types.is_floating(array.type):
         values = array.cast(pa.float64())
-        whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2**53)))
+        whole = pc.and_(
+            pc.is_finite(values),
+            pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2**53)),
+        )
         if pc.all(pc.fill_null(pc.or_(whole, pc.is_nan(values)), True)).as_py():
             array = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64())
-    if pa.types.is_timestamp(array.type) and array.type.tz:  # in UTC: Arrow writes no time in a zone whose name it does not know
+    if (
+        pa.types.is_timestamp(array.type) and array.type.tz
+    ):  # in UTC: Arrow writes no time in a zone whose name it does not know
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     if not is_text(array.type):
         array = array.cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
-    return spelled(pc.if_else(pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string())), None, words))
+    return spelled(
+        pc.if_else(pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string())), None, words)
+    )
 
 
-def as_numbers(array: pa.Array | pa.ChunkedArray, reading: str = "") -> tuple[np.ndarray, np.ndarray, int]:
+def as_numbers(
+    array: pa.Array | pa.ChunkedArray, reading: str = ""
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Cells as float64 with NaN where there is no finite number, which cells are empty, and how many were infinite.
 
     reading: the one of READINGS that is tried on text that is no plain number.
@@ -78,7 +100,9 @@ def as_numbers(array: pa.Array | pa.ChunkedArray, reading: str = "") -> tuple[np
     if is_text(array.type):
         words = as_text(array)
         empty = words.is_null().to_numpy(zero_copy_only=False)
-        values = pd.to_numeric(pd.Series(words.to_numpy(zero_copy_only=False), dtype=object), errors="coerce")
+        values = pd.to_numeric(
+            pd.Series(words.to_numpy(zero_copy_only=False), dtype=object), errors="coerce"
+        )
         values = values.to_numpy(dtype=np.float64, na_value=np.nan)
         rest = np.flatnonzero(np.isnan(values) & ~empty)
         if reading and len(rest):
@@ -110,23 +134,35 @@ def _dates(words: pa.Array) -> np.ndarray:
             found = datetime.datetime.fromisoformat(word)
         except ValueError:  # a 13th month
             return np.nan
-        return ((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)) - EPOCH).total_seconds()
+        return (
+            (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)) - EPOCH
+        ).total_seconds()
 
     there = pc.match_substring_regex(words, DATE).to_pylist()
-    return np.array([seconds(w) if ok else np.nan for w, ok in zip(words.to_pylist(), there)], dtype=np.float64)
+    return np.array(
+        [seconds(w) if ok else np.nan for w, ok in zip(words.to_pylist(), there)], dtype=np.float64
+    )
 
 
 def _decimal_commas(words: pa.Array) -> np.ndarray:
-    numbers = pc.if_else(pc.match_substring_regex(words, DECIMAL_COMMA), pc.replace_substring(words, ",", "."), None)
+    numbers = pc.if_else(
+        pc.match_substring_regex(words, DECIMAL_COMMA), pc.replace_substring(words, ",", "."), None
+    )
     return np.asarray(numbers.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _booleans(words: pa.Array) -> np.ndarray:
-    return np.array([{"True": 1.0, "False": 0.0}.get(w, np.nan) for w in words.to_pylist()], dtype=np.float64)
+    return np.array(
+        [{"True": 1.0, "False": 0.0}.get(w, np.nan) for w in words.to_pylist()], dtype=np.float64
+    )
 
 
 DATES, COMMAS, TRUTHS = "dates", "decimal commas", "booleans"
-READINGS: dict[str, Callable[[pa.Array], np.ndarray]] = {DATES: _dates, COMMAS: _decimal_commas, TRUTHS: _booleans}
+READINGS: dict[str, Callable[[pa.Array], np.ndarray]] = {
+    DATES: _dates,
+    COMMAS: _decimal_commas,
+    TRUTHS: _booleans,
+}
 
 
 def thousands(array: pa.Array) -> int:

@@ -29,10 +29,15 @@ from model.schema import FAR, Categorical, Numeric
 PARSED = 0.95  # a text column of which this share parses is numeric
 VOCABULARY = 1000  # values that a category keeps
 COUNTED = 20_000  # distinct values of a block that are counted one by one
-DENSE = 10  # different whole numbers within a range of this many times their count are taken for ids
+DENSE = (
+    10  # different whole numbers within a range of this many times their count are taken for ids
+)
 STEPS = 0.01  # share of the spread: numbers that float32 keeps in larger steps are said
 KNOTS = 33  # quantiles kept for a numeric column
-READ_AS = {DATES: "dates: seconds since 1970", COMMAS: "decimal commas: numbers (a dot is a decimal point too)"}
+READ_AS = {
+    DATES: "dates: seconds since 1970",
+    COMMAS: "decimal commas: numbers (a dot is a decimal point too)",
+}
 EMPTY = "no training row has a value"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
 
@@ -58,13 +63,17 @@ class Counts:
     rows: int = 0
     missing: int = 0
     numbers: Numbers = field(default_factory=Numbers)
-    readings: dict[str, Numbers] = field(default_factory=dict)  # of text: the numbers by each reading that finds more of them
+    readings: dict[str, Numbers] = field(
+        default_factory=dict
+    )  # of text: the numbers by each reading that finds more of them
     thousands: int = 0  # cells such as 1,234
     table: pa.Table | None = None
     uncounted: int = 0
     is_number: bool = False  # by the table's own type
     text: bool = True
-    reading: str = ""  # by the table's own type: how the same cells are read where they come as text
+    reading: str = (
+        ""  # by the table's own type: how the same cells are read where they come as text
+    )
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,13 @@ class Decision:
 
     @property
     def kind(self) -> str:
-        return "dropped" if self.column is None else "number" if isinstance(self.column, Numeric) else "category"
+        return (
+            "dropped"
+            if self.column is None
+            else "number"
+            if isinstance(self.column, Numeric)
+            else "category"
+        )
 
 
 def usable(kind: pa.DataType) -> bool:
@@ -91,7 +106,16 @@ def usable(kind: pa.DataType) -> bool:
         return usable(kind.value_type)
     return any(
         test(kind)
-        for test in (t.is_integer, t.is_floating, t.is_boolean, t.is_string, t.is_large_string, t.is_decimal, t.is_temporal, t.is_null)
+        for test in (
+            t.is_integer,
+            t.is_floating,
+            t.is_boolean,
+            t.is_string,
+            t.is_large_string,
+            t.is_decimal,
+            t.is_temporal,
+            t.is_null,
+        )
     )
 
 
@@ -106,7 +130,11 @@ def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndar
         numbers=_numbers(values, infinite, sample),
         is_number=not (pa.types.is_boolean(kind) or is_text(kind) or pa.types.is_null(kind)),
         text=is_text(kind),
-        reading=DATES if pa.types.is_date(kind) or pa.types.is_timestamp(kind) else TRUTHS if pa.types.is_boolean(kind) else "",
+        reading=DATES
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+        else TRUTHS
+        if pa.types.is_boolean(kind)
+        else "",
     )
     if found.text and found.numbers.parsed + infinite + found.missing < found.rows:
         odd = pc.unique(as_text(array).filter(pa.array(np.isnan(values) & ~empty)))
@@ -116,31 +144,52 @@ def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndar
                 found.readings[reading] = _numbers(values, infinite, sample)
         found.thousands = thousands(array)
     pairs = pa.table({"value": as_text(array), "label": pa.array(labels, pa.int32())})
-    found.table, found.uncounted = _most_frequent(_grouped(pairs.append_column("n", pa.array(np.ones(len(labels), dtype=np.int64)))))
+    found.table, found.uncounted = _most_frequent(
+        _grouped(pairs.append_column("n", pa.array(np.ones(len(labels), dtype=np.int64))))
+    )
     return found
 
 
 def _numbers(values: np.ndarray, infinite: int, sample: np.ndarray) -> Numbers:
     exact = values[~np.isnan(values)]
     finite = exact.astype(np.float32).astype(np.float64)  # statistics of what the shards will hold
-    found = Numbers(parsed=len(finite), infinite=infinite, whole=bool(np.all(exact == np.floor(exact))), sample=values[sample])
+    found = Numbers(
+        parsed=len(finite),
+        infinite=infinite,
+        whole=bool(np.all(exact == np.floor(exact))),
+        sample=values[sample],
+    )
     if len(finite):
-        found.mean, found.low, found.high = float(finite.mean()), float(finite.min()), float(finite.max())
+        found.mean, found.low, found.high = (
+            float(finite.mean()),
+            float(finite.min()),
+            float(finite.max()),
+        )
         found.m2 = float(((finite - found.mean) ** 2).sum())
     return found
 
 
 def _grouped(pairs: pa.Table) -> pa.Table:
-    return pairs.group_by(["value", "label"]).aggregate([("n", "sum")]).rename_columns(["value", "label", "n"])
+    return (
+        pairs.group_by(["value", "label"])
+        .aggregate([("n", "sum")])
+        .rename_columns(["value", "label", "n"])
+    )
 
 
 def _most_frequent(pairs: pa.Table) -> tuple[pa.Table, int]:
     if pairs.num_rows <= COUNTED:
         return pairs, 0
-    totals = pairs.group_by("value").aggregate([("n", "sum")]).sort_by([("n_sum", "descending"), ("value", "ascending")])
+    totals = (
+        pairs.group_by("value")
+        .aggregate([("n", "sum")])
+        .sort_by([("n_sum", "descending"), ("value", "ascending")])
+    )
     if totals.num_rows <= COUNTED:
         return pairs, 0
-    kept = pairs.filter(pc.is_in(pairs["value"], value_set=totals["value"].slice(0, COUNTED).combine_chunks()))
+    kept = pairs.filter(
+        pc.is_in(pairs["value"], value_set=totals["value"].slice(0, COUNTED).combine_chunks())
+    )
     return kept, int(pc.sum(totals["n_sum"].slice(COUNTED)).as_py())
 
 
@@ -183,14 +232,22 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
     """
     assert counts.table is not None
     present = counts.rows - counts.missing
-    values = counts.table.filter(pc.is_valid(counts.table["value"])).group_by("value").aggregate([("n", "sum")])
+    values = (
+        counts.table.filter(pc.is_valid(counts.table["value"]))
+        .group_by("value")
+        .aggregate([("n", "sum")])
+    )
     distinct = values.num_rows + counts.uncounted
     missing = float(f"{counts.missing / max(1, counts.rows):.8g}")
     reading = _reading(counts, forced, commas)
     found = counts.readings.get(reading, counts.numbers)
-    parses = counts.text and found.parsed + found.infinite >= PARSED * present and not _codes(values)
+    parses = (
+        counts.text and found.parsed + found.infinite >= PARSED * present and not _codes(values)
+    )
     numeric = forced == "numeric" or (not forced and (counts.is_number or parses))
-    unclear = "; cells such as 1,234 may be thousands or decimals: write plain numbers" * (counts.thousands > 0 and reading != COMMAS)
+    unclear = "; cells such as 1,234 may be thousands or decimals: write plain numbers" * (
+        counts.thousands > 0 and reading != COMMAS
+    )
 
     def dropped(note: str) -> Decision:
         return Decision(name, None, distinct, missing, note + unclear)
@@ -203,13 +260,21 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
     numeric = numeric and (forced == "numeric" or found.low < found.high or distinct > 1)
     if not forced and present >= 10 and distinct == present:
         if not numeric:
-            return dropped("every value is different: an id, not a feature (--categorical keeps it)")
+            return dropped(
+                "every value is different: an id, not a feature (--categorical keeps it)"
+            )
         if found.whole and present >= 100:
             if found.high - found.low < DENSE * present:
                 return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
             warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
-            return dataclasses.replace(_numeric(name, counts, found, reading, distinct), warning=warning)
-    decision = _numeric(name, counts, found, reading, distinct) if numeric else _categorical(name, counts, values, distinct, missing)
+            return dataclasses.replace(
+                _numeric(name, counts, found, reading, distinct), warning=warning
+            )
+    decision = (
+        _numeric(name, counts, found, reading, distinct)
+        if numeric
+        else _categorical(name, counts, values, distinct, missing)
+    )
     return dataclasses.replace(decision, note=(decision.note + unclear).removeprefix("; "))
 
 
@@ -217,7 +282,10 @@ def _reading(counts: Counts, forced: str, commas: bool) -> str:
     """How the column's text becomes numbers: by the type of the table, or by what most of its cells are."""
     if not counts.text:
         return counts.reading
-    more = {reading: numbers.parsed - counts.numbers.parsed for reading, numbers in counts.readings.items()}
+    more = {
+        reading: numbers.parsed - counts.numbers.parsed
+        for reading, numbers in counts.readings.items()
+    }
     if more.get(DATES, 0) >= (0.5 if forced else PARSED) * max(1, counts.rows - counts.missing):
         return DATES
     if more.get(COMMAS, 0) > (0 if commas else counts.thousands):
@@ -234,12 +302,29 @@ def _codes(values: pa.Table) -> bool:
 def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int) -> Decision:
     bad = counts.rows - counts.missing - found.parsed - found.infinite
     notes = [READ_AS[reading]] if counts.text and reading in READ_AS else []
-    notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [f"{found.infinite} infinite: missing"] * bool(found.infinite)
+    notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [
+        f"{found.infinite} infinite: missing"
+    ] * bool(found.infinite)
     gone = float(f"{(counts.rows - found.parsed) / max(1, counts.rows):.8g}")
     if not found.parsed:  # --numeric keeps it
-        cells = [] if counts.table is None else counts.table["value"].drop_null().slice(0, 1).to_pylist()
-        warnings = [f"{name}: --numeric keeps it though no cell of a training row is a number, such as {cell!r}" for cell in cells]
-        return Decision(name, Numeric(name=name, missing=gone), distinct, gone, "; ".join([*notes, EMPTY]), "".join(warnings), reading)
+        cells = (
+            []
+            if counts.table is None
+            else counts.table["value"].drop_null().slice(0, 1).to_pylist()
+        )
+        warnings = [
+            f"{name}: --numeric keeps it though no cell of a training row is a number, such as {cell!r}"
+            for cell in cells
+        ]
+        return Decision(
+            name,
+            Numeric(name=name, missing=gone),
+            distinct,
+            gone,
+            "; ".join([*notes, EMPTY]),
+            "".join(warnings),
+            reading,
+        )
     sample = found.sample[~np.isnan(found.sample)]
     known = np.r_[sample, found.low, found.high].astype(np.float32)
     knots = np.quantile(known, np.linspace(0, 1, KNOTS))
@@ -248,16 +333,16 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
     warning = ""
     step = float(np.spacing(np.float32(max(-found.low, found.high))))
     if step > STEPS * std and np.any(sample != sample[:1]):
-        notes.append(f"kept to about {step:g}: values of this size have no more digits here; subtract an offset")
+        notes.append(
+            f"kept to about {step:g}: values of this size have no more digits here; subtract an offset"
+        )
     if found.low == found.high:
         mean, std = found.low, 1.0
     elif _dwarfed(sample, mean, std):
         mean, std = _inner(sample)
         knots = knots.clip(mean - FAR * std, mean + FAR * std)
         huge = found.high if found.high - mean > mean - found.low else found.low
-        warning = (
-            f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
-        )
+        warning = f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
     quantiles = tuple(float(k) for k in np.unique(knots.astype(np.float32)))
     column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=gone)
     return Decision(name, column, distinct, gone, "; ".join(notes), warning, reading)
@@ -275,21 +360,40 @@ def _inner(sample: np.ndarray) -> tuple[float, float]:
     return float(f"{middle:.8g}"), float(f"{(high - low) / 1.349:.8g}")
 
 
-def _categorical(name: str, counts: Counts, values: pa.Table, distinct: int, missing: float) -> Decision:
+def _categorical(
+    name: str, counts: Counts, values: pa.Table, distinct: int, missing: float
+) -> Decision:
     ordered = values.sort_by([("n_sum", "descending"), ("value", "ascending")])["value"]
     vocabulary = tuple(ordered.slice(0, VOCABULARY).to_pylist())
-    notes = [f"keeps the {VOCABULARY} most frequent of {distinct} values, the others count as unseen"] * (distinct > VOCABULARY)
+    notes = [
+        f"keeps the {VOCABULARY} most frequent of {distinct} values, the others count as unseen"
+    ] * (distinct > VOCABULARY)
     notes += [EMPTY] * (not vocabulary)
     if 0 < counts.numbers.parsed < counts.rows - counts.missing and counts.text:
-        notes.append(f"mixed: {counts.numbers.parsed} of {counts.rows - counts.missing} cells are numbers")
+        notes.append(
+            f"mixed: {counts.numbers.parsed} of {counts.rows - counts.missing} cells are numbers"
+        )
     likely_id = distinct > 0.8 * (counts.rows - counts.missing) and distinct >= 20
-    warning = f"{name}: {distinct} different values, likely an id or a group: --id, --group or --drop it" if likely_id else ""
+    warning = (
+        f"{name}: {distinct} different values, likely an id or a group: --id, --group or --drop it"
+        if likely_id
+        else ""
+    )
     if {"train", "test"} <= {word.lower() for word in vocabulary} <= set(NAMES):
         warning = f"{name} looks like a split and is used as a feature: --split-column or --drop it"
-    return Decision(name, Categorical(name=name, vocabulary=vocabulary, missing=missing), distinct, missing, "; ".join(notes), warning)
+    return Decision(
+        name,
+        Categorical(name=name, vocabulary=vocabulary, missing=missing),
+        distinct,
+        missing,
+        "; ".join(notes),
+        warning,
+    )
 
 
-def encode(array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = "") -> tuple[pa.Array, int]:
+def encode(
+    array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = ""
+) -> tuple[pa.Array, int]:
     """Cells as a shard column, and how many of them hold what tells nothing: no number, or a category that is not in the vocabulary.
 
     The column is float32 with nulls, or int32 ids with -1 missing and len(vocabulary) unseen.
@@ -300,11 +404,19 @@ def encode(array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, rea
         gone = np.isnan(values)
         return pa.array(values, mask=gone), int((gone & ~empty).sum())
     words = as_text(array)
-    ids = pc.index_in(words, value_set=spelled(pa.array(column.vocabulary, pa.large_string())), skip_nulls=True)
+    ids = pc.index_in(
+        words, value_set=spelled(pa.array(column.vocabulary, pa.large_string())), skip_nulls=True
+    )
     unseen = ids.null_count - words.null_count
-    return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(pa.int32()), unseen
+    return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(
+        pa.int32()
+    ), unseen
 
 
 def absent(rows: int, column: Numeric | Categorical) -> pa.Array:
     """A shard column of a modality that none of the rows has."""
-    return pa.nulls(rows, pa.float32()) if isinstance(column, Numeric) else pa.array(np.full(rows, -1, dtype=np.int32))
+    return (
+        pa.nulls(rows, pa.float32())
+        if isinstance(column, Numeric)
+        else pa.array(np.full(rows, -1, dtype=np.int32))
+    )

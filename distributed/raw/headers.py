@@ -20,7 +20,10 @@ BLOCK = 4 << 20  # bytes of a CSV that are parsed at a time: no line is longer
 # Of a CSV whose delimiter is not known yet. A quote begins a quoted cell only where a cell begins.
 QUOTED = r'(?<![^,;\t|])"(?:[^"]|"")*+"'
 RECORD = re.compile(rf'((?:{QUOTED}|[^\r\n"]|(?<=[^,;\t|])")*+)[\r\n]')
-PLAIN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}  # the kinds that the rest of the ingest knows
+PLAIN = {
+    pa.string_view(): pa.large_string(),
+    pa.binary_view(): pa.large_binary(),
+}  # the kinds that the rest of the ingest knows
 HINT = "name the table's own with --encoding, such as latin-1, cp1252 or utf-16"
 
 
@@ -33,9 +36,13 @@ def parquet(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
             with system.open_input_file(name) as file:
                 found = pq.ParquetFile(file)
                 schema = found.schema_arrow.remove_metadata()
-                return found.metadata.num_rows, pa.schema([field.with_type(PLAIN.get(field.type, field.type)) for field in schema])
+                return found.metadata.num_rows, pa.schema(
+                    [field.with_type(PLAIN.get(field.type, field.type)) for field in schema]
+                )
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{name!r} is not a readable Parquet file: {one_line(error)}") from None
+            raise ValueError(
+                f"{name!r} is not a readable Parquet file: {one_line(error)}"
+            ) from None
 
     with ThreadPoolExecutor(min(16, len(files))) as pool:
         footers = dict(zip(files, pool.map(footer, files)))
@@ -47,12 +54,19 @@ def parquet(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
         _same_names(first, filled[first].names, name, schema.names)
     _check_twice(filled[first].names, first)
     schema, clashes = _unified(filled)
-    return {"files": tuple(filled), "rows": sum(rows for rows, _ in footers.values()), "schema": schema, "clashes": clashes}
+    return {
+        "files": tuple(filled),
+        "rows": sum(rows for rows, _ in footers.values()),
+        "schema": schema,
+        "clashes": clashes,
+    }
 
 
 def _unified(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
     """The schema that holds the rows of all files, and why no type holds some of its columns."""
-    example = {schema: name for name, schema in reversed(schemas.items())}  # a file of each schema: most often of one
+    example = {
+        schema: name for name, schema in reversed(schemas.items())
+    }  # a file of each schema: most often of one
     file, schema = next(iter(schemas.items()))
     fields, clashes = [], {}
     for column in schema.names:
@@ -62,7 +76,9 @@ def _unified(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str
                 wider = _wider(kind, other.field(column).type)
             except (pa.ArrowTypeError, pa.ArrowInvalid):
                 told = f"{column!r} holds {kind} in {where!r} and {other.field(column).type} in {there!r}"
-                clashes[column] = f"a column must hold one type in all files of a table; {told} (--drop leaves it out)"
+                clashes[column] = (
+                    f"a column must hold one type in all files of a table; {told} (--drop leaves it out)"
+                )
                 break
             kind, where = wider, where if wider == kind else there
         fields.append(pa.field(column, kind))
@@ -72,8 +88,14 @@ def _unified(schemas: Mapping[str, pa.Schema]) -> tuple[pa.Schema, dict[str, str
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     if one == other:
         return one
-    one, other = (kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other))
-    if {is_text(one), is_text(other)} == {pa.types.is_binary(one), pa.types.is_binary(other)} == {True, False}:
+    one, other = (
+        kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)
+    )
+    if (
+        {is_text(one), is_text(other)}
+        == {pa.types.is_binary(one), pa.types.is_binary(other)}
+        == {True, False}
+    ):
         raise pa.ArrowTypeError("paths and images")  # Arrow would make bytes of the paths
     if any(map(pa.types.is_integer, (one, other))) and any(map(pa.types.is_decimal, (one, other))):
         return pa.float64()  # Arrow's common type is too narrow for its own cast
@@ -98,7 +120,12 @@ def csv(system: FileSystem, files: Sequence[str], encoding: str) -> dict[str, An
     _check_twice(names, files[0])
     if not filled:
         raise ValueError(f"--table must hold rows; {files[0]!r} has only a line of names")
-    return {"files": tuple(filled), "rows": None, "schema": pa.schema([(name, pa.string()) for name in names]), "delimiter": delimiter}
+    return {
+        "files": tuple(filled),
+        "rows": None,
+        "schema": pa.schema([(name, pa.string()) for name in names]),
+        "delimiter": delimiter,
+    }
 
 
 def _header(system: FileSystem, file: str, encoding: str) -> tuple[str, bool]:
@@ -118,9 +145,13 @@ def _header(system: FileSystem, file: str, encoding: str) -> tuple[str, bool]:
         raise ValueError(f"{file!r} is not {encoding}: {bad_byte(error)}; {HINT}") from None
     if found is None:
         what = f"line of column names of at most {BLOCK >> 20} MiB"
-        raise ValueError(f"--table must begin with a {what}; that of {file!r} does not end: a quote that is not closed?")
+        raise ValueError(
+            f"--table must begin with a {what}; that of {file!r} does not end: a quote that is not closed?"
+        )
     if not found[1]:
-        raise ValueError(f"--table must begin with a line of column names; {file!r} has an empty first line")
+        raise ValueError(
+            f"--table must begin with a line of column names; {file!r} has an empty first line"
+        )
     if "\0" in found[1]:
         raise ValueError(f"{file!r} is not {encoding}: it begins with NUL characters; {HINT}")
     return found[1], not whole or bool(text[found.end() :].strip())
@@ -133,19 +164,27 @@ def _names(line: str, delimiter: str) -> list[str]:
     data = f"{line}\n".encode()
     parsing = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     reading = arrow_csv.ReadOptions(block_size=len(data), use_threads=False)
-    return list(arrow_csv.read_csv(io.BytesIO(data), read_options=reading, parse_options=parsing).schema.names)
+    return list(
+        arrow_csv.read_csv(
+            io.BytesIO(data), read_options=reading, parse_options=parsing
+        ).schema.names
+    )
 
 
 def _same_names(first: str, names: Sequence[str], file: str, found: Sequence[str]) -> None:
     odd = sorted(set(names) ^ set(found))
     if odd:
-        raise ValueError(f"all files of a table must have the same columns; {file!r} and {first!r} differ in {', '.join(odd[:5])}")
+        raise ValueError(
+            f"all files of a table must have the same columns; {file!r} and {first!r} differ in {', '.join(odd[:5])}"
+        )
 
 
 def _check_twice(names: Sequence[str], file: str) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise ValueError(f"the table's column names must differ; {', '.join(twice)} appears more than once in {file!r}")
+        raise ValueError(
+            f"the table's column names must differ; {', '.join(twice)} appears more than once in {file!r}"
+        )
 
 
 def bad_byte(error: UnicodeError, first: int = 0) -> str:

@@ -82,7 +82,9 @@ class Folder:
         if os.path.commonpath([path, self.root]) != self.root:
             raise Refused(f"path leaves the folder of the images: {name!r}")
         if not os.path.isfile(path):  # a pipe or a device would never end
-            raise Refused(f"no such file: {name!r}" if not os.path.exists(path) else f"not a file: {name!r}")
+            raise Refused(
+                f"no such file: {name!r}" if not os.path.exists(path) else f"not a file: {name!r}"
+            )
         try:
             with open(path, "rb") as file:
                 return file.read()
@@ -133,7 +135,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         except Exception as error:
             raise Refused(f"unreadable image: {_line(error)}") from None
     if image.width * image.height > max_pixels:
-        raise Refused(f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)")
+        raise Refused(
+            f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)"
+        )
     return image
 
 
@@ -150,7 +154,9 @@ class Look:
 def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
     """The upright shape and the kind of an image, without decoding it unless it is deep grey."""
     image = _open(data, max_pixels)
-    turned = orientation(image) >= 5 and image.format != "TIFF"  # Pillow turns a TIFF itself, its size too
+    turned = (
+        orientation(image) >= 5 and image.format != "TIFF"
+    )  # Pillow turns a TIFF itself, its size too
     height, width = (image.width, image.height) if turned else (image.height, image.width)
     values = None
     if is_deep(image):
@@ -209,16 +215,26 @@ def fit_to(image: Image.Image, height: int, width: int, fit: str) -> Image.Image
     if fit == "crop":
         return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     scale = min(width / image.width, height / image.height)
-    inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
+    inner = (
+        min(width, max(1, round(image.width * scale))),
+        min(height, max(1, round(image.height * scale))),
+    )
     canvas = Image.new(image.mode, size)  # black
-    canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    canvas.paste(
+        image.resize(inner, Image.Resampling.LANCZOS),
+        ((width - inner[0]) // 2, (height - inner[1]) // 2),
+    )
     return canvas
 
 
 def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     """Bytes of any accepted image as bytes of the modality's size and mode. Bytes that already fit are kept as they are."""
     opened = _open(data, spec.max_pixels)
-    stored = (opened.size, opened.mode, orientation(opened))  # of the file: loading may shrink, convert or turn the image
+    stored = (
+        opened.size,
+        opened.mode,
+        orientation(opened),
+    )  # of the file: loading may shrink, convert or turn the image
     raw = _load(opened, max(spec.height, spec.width))
     try:
         image = to_mode(raw, spec.channels, spec.window)
@@ -236,7 +252,9 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
 def encode(image: Image.Image, kind: str) -> bytes:
     """JPEG at quality 95 without chroma subsampling (it blurs colour at these sizes), or PNG."""
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}
+    options: dict[str, Any] = (
+        {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}
+    )
     image.info = {}  # no profiles, comments or positions in the shards
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # Columns of a prepared batch. Prefixes keep a user's column names apart from ours.
 ID, LABEL, GROUP, SPLIT, REASON = "id", "label", "group", "split", "reason"
 CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
-EMPTY_CELLS, NO_CLASS = "empty cells of ", "labels that are no class"  # beside the names of columns in a count of cells
+EMPTY_CELLS, NO_CLASS = (
+    "empty cells of ",
+    "labels that are no class",
+)  # beside the names of columns in a count of cells
 PREPARED = pa.list_(pa.int64())
 REMOTE_THREADS = 16
 NOTHING = "no image and no table value"
@@ -46,11 +49,20 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
     rows = batch.num_rows
     reasons: list[str | None] = [None] * rows
     out: dict[str, pa.Array] = {}
-    for name, source in ((ID, plan.id), (LABEL, plan.label), (GROUP, plan.group), (SPLIT, plan.split)):
+    for name, source in (
+        (ID, plan.id),
+        (LABEL, plan.label),
+        (GROUP, plan.group),
+        (SPLIT, plan.split),
+    ):
         if source is not None:
             out[name] = identity(batch[source]) if name != LABEL else class_names(batch[source])
             if name != GROUP:
-                _refuse(reasons, pc.is_null(out[name]), f"{'id' if name == ID else name} is missing (column {source!r})")
+                _refuse(
+                    reasons,
+                    pc.is_null(out[name]),
+                    f"{'id' if name == ID else name} is missing (column {source!r})",
+                )
     filled = np.zeros(rows, dtype=bool)
     for name in plan.features:
         cells = flat(batch[name])
@@ -62,8 +74,12 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
         out[IMAGE + spec.name] = pa.array([p.data if p else None for p in prepared], pa.binary())
         out[DIGEST + spec.name] = pa.array([p.digest if p else None for p in prepared], pa.uint64())
         out[SUMS + spec.name] = pa.array([p.sums if p else None for p in prepared], PREPARED)
-        out[COLOUR + spec.name] = pa.array([bool(p and p.was_colour and spec.channels == 1) for p in prepared], pa.bool_())
-        out[DEEP + spec.name] = pa.array([bool(p and p.was_deep and not spec.window) for p in prepared], pa.bool_())
+        out[COLOUR + spec.name] = pa.array(
+            [bool(p and p.was_colour and spec.channels == 1) for p in prepared], pa.bool_()
+        )
+        out[DEEP + spec.name] = pa.array(
+            [bool(p and p.was_deep and not spec.window) for p in prepared], pa.bool_()
+        )
     _refuse(reasons, pa.array(~filled), NOTHING)
     out[REASON] = pa.array(reasons, pa.string())
     return pa.table(out)
@@ -88,7 +104,12 @@ def _refuse(reasons: list[str | None], where: pa.Array, why: str) -> None:
         reasons[i] = reasons[i] or why
 
 
-def load_images(cells: pa.ChunkedArray | pa.Array, spec: images.ImageSpec, folder: str, reasons: list[str | None]) -> list[Any]:
+def load_images(
+    cells: pa.ChunkedArray | pa.Array,
+    spec: images.ImageSpec,
+    folder: str,
+    reasons: list[str | None],
+) -> list[Any]:
     """Prepared images, None where a record has none; writes the reasons of refused rows."""
     reader = images.Folder(folder)
 
@@ -103,7 +124,9 @@ def load_images(cells: pa.ChunkedArray | pa.Array, spec: images.ImageSpec, folde
     if reader.remote and not pa.types.is_binary(cells.type):
         with ThreadPoolExecutor(REMOTE_THREADS) as pool:
             return list(pool.map(one, range(len(cells)), cells.to_pylist()))
-    return [one(i, cell.as_py()) for i, cell in enumerate(cells)]  # one cell at a time: photographs are large
+    return [
+        one(i, cell.as_py()) for i, cell in enumerate(cells)
+    ]  # one cell at a time: photographs are large
 
 
 def image_columns(prepared: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
@@ -126,12 +149,20 @@ def table_columns(
         for column in (*table.numeric, *table.categorical):
             cell = cells.get(column.name)
             reading = readings.get(column.name, "")
-            found, nothing = (columns.absent(rows, column), 0) if cell is None else columns.encode(cell, column, reading)
+            found, nothing = (
+                (columns.absent(rows, column), 0)
+                if cell is None
+                else columns.encode(cell, column, reading)
+            )
             out[f"{table.name}.{column.name}"] = found
             if unread is not None and nothing:
                 unread[column.name] += nothing
             if unread is not None and cell is not None:
-                blank = found.null_count - nothing if column in table.numeric else pc.sum(pc.equal(found, -1)).as_py()
+                blank = (
+                    found.null_count - nothing
+                    if column in table.numeric
+                    else pc.sum(pc.equal(found, -1)).as_py()
+                )
                 unread[EMPTY_CELLS + column.name] += blank or 0
     return out
 
@@ -155,28 +186,63 @@ def encode_rows(
         table = pa.Table.from_pandas(table, preserve_index=False)
     made = manifest.prepare
     _check_columns(table, manifest)
-    folders = image_dirs if isinstance(image_dirs, Mapping) else {i["column"]: image_dirs for i in made["images"]}
-    given = {name: made.get(name) if made.get(name) in table.column_names else None for name in (ID, LABEL)}
-    features = tuple(c.name for t in manifest.schema.tables for c in (*t.numeric, *t.categorical) if c.name in table.column_names)
-    specs = tuple((spec_from(i), i["column"], folders.get(i["column"], ".")) for i in made["images"] if i["column"] in table.column_names)
-    prepared = prepare(table, Plan(label=None, id=given[ID], group=None, split=None, features=features, images=specs))
-    ids = prepared[ID] if given[ID] else pa.chunked_array([pa.array([str(first + i) for i in range(table.num_rows)], pa.string())])
+    folders = (
+        image_dirs
+        if isinstance(image_dirs, Mapping)
+        else {i["column"]: image_dirs for i in made["images"]}
+    )
+    given = {
+        name: made.get(name) if made.get(name) in table.column_names else None
+        for name in (ID, LABEL)
+    }
+    features = tuple(
+        c.name
+        for t in manifest.schema.tables
+        for c in (*t.numeric, *t.categorical)
+        if c.name in table.column_names
+    )
+    specs = tuple(
+        (spec_from(i), i["column"], folders.get(i["column"], "."))
+        for i in made["images"]
+        if i["column"] in table.column_names
+    )
+    prepared = prepare(
+        table,
+        Plan(label=None, id=given[ID], group=None, split=None, features=features, images=specs),
+    )
+    ids = (
+        prepared[ID]
+        if given[ID]
+        else pa.chunked_array(
+            [pa.array([str(first + i) for i in range(table.num_rows)], pa.string())]
+        )
+    )
     labels = pa.array(np.full(table.num_rows, -1, dtype=np.int32))
     if given[LABEL]:
         named = class_names(table[given[LABEL]])
-        found = pc.index_in(named, value_set=spelled(pa.array(manifest.schema.classes, pa.string())), skip_nulls=True)
+        found = pc.index_in(
+            named,
+            value_set=spelled(pa.array(manifest.schema.classes, pa.string())),
+            skip_nulls=True,
+        )
         labels = pc.fill_null(found, -1).cast(pa.int32())
         if unread is not None and (strange := found.null_count - named.null_count):
             unread[NO_CLASS] += strange
     out = {ID: ids, LABEL: labels, "rank": pa.array(np.zeros(table.num_rows, dtype=np.int32))}
     present = {s.name for s, _, _ in specs}
     for image in manifest.schema.images:
-        out[IMAGE + image.name] = prepared[IMAGE + image.name] if image.name in present else pa.nulls(table.num_rows, pa.binary())
+        out[IMAGE + image.name] = (
+            prepared[IMAGE + image.name]
+            if image.name in present
+            else pa.nulls(table.num_rows, pa.binary())
+        )
     raw = {name: prepared[CELL + name] for name in features} or {"": ids}
     readings = (dict.fromkeys(features, COMMAS) if commas else {}) | made.get("readings", {})
     out.update(table_columns(raw, manifest.schema.tables, readings, unread))
     good = pc.is_null(prepared[REASON])
-    refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]}).filter(pc.invert(good))
+    refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]}).filter(
+        pc.invert(good)
+    )
     return pa.table(out).filter(good), refused
 
 
@@ -195,11 +261,15 @@ def _check_columns(table: pa.Table, manifest: Manifest) -> None:
     if not any(found):
         wanted = [i["column"] for i in manifest.prepare["images"]]
         wanted += [c.name for t in manifest.schema.tables for c in (*t.numeric, *t.categorical)]
-        raise ValueError(f"the table must have columns of at least one modality ({', '.join(wanted)}); it has {', '.join(sorted(there))}")
+        raise ValueError(
+            f"the table must have columns of at least one modality ({', '.join(wanted)}); it has {', '.join(sorted(there))}"
+        )
 
 
 def spec_from(plain: Mapping[str, Any]) -> images.ImageSpec:
     """An image specification as schema.json holds it."""
     window = plain.get("window")
     names = ("name", "height", "width", "channels", "fit", "max_pixels")
-    return images.ImageSpec(window=tuple(window) if window else None, **{n: plain[n] for n in names})
+    return images.ImageSpec(
+        window=tuple(window) if window else None, **{n: plain[n] for n in names}
+    )

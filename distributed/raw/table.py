@@ -45,7 +45,9 @@ class RawTable:
     size: int  # bytes of all files
     encoding: str = "utf-8"
     delimiter: str = ","
-    clashes: Mapping[str, str] = field(default_factory=dict)  # columns whose types in the files do not go together, and why
+    clashes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # columns whose types in the files do not go together, and why
 
     @property
     def folder(self) -> str:
@@ -75,25 +77,46 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise ValueError(f"--encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; got {encoding!r}") from None
+        raise ValueError(
+            f"--encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; got {encoding!r}"
+        ) from None
     system, path = filesystem(uri)
     try:
         info = system.get_file_info(path)
         if info.type == FileType.NotFound:
-            raise ValueError(f"--table must name a CSV or Parquet file (or a folder of them) that exists; got {uri!r}")
-        found = [info] if info.type == FileType.File else system.get_file_info(FileSelector(path, recursive=True))
+            raise ValueError(
+                f"--table must name a CSV or Parquet file (or a folder of them) that exists; got {uri!r}"
+            )
+        found = (
+            [info]
+            if info.type == FileType.File
+            else system.get_file_info(FileSelector(path, recursive=True))
+        )
     except OSError as error:
         raise ValueError(f"cannot read --table {uri!r}: {one_line(error)}") from None
-    files = [f for f in found if f.type == FileType.File and _suffix(f.path) and f.size and not _hidden(f.path.removeprefix(path))]
+    files = [
+        f
+        for f in found
+        if f.type == FileType.File
+        and _suffix(f.path)
+        and f.size
+        and not _hidden(f.path.removeprefix(path))
+    ]
     kinds = {KINDS[_suffix(f.path)] for f in files}
     if not files or len(kinds) > 1:
         if info.type == FileType.File and not info.size:
             raise ValueError(f"--table must hold rows; {uri!r} is an empty file")
         what = "both kinds" if len(kinds) > 1 else "neither"
-        raise ValueError(f"--table must be CSV or Parquet (valid endings: {', '.join(KINDS)}); {uri!r} holds {what}")
+        raise ValueError(
+            f"--table must be CSV or Parquet (valid endings: {', '.join(KINDS)}); {uri!r} holds {what}"
+        )
     names = tuple(sorted(f.path for f in files))
     kind = kinds.pop()
-    head = ingest_heads.parquet(system, names) if kind == "parquet" else ingest_heads.csv(system, names, encoding)
+    head = (
+        ingest_heads.parquet(system, names)
+        if kind == "parquet"
+        else ingest_heads.csv(system, names, encoding)
+    )
     table = RawTable(uri=uri, kind=kind, size=sum(f.size for f in files), encoding=encoding, **head)
     if kind == "csv":
         sample(table, table.schema.names)  # what is wrong in its first megabytes is said at once
@@ -124,24 +147,44 @@ def csv_options(table: RawTable) -> dict[str, Any]:
 def tasks(rows: int, pixels: Sequence[float], cpus: int) -> int:
     """How many tasks should prepare the rows, given the pixels of a row's images: these cost much more than their bytes say."""
     seconds = sum(IMAGE_SECONDS + PIXEL_SECONDS * p for p in pixels)
-    return max(1, min(4000, rows // TASK_ROWS, max(TASKS_A_CPU * cpus, int(rows * seconds / TASK_SECONDS))))
+    return max(
+        1, min(4000, rows // TASK_ROWS, max(TASKS_A_CPU * cpus, int(rows * seconds / TASK_SECONDS)))
+    )
 
 
-def dataset(table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int) -> ray.data.Dataset:
+def dataset(
+    table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int
+) -> ray.data.Dataset:
     """The table's rows in order; pixels: see `tasks`."""
     import ray.data
 
-    blocks = tasks(table.rows or table.size // 100, pixels, cpus) if pixels else None  # without images, Ray Data's own choice by bytes
-    common: dict[str, Any] = {"filesystem": table.system, "override_num_blocks": blocks, "file_extensions": None}
+    blocks = (
+        tasks(table.rows or table.size // 100, pixels, cpus) if pixels else None
+    )  # without images, Ray Data's own choice by bytes
+    common: dict[str, Any] = {
+        "filesystem": table.system,
+        "override_num_blocks": blocks,
+        "file_extensions": None,
+    }
     if table.kind == "parquet":
-        return ray.data.read_parquet(list(table.files), schema=table.types(columns), columns=list(columns), partitioning=None, **common)
+        return ray.data.read_parquet(
+            list(table.files),
+            schema=table.types(columns),
+            columns=list(columns),
+            partitioning=None,
+            **common,
+        )
     return ray.data.read_csv(list(table.files), partitioning=None, **csv_options(table), **common)
 
 
 def sample(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
     """Some rows spread over the table as far as that is cheap: over row groups and files, or over the first megabytes of a CSV."""
     try:
-        found = _sample_parquet(table, columns, rows) if table.kind == "parquet" else _sample_csv(table, columns)
+        found = (
+            _sample_parquet(table, columns, rows)
+            if table.kind == "parquet"
+            else _sample_csv(table, columns)
+        )
     except UNREADABLE as error:
         raise explain(table, error) from None
     if found.num_rows <= rows:
@@ -157,14 +200,24 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
     for name in table.files[::step][:8]:
         with table.system.open_input_file(name) as file:
             parquet = pq.ParquetFile(file)
-            groups = [g for g in range(parquet.num_row_groups) if parquet.metadata.row_group(g).num_rows]
+            groups = [
+                g for g in range(parquet.num_row_groups) if parquet.metadata.row_group(g).num_rows
+            ]
             for group in groups[:: max(1, len(groups) // 8)]:
                 if parquet.metadata.row_group(group).total_byte_size < 64 << 20:
                     piece = parquet.read_row_group(group, columns=list(columns))
                     count = min(rows, piece.num_rows)
                     piece = piece.take([i * piece.num_rows // count for i in range(count)])
                 else:
-                    piece = pa.Table.from_batches([next(parquet.iter_batches(rows, row_groups=[group], columns=list(columns)))])
+                    piece = pa.Table.from_batches(
+                        [
+                            next(
+                                parquet.iter_batches(
+                                    rows, row_groups=[group], columns=list(columns)
+                                )
+                            )
+                        ]
+                    )
                 pieces.append(piece.select(list(columns)).cast(table.types(columns)))
     return pa.concat_tables(pieces)
 
@@ -188,7 +241,9 @@ def explain(table: RawTable, error: BaseException) -> ValueError:
                 if place := _bad_byte(table, name):
                     return ValueError(f"{name!r} is not {table.encoding}: {place}; {HINT}")
                 if place := _bad_line(table, name):
-                    return ValueError(f"every line of {name!r} must have {len(table.schema.names)} cells: {place}")
+                    return ValueError(
+                        f"every line of {name!r} must have {len(table.schema.names)} cells: {place}"
+                    )
             except OSError as damage:
                 return damaged(name, damage)
     return ValueError(f"cannot read {table.uri!r}: {one_line(error)}")

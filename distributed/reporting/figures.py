@@ -29,14 +29,21 @@ def label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
     """Users' text, shortened, that plotly shows as it is; wrap breaks it into lines of about that length."""
     plain = " ".join(str(words).split())
     plain = plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(plain, wrap)) if wrap else html.escape(plain)
+    return (
+        "<br>".join(html.escape(line) for line in textwrap.wrap(plain, wrap))
+        if wrap
+        else html.escape(plain)
+    )
 
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:
     """Names down the left side: two lines leave room for the figure on a narrow screen. Names that would become one are kept whole."""
     short = {name: label(name, 52, wrap=28) for name in names}
     twice = Counter(short.values())
-    return {name: words if twice[words] == 1 else label(name, len(name), wrap=28) for name, words in short.items()}
+    return {
+        name: words if twice[words] == 1 else label(name, len(name), wrap=28)
+        for name, words in short.items()
+    }
 
 
 def translucent(colour: str, share: float) -> str:
@@ -46,7 +53,13 @@ def translucent(colour: str, share: float) -> str:
 
 def blank(height: int = 380, *, x: str = "", y: str = "", **layout: Any) -> go.Figure:
     """An empty figure in the house style."""
-    axis = {"automargin": True, "gridcolor": "#d8dee6", "zeroline": False, "ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}
+    axis = {
+        "automargin": True,
+        "gridcolor": "#d8dee6",
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": "rgba(0,0,0,0)",
+    }
     return go.Figure(
         layout={
             "template": None,
@@ -69,15 +82,28 @@ def _rows_height(rows: int) -> int:
 
 
 def forest(
-    comparisons: Sequence[Comparison], metric: str, *, scale: float = 100, unit: str = "points", lower_is_better: bool = False
+    comparisons: Sequence[Comparison],
+    metric: str,
+    *,
+    scale: float = 100,
+    unit: str = "points",
+    lower_is_better: bool = False,
 ) -> go.Figure:
     """Difference to the reference with its interval, a line a variant; colour and symbol tell better, worse and noise apart."""
     shown = [c for c in comparisons if c.difference is not None]
     labels = row_labels(c.name for c in shown)
     reference = shown[0].reference if shown else ""
-    figure = blank(_rows_height(len(shown)), x=f"{metric} against {label(reference, 60)}" + (f" ({unit})" if unit else ""), showlegend=True)
+    figure = blank(
+        _rows_height(len(shown)),
+        x=f"{metric} against {label(reference, 60)}" + (f" ({unit})" if unit else ""),
+        showlegend=True,
+    )
     figure.add_vline(x=0, line={"color": NOISE, "dash": "dash", "width": 1})
-    kinds = {"better": (BETTER, "circle"), "worse": (WORSE, "x"), "not shown to differ": (NOISE, "circle-open")}
+    kinds = {
+        "better": (BETTER, "circle"),
+        "worse": (WORSE, "x"),
+        "not shown to differ": (NOISE, "circle-open"),
+    }
     for kind, (colour, symbol) in kinds.items():
         rows = [c for c in shown if _kind(c, lower_is_better) == kind]
         if not rows:
@@ -91,9 +117,18 @@ def forest(
             mode="markers",
             name=kind,
             marker={"color": colour, "symbol": symbol, "size": 10},
-            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 2},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": above,
+                "arrayminus": below,
+                "color": colour,
+                "thickness": 2,
+            },
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=[labels[c.name] for c in reversed(shown)])
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=[labels[c.name] for c in reversed(shown)]
+    )
     return figure
 
 
@@ -103,28 +138,49 @@ def _kind(c: Comparison, lower_is_better: bool) -> str:
     return "better" if (c.verdict == "higher") != lower_is_better else "worse"
 
 
-def strip(scores: Mapping[str, Sequence[float]], means: Mapping[str, Summary], metric: str, *, scale: float = 100) -> go.Figure:
+def strip(
+    scores: Mapping[str, Sequence[float]],
+    means: Mapping[str, Summary],
+    metric: str,
+    *,
+    scale: float = 100,
+) -> go.Figure:
     """Every seed as a dot, the mean with its interval beside it."""
     figure = blank(_rows_height(len(scores)), x=metric, showlegend=True)
     names = [n for n in scores if means[n].mean is not None]
     labels = row_labels(names)
     points = [(v * scale, labels[n]) for n in names for v in sorted(scores[n])]
     dot = {"color": COLOURS[0], "opacity": 0.45, "size": 7}
-    figure.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name="one seed", marker=dot)
+    figure.add_scatter(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        mode="markers",
+        name="one seed",
+        marker=dot,
+    )
     figure.add_scatter(
         x=[means[n].mean * scale for n in names],  # type: ignore[operator]
         y=[labels[n] for n in names],
         mode="markers",
         name="mean, 95 % interval",
-        marker={"color": COLOURS[1], "symbol": "line-ns", "size": 15, "line": {"width": 3, "color": COLOURS[1]}},
+        marker={
+            "color": COLOURS[1],
+            "symbol": "line-ns",
+            "size": 15,
+            "line": {"width": 3, "color": COLOURS[1]},
+        },
         error_x=_errors([means[n] for n in names], scale, COLOURS[1]),
     )
     figure.update_yaxes(categoryorder="array", categoryarray=[labels[n] for n in reversed(names)])
     return figure
 
 
-def _errors(summaries: Sequence[Summary], scale: float, colour: str | None = None) -> dict[str, Any]:
-    above = [0 if s.high is None or s.mean is None else (s.high - s.mean) * scale for s in summaries]
+def _errors(
+    summaries: Sequence[Summary], scale: float, colour: str | None = None
+) -> dict[str, Any]:
+    above = [
+        0 if s.high is None or s.mean is None else (s.high - s.mean) * scale for s in summaries
+    ]
     below = [0 if s.low is None or s.mean is None else (s.mean - s.low) * scale for s in summaries]
     return {
         "type": "data",
@@ -137,7 +193,13 @@ def _errors(summaries: Sequence[Summary], scale: float, colour: str | None = Non
 
 
 def curves(
-    series: Mapping[str, Sequence[tuple[Any, Summary]]], *, x: str, y: str, scale: float = 100, log_x: bool = False, height: int = 420
+    series: Mapping[str, Sequence[tuple[Any, Summary]]],
+    *,
+    x: str,
+    y: str,
+    scale: float = 100,
+    log_x: bool = False,
+    height: int = 420,
 ) -> go.Figure:
     """Means with intervals along an axis of numbers or names: accuracy against imbalance, weight against corruption, and their like."""
     figure = blank(height, x=x, y=y)
@@ -173,15 +235,29 @@ def bars(groups: Mapping[str, Mapping[str, Summary]], *, y: str, scale: float = 
     return figure
 
 
-def learning_curves(histories: Mapping[str, Sequence[tuple[float, float]]], *, y: str, best: str = "", scale: float = 100) -> go.Figure:
+def learning_curves(
+    histories: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    y: str,
+    best: str = "",
+    scale: float = 100,
+) -> go.Figure:
     """One line a run over its epochs; the best one stands out."""
     figure = blank(400, x="epoch", y=y, showlegend=not best and len(histories) <= 8)
     for i, (name, points) in enumerate(sorted(histories.items(), key=lambda item: item[0] == best)):
         line = (
-            {"width": 3, "color": COLOURS[1]} if name == best else {"width": 1.2, "color": translucent(COLOURS[0 if best else i % 8], 0.55)}
+            {"width": 3, "color": COLOURS[1]}
+            if name == best
+            else {"width": 1.2, "color": translucent(COLOURS[0 if best else i % 8], 0.55)}
         )
         mode = "lines" if len(points) > 1 else "markers"
-        figure.add_scatter(x=[p[0] for p in points], y=[p[1] * scale for p in points], mode=mode, name=label(name), line=line)
+        figure.add_scatter(
+            x=[p[0] for p in points],
+            y=[p[1] * scale for p in points],
+            mode=mode,
+            name=label(name),
+            line=line,
+        )
     return figure
 
 
@@ -189,15 +265,26 @@ def ranks(ranking: Ranking) -> go.Figure:
     """Critical-difference view: mean ranks with half the critical difference either side; what does not overlap differs (Nemenyi). Without
     a critical difference nothing is said to be worse."""
     labels = row_labels(ranking.ranks)
-    figure = blank(_rows_height(len(ranking.ranks)), x="mean rank over data sets (1 is the best)", showlegend=True)
+    figure = blank(
+        _rows_height(len(ranking.ranks)),
+        x="mean rank over data sets (1 is the best)",
+        showlegend=True,
+    )
     best = min(ranking.ranks.values(), default=0.0)
     reach = math.inf if ranking.distance is None else ranking.distance
     tied = {n: r for n, r in ranking.ranks.items() if r - best <= reach}
-    parts = {"not told apart from the best": (tied, COLOURS[0], "circle"), "worse than the best": (ranking.ranks.keys() - tied, WORSE, "x")}
+    parts = {
+        "not told apart from the best": (tied, COLOURS[0], "circle"),
+        "worse than the best": (ranking.ranks.keys() - tied, WORSE, "x"),
+    }
     for kind, (names, colour, symbol) in parts.items():
         kept = [n for n in ranking.ranks if n in names]
         if kept:
-            error = {"type": "constant", "value": reach / 2, "color": colour, "thickness": 2} if math.isfinite(reach) else None
+            error = (
+                {"type": "constant", "value": reach / 2, "color": colour, "thickness": 2}
+                if math.isfinite(reach)
+                else None
+            )
             figure.add_scatter(
                 x=[ranking.ranks[n] for n in kept],
                 y=[labels[n] for n in kept],
@@ -206,7 +293,9 @@ def ranks(ranking: Ranking) -> go.Figure:
                 marker={"color": colour, "symbol": symbol, "size": 10},
                 error_x=error,
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=[labels[n] for n in reversed(ranking.ranks)])
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=[labels[n] for n in reversed(ranking.ranks)]
+    )
     figure.update_xaxes(range=[0.5, len(ranking.ranks) + 0.5])
     return figure
 
@@ -219,7 +308,14 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.F
     figure = blank(140 + 34 * len(names), x="predicted", y="true")
     texts = [[f"{v:g}" for v in row] for row in counts] if len(names) <= 20 else None
     figure.add_heatmap(
-        z=shares, x=names, y=names, text=texts, texttemplate="%{text}" if texts else None, colorscale="Blues", zmin=0, zmax=1
+        z=shares,
+        x=names,
+        y=names,
+        text=texts,
+        texttemplate="%{text}" if texts else None,
+        colorscale="Blues",
+        zmin=0,
+        zmax=1,
     )
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(type="category")
@@ -239,8 +335,12 @@ def save_png(pictures: Mapping[str | Path, go.Figure], *, width: int = 900) -> s
     try:
         for path in pictures:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        plotly.io.write_images(fig=drawn, file=[str(path) for path in pictures], format="png", scale=2)
+        plotly.io.write_images(
+            fig=drawn, file=[str(path) for path in pictures], format="png", scale=2
+        )
     except Exception as error:  # kaleido raises its own and the browser's errors of many types; figures are never worth a failed run
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"no PNG figures: kaleido could not draw ({first[:140]}); the HTML report has them all"
+        return (
+            f"no PNG figures: kaleido could not draw ({first[:140]}); the HTML report has them all"
+        )
     return ""

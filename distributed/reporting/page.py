@@ -80,11 +80,20 @@ class Section:
     blocks: Sequence[Block]
 
 
-def write(folder: str | Path, title: str, sections: Sequence[Section], *, lead: str = "", name: str = "report") -> Path:
+def write(
+    folder: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    lead: str = "",
+    name: str = "report",
+) -> Path:
     """Writes folder/report.html and folder/report.md, each whole or not at all; sections without blocks are left out."""
     target = Path(folder) / f"{name}.html"
     write_file(target, to_html(title, sections, lead=lead))
-    write_file(target.with_suffix(".md"), to_markdown(title, sections, lead=lead, folder=Path(folder)))
+    write_file(
+        target.with_suffix(".md"), to_markdown(title, sections, lead=lead, folder=Path(folder))
+    )
     return target
 
 
@@ -112,7 +121,11 @@ def redact(words: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without user:password parts of URLs and without the values of environment variables that look secret."""
     words = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", r"\1***@", words)
     for variable, value in (os.environ if environment is None else environment).items():
-        if SECRET.search(variable) and not variable.endswith(("_PATH", "_FILE", "_DIR")) and len(value) >= 8:
+        if (
+            SECRET.search(variable)
+            and not variable.endswith(("_PATH", "_FILE", "_DIR"))
+            and len(value) >= 8
+        ):
             words = words.replace(value, "***").replace(html.escape(value), "***")
     return words
 
@@ -128,7 +141,9 @@ def to_html(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
     sections = [s for s in sections if s.blocks]
     links = " ".join(f'<a href="#{slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
     body = "\n".join(
-        f'<section id="{slug(s.title)}">\n<h2>{html.escape(s.title)}</h2>\n' + "\n".join(map(_block_html, s.blocks)) + "\n</section>"
+        f'<section id="{slug(s.title)}">\n<h2>{html.escape(s.title)}</h2>\n'
+        + "\n".join(map(_block_html, s.blocks))
+        + "\n</section>"
         for s in sections
     )
     plots = any(isinstance(b, Figure) for s in sections for b in s.blocks)
@@ -140,7 +155,9 @@ def to_html(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
         "scripts": _plot_scripts() if plots else "",
     }
     page = (PAGES / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], page)  # one pass: users' text with {{body}} in it stays text
+    return re.sub(
+        r"\{\{(\w+)\}\}", lambda m: parts[m[1]], page
+    )  # one pass: users' text with {{body}} in it stays text
 
 
 @functools.cache
@@ -164,7 +181,9 @@ def _block_html(block: Block) -> str:
         case Table():
             return tables.to_html(block)
         case Figure():
-            plain = block.figure.to_json().replace("<", "\\u003c")  # a class named </script> must not end the script
+            plain = block.figure.to_json().replace(
+                "<", "\\u003c"
+            )  # a class named </script> must not end the script
             height = (block.figure.layout.height or 420) if hasattr(block.figure, "layout") else 420
             return (
                 f'<figure><figcaption>{html.escape(block.caption)}</figcaption><div class="plot" style="height:{height}px">'
@@ -173,10 +192,15 @@ def _block_html(block: Block) -> str:
     raise AssertionError(f"no such block: {type(block)}")
 
 
-def to_markdown(title: str, sections: Sequence[Section], *, lead: str = "", folder: Path | None = None) -> str:
+def to_markdown(
+    title: str, sections: Sequence[Section], *, lead: str = "", folder: Path | None = None
+) -> str:
     parts = [f"# {markdown_text(title)}"] + ([markdown_text(lead)] if lead else [])
     for section in (s for s in sections if s.blocks):
-        parts += [f"## {markdown_text(section.title)}", *(_block_markdown(b, folder) for b in section.blocks)]
+        parts += [
+            f"## {markdown_text(section.title)}",
+            *(_block_markdown(b, folder) for b in section.blocks),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

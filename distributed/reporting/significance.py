@@ -70,7 +70,9 @@ class Ranking:
     sets: int
     p: float | None = None
     distance: float | None = None
-    groups: tuple[tuple[str, ...], ...] = ()  # maximal groups whose mean ranks lie within the critical difference
+    groups: tuple[
+        tuple[str, ...], ...
+    ] = ()  # maximal groups whose mean ranks lie within the critical difference
     reason: str = ""
 
 
@@ -78,15 +80,26 @@ def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
     """Mean, sd and interval of finite values; what could not be computed is None with its reason."""
     finite = np.sort(np.asarray([v for v in values if math.isfinite(v)], dtype=float))
     dropped = len(values) - len(finite)
-    reasons = [f"{dropped} of {len(values)} values are not finite and were left out"] if dropped else []
+    reasons = (
+        [f"{dropped} of {len(values)} values are not finite and were left out"] if dropped else []
+    )
     if len(finite) == 0:
         return Summary(n=0, reason="; ".join([*reasons, "no values"]))
     mean = float(finite.mean())
     if len(finite) == 1:
-        return Summary(n=1, mean=mean, reason="; ".join([*reasons, "one seed: no spread to estimate"]))
+        return Summary(
+            n=1, mean=mean, reason="; ".join([*reasons, "one seed: no spread to estimate"])
+        )
     sd = _spread(finite)
     if sd == 0:
-        return Summary(n=len(finite), mean=mean, sd=0.0, low=mean, high=mean, reason="; ".join([*reasons, "all values are equal"]))
+        return Summary(
+            n=len(finite),
+            mean=mean,
+            sd=0.0,
+            low=mean,
+            high=mean,
+            reason="; ".join([*reasons, "all values are equal"]),
+        )
     low, high = interval(finite, confidence=confidence)
     return Summary(n=len(finite), mean=mean, sd=sd, low=low, high=high, reason="; ".join(reasons))
 
@@ -97,7 +110,9 @@ def _spread(values: np.ndarray) -> float:
     return 0.0 if sd <= SAME * max(1e-300, float(np.abs(values).max())) else sd
 
 
-def interval(values: Sequence[float] | np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
+def interval(
+    values: Sequence[float] | np.ndarray, *, confidence: float = 0.95
+) -> tuple[float, float]:
     """Expanded percentile bootstrap interval of the mean (Hesterberg 2015, section 5.3).
 
     The plain percentile interval of few values is too narrow, by sqrt((n - 1) / n) and for want of a t quantile; this one takes more
@@ -121,20 +136,35 @@ def _resamples(n: int, confidence: float) -> tuple[np.ndarray, float]:
     """Which values each resample takes, and the share of resamples that lie below the interval."""
     from scipy import special, stats
 
-    picks = np.array(list(itertools.product(range(n), repeat=n))) if n <= 5 else np.random.default_rng(0).integers(0, n, size=(10_000, n))
-    return picks, float(special.ndtr(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1)))
+    picks = (
+        np.array(list(itertools.product(range(n), repeat=n)))
+        if n <= 5
+        else np.random.default_rng(0).integers(0, n, size=(10_000, n))
+    )
+    return picks, float(
+        special.ndtr(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
+    )
 
 
 def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = "") -> Comparison:
     """The paired comparison of two variants over the seeds they share, before any correction."""
     from scipy import stats
 
-    shared = sorted((k for k in scores if k in reference and math.isfinite(scores[k]) and math.isfinite(reference[k])), key=repr)
+    shared = sorted(
+        (
+            k
+            for k in scores
+            if k in reference and math.isfinite(scores[k]) and math.isfinite(reference[k])
+        ),
+        key=repr,
+    )
     if not shared:
         return Comparison(name=name, reference=against, n=0, reason="no seed in common")
     ours, theirs = (np.array([s[k] for k in shared], dtype=float) for s in (scores, reference))
     size = max(1e-300, float(np.abs([ours, theirs]).max()))
-    gaps = np.sort(np.round((ours - theirs) / size, 12) * size)  # 0.53 - 0.50 and 0.03 are the same gap: ties must be ties
+    gaps = np.sort(
+        np.round((ours - theirs) / size, 12) * size
+    )  # 0.53 - 0.50 and 0.03 are the same gap: ties must be ties
     base = Comparison(name=name, reference=against, n=len(gaps), difference=float(gaps.mean()))
     if len(gaps) == 1:
         return replace(base, reason="one seed in common")
@@ -144,11 +174,17 @@ def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = 
     wilcoxon = _wilcoxon(gaps)
     if sd == 0:
         reason = "the same difference in every seed: no spread for a t test"
-        return replace(base, low=base.difference, high=base.difference, wilcoxon_p=wilcoxon, reason=reason)
+        return replace(
+            base, low=base.difference, high=base.difference, wilcoxon_p=wilcoxon, reason=reason
+        )
     low, high = interval(gaps)
     degrees = len(gaps) - 1
     # Hedges' correction in closed form, exp(lgamma) for few degrees of freedom where the usual 1 - 3 / (4 df - 1) is rough
-    correction = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2) if degrees > 1 else None
+    correction = (
+        math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
+        if degrees > 1
+        else None
+    )
     return replace(
         base,
         low=low,
@@ -186,11 +222,20 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def compare(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
     """Every variant against the named reference, corrected as one family, in the order of `scores`."""
     if reference not in scores:
-        raise ValueError(f"the reference must be one of the variants: {', '.join(scores)}; got {reference!r}")
-    found = [paired(values, scores[reference], name=name, against=reference) for name, values in scores.items() if name != reference]
+        raise ValueError(
+            f"the reference must be one of the variants: {', '.join(scores)}; got {reference!r}"
+        )
+    found = [
+        paired(values, scores[reference], name=name, against=reference)
+        for name, values in scores.items()
+        if name != reference
+    ]
     t_values, w_values = holm([c.t_p for c in found]), holm([c.wilcoxon_p for c in found])
     family = sum(c.t_p is not None for c in found)
-    return [replace(c, t_holm=t, wilcoxon_holm=w, family=family) for c, t, w in zip(found, t_values, w_values)]
+    return [
+        replace(c, t_holm=t, wilcoxon_holm=w, family=family)
+        for c, t, w in zip(found, t_values, w_values)
+    ]
 
 
 def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False) -> Ranking:
@@ -200,32 +245,60 @@ def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = Fa
     names = sorted(table)
     if not names:
         return Ranking(ranks={}, sets=0, reason="no variants")
-    shared = sorted(set.intersection(*({d for d, v in table[n].items() if math.isfinite(v)} for n in names)))
+    shared = sorted(
+        set.intersection(*({d for d, v in table[n].items() if math.isfinite(v)} for n in names))
+    )
     k, n = len(names), len(shared)
     if k < 2 or n == 0:
-        return Ranking(ranks={}, sets=n, reason="one variant: nothing to rank" if k < 2 else "no data set that every variant has")
+        return Ranking(
+            ranks={},
+            sets=n,
+            reason="one variant: nothing to rank"
+            if k < 2
+            else "no data set that every variant has",
+        )
     scores = np.array([[table[name][d] for name in names] for d in shared])
     ranks = stats.rankdata(scores if lower_is_better else -scores, axis=1)
-    means = {name: float(r) for name, r in sorted(zip(names, ranks.mean(axis=0)), key=lambda pair: (pair[1], pair[0]))}
+    means = {
+        name: float(r)
+        for name, r in sorted(zip(names, ranks.mean(axis=0)), key=lambda pair: (pair[1], pair[0]))
+    }
     if n < 2:
-        return Ranking(ranks=means, sets=n, reason="one data set: ranks only, no test over data sets")
+        return Ranking(
+            ranks=means, sets=n, reason="one data set: ranks only, no test over data sets"
+        )
     if (ranks == ranks[:, :1]).all():
-        return Ranking(ranks=means, sets=n, groups=(tuple(means),), reason="all variants tie on every data set")
+        return Ranking(
+            ranks=means, sets=n, groups=(tuple(means),), reason="all variants tie on every data set"
+        )
     if k < 3:
         return Ranking(ranks=means, sets=n, reason="two variants: Friedman's test needs three")
     p = float(stats.friedmanchisquare(*scores.T).pvalue)
     rough = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
     if p >= ALPHA:  # a critical difference is for after Friedman's test has said that there is one
         return Ranking(ranks=means, sets=n, p=p, groups=(tuple(means),), reason=rough)
-    distance = float(stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n)))
-    return Ranking(ranks=means, sets=n, p=p, distance=distance, groups=_cliques(list(means.items()), distance), reason=rough)
+    distance = float(
+        stats.studentized_range.ppf(1 - ALPHA, k, np.inf)
+        / math.sqrt(2)
+        * math.sqrt(k * (k + 1) / (6 * n))
+    )
+    return Ranking(
+        ranks=means,
+        sets=n,
+        p=p,
+        distance=distance,
+        groups=_cliques(list(means.items()), distance),
+        reason=rough,
+    )
 
 
 def _cliques(ranked: list[tuple[str, float]], distance: float) -> tuple[tuple[str, ...], ...]:
     """Maximal runs of at least two variants whose best and worst mean rank differ by no more than the critical difference."""
     found: list[tuple[int, int]] = []
     for first in range(len(ranked)):
-        last = max(j for j in range(first, len(ranked)) if ranked[j][1] - ranked[first][1] <= distance)
+        last = max(
+            j for j in range(first, len(ranked)) if ranked[j][1] - ranked[first][1] <= distance
+        )
         if last > first and not any(a <= first and last <= b for a, b in found):
             found.append((first, last))
     return tuple(tuple(name for name, _ in ranked[a : b + 1]) for a, b in found)

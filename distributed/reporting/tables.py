@@ -32,7 +32,9 @@ class Table:
 
     def __post_init__(self) -> None:
         for row in self.rows:
-            assert len(row) == len(self.columns), f"a row of {len(row)} cells in a table of {len(self.columns)} columns"
+            assert len(row) == len(self.columns), (
+                f"a row of {len(row)} cells in a table of {len(self.columns)} columns"
+            )
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -66,7 +68,10 @@ def _strong(cell: Any) -> bool:
 
 def to_html(table: Table) -> str:
     kinds = [' class="words"' if w else "" for w in _words(table)]
-    heads = "".join(f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>' for c, k in zip(table.columns, kinds))
+    heads = "".join(
+        f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>'
+        for c, k in zip(table.columns, kinds)
+    )
     body = "\n".join("<tr>" + "".join(map(_html_cell, row, kinds)) + "</tr>" for row in table.rows)
     caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
     found = f'<div class="scroll"><table class="sortable">{caption}<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
@@ -77,7 +82,9 @@ def to_html(table: Table) -> str:
 
 def _words(table: Table) -> list[bool]:
     """Which columns hold nothing but text: these are set to the left, numbers to the right."""
-    return [all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)] or [False] * len(table.columns)
+    return [
+        all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)
+    ] or [False] * len(table.columns)
 
 
 def _html_cell(cell: Any, kind: str) -> str:
@@ -90,7 +97,9 @@ def _html_cell(cell: Any, kind: str) -> str:
 
 def markdown_text(words: str) -> str:
     """Users' text that must not turn into Markdown or HTML."""
-    plain = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split()))  # few_shot needs no backslash
+    plain = re.sub(
+        r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split())
+    )  # few_shot needs no backslash
     return plain.replace("&", "&amp;").replace("<", "&lt;")
 
 
@@ -98,7 +107,10 @@ def to_markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    rows = [[f"**{markdown_text(text(c))}**" if _strong(c) else markdown_text(text(c)) for c in row] for row in table.rows]
+    rows = [
+        [f"**{markdown_text(text(c))}**" if _strong(c) else markdown_text(text(c)) for c in row]
+        for row in table.rows
+    ]
     rule = ["---" if words or i == 0 else "---:" for i, words in enumerate(_words(table))]
     lines = [line([markdown_text(c) for c in table.columns]), line(rule), *map(line, rows)]
     return (f"{markdown_text(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
@@ -128,10 +140,15 @@ def to_latex(table: Table, label: str = "") -> str:
     """A booktabs table float; needs \\usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
-        first = "{}" if cells[0].startswith(("[", "*")) else ""  # else an option of the line break before it
+        first = (
+            "{}" if cells[0].startswith(("[", "*")) else ""
+        )  # else an option of the line break before it
         return first + " & ".join(cells) + r" \\"
 
-    rows = [line([rf"\textbf{{{tex_text(text(c))}}}" if _strong(c) else tex_text(text(c)) for c in row]) for row in table.rows]
+    rows = [
+        line([rf"\textbf{{{tex_text(text(c))}}}" if _strong(c) else tex_text(text(c)) for c in row])
+        for row in table.rows
+    ]
     head = [
         r"\begin{table}",
         r"\centering",
@@ -151,7 +168,12 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
     for row in table.rows:
-        writer.writerow([text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c)) for c in row])
+        writer.writerow(
+            [
+                text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c))
+                for c in row
+            ]
+        )
     return out.getvalue()
 
 
@@ -161,6 +183,8 @@ def to_text(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(table.columns, *rows)]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
+        return "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))
+        ).rstrip()
 
     return "\n".join([line(table.columns), "  ".join("-" * w for w in widths), *map(line, rows)])

@@ -7,7 +7,14 @@ import itertools
 from distributed.reporting.significance import ALPHA, Comparison
 
 
-def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "points", lower_is_better: bool = False) -> str:
+def in_words(
+    c: Comparison,
+    metric: str,
+    *,
+    scale: float = 100.0,
+    unit: str = "points",
+    lower_is_better: bool = False,
+) -> str:
     """One sentence that says what this comparison shows and what it does not."""
     if c.difference is None:
         return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
@@ -22,13 +29,27 @@ def in_words(c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "p
     figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {probability(c)}"
     if c.verdict == "noise":
         alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
-        why = f"does not survive the correction for {c.family} comparisons, so inside the noise" if alone else "inside the noise"
+        why = (
+            f"does not survive the correction for {c.family} comparisons, so inside the noise"
+            if alone
+            else "inside the noise"
+        )
         return f"{c.name} against {c.reference} in {metric}: {why} ({figures})."
     good = (c.verdict == "higher") != lower_is_better
-    return f"{c.name} is {'better' if good else 'worse'} than {c.reference} in {metric} ({figures})."
+    return (
+        f"{c.name} is {'better' if good else 'worse'} than {c.reference} in {metric} ({figures})."
+    )
 
 
-def helps(what: str, c: Comparison, metric: str, *, scale: float = 100.0, unit: str = "points", lower_is_better: bool = False) -> str:
+def helps(
+    what: str,
+    c: Comparison,
+    metric: str,
+    *,
+    scale: float = 100.0,
+    unit: str = "points",
+    lower_is_better: bool = False,
+) -> str:
     """The plain answer to `does it help?`, then the comparison behind it."""
     detail = in_words(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
     good = (c.verdict == "higher") != lower_is_better
@@ -64,8 +85,16 @@ def floor_note(seeds: int, comparisons: int = 1) -> str:
     if smallest * comparisons < ALPHA:
         return ""
     enough = next(n for n in itertools.count(seeds) if one_sided(n) * comparisons < ALPHA)
-    corrected = f" ({min(1.0, smallest * comparisons):.3g} after Holm's correction of {comparisons} comparisons)" if comparisons > 1 else ""
-    cover = f" A bootstrap interval covers at most {100 - 100 * smallest:.0f} %." if smallest > ALPHA else ""
+    corrected = (
+        f" ({min(1.0, smallest * comparisons):.3g} after Holm's correction of {comparisons} comparisons)"
+        if comparisons > 1
+        else ""
+    )
+    cover = (
+        f" A bootstrap interval covers at most {100 - 100 * smallest:.0f} %."
+        if smallest > ALPHA
+        else ""
+    )
     return (
         f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}{corrected}, so it cannot confirm the t test; "
         f"{enough} seeds could.{cover}"

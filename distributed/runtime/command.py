@@ -44,7 +44,9 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         if isinstance(error, BrokenPipeError) and _unread():
             code = 128 + signal.SIGPIPE
         elif why := disk_full(error):
-            code = _say(f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1)
+            code = _say(
+                f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1
+            )
         else:
             traceback.print_exc()
             code = 1

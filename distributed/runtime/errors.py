@@ -7,7 +7,11 @@ import os
 import re
 from typing import Any
 
-_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "over the quota", errno.EFBIG: "over the limit of a file's size"}
+_FULL = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "over the quota",
+    errno.EFBIG: "over the limit of a file's size",
+}
 
 
 class OptionError(ValueError):
@@ -54,4 +58,6 @@ def cause_of(error: BaseException) -> Any:
 def disk_full(error: Exception) -> str:
     """What ran out, if that is what went wrong; else nothing. Over Ray and Arrow it may be words only."""
     number = getattr(cause_of(error), "errno", None)
-    return _FULL.get(number) or next((why for known, why in _FULL.items() if os.strerror(known) in str(error)), "")
+    return _FULL.get(number) or next(
+        (why for known, why in _FULL.items() if os.strerror(known) in str(error)), ""
+    )

@@ -25,19 +25,35 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def read(kind: type[Options], argv: Sequence[str], *, prog: str, description: str | None, epilog: str = "") -> Options:
+def read(
+    kind: type[Options],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str | None,
+    epilog: str = "",
+) -> Options:
     """The options on this command line, checked."""
     parser = build_parser(kind, prog=prog, description=description, epilog=epilog)
     given = vars(parser.parse_args(argv))
-    options = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    options = kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+    )
     check(options)
     return options
 
 
-def build_parser(kind: type[Any], *, prog: str, description: str | None, epilog: str = "") -> Parser:
+def build_parser(
+    kind: type[Any], *, prog: str, description: str | None, epilog: str = ""
+) -> Parser:
     """A parser with an option for every field of the dataclass; what is not given keeps the field's default."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=prog, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False)
+    parser = Parser(
+        prog=prog, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False
+    )
     hints = typing.get_type_hints(kind)
     for entry in dataclasses.fields(kind):
         parser.add_argument(flag(entry.name), **_argument(entry, hints[entry.name]))
@@ -47,13 +63,23 @@ def build_parser(kind: type[Any], *, prog: str, description: str | None, epilog:
 def _argument(entry: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     """What argparse wants to know of a field."""
     rule, required = entry.metadata, is_required(entry)
-    words = rule["help"] if required or rule.get("shown") == "" else f"{rule['help']} (default: {default_words(entry)})"
-    argument: dict[str, Any] = {"default": argparse.SUPPRESS, "help": words.replace("%", "%%"), "required": required}
+    words = (
+        rule["help"]
+        if required or rule.get("shown") == ""
+        else f"{rule['help']} (default: {default_words(entry)})"
+    )
+    argument: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": words.replace("%", "%%"),
+        "required": required,
+    }
     plain = plain_type(hint)
     if plain is bool:
         return {**argument, "action": "store_true"}
     if plain is tuple:
-        repeated = {"action": "append"} if rule.get("repeat") else {"nargs": "+", "action": "extend"}
+        repeated = (
+            {"action": "append"} if rule.get("repeat") else {"nargs": "+", "action": "extend"}
+        )
         return {**argument, **repeated, "metavar": rule["metavar"]}
     if rule.get("choices") and not rule.get("metavar"):
         return {**argument, "choices": rule["choices"]}
@@ -89,18 +115,28 @@ def check(options: Any) -> None:
         if value is None:
             continue
         if rule.get("choices") and value not in rule["choices"] and not rule.get("metavar"):
-            raise OptionError(f"{entry.name} must be one of {', '.join(rule['choices'])}; got {value!r}", entry.name)
+            raise OptionError(
+                f"{entry.name} must be one of {', '.join(rule['choices'])}; got {value!r}",
+                entry.name,
+            )
         if rule.get("low") is not None and not value >= rule["low"]:
-            raise OptionError(f"{entry.name} must be at least {rule['low']}; got {value}", entry.name)
+            raise OptionError(
+                f"{entry.name} must be at least {rule['low']}; got {value}", entry.name
+            )
         if rule.get("high") is not None and not value <= rule["high"]:
-            raise OptionError(f"{entry.name} must be at most {rule['high']}; got {value}", entry.name)
+            raise OptionError(
+                f"{entry.name} must be at most {rule['high']}; got {value}", entry.name
+            )
 
 
 def with_defaults(options: Any) -> dict[str, Any]:
     """Every option by name; one that was not given has the value that its declaration names for that case."""
     entries = {entry.name: entry for entry in dataclasses.fields(options)}
     given = {name: getattr(options, name) for name in entries}
-    return {name: entries[name].metadata.get("otherwise") if value is None else value for name, value in given.items()}
+    return {
+        name: entries[name].metadata.get("otherwise") if value is None else value
+        for name, value in given.items()
+    }
 
 
 def table(kind: type[Any]) -> list[tuple[str, str, str]]:
@@ -109,5 +145,7 @@ def table(kind: type[Any]) -> list[tuple[str, str, str]]:
     for entry in dataclasses.fields(kind):
         choices = entry.metadata.get("choices")
         words = entry.metadata["help"] + (f" [{', '.join(choices)}]" if choices else "")
-        rows.append((flag(entry.name), "required" if is_required(entry) else default_words(entry), words))
+        rows.append(
+            (flag(entry.name), "required" if is_required(entry) else default_words(entry), words)
+        )
     return rows

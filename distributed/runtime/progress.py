@@ -15,7 +15,12 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         from rich import progress as bars
         from rich.console import Console
 
-        shown = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        shown = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+        )
         with bars.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda n: bar.advance(task, n)
@@ -30,6 +35,10 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
         if now - said >= 5:
             said = now
             of = f" of {total:,}" if total else ""
-            print(f"{what}: {done:,}{of} ({done / (now - start):,.0f} a second)", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done:,}{of} ({done / (now - start):,.0f} a second)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance

@@ -74,12 +74,21 @@ def start_ray(
             ray.init(**common, runtime_env=runtime_env())
         except ConnectionError as error:
             hint = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
-            raise Failure(f"cannot join Ray at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}; {hint}") from None
+            raise Failure(
+                f"cannot join Ray at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}: {error}; {hint}"
+            ) from None
     else:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away with a notice
+        os.environ.setdefault(
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"
+        )  # nobody takes this machine away with a notice
         # A local Ray inherits this environment: without a runtime_env it can use the workers that it starts in advance.
         os.environ.update(runtime_env()["env_vars"])
-        sizes = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": object_store, "_temp_dir": temp_dir}
+        sizes = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "object_store_memory": object_store,
+            "_temp_dir": temp_dir,
+        }
         given = {k: v for k, v in sizes.items() if v is not None}
         _start_local(include_dashboard=nested, dashboard_host="127.0.0.1", **common, **given)
     _quiet()
@@ -95,12 +104,18 @@ def _start_local(**options: Any) -> None:
             ray.init(address="local", **options)
             return
         except Exception as error:
-            passing = ("timed out during startup", "Address already in use", "address already in use")
+            passing = (
+                "timed out during startup",
+                "Address already in use",
+                "address already in use",
+            )
             if not any(sign in str(error) for sign in passing):
                 raise
             ray.shutdown()
             if not left:
-                raise Failure(f"a local Ray did not start in three tries: {str(error).strip().splitlines()[-1]}") from None
+                raise Failure(
+                    f"a local Ray did not start in three tries: {str(error).strip().splitlines()[-1]}"
+                ) from None
             print("Ray did not start, trying again", file=sys.stderr)
             time.sleep(random.uniform(0.5, 2))
 
@@ -118,7 +133,11 @@ def _reach(address: str) -> None:
 
 def runtime_env() -> dict[str, Any]:
     """The environment of remote workers: the settings above and the path of this code."""
-    also = (n for n in sorted(os.environ) if n not in SETTINGS and (n.startswith(("RAY_TRAIN_", "RAY_DATA_")) or n in STORE))
+    also = (
+        n
+        for n in sorted(os.environ)
+        if n not in SETTINGS and (n.startswith(("RAY_TRAIN_", "RAY_DATA_")) or n in STORE)
+    )
     names = [*SETTINGS, *also]
     variables = {name: os.environ.get(name, SETTINGS.get(name, "")) for name in names}
     if in_job():  # Ray refuses a variable that the job's own environment sets too; the job's working directory brings the code
@@ -126,7 +145,10 @@ def runtime_env() -> dict[str, Any]:
         taken = job.get("env_vars") or {}
         return {"env_vars": {name: value for name, value in variables.items() if name not in taken}}
     if os.environ.get("RAY_ADDRESS"):  # the other machines may not have this folder
-        return {"env_vars": variables, "py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]}
+        return {
+            "env_vars": variables,
+            "py_modules": [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()],
+        }
     python_path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     return {"env_vars": {**variables, "PYTHONPATH": python_path}}
 
@@ -140,5 +162,9 @@ def _quiet() -> None:
     if hasattr(context, "use_datasource_v2"):
         context.use_datasource_v2 = os.environ.get("RAY_DATA_USE_DATASOURCE_V2") == "1"
     # Ray Data logs page-long traces of errors that it raises as well: the entry point says them in one line.
-    for name, level in {"ray.data": logging.CRITICAL, "ray.tune": logging.WARNING, "ray.train": logging.WARNING}.items():
+    for name, level in {
+        "ray.data": logging.CRITICAL,
+        "ray.tune": logging.WARNING,
+        "ray.train": logging.WARNING,
+    }.items():
         logging.getLogger(name).setLevel(level)

@@ -34,7 +34,9 @@ class Signals:
                 signal.signal(number, handler)
 
 
-stopped_by = [signal.SIGINT]  # the last signal: Ray Data raises a KeyboardInterrupt of its own instead of ours
+stopped_by = [
+    signal.SIGINT
+]  # the last signal: Ray Data raises a KeyboardInterrupt of its own instead of ours
 
 
 def interrupt(number: int, frame: object) -> NoReturn:

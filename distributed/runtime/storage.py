@@ -25,7 +25,9 @@ def write_file(uri: str, content: bytes) -> None:
     files.create_dir(path.rpartition("/")[0], recursive=True)
     with files.open_output_stream(f"{path}{PART}") as stream:
         stream.write(content)
-    if isinstance(files, LocalFileSystem):  # a power cut must not keep the new name and lose the bytes
+    if isinstance(
+        files, LocalFileSystem
+    ):  # a power cut must not keep the new name and lose the bytes
         with open(f"{path}{PART}", "r+b") as file:
             os.fsync(file.fileno())
     files.move(f"{path}{PART}", path)
@@ -59,19 +61,27 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     parts = urlsplit(uri)
     if "@" in parts.netloc:
-        raise ValueError("a URI must hold no credentials: put them in the environment; got one with '@' before the host")
+        raise ValueError(
+            "a URI must hold no credentials: put them in the environment; got one with '@' before the host"
+        )
     if parts.scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         options: dict[str, Any] = {"region": region} if region else {}
         if endpoint:
             address = urlsplit(endpoint if is_uri(endpoint) else f"https://{endpoint}")
-            options.update(endpoint_override=address.netloc, scheme=address.scheme, region=region or "us-east-1")
+            options.update(
+                endpoint_override=address.netloc,
+                scheme=address.scheme,
+                region=region or "us-east-1",
+            )
         return fs.S3FileSystem(**options), (parts.netloc + parts.path).rstrip("/")
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except Exception as error:
-        raise ValueError(f"a location must be a local path or a file://, s3://, gs:// or hdfs:// URI; got {uri!r} ({error})") from None
+        raise ValueError(
+            f"a location must be a local path or a file://, s3://, gs:// or hdfs:// URI; got {uri!r} ({error})"
+        ) from None
     return system, path.rstrip("/") or "/"
 
 
@@ -86,7 +96,9 @@ def locate(place: str) -> str:
 
 
 @contextmanager
-def writable(out: str, rule: str = "--out must be a folder or URI that can be read and written") -> Iterator[None]:
+def writable(
+    out: str, rule: str = "--out must be a folder or URI that can be read and written"
+) -> Iterator[None]:
     """Says in one line that this is no place for results."""
     try:
         yield

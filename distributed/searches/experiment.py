@@ -23,7 +23,13 @@ BASELINES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "concatenation": {"fusion.kind": "uniform"},
     "one expert": {"experts.count": 1},
-    "plain softmax": {"loss.name": "prior", "loss.centre": 0.0, "loss.spread": 0.0, "loss.margin": 0.0, "loss.drw": 0.0},
+    "plain softmax": {
+        "loss.name": "prior",
+        "loss.centre": 0.0,
+        "loss.spread": 0.0,
+        "loss.margin": 0.0,
+        "loss.drw": 0.0,
+    },
 }
 START = "starting point"  # the label of "defaults" where --config or --set have changed them
 
@@ -44,7 +50,9 @@ class Job:
     name: str
     kind: str  # search, named, replicate, test
     label: str = ""  # defaults, concatenation, ...
-    settings: Mapping[str, Any] = field(default_factory=dict)  # dotted changes to the search's base configuration
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # dotted changes to the search's base configuration
     number: int | None = None  # of the Optuna trial
     of: str = ""  # the configuration that a replicate or a test repeats
     seed: int | None = None  # replaces optim.seed
@@ -59,7 +67,9 @@ class Record:
     """A job and what became of it."""
 
     job: Job
-    state: str = "running"  # running, complete, stopped (early, by the stopper or the time budget), failed
+    state: str = (
+        "running"  # running, complete, stopped (early, by the stopper or the time budget), failed
+    )
     reason: str = ""
     epoch: int = 0
     epochs: int = 0
@@ -97,7 +107,15 @@ class Standing:
 class Experiment:
     """Records of one search in a folder; every finished job is one line of records.jsonl, so a kill loses nothing that was finished."""
 
-    def __init__(self, folder: str | Path, metrics: list[str], *, replicates: int = 0, best: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        metrics: list[str],
+        *,
+        replicates: int = 0,
+        best: int = 3,
+        seed: int = 0,
+    ) -> None:
         self.folder, self.metrics = Path(folder), metrics
         self.folder.mkdir(parents=True, exist_ok=True)
         self.replicates, self.best, self.seed = replicates, best, seed
@@ -147,11 +165,16 @@ class Experiment:
         with self.lock:
             record = self.records[name]
             record.epoch, record.epochs = int(result["epoch"]), int(result.get("epochs", 0))
-            entry = {"epoch": record.epoch, **{k: v for k, v in result["metrics"].items() if isinstance(v, int | float)}}
+            entry = {
+                "epoch": record.epoch,
+                **{k: v for k, v in result["metrics"].items() if isinstance(v, int | float)},
+            }
             record.history = [e for e in record.history if e["epoch"] < record.epoch] + [entry]
             record.metrics = dict(result["metrics"])
 
-    def end(self, name: str, state: str, metrics: Mapping[str, float] | None = None, reason: str = "") -> None:
+    def end(
+        self, name: str, state: str, metrics: Mapping[str, float] | None = None, reason: str = ""
+    ) -> None:
         with self.lock:
             record = self.records[name]
             record.state, record.reason = state, reason
@@ -180,8 +203,12 @@ class Experiment:
 
     def told(self) -> dict[str, tuple[str, list[float]]]:
         """What Optuna should know of each finished trial of the search."""
-        ended = (r for r in self.records.values() if r.job.kind == "search" and r.state != "running")
-        return {r.name: (r.state, [r.metrics.get(m, math.nan) for m in self.metrics]) for r in ended}
+        ended = (
+            r for r in self.records.values() if r.job.kind == "search" and r.state != "running"
+        )
+        return {
+            r.name: (r.state, [r.metrics.get(m, math.nan) for m in self.metrics]) for r in ended
+        }
 
     def of_kind(self, *kinds: str) -> list[Record]:
         with self.lock:
@@ -195,14 +222,26 @@ class Experiment:
         return [r for r in self.of_kind("replicate") if r.job.of == name and r.state == "complete"]
 
     def standing(self, record: Record) -> Standing:
-        values = tuple(r.metrics[self.metric] for r in self.replicates_of(record.name) if _finite(r.metrics.get(self.metric)))
+        values = tuple(
+            r.metrics[self.metric]
+            for r in self.replicates_of(record.name)
+            if _finite(r.metrics.get(self.metric))
+        )
         return Standing(record, values)
 
     def finished(self) -> list[Record]:
         """Configurations that ran to their end, best first; those stopped early only where none did."""
-        whole = [r for r in self.configurations() if r.state == "complete" and _finite(r.metrics.get(self.metric))]
+        whole = [
+            r
+            for r in self.configurations()
+            if r.state == "complete" and _finite(r.metrics.get(self.metric))
+        ]
         if not whole:
-            whole = [r for r in self.configurations() if r.state == "stopped" and _finite(r.metrics.get(self.metric))]
+            whole = [
+                r
+                for r in self.configurations()
+                if r.state == "stopped" and _finite(r.metrics.get(self.metric))
+            ]
         return sorted(whole, key=lambda r: -self.sign * r.metrics[self.metric])
 
     def named(self) -> list[Record]:
@@ -214,7 +253,9 @@ class Experiment:
         """
         named = {r.name: r for r in self.named()}
         searched = [r for r in self.finished() if r.name not in named]
-        found = searched[: self.best] + [r for r in searched[self.best :] if self.replicates_of(r.name)]
+        found = searched[: self.best] + [
+            r for r in searched[self.best :] if self.replicates_of(r.name)
+        ]
         return [*found, *named.values()]
 
     def winner(self) -> Standing | None:
@@ -250,20 +291,35 @@ class Experiment:
         if not test or winner is None:
             return "finished"
         repeats = self.replicates_of(winner.record.name)
-        runs: Iterable[tuple[str, int]] = [(r.name, (r.job.seed or 0) - self.seed) for r in repeats] or [(winner.record.name, 0)]
+        runs: Iterable[tuple[str, int]] = [
+            (r.name, (r.job.seed or 0) - self.seed) for r in repeats
+        ] or [(winner.record.name, 0)]
         for name, seed in runs:
-            job = dataclasses.replace(self._again(winner.record, f"{name}-test", "test", seed), state=name)
+            job = dataclasses.replace(
+                self._again(winner.record, f"{name}-test", "test", seed), state=name
+            )
             if job.name not in self.records:
                 return job
         return "finished"
 
     def _again(self, record: Record, name: str, kind: str, seed: int) -> Job:
-        return Job(name=name, kind=kind, label=record.job.label, settings=record.job.settings, of=record.name, seed=self.seed + seed)
+        return Job(
+            name=name,
+            kind=kind,
+            label=record.job.label,
+            settings=record.job.settings,
+            of=record.name,
+            seed=self.seed + seed,
+        )
 
     def tests(self) -> list[Record]:
         """Of the winner, as it is now."""
         winner = self.winner()
-        return [r for r in self.of_kind("test") if winner and r.job.of == winner.record.name and r.state == "complete"]
+        return [
+            r
+            for r in self.of_kind("test")
+            if winner and r.job.of == winner.record.name and r.state == "complete"
+        ]
 
     def read_before(self) -> bool:
         """Whether the test split was read before the last other job began: a search that was extended after its end."""

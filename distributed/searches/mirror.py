@@ -12,7 +12,9 @@ from distributed.runtime.storage import filesystem, is_uri
 # In the order of their upload: a trial that ended without a record is rebuilt from the study, not the other way round.
 STATE = ("experiment.json", "study.journal", "records.jsonl")
 LOGS = (".journal", ".jsonl")
-CURVES = re.compile(r"(trials/[^/]+/)?events\.out\.tfevents\.[^/]+")  # of the search and of each trial
+CURVES = re.compile(
+    r"(trials/[^/]+/)?events\.out\.tfevents\.[^/]+"
+)  # of the search and of each trial
 
 
 class Mirror:
@@ -45,25 +47,35 @@ class Mirror:
     def _curves(self) -> list[str]:
         from pyarrow.fs import FileSelector
 
-        there = self.files.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
+        there = self.files.get_file_info(
+            FileSelector(self.path, recursive=True, allow_not_found=True)
+        )
         names = [info.path.removeprefix(self.path).lstrip("/") for info in there]
         return [name for name in names if CURVES.fullmatch(name)]
 
     def upload(self) -> None:
         if not self.remote:
             return
-        found = {p for p in self.folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".lock"}
+        found = {
+            p
+            for p in self.folder.rglob("*")
+            if p.is_file() and not p.name.startswith(".") and p.suffix != ".lock"
+        }
         state = [self.folder / name for name in STATE if self.folder / name in found]
         now = {path: _stamp(path) for path in [*state, *sorted(found - set(state))]}
         changed = {path: stamp for path, stamp in now.items() if self.sent.get(path) != stamp}
-        together = {path: _whole(path) for path in state if path in changed}  # read at one time: an upload takes seconds
+        together = {
+            path: _whole(path) for path in state if path in changed
+        }  # read at one time: an upload takes seconds
         for path, stamp in changed.items():
             target = self._target(path)
             self.files.create_dir(target.rpartition("/")[0], recursive=True)
             with self.files.open_output_stream(target) as stream:
                 stream.write(together[path] if path in together else path.read_bytes())
             self.sent[path] = stamp
-        for path in self.sent.keys() - now.keys():  # curves that were written anew, into another file
+        for path in (
+            self.sent.keys() - now.keys()
+        ):  # curves that were written anew, into another file
             self.files.delete_file(self._target(path))
             del self.sent[path]
 

@@ -32,11 +32,31 @@ DEFAULTS: dict[str, Any] = {
     "config": "",
     "quick": False,
 }
-CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "sampler", "stopper")  # by a later --resume
+CHANGEABLE = (
+    "trials",
+    "concurrent",
+    "time_budget",
+    "replicates",
+    "best",
+    "sampler",
+    "stopper",
+)  # by a later --resume
 # Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
 DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 2000, "image.width": 16}
-QUICK: dict[str, Any] = {"optim.epochs": 3, "data.max_rows": 500, "image.width": 8, "dim": 32, "table.width": 32}
-NEUTRAL = ("optim.seed", "optim.metric", "scaling.", "data.cache", "data.engine")  # these change no method: still the defaults
+QUICK: dict[str, Any] = {
+    "optim.epochs": 3,
+    "data.max_rows": 500,
+    "image.width": 8,
+    "dim": 32,
+    "table.width": 32,
+}
+NEUTRAL = (
+    "optim.seed",
+    "optim.metric",
+    "scaling.",
+    "data.cache",
+    "data.engine",
+)  # these change no method: still the defaults
 QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
 
 
@@ -69,17 +89,27 @@ def claim(folder: Path, given: dict[str, Any]) -> Setup:
     """The options of this search; refuses a folder in use, and a resume of something else."""
     before = read(folder / "experiment.json", given["out"])
     if before and not given["resume"]:
-        raise ValueError(f"--out must be a new folder, or add --resume to go on with it; got {given['out']}")
+        raise ValueError(
+            f"--out must be a new folder, or add --resume to go on with it; got {given['out']}"
+        )
     if given["resume"] and not before:
         print(f"note: nothing to resume in {given['out']}; starting anew", file=sys.stderr)
-    options = {**DEFAULTS, **(QUICK_OPTIONS if given["quick"] else {}), **(before.options if before else {})}
+    options = {
+        **DEFAULTS,
+        **(QUICK_OPTIONS if given["quick"] else {}),
+        **(before.options if before else {}),
+    }
     options["set"] = before.options["set"] if before else []
-    sets = list(given["set"] or []) + ([f"scaling.workers={given['workers']}"] if given["workers"] is not None else [])
+    sets = list(given["set"] or []) + (
+        [f"scaling.workers={given['workers']}"] if given["workers"] is not None else []
+    )
     for name, value in {**given, "set": sets or None}.items():
         if value is None or name not in options:
             continue
         if before and name not in CHANGEABLE and value != options[name]:
-            raise ValueError(f"a resumed search must keep its --{name}; it was {options[name]!r}, got {value!r}")
+            raise ValueError(
+                f"a resumed search must keep its --{name}; it was {options[name]!r}, got {value!r}"
+            )
         options[name] = value
     check(options)
     setup = before or prepare(options)
@@ -94,17 +124,23 @@ def read(path: Path, out: str) -> Setup | None:
     try:
         return Setup(**json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise ValueError(f"--out must be new or hold a whole search; {path.name} in {out!r} is damaged: take another folder") from None
+        raise ValueError(
+            f"--out must be new or hold a whole search; {path.name} in {out!r} is damaged: take another folder"
+        ) from None
 
 
 def check(options: dict[str, Any]) -> None:
     least = {"trials": 1, "concurrent": 0, "time_budget": 0, "replicates": 0, "best": 1, "seed": 0}
     for name, low in least.items():
         if options[name] < low:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {low}; got {options[name]}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {low}; got {options[name]}"
+            )
     metrics = check_metrics(options["metric"])
     if len(metrics) > 1 and options["sampler"] == "cmaes":
-        raise ValueError("--sampler cmaes takes one metric; with several use tpe, random, gp or nsga2")
+        raise ValueError(
+            "--sampler cmaes takes one metric; with several use tpe, random, gp or nsga2"
+        )
 
 
 def prepare(options: dict[str, Any]) -> Setup:
@@ -121,12 +157,23 @@ def prepare(options: dict[str, Any]) -> Setup:
     flat = config.flatten(start)
     if small:
         words = " ".join(f"{k}={flat[k]}" for k in small)
-        print(f"{'quick' if options['quick'] else 'built-in wafer data'}: small settings, {words}", file=sys.stderr)
+        print(
+            f"{'quick' if options['quick'] else 'built-in wafer data'}: small settings, {words}",
+            file=sys.stderr,
+        )
     pins = {name: flat[name] for name in sets}
-    return Setup(options, generator.resolve_shards(options["data"]), config.difference(start), pins, uuid.uuid4().hex[:12])
+    return Setup(
+        options,
+        generator.resolve_shards(options["data"]),
+        config.difference(start),
+        pins,
+        uuid.uuid4().hex[:12],
+    )
 
 
-def starting_points(space: Any, setup: Setup, modalities: int) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:
+def starting_points(
+    space: Any, setup: Setup, modalities: int
+) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:
     """The defaults (or what --config and --set made of them) and the nested baselines: as trials where the space can express them, else
     as runs beside it. A baseline of which a setting is held fixed at another value would not be what its name says: it is left out.
     """
@@ -148,5 +195,12 @@ def starting_points(space: Any, setup: Setup, modalities: int) -> tuple[list[tup
         if asked is not None and changes.items() <= asked.items():
             inside.append((label, {k: v for k, v in asked.items() if k not in setup.pins}))
         else:
-            outside.append(Job(name=label.replace(" ", "-"), kind="named", label=label, settings={**(asked or {}), **changes}))
+            outside.append(
+                Job(
+                    name=label.replace(" ", "-"),
+                    kind="named",
+                    label=label,
+                    settings={**(asked or {}), **changes},
+                )
+            )
     return inside, outside

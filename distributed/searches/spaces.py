@@ -30,7 +30,9 @@ def load_space(name: str) -> Space:
         return SPACES[name]
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"--space must be one of {', '.join(SPACES)} or a Python file that exists; got {name!r}")
+        raise ValueError(
+            f"--space must be one of {', '.join(SPACES)} or a Python file that exists; got {name!r}"
+        )
     spec = importlib.util.spec_from_file_location(f"own_space_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -38,12 +40,20 @@ def load_space(name: str) -> Space:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"--space must be a Python file that loads; {path}: {type(error).__name__}: {error}") from None
-    own = [f for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__ and not n.startswith("_")]
+        raise ValueError(
+            f"--space must be a Python file that loads; {path}: {type(error).__name__}: {error}"
+        ) from None
+    own = [
+        f
+        for n, f in inspect.getmembers(module, inspect.isfunction)
+        if f.__module__ == module.__name__ and not n.startswith("_")
+    ]
     if hasattr(module, "space"):
         return module.space  # type: ignore[no-any-return]
     if len(own) != 1:
-        raise ValueError(f"a space file must hold a function space(trial), or one public function; {path} holds {len(own)}")
+        raise ValueError(
+            f"a space file must hold a function space(trial), or one public function; {path} holds {len(own)}"
+        )
     return own[0]
 
 
@@ -54,7 +64,11 @@ class Recorder:
         self.trial, self.pins, self.settings = trial, pins, {}  # type: Any, Mapping[str, Any], dict[str, Any]
 
     def _ask(self, kind: str, name: str, *args: Any, **options: Any) -> Any:
-        value = self.pins[name] if name in self.pins else getattr(self.trial, kind)(name, *args, **options)
+        value = (
+            self.pins[name]
+            if name in self.pins
+            else getattr(self.trial, kind)(name, *args, **options)
+        )
         self.settings[name] = value
         return value
 
@@ -69,7 +83,9 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("suggest_"):
-            raise ValueError(f"a space must ask by suggest_float (step, log), suggest_int or suggest_categorical; got {name}")
+            raise ValueError(
+                f"a space must ask by suggest_float (step, log), suggest_int or suggest_categorical; got {name}"
+            )
         return getattr(self.trial, name)
 
 
@@ -77,10 +93,16 @@ def ask(space: Space, trial: Any, pins: Mapping[str, Any] | None = None) -> dict
     """The dotted settings a space gives for this trial: those it asks for, then those it returns."""
     recorder = Recorder(trial, pins or {})
     constants = space(recorder)
-    return {**recorder.settings, **(constants or {}), **{k: v for k, v in (pins or {}).items() if k in (constants or {})}}
+    return {
+        **recorder.settings,
+        **(constants or {}),
+        **{k: v for k, v in (pins or {}).items() if k in (constants or {})},
+    }
 
 
-def probe(space: Space, values: Mapping[str, Any], pins: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def probe(
+    space: Space, values: Mapping[str, Any], pins: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """What the space asks for when every answer comes from `values`; None where it cannot express them."""
     try:
         with warnings.catch_warnings():

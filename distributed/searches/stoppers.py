@@ -6,7 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 
 from distributed.searches.experiment import Record
 
@@ -21,7 +26,11 @@ class Past:
 def recall(stopper: Any, records: Iterable[Record], metric: str) -> Any:
     """The stopper, with the epochs of trials that have ended: a resumed search is as strict as one that was never interrupted."""
     for record in records:
-        results = [{"epoch": e["epoch"], "value": e[metric]} for e in record.history if math.isfinite(e.get(metric, math.nan))]
+        results = [
+            {"epoch": e["epoch"], "value": e[metric]}
+            for e in record.history
+            if math.isfinite(e.get(metric, math.nan))
+        ]
         if results and record.state in ("complete", "stopped") and hasattr(stopper, "recall"):
             stopper.recall(Past(record), results)
     return stopper
@@ -39,7 +48,11 @@ class _Spares:
         if not _scored(result) or kind in ("replicate", "test"):
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        spared = kind != "search" or trial.config.get("label") or result["epoch"] >= result.get("epochs", math.inf)
+        spared = (
+            kind != "search"
+            or trial.config.get("label")
+            or result["epoch"] >= result.get("epochs", math.inf)
+        )
         return TrialScheduler.CONTINUE if spared else decision
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -72,7 +85,9 @@ class Median(_Spares, MedianStoppingRule):
         """Stops or goes on: a pause, which Ray's rule asks for while others wait, would cost a trial its last epochs."""
         if super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
             return TrialScheduler.STOP
-        self._stopped_trials.discard(trial)  # Ray's rule asserts that what it wanted to stop never reports again
+        self._stopped_trials.discard(
+            trial
+        )  # Ray's rule asserts that what it wanted to stop never reports again
         return TrialScheduler.CONTINUE
 
 
@@ -90,7 +105,13 @@ def _halving(mode: str, epochs: int, **options: int) -> Any:
 
 
 def _median(mode: str, epochs: int) -> Any:
-    return Median(time_attr="epoch", metric="value", mode=mode, grace_period=_grace(epochs), min_samples_required=3)
+    return Median(
+        time_attr="epoch",
+        metric="value",
+        mode=mode,
+        grace_period=_grace(epochs),
+        min_samples_required=3,
+    )
 
 
 def _none(mode: str, epochs: int) -> Any:
@@ -102,4 +123,9 @@ def _grace(epochs: int) -> int:
     return max(1, round(epochs / 5))
 
 
-STOPPERS: dict[str, Callable[[str, int], Any]] = {"asha": _asha, "median": _median, "hyperband": _hyperband, "none": _none}
+STOPPERS: dict[str, Callable[[str, int], Any]] = {
+    "asha": _asha,
+    "median": _median,
+    "hyperband": _hyperband,
+    "none": _none,
+}

@@ -58,7 +58,9 @@ def train(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     folder = f"{plan.folder}/{config['state'] or config['name']}"
 
     def report(epoch: dict[str, float]) -> bool:
-        tune.report(as_result(epoch, plan.metrics, whole.optim.epochs))  # Tune may end the trial in here
+        tune.report(
+            as_result(epoch, plan.metrics, whole.optim.epochs)
+        )  # Tune may end the trial in here
         return False
 
     if whole.scaling.workers > 1:
@@ -66,11 +68,18 @@ def train(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 
         return run_nested(plan.shards, settings, folder, report, test)
     arrays = ray.get(plan.arrays) if plan.arrays is not None else None
-    return run_once(plan.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test).metrics
+    return run_once(
+        plan.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test
+    ).metrics
 
 
 def as_result(epoch: Mapping[str, float], names: list[str], epochs: int) -> dict[str, Any]:
     """An epoch's metrics as Tune, the stoppers and the records want them."""
     metrics = {k.removeprefix("val/"): v for k, v in epoch.items() if k.startswith("val/")}
     metrics |= {k: epoch[k] for k in ("loss", "train_seconds", "rows_per_second") if k in epoch}
-    return {"epoch": int(epoch["epoch"]), "epochs": epochs, "value": metrics.get(names[0]), "metrics": metrics}
+    return {
+        "epoch": int(epoch["epoch"]),
+        "epochs": epochs,
+        "value": metrics.get(names[0]),
+        "metrics": metrics,
+    }

@@ -26,7 +26,9 @@ QUIET = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-FIRST_FAILURES = 5  # a search of which the first so many jobs all fail has a cause that no setting will cure
+FIRST_FAILURES = (
+    5  # a search of which the first so many jobs all fail has a cause that no setting will cure
+)
 
 
 class Interrupted(Exception):
@@ -99,7 +101,12 @@ def _deadline(searcher: Any) -> Any:
     class Deadline(Unpickled, Stopper):  # type: ignore[misc]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             job = searcher.jobs.get(trial_id)
-            return not searcher.searching and job is not None and job.kind in ("search", "named") and not result.get("final")
+            return (
+                not searcher.searching
+                and job is not None
+                and job.kind in ("search", "named")
+                and not result.get("final")
+            )
 
         def stop_all(self) -> bool:
             return False
@@ -113,14 +120,20 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
     class Watch(Unpickled, Callback):  # type: ignore[misc]
         """Passes every epoch to the experiment's records, and looks for signals between two events."""
 
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_start(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
             searcher.experiment.begin(trial.config["name"])
 
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
             if "epoch" in result and not result.get("final") and trial.trial_id in searcher.jobs:
                 searcher.experiment.progress(trial.config["name"], result)
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_error(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
             searcher.experiment.explain(trial.config["name"], death(trial.error_file))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -131,7 +144,9 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
                 raise Interrupted(signals.received)
             ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
             if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
-                raise Hopeless(f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}")
+                raise Hopeless(
+                    f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}"
+                )
 
     return Watch()
 
@@ -156,6 +171,17 @@ def run_trial(config: dict[str, Any], plan: dict[str, Any]) -> None:
     trial.trainable(config, trial.Plan(**plan))
 
 
-def make_trainable(shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any) -> Callable[[dict[str, Any]], None]:
+def make_trainable(
+    shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any
+) -> Callable[[dict[str, Any]], None]:
     """What Tune runs."""
-    return functools.partial(run_trial, plan={"shards": shards, "base": base, "metrics": metrics, "folder": folder, "arrays": arrays})
+    return functools.partial(
+        run_trial,
+        plan={
+            "shards": shards,
+            "base": base,
+            "metrics": metrics,
+            "folder": folder,
+            "arrays": arrays,
+        },
+    )

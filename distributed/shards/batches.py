@@ -73,13 +73,21 @@ class Plan:
         return *sampling.bounds(total, self.rank, self.world, self.paired), total
 
     def draws(self, epoch: int) -> Ints:
-        return sampling.draw(self.selection, self.sampler, seed=self.seed, epoch=epoch, epochs=self.epochs)
+        return sampling.draw(
+            self.selection, self.sampler, seed=self.seed, epoch=epoch, epochs=self.epochs
+        )
 
     def order(self, epoch: int) -> Ints:
         """The epoch's order in the memory regime, as indices into the selection."""
-        return sampling.shuffled(self.draws(epoch), seed=self.seed, epoch=epoch) if self.train else np.arange(self.rows)
+        return (
+            sampling.shuffled(self.draws(epoch), seed=self.seed, epoch=epoch)
+            if self.train
+            else np.arange(self.rows)
+        )
 
-    def windows(self, epoch: int, start: int, units: Ints, buffer: int) -> Iterator[tuple[Ints, tuple[int, ...]]]:
+    def windows(
+        self, epoch: int, start: int, units: Ints, buffer: int
+    ) -> Iterator[tuple[Ints, tuple[int, ...]]]:
         """This worker's epoch in a stream from batch `start` on: stretches of the order that are read together, and their batches' ends."""
         shares = [self.share(k) for k in range(self.steps)]
         if self.train:
@@ -87,17 +95,29 @@ class Plan:
             order = sampling.nearby(self.draws(epoch), units, seed=self.seed, epoch=epoch)
             own = order[self.steps * low : self.steps * high]
         else:
-            own = np.concatenate([np.arange(k * self.size + low, k * self.size + high) for k, (low, high, _) in enumerate(shares)])
+            own = np.concatenate(
+                [
+                    np.arange(k * self.size + low, k * self.size + high)
+                    for k, (low, high, _) in enumerate(shares)
+                ]
+            )
         ends = np.cumsum([high - low for low, high, _ in shares])
         batches = max(1, buffer // max(int(ends[0]), 1))
         for first in range(start // batches * batches, self.steps, batches):
             origin = int(ends[first - 1]) if first else 0
             window = own[origin : int(ends[min(first + batches, self.steps) - 1])]
             if self.train:
-                window = window[sampling.generator(self.seed, sampling.WINDOW, epoch, self.rank, first).permutation(len(window))]
+                window = window[
+                    sampling.generator(
+                        self.seed, sampling.WINDOW, epoch, self.rank, first
+                    ).permutation(len(window))
+                ]
             skip = max(start, first)
             begin = (int(ends[skip - 1]) if skip else 0) - origin
-            yield window[begin:], tuple(int(e) - origin - begin for e in ends[skip : first + batches])
+            yield (
+                window[begin:],
+                tuple(int(e) - origin - begin for e in ends[skip : first + batches]),
+            )
 
 
 @dataclass
@@ -134,7 +154,9 @@ class StreamSource:
         self.rows, self.steps = self.plan.rows, self.plan.steps
         index, selection = self.reader.index, self.plan.selection
         self._units = index.units(selection.rows_R)
-        self._buffer = int(min(self.plan.buffer, WINDOW_BYTES * index.rows // max(int(index.bytes_U.sum()), 1)))
+        self._buffer = int(
+            min(self.plan.buffer, WINDOW_BYTES * index.rows // max(int(index.bytes_U.sum()), 1))
+        )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         selection, plan = self.plan.selection, self.plan
@@ -153,7 +175,14 @@ class StreamSource:
 
 
 def open_source(
-    shards: str, split: str, config: Config, *, train: bool, rank: int = 0, world: int = 1, arrays: Arrays | None = None
+    shards: str,
+    split: str,
+    config: Config,
+    *,
+    train: bool,
+    rank: int = 0,
+    world: int = 1,
+    arrays: Arrays | None = None,
 ) -> Source:
     """The batches of a split for one worker; `arrays`, from load_arrays, saves decoding it again."""
     data, seed = config.data, config.optim.seed
@@ -165,10 +194,14 @@ def open_source(
     if arrays is None and decide_cache(schema, manifest.rows[split], config) == "memory":
         arrays = load_arrays(shards, split, schema)
     index = read_index(shards, split) if arrays is None else None
-    labels_R, ranks_R = (arrays["labels"], arrays["ranks"]) if index is None else (index.labels_R, index.ranks_R)
+    labels_R, ranks_R = (
+        (arrays["labels"], arrays["ranks"]) if index is None else (index.labels_R, index.ranks_R)
+    )
     if train or split == "train":
         whole_C = np.bincount(labels_R[labels_R >= 0], minlength=len(schema.classes))
-        selection = sampling.select(labels_R, ranks_R, whole_C, ratio=data.imbalance_ratio, most=data.max_rows, seed=seed)
+        selection = sampling.select(
+            labels_R, ranks_R, whole_C, ratio=data.imbalance_ratio, most=data.max_rows, seed=seed
+        )
     else:
         selection = sampling.everything(labels_R, ranks_R, len(schema.classes))
     if not len(selection):
@@ -188,39 +221,63 @@ def open_source(
     )
     if index is not None:
         return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed), data.engine)
-    return MemorySource(schema, plan, corrupt(subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split))
+    return MemorySource(
+        schema,
+        plan,
+        corrupt(
+            subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split
+        ),
+    )
 
 
 def as_stored(train: Source, size: int, most: int = 0) -> Source:
     """The rows of a training source one after the other, without another copy of them; of more than `most`, the first of every class."""
     selection = sampling.fewer(train.plan.selection, most) if most else train.plan.selection
-    plan = dataclasses.replace(train.plan, selection=selection, size=min(size, len(selection)), train=False, paired=False)
+    plan = dataclasses.replace(
+        train.plan, selection=selection, size=min(size, len(selection)), train=False, paired=False
+    )
     return dataclasses.replace(train, plan=plan)
 
 
 def subset(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
     """The kept modalities of arrays that were loaded with at least these."""
-    loaded = [name for name in whole.modalities if f"images/{name}" in arrays or f"numbers/{name}" in arrays]
+    loaded = [
+        name
+        for name in whole.modalities
+        if f"images/{name}" in arrays or f"numbers/{name}" in arrays
+    ]
     names = empty(kept, 0)
     chosen = {name: values for name, values in arrays.items() if name in names}
-    assert set(names) == set(chosen), f"loaded: {', '.join(loaded)}; wanted: {', '.join(kept.modalities)}"
+    assert set(names) == set(chosen), (
+        f"loaded: {', '.join(loaded)}; wanted: {', '.join(kept.modalities)}"
+    )
     if tuple(loaded) == kept.modalities:
         return chosen
-    return chosen | {"present": arrays["present"][:, [loaded.index(name) for name in kept.modalities]]}
+    return chosen | {
+        "present": arrays["present"][:, [loaded.index(name) for name in kept.modalities]]
+    }
 
 
 def decide_cache(schema: Schema, rows: int, config: Config) -> str:
     """memory or stream: data.cache, or for auto whether the decoded rows fit data.memory_share of a node's object store."""
     if config.data.cache != "auto":
         return config.data.cache
-    return "memory" if rows * row_bytes(schema) <= config.data.memory_share * store_bytes() else "stream"
+    return (
+        "memory"
+        if rows * row_bytes(schema) <= config.data.memory_share * store_bytes()
+        else "stream"
+    )
 
 
 def store_bytes() -> float:
     """The smallest object store of the cluster's nodes; without Ray, the share of this machine's memory that Ray would give one."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+        stores = [
+            node["Resources"].get("object_store_memory", 0.0)
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
         return min((size for size in stores if size), default=0.0)
     return 0.3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -230,7 +287,10 @@ def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
     index = read_index(shards, split)
     arrays = empty(schema, index.rows)
     rows, step = np.arange(index.rows), 256
-    windows = [Window(w, (*range(step, len(w), step), len(w))) for w in np.split(rows, range(4096, index.rows, 4096))]
+    windows = [
+        Window(w, (*range(step, len(w), step), len(w)))
+        for w in np.split(rows, range(4096, index.rows, 4096))
+    ]
     taken = 0
     for part in read(Reader(index, schema), windows):
         for name, values in part.items():
@@ -259,7 +319,9 @@ def as_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> 
     return Batch(
         images={m.name: torch.from_numpy(arrays[f"images/{m.name}"]) for m in schema.images},
         numbers={m.name: torch.from_numpy(arrays[f"numbers/{m.name}"]) for m in schema.tables},
-        categories={m.name: torch.from_numpy(arrays[f"categories/{m.name}"]).long() for m in schema.tables},
+        categories={
+            m.name: torch.from_numpy(arrays[f"categories/{m.name}"]).long() for m in schema.tables
+        },
         present_BM=torch.from_numpy(arrays["present"]),
         labels_B=torch.from_numpy(arrays["labels"]).long(),
         ranks_B=torch.from_numpy(arrays["ranks"]).long(),

@@ -34,7 +34,9 @@ def parse(spec: str, schema: Schema) -> tuple[Corruption, ...]:
         kind, colon, fraction = rest.partition(":")
         rule = "a corruption must be MODALITY=KIND[:FRACTION]"
         if not equals or modality not in schema.modalities:
-            raise ValueError(f"{rule} with a modality of the data set; got {part!r}; valid: {', '.join(schema.modalities)}")
+            raise ValueError(
+                f"{rule} with a modality of the data set; got {part!r}; valid: {', '.join(schema.modalities)}"
+            )
         if kind not in KINDS:
             raise ValueError(f"{rule} with a known kind; got {part!r}; valid: {', '.join(KINDS)}")
         try:
@@ -62,9 +64,21 @@ def corrupt(arrays: Arrays, spec: str, schema: Schema, *, seed: int, split: str)
     keys_B = row_keys(arrays["labels"], arrays["ranks"], f"{seed}/{split}")
     lots_B = keys_B.astype(np.float64) / 2.0**64
     for term in terms:
-        rows = np.flatnonzero((lots_B - term.low) % 1.0 < term.share) if term.share < 1 else np.arange(len(keys_B))
+        rows = (
+            np.flatnonzero((lots_B - term.low) % 1.0 < term.share)
+            if term.share < 1
+            else np.arange(len(keys_B))
+        )
         place = schema.modalities.index(term.modality)
-        names = [name for name in (f"images/{term.modality}", f"numbers/{term.modality}", f"categories/{term.modality}") if name in arrays]
+        names = [
+            name
+            for name in (
+                f"images/{term.modality}",
+                f"numbers/{term.modality}",
+                f"categories/{term.modality}",
+            )
+            if name in arrays
+        ]
         for name in ("present", *(names if term.kind != "missing" else ())):
             changed[name] = changed[name].copy()
         if term.kind == "missing":
@@ -79,14 +93,18 @@ def corrupt(arrays: Arrays, spec: str, schema: Schema, *, seed: int, split: str)
     return changed
 
 
-def add_noise(arrays: Arrays, schema: Schema, place: int, rows: NDArray[np.int64], keys_B: Keys) -> None:
+def add_noise(
+    arrays: Arrays, schema: Schema, place: int, rows: NDArray[np.int64], keys_B: Keys
+) -> None:
     """Uniform random pixels; numbers from N(mean, std) and categories uniform over the vocabulary, whatever the row."""
     name, images = schema.modalities[place], len(schema.images)
     for row in rows:
         lot = np.random.Generator(np.random.Philox(key=int(keys_B[row]) << 64 | place))
         if place < images:
             pixels_CHW = arrays[f"images/{name}"][row]
-            pixels_CHW[...] = np.frombuffer(lot.bytes(pixels_CHW.size), np.uint8).reshape(pixels_CHW.shape)
+            pixels_CHW[...] = np.frombuffer(lot.bytes(pixels_CHW.size), np.uint8).reshape(
+                pixels_CHW.shape
+            )
             continue
         table = schema.tables[place - images]
         spread = np.array([(column.mean, column.std) for column in table.numeric]).reshape(-1, 2)
@@ -97,9 +115,13 @@ def add_noise(arrays: Arrays, schema: Schema, place: int, rows: NDArray[np.int64
 
 def row_keys(labels_B: NDArray[np.int32], ranks_B: NDArray[np.int32], salt: str) -> Keys:
     """64 well-mixed bits a row (splitmix64) of its label, its rank and the salt."""
-    salted = np.uint64(int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "little"))
+    salted = np.uint64(
+        int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "little")
+    )
     with np.errstate(over="ignore"):
-        x = ((labels_B.astype(np.int64) + 1).astype(np.uint64) << np.uint64(32)) + (ranks_B.astype(np.int64) + 1).astype(np.uint64)
+        x = ((labels_B.astype(np.int64) + 1).astype(np.uint64) << np.uint64(32)) + (
+            ranks_B.astype(np.int64) + 1
+        ).astype(np.uint64)
         x = (x ^ salted) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -23,7 +23,11 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 def columns_of(schema: Schema) -> list[str]:
     """The shard columns that hold the schema's modalities."""
     images = [f"image.{image.name}" for image in schema.images]
-    return images + [f"{t.name}.{name}" for t in schema.tables for name in [*(c.name for c in t.numeric), *(c.name for c in t.categorical)]]
+    return images + [
+        f"{t.name}.{name}"
+        for t in schema.tables
+        for name in [*(c.name for c in t.numeric), *(c.name for c in t.categorical)]
+    ]
 
 
 def row_bytes(schema: Schema) -> int:
@@ -35,7 +39,10 @@ def row_bytes(schema: Schema) -> int:
 
 def empty(schema: Schema, rows: int) -> Arrays:
     """Arrays for `rows` rows, not filled."""
-    arrays: Arrays = {f"images/{m.name}": np.empty((rows, m.channels, m.height, m.width), np.uint8) for m in schema.images}
+    arrays: Arrays = {
+        f"images/{m.name}": np.empty((rows, m.channels, m.height, m.width), np.uint8)
+        for m in schema.images
+    }
     for table in schema.tables:
         arrays[f"numbers/{table.name}"] = np.empty((rows, len(table.numeric)), np.float32)
         arrays[f"categories/{table.name}"] = np.empty((rows, len(table.categorical)), np.int32)
@@ -66,7 +73,10 @@ def pixels(encoded: bytes, image: Image) -> np.ndarray[Any, Any]:
 
 
 def decode_images(
-    encoded_B: np.ndarray[Any, Any], image: Image, pixels_BCHW: np.ndarray[Any, Any], present_B: np.ndarray[Any, Any]
+    encoded_B: np.ndarray[Any, Any],
+    image: Image,
+    pixels_BCHW: np.ndarray[Any, Any],
+    present_B: np.ndarray[Any, Any],
 ) -> None:
     """Fills one image modality; an image that a row lacks is black and not present."""
     for row, encoded in enumerate(encoded_B):
@@ -77,29 +87,43 @@ def decode_images(
         try:
             pixels_BCHW[row] = pixels(encoded, image).transpose(2, 0, 1)
         except (ValueError, OSError) as error:
-            rule = (
-                f"an image of column {image.name} must be a whole PNG or JPEG of {image.width}x{image.height}, {image.channels} channel(s)"
-            )
-            raise ValueError(f"{rule}; got {len(encoded)} bytes: {error}; run ingest again") from None
+            rule = f"an image of column {image.name} must be a whole PNG or JPEG of {image.width}x{image.height}, {image.channels} channel(s)"
+            raise ValueError(
+                f"{rule}; got {len(encoded)} bytes: {error}; run ingest again"
+            ) from None
 
 
-def decode_table(columns: Mapping[str, np.ndarray[Any, Any]], table: Table, arrays: Arrays, present_B: np.ndarray[Any, Any]) -> None:
+def decode_table(
+    columns: Mapping[str, np.ndarray[Any, Any]],
+    table: Table,
+    arrays: Arrays,
+    present_B: np.ndarray[Any, Any],
+) -> None:
     """Fills one table modality, present where any cell is not missing."""
     numbers_BN, categories_BK = arrays[f"numbers/{table.name}"], arrays[f"categories/{table.name}"]
     for i, column in enumerate(table.numeric):
         numbers_BN[:, i] = columns[f"{table.name}.{column.name}"]
     for i, name in enumerate(c.name for c in table.categorical):
         cells_B = columns[f"{table.name}.{name}"]
-        categories_BK[:, i] = np.where(np.isnan(cells_B), -1, cells_B) if cells_B.dtype.kind == "f" else cells_B
+        categories_BK[:, i] = (
+            np.where(np.isnan(cells_B), -1, cells_B) if cells_B.dtype.kind == "f" else cells_B
+        )
     present_B[:] = ~np.isnan(numbers_BN).all(1) | (categories_BK >= 0).any(1)
 
 
-def decode(columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema, out: Arrays | None = None) -> Arrays:
+def decode(
+    columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema, out: Arrays | None = None
+) -> Arrays:
     """Raw shard columns as arrays of the schema's modalities, written into `out` where given; no label column: labels and ranks are -1."""
     rows = len(next(iter(columns.values())))
     arrays = empty(schema, rows) if out is None else out
     for i, image in enumerate(schema.images):
-        decode_images(columns[f"image.{image.name}"], image, arrays[f"images/{image.name}"], arrays["present"][:, i])
+        decode_images(
+            columns[f"image.{image.name}"],
+            image,
+            arrays[f"images/{image.name}"],
+            arrays["present"][:, i],
+        )
     for i, table in enumerate(schema.tables, len(schema.images)):
         decode_table(columns, table, arrays, arrays["present"][:, i])
     arrays["labels"][:] = columns.get("label", -1)

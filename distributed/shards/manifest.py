@@ -37,15 +37,27 @@ def read_manifest(uri: str) -> Manifest:
         plain = json.loads(text)
         version = int(plain["version"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with distributed/ingest.py") from None
+        raise ValueError(
+            f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with distributed/ingest.py"
+        ) from None
     if version > VERSION:
-        raise ValueError(f"{uri} has shards of version {version}; this code reads up to version {VERSION}: update it or ingest again")
+        raise ValueError(
+            f"{uri} has shards of version {version}; this code reads up to version {VERSION}: update it or ingest again"
+        )
     try:
         schema = schemas.from_dict(plain["schema"])
         rows = {split: int(plain["rows"][split]) for split in SPLITS}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again") from None
-    return Manifest(schema=schema, rows=rows, prepare=plain.get("prepare", {}), version=version, content=str(plain.get("content", "")))
+        raise ValueError(
+            f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again"
+        ) from None
+    return Manifest(
+        schema=schema,
+        rows=rows,
+        prepare=plain.get("prepare", {}),
+        version=version,
+        content=str(plain.get("content", "")),
+    )
 
 
 def _read_text(uri: str) -> str:
@@ -59,7 +71,9 @@ def _read_text(uri: str) -> str:
         kind = system.get_file_info(path).type
         if kind == FileType.NotFound:
             raise ValueError(f"a SHARDS folder must exist; got {uri!r}") from None
-        raise ValueError(f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); got {uri!r}") from None
+        raise ValueError(
+            f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); got {uri!r}"
+        ) from None
     except UnicodeDecodeError:
         return ""
     except OSError as error:
@@ -69,7 +83,11 @@ def _read_text(uri: str) -> str:
 def write_manifest(manifest: Manifest, uri: str) -> None:
     """Writes schema.json; the last step of making a SHARDS folder."""
     system, path = filesystem(uri)
-    plain = {"version": manifest.version, **vars(manifest), "schema": schemas.to_dict(manifest.schema)}
+    plain = {
+        "version": manifest.version,
+        **vars(manifest),
+        "schema": schemas.to_dict(manifest.schema),
+    }
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with system.open_output_stream(posixpath.join(path, MANIFEST)) as stream:
         stream.write(text.encode())
@@ -81,8 +99,14 @@ def digest(uri: str, manifest: Manifest) -> str:
     if not content:
         system, root = filesystem(uri)
         paths = [path for split in SPLITS for path in part_files(uri, split)]
-        content = [(info.path.removeprefix(root), info.size) for info in (system.get_file_info(paths) if paths else [])]
-    plain = json.dumps({"schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "content": content}, sort_keys=True)
+        content = [
+            (info.path.removeprefix(root), info.size)
+            for info in (system.get_file_info(paths) if paths else [])
+        ]
+    plain = json.dumps(
+        {"schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "content": content},
+        sort_keys=True,
+    )
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
@@ -104,4 +128,13 @@ TRAIN, VAL, TEST = 0, 1, 2
 
 
 # What the values of a given split column may be.
-NAMES = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "dev": VAL, "test": TEST, "testing": TEST}
+NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "dev": VAL,
+    "test": TEST,
+    "testing": TEST,
+}

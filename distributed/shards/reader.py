@@ -40,7 +40,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 AHEAD = 2  # batches that are ready before they are asked for
 BLOCK = 8 << 20  # most bytes that a Ray Data task hands over at a time
-WORTHWHILE = 1 << 30  # decoded bytes from which Ray Data's start (seconds for its processes, 0.4 s an epoch) is soon made good
+WORTHWHILE = (
+    1 << 30
+)  # decoded bytes from which Ray Data's start (seconds for its processes, 0.4 s an epoch) is soon made good
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ def read_index(shards: str, split: str) -> Index:
             file = pq.ParquetFile(source)
             groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
             names = [name for name in ("label", "rank") if name in file.schema_arrow.names]
-            return [g.num_rows for g in groups], [g.total_byte_size for g in groups], file.read(names, use_threads=False)
+            return (
+                [g.num_rows for g in groups],
+                [g.total_byte_size for g in groups],
+                file.read(names, use_threads=False),
+            )
 
     with ThreadPoolExecutor(min(16, len(files))) as pool:
         parts = list(pool.map(look, files))
@@ -106,7 +112,9 @@ class Reader:
     schema: Schema
     corruption: str = ""
     seed: int = 0
-    recent: dict[int, pa.Table] = field(default_factory=dict)  # units of the last window: the next one often begins in them
+    recent: dict[int, pa.Table] = field(
+        default_factory=dict
+    )  # units of the last window: the next one often begins in them
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "recent": {}}
@@ -118,12 +126,19 @@ class Reader:
         tables = {int(u): recent[u] for u in units if u in recent}
         system, _ = filesystem(self.index.shards)
         for file in np.unique(self.index.file_U[units]):
-            wanted = [int(u) for u in units if self.index.file_U[u] == file and int(u) not in tables]
+            wanted = [
+                int(u) for u in units if self.index.file_U[u] == file and int(u) not in tables
+            ]
             if not wanted:
                 continue
             with system.open_input_file(self.index.files[file]) as source:
                 parquet = pq.ParquetFile(source, pre_buffer=True)
-                tables |= {u: parquet.read_row_group(int(self.index.group_U[u]), columns=names, use_threads=False) for u in wanted}
+                tables |= {
+                    u: parquet.read_row_group(
+                        int(self.index.group_U[u]), columns=names, use_threads=False
+                    )
+                    for u in wanted
+                }
         self.recent = tables
         table = pa.concat_tables([tables[int(u)] for u in units])
         sizes = np.diff(self.index.starts_U)[units]
@@ -135,11 +150,17 @@ class Reader:
 
     def blank(self, rows: int) -> Arrays:
         """The arrays that have no columns."""
-        return {name: values for name, values in empty(self.schema, rows).items() if not values.size}
+        return {
+            name: values for name, values in empty(self.schema, rows).items() if not values.size
+        }
 
     def decode(self, columns: Columns) -> Arrays:
         arrays = decode(columns, self.schema)
-        return corrupt(arrays, self.corruption, self.schema, seed=self.seed, split=self.index.split) if self.corruption else arrays
+        return (
+            corrupt(arrays, self.corruption, self.schema, seed=self.seed, split=self.index.split)
+            if self.corruption
+            else arrays
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +175,9 @@ class Window:
             yield {name: values[low:high] for name, values in columns.items()}
 
 
-def ahead(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], depth: int) -> Iterator[U]:
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], depth: int
+) -> Iterator[U]:
     """work(item) in order, `depth` items ahead of what has been taken."""
     waiting: deque[Future[U]] = deque()
     try:
@@ -171,7 +194,9 @@ def ahead(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], 
 
 def threads(world: int = 1) -> int:
     """Decoding threads of one of `world` workers: few, because what Pillow does under the interpreter lock limits more."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    )
     return max(2, min(4, cores // world))
 
 
@@ -183,7 +208,9 @@ def idle_cpus(world: int = 1) -> int:
     return int(ray.available_resources().get("CPU", 0)) // world
 
 
-def read(reader: Reader, windows: list[Window], world: int = 1, engine: str = "auto") -> Iterator[Arrays]:
+def read(
+    reader: Reader, windows: list[Window], world: int = 1, engine: str = "auto"
+) -> Iterator[Arrays]:
     """The windows' batches in order; by auto in Ray Data where there is much to decode and more CPUs lie idle than threads would use."""
     windows = [window for window in windows if len(window.rows)]
     if not windows:
@@ -214,20 +241,34 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
     """Batches decoded by Ray Data tasks anywhere in the cluster, one window a task; every window but the last has whole batches."""
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every epoch's start, plan and end
+    logging.getLogger("ray.data").setLevel(
+        logging.ERROR
+    )  # it reports every epoch's start, plan and end
     shared = ray.put((reader, windows))
     memory = ray.cluster_resources().get("object_store_memory", 0) / (4 * world)
     decoded, block = row_bytes(reader.schema) * len(windows[0].rows), int(min(BLOCK, memory / 8))
     data = ray.data.range(len(windows), override_num_blocks=len(windows))
     # Order is kept, so a task's batches wait in the store for those of the tasks before it: no more tasks than it has room for.
     tasks = ray.data.TaskPoolStrategy(size=max(1, min(idle_cpus(world), int(memory / decoded))))
-    data = data.map_batches(decode_windows, fn_args=(shared, block), batch_size=None, batch_format="numpy", compute=tasks)
+    data = data.map_batches(
+        decode_windows,
+        fn_args=(shared, block),
+        batch_size=None,
+        batch_format="numpy",
+        compute=tasks,
+    )
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = 2 * block
     data.context.execution_options.preserve_order = True
-    data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=memory)
-    for batch in data.iter_batches(batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=AHEAD):
-        yield reader.blank(len(batch["labels"])) | {name: v if v.flags.writeable else v.copy() for name, v in batch.items()}
+    data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=memory
+    )
+    for batch in data.iter_batches(
+        batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=AHEAD
+    ):
+        yield reader.blank(len(batch["labels"])) | {
+            name: v if v.flags.writeable else v.copy() for name, v in batch.items()
+        }
 
 
 def decode_windows(numbers: Columns, shared: Any, block_bytes: int) -> Iterator[Arrays]:
@@ -239,4 +280,8 @@ def decode_windows(numbers: Columns, shared: Any, block_bytes: int) -> Iterator[
         together = max(1, block_bytes // (window.ends[0] * row_bytes(reader.schema)))
         pieces = window.pieces(reader.columns(window.rows))
         while block := [reader.decode(piece) for piece in itertools.islice(pieces, together)]:
-            yield {name: np.concatenate([b[name] for b in block]) for name, v in block[0].items() if v.size}
+            yield {
+                name: np.concatenate([b[name] for b in block])
+                for name, v in block[0].items()
+                if v.size
+            }

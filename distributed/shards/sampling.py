@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-ORDER, DRAW, WINDOW, CUT = range(4)  # what a random stream is for, so that no two share their numbers
+ORDER, DRAW, WINDOW, CUT = range(
+    4
+)  # what a random stream is for, so that no two share their numbers
 
 
 def generator(seed: int, purpose: int, *rest: int) -> np.random.Generator:
@@ -68,17 +70,33 @@ class Selection:
 def everything(labels_R: Ints, ranks_R: Ints, classes: int) -> Selection:
     """Every row of a split, labelled or not."""
     counts_C = np.bincount(labels_R[labels_R >= 0], minlength=classes)
-    return Selection(np.arange(len(labels_R)), labels_R.astype(np.int64), ranks_R.astype(np.int64), counts_C)
+    return Selection(
+        np.arange(len(labels_R)), labels_R.astype(np.int64), ranks_R.astype(np.int64), counts_C
+    )
 
 
-def select(labels_R: Ints, ranks_R: Ints, counts_C: Ints, *, ratio: float = 0.0, most: int = 0, seed: int = 0) -> Selection:
+def select(
+    labels_R: Ints,
+    ranks_R: Ints,
+    counts_C: Ints,
+    *,
+    ratio: float = 0.0,
+    most: int = 0,
+    seed: int = 0,
+) -> Selection:
     """The labelled rows left by the cut (a seeded choice within each class) and by the row limit; a function of ranks, not of storage."""
     target_C = training_counts(tuple(int(n) for n in counts_C), ratio, most)
     labels_R, ranks_R = labels_R.astype(np.int64), ranks_R.astype(np.int64)
     if ratio:
         starts_C = np.concatenate(([0], np.cumsum(counts_C)[:-1]))
-        shuffled = np.concatenate([generator(seed, CUT, c).permutation(int(n)) for c, n in enumerate(counts_C)])
-        ranks_R = np.where(labels_R >= 0, shuffled[np.minimum(starts_C[labels_R] + ranks_R, len(shuffled) - 1)], ranks_R)
+        shuffled = np.concatenate(
+            [generator(seed, CUT, c).permutation(int(n)) for c, n in enumerate(counts_C)]
+        )
+        ranks_R = np.where(
+            labels_R >= 0,
+            shuffled[np.minimum(starts_C[labels_R] + ranks_R, len(shuffled) - 1)],
+            ranks_R,
+        )
     rows_R = np.flatnonzero((labels_R >= 0) & (ranks_R < target_C[labels_R]))
     return Selection(rows_R, labels_R[rows_R], ranks_R[rows_R], target_C)
 
@@ -89,7 +107,9 @@ def fewer(selection: Selection, most: int) -> Selection:
         return selection
     target_C = training_counts(tuple(int(n) for n in selection.counts_C), 0.0, most)
     kept = selection.ranks_R < target_C[selection.labels_R]
-    return Selection(selection.rows_R[kept], selection.labels_R[kept], selection.ranks_R[kept], target_C)
+    return Selection(
+        selection.rows_R[kept], selection.labels_R[kept], selection.ranks_R[kept], target_C
+    )
 
 
 def class_shares(counts_C: Ints, sampler: str, progress: float) -> NDArray[np.float64]:
@@ -127,7 +147,9 @@ def draw(selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: i
     place_R = np.empty(size, dtype=np.int64)
     place_R[by_class] = np.arange(size) - starts_C[selection.labels_R[by_class]]
     whole_C, rest_C = np.divmod(quota_C, np.maximum(selection.counts_C, 1))
-    return np.repeat(np.arange(size), whole_C[selection.labels_R] + (place_R < rest_C[selection.labels_R]))
+    return np.repeat(
+        np.arange(size), whole_C[selection.labels_R] + (place_R < rest_C[selection.labels_R])
+    )
 
 
 def shuffled(draws: Ints, *, seed: int, epoch: int) -> Ints:

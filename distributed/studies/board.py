@@ -16,11 +16,24 @@ from distributed.studies.definition import Cell
 from distributed.studies.results import Row
 from distributed.training.board import tag
 
-SHOWN = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "ece")
+SHOWN = (
+    "balanced_accuracy",
+    "macro_f1",
+    "worst_recall",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+    "ece",
+)
 
 
 def write(
-    folder: str, group: Sequence[tuple[str, Cell]], rows: Sequence[Row], history: Sequence[dict[str, float]], *, several: bool
+    folder: str,
+    group: Sequence[tuple[str, Cell]],
+    rows: Sequence[Row],
+    history: Sequence[dict[str, float]],
+    *,
+    several: bool,
 ) -> None:
     """Event files of one training's finished cells under folder/tensorboard; with several data sets their name leads. Gradient boosting
     has no history."""
@@ -29,11 +42,30 @@ def write(
         curves = [] if cell.variant in drawn else history
         if row["state"] == "done":
             drawn.add(cell.variant)
-            _write_one(folder, data, cell, row, curves, int(history[-1]["epoch"]) if history else 0, several)
+            _write_one(
+                folder,
+                data,
+                cell,
+                row,
+                curves,
+                int(history[-1]["epoch"]) if history else 0,
+                several,
+            )
 
 
-def _write_one(folder: str, data: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int, several: bool) -> None:
-    parts = [*([slug(data)] if several else []), *([] if cell.condition == "clean" else [slug(cell.condition)])]
+def _write_one(
+    folder: str,
+    data: str,
+    cell: Cell,
+    row: Row,
+    history: Sequence[dict[str, float]],
+    last: int,
+    several: bool,
+) -> None:
+    parts = [
+        *([slug(data)] if several else []),
+        *([] if cell.condition == "clean" else [slug(cell.condition)]),
+    ]
     run = join("tensorboard", *parts, slug(cell.variant), f"seed-{cell.seed}")
     if not is_uri(folder):
         _events(join(folder, run), cell, row, history, last)
@@ -44,7 +76,9 @@ def _write_one(folder: str, data: str, cell: Cell, row: Row, history: Sequence[d
             storage.write_file(join(folder, run, file.name), file.read_bytes())
 
 
-def _events(place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int) -> None:
+def _events(
+    place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int
+) -> None:
     from tensorboard.plugins.hparams import summary_v2
     from torch.utils.tensorboard import SummaryWriter
 
@@ -58,7 +92,11 @@ def _events(place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]
     for name in SHOWN:
         if f"test/{name}" in row:
             writer.add_scalar(f"final/test/{name}", row[f"test/{name}"], last)
-    settings = {name: value for name, value in cell.settings.items() if isinstance(value, bool | int | float | str)}
+    settings = {
+        name: value
+        for name, value in cell.settings.items()
+        if isinstance(value, bool | int | float | str)
+    }
     plain = {"variant": cell.variant, "condition": cell.condition, **settings}
     group = f"{row['data']}, {cell.condition}, {cell.variant}"
     writer.file_writer.add_summary(_plain(summary_v2.hparams_pb(plain, trial_id=group)))

@@ -20,7 +20,10 @@ MOST_CATEGORIES = 255  # scikit-learn's limit; a column with more is treated as 
 
 
 def run(
-    shards: str, settings: Mapping[str, Any], arrays: Mapping[str, Any] | None = None, corruptions: Sequence[str] = ("",)
+    shards: str,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, Any] | None = None,
+    corruptions: Sequence[str] = ("",),
 ) -> list[dict[str, Any]]:
     """Validation and test metrics of a HistGradientBoostingClassifier with balanced class weights and native categories, its size and
     its number of trees the best on validation, as networks pick their epoch there.
@@ -51,7 +54,9 @@ def fit(train: Any, seed: int) -> dict[int, Any]:
 
     cells_NK, labels_N = columns(train)
     kinds_K = categorical(train.schema)
-    cells_NK[:, np.isnan(cells_NK).all(0)] = 0.0  # scikit-learn bins no column without a value; a constant one is never asked for
+    cells_NK[:, np.isnan(cells_NK).all(0)] = (
+        0.0  # scikit-learn bins no column without a value; a constant one is never asked for
+    )
     return {
         leaves: HistGradientBoostingClassifier(
             class_weight="balanced",
@@ -67,11 +72,20 @@ def fit(train: Any, seed: int) -> dict[int, Any]:
 def choices(models: Mapping[int, Any], source: Any) -> dict[tuple[int, int], dict[str, float]]:
     """The metrics on the rows of a source by (leaves, trees a class)."""
     rows = columns(source)
-    return {(leaves, n): m for leaves, model in models.items() for n, m in enumerate(judge(model, source.schema, *rows), start=1)}
+    return {
+        (leaves, n): m
+        for leaves, model in models.items()
+        for n, m in enumerate(judge(model, source.schema, *rows), start=1)
+    }
 
 
 def judge(
-    model: Any, schema: Schema, cells_NK: np.ndarray, labels_N: np.ndarray, first: int = 1, last: int | None = None
+    model: Any,
+    schema: Schema,
+    cells_NK: np.ndarray,
+    labels_N: np.ndarray,
+    first: int = 1,
+    last: int | None = None,
 ) -> list[dict[str, float]]:
     """The metrics of a fitted classifier with its first so many trees a class, from `first` of them to `last` or all; a class it has never
     seen has probability 0."""
@@ -81,7 +95,10 @@ def judge(
         probabilities_NC[:, model.classes_] = told_NC
         found.append(
             metrics.compute(
-                torch.from_numpy(probabilities_NC).float(), torch.from_numpy(labels_N), torch.tensor(schema.counts), schema.classes
+                torch.from_numpy(probabilities_NC).float(),
+                torch.from_numpy(labels_N),
+                torch.tensor(schema.counts),
+                schema.classes,
             )
         )
     return found
@@ -97,8 +114,12 @@ def columns(source: Any) -> tuple[np.ndarray, np.ndarray]:
             absent_B = ~batch.present_BM[:, places[table.name]].numpy()
             ids_BK = batch.categories[table.name].numpy().astype(np.float64)
             sizes_K = np.array([len(c.vocabulary) for c in table.categorical])
-            ids_BK[(ids_BK < 0) | (ids_BK >= sizes_K)] = np.nan  # an unseen category tells as little as a missing one
-            block = np.concatenate([batch.numbers[table.name].numpy().astype(np.float64), ids_BK], axis=1)
+            ids_BK[(ids_BK < 0) | (ids_BK >= sizes_K)] = (
+                np.nan
+            )  # an unseen category tells as little as a missing one
+            block = np.concatenate(
+                [batch.numbers[table.name].numpy().astype(np.float64), ids_BK], axis=1
+            )
             block[absent_B] = np.nan
             blocks.append(block)
         parts.append(np.concatenate(blocks, axis=1))
@@ -111,5 +132,7 @@ def categorical(schema: Schema) -> np.ndarray:
     """Which columns are categories, in the order of `columns`."""
     kinds: list[bool] = []
     for table in schema.tables:
-        kinds += [False] * len(table.numeric) + [len(c.vocabulary) <= MOST_CATEGORIES for c in table.categorical]
+        kinds += [False] * len(table.numeric) + [
+            len(c.vocabulary) <= MOST_CATEGORIES for c in table.categorical
+        ]
     return np.array(kinds)

@@ -38,28 +38,44 @@ def run_group(
     """
     try:
         if cells[0].model == "boosting":
-            found = boosting.run(shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells])
-            return _described(shards, cells[0].settings, [{"state": "done", **flat(metrics)} for metrics in found]), []
+            found = boosting.run(
+                shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells]
+            )
+            return _described(
+                shards, cells[0].settings, [{"state": "done", **flat(metrics)} for metrics in found]
+            ), []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
         return [{"state": "failed", "reason": run.reason(error)} for _ in cells], []
-    return _described(shards, cells[0].settings, [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells]), history
+    return _described(
+        shards,
+        cells[0].settings,
+        [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells],
+    ), history
 
 
 def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
     """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
     imbalance ratio, unlike few-shot classes."""
-    data, manifest = runs.Job(shards=shards, settings=dict(settings)).config.data, read_manifest(shards)
+    data, manifest = (
+        runs.Job(shards=shards, settings=dict(settings)).config.data,
+        read_manifest(shards),
+    )
     schema = manifest.schema
     used_C = training_counts(schema.counts, data.imbalance_ratio, data.max_rows)
-    facts = {"train_rows": float(used_C.sum()), "train_imbalance": float(used_C.max() / used_C[used_C > 0].min())}
+    facts = {
+        "train_rows": float(used_C.sum()),
+        "train_imbalance": float(used_C.max() / used_C[used_C > 0].min()),
+    }
     facts["test/rows"] = float(manifest.rows["test"])
     order = np.argsort(-np.asarray(schema.counts), kind="stable")
     rarest = [f"test/recall/{schema.classes[c]}" for c in order[len(order) - -(-len(order) // 3) :]]
     found = []
     for row in rows:
         recalls = [row[name] for name in rarest if name in row]
-        found.append({**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})})
+        found.append(
+            {**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})}
+        )
     return found
 
 
@@ -73,11 +89,19 @@ def train(
         metrics = nested.run_nested(shards, settings, folder, lambda _: None, plain)
         return checkpoints.load(folder), metrics, nested.history(folder)
     device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
-    finished = run.run_once(shards, settings, arrays=arrays, state=folder, test=plain, device=device)
+    finished = run.run_once(
+        shards, settings, arrays=arrays, state=folder, test=plain, device=device
+    )
     return finished.checkpoint(config, read_manifest(shards)), finished.metrics, finished.history
 
 
-def _tested(shards: str, cell: Cell, checkpoint: Checkpoint, metrics: Mapping[str, Any], arrays: Arrays | None) -> Row:
+def _tested(
+    shards: str,
+    cell: Cell,
+    checkpoint: Checkpoint,
+    metrics: Mapping[str, Any],
+    arrays: Arrays | None,
+) -> Row:
     whole = flat(metrics)
     if not cell.test:
         return {"state": "done", **whole}
@@ -86,12 +110,21 @@ def _tested(shards: str, cell: Cell, checkpoint: Checkpoint, metrics: Mapping[st
     except Exception as error:
         return {"state": "failed", "reason": run.reason(error)}
     kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
-    return {"state": "done", "note": note, **kept, **{f"test/{name}": value for name, value in found.items()}}
+    return {
+        "state": "done",
+        "note": note,
+        **kept,
+        **{f"test/{name}": value for name, value in found.items()},
+    }
 
 
-def examine(shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | None = None) -> tuple[dict[str, float], str]:
+def examine(
+    shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | None = None
+) -> tuple[dict[str, float], str]:
     """Metrics of the test split under the cell's test conditions, the experts' weights among them, and the guard's note."""
-    corrupt = ",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))))
+    corrupt = ",".join(
+        filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))
+    )
     job = runs.Job(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
     if cell.test.get("unfamiliar"):  # other cells of this training go on without it
         checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
@@ -101,14 +134,32 @@ def examine(shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | No
     source = runs.open_split(job, "test", Exchange(), arrays)
     if cell.test.get("shift"):
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
-        source = Chosen(source, testing.shifted(labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed))
+        source = Chosen(
+            source,
+            testing.shifted(
+                labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed
+            ),
+        )
     seen = inference.score(checkpoint, source, device)
-    weighed = inference.weigh(checkpoint, cell.test.get("aggregation", "uniform"), seen.logits_NEC, source, device, seed=cell.seed)
+    weighed = inference.weigh(
+        checkpoint,
+        cell.test.get("aggregation", "uniform"),
+        seen.logits_NEC,
+        source,
+        device,
+        seed=cell.seed,
+    )
     probabilities_NC = weighed.probabilities_NC
-    found = scores.measure(seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC))
+    found = scores.measure(
+        seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC)
+    )
     found |= scores.measure_confidences(seen, network)
     found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
-    return {**found, "rows": float(len(seen.labels_N)), "fell_back": float(weighed.fell_back)}, weighed.reason
+    return {
+        **found,
+        "rows": float(len(seen.labels_N)),
+        "fell_back": float(weighed.fell_back),
+    }, weighed.reason
 
 
 @dataclass
@@ -121,7 +172,9 @@ class Chosen:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         first = 0
         for batch in self.source.batches(epoch, start):
-            inside = self.rows_R[(self.rows_R >= first) & (self.rows_R < first + len(batch))] - first
+            inside = (
+                self.rows_R[(self.rows_R >= first) & (self.rows_R < first + len(batch))] - first
+            )
             first += len(batch)
             if len(inside):
                 yield batch.select(torch.from_numpy(inside)).replace(start=0, total=0)

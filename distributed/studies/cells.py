@@ -41,34 +41,66 @@ class Plan:
         )
 
 
-def plan(study: Study, modalities: Sequence[str], tables: Sequence[str], seeds: int, extra: Mapping[str, Any] | None = None) -> Plan:
+def plan(
+    study: Study,
+    modalities: Sequence[str],
+    tables: Sequence[str],
+    seeds: int,
+    extra: Mapping[str, Any] | None = None,
+) -> Plan:
     """extra: settings that win over the study's `set`, not over its variants and conditions (--set and --quick)."""
     variants, conditions = (
-        [c for entry in entries for c in _expand(entry, modalities, tables)] for entries in (study.variants, study.conditions)
+        [c for entry in entries for c in _expand(entry, modalities, tables)]
+        for entries in (study.variants, study.conditions)
     )
     for kind, choices in (("variant", variants), ("condition", conditions)):
         twice = sorted({c.name for c in choices if sum(o.name == c.name for o in choices) > 1})
         if twice:
-            raise ValueError(f"every {kind} needs its own name; got {', '.join(map(repr, twice))} more than once")
+            raise ValueError(
+                f"every {kind} needs its own name; got {', '.join(map(repr, twice))} more than once"
+            )
     cells, left_out = [], []
     for condition, variant in itertools.product(conditions, variants):
         reason = _misfit(variant, condition, tables)
         if reason:
             left_out.append(reason)
             continue
-        fitted = _on_tables(variant, condition, tables) if variant.model == "boosting" else (variant, condition)
-        cells += [_cell(study, *fitted, {**(extra or {}), "optim.seed": seed}) for seed in range(seeds)]
+        fitted = (
+            _on_tables(variant, condition, tables)
+            if variant.model == "boosting"
+            else (variant, condition)
+        )
+        cells += [
+            _cell(study, *fitted, {**(extra or {}), "optim.seed": seed}) for seed in range(seeds)
+        ]
     used = {c.variant for c in cells}
     kept = tuple(v for v in variants if v.name in used)
     if study.reference not in {v.name for v in variants}:
-        raise ValueError(f"reference must be one of the variants: {', '.join(v.name for v in variants)}; got {study.reference!r}")
+        raise ValueError(
+            f"reference must be one of the variants: {', '.join(v.name for v in variants)}; got {study.reference!r}"
+        )
     names = {"variant": {v.name for v in variants}, "condition": {c.name for c in conditions}}
     for claim in study.claims:
-        for kind, given in (("variant", claim.variant), ("variant", claim.against), *(("condition", c) for c in claim.conditions)):
-            if given and not {fill(given, _meanings(m, modalities)) for m in modalities} & names[kind]:
+        for kind, given in (
+            ("variant", claim.variant),
+            ("variant", claim.against),
+            *(("condition", c) for c in claim.conditions),
+        ):
+            if (
+                given
+                and not {fill(given, _meanings(m, modalities)) for m in modalities} & names[kind]
+            ):
                 valid = ", ".join(map(repr, sorted(names[kind])))
-                raise ValueError(f"the claim {claim.text!r} must name a {kind} of the study: {valid}; got {given!r}")
-    return Plan(tuple(cells), kept, tuple(conditions), tuple(dict.fromkeys(r for r in left_out if r != "-")), tuple(modalities))
+                raise ValueError(
+                    f"the claim {claim.text!r} must name a {kind} of the study: {valid}; got {given!r}"
+                )
+    return Plan(
+        tuple(cells),
+        kept,
+        tuple(conditions),
+        tuple(dict.fromkeys(r for r in left_out if r != "-")),
+        tuple(modalities),
+    )
 
 
 def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
@@ -80,25 +112,36 @@ def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
     if variant.model == "boosting" and not _tables_kept(variant, condition, tables):
         return f"{variant.name} under {condition.name}: no table is left to gradient boosting"
     given = (*variant.settings.values(), *variant.test.values())
-    unfilled = {m for v in given if isinstance(v, str) for m in PLACE.findall(v)} & {"modality", "others"}
+    unfilled = {m for v in given if isinstance(v, str) for m in PLACE.findall(v)} & {
+        "modality",
+        "others",
+    }
     return "-" if unfilled - condition.bound.keys() else ""
 
 
 def _tables_kept(variant: Choice, condition: Choice, tables: Sequence[str]) -> list[str]:
     """The tables among the modalities that a variant or a condition keeps."""
-    asked = variant.settings.get("data.modalities") or condition.settings.get("data.modalities") or ""
+    asked = (
+        variant.settings.get("data.modalities") or condition.settings.get("data.modalities") or ""
+    )
     kept = words(str(fill(asked, condition.bound)))
     return [table for table in tables if not kept or table in kept]
 
 
 def _on_tables(variant: Choice, condition: Choice, tables: Sequence[str]) -> tuple[Choice, Choice]:
     """Gradient boosting keeps the tables only, whatever else the condition keeps."""
-    others = {name: value for name, value in condition.settings.items() if name != "data.modalities"}
+    others = {
+        name: value for name, value in condition.settings.items() if name != "data.modalities"
+    }
     kept = ",".join(_tables_kept(variant, condition, tables))
-    return replace(variant, settings={**variant.settings, "data.modalities": kept}), replace(condition, settings=others)
+    return replace(variant, settings={**variant.settings, "data.modalities": kept}), replace(
+        condition, settings=others
+    )
 
 
-def _expand(entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequence[str]) -> Iterator[Choice]:
+def _expand(
+    entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequence[str]
+) -> Iterator[Choice]:
     """One choice for every modality (`each`) and every combination (`grid`)."""
     kinds = {m: "table" if m in tables else "image" for m in modalities}
     grid = dotted(entry.get("grid", {}))
@@ -109,27 +152,46 @@ def _expand(entry: Mapping[str, Any], modalities: Sequence[str], tables: Sequenc
             only_one = list(kinds.values()).count(kinds.get(modality, "")) == 1
             yield Choice(
                 name=fill(entry["name"], meanings),
-                common=fill(entry["name"], {**meanings, "modality": f"the {kinds[modality]}"} if only_one else meanings),
-                settings={k: fill(v, meanings) for k, v in {**dotted(entry.get("set", {})), **point}.items()},
+                common=fill(
+                    entry["name"],
+                    {**meanings, "modality": f"the {kinds[modality]}"} if only_one else meanings,
+                ),
+                settings={
+                    k: fill(v, meanings)
+                    for k, v in {**dotted(entry.get("set", {})), **point}.items()
+                },
                 test={k: fill(v, meanings) for k, v in entry.get("test", {}).items()},
                 model=entry.get("model", "network"),
                 axis=fill(entry.get("axis", ""), meanings),
                 at=_place(fill(entry.get("at"), meanings)),
-                bound={k: v for k, v in meanings.items() if k in ("modality", "others")} if modality else {},
+                bound={k: v for k, v in meanings.items() if k in ("modality", "others")}
+                if modality
+                else {},
             )
 
 
 def _meanings(modality: str, modalities: Sequence[str]) -> dict[str, str]:
     """What the placeholders stand for; {shares=KIND} gives every modality its own share of the rows."""
     share = round(1 / (len(modalities) + 1), 4)
-    meanings = {f"shares={kind}": ",".join(f"{m}={kind}:{share}" for m in modalities) for kind in ("noise", "shuffle", "missing")}
+    meanings = {
+        f"shares={kind}": ",".join(f"{m}={kind}:{share}" for m in modalities)
+        for kind in ("noise", "shuffle", "missing")
+    }
     others = ",".join(m for m in modalities if m != modality)
-    return meanings | ({"modality": modality} if modality else {}) | ({"others": others} if modality and others else {})
+    return (
+        meanings
+        | ({"modality": modality} if modality else {})
+        | ({"others": others} if modality and others else {})
+    )
 
 
 def fill(value: Any, meanings: Mapping[str, Any]) -> Any:
     """Text with the placeholders that have a meaning replaced; anything else as it is."""
-    return PLACE.sub(lambda m: str(meanings.get(m[1], m[0])), value) if isinstance(value, str) else value
+    return (
+        PLACE.sub(lambda m: str(meanings.get(m[1], m[0])), value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _place(at: Any) -> float | str | None:
@@ -140,15 +202,22 @@ def _place(at: Any) -> float | str | None:
 
 
 def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, Any]) -> Cell:
-    own, tested = ({k: fill(v, condition.bound) for k, v in given.items()} for given in (variant.settings, variant.test))
+    own, tested = (
+        {k: fill(v, condition.bound) for k, v in given.items()}
+        for given in (variant.settings, variant.test)
+    )
     settings = {**study.settings, **extra, **condition.settings, **own}
     where = f"variant {variant.name!r} under condition {condition.name!r}"
     for mine, theirs in ((own, condition.settings), (tested, condition.test)):
         clash = sorted(k for k in mine if k in theirs and mine[k] != theirs[k])
         if clash:
-            raise ValueError(f"a variant and a condition must not set the same thing; got {clash[0]} in {where}")
+            raise ValueError(
+                f"a variant and a condition must not set the same thing; got {clash[0]} in {where}"
+            )
     test = {**condition.test, **tested}
-    unfilled = [v for v in (*settings.values(), *test.values()) if isinstance(v, str) and PLACE.search(v)]
+    unfilled = [
+        v for v in (*settings.values(), *test.values()) if isinstance(v, str) and PLACE.search(v)
+    ]
     if unfilled:
         raise ValueError(
             f"a placeholder must be {{modality}}, {{others}}, {{shares=KIND}} or a grid's name; got {unfilled[0]!r} in {where}"
@@ -157,7 +226,11 @@ def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, 
     if kept:  # corrupting a modality that is not used changes nothing, and sharing the clean run's model saves its training
         for place, name in ((settings, "data.corrupt"), (test, "corrupt")):
             if name in place:
-                place[name] = ",".join(part for part in words(str(place[name])) if part.partition("=")[0].strip() in kept)
+                place[name] = ",".join(
+                    part
+                    for part in words(str(place[name]))
+                    if part.partition("=")[0].strip() in kept
+                )
     try:
         override(Config(), settings)
     except ValueError as error:

@@ -23,15 +23,23 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
     for view in seen:
         groups: dict[str, list[str]] = {}
         if view.scores(metric) and view.study.reference not in view.scores(metric):
-            lines.append(f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it.")
+            lines.append(
+                f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it."
+            )
         for c in view.comparisons(metric):
             kind = verdict(c, metric).split(":")[0]
-            gap = "" if c.difference is None or kind == "equal" else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+            gap = (
+                ""
+                if c.difference is None or kind == "equal"
+                else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+            )
             groups.setdefault(kind, []).append(f"{c.name}{gap}")
         order = ("better", "worse", "inside the noise", "equal", "not tested")
         said = "; ".join(f"{kind}: {', '.join(groups[kind])}" for kind in order if kind in groups)
         if said:
-            lines.append(f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}.")
+            lines.append(
+                f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}."
+            )
     return lines
 
 
@@ -41,7 +49,9 @@ def _where(view: View, seen: Sequence[View]) -> str:
     return f"{words}: " if words else ""
 
 
-def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[list[str], Table | None]:
+def answers(
+    study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
+) -> tuple[list[str], Table | None]:
     """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
     lines, rows = [], []
     labels = place_columns(seen)
@@ -49,28 +59,56 @@ def answers(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tu
         for view in seen:
             plan = plans.get(view.data)
             for words in _bindings(claim, view, plan):
-                bound = replace(claim, **{n: fill(getattr(claim, n), words) for n in ("text", "variant", "metric", "against")})
+                bound = replace(
+                    claim,
+                    **{
+                        n: fill(getattr(claim, n), words)
+                        for n in ("text", "variant", "metric", "against")
+                    },
+                )
                 asked = {fill(name, words) for name in claim.conditions}
                 if (asked and view.condition not in asked) or not _applies(bound, view, plan):
                     continue
                 scores = view.scores(bound.metric)
-                missing = [name for name in (bound.variant, bound.against) if name and name not in scores]
-                reason = f"no result of {' and '.join(missing)} in {name_of(bound.metric)}" if missing else ""
+                missing = [
+                    name for name in (bound.variant, bound.against) if name and name not in scores
+                ]
+                reason = (
+                    f"no result of {' and '.join(missing)} in {name_of(bound.metric)}"
+                    if missing
+                    else ""
+                )
                 if claim.at_least is not None or claim.at_most is not None:
-                    found = [None, None, 0, f"not measured: {reason}"] if missing else _limit(bound, scores)
+                    found = (
+                        [None, None, 0, f"not measured: {reason}"]
+                        if missing
+                        else _limit(bound, scores)
+                    )
                     rows.append([bound.text, *place_cells(view, labels), *found])
                 else:
-                    said = f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}." if missing else _helps(bound, view)
+                    said = (
+                        f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}."
+                        if missing
+                        else _helps(bound, view)
+                    )
                     lines.append(f"{_where(view, seen)}{said}")
     columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
-    return lines, Table(columns=columns, rows=rows, caption="Claims with limits, and what was measured.") if rows else None
+    return lines, Table(
+        columns=columns, rows=rows, caption="Claims with limits, and what was measured."
+    ) if rows else None
 
 
 def _applies(claim: Claim, view: View, plan: Plan | None) -> bool:
     """Whether the study has what the claim speaks of here: its variants, two of them if it compares, and another modality to weigh."""
-    if claim.variant == claim.against or (claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2):
+    if claim.variant == claim.against or (
+        claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2
+    ):
         return False
-    planned = {c.variant for c in plan.cells if c.condition == view.condition} if plan else set(view.finished)
+    planned = (
+        {c.variant for c in plan.cells if c.condition == view.condition}
+        if plan
+        else set(view.finished)
+    )
     return {claim.variant, claim.against} - {""} <= planned
 
 
@@ -86,10 +124,21 @@ def _helps(claim: Claim, view: View) -> str:
     """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
     metric = claim.metric
     scores = view.scores(metric)
-    family = scores if claim.against == view.study.reference else {name: scores[name] for name in (claim.variant, claim.against)}
+    family = (
+        scores
+        if claim.against == view.study.reference
+        else {name: scores[name] for name in (claim.variant, claim.against)}
+    )
     tested = next(c for c in compare(family, claim.against) if c.name == claim.variant)
     scale, unit = scale_of(metric)
-    return helps(claim.text, tested, name_of(metric), scale=scale, unit=unit, lower_is_better=metric_named(metric).lower_is_better)
+    return helps(
+        claim.text,
+        tested,
+        name_of(metric),
+        scale=scale,
+        unit=unit,
+        lower_is_better=metric_named(metric).lower_is_better,
+    )
 
 
 def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
@@ -107,7 +156,10 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
     def write(value: float) -> str:
         return signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
 
-    lowest, highest = (-math.inf if claim.at_least is None else claim.at_least), (math.inf if claim.at_most is None else claim.at_most)
+    lowest, highest = (
+        (-math.inf if claim.at_least is None else claim.at_least),
+        (math.inf if claim.at_most is None else claim.at_most),
+    )
     measured = Cell(text=write(found.mean), value=found.mean)
     inside = lowest <= found.mean <= highest
     outcome = "holds" if inside else "does not hold"
@@ -115,7 +167,15 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
         outcome += f" on the mean, untested: {found.reason}"
     elif found.n < FEWEST:
         outcome += f" on the mean, untested: {FEWEST} seeds and more can tell"
-    elif not (lowest <= found.low and found.high <= highest if inside else found.high < lowest or found.low > highest):
+    elif not (
+        lowest <= found.low and found.high <= highest
+        if inside
+        else found.high < lowest or found.low > highest
+    ):
         outcome += " on the mean, the interval reaches past the limit"
-    between = None if found.low is None or found.high is None else f"{write(found.low)} to {write(found.high)}"
+    between = (
+        None
+        if found.low is None or found.high is None
+        else f"{write(found.low)} to {write(found.high)}"
+    )
     return [measured, between, found.n, outcome]

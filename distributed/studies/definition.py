@@ -41,11 +41,25 @@ from distributed.config import AGGREGATIONS, Config, flatten, override
 from model.metrics.names import check_name
 
 STUDIES = Path(__file__).resolve().parents[2] / "search_spaces" / "studies"
-MODELS = {"network": "network", "boosting": "boosting, the best on validation"}  # a change of what it does is another word
+MODELS = {
+    "network": "network",
+    "boosting": "boosting, the best on validation",
+}  # a change of what it does is another word
 TEST_KEYS = ("corrupt", "shift", "aggregation", "unfamiliar")
 RAREST = "rarest_accuracy"  # of the third of the classes that has the fewest training rows before any cut
 KEYS = {
-    "study": ("title", "question", "reference", "metric", "tail", "seeds", "set", "variants", "conditions", "claims"),
+    "study": (
+        "title",
+        "question",
+        "reference",
+        "metric",
+        "tail",
+        "seeds",
+        "set",
+        "variants",
+        "conditions",
+        "claims",
+    ),
     "variant": ("name", "set", "model", "test", "each", "grid"),
     "condition": ("name", "set", "test", "each", "grid", "axis", "at"),
     "claim": ("text", "variant", "metric", "against", "at_least", "at_most", "conditions"),
@@ -60,10 +74,14 @@ class Choice:
     settings: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
     model: str = "network"
-    common: str = ""  # its name over data sets: `only the image`, whatever each of them calls its only image
+    common: str = (
+        ""  # its name over data sets: `only the image`, whatever each of them calls its only image
+    )
     axis: str = ""
     at: float | str | None = None
-    bound: dict[str, str] = field(default_factory=dict)  # what {modality} and {others} stand for here
+    bound: dict[str, str] = field(
+        default_factory=dict
+    )  # what {modality} and {others} stand for here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +130,9 @@ class Cell:
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def key(self, data: str) -> str:
-        return hashlib.sha256(f"{self.training(data)} {json.dumps(self.test, sort_keys=True)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            f"{self.training(data)} {json.dumps(self.test, sort_keys=True)}".encode()
+        ).hexdigest()[:16]
 
 
 def names() -> list[str]:
@@ -125,7 +145,9 @@ def read(word: str) -> Study:
     if not path.is_file():
         near = difflib.get_close_matches(word, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"--study must be a shipped study or a TOML file that exists; got {word!r}; {hint}shipped: {', '.join(names())}")
+        raise ValueError(
+            f"--study must be a shipped study or a TOML file that exists; got {word!r}; {hint}shipped: {', '.join(names())}"
+        )
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -144,7 +166,9 @@ def parse(plain: Mapping[str, Any], name: str) -> Study:
         raise ValueError("a study needs at least one [[variants]] entry; got none")
     for entry in variants:
         if entry.get("model", "network") not in MODELS:
-            raise ValueError(f"model must be one of {', '.join(MODELS)}; got {entry['model']!r} in variant {entry['name']!r}")
+            raise ValueError(
+                f"model must be one of {', '.join(MODELS)}; got {entry['model']!r} in variant {entry['name']!r}"
+            )
     seeds = plain.get("seeds", 5)
     if type(seeds) is not int or seeds < 1:
         raise ValueError(f"seeds must be a whole number of at least 1; got {seeds!r}")
@@ -181,7 +205,9 @@ def _entries(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
                 raise ValueError(f"grid.{name} must be a list of values; got {values!r} in {where}")
         for name, value in _table(entry, "test", where).items():
             if name not in TEST_KEYS or not isinstance(value, str):
-                raise ValueError(f"test takes words for {', '.join(TEST_KEYS)}; got {name} = {value!r} in {where}")
+                raise ValueError(
+                    f"test takes words for {', '.join(TEST_KEYS)}; got {name} = {value!r} in {where}"
+                )
         _check_test(entry.get("test", {}), where)
         _table(entry, "set", where)
     return entries
@@ -189,11 +215,17 @@ def _entries(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 
 def _check_test(test: Mapping[str, str], where: str) -> None:
     if test.get("aggregation", "uniform") not in AGGREGATIONS:
-        raise ValueError(f"test.aggregation must be one of {', '.join(AGGREGATIONS)}; got {test['aggregation']!r} in {where}")
+        raise ValueError(
+            f"test.aggregation must be one of {', '.join(AGGREGATIONS)}; got {test['aggregation']!r} in {where}"
+        )
     if not re.fullmatch(r"|uniform|(forward|backward)-[1-9]\d*(\.\d+)?", test.get("shift", "")):
-        raise ValueError(f"test.shift must be uniform, forward-K or backward-K with K of at least 1; got {test['shift']!r} in {where}")
+        raise ValueError(
+            f"test.shift must be uniform, forward-K or backward-K with K of at least 1; got {test['shift']!r} in {where}"
+        )
     if test.get("unfamiliar", "trusted") != "trusted":
-        raise ValueError(f"test.unfamiliar must be trusted, or left out; got {test['unfamiliar']!r} in {where}")
+        raise ValueError(
+            f"test.unfamiliar must be trusted, or left out; got {test['unfamiliar']!r} in {where}"
+        )
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
@@ -205,7 +237,9 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     if not entry.get("against") and "at_least" not in entry and "at_most" not in entry:
         raise ValueError(f"a claim needs against, at_least or at_most; got {dict(entry)!r}")
     if entry["variant"] == entry.get("against"):
-        raise ValueError(f"a claim must compare two variants; got {entry['variant']!r} twice in {where}")
+        raise ValueError(
+            f"a claim must compare two variants; got {entry['variant']!r} twice in {where}"
+        )
     for name in ("at_least", "at_most"):
         if type(entry.get(name, 0.0)) not in (int, float):
             raise ValueError(f"{name} must be a number; got {entry[name]!r} in {where}")
@@ -226,7 +260,9 @@ def _metric(name: str, metric: str) -> str:
 def _check_keys(entry: Mapping[str, Any], kind: str, where: str) -> None:
     unknown = sorted(set(entry) - set(KEYS[kind]))
     if unknown:
-        raise ValueError(f"{where} has an unknown key: {', '.join(unknown)}; valid: {', '.join(KEYS[kind])}")
+        raise ValueError(
+            f"{where} has an unknown key: {', '.join(unknown)}; valid: {', '.join(KEYS[kind])}"
+        )
 
 
 def _list(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -239,7 +275,9 @@ def _list(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 def _table(entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     found = entry.get(key, {})
     if not isinstance(found, dict):
-        raise ValueError(f"{key} must be a table such as {{ fusion.kind = 'uniform' }}; got {found!r} in {where}")
+        raise ValueError(
+            f"{key} must be a table such as {{ fusion.kind = 'uniform' }}; got {found!r} in {where}"
+        )
     return found
 
 
@@ -253,5 +291,9 @@ def _word(plain: Mapping[str, Any], key: str, default: str) -> str:
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(
+            dotted(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat

@@ -13,7 +13,9 @@ from distributed.studies.views import View, in_percent, name_of, scale_of
 from model.metrics.names import metric as metric_named
 
 SHOTS = {"many": "many_shot_accuracy", "medium": "medium_shot_accuracy", "few": "few_shot_accuracy"}
-MOST_FORESTS = 6  # of a metric: the first condition of every data set, then others; the tables have all
+MOST_FORESTS = (
+    6  # of a metric: the first condition of every data set, then others; the tables have all
+)
 
 
 def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
@@ -25,7 +27,10 @@ def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
             percent = in_percent(study.metric)
             words = f"{name_of(study.metric)}{' (%)' if percent else ''}"
             figure = figures.strip(
-                {n: list(v.values()) for n, v in scores.items()}, view.means(study.metric), words, scale=100 if percent else 1
+                {n: list(v.values()) for n, v in scores.items()},
+                view.means(study.metric),
+                words,
+                scale=100 if percent else 1,
             )
             caption = f"{_place(view)}: {name_of(study.metric)} on the test split, every seed and the mean with its interval."
             found.append(Figure(figure=figure, caption=caption, name=slug(f"seeds-{view.data}")))
@@ -35,8 +40,16 @@ def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
                 bars[name][shot] = summary
         bars = {name: values for name, values in bars.items() if values}
         if bars:
-            caption = f"{_place(view)}: accuracy of the classes with many, medium and few training rows."
-            found.append(Figure(figure=figures.bars(bars, y="accuracy (%)"), caption=caption, name=slug(f"shots-{view.data}")))
+            caption = (
+                f"{_place(view)}: accuracy of the classes with many, medium and few training rows."
+            )
+            found.append(
+                Figure(
+                    figure=figures.bars(bars, y="accuracy (%)"),
+                    caption=caption,
+                    name=slug(f"shots-{view.data}"),
+                )
+            )
     return found
 
 
@@ -48,9 +61,17 @@ def forests(study: Study, seen: Sequence[View], metric: str) -> list[Figure]:
         comparisons = view.comparisons(metric)
         if comparisons:
             lower = metric_named(metric).lower_is_better
-            figure = figures.forest(comparisons, name_of(metric), scale=scale, unit=unit, lower_is_better=lower)
+            figure = figures.forest(
+                comparisons, name_of(metric), scale=scale, unit=unit, lower_is_better=lower
+            )
             caption = f"{_place(view)}: {name_of(metric)} against {study.reference}, paired over seeds, 95 % intervals."
-            found.append(Figure(figure=figure, caption=caption, name=slug(f"forest-{metric}-{view.data}-{view.condition}")))
+            found.append(
+                Figure(
+                    figure=figure,
+                    caption=caption,
+                    name=slug(f"forest-{metric}-{view.data}-{view.condition}"),
+                )
+            )
     return found
 
 
@@ -60,26 +81,53 @@ def axis_figures(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) 
     for data, plan in plans.items():
         mine = {v.condition: v for v in seen if v.data == data}
         for axis in dict.fromkeys(c.axis for c in plan.conditions if c.axis):
-            line = [c for c in plan.conditions if c.axis == axis and c.name in mine and c.at is not None]
+            line = [
+                c for c in plan.conditions if c.axis == axis and c.name in mine and c.at is not None
+            ]
             if len({c.at for c in line}) < 2:
                 continue
             place = f"{data}: "
             for metric in (study.metric, study.tail):
-                found += _curve(axis, line, mine, metric, f"{place}{name_of(metric)}", slug(f"curve-{metric}-{data}-{axis}"))
-            for modality in dict.fromkeys(c.bound["modality"] for c in line if "modality" in c.bound):
+                found += _curve(
+                    axis,
+                    line,
+                    mine,
+                    metric,
+                    f"{place}{name_of(metric)}",
+                    slug(f"curve-{metric}-{data}-{axis}"),
+                )
+            for modality in dict.fromkeys(
+                c.bound["modality"] for c in line if "modality" in c.bound
+            ):
                 caption = f"{place}mean fusion weight of {modality}"
-                found += _curve(axis, line, mine, f"weight/{modality}", caption, slug(f"weight-{modality}-{data}-{axis}"))
+                found += _curve(
+                    axis,
+                    line,
+                    mine,
+                    f"weight/{modality}",
+                    caption,
+                    slug(f"weight-{modality}-{data}-{axis}"),
+                )
             found += _expert_curves(axis, line, mine, place, slug(f"experts-{data}-{axis}"))
     return found
 
 
-def _curve(axis: str, line: Sequence[Choice], mine: Mapping[str, View], metric: str, caption: str, name: str) -> list[Figure]:
+def _curve(
+    axis: str,
+    line: Sequence[Choice],
+    mine: Mapping[str, View],
+    metric: str,
+    caption: str,
+    name: str,
+) -> list[Figure]:
     series: dict[str, list[tuple[float | str, Summary]]] = {}
     for condition in line:
         assert condition.at is not None
         for variant, summary in mine[condition.name].means(metric).items():
             series.setdefault(variant, []).append((condition.at, summary))
-    if not series or (metric.startswith("weight/") and all(_flat(points) for points in series.values())):
+    if not series or (
+        metric.startswith("weight/") and all(_flat(points) for points in series.values())
+    ):
         return []
     numbers = all(isinstance(c.at, float) for c in line)
     places = [c.at for c in line if isinstance(c.at, float)]
@@ -87,7 +135,13 @@ def _curve(axis: str, line: Sequence[Choice], mine: Mapping[str, View], metric: 
     percent = in_percent(metric)
     words = f"{name_of(metric)}{' (%)' if percent else ''}"
     figure = figures.curves(series, x=axis, y=words, scale=100 if percent else 1, log_x=log)
-    return [Figure(figure=figure, caption=f"{caption} by {axis}, means with 95 % intervals over seeds.", name=name)]
+    return [
+        Figure(
+            figure=figure,
+            caption=f"{caption} by {axis}, means with 95 % intervals over seeds.",
+            name=name,
+        )
+    ]
 
 
 def _flat(points: Sequence[tuple[float | str, Summary]]) -> bool:
@@ -95,7 +149,9 @@ def _flat(points: Sequence[tuple[float | str, Summary]]) -> bool:
     return len({s.mean for _, s in points}) == 1
 
 
-def _expert_curves(axis: str, line: Sequence[Choice], mine: Mapping[str, View], place: str, name: str) -> list[Figure]:
+def _expert_curves(
+    axis: str, line: Sequence[Choice], mine: Mapping[str, View], place: str, name: str
+) -> list[Figure]:
     """One figure a variant whose expert weights move along the axis."""
     found = []
     variants = dict.fromkeys(v for c in line for v in mine[c.name].variants)
@@ -105,21 +161,35 @@ def _expert_curves(axis: str, line: Sequence[Choice], mine: Mapping[str, View], 
             assert condition.at is not None
             for metric in _expert_metrics(mine[condition.name], variant):
                 values = mine[condition.name].scores(metric)[variant]
-                series.setdefault(f"expert {metric.split('/')[1]}", []).append((condition.at, summarise(list(values.values()))))
+                series.setdefault(f"expert {metric.split('/')[1]}", []).append(
+                    (condition.at, summarise(list(values.values())))
+                )
         if series and not all(_flat(points) for points in series.values()):
             caption = f"{place}weights of the experts of {variant} by {axis}, means with 95 % intervals over seeds."
             found.append(
-                Figure(figure=figures.curves(series, x=axis, y="expert weight", scale=1), caption=caption, name=slug(f"{name}-{variant}"))
+                Figure(
+                    figure=figures.curves(series, x=axis, y="expert weight", scale=1),
+                    caption=caption,
+                    name=slug(f"{name}-{variant}"),
+                )
             )
     return found
 
 
 def _expert_metrics(view: View, variant: str) -> list[str]:
-    names = {n.removeprefix("test/") for r in view.rows if r["variant"] == variant for n in r if n.startswith("test/expert_weight/")}
+    names = {
+        n.removeprefix("test/")
+        for r in view.rows
+        if r["variant"] == variant
+        for n in r
+        if n.startswith("test/expert_weight/")
+    }
     return sorted(n for n in names if variant in view.scores(n))
 
 
-def rank_over_sets(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> tuple[Ranking, list[str], list[Figure]]:
+def rank_over_sets(
+    study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
+) -> tuple[Ranking, list[str], list[Figure]]:
     """The critical-difference view over data sets, of the mean over seeds under each data set's first condition; and the names of the
     variants that it leaves out, since some data set has no result of them there."""
     table: dict[str, dict[str, float]] = {}
@@ -134,7 +204,11 @@ def rank_over_sets(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
     left_out = [name for name in known if name not in whole]
     if ranking.sets < 2 or not ranking.ranks:
         return ranking, left_out, []
-    told = "" if ranking.distance is None else "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
+    told = (
+        ""
+        if ranking.distance is None
+        else "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
+    )
     caption = f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets, under the first condition of each{told}."
     return ranking, left_out, [Figure(figure=figures.ranks(ranking), caption=caption, name="ranks")]
 

@@ -32,7 +32,11 @@ from distributed.studies.results import Row
 from distributed.studies.views import View, name_of
 
 MOST_LINES = 20
-USED = {"train_rows": "training rows", "train_imbalance": "imbalance ratio", "test/rows": "test rows"}
+USED = {
+    "train_rows": "training rows",
+    "train_imbalance": "imbalance ratio",
+    "test/rows": "test rows",
+}
 METHOD = (
     "Every number is of the test split; epochs, temperatures and thresholds were chosen on validation. Seeds vary weights, order and "
     "augmentation, and which rows a condition cuts or spoils, on one fixed split, so intervals and tests speak of training chance on this "
@@ -48,7 +52,13 @@ METHOD = (
 
 
 def write(
-    folder: str, study: Study, plans: Mapping[str, Plan], rows: Sequence[Row], command: str, *, pictures: bool = False
+    folder: str,
+    study: Study,
+    plans: Mapping[str, Plan],
+    rows: Sequence[Row],
+    command: str,
+    *,
+    pictures: bool = False,
 ) -> tuple[str, str, str]:
     """Writes all; returns the report's place, the main table for a terminal, and why there are no PNG pictures, if asked for and none."""
     seen = study_stats.views(study, plans, rows)
@@ -56,7 +66,15 @@ def write(
     for ending, content in (
         ("md", tables.to_markdown(main)),
         ("tex", tables.to_latex(main, f"tab:{study.name}")),
-        ("csv", tables.to_csv(study_tables.tidy_table([*seen, *study_stats.mean_views(seen, plans)], [*_metrics(study), "train_seconds"]))),
+        (
+            "csv",
+            tables.to_csv(
+                study_tables.tidy_table(
+                    [*seen, *study_stats.mean_views(seen, plans)],
+                    [*_metrics(study), "train_seconds"],
+                )
+            ),
+        ),
     ):
         _put(folder, f"table.{ending}", content)
     sections = _named_apart(build(study, plans, seen, main, rows, command))
@@ -66,9 +84,19 @@ def write(
     cells = f"{len(rows) - failed} of {sum(len(p.cells) for p in plans.values())} cells finished"
     lead = f"{', '.join(plans)}: {cells}{f', {failed} failed' if failed else ''}."
     _put(folder, "report.html", report.to_html(title, sections, lead=lead))
-    _put(folder, "report.md", report.to_markdown(title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)))
+    _put(
+        folder,
+        "report.md",
+        report.to_markdown(
+            title, sections, lead=lead, folder=None if is_uri(folder) else Path(folder)
+        ),
+    )
     note = seeds_note(study, seen)
-    return join(folder, "report.html"), tables.to_text(_short(main)) + (f"\n\n{note}" if note else ""), missing
+    return (
+        join(folder, "report.html"),
+        tables.to_text(_short(main)) + (f"\n\n{note}" if note else ""),
+        missing,
+    )
 
 
 def _put(folder: str, name: str, content: str) -> None:
@@ -83,14 +111,23 @@ def _named_apart(sections: Sequence[Section]) -> list[Section]:
         if not isinstance(block, Figure) or not block.name:
             return block
         taken[block.name] = taken.get(block.name, 0) + 1
-        return block if taken[block.name] == 1 else replace(block, name=f"{block.name}-{taken[block.name]}")
+        return (
+            block
+            if taken[block.name] == 1
+            else replace(block, name=f"{block.name}-{taken[block.name]}")
+        )
 
     return [replace(s, blocks=[own(b) for b in s.blocks]) for s in sections]
 
 
 def _pictures(folder: str, sections: Sequence[Section]) -> str:
     """PNG files of all named figures, as far as kaleido is there."""
-    named = {Path(folder) / "figures" / f"{b.name}.png": b.figure for s in sections for b in s.blocks if isinstance(b, Figure) and b.name}
+    named = {
+        Path(folder) / "figures" / f"{b.name}.png": b.figure
+        for s in sections
+        for b in s.blocks
+        if isinstance(b, Figure) and b.name
+    }
     return figures.save_png(named) if named else ""
 
 
@@ -105,8 +142,21 @@ def main_table(study: Study, seen: Sequence[View]) -> Table:
         if study.tail == study.metric
         else study_tables.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")
     )
-    rows = [[*row[:at], *first[1][i], row[at], *tail[1][i], *row[at + 1 :]] for i, row in enumerate(base.rows)]
-    return replace(base, columns=(*base.columns[:at], *first[0], base.columns[at], *tail[0], *base.columns[at + 1 :]), rows=rows)
+    rows = [
+        [*row[:at], *first[1][i], row[at], *tail[1][i], *row[at + 1 :]]
+        for i, row in enumerate(base.rows)
+    ]
+    return replace(
+        base,
+        columns=(
+            *base.columns[:at],
+            *first[0],
+            base.columns[at],
+            *tail[0],
+            *base.columns[at + 1 :],
+        ),
+        rows=rows,
+    )
 
 
 def _metrics(study: Study) -> list[str]:
@@ -119,7 +169,14 @@ def _short(main: Table) -> Table:
     return replace(main, columns=main.columns[:last], rows=[row[:last] for row in main.rows])
 
 
-def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: Table, rows: Sequence[Row], command: str) -> list[Section]:
+def build(
+    study: Study,
+    plans: Mapping[str, Plan],
+    seen: Sequence[View],
+    main: Table,
+    rows: Sequence[Row],
+    command: str,
+) -> list[Section]:
     if not seen:
         waiting = Text("No cell has finished yet.")
         return [
@@ -132,14 +189,24 @@ def build(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], main: T
     return [
         Section("What is shown", _shown(study, plans, [*seen, *means])),
         Section("Results", [main, *study_figures.score_figures(study, seen)]),
-        Section("Against the reference", [b for m in (study.metric, *tail) for b in _against(study, seen, m)]),
+        Section(
+            "Against the reference",
+            [b for m in (study.metric, *tail) for b in _against(study, seen, m)],
+        ),
         Section("Over data sets", _over_sets(study, plans, seen, means) if len(plans) > 1 else []),
         Section("Along the conditions", study_figures.axis_figures(study, plans, seen)),
         Section("Fusion weights", _weights(seen)),
         Section("What failed or was left out", _failures(plans, rows)),
         Section(
             "How it was made",
-            [*_made(command), *_rows_used(seen), Heading("Variants"), _variants(plans), _cost(seen), _all_cells(study, rows)],
+            [
+                *_made(command),
+                *_rows_used(seen),
+                Heading("Variants"),
+                _variants(plans),
+                _cost(seen),
+                _all_cells(study, rows),
+            ],
         ),
     ]
 
@@ -150,7 +217,10 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     metrics = dict.fromkeys((study.metric, study.tail))
     against = [line for m in metrics for line in study_claims.summary_lines(seen, m)]
     if len(against) > MOST_LINES:
-        against = [*against[:MOST_LINES], f"{len(against) - MOST_LINES} more such lines are left out; the tables below have all."]
+        against = [
+            *against[:MOST_LINES],
+            f"{len(against) - MOST_LINES} more such lines are left out; the tables below have all.",
+        ]
     note, cut = seeds_note(study, seen), _cut(plans)
     return [
         *([Text(cut)] if cut else []),
@@ -165,7 +235,9 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
 def seeds_note(study: Study, seen: Sequence[View]) -> str:
     """What so few seeds cannot show."""
     seeds = [s.n for v in seen for s in v.means(study.metric).values()]
-    several = min((n for n in seeds if n > 1), default=1)  # a variant with one finished seed is untested, and its rows say so
+    several = min(
+        (n for n in seeds if n > 1), default=1
+    )  # a variant with one finished seed is untested, and its rows say so
     families = [c.family for v in seen for c in v.comparisons(study.metric)]
     return floor_note(several, max(families)) if families else ""
 
@@ -174,31 +246,70 @@ def _cut(plans: Mapping[str, Plan]) -> str:
     """What of the study is not in this report, because --variants or --conditions left it out and it has no result from another time."""
     said = []
     for kind in ("variants", "conditions"):
-        whole, here = ({c.name for p in plans.values() for c in getattr(p.whole if of and p.whole else p, kind)} for of in (True, False))
+        whole, here = (
+            {
+                c.name
+                for p in plans.values()
+                for c in getattr(p.whole if of and p.whole else p, kind)
+            }
+            for of in (True, False)
+        )
         if len(here) < len(whole):
             said.append(f"{len(here)} of its {len(whole)} {kind}")
-    return f"The study is cut down to {' and '.join(said)}: tests are corrected over what is shown here only." if said else ""
+    return (
+        f"The study is cut down to {' and '.join(said)}: tests are corrected over what is shown here only."
+        if said
+        else ""
+    )
 
 
 def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
-    table = study_tables.test_table(seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds.")
+    table = study_tables.test_table(
+        seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds."
+    )
     if not table.rows:
         return []
     drawn = study_figures.forests(study, seen, metric)
-    left = [Text(f"Drawn are {len(drawn)} of {len(seen)} data sets and conditions.")] if 0 < len(drawn) < len(seen) else []
+    left = (
+        [Text(f"Drawn are {len(drawn)} of {len(seen)} data sets and conditions.")]
+        if 0 < len(drawn) < len(seen)
+        else []
+    )
     return [Heading(name_of(metric)), table, *drawn, *left]
 
 
-def _over_sets(study: Study, plans: Mapping[str, Plan], seen: Sequence[View], means: Sequence[View]) -> list[report.Block]:
+def _over_sets(
+    study: Study, plans: Mapping[str, Plan], seen: Sequence[View], means: Sequence[View]
+) -> list[report.Block]:
     """Ranks and means over data sets, and what they leave out."""
     ranking, unranked, rank_figures = study_figures.rank_over_sets(study, plans, seen)
     missing = study_stats.left_out_of_means(means, plans)
     return [
         Text(ranking_words(ranking)),
-        *([Text(f"Not ranked, since some data set has no result of it there: {', '.join(unranked)}.")] if unranked else []),
+        *(
+            [
+                Text(
+                    f"Not ranked, since some data set has no result of it there: {', '.join(unranked)}."
+                )
+            ]
+            if unranked
+            else []
+        ),
         *rank_figures,
-        *([Text(f"Means over data sets under: {', '.join(v.condition for v in means)}.")] if means else []),
-        *([Text(f"Not in the means, since some data set has no result of it: {'; '.join(missing)}.")] if missing else []),
+        *(
+            [Text(f"Means over data sets under: {', '.join(v.condition for v in means)}.")]
+            if means
+            else []
+        ),
+        *(
+            [
+                Text(
+                    f"Not in the means, since some data set has no result of it: {'; '.join(missing)}."
+                )
+            ]
+            if missing
+            else []
+        ),
         *_means(study, means),
     ]
 
@@ -223,53 +334,105 @@ def ranking_words(ranking: object) -> str:
         return f"No ranks over data sets: {ranking.reason}."
     order = ", ".join(f"{name} {r:.2f}" for name, r in ranking.ranks.items())
     test = "" if ranking.p is None else f" Friedman's test: p = {ranking.p:.3g}."
-    reach = "" if ranking.distance is None else f" Critical difference (Nemenyi, 5 %): {ranking.distance:.2f}."
-    alike = "" if not ranking.groups else " Not told apart: " + "; ".join(", ".join(g) for g in ranking.groups) + "."
-    note = f" Note: {ranking.reason}." if ranking.reason else ""
-    return (
-        f"Mean ranks over {ranking.sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
+    reach = (
+        ""
+        if ranking.distance is None
+        else f" Critical difference (Nemenyi, 5 %): {ranking.distance:.2f}."
     )
+    alike = (
+        ""
+        if not ranking.groups
+        else " Not told apart: " + "; ".join(", ".join(g) for g in ranking.groups) + "."
+    )
+    note = f" Note: {ranking.reason}." if ranking.reason else ""
+    return f"Mean ranks over {ranking.sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
 
 
 def _weights(seen: Sequence[View]) -> list[report.Block]:
     wanted = ("test/weight/", "test/confidence/", "test/unfamiliar/")
-    metrics = sorted({n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(wanted)})
+    metrics = sorted(
+        {n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(wanted)}
+    )
     facts = [m for m in metrics if m.count("/") == 3]
     found: list[report.Block] = []
     if metrics:
         caption = "Mean fusion weight of each modality; where present, its mean confidence and the share of rows unlike training."
-        found.append(study_tables.score_table(seen, [m for m in metrics if m not in facts], caption))
+        found.append(
+            study_tables.score_table(seen, [m for m in metrics if m not in facts], caption)
+        )
     return [*found, study_tables.confidence_table(seen)] if facts else found
 
 
 def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
-    failed = [[r["data"], r["variant"], r["condition"], r["seed"], r["reason"]] for r in rows if r["state"] == "failed"]
+    failed = [
+        [r["data"], r["variant"], r["condition"], r["seed"], r["reason"]]
+        for r in rows
+        if r["state"] == "failed"
+    ]
     fell_back = _fell_back(plans, rows)
-    notes = [[r["data"], r["variant"], r["condition"], r["seed"], r["note"]] for r in rows if r.get("note")]
-    left_out = list(dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out))
+    notes = [
+        [r["data"], r["variant"], r["condition"], r["seed"], r["note"]]
+        for r in rows
+        if r.get("note")
+    ]
+    left_out = list(
+        dict.fromkeys(f"{data}: {reason}" for data, p in plans.items() for reason in p.left_out)
+    )
     columns = ("data", "variant", "condition", "seed", "reason")
     missing = sum(len(p.cells) for p in plans.values()) - len(rows)
     return [
         *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
-        *([Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")] if failed else []),
+        *(
+            [Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")]
+            if failed
+            else []
+        ),
         *([Bullets(left_out)] if left_out else []),
-        *([Text(f"Test-time aggregation fell back to uniform weights: {fell_back}.")] if fell_back else []),
-        *([Table(columns=columns, rows=notes, caption="Notes of test-time aggregation.", folded=True)] if notes else []),
+        *(
+            [Text(f"Test-time aggregation fell back to uniform weights: {fell_back}.")]
+            if fell_back
+            else []
+        ),
+        *(
+            [
+                Table(
+                    columns=columns,
+                    rows=notes,
+                    caption="Notes of test-time aggregation.",
+                    folded=True,
+                )
+            ]
+            if notes
+            else []
+        ),
     ]
 
 
 def _fell_back(plans: Mapping[str, Plan], rows: Sequence[Row]) -> str:
     """How often each variant that weighs the experts at test time was refused by the guard, of how many cells."""
-    weighing = {(d, c.variant, c.condition, c.seed) for d, p in plans.items() for c in p.cells if c.test.get("aggregation")}
+    weighing = {
+        (d, c.variant, c.condition, c.seed)
+        for d, p in plans.items()
+        for c in p.cells
+        if c.test.get("aggregation")
+    }
     refused: dict[str, list[bool]] = {}
     for r in rows:
-        if r["state"] == "done" and (r["data"], r["variant"], r["condition"], r["seed"]) in weighing:
+        if (
+            r["state"] == "done"
+            and (r["data"], r["variant"], r["condition"], r["seed"]) in weighing
+        ):
             refused.setdefault(r["variant"], []).append(bool(r.get("test/fell_back")))
-    return ", ".join(f"{name} in {sum(told)} of {len(told)} cells" for name, told in refused.items())
+    return ", ".join(
+        f"{name} in {sum(told)} of {len(told)} cells" for name, told in refused.items()
+    )
 
 
 def _made(command: str) -> list[report.Block]:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray", "scipy", "scikit-learn"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "ray", "scipy", "scikit-learn")
+    )
     return [Code(command), *(Text(words) for words in METHOD), Text(f"Versions: {versions}.")]
 
 
@@ -277,8 +440,17 @@ def _rows_used(seen: Sequence[View]) -> list[report.Block]:
     """What a result rests on: rows of training and test, and how unequal the classes were."""
     found = []
     for view in seen:
-        means = {name: summarise([r[name] for r in view.rows if isinstance(r.get(name), float)]).mean for name in USED}
-        found.append([view.data, view.condition, *(None if v is None else round(v, 1) for v in means.values())])
+        means = {
+            name: summarise([r[name] for r in view.rows if isinstance(r.get(name), float)]).mean
+            for name in USED
+        }
+        found.append(
+            [
+                view.data,
+                view.condition,
+                *(None if v is None else round(v, 1) for v in means.values()),
+            ]
+        )
     caption = "Rows used: in training, the largest class over the smallest there, in the test. Few test rows make single rows weigh much."
     return [Table(columns=("data", "condition", *USED.values()), rows=found, caption=caption)]
 
@@ -294,12 +466,27 @@ def _variants(plans: Mapping[str, Plan]) -> Table:
 
 
 def _cost(seen: Sequence[View]) -> Table:
-    return study_tables.score_table(seen, ["train_seconds"], "Seconds of training, evaluation left out.")
+    return study_tables.score_table(
+        seen, ["train_seconds"], "Seconds of training, evaluation left out."
+    )
 
 
 def _all_cells(study: Study, rows: Sequence[Row]) -> Table:
     metrics = (study.metric, study.tail)
-    found = [[r["data"], r["condition"], r["variant"], r["seed"], r["state"], *(r.get(f"test/{m}") for m in metrics)] for r in rows]
+    found = [
+        [
+            r["data"],
+            r["condition"],
+            r["variant"],
+            r["seed"],
+            r["state"],
+            *(r.get(f"test/{m}") for m in metrics),
+        ]
+        for r in rows
+    ]
     return Table(
-        columns=("data", "condition", "variant", "seed", "state", *map(name_of, metrics)), rows=found, caption="All cells", folded=True
+        columns=("data", "condition", "variant", "seed", "state", *map(name_of, metrics)),
+        rows=found,
+        caption="All cells",
+        folded=True,
     )

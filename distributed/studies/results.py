@@ -35,12 +35,19 @@ class Results:
         for plain in csv.DictReader(io.StringIO(text)):
             if plain.get("key") and plain.get("seed"):
                 results.put(
-                    {name: value if name in WORDS else _number(value) for name, value in plain.items() if name in WORDS or value != ""}
+                    {
+                        name: value if name in WORDS else _number(value)
+                        for name, value in plain.items()
+                        if name in WORDS or value != ""
+                    }
                 )
         return results
 
     def put(self, row: Row) -> None:
-        self.rows[row["data"], row["variant"], row["condition"], int(row["seed"]), row["key"]] = {**row, "seed": int(row["seed"])}
+        self.rows[row["data"], row["variant"], row["condition"], int(row["seed"]), row["key"]] = {
+            **row,
+            "seed": int(row["seed"]),
+        }
 
     def finished(self) -> dict[str, Row]:
         """A finished row for every key that has one."""
@@ -59,7 +66,12 @@ class Results:
         writer.writeheader()
         for place in sorted(self.rows):
             row = self.rows[place]
-            writer.writerow({name: repr(value) if isinstance(value, float) else value for name, value in row.items()})
+            writer.writerow(
+                {
+                    name: repr(value) if isinstance(value, float) else value
+                    for name, value in row.items()
+                }
+            )
         return out.getvalue()
 
 

@@ -34,17 +34,32 @@ def plans_of(
     plans = {}
     for data in sets:
         schema = data.manifest.schema
-        plans[data.name] = plan(study, schema.modalities, [t.name for t in schema.tables], seeds, extra)
+        plans[data.name] = plan(
+            study, schema.modalities, [t.name for t in schema.tables], seeds, extra
+        )
     if variants is not None or conditions is not None:
-        kept = {kind: _chosen(asked, kind, plans.values()) for kind, asked in (("variants", variants), ("conditions", conditions))}
+        kept = {
+            kind: _chosen(asked, kind, plans.values())
+            for kind, asked in (("variants", variants), ("conditions", conditions))
+        }
         compared = kept["variants"] | {study.reference}
         plans = {
-            name: p.narrow(c for c in p.cells if c.variant in compared and c.condition in kept["conditions"]) for name, p in plans.items()
+            name: p.narrow(
+                c for c in p.cells if c.variant in compared and c.condition in kept["conditions"]
+            )
+            for name, p in plans.items()
         }
     for data in sets:
         for cell in plans[data.name].cells:
             seen = data.manifest.schema.keep(words(cell.settings.get("data.modalities", "")))
-            corrupt.parse(",".join(filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))), seen)
+            corrupt.parse(
+                ",".join(
+                    filter(
+                        None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))
+                    )
+                ),
+                seen,
+            )
     return plans
 
 
@@ -57,7 +72,9 @@ def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
     while pieces:
         ends = [n for n in range(len(pieces), 0, -1) if ", ".join(pieces[:n]) in known]
         if not ends:
-            raise ValueError(f"--{kind} must name {kind} of the study: {', '.join(map(repr, known))}; got {pieces[0]!r}")
+            raise ValueError(
+                f"--{kind} must name {kind} of the study: {', '.join(map(repr, known))}; got {pieces[0]!r}"
+            )
         found.add(", ".join(pieces[: ends[0]]))
         pieces = pieces[ends[0] :]
     return found
@@ -76,10 +93,21 @@ class State:
     command: str
 
     @classmethod
-    def open(cls, folder: str, study: Study, plans: dict[str, Plan], digests: Mapping[str, str], *, resume: bool, command: str) -> State:
+    def open(
+        cls,
+        folder: str,
+        study: Study,
+        plans: dict[str, Plan],
+        digests: Mapping[str, str],
+        *,
+        resume: bool,
+        command: str,
+    ) -> State:
         results = Results.load(folder)
         if results.rows and not resume:
-            raise ValueError(f"--out must be a new folder, or add --resume to keep its {len(results.rows)} cells and go on; got {folder}")
+            raise ValueError(
+                f"--out must be a new folder, or add --resume to keep its {len(results.rows)} cells and go on; got {folder}"
+            )
         places = [(data, cell) for data, p in plans.items() for cell in (p.whole or p).cells]
         keys = {_place(d, c): c.key(digests[d]) for d, c in places}
         trainings = {_place(d, c): c.training(digests[d]) for d, c in places}
@@ -112,17 +140,26 @@ class State:
         """Writes a training's rows; returns a line about it."""
         rows, history = outcome
         rows = rows if len(rows) == len(group) else rows * len(group)
-        named = [{**row, **_names(_place(d, c)), "key": self.keys[_place(d, c)]} for (d, c), row in zip(group, rows)]
+        named = [
+            {**row, **_names(_place(d, c)), "key": self.keys[_place(d, c)]}
+            for (d, c), row in zip(group, rows)
+        ]
         self.results.add(named)
         study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
         if all(row["state"] == "done" for row in named):
             self.forget(group)
         first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
-        words = f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
+        words = (
+            f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
+        )
         if first["state"] == "failed":
             return f"{words}: failed: {first['reason']}"
         value = first.get(f"test/{self.study.metric}")
-        shown = "" if value is None else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
+        shown = (
+            ""
+            if value is None
+            else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
+        )
         return f"{words}{shown} ({first.get('train_seconds', 0):.0f} s)"
 
     def run_folder(self, group: Group) -> str:
@@ -136,7 +173,11 @@ class State:
 
     def rows(self) -> list[Row]:
         """The rows of the study's cells only, and only where they are of the settings planned."""
-        return [self.results.rows[*p, key] for p, key in self.keys.items() if (*p, key) in self.results.rows]
+        return [
+            self.results.rows[*p, key]
+            for p, key in self.keys.items()
+            if (*p, key) in self.results.rows
+        ]
 
     def shown(self) -> dict[str, Plan]:
         """The plans with the cells that were asked for and those that have a result from another time: whoever asks for few variants
@@ -144,7 +185,10 @@ class State:
         there = {_place_of(row) for row in self.rows()}
         kept = there | self.asked()
         return {
-            data: p.whole.narrow(c for c in p.whole.cells if _place(data, c) in kept) if p.whole else p for data, p in self.plans.items()
+            data: p.whole.narrow(c for c in p.whole.cells if _place(data, c) in kept)
+            if p.whole
+            else p
+            for data, p in self.plans.items()
         }
 
     def asked(self) -> set[tuple[str, str, str, int]]:
@@ -165,7 +209,9 @@ class State:
     def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
         """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
         self.describe()
-        return study_report.write(self.folder, self.study, self.shown(), self.rows(), self.command, pictures=pictures)
+        return study_report.write(
+            self.folder, self.study, self.shown(), self.rows(), self.command, pictures=pictures
+        )
 
 
 def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:

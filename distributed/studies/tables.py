@@ -19,14 +19,27 @@ from distributed.studies.views import (
 from model.metrics.names import CONFIDENCE_FACTS
 from model.metrics.names import metric as metric_named
 
-COLUMNS = ("macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "accuracy", "ece")
+COLUMNS = (
+    "macro_f1",
+    "worst_recall",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+    "accuracy",
+    "ece",
+)
 MOST_OPEN = 60  # rows of a table that is not folded
 
 
 def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> Table:
     """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
     labels = place_columns(seen)
-    head = [*labels, "variant", "seeds", *(f"{name_of(m)}{' %' if in_percent(m) else ''}" for m in metrics)]
+    head = [
+        *labels,
+        "variant",
+        "seeds",
+        *(f"{name_of(m)}{' %' if in_percent(m) else ''}" for m in metrics),
+    ]
     rows = []
     for view in seen:
         means = {m: view.means(m) for m in metrics}
@@ -68,23 +81,43 @@ def confidence_table(seen: Sequence[View]) -> Table:
     labels = place_columns(seen)
     rows = []
     for view in seen:
-        facts = sorted({n.removeprefix("test/") for r in view.rows for n in r if n.startswith("test/confidence/") and n.count("/") == 4})
+        facts = sorted(
+            {
+                n.removeprefix("test/")
+                for r in view.rows
+                for n in r
+                if n.startswith("test/confidence/") and n.count("/") == 4
+            }
+        )
         means = {fact: view.means(fact) for fact in facts}
         for name in view.finished:
-            for place in dict.fromkeys(fact.rpartition("/")[0] for fact in facts if name in means[fact]):
+            for place in dict.fromkeys(
+                fact.rpartition("/")[0] for fact in facts if name in means[fact]
+            ):
                 _, modality, group = place.split("/")
-                told = [_mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False) for fact in CONFIDENCE_FACTS]
+                told = [
+                    _mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False)
+                    for fact in CONFIDENCE_FACTS
+                ]
                 rows.append([*place_cells(view, labels), name, modality, group, *told])
     caption = (
         "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, what of it the fusion uses "
         "(drawn towards the mean of its class), the true-class probability that came, the rank correlation of the first with it over the "
         "records, and the fusion weight. The standard deviation over seeds says how stable each is."
     )
-    columns = (*labels, "variant", "modality", "classes", *(fact.replace("_", " ") for fact in CONFIDENCE_FACTS))
+    columns = (
+        *labels,
+        "variant",
+        "modality",
+        "classes",
+        *(fact.replace("_", " ") for fact in CONFIDENCE_FACTS),
+    )
     return Table(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 
-def gap_columns(seen: Sequence[View], metric: str, prefix: str = "") -> tuple[tuple[str, str], list[list[Cell | None]]]:
+def gap_columns(
+    seen: Sequence[View], metric: str, prefix: str = ""
+) -> tuple[tuple[str, str], list[list[Cell | None]]]:
     """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
@@ -93,11 +126,28 @@ def gap_columns(seen: Sequence[View], metric: str, prefix: str = "") -> tuple[tu
         found = {c.name: c for c in view.comparisons(metric)}
         for name in view.finished:
             c = found.get(name)
-            rows.append([None, None] if c is None or c.difference is None else [_gap_cell(c, scale, digits), _p_cell(c.t_holm)])
+            rows.append(
+                [None, None]
+                if c is None or c.difference is None
+                else [_gap_cell(c, scale, digits), _p_cell(c.t_holm)]
+            )
     return (f"{prefix}difference", f"{prefix}Holm p"), rows
 
 
-TIDY = ("data", "condition", "variant", "metric", "seeds", "mean", "sd", "low", "high", "reference", "difference", "difference_low")
+TIDY = (
+    "data",
+    "condition",
+    "variant",
+    "metric",
+    "seeds",
+    "mean",
+    "sd",
+    "low",
+    "high",
+    "reference",
+    "difference",
+    "difference_low",
+)
 TIDY += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
 
 
@@ -109,15 +159,46 @@ def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> Table:
             against = {c.name: c for c in view.comparisons(metric)}
             for name, s in view.means(metric).items():
                 c = against.get(name)
-                tested = [None] * 8 if c is None else [c.reference, c.difference, c.low, c.high, c.effect, c.t_p, c.t_holm, c.wilcoxon_p]
+                tested = (
+                    [None] * 8
+                    if c is None
+                    else [
+                        c.reference,
+                        c.difference,
+                        c.low,
+                        c.high,
+                        c.effect,
+                        c.t_p,
+                        c.t_holm,
+                        c.wilcoxon_p,
+                    ]
+                )
                 last = None if c is None else c.wilcoxon_holm
-                rows.append([view.data, view.condition, name, metric, s.n, s.mean, s.sd, s.low, s.high, *tested, last])
+                rows.append(
+                    [
+                        view.data,
+                        view.condition,
+                        name,
+                        metric,
+                        s.n,
+                        s.mean,
+                        s.sd,
+                        s.low,
+                        s.high,
+                        *tested,
+                        last,
+                    ]
+                )
     return Table(columns=TIDY, rows=rows)
 
 
 def _gap_cell(c: Comparison, scale: float, digits: int) -> Cell:
     assert c.difference is not None
-    between = "" if c.low is None or c.high is None else f" ({signed(c.low * scale, digits)} to {signed(c.high * scale, digits)})"
+    between = (
+        ""
+        if c.low is None or c.high is None
+        else f" ({signed(c.low * scale, digits)} to {signed(c.high * scale, digits)})"
+    )
     return Cell(text=f"{signed(c.difference * scale, digits)}{between}", value=c.difference)
 
 
@@ -130,16 +211,45 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
     labels = place_columns(seen)
-    head = [*labels, "variant", "difference", "95 % interval", "shown", "Hedges g", "t p", "Holm", "Wilcoxon p", "Holm "]
+    head = [
+        *labels,
+        "variant",
+        "difference",
+        "95 % interval",
+        "shown",
+        "Hedges g",
+        "t p",
+        "Holm",
+        "Wilcoxon p",
+        "Holm ",
+    ]
     rows = []
     for view in seen:
         for c in view.comparisons(metric):
             low, high = (None if v is None else signed(v * scale, digits) for v in (c.low, c.high))
-            gap = None if c.difference is None else Cell(text=signed(c.difference * scale, digits), value=c.difference)
+            gap = (
+                None
+                if c.difference is None
+                else Cell(text=signed(c.difference * scale, digits), value=c.difference)
+            )
             between = None if low is None else f"{low} to {high}"
             p_values = [_p_cell(p) for p in (c.t_p, c.t_holm, c.wilcoxon_p, c.wilcoxon_holm)]
-            effect = None if c.effect is None else Cell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
-            rows.append([*place_cells(view, labels), c.name, gap, between, verdict(c, metric), effect, *p_values])
+            effect = (
+                None
+                if c.effect is None
+                else Cell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
+            )
+            rows.append(
+                [
+                    *place_cells(view, labels),
+                    c.name,
+                    gap,
+                    between,
+                    verdict(c, metric),
+                    effect,
+                    *p_values,
+                ]
+            )
     return Table(columns=tuple(head), rows=rows, caption=caption)
 
 

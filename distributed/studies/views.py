@@ -64,12 +64,18 @@ class View:
     condition: str
     variants: tuple[str, ...]
     rows: tuple[Row, ...]
-    common: Mapping[str, str] = field(default_factory=dict)  # the name over data sets of a variant that is named after a modality
+    common: Mapping[str, str] = field(
+        default_factory=dict
+    )  # the name over data sets of a variant that is named after a modality
 
     @property
     def finished(self) -> dict[str, int]:
         """How many cells of each variant have finished, in the variants' order."""
-        return {name: n for name in self.variants if (n := sum(row["variant"] == name for row in self.rows))}
+        return {
+            name: n
+            for name in self.variants
+            if (n := sum(row["variant"] == name for row in self.rows))
+        }
 
     def scores(self, metric: str) -> dict[str, dict[int, float]]:
         """{variant: {seed: value}} of the test split, for variants that have the metric at all."""
@@ -81,7 +87,9 @@ class View:
         return {name: values for name, values in found.items() if values}
 
     def means(self, metric: str) -> dict[str, Summary]:
-        return {name: summarise(list(values.values())) for name, values in self.scores(metric).items()}
+        return {
+            name: summarise(list(values.values())) for name, values in self.scores(metric).items()
+        }
 
     def comparisons(self, metric: str) -> list[Comparison]:
         """Against the reference; empty where the reference itself has no score."""
@@ -98,7 +106,16 @@ def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[
             mine = tuple(r for r in done if (r["data"], r["condition"]) == (data, condition.name))
             if mine:
                 common = {v.name: v.common for v in plan.variants}
-                found.append(View(study, data, condition.name, tuple(v.name for v in plan.variants), mine, common))
+                found.append(
+                    View(
+                        study,
+                        data,
+                        condition.name,
+                        tuple(v.name for v in plan.variants),
+                        mine,
+                        common,
+                    )
+                )
     return found
 
 
@@ -111,11 +128,24 @@ def mean_views(seen: Sequence[View], sets: Collection[str]) -> list[View]:
             places: dict[tuple[str, int], list[Row]] = {}
             for view in mine:
                 for row in view.rows:
-                    places.setdefault((view.common.get(row["variant"], row["variant"]), row["seed"]), []).append(row)
-            rows = tuple(_mean_row(name, rows) for (name, _), rows in places.items() if len(rows) == len(sets))
+                    places.setdefault(
+                        (view.common.get(row["variant"], row["variant"]), row["seed"]), []
+                    ).append(row)
+            rows = tuple(
+                _mean_row(name, rows)
+                for (name, _), rows in places.items()
+                if len(rows) == len(sets)
+            )
             common = mine[0].common
-            kept = tuple(n for n in (common.get(n, n) for n in mine[0].variants) if any(r["variant"] == n for r in rows))
-            study = replace(mine[0].study, reference=common.get(mine[0].study.reference, mine[0].study.reference))
+            kept = tuple(
+                n
+                for n in (common.get(n, n) for n in mine[0].variants)
+                if any(r["variant"] == n for r in rows)
+            )
+            study = replace(
+                mine[0].study,
+                reference=common.get(mine[0].study.reference, mine[0].study.reference),
+            )
             found.append(View(study, f"mean of {len(sets)} data sets", condition, kept, rows))
     return [v for v in found if v.rows]
 
@@ -129,12 +159,25 @@ def left_out_of_means(means: Sequence[View], plans: Mapping[str, Plan]) -> list[
         planned.append(dict.fromkeys((c.condition, common[c.variant]) for c in p.cells))
     missing: dict[str, list[str]] = {}
     for condition, name in planned[0]:
-        if all((condition, name) in cells for cells in planned) and name not in found.get(condition, {}):
+        if all((condition, name) in cells for cells in planned) and name not in found.get(
+            condition, {}
+        ):
             missing.setdefault(condition, []).append(name)
-    return [f"{', '.join(names) if condition in found else 'everything'} under {condition}" for condition, names in missing.items()]
+    return [
+        f"{', '.join(names) if condition in found else 'everything'} under {condition}"
+        for condition, names in missing.items()
+    ]
 
 
 def _mean_row(name: str, rows: Sequence[Row]) -> Row:
     """Only the metrics that every data set has."""
-    shared = [n for n in rows[0] if n.startswith("test/") and all(isinstance(r.get(n), float) for r in rows)]
-    return {"variant": name, "seed": rows[0]["seed"], **{n: sum(r[n] for r in rows) / len(rows) for n in shared}}
+    shared = [
+        n
+        for n in rows[0]
+        if n.startswith("test/") and all(isinstance(r.get(n), float) for r in rows)
+    ]
+    return {
+        "variant": name,
+        "seed": rows[0]["seed"],
+        **{n: sum(r[n] for r in rows) / len(rows) for n in shared},
+    }

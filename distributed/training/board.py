@@ -25,7 +25,16 @@ MOST_NAMED = 64  # classes that a confusion matrix can name legibly
 MOST_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
 MOST_AHEAD = 10.0  # seconds to wait for event files that seem to come from later
 SHOTS = ("many", "medium", "few")
-SUMMARY = ("balanced_accuracy", "macro_f1", "worst_recall", "many_shot_accuracy", "medium_shot_accuracy", "few_shot_accuracy", "nll", "ece")
+SUMMARY = (
+    "balanced_accuracy",
+    "macro_f1",
+    "worst_recall",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+    "nll",
+    "ece",
+)
 
 
 class Board:
@@ -49,7 +58,9 @@ class Board:
             if name not in ("epoch", "best_epoch"):
                 self.writer.add_scalar(tag(name), value, step)  # type: ignore[no-untyped-call]
         self.histograms(scores, step)
-        image_HWC = confusion_image(scores.probabilities_NC.argmax(1), scores.labels_N, self.schema.classes)
+        image_HWC = confusion_image(
+            scores.probabilities_NC.argmax(1), scores.labels_N, self.schema.classes
+        )
         self.writer.add_image("val_confusion", image_HWC, step, dataformats="HWC")  # type: ignore[no-untyped-call]
         self.flush()
 
@@ -61,8 +72,12 @@ class Board:
             for g, shot in enumerate(SHOTS):
                 rows_N = known_N & (group_N == g) & scores.present_NM[:, m]
                 if rows_N.any():
-                    self.writer.add_histogram(f"weight_{shot}/{modality}", scores.weights_NM[rows_N, m], step)  # type: ignore[no-untyped-call]
-                    self.writer.add_histogram(f"confidence_{shot}/{modality}", scores.confidence_NM[rows_N, m], step)  # type: ignore[no-untyped-call]
+                    self.writer.add_histogram(
+                        f"weight_{shot}/{modality}", scores.weights_NM[rows_N, m], step
+                    )  # type: ignore[no-untyped-call]
+                    self.writer.add_histogram(
+                        f"confidence_{shot}/{modality}", scores.confidence_NM[rows_N, m], step
+                    )  # type: ignore[no-untyped-call]
 
     def close(self, config: Config, metrics: dict[str, Any]) -> None:
         from distributed.config import flatten
@@ -74,7 +89,9 @@ class Board:
             for name in SUMMARY
             if name in metrics[split]
         }
-        end = metrics["epochs"] + 1  # behind the last epoch, so that a finished run that is resumed forgets them
+        end = (
+            metrics["epochs"] + 1
+        )  # behind the last epoch, so that a finished run that is resumed forgets them
         for name, value in final.items():
             self.writer.add_scalar(name, value, end)  # type: ignore[no-untyped-call]
         self.writer.add_text("settings", settings_table(flatten(config)), end)  # type: ignore[no-untyped-call]
@@ -101,7 +118,11 @@ def _await_turn(out: str) -> None:
 
     files, path = filesystem(out)
     found = files.get_file_info(FileSelector(path, allow_not_found=True))
-    made = [int(stamp[1]) for file in found if (stamp := re.match(r"events\.out\.tfevents\.(\d+)\.", file.base_name))]
+    made = [
+        int(stamp[1])
+        for file in found
+        if (stamp := re.match(r"events\.out\.tfevents\.(\d+)\.", file.base_name))
+    ]
     ahead = max(made, default=0) + 1 - time.time()
     if 0 < ahead <= MOST_AHEAD:
         time.sleep(ahead)
@@ -117,7 +138,11 @@ def tag(name: str) -> str:
     ):
         if name.startswith(start):
             return group + name.removeprefix(start)
-    return {"lr": "speed/learning_rate", "rows_per_second": "speed/rows_per_second", "loss": "loss/total"}.get(name, name)
+    return {
+        "lr": "speed/learning_rate",
+        "rows_per_second": "speed/rows_per_second",
+        "loss": "loss/total",
+    }.get(name, name)
 
 
 def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
@@ -152,7 +177,11 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
     rows_C = torch.bincount(labels_N, minlength=classes)
     seen_B = torch.bincount(torch.arange(classes) // step, weights=(rows_C > 0).float())
     places_N = labels_N // step * blocks + predictions_N // step
-    share_BB = torch.bincount(places_N, weights=1 / rows_C[labels_N], minlength=blocks**2).float().reshape(blocks, blocks)
+    share_BB = (
+        torch.bincount(places_N, weights=1 / rows_C[labels_N], minlength=blocks**2)
+        .float()
+        .reshape(blocks, blocks)
+    )
     shade_BB1 = (share_BB / seen_B.float().clamp_min(1)[:, None]).numpy()[..., None]
     light, dark = np.float32([250, 250, 252]), np.float32([20, 60, 140])
     legible = classes <= MOST_NAMED
@@ -160,7 +189,9 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
     image = (light + shade_BB1 * (dark - light)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
     for c in range(blocks if cell > 3 else 0):
         low, high = c * cell, (c + 1) * cell - 1
-        image[low, low : high + 1] = image[high, low : high + 1] = image[low : high + 1, low] = image[low : high + 1, high] = (200, 80, 40)
+        image[low, low : high + 1] = image[high, low : high + 1] = image[
+            low : high + 1, low
+        ] = image[low : high + 1, high] = (200, 80, 40)
     return named(image, cell, names) if legible else image
 
 
@@ -183,4 +214,10 @@ def named(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:
 
 def settings_table(flat: dict[str, Any]) -> str:
     """Every setting as a Markdown table."""
-    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in flat.items())])
+    return "\n".join(
+        [
+            "| setting | value |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in flat.items()),
+        ]
+    )

@@ -43,7 +43,9 @@ class States:
         from pyarrow.fs import FileSelector
 
         found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return sorted((f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True)
+        return sorted(
+            (f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True
+        )
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Writes the state of an epoch and keeps the newest before it.
@@ -70,14 +72,21 @@ class States:
         names = [name for name in self._names() if name.endswith(".pt")]
         for place, name in enumerate(names, start=1):
             content = read_file(f"{self.folder}/{name}")
-            if hashlib.sha256(content).hexdigest()[:16] == name.removesuffix(".pt").rpartition("-")[2]:
+            if (
+                hashlib.sha256(content).hexdigest()[:16]
+                == name.removesuffix(".pt").rpartition("-")[2]
+            ):
                 saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 if saved.get("format") == FORMAT:
                     return saved["state"]  # type: ignore[no-any-return]
                 raise OtherFormat(
                     f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
                 )
-            instead = "trying the one before it" if place < len(names) else "there is none before it: starting anew"
+            instead = (
+                "trying the one before it"
+                if place < len(names)
+                else "there is none before it: starting anew"
+            )
             print(f"warning: the state {self.folder}/{name} is damaged; {instead}", file=sys.stderr)
         return None
 
@@ -90,8 +99,12 @@ class Checkpoint:
     config: Config
     manifest: Manifest
     calibration: Calibration
-    validation: Validation | None = None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
-    expectation: Expectation | None = None  # tells whether the modalities of new rows still belong together
+    validation: Validation | None = (
+        None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
+    )
+    expectation: Expectation | None = (
+        None  # tells whether the modalities of new rows still belong together
+    )
 
 
 def save(folder: str, checkpoint: Checkpoint) -> None:
@@ -107,9 +120,15 @@ def save(folder: str, checkpoint: Checkpoint) -> None:
         "schema": to_dict(checkpoint.network.schema),
         "manifest": {**vars(checkpoint.manifest), "schema": to_dict(checkpoint.manifest.schema)},
     }
-    weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()
+    }
     buffer = io.BytesIO()
-    known = {"calibration": checkpoint.calibration, "validation": checkpoint.validation, "expectation": checkpoint.expectation}
+    known = {
+        "calibration": checkpoint.calibration,
+        "validation": checkpoint.validation,
+        "expectation": checkpoint.expectation,
+    }
     held = {name: one.state_dict() for name, one in known.items() if one is not None}
     torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
     folder = folder.rstrip("/")
@@ -140,19 +159,36 @@ def parse(content: bytes, folder: str) -> Checkpoint:
         made_with = int(plain["format"])
     except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
         why = f"another model.pt, or a damaged one ({type(error).__name__})"
-        raise ValueError(f"--checkpoint must be one that this project wrote; {folder} holds {why}") from None
+        raise ValueError(
+            f"--checkpoint must be one that this project wrote; {folder} holds {why}"
+        ) from None
     if made_with != FORMAT:
-        way = "use a newer version of this project" if made_with > FORMAT else "train again, or use the version that made it"
+        way = (
+            "use a newer version of this project"
+            if made_with > FORMAT
+            else "train again, or use the version that made it"
+        )
         raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {made_with}: {way}")
     config = override(Config(), plain["config"])
-    bare = dataclasses.replace(config.model, image=dataclasses.replace(config.image, weights=""))  # its weights are in the checkpoint
+    bare = dataclasses.replace(
+        config.model, image=dataclasses.replace(config.image, weights="")
+    )  # its weights are in the checkpoint
     network = Network(from_dict(plain["schema"]), bare)
     network.load_state_dict(saved["network"])
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
     validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
-    expectation = Expectation.from_state_dict(saved["expectation"]) if "expectation" in saved else None
-    return Checkpoint(network, config, manifest, Calibration.from_state_dict(saved["calibration"]), validation, expectation)
+    expectation = (
+        Expectation.from_state_dict(saved["expectation"]) if "expectation" in saved else None
+    )
+    return Checkpoint(
+        network,
+        config,
+        manifest,
+        Calibration.from_state_dict(saved["calibration"]),
+        validation,
+        expectation,
+    )
 
 
 def find(folder: str) -> bytes:
@@ -165,7 +201,9 @@ def find(folder: str) -> bytes:
             continue
         if not intact(content):
             way = "copy it again, or have its run write it anew: python distributed/train.py --out RUN --resume"
-            raise ValueError(f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}")
+            raise ValueError(
+                f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}"
+            )
         return content
     raise ValueError(f"--checkpoint must name {_missing(folder)}")
 

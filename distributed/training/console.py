@@ -29,14 +29,21 @@ class EpochBar:
             from rich.progress import BarColumn, Progress, TextColumn
             from rich.table import Column
 
-            bar = BarColumn(None, table_column=Column(max_width=40))  # has what the words leave of the line
+            bar = BarColumn(
+                None, table_column=Column(max_width=40)
+            )  # has what the words leave of the line
             words = TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.description}")
             self.bar = Progress(bar, words, console=Console(stderr=True))
             self.task = self.bar.add_task(self.title, total=self.epochs)
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -52,7 +59,11 @@ class EpochBar:
             f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
         )
         if self.bar is None:
-            print("  ".join((f"epoch {metrics['epoch']:.0f}/{self.epochs}", *said)), file=sys.stderr, flush=True)
+            print(
+                "  ".join((f"epoch {metrics['epoch']:.0f}/{self.epochs}", *said)),
+                file=sys.stderr,
+                flush=True,
+            )
         else:  # what a terminal of 80 columns holds
             self.bar.update(self.task, completed=metrics["epoch"], description=" ".join(said))
 
@@ -65,7 +76,9 @@ def epochs_told(metrics: dict[str, Any], optim: OptimConfig) -> str:
     return f"{told}; the scores are of epoch {metrics['best_epoch']}, with what was fitted on validation after it"
 
 
-def results_notes(metrics: dict[str, Any], classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+def results_notes(
+    metrics: dict[str, Any], classes: Sequence[str], counts: Sequence[int]
+) -> list[str]:
     """What the table of a run cannot say. counts: training rows of each class."""
     notes = []
     if absent := [name for name, count in zip(classes, counts) if not count]:
@@ -76,12 +89,18 @@ def results_notes(metrics: dict[str, Any], classes: Sequence[str], counts: Seque
                 f"{split} has no rows of {listed(absent)}: its scores are of {len(classes) - len(absent)} of {len(classes)} classes"
             )
     if metrics["calibration"]:
-        reasons = dict.fromkeys(part.partition(": ")[2] or part for part in metrics["calibration"].split("; "))
+        reasons = dict.fromkeys(
+            part.partition(": ")[2] or part for part in metrics["calibration"].split("; ")
+        )
         notes.append(f"calibration: {'; '.join(reasons)}")
     if by_thirds(counts):
-        notes.append("many, medium and few-shot are thirds of the classes by training rows: by 100 and 20 rows one of them would be empty")
+        notes.append(
+            "many, medium and few-shot are thirds of the classes by training rows: by 100 and 20 rows one of them would be empty"
+        )
     if "test" not in metrics:
-        notes.append("the data has no test rows; the scores on validation, which picked the epoch, are a little flattered")
+        notes.append(
+            "the data has no test rows; the scores on validation, which picked the epoch, are a little flattered"
+        )
     return notes
 
 
@@ -100,8 +119,17 @@ def results_table(metrics: dict[str, Any], classes: int) -> str:
     splits = [s for s in ("val", "test") if s in metrics]
     lines = [f"{'in %':26}" + "".join(f"{s:>8}" for s in splits) + f"   ({classes} classes)"]
     for title, name in rows.items():
-        lines.append(f"{title:26}" + "".join(f"{100 * metrics[s][name]:8.1f}" if name in metrics[s] else f"{'-':>8}" for s in splits))
+        lines.append(
+            f"{title:26}"
+            + "".join(
+                f"{100 * metrics[s][name]:8.1f}" if name in metrics[s] else f"{'-':>8}"
+                for s in splits
+            )
+        )
     for name in metrics[splits[0]]:
         if name.startswith("weight/"):
-            lines.append(f"{'fusion weight ' + name[7:]:26}" + "".join(f"{100 * metrics[s][name]:8.1f}" for s in splits))
+            lines.append(
+                f"{'fusion weight ' + name[7:]:26}"
+                + "".join(f"{100 * metrics[s][name]:8.1f}" for s in splits)
+            )
     return "\n".join(lines)

@@ -38,7 +38,9 @@ class Watch:
         """The same on every worker, whichever has the bad term: one that stopped alone would leave the others waiting."""
         first, index = self.gather(self.first_bad_T[None]).amin(0).min(0)
         if torch.isfinite(first):
-            raise Diverged(f"the loss term {self.names[int(index)]} is not finite at step {int(first)} (epoch {self.epoch})")
+            raise Diverged(
+                f"the loss term {self.names[int(index)]} is not finite at step {int(first)} (epoch {self.epoch})"
+            )
 
     def means(self) -> Tensor:
         """Mean of every term so far."""

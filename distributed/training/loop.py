@@ -55,7 +55,9 @@ class Run:
     average: Network | None = None
     epoch: int = 0  # epochs finished
     step: int = 0  # optimiser steps finished
-    best: dict[str, Any] = field(default_factory=dict)  # epoch, score, risen (the first epoch of that score), weights
+    best: dict[str, Any] = field(
+        default_factory=dict
+    )  # epoch, score, risen (the first epoch of that score), weights
     seconds: float = 0.0  # in training epochs, evaluation left out
     rows: int = 0
     data_seconds: float = 0.0  # of those, waiting for batches
@@ -71,7 +73,10 @@ class Run:
             "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
-            **{name: getattr(self, name) for name in ("epoch", "step", "seconds", "rows", "data_seconds")},
+            **{
+                name: getattr(self, name)
+                for name in ("epoch", "step", "seconds", "rows", "data_seconds")
+            },
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -92,7 +97,10 @@ class Run:
         optim = self.config.optim
         early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
         if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
-            weights = {name: tensor.detach().clone() for name, tensor in self.evaluated.state_dict().items()}
+            weights = {
+                name: tensor.detach().clone()
+                for name, tensor in self.evaluated.state_dict().items()
+            }
             tie = bool(self.best) and score == self.best["score"]
             risen = self.best.get("risen", self.best["epoch"]) if tie else self.epoch
             self.best = {"epoch": self.epoch, "score": score, "risen": risen, "weights": weights}
@@ -118,13 +126,22 @@ def fit(
         run.exchange.agree(run.network, *([] if run.average is None else [run.average]))
         scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
         if not scores.logits_NEC.isfinite().all():  # the same on every worker
-            raise Diverged(f"the network's answers on validation are not finite (epoch {run.epoch})")
-        metrics = {**terms, **{f"val/{name}": value for name, value in measure(scores, network).items()}}
+            raise Diverged(
+                f"the network's answers on validation are not finite (epoch {run.epoch})"
+            )
+        metrics = {
+            **terms,
+            **{f"val/{name}": value for name, value in measure(scores, network).items()},
+        }
         run.remember(merit(metrics, config.optim.metric))
         if config.fusion.checked:  # once the weights are remembered as they were scored
             for each in {run.network, run.evaluated}:
                 check_confidences(each, scores)
-        metrics |= {"epoch": run.epoch, "rows_per_second": run.rows / max(run.seconds, 1e-9), "best_epoch": run.best["epoch"]}
+        metrics |= {
+            "epoch": run.epoch,
+            "rows_per_second": run.rows / max(run.seconds, 1e-9),
+            "best_epoch": run.best["epoch"],
+        }
         if report(metrics, run.state(), scores):
             break
     return run
@@ -138,7 +155,9 @@ def merit(metrics: dict[str, float], metric: str) -> float:
     return -value if metric_named(metric).lower_is_better else value
 
 
-def begin(network: Network, train: Source, config: Config, exchange: Exchange, device: torch.device) -> Run:
+def begin(
+    network: Network, train: Source, config: Config, exchange: Exchange, device: torch.device
+) -> Run:
     """A run at its start: the network on its device, its average, its optimiser."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.reduce = exchange.sum
@@ -147,7 +166,16 @@ def begin(network: Network, train: Source, config: Config, exchange: Exchange, d
     if config.optim.compile:
         forward = torch.compile(forward)
     steps = config.optim.epochs * math.ceil(train.steps / config.optim.accumulate)
-    return Run(config, network, forward, optimisers.build(network, config.optim), exchange, device, steps, average)
+    return Run(
+        config,
+        network,
+        forward,
+        optimisers.build(network, config.optim),
+        exchange,
+        device,
+        steps,
+        average,
+    )
 
 
 def stale(run: Run) -> bool:
@@ -187,7 +215,10 @@ def train_step(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
     optim, step = run.config.optim, run.step
     for group in run.optimiser.param_groups:
         group["lr"] = optim.lr * optimisers.learning_rate_scale(step, run.steps, optim.warmup)
-    batches = [prepare(run, batch.to(run.device), step * optim.accumulate + k) for k, batch in enumerate(batches)]
+    batches = [
+        prepare(run, batch.to(run.device), step * optim.accumulate + k)
+        for k, batch in enumerate(batches)
+    ]
     run.optimiser.zero_grad(set_to_none=True)
     terms = GRADIENTS[optim.name](run, batches)
     if optim.clip:
@@ -206,7 +237,9 @@ def gradient(run: Run, batches: list[Batch], observe: bool = True) -> dict[str, 
         held = nullcontext() if batch is batches[-1] else run.exchange.hold(run.forward)
         with held, autocast(run.config, run.device):
             outputs = run.forward(batch)
-        terms = losses.terms(outputs, batch, run.network.counts_C, run.config.model, progress=run.step / run.steps)
+        terms = losses.terms(
+            outputs, batch, run.network.counts_C, run.config.model, progress=run.step / run.steps
+        )
         # DDP averages over workers; a worker's share of the global batch may differ from 1/N by a row
         share = len(batch) * run.exchange.world / (batch.total or len(batch)) / len(batches)
         (sum(terms.values()) * share).backward()  # type: ignore[union-attr]
@@ -263,7 +296,11 @@ def prepare(run: Run, batch: Batch, step: int) -> Batch:
 
 def precision(config: Config, device: torch.device) -> torch.dtype:
     """bfloat16 by choice, or by `auto` on a GPU that has it."""
-    automatic = config.optim.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    automatic = (
+        config.optim.precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported()
+    )
     return torch.bfloat16 if automatic or config.optim.precision == "bfloat16" else torch.float32
 
 

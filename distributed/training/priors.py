@@ -20,14 +20,23 @@ def spoken_priors(network: Network, config: Config) -> Tensor:
     Not undone: margins, tau-normalisation and multiplicative scales.
     """
     counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
-    if config.fusion.kind in WITHOUT_EXPERTS:  # combined from the auxiliary heads, which learn a uniform prior
+    if (
+        config.fusion.kind in WITHOUT_EXPERTS
+    ):  # combined from the auxiliary heads, which learn a uniform prior
         return torch.full((1, classes), 1 / classes)
     if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
         return torch.full((config.experts.count, classes), 1 / classes)
-    drawn_C = torch.from_numpy(class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)).float()
+    drawn_C = torch.from_numpy(
+        class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)
+    ).float()
     weights_C = class_weights(counts_C, config.loss, 1.0)
-    seen_C = drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)  # beside the plain draw of a plain loss
-    return (expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log() + seen_C.log()).softmax(-1)
+    seen_C = (
+        drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)
+    )  # beside the plain draw of a plain loss
+    return (
+        expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log()
+        + seen_C.log()
+    ).softmax(-1)
 
 
 def trained_prior(checkpoint: Checkpoint) -> Tensor:

@@ -10,14 +10,23 @@ from model.config import WITHOUT_EXPERTS, classifier_kind
 from model.schema import Schema, listed
 
 
-def check_training(config: Config, schema: Schema, validation_rows: int, asked: Collection[str] = ()) -> None:
+def check_training(
+    config: Config, schema: Schema, validation_rows: int, asked: Collection[str] = ()
+) -> None:
     """Refuses what cannot be trained on such a data set, as far as that shows without a network; a trained model is loaded all the same.
 
     asked: settings that a search space has yet to answer.
     """
     if not validation_rows:
-        raise ValueError("training needs validation rows: they pick the epoch and fit the calibration; the val split has none")
-    rows, workers = int(training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows).sum()), config.scaling.workers
+        raise ValueError(
+            "training needs validation rows: they pick the epoch and fit the calibration; the val split has none"
+        )
+    rows, workers = (
+        int(
+            training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows).sum()
+        ),
+        config.scaling.workers,
+    )
     check_class("optim.metric", config.optim.metric, schema.classes)
     stage, image, loss = config.stage.kind, config.image, config.loss
     kind = classifier_kind(config.experts, loss)
@@ -63,4 +72,6 @@ def check_class(name: str, metric: str, classes: Sequence[str]) -> None:
     """Of a metric of one class, that the data has it."""
     kind, separator, asked = metric.partition("/")
     if separator and asked not in classes:
-        raise ValueError(f"{name}={kind}/CLASS must name a class of the data: {listed(classes)}; got {asked!r}")
+        raise ValueError(
+            f"{name}={kind}/CLASS must name a class of the data: {listed(classes)}; got {asked!r}"
+        )

@@ -72,12 +72,16 @@ class Finished:
     calibration: Calibration
     metrics: dict[str, Any]
     history: list[dict[str, float]]
-    validation: Validation | None = None  # raw expert logits of labelled validation rows, for the guards at test time
+    validation: Validation | None = (
+        None  # raw expert logits of labelled validation rows, for the guards at test time
+    )
     expectation: Expectation | None = None  # of each modality by the others, from validation
 
     def checkpoint(self, config: Config, manifest: Manifest) -> Checkpoint:
         """What evaluation and prediction need of it."""
-        return Checkpoint(self.network, config, manifest, self.calibration, self.validation, self.expectation)
+        return Checkpoint(
+            self.network, config, manifest, self.calibration, self.validation, self.expectation
+        )
 
 
 def execute(
@@ -93,13 +97,26 @@ def execute(
     opened = start(job, exchange, arrays)
     states = checkpoints.States(f"{job.out}/state") if job.out else None
     state = states.load() if states and job.resume else None
-    recorder = Recorder(job, opened.network, states, progress, exchange.rank == 0, state["epoch"] if state else 0)
-    run = loop.fit(opened.network, opened.train, opened.val, config, recorder, state=state, exchange=exchange, device=device)
+    recorder = Recorder(
+        job, opened.network, states, progress, exchange.rank == 0, state["epoch"] if state else 0
+    )
+    run = loop.fit(
+        opened.network,
+        opened.train,
+        opened.val,
+        config,
+        recorder,
+        state=state,
+        exchange=exchange,
+        device=device,
+    )
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
     if job.out:  # trials and studies keep no checkpoint, and need no expectation
         kind = loop.precision(config, run.device)
-        finished.expectation = learn_expectation(finished.network, opened.val, run.device, exchange, kind)
+        finished.expectation = learn_expectation(
+            finished.network, opened.val, run.device, exchange, kind
+        )
     if job.out and exchange.rank == 0:
         checkpoints.save(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
         recorder.close(finished.metrics)
@@ -138,11 +155,26 @@ def keep_memory() -> None:
     libc.mallopt(trim_threshold, -1)  # never
 
 
-def open_split(job: Job, split: str, exchange: Exchange, arrays: Mapping[str, Any] | None, *, train: bool | None = None) -> stream.Source:
+def open_split(
+    job: Job,
+    split: str,
+    exchange: Exchange,
+    arrays: Mapping[str, Any] | None,
+    *,
+    train: bool | None = None,
+) -> stream.Source:
     """The batches of a split; training batches for `train` unless said otherwise."""
     train = split == "train" if train is None else train
     shared = (arrays or {}).get(split)
-    return stream.open_source(job.shards, split, job.config, train=train, rank=exchange.rank, world=exchange.world, arrays=shared)
+    return stream.open_source(
+        job.shards,
+        split,
+        job.config,
+        train=train,
+        rank=exchange.rank,
+        world=exchange.world,
+        arrays=shared,
+    )
 
 
 def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
@@ -166,13 +198,23 @@ class Recorder:
     """
 
     def __init__(
-        self, job: Job, network: Network, states: checkpoints.States | None, progress: Progress | None, leads: bool, done: int = 0
+        self,
+        job: Job,
+        network: Network,
+        states: checkpoints.States | None,
+        progress: Progress | None,
+        leads: bool,
+        done: int = 0,
     ) -> None:
         self.job, self.states, self.progress, self.leads = job, states, progress, leads
-        self.history = [metrics for metrics in self.read_history() if metrics["epoch"] <= done] if done else []
+        self.history = (
+            [metrics for metrics in self.read_history() if metrics["epoch"] <= done] if done else []
+        )
         self.board = Board(job.out, network, done + 1) if job.out and leads else None
 
-    def __call__(self, metrics: dict[str, float], state: dict[str, Any], scores: Scores) -> bool | None:
+    def __call__(
+        self, metrics: dict[str, float], state: dict[str, Any], scores: Scores
+    ) -> bool | None:
         self.history.append(metrics)
         if self.leads and self.job.out:
             storage.write_file(f"{self.job.out}/history.json", json.dumps(self.history).encode())
@@ -194,7 +236,9 @@ class Recorder:
             self.board.close(self.job.config, metrics)
 
 
-def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None) -> Finished:
+def finish(
+    job: Job, run: Run, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None
+) -> Finished:
     """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
@@ -206,13 +250,19 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
         counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
         learn_familiarity(network, some, counts_C, val, run.device, run.exchange, kind)
     if config.stage.kind != "none":
-        second_stage(network, score_features(run, stream.as_stored(train, config.inference.batch_size)), config)
+        second_stage(
+            network,
+            score_features(run, stream.as_stored(train, config.inference.batch_size)),
+            config,
+        )
     scores = score(network, val, run.device, run.exchange, kind)
     fitted = calibrate(scores, network, config)
     metrics: dict[str, Any] = {"val": judge(scores, network, fitted)}
     if job.test:
         test = open_split(job, "test", run.exchange, arrays)
-        metrics["test"] = judge(score(network, test, run.device, run.exchange, kind), network, fitted)
+        metrics["test"] = judge(
+            score(network, test, run.device, run.exchange, kind), network, fitted
+        )
     metrics |= {
         "train_seconds": run.seconds,
         "rows_per_second": run.rows / max(run.seconds, 1e-9),
@@ -227,27 +277,37 @@ def finish(job: Job, run: Run, train: stream.Source, val: stream.Source, arrays:
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
     """Temperatures and decision offsets from validation rows, under the class prior that each expert speaks for."""
     if not config.inference.calibrate:
-        return Calibration.identity(scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off")
-    return calibration.fit(scores.logits_NEC, scores.labels_N, spoken_priors(network, config), config.inference.offsets)
+        return Calibration.identity(
+            scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off"
+        )
+    return calibration.fit(
+        scores.logits_NEC, scores.labels_N, spoken_priors(network, config), config.inference.offsets
+    )
 
 
 def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
     """Metrics of calibrated probabilities, all experts alike, with the fitted decision offsets."""
     probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
-    return measure(scores, network, probabilities_NC, fitted.decide(probabilities_NC)) | measure_confidences(scores, network)
+    return measure(
+        scores, network, probabilities_NC, fitted.decide(probabilities_NC)
+    ) | measure_confidences(scores, network)
 
 
 def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:
     """Frozen features [N, E, H] and labels of every row, not augmented, in the same order whatever the number of workers."""
     hidden, labels, places, first = [], [], [], 0
     with torch.inference_mode():
-        for batch, outputs in passes(run.network, train, run.device, loop.precision(run.config, run.device)):
+        for batch, outputs in passes(
+            run.network, train, run.device, loop.precision(run.config, run.device)
+        ):
             hidden.append(outputs.hidden_BEH.float())
             labels.append(batch.labels_B)
             places.append(first + batch.start + torch.arange(len(batch), device=run.device))
             first += batch.total or len(batch)
     order_N = run.exchange.gather(torch.cat(places)).argsort()
-    return run.exchange.gather(torch.cat(hidden))[order_N], run.exchange.gather(torch.cat(labels))[order_N]
+    return run.exchange.gather(torch.cat(hidden))[order_N], run.exchange.gather(torch.cat(labels))[
+        order_N
+    ]
 
 
 def second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:
@@ -289,7 +349,10 @@ def run_once(
     """
     job = Job(shards=shards, settings=dict(settings), test=test)
     opened, config = start(job, exchange.Exchange(), arrays), job.config
-    place = torch.device(device or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"))
+    place = torch.device(
+        device
+        or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    )
     states = checkpoints.States(state) if state else None
     try:
         saved = states.load() if states else None
@@ -302,12 +365,16 @@ def run_once(
     def report(metrics: dict[str, float], current: dict[str, Any], scores: Scores) -> bool | None:
         nonlocal written
         history.append({**metrics, "train_seconds": current["seconds"]})
-        if states and (time.monotonic() - written > SAVE_EVERY or metrics["epoch"] == config.optim.epochs):
+        if states and (
+            time.monotonic() - written > SAVE_EVERY or metrics["epoch"] == config.optim.epochs
+        ):
             states.save(int(metrics["epoch"]), {**current, "history": history})
             written = time.monotonic()
         return progress(history[-1]) if progress else None
 
-    run = loop.fit(opened.network, opened.train, opened.val, config, report, state=saved, device=place)
+    run = loop.fit(
+        opened.network, opened.train, opened.val, config, report, state=saved, device=place
+    )
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = history
     return finished
@@ -315,7 +382,9 @@ def run_once(
 
 def reason(error: BaseException) -> str:
     """Why a configuration failed, in one line."""
-    error = getattr(error, "cause", None) or error  # a RayTaskError carries the worker's own exception
+    error = (
+        getattr(error, "cause", None) or error
+    )  # a RayTaskError carries the worker's own exception
     words = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of memory on the GPU; lower data.batch_size or the model's width"

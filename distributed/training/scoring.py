@@ -42,7 +42,9 @@ class Scores:
     present_NM: Tensor
     unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
     shrunk_NM: Tensor  # the confidence that the fusion goes by: drawn towards the mean of its class
-    agreement: Agreement | None = None  # of the modalities with each other, those unlike training left out; where it is asked for
+    agreement: Agreement | None = (
+        None  # of the modalities with each other, those unlike training left out; where it is asked for
+    )
 
     @property
     def probabilities_NC(self) -> Tensor:
@@ -50,7 +52,9 @@ class Scores:
         return self.logits_NEC.mean(1).softmax(-1)
 
 
-def passes(network: Network, source: Batches, device: torch.device, precision: torch.dtype) -> Iterator[tuple[Batch, Outputs]]:
+def passes(
+    network: Network, source: Batches, device: torch.device, precision: torch.dtype
+) -> Iterator[tuple[Batch, Outputs]]:
     """Every batch, on the device, and what the network in evaluation mode makes of it."""
     network.eval()
     for batch in source.batches(0):
@@ -74,24 +78,39 @@ def score(
     agreement = None
     for batch, outputs in passes(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
-        rows = [outputs.logits_BEC, batch.labels_B, outputs.weights_BM, outputs.confidence_BM, true_BM]
+        rows = [
+            outputs.logits_BEC,
+            batch.labels_B,
+            outputs.weights_BM,
+            outputs.confidence_BM,
+            true_BM,
+        ]
         rows += [outputs.present_BM, outputs.unfamiliar_BM, outputs.shrunk_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
         more = known.compare(*posteriors(outputs)) if known else None
         agreement = agreement + more if agreement and more else more
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
-    return Scores(*(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)), agreement=agreement)
+    return Scores(
+        *(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)),
+        agreement=agreement,
+    )
 
 
 def posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
     """On the CPU: [B, M, C] what each modality says by itself, and [B, M] which are there and like training."""
-    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (outputs.present_BM & ~outputs.unfamiliar_BM).cpu()
+    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (
+        outputs.present_BM & ~outputs.unfamiliar_BM
+    ).cpu()
 
 
 @torch.inference_mode()
 def learn_expectation(
-    network: Network, val: Batches, device: torch.device, exchange: Exchange, precision: torch.dtype = torch.float32
+    network: Network,
+    val: Batches,
+    device: torch.device,
+    exchange: Exchange,
+    precision: torch.dtype = torch.float32,
 ) -> Expectation | None:
     """What the modalities lead to expect of each other, from validation rows: the first of each worker's. None where too few."""
     if len(network.schema.modalities) < 2 or len(network.schema.classes) > MOST_CLASSES:
@@ -102,7 +121,9 @@ def learn_expectation(
         rows += len(told[-1][0])
         if rows > EXPECTATION_ROWS // exchange.world:
             break
-    posterior_VMC, present_VM = (exchange.gather(torch.cat(parts).to(device)).cpu() for parts in zip(*told, strict=True))
+    posterior_VMC, present_VM = (
+        exchange.gather(torch.cat(parts).to(device)).cpu() for parts in zip(*told, strict=True)
+    )
     return Expectation.learn(posterior_VMC, present_VM)
 
 
@@ -131,21 +152,37 @@ def learn_familiarity(
         more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B])
         sums = tuple(a + b for a, b in zip(sums, more, strict=True))
     familiarity.learn(*(exchange.sum(s) for s in sums))
-    farthest_M, rows_M = torch.zeros_like(familiarity.limit_M), torch.zeros_like(familiarity.limit_M)
-    for _, outputs in passes(network, val, device, precision):  # a worker's share of a batch may be empty
-        distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(~outputs.present_BM, 0.0)
+    farthest_M, rows_M = (
+        torch.zeros_like(familiarity.limit_M),
+        torch.zeros_like(familiarity.limit_M),
+    )
+    for _, outputs in passes(
+        network, val, device, precision
+    ):  # a worker's share of a batch may be empty
+        distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(
+            ~outputs.present_BM, 0.0
+        )
         farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
         rows_M += outputs.present_BM.sum(0)
     familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
 
 
 def measure(
-    scores: Scores, network: Network, probabilities_NC: Tensor | None = None, decisions_N: Tensor | None = None
+    scores: Scores,
+    network: Network,
+    probabilities_NC: Tensor | None = None,
+    decisions_N: Tensor | None = None,
 ) -> dict[str, float]:
     """Every metric of model/scoring.py and, for every modality, its mean fusion weight and, where it is present, its
     mean confidence and the share of rows in which it is unlike anything in training."""
     probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
-    found = metrics.compute(probabilities_NC, scores.labels_N, network.counts_C.cpu(), network.schema.classes, decisions_N)
+    found = metrics.compute(
+        probabilities_NC,
+        scores.labels_N,
+        network.counts_C.cpu(),
+        network.schema.classes,
+        decisions_N,
+    )
     for m, name in enumerate(network.schema.modalities):
         there_N = scores.present_NM[:, m]
         found[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
@@ -160,12 +197,26 @@ def measure(
 def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
     """How near the confidences, as predicted and as the fusion uses them, come to the truth, by modality and shot group."""
     told = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
-    return metrics.confidence_report(*told, network.counts_C.cpu(), network.schema.modalities, scores.weights_NM, scores.shrunk_NM)
+    return metrics.confidence_report(
+        *told,
+        network.counts_C.cpu(),
+        network.schema.modalities,
+        scores.weights_NM,
+        scores.shrunk_NM,
+    )
 
 
 def measure_confidences(scores: Scores, network: Network) -> dict[str, float]:
     """The report over all classes and over the few-shot ones as metrics; nothing where nobody taught the confidences."""
     taught = bool(network.config.fusion.confidence_weight)
-    rows = [row for row in confidence_report(scores, network) if row["group"] in ("all", "few")] if taught else []
-    places = {f"confidence/{row['modality']}/{row['group']}/{fact}": row[fact] for row in rows for fact in CONFIDENCE_FACTS}
+    rows = (
+        [row for row in confidence_report(scores, network) if row["group"] in ("all", "few")]
+        if taught
+        else []
+    )
+    places = {
+        f"confidence/{row['modality']}/{row['group']}/{fact}": row[fact]
+        for row in rows
+        for fact in CONFIDENCE_FACTS
+    }
     return {place: float(value) for place, value in places.items() if value is not None}

@@ -25,16 +25,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # From the most to the least frequent, in the order of WM-811K, the large public collection of such maps.
-CLASSES = ("none", "edge-ring", "edge-loc", "center", "loc", "scratch", "random", "donut", "near-full")
+CLASSES = (
+    "none",
+    "edge-ring",
+    "edge-loc",
+    "center",
+    "loc",
+    "scratch",
+    "random",
+    "donut",
+    "near-full",
+)
 LOT_SIZE = 25
 FEWEST = 3  # wafers of the rarest class: one for each split
-FRACTIONS = {"image_informative": 1.0, "table_informative": 1.0, "corrupt": 1.0, "missing": 0.9}  # and the highest value of each
+FRACTIONS = {
+    "image_informative": 1.0,
+    "table_informative": 1.0,
+    "corrupt": 1.0,
+    "missing": 0.9,
+}  # and the highest value of each
 
 
 def check(*, rows: int, imbalance: float, size: int, seed: int, **fractions: float) -> None:
     """Raises ValueError (rule, offending value) for the first parameter out of range."""
     if rows < FEWEST * len(CLASSES):
-        raise ValueError(f"rows must be at least {FEWEST * len(CLASSES)}, {FEWEST} for each of the nine classes; got {rows}")
+        raise ValueError(
+            f"rows must be at least {FEWEST * len(CLASSES)}, {FEWEST} for each of the nine classes; got {rows}"
+        )
     if not 1 <= imbalance < float("inf"):
         raise ValueError(f"imbalance must be a ratio of class counts, at least 1; got {imbalance}")
     if not 16 <= size <= 512:
@@ -50,7 +67,9 @@ def class_counts(rows: int, imbalance: float) -> dict[str, int]:
     """An exponential long tail: the first class has `imbalance` times as many wafers as the last; each has at least three."""
     shares = [imbalance ** (-k / (len(CLASSES) - 1)) for k in range(len(CLASSES))]
     counts = [max(FEWEST, round(rows * share / sum(shares))) for share in shares]
-    while extra := sum(counts) - rows:  # what the rounding and the floor cost is the largest class's; among equals, the order stays
+    while (
+        extra := sum(counts) - rows
+    ):  # what the rounding and the floor cost is the largest class's; among equals, the order stays
         largest = [k for k, count in enumerate(counts) if count == max(counts)]
         if extra > 0:
             counts[largest[-1]] -= 1
@@ -98,7 +117,12 @@ def generate(
     missing: share of lost cells in the sensors that can fail; a quarter of that share of the wafers has no map, as many have no log.
     truth: adds map_evidence and table_evidence, what is really left in each half: for studies of the confidences, never a feature.
     """
-    fractions = {"image_informative": image_informative, "table_informative": table_informative, "corrupt": corrupt, "missing": missing}
+    fractions = {
+        "image_informative": image_informative,
+        "table_informative": table_informative,
+        "corrupt": corrupt,
+        "missing": missing,
+    }
     check(rows=rows, imbalance=imbalance, size=size, seed=seed, **fractions)
     import numpy as np
     import pandas as pd
@@ -107,15 +131,22 @@ def generate(
     from distributed.wafers.readings import draw_readings, draw_tools, lose_and_scale
 
     # One stream of random numbers for each aspect: changing one parameter leaves every other aspect of a wafer as it was.
-    lot_seed, state_seed, reading_seed, tool_seed, loss_seed, map_seed = np.random.SeedSequence(seed).spawn(6)
+    lot_seed, state_seed, reading_seed, tool_seed, loss_seed, map_seed = np.random.SeedSequence(
+        seed
+    ).spawn(6)
     rng = np.random.default_rng(lot_seed)
     labels = np.array(_order(class_counts(rows, imbalance), rng), object)
-    lot_size = max(1, min(LOT_SIZE, rows // 100))  # a small data set has smaller lots, so that it can still be split by lot
+    lot_size = max(
+        1, min(LOT_SIZE, rows // 100)
+    )  # a small data set has smaller lots, so that it can still be split by lot
     lots = np.arange(rows) // lot_size
     recipes = np.array(sorted(GRIDS), object)[rng.integers(0, len(GRIDS), lots.max() + 1)][lots]
 
     map_u, table_u, spoilt, gone = np.random.default_rng(state_seed).random((4, rows))
-    map_share, table_share = _evidence(image_informative, map_u), _evidence(table_informative, table_u)
+    map_share, table_share = (
+        _evidence(image_informative, map_u),
+        _evidence(table_informative, table_u),
+    )
     bad_map, bad_log = spoilt < corrupt / 2, (spoilt >= corrupt / 2) & (spoilt < corrupt)
     no_map, no_log = gone < missing / 4, (gone >= missing / 4) & (gone < missing / 2)
 
@@ -123,7 +154,9 @@ def generate(
     for chunk, maps_NSS in draw_maps(labels, recipes, map_share, bad_map, size, map_seed):
         for n, map_SS in zip(chunk, maps_NSS):
             maps[n] = None if no_map[n] else _png(map_SS)
-    readings = lose_and_scale(draw_readings(labels, recipes, lots, table_share, bad_log, reading_seed), missing, loss_seed)
+    readings = lose_and_scale(
+        draw_readings(labels, recipes, lots, table_share, bad_log, reading_seed), missing, loss_seed
+    )
     tools = draw_tools(labels, table_share, bad_log, tool_seed)
     columns: dict[str, Any] = {
         "id": [f"L{lot:05d}-W{n % lot_size + 1:02d}" for n, lot in enumerate(lots)],
@@ -131,10 +164,16 @@ def generate(
         "label": labels,
         "map": maps,
         **{name: np.where(no_log, np.nan, value) for name, value in readings.items()},
-        **{name: np.where(no_log, None, value) for name, value in {"recipe": recipes, **tools}.items()},
+        **{
+            name: np.where(no_log, None, value)
+            for name, value in {"recipe": recipes, **tools}.items()
+        },
     }
     if truth:
-        columns |= {"map_evidence": map_share * ~(bad_map | no_map), "table_evidence": table_share * ~(bad_log | no_log)}
+        columns |= {
+            "map_evidence": map_share * ~(bad_map | no_map),
+            "table_evidence": table_share * ~(bad_log | no_log),
+        }
     return pd.DataFrame(columns)
 
 
@@ -160,7 +199,12 @@ def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
 
 def write_shards(out: str | os.PathLike[str], **parameters: Any) -> None:
     """Generates wafers (`parameters` are those of generate) and ingests them as any user's table would be, lots kept whole."""
-    _ingest(generate(**parameters), out, parameters.get("size", DEFAULTS["size"]), parameters.get("seed", DEFAULTS["seed"]))
+    _ingest(
+        generate(**parameters),
+        out,
+        parameters.get("size", DEFAULTS["size"]),
+        parameters.get("seed", DEFAULTS["seed"]),
+    )
 
 
 def default_shards() -> str:
@@ -170,7 +214,9 @@ def default_shards() -> str:
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     sources = (Path(__file__).parent / f"{name}.py" for name in ("generator", "maps", "readings"))
-    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources) + bytes([shards.VERSION])).hexdigest()[:10]
+    version = hashlib.sha256(
+        b"".join(source.read_bytes() for source in sources) + bytes([shards.VERSION])
+    ).hexdigest()[:10]
     out = home / "longtail-fusion" / f"wafers-{version}"
     if not (out / shards.MANIFEST).exists():
         print(f"making the built-in wafer data in {out}", file=sys.stderr)
@@ -178,7 +224,9 @@ def default_shards() -> str:
             with contextlib.redirect_stdout(sys.stderr):
                 write_shards(out)
         except (ValueError, OSError):
-            if not (out / shards.MANIFEST).exists():  # else another process was faster, and its shards are the same
+            if not (
+                out / shards.MANIFEST
+            ).exists():  # else another process was faster, and its shards are the same
                 raise
     return str(out)
 
@@ -191,12 +239,21 @@ def _ingest(frame: pd.DataFrame, out: str | os.PathLike[str], size: int, seed: i
         table = Path(folder) / "wafers.parquet"
         write_table(table, frame)
         options = IngestOptions(
-            table=str(table), label="label", image=("map",), group="lot", id="id", image_size=str(size), seed=seed, out=str(out)
+            table=str(table),
+            label="label",
+            image=("map",),
+            group="lot",
+            id="id",
+            image_size=str(size),
+            seed=seed,
+            out=str(out),
         )
         ingest(options).show()
 
 
-def contact_sheet(frame: pd.DataFrame, path: str | os.PathLike[str], columns: int = 14, scale: int = 64) -> None:
+def contact_sheet(
+    frame: pd.DataFrame, path: str | os.PathLike[str], columns: int = 14, scale: int = 64
+) -> None:
     """A picture of the data set: a row of maps for each class, evenly spread from the clearest to the faintest.
 
     Clear is what the column map_evidence says (generate with truth=True), or else how many dies failed.
@@ -211,17 +268,29 @@ def contact_sheet(frame: pd.DataFrame, path: str | os.PathLike[str], columns: in
     pen = ImageDraw.Draw(sheet)
     for row, (name, group) in enumerate(groups.items()):
         maps = [Image.open(io.BytesIO(png)).convert("L") for png in group["map"]]
-        clarity = group["map_evidence"] if "map_evidence" in group else [np.mean(np.asarray(m) == 255) for m in maps]
+        clarity = (
+            group["map_evidence"]
+            if "map_evidence" in group
+            else [np.mean(np.asarray(m) == 255) for m in maps]
+        )
         order = np.argsort(-np.asarray(clarity, float), kind="stable")
-        pen.text((6, row * step + scale // 2 - 8), f"{name}\n{(frame['label'] == name).sum()} wafers", fill=255)
-        for column, k in enumerate(np.linspace(0, len(maps) - 1, min(columns, len(maps))).round().astype(int)):
+        pen.text(
+            (6, row * step + scale // 2 - 8),
+            f"{name}\n{(frame['label'] == name).sum()} wafers",
+            fill=255,
+        )
+        for column, k in enumerate(
+            np.linspace(0, len(maps) - 1, min(columns, len(maps))).round().astype(int)
+        ):
             tile = maps[order[k]].resize((scale, scale), Image.Resampling.NEAREST)
             sheet.paste(tile, (margin + column * step, row * step + gap))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
 
 
-DEFAULTS: dict[str, Any] = {name: p.default for name, p in inspect.signature(generate).parameters.items()}
+DEFAULTS: dict[str, Any] = {
+    name: p.default for name, p in inspect.signature(generate).parameters.items()
+}
 
 # Option: what it takes, what it means.
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -242,24 +311,45 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    words = _Parser(prog="wafers.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    words = _Parser(
+        prog="wafers.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     for name, (kind, meaning) in OPTIONS.items():
         flag = "--" + name.replace("_", "-")
         words.add_argument(
-            flag, type=kind, default=DEFAULTS[name], metavar=kind.__name__.upper(), help=f"{meaning} (default {DEFAULTS[name]})"
+            flag,
+            type=kind,
+            default=DEFAULTS[name],
+            metavar=kind.__name__.upper(),
+            help=f"{meaning} (default {DEFAULTS[name]})",
         )
     words.add_argument(
-        "--truth", action="store_true", help="--out gets two columns more: the evidence really left in each half; not features"
+        "--truth",
+        action="store_true",
+        help="--out gets two columns more: the evidence really left in each half; not features",
     )
-    words.add_argument("--out", metavar="T.parquet", help="write the table, with the maps in it as PNG bytes")
-    words.add_argument("--shards", metavar="SHARDS", help="ingest the table into shards, lots kept whole")
-    words.add_argument("--sheet", metavar="F.png", help="write a contact sheet: a row of maps for each class, from clear to faint")
+    words.add_argument(
+        "--out", metavar="T.parquet", help="write the table, with the maps in it as PNG bytes"
+    )
+    words.add_argument(
+        "--shards", metavar="SHARDS", help="ingest the table into shards, lots kept whole"
+    )
+    words.add_argument(
+        "--sheet",
+        metavar="F.png",
+        help="write a contact sheet: a row of maps for each class, from clear to faint",
+    )
     return words
 
 
 def main(argv: list[str]) -> int:
     options = vars(parser().parse_args(argv))
-    keep_truth, out, shards, sheet = (options.pop(name) for name in ("truth", "out", "shards", "sheet"))
+    keep_truth, out, shards, sheet = (
+        options.pop(name) for name in ("truth", "out", "shards", "sheet")
+    )
     if not (out or shards or sheet):
         raise ValueError("nothing to write: give at least one of --out, --shards, --sheet")
     if folder := next((name for name in (out, sheet) if name and Path(name).is_dir()), None):
@@ -273,10 +363,18 @@ def main(argv: list[str]) -> int:
             contact_sheet(full, sheet)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         wanted = " and ".join(name for name in (out, sheet) if name)
-        raise ValueError(f"--out and --sheet must be in a folder that can be written to; got {wanted}: {error.strerror}") from None
+        raise ValueError(
+            f"--out and --sheet must be in a folder that can be written to; got {wanted}: {error.strerror}"
+        ) from None
     if shards:
         _ingest(frame, shards, options["size"], options["seed"])
-    print(f"{len(frame)} wafers: " + ", ".join(f"{name} {count}" for name, count in frame["label"].value_counts().reindex(CLASSES).items()))
+    print(
+        f"{len(frame)} wafers: "
+        + ", ".join(
+            f"{name} {count}"
+            for name, count in frame["label"].value_counts().reindex(CLASSES).items()
+        )
+    )
     return 0
 
 

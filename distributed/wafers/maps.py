@@ -60,7 +60,9 @@ def _soft(distance: Array, width: float | Array = 0.05) -> Array:
 
 def _ripple(angle: Array, draw: Draw, size: float) -> Array:
     """An irregular outline: a factor around 1 that varies slowly with direction."""
-    waves = [draw(0, size) / np.sqrt(k) * np.sin(k * angle + draw(-np.pi, np.pi)) for k in (1, 2, 3, 5)]
+    waves = [
+        draw(0, size) / np.sqrt(k) * np.sin(k * angle + draw(-np.pi, np.pi)) for k in (1, 2, 3, 5)
+    ]
     return 1 + np.sum(waves, axis=0)
 
 
@@ -89,7 +91,11 @@ def _donut(dies: Dies, draw: Draw) -> Array:
 def _edge_loc(dies: Dies, draw: Draw) -> Array:
     away = np.abs(_turn(dies.angle - draw(-np.pi, np.pi)))
     reach = draw(0.2, 0.75)
-    depth = draw(0.12, 0.34) * np.sqrt(np.clip(1 - (away / (1.25 * reach)) ** 2, 0, 1)) * _ripple(dies.angle, draw, 0.12)
+    depth = (
+        draw(0.12, 0.34)
+        * np.sqrt(np.clip(1 - (away / (1.25 * reach)) ** 2, 0, 1))
+        * _ripple(dies.angle, draw, 0.12)
+    )
     return _soft(away - reach, 0.06) * _soft(1 - depth - dies.radius, 0.03) * draw(0.7, 1)
 
 
@@ -101,16 +107,25 @@ def _edge_ring(dies: Dies, draw: Draw) -> Array:
 
 def _loc(dies: Dies, draw: Draw) -> Array:
     far, where = draw(0.3, 0.62), draw(-np.pi, np.pi)
-    return _blob(dies, draw, far * np.cos(where), far * np.sin(where), draw(0.15, 0.28)) * draw(0.75, 1)
+    return _blob(dies, draw, far * np.cos(where), far * np.sin(where), draw(0.15, 0.28)) * draw(
+        0.75, 1
+    )
 
 
 def _scratch(dies: Dies, draw: Draw) -> Array:
     """A thin arc, as a particle under a rotating pad leaves; its middle lies within the wafer, its curvature is small."""
     far, where, heading, bend = draw(0, 0.6), draw(-np.pi, np.pi), draw(-np.pi, np.pi), draw(0.6, 3)
-    x, y = far * np.cos(where) - bend * np.cos(heading), far * np.sin(where) - bend * np.sin(heading)
+    x, y = (
+        far * np.cos(where) - bend * np.cos(heading),
+        far * np.sin(where) - bend * np.sin(heading),
+    )
     distance, angle = dies.polar(x, y)
     along = np.abs(_turn(angle - heading)) * bend
-    return (np.abs(distance - bend) < draw(0.036, 0.055)) * _soft(along - draw(0.35, 0.9), 0.02) * draw(0.8, 1)
+    return (
+        (np.abs(distance - bend) < draw(0.036, 0.055))
+        * _soft(along - draw(0.35, 0.9), 0.02)
+        * draw(0.8, 1)
+    )
 
 
 def _random(dies: Dies, draw: Draw) -> Array:
@@ -153,7 +168,9 @@ def _stripes(draw: Draw) -> Array:
     return (position % np.floor(draw(2, 5)) < 1) * draw(0.5, 0.95)
 
 
-def _fail(pattern: str, grids: Array, visible: Array, faulty: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _fail(
+    pattern: str, grids: Array, visible: Array, faulty: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Grey levels [N, G, G] of one chunk of wafers of one pattern."""
 
     def draw(low: float, high: float) -> Array:

@@ -38,7 +38,12 @@ CAUSES: dict[str, dict[str, float]] = {
     "scratch": {"pad_age_h": 3.2, "vibration_mm_s": 3.2},
     "random": {"particle_count": 3.6, "chamber_pressure_mtorr": 1.7},
     "donut": {"spin_speed_rpm": -3.0, "etch_time_s": 1.9, "rf_power_w": 1.5},
-    "near-full": {"chamber_pressure_mtorr": 4.2, "rf_power_w": -4.2, "etch_time_s": 3.8, "slurry_flow_ml_min": -2.3},
+    "near-full": {
+        "chamber_pressure_mtorr": 4.2,
+        "rf_power_w": -4.2,
+        "etch_time_s": 3.8,
+        "slurry_flow_ml_min": -2.3,
+    },
 }
 
 TOOLS: dict[str, tuple[str, ...]] = {
@@ -61,31 +66,46 @@ BLAME: dict[str, dict[str, tuple[str, float]]] = {
 SET_POINTS = np.random.default_rng(20).normal(0, 1, (len(GRIDS), len(READINGS)))
 
 
-def draw_readings(labels: Any, recipes: Any, lots: Any, share_N: Array, faulty_N: Any, seed: np.random.SeedSequence) -> dict[str, Array]:
+def draw_readings(
+    labels: Any,
+    recipes: Any,
+    lots: Any,
+    share_N: Array,
+    faulty_N: Any,
+    seed: np.random.SeedSequence,
+) -> dict[str, Array]:
     """What the sensors see, as z. share_N in 0..1 is how much of the cause shows; a faulty logger writes nonsense."""
     rng, n = np.random.default_rng(seed), len(labels)
     recipe_N = np.searchsorted(sorted(GRIDS), recipes.astype(str))
     z = {}
     for k, name in enumerate(READINGS):
         effect_N = np.array([CAUSES[c].get(name, 0.0) for c in labels])
-        drift_N = rng.normal(0, 0.35, lots.max() + 1)[lots]  # wafers of a lot share the tool's condition of that hour
+        drift_N = rng.normal(0, 0.35, lots.max() + 1)[
+            lots
+        ]  # wafers of a lot share the tool's condition of that hour
         seen_N = effect_N * share_N * rng.uniform(0.5, 1.4, n) + drift_N + rng.normal(0, 1, n)
         z[name] = np.where(faulty_N, rng.normal(0, 3, n), seen_N + SET_POINTS[recipe_N, k])
     return z
 
 
-def draw_tools(labels: Any, share_N: Array, faulty_N: Any, seed: np.random.SeedSequence) -> dict[str, Any]:
+def draw_tools(
+    labels: Any, share_N: Array, faulty_N: Any, seed: np.random.SeedSequence
+) -> dict[str, Any]:
     """Which tools each wafer went through."""
     rng, out = np.random.default_rng(seed), {}
     for column, tools in TOOLS.items():
         usual_N = np.array(tools, object)[rng.integers(0, len(tools), len(labels))]
         blamed = [BLAME.get(c, {}).get(column, ("", 0.0)) for c in labels]
-        at_fault_N = (rng.random(len(labels)) < np.array([p for _, p in blamed]) * share_N) & ~faulty_N
+        at_fault_N = (
+            rng.random(len(labels)) < np.array([p for _, p in blamed]) * share_N
+        ) & ~faulty_N
         out[column] = np.where(at_fault_N, np.array([tool for tool, _ in blamed], object), usual_N)
     return out
 
 
-def lose_and_scale(z: dict[str, Array], missing: float, seed: np.random.SeedSequence) -> dict[str, Array]:
+def lose_and_scale(
+    z: dict[str, Array], missing: float, seed: np.random.SeedSequence
+) -> dict[str, Array]:
     """The readings in their units, some lost: the further out of range, the likelier (a saturated sensor logs nothing)."""
     rng, out = np.random.default_rng(seed), {}
     for name, (typical, spread, log_normal, decimals, may_lose) in READINGS.items():

@@ -73,10 +73,14 @@ def uniform(logits_NEC: Tensor) -> Aggregation:
 
 
 def _refuse(logits_NEC: Tensor, reason: str) -> Aggregation:
-    return dataclasses.replace(uniform(logits_NEC), fell_back=True, reason=f"uniform weights: {reason}")
+    return dataclasses.replace(
+        uniform(logits_NEC), fell_back=True, reason=f"uniform weights: {reason}"
+    )
 
 
-def _build(logits_NEC: Tensor, weights_E: Tensor, prior_C: Tensor | None, trained_C: Tensor, method: str) -> Aggregation:
+def _build(
+    logits_NEC: Tensor, weights_E: Tensor, prior_C: Tensor | None, trained_C: Tensor, method: str
+) -> Aggregation:
     logits_NC = mix(logits_NEC, weights_E)
     if prior_C is not None:
         prior_C = prior_C.to(logits_NC)
@@ -94,14 +98,29 @@ def _trained(trained_C: Tensor | None, logits_NEC: Tensor) -> Tensor:
 def given(logits_NEC: Tensor, prior_C: Tensor, trained_C: Tensor | None = None) -> Aggregation:
     """Uniform weights and a test prior that is known; never refused."""
     classes = logits_NEC.shape[2]
-    if prior_C.shape != (classes,) or not bool((torch.isfinite(prior_C) & (prior_C >= 0)).all()) or not bool(prior_C.sum() > 0):
-        raise ValueError(f"a prior must be {classes} finite numbers, none negative and not all zero; got {prior_C.tolist()}")
-    return _build(logits_NEC, uniform(logits_NEC).weights_E, prior_C / prior_C.sum(), _trained(trained_C, logits_NEC), "given")
+    if (
+        prior_C.shape != (classes,)
+        or not bool((torch.isfinite(prior_C) & (prior_C >= 0)).all())
+        or not bool(prior_C.sum() > 0)
+    ):
+        raise ValueError(
+            f"a prior must be {classes} finite numbers, none negative and not all zero; got {prior_C.tolist()}"
+        )
+    return _build(
+        logits_NEC,
+        uniform(logits_NEC).weights_E,
+        prior_C / prior_C.sum(),
+        _trained(trained_C, logits_NEC),
+        "given",
+    )
 
 
 def _agreement(first_NEC: Tensor, second_NEC: Tensor, weights_E: Tensor) -> Tensor:
     """Cosine similarity of each row's two predictions."""
-    first_NC, second_NC = (torch.einsum("nec,e->nc", view.to(weights_E), weights_E).softmax(1) for view in (first_NEC, second_NEC))
+    first_NC, second_NC = (
+        torch.einsum("nec,e->nc", view.to(weights_E), weights_E).softmax(1)
+        for view in (first_NEC, second_NEC)
+    )
     return F.cosine_similarity(first_NC, second_NC, dim=1)
 
 
@@ -109,13 +128,20 @@ def stable_weights(first_NEC: Tensor, second_NEC: Tensor) -> Tensor:
     """Simplex weights of the largest mean agreement; full batch and from uniform weights, so the same every time."""
     step = max(1, -(-len(first_NEC) // LEARNED_ROWS))
     first_NEC, second_NEC = (view[::step].detach().double() for view in (first_NEC, second_NEC))
-    scores_E = torch.zeros(first_NEC.shape[1], dtype=torch.float64, device=first_NEC.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([scores_E], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
+    scores_E = torch.zeros(
+        first_NEC.shape[1], dtype=torch.float64, device=first_NEC.device, requires_grad=True
+    )
+    optimiser = torch.optim.LBFGS(
+        [scores_E], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+    )
 
     def loss() -> Tensor:
         optimiser.zero_grad()
         with torch.enable_grad():  # the small pull towards uniform weights keeps the scores finite where one expert takes all
-            value = 1e-4 * scores_E.square().mean() - _agreement(first_NEC, second_NEC, scores_E.softmax(0)).mean()
+            value = (
+                1e-4 * scores_E.square().mean()
+                - _agreement(first_NEC, second_NEC, scores_E.softmax(0)).mean()
+            )
             value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -141,12 +167,21 @@ def stability(
     found = _build(logits_NEC, weights_E, None, trained_C, "stability")
     if not guarded:
         return found
-    gains_N = _agreement(first_NEC, second_NEC, weights_E) - _agreement(first_NEC, second_NEC, uniform(logits_NEC).weights_E)
-    reason = refusal(*mean_and_error(gains_N), "agreement of the views") or _less_accurate(logits_NEC, found, trained_C, validation)
+    gains_N = _agreement(first_NEC, second_NEC, weights_E) - _agreement(
+        first_NEC, second_NEC, uniform(logits_NEC).weights_E
+    )
+    reason = refusal(*mean_and_error(gains_N), "agreement of the views") or _less_accurate(
+        logits_NEC, found, trained_C, validation
+    )
     return _refuse(logits_NEC, reason) if reason else found
 
 
-def prior(logits_NEC: Tensor, trained_C: Tensor | None = None, validation: Validation | None = None, guarded: bool = True) -> Aggregation:
+def prior(
+    logits_NEC: Tensor,
+    trained_C: Tensor | None = None,
+    validation: Validation | None = None,
+    guarded: bool = True,
+) -> Aggregation:
     """Uniform weights; the test prior, estimated by EM, moves the logits. With validation rows the class biases are corrected first."""
     base, trained_C = uniform(logits_NEC), _trained(trained_C, logits_NEC)
     rows = len(logits_NEC)
@@ -155,26 +190,41 @@ def prior(logits_NEC: Tensor, trained_C: Tensor | None = None, validation: Valid
     posterior_NC = base.probabilities_NC
     if validation is not None:
         validation = validation.to(logits_NEC.device)
-        biases_C, _ = fit_biases(uniform(validation.logits_VEC).logits_NC, validation.labels_V, trained_C)
+        biases_C, _ = fit_biases(
+            uniform(validation.logits_VEC).logits_NC, validation.labels_V, trained_C
+        )
         posterior_NC = (base.logits_NC + biases_C).softmax(1)
     elif guarded:
-        return _refuse(logits_NEC, "without labelled validation rows a biased posterior cannot be told from a shift of prior")
-    found = _build(logits_NEC, base.weights_E, estimate_prior(posterior_NC, trained_C), trained_C, "prior")
+        return _refuse(
+            logits_NEC,
+            "without labelled validation rows a biased posterior cannot be told from a shift of prior",
+        )
+    found = _build(
+        logits_NEC, base.weights_E, estimate_prior(posterior_NC, trained_C), trained_C, "prior"
+    )
     if not guarded:
         return found
     gains_N = held_out_likelihood(posterior_NC, trained_C)
-    reason = refusal(*mean_and_error(gains_N), "held-out log-likelihood") or _less_accurate(logits_NEC, found, trained_C, validation)
+    reason = refusal(*mean_and_error(gains_N), "held-out log-likelihood") or _less_accurate(
+        logits_NEC, found, trained_C, validation
+    )
     return _refuse(logits_NEC, reason) if reason else found
 
 
-def _less_accurate(logits_NEC: Tensor, found: Aggregation, trained_C: Tensor, validation: Validation | None) -> str:
+def _less_accurate(
+    logits_NEC: Tensor, found: Aggregation, trained_C: Tensor, validation: Validation | None
+) -> str:
     """Why an estimate is refused: its decisions are not expected to be right more often than those of uniform weights."""
     seen = None
     if validation is not None:
         validation = validation.to(logits_NEC.device)
-        after_V = _build(validation.logits_VEC, found.weights_E, found.prior_C, trained_C, "").logits_NC.argmax(1)
+        after_V = _build(
+            validation.logits_VEC, found.weights_E, found.prior_C, trained_C, ""
+        ).logits_NC.argmax(1)
         seen = Decisions(uniform(validation.logits_VEC).logits_NC, after_V, validation.labels_V)
-    gain, error = expected_gain(uniform(logits_NEC).logits_NC, found.logits_NC.argmax(1), trained_C, seen)
+    gain, error = expected_gain(
+        uniform(logits_NEC).logits_NC, found.logits_NC.argmax(1), trained_C, seen
+    )
     return refusal(gain, error, "expected test accuracy")
 
 
@@ -191,13 +241,19 @@ def aggregate(
     """The named method. views: expert logits of two perturbed views (stability); prior_C: the known test prior (given)."""
     if not bool(torch.isfinite(logits_NEC).all()):
         broken = int((~torch.isfinite(logits_NEC)).flatten(1).any(1).sum())
-        raise ValueError(f"expert logits must be finite; got {broken} of {len(logits_NEC)} rows with NaN or infinity")
+        raise ValueError(
+            f"expert logits must be finite; got {broken} of {len(logits_NEC)} rows with NaN or infinity"
+        )
     if method == "uniform":
         return uniform(logits_NEC)
     if method == "prior":
         return prior(logits_NEC, trained_C, validation, guarded)
     if method == "stability" and views is not None:
-        return stability(logits_NEC, *views, trained_C=trained_C, validation=validation, guarded=guarded)
+        return stability(
+            logits_NEC, *views, trained_C=trained_C, validation=validation, guarded=guarded
+        )
     if method == "given" and prior_C is not None:
         return given(logits_NEC, prior_C, trained_C)
-    raise ValueError(f"aggregation must be one of {', '.join(METHODS)} (stability with two views, given with a prior); got {method!r}")
+    raise ValueError(
+        f"aggregation must be one of {', '.join(METHODS)} (stability with two views, given with a prior); got {method!r}"
+    )

@@ -39,7 +39,9 @@ class Calibration:
 
     temperatures_E: Tensor
     temperature: Tensor  # of the mixture of the scaled expert logits
-    offsets_C: Tensor  # added to log probabilities to decide; the probabilities themselves stay calibrated
+    offsets_C: (
+        Tensor  # added to log probabilities to decide; the probabilities themselves stay calibrated
+    )
     reason: str = ""
 
     @classmethod
@@ -58,14 +60,21 @@ class Calibration:
         return decide(probabilities_NC, cost_CC, self.offsets_C)
 
     def state_dict(self) -> dict[str, Tensor | str]:
-        return {"temperatures_E": self.temperatures_E, "temperature": self.temperature, "offsets_C": self.offsets_C, "reason": self.reason}
+        return {
+            "temperatures_E": self.temperatures_E,
+            "temperature": self.temperature,
+            "offsets_C": self.offsets_C,
+            "reason": self.reason,
+        }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Calibration:
         return cls(**state)
 
 
-def decide(probabilities_NC: Tensor, cost_CC: Tensor | None = None, offsets_C: Tensor | None = None) -> Tensor:
+def decide(
+    probabilities_NC: Tensor, cost_CC: Tensor | None = None, offsets_C: Tensor | None = None
+) -> Tensor:
     """The most probable class after the offsets; with a matrix cost[true, decided], the decision of the least expected cost."""
     scores_NC = probabilities_NC.double()
     if offsets_C is not None:
@@ -82,7 +91,9 @@ def decide(probabilities_NC: Tensor, cost_CC: Tensor | None = None, offsets_C: T
 
 def mixture_prior(priors_EC: Tensor, weights_E: Tensor | None = None) -> Tensor:
     """The class prior that a weighted mean of expert logits speaks for: the experts' geometric mean."""
-    weights_E = torch.full((len(priors_EC),), 1 / len(priors_EC)) if weights_E is None else weights_E
+    weights_E = (
+        torch.full((len(priors_EC),), 1 / len(priors_EC)) if weights_E is None else weights_E
+    )
     return (weights_E.to(priors_EC) @ priors_EC.clamp(min=1e-12).log()).softmax(0)
 
 
@@ -93,7 +104,9 @@ def row_weights(labels_N: Tensor, prior_C: Tensor) -> Tensor:
     return weights_N / weights_N.sum()
 
 
-def fit_temperature(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor | None = None) -> tuple[float, str]:
+def fit_temperature(
+    logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor | None = None
+) -> tuple[float, str]:
     """The temperature of the least weighted NLL and, when it is 1 by default or at a limit, the reason."""
     known_N = (labels_N >= 0) & torch.isfinite(logits_NC).all(1)
     logits_NC, labels_N = logits_NC[known_N].double(), labels_N[known_N]
@@ -102,7 +115,9 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor | None 
     if len(torch.unique(labels_N)) < 2:
         return 1.0, "temperature is 1: the validation rows are all of one class"
     classes = logits_NC.shape[1]
-    prior_C = torch.full((classes,), 1 / classes, device=logits_NC.device) if prior_C is None else prior_C
+    prior_C = (
+        torch.full((classes,), 1 / classes, device=logits_NC.device) if prior_C is None else prior_C
+    )
     weights_N = row_weights(labels_N, prior_C)
     effective = 1 / float(weights_N.square().sum())
     true_N = logits_NC.gather(1, labels_N[:, None])[:, 0]
@@ -110,7 +125,10 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor | None 
     def slope(log_t: float) -> float:
         """Derivative of the weighted NLL and the belief (log T / BELIEF)^2 / 2, by log T."""
         expected_N = ((logits_NC / math.exp(log_t)).softmax(1) * logits_NC).sum(1)
-        return float((weights_N * (true_N - expected_N)).sum()) / math.exp(log_t) + log_t / BELIEF**2 / effective
+        return (
+            float((weights_N * (true_N - expected_N)).sum()) / math.exp(log_t)
+            + log_t / BELIEF**2 / effective
+        )
 
     # The NLL is convex in 1 / T: bisection cannot miss, and a limit is reached only where the slope keeps its sign.
     low, high = math.log(LIMITS[0]), math.log(LIMITS[1])
@@ -140,18 +158,25 @@ def fit_biases(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor) -> tuple[Te
     def loss() -> Tensor:
         optimiser.zero_grad()
         with torch.enable_grad():
-            value = torch.nn.functional.cross_entropy(logits_NC + biases_C, labels_N, reduction="sum") + biases_C.square().sum() / 2
+            value = (
+                torch.nn.functional.cross_entropy(logits_NC + biases_C, labels_N, reduction="sum")
+                + biases_C.square().sum() / 2
+            )
             value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
     found_C = biases_C.detach()
     posterior_NC = (logits_NC + found_C).softmax(1)
-    precision_CC = torch.diag(posterior_NC.sum(0) + 1) - posterior_NC.T @ posterior_NC  # the Hessian at the optimum
+    precision_CC = (
+        torch.diag(posterior_NC.sum(0) + 1) - posterior_NC.T @ posterior_NC
+    )  # the Hessian at the optimum
     return found_C, torch.linalg.inv(precision_CC)
 
 
-def fit(logits_NEC: Tensor, labels_N: Tensor, priors_EC: Tensor | None = None, metric: str = "none") -> Calibration:
+def fit(
+    logits_NEC: Tensor, labels_N: Tensor, priors_EC: Tensor | None = None, metric: str = "none"
+) -> Calibration:
     """From raw validation logits: temperatures, then offsets for `metric`. priors_EC: what each expert speaks for (None: uniform)."""
     experts, classes = logits_NEC.shape[1:]
     priors_EC = torch.full((experts, classes), 1 / classes) if priors_EC is None else priors_EC
@@ -166,7 +191,9 @@ def fit(logits_NEC: Tensor, labels_N: Tensor, priors_EC: Tensor | None = None, m
     found.temperature = torch.tensor(temperature)
     reasons += [f"mixture: {reason}"] if reason else []
     if metric != "none":
-        found.offsets_C, reason = fit_offsets((mixture_NC / temperature).softmax(1), labels_N, metric)
+        found.offsets_C, reason = fit_offsets(
+            (mixture_NC / temperature).softmax(1), labels_N, metric
+        )
         reasons += [reason] if reason else []
     found.reason = "; ".join(reasons)
     return found
@@ -180,11 +207,17 @@ def _objective(hits_TC: Tensor, told_TC: Tensor, true_C: Tensor, metric: str) ->
         defined_TC = told_TC + true_C > 0
         main_T = (2 * hits_TC / (told_TC + true_C).clamp(min=1)).sum(1) / defined_TC.sum(1)
     else:
-        main_T = balanced_T if metric == "balanced_accuracy" else (hits_TC[:, present_C] / true_C[present_C]).amin(1)
+        main_T = (
+            balanced_T
+            if metric == "balanced_accuracy"
+            else (hits_TC[:, present_C] / true_C[present_C]).amin(1)
+        )
     return main_T + 1e-3 * balanced_T
 
 
-def _best_offset(log_NC: Tensor, labels_N: Tensor, offsets_C: Tensor, c: int, reach: float, metric: str) -> float:
+def _best_offset(
+    log_NC: Tensor, labels_N: Tensor, offsets_C: Tensor, c: int, reach: float, metric: str
+) -> float:
     """Exact line search: the offset of class c within its reach, the others held. Row n is decided as c when the offset exceeds edge n."""
     classes = len(offsets_C)
     others_NC = log_NC + offsets_C
@@ -206,11 +239,17 @@ def _best_offset(log_NC: Tensor, labels_N: Tensor, offsets_C: Tensor, c: int, re
 
     all_T, c_T = torch.ones_like(edge_T), torch.full_like(other_T, c)
     told_TC = counted(told_N) - running(all_T, other_T) + running(all_T, c_T)
-    hits_TC = counted(labels_N[told_N == labels_N]) - running(other_T == label_T, label_T) + running(label_T == c, c_T)
+    hits_TC = (
+        counted(labels_N[told_N == labels_N])
+        - running(other_T == label_T, label_T)
+        + running(label_T == c, c_T)
+    )
     low_T = torch.cat([torch.tensor([-reach], dtype=torch.float64), edge_T])
     high_T = torch.cat([edge_T, torch.tensor([reach], dtype=torch.float64)])
     value_T = torch.where((low_T < 0) & (high_T > 0), 0.0, (low_T + high_T) / 2)
-    gain_T = _objective(hits_TC, told_TC, counted(labels_N), metric) - 0.05 / classes * value_T.abs()
+    gain_T = (
+        _objective(hits_TC, told_TC, counted(labels_N), metric) - 0.05 / classes * value_T.abs()
+    )
     return float(value_T[gain_T.masked_fill(low_T >= high_T, -torch.inf).argmax()])
 
 
@@ -223,7 +262,9 @@ def _ascend(log_NC: Tensor, labels_N: Tensor, metric: str) -> Tensor:
         before_C = offsets_C.clone()
         for c in range(len(counts_C)):
             if counts_C[c]:
-                offsets_C[c] = _best_offset(log_NC, labels_N, offsets_C, c, float(reach_C[c]), metric)
+                offsets_C[c] = _best_offset(
+                    log_NC, labels_N, offsets_C, c, float(reach_C[c]), metric
+                )
         if torch.equal(before_C, offsets_C):
             break
     return offsets_C
@@ -235,9 +276,15 @@ def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tupl
         raise ValueError(f"offsets can be fitted for {', '.join(FITTED)}; got {metric!r}")
     classes = probabilities_NC.shape[1]
     known_N = (labels_N >= 0) & torch.isfinite(probabilities_NC).all(1)
-    log_NC, labels_N = probabilities_NC[known_N].double().clamp(min=1e-30).log().cpu(), labels_N[known_N].cpu()
+    log_NC, labels_N = (
+        probabilities_NC[known_N].double().clamp(min=1e-30).log().cpu(),
+        labels_N[known_N].cpu(),
+    )
     if len(labels_N) < ROWS or len(torch.unique(labels_N)) < 2:
-        return torch.zeros(classes), f"offsets are 0: {len(labels_N)} usable validation rows of {len(torch.unique(labels_N))} classes"
+        return (
+            torch.zeros(classes),
+            f"offsets are 0: {len(labels_N)} usable validation rows of {len(torch.unique(labels_N))} classes",
+        )
     order_N = torch.argsort(labels_N, stable=True)
     fold_N = torch.empty_like(labels_N)
     fold_N[order_N] = torch.arange(len(labels_N)) % _FOLDS  # dealt within each class in turn
@@ -245,17 +292,27 @@ def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tupl
     held_out_N = plain_N.clone()
     for fold in range(_FOLDS):
         here_N = fold_N == fold
-        held_out_N[here_N] = (log_NC[here_N] + _ascend(log_NC[~here_N], labels_N[~here_N], metric)).argmax(1)
-    weights_RN = torch.cat([torch.ones(1, len(labels_N), dtype=torch.long), *resamples(labels_N, _REPLICATES)])
+        held_out_N[here_N] = (
+            log_NC[here_N] + _ascend(log_NC[~here_N], labels_N[~here_N], metric)
+        ).argmax(1)
+    weights_RN = torch.cat(
+        [torch.ones(1, len(labels_N), dtype=torch.long), *resamples(labels_N, _REPLICATES)]
+    )
     parts = torch.split(weights_RN, at_a_time(len(labels_N), classes))
     nothing_C = torch.zeros(classes, dtype=torch.long)
     with_R, without_R = (
-        torch.cat([FORMULAS[metric](Scored(log_NC, labels_N, told_N, part_RN, nothing_C)) for part_RN in parts])
+        torch.cat(
+            [
+                FORMULAS[metric](Scored(log_NC, labels_N, told_N, part_RN, nothing_C))
+                for part_RN in parts
+            ]
+        )
         for told_N in (held_out_N, plain_N)
     )
     gain, error = float((with_R - without_R)[0]), float((with_R - without_R)[1:].std())
     if not gain > 2 * error:
-        return torch.zeros(
-            classes
-        ), f"offsets are 0: on held-out folds {metric} changes by {gain:+.4f} with a bootstrap error of {error:.4f}"
+        return (
+            torch.zeros(classes),
+            f"offsets are 0: on held-out folds {metric} changes by {gain:+.4f} with a bootstrap error of {error:.4f}",
+        )
     return _ascend(log_NC, labels_N, metric).float(), ""

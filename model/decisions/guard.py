@@ -40,13 +40,17 @@ class Validation:
     @classmethod
     def of(cls, logits_VEC: Tensor, labels_V: Tensor, limit: int = 4096) -> Validation:
         """The usable rows, at most `limit` and MOST_CELLS: all of the rare classes, the first ones of the others."""
-        limit = min(limit, max(1, MOST_CELLS // logits_VEC[0].numel())) if len(logits_VEC) else limit
+        limit = (
+            min(limit, max(1, MOST_CELLS // logits_VEC[0].numel())) if len(logits_VEC) else limit
+        )
         keep_V = (labels_V >= 0) & torch.isfinite(logits_VEC).flatten(1).all(1)
         logits_VEC, labels_V = logits_VEC[keep_V].detach().float(), labels_V[keep_V]
         order_V = torch.argsort(labels_V, stable=True)
         _, size_K = torch.unique(labels_V, return_counts=True)
         rank_V = torch.empty_like(labels_V)
-        rank_V[order_V] = torch.arange(len(labels_V), device=labels_V.device) - (size_K.cumsum(0) - size_K).repeat_interleave(size_K)
+        rank_V[order_V] = torch.arange(len(labels_V), device=labels_V.device) - (
+            size_K.cumsum(0) - size_K
+        ).repeat_interleave(size_K)
         chosen_V = torch.argsort(rank_V, stable=True)[:limit].sort().values
         return cls(logits_VEC[chosen_V], labels_V[chosen_V])
 
@@ -77,7 +81,9 @@ def estimate_prior(posterior_NC: Tensor, trained_C: Tensor, steps: int = 500) ->
     prior_C = trained_C
     for _ in range(steps):
         shares_NC = ratio_NC * prior_C
-        shares_C = (shares_NC / shares_NC.sum(1, keepdim=True).clamp(min=1e-300)).sum(0) + len(trained_C) * trained_C
+        shares_C = (shares_NC / shares_NC.sum(1, keepdim=True).clamp(min=1e-300)).sum(0) + len(
+            trained_C
+        ) * trained_C
         before_C, prior_C = prior_C, shares_C / shares_C.sum()
         if float((prior_C - before_C).abs().sum()) < 1e-7:
             break
@@ -86,12 +92,18 @@ def estimate_prior(posterior_NC: Tensor, trained_C: Tensor, steps: int = 500) ->
 
 def mean_and_error(values_N: Tensor) -> tuple[float, float]:
     values_N = values_N.double()
-    return float(values_N.mean()), float(values_N.std(unbiased=False)) / max(1, len(values_N) - 1) ** 0.5
+    return float(values_N.mean()), float(values_N.std(unbiased=False)) / max(
+        1, len(values_N) - 1
+    ) ** 0.5
 
 
 def refusal(gain: float, error: float, what: str) -> str:
     """Why an estimate is refused, empty if it gains by more than ERRORS errors."""
-    return "" if gain > ERRORS * error else f"{what} changes by {gain:+.4f} with an error of {error:.4f}"
+    return (
+        ""
+        if gain > ERRORS * error
+        else f"{what} changes by {gain:+.4f} with an error of {error:.4f}"
+    )
 
 
 def held_out_likelihood(posterior_NC: Tensor, trained_C: Tensor, folds: int = 5) -> Tensor:
@@ -100,12 +112,16 @@ def held_out_likelihood(posterior_NC: Tensor, trained_C: Tensor, folds: int = 5)
     fold_N = torch.arange(len(posterior_NC), device=posterior_NC.device) % folds
     gains_N = torch.zeros(len(posterior_NC), dtype=torch.float64, device=posterior_NC.device)
     for fold in range(folds):
-        shift_C = estimate_prior(posterior_NC[fold_N != fold], trained_C, steps=100) / trained_C.double().clamp(min=1e-12)
+        shift_C = estimate_prior(
+            posterior_NC[fold_N != fold], trained_C, steps=100
+        ) / trained_C.double().clamp(min=1e-12)
         gains_N[fold_N == fold] = (posterior_NC[fold_N == fold].double() @ shift_C).log()
     return gains_N
 
 
-def expected_gain(logits_NC: Tensor, after_N: Tensor, trained_C: Tensor, seen: Decisions | None) -> tuple[float, float]:
+def expected_gain(
+    logits_NC: Tensor, after_N: Tensor, trained_C: Tensor, seen: Decisions | None
+) -> tuple[float, float]:
     """Expected gain in test accuracy of the decisions after_N over those of uniform weights (logits_NC), and its error."""
     classes = len(trained_C)
     step = max(1, -(-len(logits_NC) // WORLD_ROWS))
@@ -115,25 +131,39 @@ def expected_gain(logits_NC: Tensor, after_N: Tensor, trained_C: Tensor, seen: D
     if seen is None:
         return _gain_in(logits_NC, change_NC, trained_C, None)
     mean_C, covariance_CC = fit_biases(seen.logits_VC, seen.labels_V, trained_C)
-    draws_WC = torch.randn(WORLDS, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(mean_C.device)
+    draws_WC = torch.randn(
+        WORLDS, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(mean_C.device)
     biases_WC = mean_C + draws_WC @ torch.linalg.cholesky(covariance_CC).T
-    gains_W, errors_W = torch.tensor([_gain_in(logits_NC + biases_C, change_NC, trained_C, seen) for biases_C in biases_WC]).T
+    gains_W, errors_W = torch.tensor(
+        [_gain_in(logits_NC + biases_C, change_NC, trained_C, seen) for biases_C in biases_WC]
+    ).T
     return float(gains_W.mean()), float((gains_W.var() + errors_W.square().mean()).sqrt())
 
 
-def _gain_in(logits_NC: Tensor, change_NC: Tensor, trained_C: Tensor, seen: Decisions | None) -> tuple[float, float]:
+def _gain_in(
+    logits_NC: Tensor, change_NC: Tensor, trained_C: Tensor, seen: Decisions | None
+) -> tuple[float, float]:
     """Gain and error if the log posteriors were right."""
     posterior_NC = logits_NC.softmax(1)
-    moved_NC = posterior_NC * (estimate_prior(posterior_NC, trained_C, steps=100) / trained_C.double().clamp(min=1e-12))
+    moved_NC = posterior_NC * (
+        estimate_prior(posterior_NC, trained_C, steps=100) / trained_C.double().clamp(min=1e-12)
+    )
     moved_NC = moved_NC / moved_NC.sum(1, keepdim=True)
     gain, error = mean_and_error((moved_NC * change_NC).sum(1))
     if seen is None:
         return gain, error
     mass_C = moved_NC.sum(0).clamp(min=1e-12)
-    change_V = (seen.after_V == seen.labels_V).double() - (seen.logits_VC.argmax(1) == seen.labels_V).double()
+    change_V = (seen.after_V == seen.labels_V).double() - (
+        seen.logits_VC.argmax(1) == seen.labels_V
+    ).double()
     rows_C = torch.bincount(seen.labels_V, minlength=len(mass_C)).double() + PSEUDO
-    recall_C = (PSEUDO * (moved_NC * change_NC).sum(0) / mass_C).index_add(0, seen.labels_V, change_V) / rows_C
-    square_C = (PSEUDO * (moved_NC * change_NC.square()).sum(0) / mass_C).index_add(0, seen.labels_V, change_V.square()) / rows_C
+    recall_C = (PSEUDO * (moved_NC * change_NC).sum(0) / mass_C).index_add(
+        0, seen.labels_V, change_V
+    ) / rows_C
+    square_C = (PSEUDO * (moved_NC * change_NC.square()).sum(0) / mass_C).index_add(
+        0, seen.labels_V, change_V.square()
+    ) / rows_C
     q_C = mass_C / mass_C.sum()
     variance = float((q_C.square() * (square_C - recall_C.square()) / rows_C).sum())
     return float((q_C * recall_C).sum()), (max(variance, 0.0) + error**2) ** 0.5

@@ -15,7 +15,9 @@ from model.encoders.pretrained import Pretrained
 from model.encoders.standardise import Standardise
 from model.schema import Image
 
-SMALLEST_MAP = 3  # the input is halved until the shorter side of the last feature map is about this many cells
+SMALLEST_MAP = (
+    3  # the input is halved until the shorter side of the last feature map is about this many cells
+)
 STAGES = 4  # at most
 
 
@@ -61,9 +63,14 @@ class ResNet(nn.Module):
         for stage, pool in enumerate(pools):
             outputs, step = config.width * 2**stage, stride if stage == 0 else 1
             kernel = 3 if step <= 2 else 2 * step - 1
-            layers += [nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False),
+                nn.BatchNorm2d(outputs),
+            ]
             layers += [nn.MaxPool2d(2)] if pool else []
-            layers += [nn.ReLU(inplace=True)]  # after the pool: the same numbers from a quarter of the work
+            layers += [
+                nn.ReLU(inplace=True)
+            ]  # after the pool: the same numbers from a quarter of the work
             inputs = outputs
         self.layers = nn.Sequential(*layers, *(Residual(inputs) for _ in range(config.blocks)))
         self.features = inputs
@@ -81,16 +88,24 @@ class ImageEncoder(nn.Module):
     def __init__(self, image: Image, config: ImageConfig, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
-        self.register_buffer("std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3))
-        self.body: ResNet | Pretrained = ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
+        self.register_buffer(
+            "std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3)
+        )
+        self.body: ResNet | Pretrained = (
+            ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
+        )
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor, whole: bool = False) -> Tensor:
         """whole: every record is known to have an image."""
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
         x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
-        x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)  # what an absent image holds must not matter
-        features_BF = self.body(x_BCHW) if whole or not self.training else self.some(x_BCHW, present_B)
+        x_BCHW = torch.where(
+            present_B[:, None, None, None], x_BCHW, 0.0
+        )  # what an absent image holds must not matter
+        features_BF = (
+            self.body(x_BCHW) if whole or not self.training else self.some(x_BCHW, present_B)
+        )
         return self.norm(self.head(features_BF), present_B)  # type: ignore[no-any-return]
 
     def some(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
@@ -99,7 +114,11 @@ class ImageEncoder(nn.Module):
         With too few for statistics the running ones serve; with none a blank goes through for nothing, so that the workers stay in step.
         """
         rows_R = present_B.nonzero()[:, 0]
-        norms = [m for m in self.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        norms = [
+            m
+            for m in self.body.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+        ]
         idle = [norm for norm in norms if len(rows_R) < getattr(norm, "least", 2)]
         for norm in idle:
             norm.training, norm.idle = False, True  # type: ignore[assignment]

@@ -33,8 +33,12 @@ class Pretrained(nn.Module):
             ) from None
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
-            raise ValueError(f"image.encoder must name a timm model; got {name!r}; close: {', '.join(near) or 'none'}")
-        self.body = timm.create_model(name, pretrained=False, num_classes=0, in_chans=image.channels)
+            raise ValueError(
+                f"image.encoder must name a timm model; got {name!r}; close: {', '.join(near) or 'none'}"
+            )
+        self.body = timm.create_model(
+            name, pretrained=False, num_classes=0, in_chans=image.channels
+        )
         if config.weights:
             self.load(config.weights, image.channels)
         self.features = int(self.body.num_features)
@@ -48,16 +52,22 @@ class Pretrained(nn.Module):
         try:
             weights = _read_weights(path)
         except FileNotFoundError:
-            raise ValueError(f"image.weights must be a local file of weights; got {path!r}") from None
+            raise ValueError(
+                f"image.weights must be a local file of weights; got {path!r}"
+            ) from None
         except Exception:  # what the reader raises depends on the bytes
-            raise ValueError(f"image.weights must be a .safetensors file or one of tensors from torch.save; got {path!r}") from None
+            raise ValueError(
+                f"image.weights must be a .safetensors file or one of tensors from torch.save; got {path!r}"
+            ) from None
         first = self.body.pretrained_cfg.get("first_conv") or ()
         for name in (f"{layer}.weight" for layer in ([first] if isinstance(first, str) else first)):
             if name in weights:
                 weights[name] = adapt_input_conv(channels, weights[name])
         own = self.body.state_dict()
         if unfit := [n for n in own if n not in weights or weights[n].shape != own[n].shape]:
-            raise ValueError(f"image.weights must hold every weight of the encoder; {path!r} lacks {len(unfit)}, first {unfit[0]}")
+            raise ValueError(
+                f"image.weights must hold every weight of the encoder; {path!r} lacks {len(unfit)}, first {unfit[0]}"
+            )
         self.body.load_state_dict({name: weights[name] for name in own})
 
     def train(self, mode: bool = True) -> Pretrained:

@@ -17,7 +17,13 @@ from model.schema import FAR, Numeric, Table
 
 def bin_edges(column: Numeric) -> Tensor:
     """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
-    edges = torch.unique((torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.spread).float().unique()
+    edges = (
+        torch.unique(
+            (torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.spread
+        )
+        .float()
+        .unique()
+    )
     return edges if len(edges) >= 2 else torch.tensor([-1.0, 1.0])
 
 
@@ -32,12 +38,18 @@ class NumberEmbedding(nn.Module):
     def __init__(self, columns: tuple[Numeric, ...], kind: str, size: int) -> None:
         super().__init__()
         self.register_buffer("mean_N", torch.tensor([c.mean for c in columns], dtype=torch.float32))
-        self.register_buffer("std_N", torch.tensor([c.spread for c in columns], dtype=torch.float32))
+        self.register_buffer(
+            "std_N", torch.tensor([c.spread for c in columns], dtype=torch.float32)
+        )
         self.fill_N = nn.Parameter(torch.zeros(len(columns)))
         self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
         self.embed = _number_embedding(columns, kind, size)
         # An outlier of a new table must not swamp the batch. Beyond the outermost bins, which may be narrow, training has seen nothing.
-        edges = [bin_edges(c) for c in columns] if kind == "piecewise" else [torch.tensor([-FAR, FAR])] * len(columns)
+        edges = (
+            [bin_edges(c) for c in columns]
+            if kind == "piecewise"
+            else [torch.tensor([-FAR, FAR])] * len(columns)
+        )
         self.register_buffer("low_N", torch.stack([e[0] for e in edges]), persistent=False)
         self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
 
@@ -52,9 +64,13 @@ def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.
     import rtdl_num_embeddings as rtdl
 
     if kind == "piecewise":
-        with warnings.catch_warnings():  # a column with a single bin is embedded linearly, as it should be
+        with (
+            warnings.catch_warnings()
+        ):  # a column with a single bin is embedded linearly, as it should be
             warnings.filterwarnings("ignore", message=".*just two bin edges")
-            return rtdl.PiecewiseLinearEmbeddings([bin_edges(c) for c in columns], size, activation=False, version="B")  # type: ignore[no-any-return]
+            return rtdl.PiecewiseLinearEmbeddings(
+                [bin_edges(c) for c in columns], size, activation=False, version="B"
+            )  # type: ignore[no-any-return]
     if kind == "periodic":
         return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
     return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]
@@ -74,7 +90,9 @@ class CategoryEmbedding(nn.Module):
         self.table = nn.Embedding(int(sizes.sum()), size)
         nn.init.normal_(self.table.weight, std=size**-0.5)
         with torch.no_grad():
-            self.table.weight[self.offsets_K + self.sizes_K - 1] = 0  # unseen: most often never trained, so it should add nothing
+            self.table.weight[self.offsets_K + self.sizes_K - 1] = (
+                0  # unseen: most often never trained, so it should add nothing
+            )
 
     def forward(self, ids_BK: Tensor) -> Tensor:
         shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)
@@ -86,7 +104,9 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)  # type: ignore[no-any-return]
@@ -98,9 +118,19 @@ class TableEncoder(nn.Module):
     def __init__(self, table: Table, config: TableConfig, dim: int) -> None:
         super().__init__()
         if not table.numeric and not table.categorical:
-            raise ValueError(f"a table modality must have at least one column; got {table.name!r} with none")
-        self.numbers = NumberEmbedding(table.numeric, config.numbers, config.embedding) if table.numeric else None
-        self.categories = CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding) if table.categorical else None
+            raise ValueError(
+                f"a table modality must have at least one column; got {table.name!r} with none"
+            )
+        self.numbers = (
+            NumberEmbedding(table.numeric, config.numbers, config.embedding)
+            if table.numeric
+            else None
+        )
+        self.categories = (
+            CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding)
+            if table.categorical
+            else None
+        )
         columns = len(table.numeric) + len(table.categorical)
         self.body = nn.Sequential(
             nn.Linear(columns * config.embedding, config.width),

@@ -13,7 +13,9 @@ from model.config import FusionConfig
 def held_out(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
     """[B, M, C]: each sample's logits from the head of its own fold, which has not learned from it."""
     folds = auxiliary_BMFC.shape[2]
-    index_B = (ranks_B % folds)[:, None, None, None].expand(-1, auxiliary_BMFC.shape[1], 1, auxiliary_BMFC.shape[3])
+    index_B = (ranks_B % folds)[:, None, None, None].expand(
+        -1, auxiliary_BMFC.shape[1], 1, auxiliary_BMFC.shape[3]
+    )
     return auxiliary_BMFC.gather(2, index_B).squeeze(2)
 
 
@@ -40,7 +42,9 @@ class ConfidenceHeads(nn.Module):
         self.bias_M = nn.Parameter(torch.zeros(modalities))
 
     def forward(self, embeddings_BMD: Tensor) -> Tensor:
-        hidden_BMH = torch.relu(torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH)
+        hidden_BMH = torch.relu(
+            torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH
+        )
         return torch.sigmoid((hidden_BMH * self.weight_MH).sum(-1) + self.bias_M)
 
 
@@ -69,10 +73,14 @@ class RunningConfidence(nn.Module):
     def balanced_mean(self) -> Tensor:
         """[M]: mean over the classes seen so far of their means, running or on validation; 0.5 before any."""
         seen_MC = self.seen_MC > 0
-        running_M = torch.where(seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5)
+        running_M = torch.where(
+            seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5
+        )
         return torch.where(self.checked_M, self.level_M, running_M)
 
-    def shrink(self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
+    def shrink(
+        self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor
+    ) -> Tensor:
         """c tilde = s (c - bias) + (1 - s) balanced mean, s = n / (n + kappa), n the training count expected from the mean posterior."""
         present_BM1 = present_BM[..., None].float()
         posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
@@ -81,27 +89,48 @@ class RunningConfidence(nn.Module):
         return s_B1 * (confidence_BM - self.bias_M).clamp(0, 1) + (1 - s_B1) * self.balanced_mean()
 
     @torch.no_grad()
-    def check(self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor) -> None:
+    def check(
+        self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor
+    ) -> None:
         """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it.
 
         A modality that no row of validation has stays as it is.
         """
-        one_hot_NC = (nn.functional.one_hot(labels_N.clamp_min(0), self.mean_MC.shape[1]) * (labels_N >= 0)[:, None]).float()
+        one_hot_NC = (
+            nn.functional.one_hot(labels_N.clamp_min(0), self.mean_MC.shape[1])
+            * (labels_N >= 0)[:, None]
+        ).float()
         there_NM = present_NM.float()
         count_MC = there_NM.T @ one_hot_NC
-        for buffer_M, values_NM in ((self.level_M, true_NM), (self.bias_M, confidence_NM - true_NM)):
+        for buffer_M, values_NM in (
+            (self.level_M, true_NM),
+            (self.bias_M, confidence_NM - true_NM),
+        ):
             mean_MC = (values_NM * there_NM).T @ one_hot_NC / count_MC.clamp_min(1)
             classes_M = (count_MC > 0).sum(1)
-            buffer_M.copy_(torch.where(classes_M > 0, mean_MC.sum(1) / classes_M.clamp_min(1), buffer_M))
+            buffer_M.copy_(
+                torch.where(classes_M > 0, mean_MC.sum(1) / classes_M.clamp_min(1), buffer_M)
+            )
         self.checked_M |= (count_MC > 0).any(1)
 
     @torch.no_grad()
-    def observe(self, true_BM: Tensor, present_BM: Tensor, labels_B: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+    def observe(
+        self,
+        true_BM: Tensor,
+        present_BM: Tensor,
+        labels_B: Tensor,
+        reduce: Callable[[Tensor], Tensor],
+    ) -> None:
         """Updates the means with one batch; `reduce` adds sums and counts up over workers before they are divided."""
-        one_hot_BC = nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).to(true_BM.dtype) * (labels_B >= 0)[:, None]
+        one_hot_BC = (
+            nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).to(true_BM.dtype)
+            * (labels_B >= 0)[:, None]
+        )
         present_BM = present_BM.to(true_BM.dtype)
         sums = torch.stack([(true_BM * present_BM).T @ one_hot_BC, present_BM.T @ one_hot_BC])
         total_MC, count_MC = reduce(sums).unbind()
-        rate_MC = torch.where(self.seen_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float())
+        rate_MC = torch.where(
+            self.seen_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float()
+        )
         self.mean_MC += rate_MC * (total_MC / count_MC.clamp_min(1) - self.mean_MC)
         self.seen_MC += count_MC

@@ -39,7 +39,12 @@ class Sums:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor | Sequence[object]]) -> Self:
-        return cls(**{n: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for n, v in state.items()})
+        return cls(
+            **{
+                n: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
+                for n, v in state.items()
+            }
+        )
 
 
 @dataclass
@@ -61,13 +66,21 @@ class Agreement(Sums):
     def slope(self) -> tuple[Tensor, Tensor]:
         """[M, M] for every pair, both ways together, and its standard error; 1 where all comes true as expected."""
         rows_MM = self.rows_MM.clamp_min(1)
-        said_MMC, middle_MMC = self.said_MMC / rows_MM[..., None], self.middle_MMC / rows_MM[..., None]
+        said_MMC, middle_MMC = (
+            self.said_MMC / rows_MM[..., None],
+            self.middle_MMC / rows_MM[..., None],
+        )
         mean_MM = self.product_MM / rows_MM
         covariance_MM = mean_MM - (said_MMC * middle_MMC).sum(-1)
         variance_MM = self.expected_MM / rows_MM - middle_MMC.square().sum(-1)
         error_MM = ((self.square_MM / rows_MM - mean_MM.square()).clamp_min(0) / rows_MM).sqrt()
-        variance_MM, noise_MM = variance_MM + variance_MM.T, (self.noise_MM + self.noise_MM.T) / rows_MM
-        signal_MM = torch.where(noise_MM < (1 - SIGNAL) * variance_MM, variance_MM - noise_MM, torch.nan)
+        variance_MM, noise_MM = (
+            variance_MM + variance_MM.T,
+            (self.noise_MM + self.noise_MM.T) / rows_MM,
+        )
+        signal_MM = torch.where(
+            noise_MM < (1 - SIGNAL) * variance_MM, variance_MM - noise_MM, torch.nan
+        )
         return (covariance_MM + covariance_MM.T) / signal_MM, (error_MM + error_MM.T) / signal_MM
 
     def steady(self, known: Expectation) -> Tensor:
@@ -81,9 +94,16 @@ class Agreement(Sums):
         """The pairs that no longer belong together, and their share of the slope on validation."""
         slope_MM, error_MM = self.slope()  # comparisons with what is no number are false
         steady_MM = self.steady(known)
-        told_MM = (known.slope_MM > ERRORS * known.error_MM) & (self.rows_MM >= LEAST_ROWS) & (steady_MM | steady_MM.T)
+        told_MM = (
+            (known.slope_MM > ERRORS * known.error_MM)
+            & (self.rows_MM >= LEAST_ROWS)
+            & (steady_MM | steady_MM.T)
+        )
         share_MM = slope_MM / known.slope_MM.clamp_min(1e-9)
-        sure_MM = known.slope_MM - slope_MM > ERRORS * (error_MM.square() + known.error_MM.square()).sqrt()
+        sure_MM = (
+            known.slope_MM - slope_MM
+            > ERRORS * (error_MM.square() + known.error_MM.square()).sqrt()
+        )
         found_MM = (told_MM & sure_MM & (share_MM < FALLEN)).triu(1)
         return [(i, j, max(0.0, float(share_MM[i, j]))) for i, j in found_MM.nonzero().tolist()]
 
@@ -109,28 +129,56 @@ class Expectation(Sums):
         rows_MM = (present_VM[:, :, None] & present_VM[:, None, :]).sum(0)
         if posterior_VMC.shape[-1] > MOST_CLASSES or not (rows_MM.triu(1) >= KNOWN_ROWS).any():
             return None
-        found = cls(**_expected(posterior_VMC, present_VM), slope_MM=torch.zeros(rows_MM.shape), error_MM=torch.zeros(rows_MM.shape))
+        found = cls(
+            **_expected(posterior_VMC, present_VM),
+            slope_MM=torch.zeros(rows_MM.shape),
+            error_MM=torch.zeros(rows_MM.shape),
+        )
         parts = zip(torch.split(posterior_VMC, CHUNK), torch.split(present_VM, CHUNK), strict=True)
-        first, *others = (found.compare(posterior_RMC, present_RM, learned=True) for posterior_RMC, present_RM in parts)
+        first, *others = (
+            found.compare(posterior_RMC, present_RM, learned=True)
+            for posterior_RMC, present_RM in parts
+        )
         slope_MM, error_MM = sum(others, first).slope()
-        return replace(found, slope_MM=torch.where(rows_MM >= KNOWN_ROWS, slope_MM, 0.0).float(), error_MM=error_MM.float())
+        return replace(
+            found,
+            slope_MM=torch.where(rows_MM >= KNOWN_ROWS, slope_MM, 0.0).float(),
+            error_MM=error_MM.float(),
+        )
 
-    def compare(self, posterior_BMC: Tensor, present_BM: Tensor, learned: bool = False) -> Agreement:
+    def compare(
+        self, posterior_BMC: Tensor, present_BM: Tensor, learned: bool = False
+    ) -> Agreement:
         """The sums of these records. `learned`: the expectation is from these, so of each it is taken from all but itself."""
         both_BMM1 = (present_BM[:, :, None] & present_BM[:, None, :])[..., None].double()
         posterior_BMC = torch.where(present_BM[..., None], posterior_BMC, 0.0).double()
-        says_BM, modalities = posterior_BMC.argmax(-1), torch.arange(present_BM.shape[1], device=present_BM.device)
+        says_BM, modalities = (
+            posterior_BMC.argmax(-1),
+            torch.arange(present_BM.shape[1], device=present_BM.device),
+        )
         place = (modalities[:, None], modalities, says_BM[:, :, None])
         expected_BMMC, said_BMMC = self.table_MMCC[place].double(), posterior_BMC[:, None]
         if learned:
             weight_BMM1 = self.count_MMC[place].double()[..., None] + PSEUDO
-            own_MM1 = (1 + PSEUDO / self.rows_MM.clamp_min(1))[..., None]  # it is a part of the mean over all classes, too
-            expected_BMMC = (weight_BMM1 * expected_BMMC - own_MM1 * said_BMMC) / (weight_BMM1 - own_MM1)
+            own_MM1 = (1 + PSEUDO / self.rows_MM.clamp_min(1))[
+                ..., None
+            ]  # it is a part of the mean over all classes, too
+            expected_BMMC = (weight_BMM1 * expected_BMMC - own_MM1 * said_BMMC) / (
+                weight_BMM1 - own_MM1
+            )
         expected_BMMC, said_BMMC = expected_BMMC - self.middle_MMC, said_BMMC - self.said_MMC
         product_BMM1 = (said_BMMC * expected_BMMC).sum(-1, keepdim=True)
         size_BMM1 = expected_BMMC.square().sum(-1, keepdim=True)
         noise_BMM1 = self.noise_MMC[place].double()[..., None]
-        parts = (torch.ones_like(product_BMM1), product_BMM1, product_BMM1.square(), size_BMM1, noise_BMM1, said_BMMC, expected_BMMC)
+        parts = (
+            torch.ones_like(product_BMM1),
+            product_BMM1,
+            product_BMM1.square(),
+            size_BMM1,
+            noise_BMM1,
+            said_BMMC,
+            expected_BMMC,
+        )
         sums = ((both_BMM1 * part).sum(0) for part in parts)
         return Agreement(*(s.squeeze(-1) if s.shape[-1] == 1 else s for s in sums))
 
@@ -141,7 +189,9 @@ def _expected(posterior_VMC: Tensor, present_VM: Tensor) -> dict[str, Tensor]:
     modalities, classes = posterior_VMC.shape[1:]
     says_VMC = F.one_hot(posterior_VMC.argmax(-1), classes).float()
     table_MMCC = torch.zeros(modalities, modalities, classes, classes)
-    said_MMC, middle_MMC, count_MMC, noise_MMC = (torch.zeros(modalities, modalities, classes) for _ in range(4))
+    said_MMC, middle_MMC, count_MMC, noise_MMC = (
+        torch.zeros(modalities, modalities, classes) for _ in range(4)
+    )
     rows_MM, spread_MM, signal_MM = (torch.zeros(modalities, modalities) for _ in range(3))
     for m in range(modalities):
         for n in range(modalities):
@@ -155,8 +205,17 @@ def _expected(posterior_VMC: Tensor, present_VM: Tensor) -> dict[str, Tensor]:
             variance = rest_RC.square().sum() / max(1, rows - int((count_C1 > 0).sum()))
             count_MMC[m, n] = count_C1[:, 0]
             noise_MMC[m, n] = (count_C1 * variance / (count_C1 + PSEUDO).square())[:, 0]
-            rows_MM[m, n], spread_MM[m, n] = len(says_RC), (said_RC - said_MMC[m, n]).square().sum() / rows
+            rows_MM[m, n], spread_MM[m, n] = (
+                len(says_RC),
+                (said_RC - said_MMC[m, n]).square().sum() / rows,
+            )
             size_C = (table_MMCC[m, n] - middle_MMC[m, n]).square().sum(-1) - noise_MMC[m, n]
             signal_MM[m, n] = (count_C1[:, 0] * size_C).sum().clamp_min(0) / rows
-    sums = {"count_MMC": count_MMC, "noise_MMC": noise_MMC, "rows_MM": rows_MM, "spread_MM": spread_MM, "signal_MM": signal_MM}
+    sums = {
+        "count_MMC": count_MMC,
+        "noise_MMC": noise_MMC,
+        "rows_MM": rows_MM,
+        "spread_MM": spread_MM,
+        "signal_MM": signal_MM,
+    }
     return {"table_MMCC": table_MMCC, "said_MMC": said_MMC, "middle_MMC": middle_MMC, **sums}

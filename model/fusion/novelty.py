@@ -36,18 +36,26 @@ class Familiarity(nn.Module):
 
     def forward(self, embeddings_BMD: Tensor, present_BM: Tensor) -> Tensor:
         """[B, M] whether a modality is there and beyond its limit."""
-        return present_BM & ~(self.distance(embeddings_BMD) <= self.limit_M) & (self.limit_M > 0)  # so is one that is no number
+        return (
+            present_BM & ~(self.distance(embeddings_BMD) <= self.limit_M) & (self.limit_M > 0)
+        )  # so is one that is no number
 
     @torch.no_grad()
     def learn(self, weight_M: Tensor, sum_MD: Tensor, square_MDD: Tensor) -> None:
         """Mean and covariance from weighted sums over training rows; `limit` comes after it."""
         total_M = weight_M.clamp_min(1e-12)
         mean_MD = sum_MD / total_M[:, None]
-        covariance_MDD = square_MDD / total_M[:, None, None] - mean_MD[:, :, None] * mean_MD[:, None, :]
+        covariance_MDD = (
+            square_MDD / total_M[:, None, None] - mean_MD[:, :, None] * mean_MD[:, None, :]
+        )
         least_M = RIDGE * covariance_MDD.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
         eye_DD = torch.eye(mean_MD.shape[1], dtype=mean_MD.dtype, device=mean_MD.device)
         self.mean_MD.copy_(mean_MD)
-        self.whiten_MDD.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance_MDD + least_M[:, None, None] * eye_DD)))
+        self.whiten_MDD.copy_(
+            torch.linalg.cholesky(
+                torch.linalg.inv(covariance_MDD + least_M[:, None, None] * eye_DD)
+            )
+        )
 
     @torch.no_grad()
     def limit(self, farthest_M: Tensor, rows_M: Tensor) -> None:
@@ -60,9 +68,15 @@ def lost(present_BM: Tensor, unfamiliar_BM: Tensor) -> Tensor:
     return present_BM.any(1) & (present_BM == unfamiliar_BM).all(1)
 
 
-def moments(embeddings_BMD: Tensor, present_BM: Tensor, weights_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def moments(
+    embeddings_BMD: Tensor, present_BM: Tensor, weights_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sums over a batch for `learn`, in double precision: [M], [M, D], [M, D, D]."""
     weights_BM = present_BM.double() * weights_B[:, None].double()
     embeddings_BMD = torch.where(present_BM[..., None], embeddings_BMD, 0.0).double()
     weighted_BMD = embeddings_BMD * weights_BM[..., None]
-    return weights_BM.sum(0), weighted_BMD.sum(0), torch.einsum("bmd,bme->mde", weighted_BMD, embeddings_BMD)
+    return (
+        weights_BM.sum(0),
+        weighted_BMD.sum(0),
+        torch.einsum("bmd,bme->mde", weighted_BMD, embeddings_BMD),
+    )

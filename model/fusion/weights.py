@@ -61,7 +61,11 @@ class Concatenate(nn.Module):
 
     def forward(self, embeddings_BMD: Tensor, weights_BM: Tensor, visible_BM: Tensor) -> Tensor:
         gains_BM = gains(weights_BM, visible_BM, self.normalise).to(embeddings_BMD.dtype)
-        return torch.where(visible_BM[..., None], gains_BM[..., None] * embeddings_BMD, self.absent_MD.to(embeddings_BMD.dtype)).flatten(1)
+        return torch.where(
+            visible_BM[..., None],
+            gains_BM[..., None] * embeddings_BMD,
+            self.absent_MD.to(embeddings_BMD.dtype),
+        ).flatten(1)
 
 
 def late_logits(auxiliary_BMC: Tensor, weights_BM: Tensor) -> Tensor:
@@ -71,16 +75,22 @@ def late_logits(auxiliary_BMC: Tensor, weights_BM: Tensor) -> Tensor:
 
 def evidential_logits(auxiliary_BMC: Tensor, visible_BM: Tensor) -> tuple[Tensor, Tensor]:
     """Dempster-Shafer combination of Dirichlet evidence: [B, C] log expected probability, [B, M] weights (normalised 1 - uncertainty)."""
-    evidence_BMC = nn.functional.softplus(auxiliary_BMC.float()) * visible_BM[..., None]  # an absent modality is vacuous
+    evidence_BMC = (
+        nn.functional.softplus(auxiliary_BMC.float()) * visible_BM[..., None]
+    )  # an absent modality is vacuous
     classes = evidence_BMC.shape[-1]
     strength_BM1 = evidence_BMC.sum(-1, keepdim=True) + classes
     belief_BMC, doubt_BM1 = evidence_BMC / strength_BM1, classes / strength_BM1
     belief_BC, doubt_B1 = belief_BMC[:, 0], doubt_BM1[:, 0]
     for m in range(1, evidence_BMC.shape[1]):  # the rule combines two sources; modalities are few
-        agreed_BC = belief_BC * belief_BMC[:, m] + belief_BC * doubt_BM1[:, m] + belief_BMC[:, m] * doubt_B1
+        agreed_BC = (
+            belief_BC * belief_BMC[:, m] + belief_BC * doubt_BM1[:, m] + belief_BMC[:, m] * doubt_B1
+        )
         both_B1 = doubt_B1 * doubt_BM1[:, m]
         scale_B1 = (agreed_BC.sum(1, keepdim=True) + both_B1).clamp_min(1e-12)  # 1 - conflict
         belief_BC, doubt_B1 = agreed_BC / scale_B1, both_B1 / scale_B1
     expected_BC = belief_BC + doubt_B1 / classes
     trust_BM = (1 - doubt_BM1.squeeze(-1)) * visible_BM
-    return expected_BC.clamp_min(1e-12).log(), trust_BM / trust_BM.sum(1, keepdim=True).clamp_min(1e-12)
+    return expected_BC.clamp_min(1e-12).log(), trust_BM / trust_BM.sum(1, keepdim=True).clamp_min(
+        1e-12
+    )

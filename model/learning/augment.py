@@ -39,7 +39,9 @@ class Settings(Protocol):
 
 def draws(batch: Batch, columns: int, seed: int, device: torch.device) -> Tensor:
     """[B, U] uniform numbers: rows of the global batch's table of draws, the same whatever the number of workers."""
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a CPU and a GPU draw alike
+    generator = torch.Generator().manual_seed(
+        seed
+    )  # on the CPU, so that a CPU and a GPU draw alike
     total = batch.total or len(batch)
     table = torch.rand(total, columns, generator=generator)
     return table[batch.start : batch.start + len(batch)].to(device, non_blocking=True)
@@ -62,7 +64,10 @@ def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
         if config.cell_dropout == 0:
             break
         width = numbers[name].shape[1]
-        lost = draws(batch, width + categories[name].shape[1], seed_of(seed, step, 50 + k), device) < config.cell_dropout
+        lost = (
+            draws(batch, width + categories[name].shape[1], seed_of(seed, step, 50 + k), device)
+            < config.cell_dropout
+        )
         numbers[name] = numbers[name].masked_fill(lost[:, :width], torch.nan)
         categories[name] = categories[name].masked_fill(lost[:, width:], -1)
     return batch.replace(images=images, numbers=numbers, categories=categories)
@@ -72,7 +77,10 @@ def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tenso
     """uint8 pixels -> floats in 0..1."""
     x_BCHW = warp(_unit(pixels_BCHW), u_BU, config)
     if config.colour:
-        gain_B, lift_B = 1 + config.colour * (2 * u_BU[:, 6] - 1), config.colour * (2 * u_BU[:, 7] - 1)
+        gain_B, lift_B = (
+            1 + config.colour * (2 * u_BU[:, 6] - 1),
+            config.colour * (2 * u_BU[:, 7] - 1),
+        )
         x_BCHW = (x_BCHW * gain_B[:, None, None, None] + lift_B[:, None, None, None]).clamp(0, 1)
     if config.erase:
         x_BCHW = x_BCHW.masked_fill(square(x_BCHW, u_BU[:, 8], u_BU[:, 9], config.erase), 0.5)
@@ -83,31 +91,54 @@ def warp(x_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tensor:
     """One affine map an image: a flip, a shift by whole pixels and, for half of the images, rotation and zoom; resampled once."""
     height, width = x_BCHW.shape[2:]
     one_B = torch.ones_like(u_BU[:, 0])
-    flip_x = torch.where(u_BU[:, 0] < 0.5, -one_B, one_B) if config.flip in ("horizontal", "both") else one_B
-    flip_y = torch.where(u_BU[:, 1] < 0.5, -one_B, one_B) if config.flip in ("vertical", "both") else one_B
-    turned_B = (u_BU[:, 10] < 0.5).to(u_BU.dtype)  # the others stay sharp, as test images are: resampling blurs
+    flip_x = (
+        torch.where(u_BU[:, 0] < 0.5, -one_B, one_B)
+        if config.flip in ("horizontal", "both")
+        else one_B
+    )
+    flip_y = (
+        torch.where(u_BU[:, 1] < 0.5, -one_B, one_B)
+        if config.flip in ("vertical", "both")
+        else one_B
+    )
+    turned_B = (u_BU[:, 10] < 0.5).to(
+        u_BU.dtype
+    )  # the others stay sharp, as test images are: resampling blurs
     angle_B = turned_B * math.radians(config.rotate) * (2 * u_BU[:, 2] - 1)
     scale_B = 1 + turned_B * config.zoom * (2 * u_BU[:, 3] - 1)
-    cos_B, sin_B, aspect = torch.cos(angle_B) * scale_B, torch.sin(angle_B) * scale_B, height / width
+    cos_B, sin_B, aspect = (
+        torch.cos(angle_B) * scale_B,
+        torch.sin(angle_B) * scale_B,
+        height / width,
+    )
     shift_x = torch.round(config.shift * width * (2 * u_BU[:, 4] - 1)) * 2 / width  # whole pixels
     shift_y = torch.round(config.shift * height * (2 * u_BU[:, 5] - 1)) * 2 / height
     top = torch.stack([cos_B * flip_x, -sin_B * aspect * flip_x, shift_x], 1)
     bottom = torch.stack([sin_B / aspect * flip_y, cos_B * flip_y, shift_y], 1)
-    grid = torch.nn.functional.affine_grid(torch.stack([top, bottom], 1), list(x_BCHW.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(x_BCHW, grid.to(x_BCHW.dtype), padding_mode="reflection", align_corners=False)
+    grid = torch.nn.functional.affine_grid(
+        torch.stack([top, bottom], 1), list(x_BCHW.shape), align_corners=False
+    )
+    return torch.nn.functional.grid_sample(
+        x_BCHW, grid.to(x_BCHW.dtype), padding_mode="reflection", align_corners=False
+    )
 
 
 def square(x_BCHW: Tensor, u_B: Tensor, v_B: Tensor, share: float) -> Tensor:
     """[B, 1, H, W] mask of a square of `share` of the shorter side around a random place."""
     height, width = x_BCHW.shape[2:]
     half = share * min(height, width) / 2
-    rows_H, columns_W = torch.arange(height, device=x_BCHW.device), torch.arange(width, device=x_BCHW.device)
+    rows_H, columns_W = (
+        torch.arange(height, device=x_BCHW.device),
+        torch.arange(width, device=x_BCHW.device),
+    )
     in_rows = (rows_H[None] - u_B[:, None] * height).abs() <= half
     in_columns = (columns_W[None] - v_B[:, None] * width).abs() <= half
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
-def resample_cells(batch: Batch, tables: Sequence[Table], probability: float, seed: int, step: int) -> Batch:
+def resample_cells(
+    batch: Batch, tables: Sequence[Table], probability: float, seed: int, step: int
+) -> Batch:
     """Table cells replaced at random by draws from their column's training marginal: what a record of another class could have held.
 
     A number is drawn by interpolating the training quantiles, a category from the vocabulary (its frequencies are not known here); both are
@@ -120,9 +151,15 @@ def resample_cells(batch: Batch, tables: Sequence[Table], probability: float, se
         width, split = len(columns), len(table.numeric)
         u_BU = draws(batch, 3 * width, seed_of(seed, step, 70 + k), device)
         chosen_BW = u_BU[:, :width] < probability
-        lost_BW = u_BU[:, width : 2 * width] < torch.tensor([c.missing for c in columns], device=device)
+        lost_BW = u_BU[:, width : 2 * width] < torch.tensor(
+            [c.missing for c in columns], device=device
+        )
         v_BW = u_BU[:, 2 * width :]
-        values_BN = torch.stack([_quantile(c, v_BW[:, i]) for i, c in enumerate(table.numeric)], 1) if split else v_BW[:, :0]
+        values_BN = (
+            torch.stack([_quantile(c, v_BW[:, i]) for i, c in enumerate(table.numeric)], 1)
+            if split
+            else v_BW[:, :0]
+        )
         sizes = torch.tensor([len(c.vocabulary) for c in table.categorical], device=device)
         ids_BK = torch.where(sizes > 0, (v_BW[:, split:] * sizes).long(), -1)
         values_BN = values_BN.masked_fill(lost_BW[:, :split], torch.nan)
@@ -134,10 +171,14 @@ def resample_cells(batch: Batch, tables: Sequence[Table], probability: float, se
 
 def _quantile(column: Numeric, u_B: Tensor) -> Tensor:
     """The training values at these levels, between two known quantiles by interpolation."""
-    knots_K = torch.tensor(column.quantiles or (column.mean,), dtype=torch.float32, device=u_B.device)
+    knots_K = torch.tensor(
+        column.quantiles or (column.mean,), dtype=torch.float32, device=u_B.device
+    )
     place_B = u_B * (len(knots_K) - 1)
     low_B = place_B.long()
-    return torch.lerp(knots_K[low_B], knots_K[(low_B + 1).clamp_max(len(knots_K) - 1)], place_B - low_B)
+    return torch.lerp(
+        knots_K[low_B], knots_K[(low_B + 1).clamp_max(len(knots_K) - 1)], place_B - low_B
+    )
 
 
 def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> Batch:
@@ -175,14 +216,26 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
     weight_B = torch.where(alike_B, share_B, 1.0)
     shares_B = share_B
     if config.mix == "remix":
-        own_B, partner_counts_B = counts_C[batch.labels_B.clamp_min(0)], counts_C[other.labels_B.clamp_min(0)]
+        own_B, partner_counts_B = (
+            counts_C[batch.labels_B.clamp_min(0)],
+            counts_C[other.labels_B.clamp_min(0)],
+        )
         shares_B = remix_share(share_B, own_B, partner_counts_B, config.mix_kappa, config.mix_tau)
     return batch.replace(
-        images={k: _blend(_unit(v), _unit(other.images[k]), weight_B[:, None, None, None]) for k, v in batch.images.items()},
-        numbers={
-            k: _blend(v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weight_B[:, None]) for k, v in batch.numbers.items()
+        images={
+            k: _blend(_unit(v), _unit(other.images[k]), weight_B[:, None, None, None])
+            for k, v in batch.images.items()
         },
-        categories={k: torch.where(u_B1 < weight_B[:, None], v, other.categories[k]) for k, v in batch.categories.items()},
+        numbers={
+            k: _blend(
+                v, torch.where(other.numbers[k].isnan(), v, other.numbers[k]), weight_B[:, None]
+            )
+            for k, v in batch.numbers.items()
+        },
+        categories={
+            k: torch.where(u_B1 < weight_B[:, None], v, other.categories[k])
+            for k, v in batch.categories.items()
+        },
         partners_B=other.labels_B,
         shares_B=torch.where(alike_B, shares_B, 1.0),
     )

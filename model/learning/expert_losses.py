@@ -36,13 +36,17 @@ def cross_entropy(logits_BEC: Tensor, labels_B: Tensor) -> Tensor:
 
 def strengths(config: LossConfig, experts: int) -> Tensor:
     """[E] prior strengths lambda_e = centre + spread * linspace(-1, 1); a single expert has the centre."""
-    return config.centre + config.spread * (torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1))
+    return config.centre + config.spread * (
+        torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
+    )
 
 
 def reversed_prior(log_prior_C: Tensor) -> Tensor:
     """[C] the prior with ranks reversed: the rarest class gets the largest share and so on."""
     order_C = log_prior_C.argsort(stable=True)
-    return torch.empty_like(log_prior_C).scatter(0, order_C, log_prior_C.sort(descending=True, stable=True).values)
+    return torch.empty_like(log_prior_C).scatter(
+        0, order_C, log_prior_C.sort(descending=True, stable=True).values
+    )
 
 
 def sade_shifts(counts_C: Tensor, experts: int) -> Tensor:
@@ -52,8 +56,12 @@ def sade_shifts(counts_C: Tensor, experts: int) -> Tensor:
     third; one expert takes the second (balanced softmax).
     """
     log_prior_C = log_prior(counts_C)
-    place_E1 = (torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)).to(log_prior_C)[:, None]
-    return place_E1.clamp_max(1) * log_prior_C - (place_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
+    place_E1 = (torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)).to(log_prior_C)[
+        :, None
+    ]
+    return place_E1.clamp_max(1) * log_prior_C - (place_E1 - 1).clamp_min(
+        0
+    ) * SADE_STRENGTH * reversed_prior(log_prior_C)
 
 
 def shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
@@ -88,23 +96,33 @@ def shifted(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: Loss
 def focal(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
     """(1 - p_y)^gamma CE(v, y)."""
     loss_BE = cross_entropy(logits_BEC, labels_B)
-    return (-torch.expm1(-loss_BE)).clamp_min(TINY) ** config.focal_gamma * loss_BE  # 0^(gamma - 1) has no gradient: hence the floor
+    return (-torch.expm1(-loss_BE)).clamp_min(
+        TINY
+    ) ** config.focal_gamma * loss_BE  # 0^(gamma - 1) has no gradient: hence the floor
 
 
-def vector_scaling(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def vector_scaling(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """VS loss, CE((n_c / n_max)^gamma v_c + lambda_e log pi_c, y): the paper's tau is the prior strength here, one for each expert."""
     counts_C = full(counts_C).clamp_min(1)
     scale_C = (counts_C / counts_C.max()) ** config.vs_gamma
-    return cross_entropy(scale_C * logits_BEC + shifts(counts_C, config, logits_BEC.shape[1]), labels_B)
+    return cross_entropy(
+        scale_C * logits_BEC + shifts(counts_C, config, logits_BEC.shape[1]), labels_B
+    )
 
 
 def smoothing(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
     """Label-aware smoothing (MiSLAS, concave form): (1 - eps_y) CE(v, y) + eps_y mean_c CE(v, c); equal counts all take the tail's eps."""
     counts_C = full(counts_C).clamp_min(1)
     rank_C = (counts_C - counts_C.min()) / (counts_C.max() - counts_C.min()).clamp_min(1)
-    smooth_C = config.smoothing_tail + (config.smoothing_head - config.smoothing_tail) * torch.sin(rank_C * torch.pi / 2)
+    smooth_C = config.smoothing_tail + (config.smoothing_head - config.smoothing_tail) * torch.sin(
+        rank_C * torch.pi / 2
+    )
     smooth_B1 = smooth_C[labels_B][:, None]
-    return (1 - smooth_B1) * cross_entropy(logits_BEC, labels_B) - smooth_B1 * logits_BEC.log_softmax(-1).mean(-1)
+    return (1 - smooth_B1) * cross_entropy(
+        logits_BEC, labels_B
+    ) - smooth_B1 * logits_BEC.log_softmax(-1).mean(-1)
 
 
 EXPERT_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]] = {
@@ -124,7 +142,9 @@ def margins(counts_C: Tensor, margin: float) -> Tensor:
     return margin * (counts_C.min() / counts_C) ** 0.25
 
 
-def subtract_margin(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def subtract_margin(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """v - s Delta_y e_y; the cosine classifier has already multiplied its logits by s."""
     if config.margin == 0:
         return logits_BEC
@@ -169,12 +189,21 @@ def influence_weights(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor) 
     one_hot_B1C = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])[:, None, :]
     error_BE = (logits_BEC.detach().softmax(-1) - one_hot_B1C).abs().sum(-1)
     size_BE = full(hidden_BEH.detach()).abs().mean(-1)
-    if size_BE.shape != error_BE.shape:  # late and evidential fusion have one row of logits for all experts
+    if (
+        size_BE.shape != error_BE.shape
+    ):  # late and evidential fusion have one row of logits for all experts
         size_BE = size_BE.mean(1, keepdim=True)
     return 1 / (error_BE * size_BE + 1e-3)
 
 
-def expert_loss(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig, progress: float) -> Tensor:
+def expert_loss(
+    logits_BEC: Tensor,
+    hidden_BEH: Tensor,
+    labels_B: Tensor,
+    counts_C: Tensor,
+    config: LossConfig,
+    progress: float,
+) -> Tensor:
     """[B, E] the loss named by config.name, with margin and weights; 0 where the label is unknown."""
     known_B = labels_B >= 0
     labels_B = labels_B.clamp_min(0)

@@ -14,7 +14,9 @@ class ExpertLinear(nn.Module):
     def __init__(self, experts: int, inputs: int, outputs: int) -> None:
         super().__init__()
         bound = inputs**-0.5
-        self.weight_EIO = nn.Parameter(torch.empty(experts, inputs, outputs).uniform_(-bound, bound))
+        self.weight_EIO = nn.Parameter(
+            torch.empty(experts, inputs, outputs).uniform_(-bound, bound)
+        )
         self.bias_EO = nn.Parameter(torch.zeros(experts, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,9 +56,13 @@ class Classifier(nn.Module):
         super().__init__()
         self.kind, self.scale = kind, scale
         if kind == "etf":
-            self.register_buffer("weight_EHC", simplex(hidden, classes).expand(experts, -1, -1).clone())
+            self.register_buffer(
+                "weight_EHC", simplex(hidden, classes).expand(experts, -1, -1).clone()
+            )
         else:
-            self.weight_EHC = nn.Parameter(torch.empty(experts, hidden, classes).uniform_(-(hidden**-0.5), hidden**-0.5))
+            self.weight_EHC = nn.Parameter(
+                torch.empty(experts, hidden, classes).uniform_(-(hidden**-0.5), hidden**-0.5)
+            )
         if kind == "linear":
             self.bias_EC = nn.Parameter(torch.zeros(experts, classes))
 
@@ -64,7 +70,11 @@ class Classifier(nn.Module):
         if self.kind == "linear":
             return torch.einsum("beh,ehc->bec", hidden_BEH, self.weight_EHC) + self.bias_EC
         weight_EHC = nn.functional.normalize(self.weight_EHC, dim=1)
-        return self.scale * torch.einsum("beh,ehc->bec", nn.functional.normalize(hidden_BEH, dim=-1), weight_EHC.to(hidden_BEH.dtype))
+        return self.scale * torch.einsum(
+            "beh,ehc->bec",
+            nn.functional.normalize(hidden_BEH, dim=-1),
+            weight_EHC.to(hidden_BEH.dtype),
+        )
 
 
 class Experts(nn.Module):
@@ -77,8 +87,12 @@ class Experts(nn.Module):
         self.norm = ExpertNorm(count, hidden)
         self.widen = ExpertLinear(count, hidden, hidden)
         self.narrow = ExpertLinear(count, hidden, hidden)
-        nn.init.zeros_(self.narrow.weight_EIO)  # the block starts as the identity: an expert is linear until the data ask for more
-        self.classifier = Classifier(count, hidden, classes, classifier_kind(config, loss), loss.scale)
+        nn.init.zeros_(
+            self.narrow.weight_EIO
+        )  # the block starts as the identity: an expert is linear until the data ask for more
+        self.classifier = Classifier(
+            count, hidden, classes, classifier_kind(config, loss), loss.scale
+        )
 
     def forward(self, fused_BZ: Tensor) -> tuple[Tensor, Tensor]:
         x_BEH = self.project(fused_BZ)

@@ -19,22 +19,34 @@ from model.learning.expert_losses import expert_loss, full, log_prior
 from model.outputs import Outputs
 
 
-def terms(outputs: Outputs, batch: Batch, counts_C: Tensor, config: ModelConfig, progress: float) -> dict[str, Tensor]:
+def terms(
+    outputs: Outputs, batch: Batch, counts_C: Tensor, config: ModelConfig, progress: float
+) -> dict[str, Tensor]:
     """Weighted scalar terms whose sum is the loss; `progress` in 0..1 is the share of the training that is done."""
     rows = max(len(batch), 1)
-    loss = replace(config.loss, margin=0.0) if config.fusion.kind in WITHOUT_EXPERTS else config.loss  # a margin is one between cosines
+    loss = (
+        replace(config.loss, margin=0.0) if config.fusion.kind in WITHOUT_EXPERTS else config.loss
+    )  # a margin is one between cosines
 
     def experts_B(labels_B: Tensor) -> Tensor:
-        return expert_loss(outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, loss, progress).mean(1)
+        return expert_loss(
+            outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, loss, progress
+        ).mean(1)
 
     def alone_B(labels_B: Tensor) -> Tensor:
-        return auxiliary_loss(outputs.auxiliary_BMFC, labels_B, batch.ranks_B, outputs.present_BM, counts_C)
+        return auxiliary_loss(
+            outputs.auxiliary_BMFC, labels_B, batch.ranks_B, outputs.present_BM, counts_C
+        )
 
     return {
         "classification": blended(experts_B, batch).sum() / rows,
         "auxiliary": config.fusion.auxiliary_weight * blended(alone_B, batch).sum() / rows,
-        "confidence": config.fusion.confidence_weight * confidence_loss(outputs, batch).sum() / rows,
-        "diversity": -config.loss.diversity * divergence(outputs.logits_BEC, known(batch)).sum() / rows,
+        "confidence": config.fusion.confidence_weight
+        * confidence_loss(outputs, batch).sum()
+        / rows,
+        "diversity": -config.loss.diversity
+        * divergence(outputs.logits_BEC, known(batch)).sum()
+        / rows,
     }
 
 
@@ -51,7 +63,9 @@ def blended(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
     return shares_B * value_B(batch.labels_B) + (1 - shares_B) * value_B(batch.partners_B)
 
 
-def auxiliary_loss(auxiliary_BMFC: Tensor, labels_B: Tensor, ranks_B: Tensor, present_BM: Tensor, counts_C: Tensor) -> Tensor:
+def auxiliary_loss(
+    auxiliary_BMFC: Tensor, labels_B: Tensor, ranks_B: Tensor, present_BM: Tensor, counts_C: Tensor
+) -> Tensor:
     """[B] sum over the modalities a row has of CE(u + log pi, y), the mean over the heads that may learn from it: all but its own fold's.
 
     A single head (F = 1) learns from every row: the in-sample confidence of the baselines.
@@ -60,7 +74,9 @@ def auxiliary_loss(auxiliary_BMFC: Tensor, labels_B: Tensor, ranks_B: Tensor, pr
     log_BMFC = (full(auxiliary_BMFC) + log_prior(counts_C)).log_softmax(-1)
     index_BMF1 = labels_B.clamp_min(0)[:, None, None, None].expand(*log_BMFC.shape[:3], 1)
     loss_BMF = -log_BMFC.gather(-1, index_BMF1).squeeze(-1)
-    learns_BF = ((ranks_B % folds)[:, None] != torch.arange(folds, device=ranks_B.device)) | (folds == 1)
+    learns_BF = ((ranks_B % folds)[:, None] != torch.arange(folds, device=ranks_B.device)) | (
+        folds == 1
+    )
     counted_BMF = present_BM[..., None] & learns_BF[:, None, :] & (labels_B >= 0)[:, None, None]
     return torch.where(counted_BMF, loss_BMF, 0.0).sum((1, 2)) / max(folds - 1, 1)
 
@@ -76,12 +92,16 @@ def true_class_probability(outputs: Outputs, batch: Batch, cross_fitted: bool = 
     Cross-fitted (training rows): from the head of the row's own fold. Otherwise (validation, test): from the mean of the heads.
     """
     auxiliary_BMFC = outputs.auxiliary_BMFC.detach()
-    alone_BMC = held_out(auxiliary_BMFC, batch.ranks_B) if cross_fitted else averaged(auxiliary_BMFC)
+    alone_BMC = (
+        held_out(auxiliary_BMFC, batch.ranks_B) if cross_fitted else averaged(auxiliary_BMFC)
+    )
     posterior_BMC = full(alone_BMC).softmax(-1)
 
     def of(labels_B: Tensor) -> Tensor:
         index_BM1 = labels_B.clamp_min(0)[:, None, None].expand(-1, posterior_BMC.shape[1], 1)
-        return posterior_BMC.gather(-1, index_BM1).squeeze(-1).T  # [M, B]: `blended` works on the last axis
+        return (
+            posterior_BMC.gather(-1, index_BM1).squeeze(-1).T
+        )  # [M, B]: `blended` works on the last axis
 
     return torch.where(outputs.present_BM & known(batch)[:, None], blended(of, batch).T, 0.0)
 
@@ -117,7 +137,9 @@ def restricted(batch: Batch, kept_B: Tensor) -> Batch:
     return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)
 
 
-def remix_share(lam: Tensor, counts_y: Tensor, counts_partner: Tensor, kappa: float, tau: float) -> Tensor:
+def remix_share(
+    lam: Tensor, counts_y: Tensor, counts_partner: Tensor, kappa: float, tau: float
+) -> Tensor:
     """Remix: the label's share is the blend's lam, but the rarer label of a pair takes all of it.
 
     That is when the counts differ kappa-fold and the more frequent record's part of the blend is below tau.

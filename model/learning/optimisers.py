@@ -52,7 +52,10 @@ def decayed(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
 def build(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """The optimiser named by the settings; SAM and ImbSAM are AdamW with other gradients."""
     kept, free = decayed(network)
-    groups = [{"params": kept, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [
+        {"params": kept, "weight_decay": settings.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     groups = [g for g in groups if g["params"]]
     return OPTIMISERS[settings.name](groups, settings)
 
@@ -62,7 +65,9 @@ def adamw(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Op
 
 
 def sgd(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
+    )
 
 
 OPTIMISERS: dict[str, Callable[[list[dict[str, object]], Settings], torch.optim.Optimizer]] = {
@@ -81,7 +86,9 @@ def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None
     """
     moved = [(p, p.grad, p.detach().clone()) for p in parameters if p.grad is not None]
     if moved:
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for _, g, _ in moved]))
+        norm = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(g.float()) for _, g, _ in moved])
+        )
         scale = rho / norm.clamp_min(1e-12)
         for parameter, gradient, _ in moved:
             parameter.add_(gradient * scale)
@@ -127,6 +134,8 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     theirs = dict(network.named_parameters()) | dict(network.named_buffers())
     ours = dict(average.named_parameters()) | dict(average.named_buffers())
     floats = [name for name, mine in ours.items() if mine.is_floating_point()]
-    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n].to(ours[n].dtype) for n in floats], 1 - decay)
+    torch._foreach_lerp_(
+        [ours[n] for n in floats], [theirs[n].to(ours[n].dtype) for n in floats], 1 - decay
+    )
     for name in ours.keys() - set(floats):
         ours[name].copy_(theirs[name])

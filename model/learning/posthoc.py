@@ -17,7 +17,10 @@ from model.learning.optimisers import learning_rate_scale
 STAGES = ("crt", "lws", "tau")
 NEVER = -1e6  # a log-prior beyond every lead of a logit, yet a number
 BATCH = 128
-STEPS = (64, 512)  # fewest and most batches an epoch: small data must converge, large data must take seconds
+STEPS = (
+    64,
+    512,
+)  # fewest and most batches an epoch: small data must converge, large data must take seconds
 
 
 def adjust(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tensor:
@@ -27,7 +30,11 @@ def adjust(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tenso
     for logits [..., E, C].
     """
     test_C = full(test_prior_C)
-    return full(logits) + test_C.log().where(test_C > 0, NEVER) - full(train_prior_C).clamp_min(1e-12).log()
+    return (
+        full(logits)
+        + test_C.log().where(test_C > 0, NEVER)
+        - full(train_prior_C).clamp_min(1e-12).log()
+    )
 
 
 def retrain(
@@ -48,12 +55,16 @@ def retrain(
     class-balanced draws (rows weigh 1 / counts_C), so every expert then speaks for a uniform prior. Rows without a label are left out.
     """
     if kind not in STAGES:
-        raise ValueError(f"stage.kind must be one of {', '.join(STAGES)} to retrain a classifier; got {kind!r}")
+        raise ValueError(
+            f"stage.kind must be one of {', '.join(STAGES)} to retrain a classifier; got {kind!r}"
+        )
     if kind == "tau":
         return tau_normalise(weight_ECH.detach(), tau), torch.zeros_like(bias_EC)
     known_N = labels_N >= 0
     if not known_N.any():
-        raise ValueError(f"stage.kind={kind} needs rows with a label; got {len(labels_N)} rows, none with one")
+        raise ValueError(
+            f"stage.kind={kind} needs rows with a label; got {len(labels_N)} rows, none with one"
+        )
     if not known_N.all():
         hidden_NEH, labels_N = hidden_NEH[known_N], labels_N[known_N]
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +77,12 @@ def retrain(
             return scale_EC[..., None] * weight_ECH, scale_EC * bias_EC
     else:
         bound = weight_ECH.shape[-1] ** -0.5
-        fresh_ECH = torch.empty(weight_ECH.shape).uniform_(-bound, bound, generator=generator).to(weight_ECH).requires_grad_()
+        fresh_ECH = (
+            torch.empty(weight_ECH.shape)
+            .uniform_(-bound, bound, generator=generator)
+            .to(weight_ECH)
+            .requires_grad_()
+        )
         fresh_EC = torch.zeros_like(bias_EC, requires_grad=True)
         learned = [fresh_ECH, fresh_EC]
 
@@ -103,7 +119,11 @@ def learn(
     for step in range(epochs * steps):
         optimiser.param_groups[0]["lr"] = lr * learning_rate_scale(step, epochs * steps, 0.0)
         point_B = torch.rand(rows, generator=generator, dtype=torch.float64) * edges_N[-1]
-        index_B = torch.searchsorted(edges_N, point_B, right=True).clamp_max(len(labels_N) - 1).to(labels_N.device)
+        index_B = (
+            torch.searchsorted(edges_N, point_B, right=True)
+            .clamp_max(len(labels_N) - 1)
+            .to(labels_N.device)
+        )
         weight_ECH, bias_EC = classifier()
         logits_BEC = torch.einsum("beh,ech->bec", full(hidden_NEH[index_B]), weight_ECH) + bias_EC
         loss = cross_entropy(logits_BEC, labels_N[index_B]).mean(0).sum()

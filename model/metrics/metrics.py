@@ -22,11 +22,23 @@ from model.metrics.scoring import (
 )
 from model.schema import listed
 
-__all__ = ["FORMULAS", "bootstrap", "compute", "confidence_report", "notes", "resamples", "shot_groups"]
+__all__ = [
+    "FORMULAS",
+    "bootstrap",
+    "compute",
+    "confidence_report",
+    "notes",
+    "resamples",
+    "shot_groups",
+]
 
 
 def compute(
-    probabilities_NC: Tensor, labels_N: Tensor, counts_C: Tensor, classes: Sequence[str], predictions_N: Tensor | None = None
+    probabilities_NC: Tensor,
+    labels_N: Tensor,
+    counts_C: Tensor,
+    classes: Sequence[str],
+    predictions_N: Tensor | None = None,
 ) -> dict[str, float]:
     """Every metric that is defined, by its flat name; means are over the classes that have rows. counts_C: training rows a class."""
     scored = score(probabilities_NC, labels_N, counts_C, predictions_N)
@@ -38,29 +50,46 @@ def compute(
 
 
 def notes(
-    probabilities_NC: Tensor, labels_N: Tensor, counts_C: Tensor, classes: Sequence[str], predictions_N: Tensor | None = None
+    probabilities_NC: Tensor,
+    labels_N: Tensor,
+    counts_C: Tensor,
+    classes: Sequence[str],
+    predictions_N: Tensor | None = None,
 ) -> dict[str, str]:
     """Why a metric is missing, or over which classes it was taken; empty where nothing needs saying."""
     scored = score(probabilities_NC, labels_N, counts_C, predictions_N)
     found: dict[str, str] = {}
     if len(scored.labels_N) < len(labels_N):
-        found["rows"] = f"{len(labels_N) - len(scored.labels_N)} of {len(labels_N)} rows have no label and are not scored"
+        found["rows"] = (
+            f"{len(labels_N) - len(scored.labels_N)} of {len(labels_N)} rows have no label and are not scored"
+        )
     if not len(scored.labels_N):
         return {**found, **dict.fromkeys(FORMULAS, "undefined: no labelled row")}
     table_CC = scored.confusion_RCC[0]
     present_C, told_C = table_CC.sum(1) > 0, table_CC.sum(0) > 0
     absent = [name for name, there in zip(classes, present_C.tolist()) if not there]
     if absent:
-        for metric in ("balanced_accuracy", "macro_f1", "g_mean", "macro_auroc", "macro_auprc", "worst_recall"):
+        for metric in (
+            "balanced_accuracy",
+            "macro_f1",
+            "g_mean",
+            "macro_auroc",
+            "macro_auprc",
+            "worst_recall",
+        ):
             found[metric] = f"without the classes that have no rows: {listed(absent)}"
         found["macro_f1"] += "; one of them that is predicted counts as 0"
     for group, shot in enumerate(SHOTS):
         if not bool((present_C & (scored.groups_C == group)).any()):
             found[f"{shot}_shot_accuracy"] = "undefined: no class of the group has rows"
     if int(present_C.sum()) == 1:
-        found["macro_auroc"] = found["mcc"] = f"undefined: every row is of the class {classes[int(present_C.long().argmax())]}"
+        found["macro_auroc"] = found["mcc"] = (
+            f"undefined: every row is of the class {classes[int(present_C.long().argmax())]}"
+        )
     elif int(told_C.sum()) == 1:
-        found["mcc"] = f"0 by convention: every prediction is {classes[int(told_C.long().argmax())]}"
+        found["mcc"] = (
+            f"0 by convention: every prediction is {classes[int(told_C.long().argmax())]}"
+        )
     for c, name in enumerate(classes):
         if not present_C[c]:
             found[f"recall/{name}"] = "undefined: the class has no rows"
@@ -74,13 +103,18 @@ def resamples(labels_N: Tensor, replicates: int, seed: int = 0, most: int = 0) -
     bootstrap)."""
     order_N = torch.argsort(labels_N, stable=True)
     _, size_K = torch.unique(labels_N, return_counts=True)
-    start_N, size_N = (size_K.cumsum(0) - size_K).repeat_interleave(size_K), size_K.repeat_interleave(size_K)
+    start_N, size_N = (
+        (size_K.cumsum(0) - size_K).repeat_interleave(size_K),
+        size_K.repeat_interleave(size_K),
+    )
     generator = torch.Generator().manual_seed(seed)
     for first in range(0, replicates, most or replicates):
         shape = min(most or replicates, replicates - first), len(labels_N)
         draws_RN = torch.rand(shape, generator=generator, dtype=torch.float64).to(labels_N.device)
         picked_RN = order_N[start_N + (draws_RN * size_N).long()]
-        yield torch.zeros(shape, dtype=torch.long, device=labels_N.device).scatter_add_(1, picked_RN, torch.ones_like(picked_RN))
+        yield torch.zeros(shape, dtype=torch.long, device=labels_N.device).scatter_add_(
+            1, picked_RN, torch.ones_like(picked_RN)
+        )
 
 
 def _values(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
@@ -88,8 +122,12 @@ def _values(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
     if name in FORMULAS:
         return FORMULAS[name](scored)
     if kind in ("recall", "precision") and label in classes:
-        return (scored.recall_RC if kind == "recall" else scored.precision_RC)[:, list(classes).index(label)]
-    raise ValueError(f"a metric must be one of {', '.join(FORMULAS)}, recall/CLASS or precision/CLASS; got {name!r}")
+        return (scored.recall_RC if kind == "recall" else scored.precision_RC)[
+            :, list(classes).index(label)
+        ]
+    raise ValueError(
+        f"a metric must be one of {', '.join(FORMULAS)}, recall/CLASS or precision/CLASS; got {name!r}"
+    )
 
 
 def bootstrap(
@@ -120,7 +158,9 @@ def bootstrap(
         values_R = torch.cat(parts[name])
         values_R = values_R[~values_R.isnan()]
         if len(values_R):
-            edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values_R.device)
+            edges = torch.tensor(
+                [(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values_R.device
+            )
             low, high = torch.quantile(values_R, edges).tolist()
             found[name] = (low, high)
     return found
@@ -161,16 +201,33 @@ def confidence_report(
         for group, shot in enumerate(("all", *SHOTS), start=-1):
             here_B = present_BM[:, m] & (labels_B >= 0) & ((group_B == group) | (group < 0))
             count = int(here_B.sum())
-            row: dict[str, str | int | float | None] = {"modality": modality, "group": shot, "rows": count}
+            row: dict[str, str | int | float | None] = {
+                "modality": modality,
+                "group": shot,
+                "rows": count,
+            }
             row |= dict.fromkeys(("predicted", "used", "true", "rank_correlation", "weight"))
             if count:
-                told_N, true_N, labels_N = confidence_BM[here_B, m], true_BM[here_B, m], labels_B[here_B]
-                row |= {"predicted": _class_mean(told_N, labels_N), "true": _class_mean(true_N, labels_N)}
+                told_N, true_N, labels_N = (
+                    confidence_BM[here_B, m],
+                    true_BM[here_B, m],
+                    labels_B[here_B],
+                )
+                row |= {
+                    "predicted": _class_mean(told_N, labels_N),
+                    "true": _class_mean(true_N, labels_N),
+                }
                 row["rank_correlation"] = _correlation(told_N, true_N)
                 row["used"] = None if used_BM is None else _class_mean(used_BM[here_B, m], labels_N)
-                row["weight"] = None if weights_BM is None else _class_mean(weights_BM[here_B, m], labels_N)
+                row["weight"] = (
+                    None if weights_BM is None else _class_mean(weights_BM[here_B, m], labels_N)
+                )
             row["note"] = (
-                "no record" if not count else "" if row["rank_correlation"] is not None else "no rank correlation: constant values"
+                "no record"
+                if not count
+                else ""
+                if row["rank_correlation"] is not None
+                else "no rank correlation: constant values"
             )
             rows.append(row)
     return rows

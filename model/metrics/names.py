@@ -15,7 +15,9 @@ class Metric:
 
     name: str
     title: str  # as it stands inside a sentence or at the head of a column
-    unit: str = ""  # "%": the value is a share and is shown times 100; "s": seconds; "": a plain number
+    unit: str = (
+        ""  # "%": the value is a share and is shown times 100; "s": seconds; "": a plain number
+    )
     lower_is_better: bool = False
 
     @property
@@ -45,11 +47,19 @@ class Metric:
 
     def value(self, value: float | None, missing: str = "-") -> str:
         """The value in the metric's digits, without its unit."""
-        return missing if value is None or not math.isfinite(value) else f"{self.scale * value:.{self.digits}f}"
+        return (
+            missing
+            if value is None or not math.isfinite(value)
+            else f"{self.scale * value:.{self.digits}f}"
+        )
 
     def text(self, value: float | None, missing: str = "-") -> str:
         """The value with its unit."""
-        return self.value(value, missing) if value is None or not math.isfinite(value) else f"{self.value(value)} {self.unit}".rstrip()
+        return (
+            self.value(value, missing)
+            if value is None or not math.isfinite(value)
+            else f"{self.value(value)} {self.unit}".rstrip()
+        )
 
 
 def _share(name: str, title: str, lower_is_better: bool = False) -> Metric:
@@ -73,7 +83,9 @@ _DECLARED = (
     _share("ece", "ECE", lower_is_better=True),
     _share("classwise_ece", "class-wise ECE", lower_is_better=True),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}  # of predictions: a search or a run can go by any of these
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in _DECLARED
+}  # of predictions: a search or a run can go by any of these
 _OTHERS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -91,7 +103,13 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "expert_weight": ("weight of expert {}", ""),
 }
 PER_CLASS = ("recall", "precision")  # families of which a run or a search can go by a member
-CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")  # of a modality in a group of classes
+CONFIDENCE_FACTS = (
+    "predicted",
+    "used",
+    "true",
+    "rank_correlation",
+    "weight",
+)  # of a modality in a group of classes
 
 
 def metric(name: str) -> Metric:
@@ -109,4 +127,6 @@ def check_name(setting: str, name: str, *more: str) -> None:
     """Refuses a metric that does not exist. more: names that are valid besides the declared ones."""
     if name not in (*METRICS, *more) and name.partition("/")[0] not in PER_CLASS:
         valid = ", ".join((*METRICS, *more))
-        raise ValueError(f"{setting} must be one of {valid}, recall/CLASS, precision/CLASS; got {name!r}")
+        raise ValueError(
+            f"{setting} must be one of {valid}, recall/CLASS, precision/CLASS; got {name!r}"
+        )

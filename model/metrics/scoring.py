@@ -20,8 +20,12 @@ from model.schema import FEW_ROWS, MANY_ROWS, by_thirds
 BINS = 15  # of both calibration errors, equally wide
 SHOTS = ("many", "medium", "few")
 _CELLS = 4_000_000  # replicates of one chunk times their rows, or times the cells of their confusion matrix
-_UNIT = 2**36  # fixed point: exact integer sums of values up to 16 over 8 million rows, with steps of 1.5e-11
-_SMALLEST = torch.finfo(torch.float32).eps  # a probability of 0 counts as this in the NLL, as in scikit-learn
+_UNIT = (
+    2**36
+)  # fixed point: exact integer sums of values up to 16 over 8 million rows, with steps of 1.5e-11
+_SMALLEST = torch.finfo(
+    torch.float32
+).eps  # a probability of 0 counts as this in the NLL, as in scikit-learn
 
 
 def shot_groups(counts_C: Tensor) -> Tensor:
@@ -73,7 +77,9 @@ class Scored:
 
     def _sums(self, place_N: Tensor, places: int, values_RN: Tensor) -> Tensor:
         """Weighted sums of the rows that share a place, [R, places]."""
-        return torch.zeros(len(values_RN), places, dtype=torch.long, device=values_RN.device).index_add_(1, place_N, values_RN)
+        return torch.zeros(
+            len(values_RN), places, dtype=torch.long, device=values_RN.device
+        ).index_add_(1, place_N, values_RN)
 
     def _mean(self, values_N: Tensor) -> Tensor:
         return _ratio((self.weights_RN * _fixed(values_N)).sum(1), self.weights_RN.sum(1)) / _UNIT
@@ -82,7 +88,9 @@ class Scored:
     def confusion_RCC(self) -> Tensor:
         """Rows: the true class; columns: the decision."""
         classes = self.probabilities_NC.shape[1]
-        return self._sums(self.labels_N * classes + self.predictions_N, classes**2, self.weights_RN).view(-1, classes, classes)
+        return self._sums(
+            self.labels_N * classes + self.predictions_N, classes**2, self.weights_RN
+        ).view(-1, classes, classes)
 
     @cached_property
     def hits_RC(self) -> Tensor:
@@ -111,10 +119,15 @@ class Scored:
         """Multi-class R_k; 0 where every decision is the same class, undefined where every label is."""
         table_RCC = self.confusion_RCC.double()
         total_R, true_RC, told_RC = table_RCC.sum((1, 2)), table_RCC.sum(2), table_RCC.sum(1)
-        spread_true_R, spread_told_R = total_R**2 - (true_RC**2).sum(1), total_R**2 - (told_RC**2).sum(1)
+        spread_true_R, spread_told_R = (
+            total_R**2 - (true_RC**2).sum(1),
+            total_R**2 - (told_RC**2).sum(1),
+        )
         top_R = self.hits_RC.double().sum(1) * total_R - (true_RC * told_RC).sum(1)
         value_R = top_R / (spread_true_R * spread_told_R).sqrt().clamp(min=1e-300)
-        return torch.where(spread_true_R > 0, torch.where(spread_told_R > 0, value_R, 0.0), torch.nan)
+        return torch.where(
+            spread_true_R > 0, torch.where(spread_told_R > 0, value_R, 0.0), torch.nan
+        )
 
     @cached_property
     def ranking_2RC(self) -> Tensor:
@@ -128,9 +141,13 @@ class Scored:
         hits_RG = self._sums(place_N, len(scores_G), hits_RN)
         other_RG = self._sums(place_N, len(scores_G), self.weights_RN) - hits_RG
         hits_R, other_R = hits_RG.sum(1), other_RG.sum(1)
-        twice_R = (hits_RG * (2 * other_RG.cumsum(1) - other_RG)).sum(1)  # of ordered pairs; integer, so exact
+        twice_R = (hits_RG * (2 * other_RG.cumsum(1) - other_RG)).sum(
+            1
+        )  # of ordered pairs; integer, so exact
         from_top_RG = hits_RG.flip(1).cumsum(1)
-        precision_RG = from_top_RG / (from_top_RG + other_RG.flip(1).cumsum(1)).clamp(min=1).double()
+        precision_RG = (
+            from_top_RG / (from_top_RG + other_RG.flip(1).cumsum(1)).clamp(min=1).double()
+        )
         weighted_R = (hits_RG.flip(1) * precision_RG).sum(1)
         average_R = torch.where(hits_R > 0, weighted_R / hits_R.clamp(min=1), torch.nan)
         return torch.stack([_ratio(twice_R, 2 * hits_R * other_R), average_R])
@@ -138,7 +155,9 @@ class Scored:
     def calibration_error(self, scores_N: Tensor, true_N: Tensor) -> Tensor:
         """Mean distance between score and frequency over bins, weighted by their rows."""
         place_N = (scores_N * BINS).long().clamp(0, BINS - 1)
-        gap_RB = self._sums(place_N, BINS, self.weights_RN * (_fixed(scores_N) - _UNIT * true_N.long()))
+        gap_RB = self._sums(
+            place_N, BINS, self.weights_RN * (_fixed(scores_N) - _UNIT * true_N.long())
+        )
         return _ratio(gap_RB.abs().sum(1), self.weights_RN.sum(1)) / _UNIT
 
     def ece(self) -> Tensor:
@@ -147,10 +166,20 @@ class Scored:
 
     def classwise_ece(self) -> Tensor:
         scores_NC = self.probabilities_NC
-        return torch.stack([self.calibration_error(scores_NC[:, c], self.labels_N == c) for c in range(scores_NC.shape[1])]).mean(0)
+        return torch.stack(
+            [
+                self.calibration_error(scores_NC[:, c], self.labels_N == c)
+                for c in range(scores_NC.shape[1])
+            ]
+        ).mean(0)
 
     def nll(self) -> Tensor:
-        return self._mean(-self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0].double().clamp(min=_SMALLEST).log())
+        return self._mean(
+            -self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0]
+            .double()
+            .clamp(min=_SMALLEST)
+            .log()
+        )
 
     def brier(self) -> Tensor:
         """Sum over the classes of squared errors, 0 to 2."""
@@ -177,13 +206,26 @@ FORMULAS: dict[str, Callable[[Scored], Tensor]] = {
 }
 
 
-def score(probabilities_NC: Tensor, labels_N: Tensor, counts_C: Tensor, predictions_N: Tensor | None = None) -> Scored:
+def score(
+    probabilities_NC: Tensor,
+    labels_N: Tensor,
+    counts_C: Tensor,
+    predictions_N: Tensor | None = None,
+) -> Scored:
     """The labelled rows, each with weight 1. Decisions are the most probable class unless given."""
     if not bool(torch.isfinite(probabilities_NC).all()):
         broken = int((~torch.isfinite(probabilities_NC)).any(1).sum())
-        raise ValueError(f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with NaN or infinity")
+        raise ValueError(
+            f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with NaN or infinity"
+        )
     known_N = labels_N >= 0
     scores_NC = probabilities_NC.detach().float()[known_N]
     decisions_N = scores_NC.argmax(1) if predictions_N is None else predictions_N.long()[known_N]
     weights_RN = torch.ones(1, len(scores_NC), dtype=torch.long, device=scores_NC.device)
-    return Scored(scores_NC, labels_N[known_N].long(), decisions_N, weights_RN, shot_groups(counts_C.to(scores_NC.device)))
+    return Scored(
+        scores_NC,
+        labels_N[known_N].long(),
+        decisions_N,
+        weights_RN,
+        shot_groups(counts_C.to(scores_NC.device)),
+    )

@@ -14,7 +14,9 @@ import pytest
 from cluster.local import nodes, processes
 from tests.cluster.cluster_tools import Cluster, started, traces
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the local cluster reads /proc")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the local cluster reads /proc"
+)
 
 WHERE = """
 import sys, ray
@@ -50,9 +52,14 @@ def test_smoke(tmp_path: Path) -> None:
         refused = cluster.submit("python", "-c", "print('in')", options=(), token=False)
         assert refused.returncode != 0
         assert "authentication" in (refused.stdout + refused.stderr).lower()
-        done = cluster.submit("python", "where.py", "head", "worker1", options=working_dir(tmp_path))
+        done = cluster.submit(
+            "python", "where.py", "head", "worker1", options=working_dir(tmp_path)
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert f"NODES 2 ADDRESSES {' '.join(sorted(node.address for node in state.nodes))}" in done.stdout
+        assert (
+            f"NODES 2 ADDRESSES {' '.join(sorted(node.address for node in state.nodes))}"
+            in done.stdout
+        )
         bystander = subprocess.Popen(["sleep", "60"])
         assert cluster("stop").returncode == 0
         assert traces(state) == []
@@ -63,7 +70,10 @@ def test_smoke(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     folder = f"/tmp/lt-none-{os.getpid()}"
-    for words, expected in [(("status",), "must hold a started cluster"), (("start", "--network", "wifi"), "auto, namespaces, loopback")]:
+    for words, expected in [
+        (("status",), "must hold a started cluster"),
+        (("start", "--network", "wifi"), "auto, namespaces, loopback"),
+    ]:
         result = Cluster(folder)(*words)
         assert result.returncode == 2
         assert expected in result.stderr
@@ -80,7 +90,9 @@ def test_loopback_network_works_without_rights(tmp_path: Path) -> None:
         state = cluster.state
         assert all(node.address.startswith("127.") for node in state.nodes)
         done = cluster.submit("python", "where.py", *cluster.workers, options=working_dir(tmp_path))
-        assert "NODES 2 ADDRESSES 127.213.0.11 127.213.0.12" in done.stdout, done.stdout + done.stderr
+        assert "NODES 2 ADDRESSES 127.213.0.11 127.213.0.12" in done.stdout, (
+            done.stdout + done.stderr
+        )
         assert cluster("stop").returncode == 0
         assert traces(state) == []
 

@@ -15,9 +15,23 @@ import pytest
 
 from tests.cluster.cluster_tools import ROOT, Cluster, started, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")]
-SMALL = ["dim=16", "image.width=4", "table.width=16", "table.blocks=0", "experts.hidden=16", "inference.calibrate=false"]
-TRAINERS, TRIALS = "RayTrainWorker", "ImplicitFunc Trainable"  # classes of the actors that do the work
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc"),
+]
+SMALL = [
+    "dim=16",
+    "image.width=4",
+    "table.width=16",
+    "table.blocks=0",
+    "experts.hidden=16",
+    "inference.calibrate=false",
+]
+TRAINERS, TRIALS = (
+    "RayTrainWorker",
+    "ImplicitFunc Trainable",
+)  # classes of the actors that do the work
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +45,9 @@ def roomy() -> Iterator[Cluster]:
 def shards(roomy: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small wafer shards, ingested on the cluster."""
     folder = tmp_path_factory.mktemp("data") / "shards"
-    done = roomy.submit("python", "distributed/wafers", "--rows", "400", "--size", "16", "--shards", str(folder))
+    done = roomy.submit(
+        "python", "distributed/wafers", "--rows", "400", "--size", "16", "--shards", str(folder)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -46,13 +62,43 @@ def two_workers(roomy: Cluster) -> Iterator[Cluster]:
 
 def train(shards: Path | str, out: Path | str, *words: str, epochs: int) -> list[str]:
     settings = ["--set", f"optim.epochs={epochs}", *SMALL, *words]
-    return ["python", "distributed/train.py", "--data", str(shards), "--workers", "2", "--out", str(out), *settings]
+    return [
+        "python",
+        "distributed/train.py",
+        "--data",
+        str(shards),
+        "--workers",
+        "2",
+        "--out",
+        str(out),
+        *settings,
+    ]
 
 
 def tune(shards: Path | str, out: Path | str, *, trials: int, epochs: int) -> list[str]:
-    words = ["--trials", str(trials), "--replicates", "0", "--stopper", "none", "--sampler", "random"]
+    words = [
+        "--trials",
+        str(trials),
+        "--replicates",
+        "0",
+        "--stopper",
+        "none",
+        "--sampler",
+        "random",
+    ]
     settings = ["--set", f"optim.epochs={epochs}", *SMALL]
-    return ["python", "distributed/tune.py", "--data", str(shards), "--out", str(out), "--space", "fusion", *words, *settings]
+    return [
+        "python",
+        "distributed/tune.py",
+        "--data",
+        str(shards),
+        "--out",
+        str(out),
+        "--space",
+        "fusion",
+        *words,
+        *settings,
+    ]
 
 
 def history(run: Path) -> list[int]:
@@ -77,29 +123,43 @@ def check_run(run: Path, epochs: int) -> dict[str, Any]:
 def records(out: Path) -> dict[str, dict[str, Any]]:
     path = out / "records.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return {record["job"]["name"]: record for record in (json.loads(line) for line in lines if line.endswith("}"))}
+    return {
+        record["job"]["name"]: record
+        for record in (json.loads(line) for line in lines if line.endswith("}"))
+    }
 
 
 def check_search(out: Path, trials: int) -> None:
     """A finished search is complete: each trial once, none failed, all files there."""
     with open(out / "trials.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len({row["trial"] for row in rows}) == len(rows) == trials, [row["trial"] for row in rows]
+    assert len({row["trial"] for row in rows}) == len(rows) == trials, [
+        row["trial"] for row in rows
+    ]
     assert {row["state"] for row in rows} == {"complete"}, [row["reason"] for row in rows]
-    assert all((out / name).stat().st_size for name in ("best.toml", "report.html", "report.md", "study.journal", "experiment.json"))
+    assert all(
+        (out / name).stat().st_size
+        for name in ("best.toml", "report.html", "report.md", "study.journal", "experiment.json")
+    )
     assert any(record["job"]["kind"] == "test" for record in records(out).values())
 
 
 def busy_worker(cluster: Cluster, words: str) -> str:
     """A worker node on which such an actor runs now."""
     names = cluster.node_names()
-    live = [row for row in cluster.rows("actors") if row["state"] == "ALIVE" and any(word in row["class_name"] for word in words.split())]
+    live = [
+        row
+        for row in cluster.rows("actors")
+        if row["state"] == "ALIVE" and any(word in row["class_name"] for word in words.split())
+    ]
     found = sorted({names.get(row["node_id"], "?") for row in live} & set(cluster.workers))
     assert found, [row["class_name"] for row in cluster.rows("actors")]
     return found[-1]
 
 
-def test_training_spreads_over_two_nodes(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_training_spreads_over_two_nodes(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     log = two_workers.submit(*train(shards, tmp_path / "run", epochs=2))
     assert log.returncode == 0, log.stdout + log.stderr
     assert two_workers.places(TRAINERS) == set(two_workers.workers)
@@ -107,7 +167,9 @@ def test_training_spreads_over_two_nodes(two_workers: Cluster, shards: Path, tmp
     assert two_workers.leaks() == []
 
 
-def test_search_has_trials_on_both_nodes(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_search_has_trials_on_both_nodes(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     log = two_workers.submit(*tune(shards, tmp_path / "search", trials=6, epochs=2))
     assert log.returncode == 0, log.stdout + log.stderr
     assert two_workers.places(TRIALS) >= set(two_workers.workers)
@@ -115,7 +177,9 @@ def test_search_has_trials_on_both_nodes(two_workers: Cluster, shards: Path, tmp
     assert two_workers.leaks() == []
 
 
-def test_training_goes_on_with_what_is_left_of_the_cluster(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_training_goes_on_with_what_is_left_of_the_cluster(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     run, name = tmp_path / "run", f"lost-{time.time():.0f}"
     two_workers.begin(name, *train(shards, run, epochs=30))
     wait_for(lambda: len(history(run)) >= 2, 240, lambda: two_workers.log(name))
@@ -128,7 +192,9 @@ def test_training_goes_on_with_what_is_left_of_the_cluster(two_workers: Cluster,
     assert two_workers.leaks() == []
 
 
-def test_search_loses_no_finished_trial_when_a_node_is_lost(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_search_loses_no_finished_trial_when_a_node_is_lost(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     out, name = tmp_path / "search", f"search-{time.time():.0f}"
     two_workers.begin(name, *tune(shards, out, trials=8, epochs=10))
     wait_for(lambda: len(records(out)) >= 2, 240, lambda: two_workers.log(name))
@@ -142,7 +208,9 @@ def test_search_loses_no_finished_trial_when_a_node_is_lost(two_workers: Cluster
     assert two_workers.leaks() == []
 
 
-def test_interrupted_search_goes_on_when_it_is_submitted_again(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_interrupted_search_goes_on_when_it_is_submitted_again(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     out, name = tmp_path / "search", f"stop-{time.time():.0f}"
     command = tune(shards, out, trials=8, epochs=10)
     two_workers.begin(name, *command)
@@ -159,12 +227,17 @@ def test_interrupted_search_goes_on_when_it_is_submitted_again(two_workers: Clus
     assert two_workers.leaks() == []
 
 
-def test_interrupted_training_goes_on_when_it_is_submitted_again(two_workers: Cluster, shards: Path, tmp_path: Path) -> None:
+def test_interrupted_training_goes_on_when_it_is_submitted_again(
+    two_workers: Cluster, shards: Path, tmp_path: Path
+) -> None:
     run, name = tmp_path / "run", f"again-{time.time():.0f}"
     command = train(shards, run, epochs=24)
     two_workers.begin(name, *command)
     wait_for(lambda: len(history(run)) >= 2, 240, lambda: two_workers.log(name))
-    assert two_workers.ray("job", "stop", "--address", two_workers.state.dashboard, name).returncode == 0
+    assert (
+        two_workers.ray("job", "stop", "--address", two_workers.state.dashboard, name).returncode
+        == 0
+    )
     assert len(history(run)) < 24
     assert two_workers.leaks() == []
     log = two_workers.submit(*command, "--resume")
@@ -179,7 +252,9 @@ def test_training_of_a_fixed_size_waits_for_a_node(shards: Path, tmp_path: Path)
         cluster.begin(name, *train(shards, run, epochs=24))
         wait_for(lambda: len(history(run)) >= 2, 240, lambda: cluster.log(name))
         assert cluster("kill", cluster.workers[0]).returncode == 0
-        wait_for(lambda: len([row for row in cluster.rows("nodes") if row["state"] == "ALIVE"]) == 2, 60)
+        wait_for(
+            lambda: len([row for row in cluster.rows("nodes") if row["state"] == "ALIVE"]) == 2, 60
+        )
         time.sleep(3)
         stuck = history(run)
         assert len(stuck) < 24
@@ -205,7 +280,9 @@ def test_elastic_training_shrinks_and_goes_on(shards: Path, tmp_path: Path) -> N
         assert cluster.leaks() == []
 
 
-def test_code_in_the_image_needs_no_working_directory(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_the_image_needs_no_working_directory(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on Kubernetes: each node has the code on its PYTHONPATH, and a job starts in the folder where Ray was started."""
     image = tmp_path / "image"
     for name in ("distributed", "model", "search_spaces"):

@@ -36,13 +36,18 @@ def schemas(source: str) -> dict[str, Any]:
         if not PUBLISHED.exists():
             pytest.skip("the published definitions are not beside this checkout")
         return {kind: reduce.strict(reduce.published(PUBLISHED, kind)) for kind in reduce.FILES}
-    return {kind: reduce.strict(schema) for kind, schema in json.loads(REDUCED.read_text())["schemas"].items()}
+    return {
+        kind: reduce.strict(schema)
+        for kind, schema in json.loads(REDUCED.read_text())["schemas"].items()
+    }
 
 
 @pytest.fixture(scope="module", params=["published", "reduced"])
 def validate(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
     kinds = schemas(request.param)
-    return lambda document: jsonschema.Draft202012Validator(kinds[document["kind"]]).validate(document)
+    return lambda document: jsonschema.Draft202012Validator(kinds[document["kind"]]).validate(
+        document
+    )
 
 
 def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
@@ -73,15 +78,21 @@ def edit_mode(job: dict[str, Any]) -> None:
 
 
 def edit_image(job: dict[str, Any]) -> None:
-    job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+        "imagePulPolicy"
+    ] = "Always"
 
 
 def edit_group(job: dict[str, Any]) -> None:
     del job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplicas"]
 
 
-@pytest.mark.parametrize("edit", [edit_entrypoint, edit_replicas, edit_mode, edit_image, edit_group])
-def test_a_typo_fails(edit: Callable[[dict[str, Any]], None], validate: Callable[[dict[str, Any]], None]) -> None:
+@pytest.mark.parametrize(
+    "edit", [edit_entrypoint, edit_replicas, edit_mode, edit_image, edit_group]
+)
+def test_a_typo_fails(
+    edit: Callable[[dict[str, Any]], None], validate: Callable[[dict[str, Any]], None]
+) -> None:
     broken = copy.deepcopy(DOCUMENTS["rayjob-cpu.yaml"])
     edit(broken)
     with pytest.raises(jsonschema.ValidationError):
@@ -97,7 +108,10 @@ def test_the_reduced_schema_is_small_and_current() -> None:
 
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
 def test_job_and_cluster_are_the_same_cluster(pool: str) -> None:
-    assert DOCUMENTS[f"rayjob-{pool}.yaml"]["spec"]["rayClusterSpec"] == DOCUMENTS[f"raycluster-{pool}.yaml"]["spec"]
+    assert (
+        DOCUMENTS[f"rayjob-{pool}.yaml"]["spec"]["rayClusterSpec"]
+        == DOCUMENTS[f"raycluster-{pool}.yaml"]["spec"]
+    )
 
 
 @pytest.mark.parametrize("name", RAY)
@@ -115,13 +129,21 @@ def test_pods_are_safe_sized_and_of_one_version(name: str) -> None:
         stored = int(group["rayStartParams"].get("object-store-memory", 0))
         memory = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
         assert stored <= 0.4 * memory
-        assert not any("SECRET" in item["name"] or "TOKEN" in item["name"] for item in container.get("env", []))
-    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in spec["workerGroupSpecs"])
+        assert not any(
+            "SECRET" in item["name"] or "TOKEN" in item["name"] for item in container.get("env", [])
+        )
+    assert all(
+        group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        for group in spec["workerGroupSpecs"]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in RAY if name.endswith("-gpu.yaml")])
 def test_gpu_pool_asks_for_a_gpu_and_a_cpu_pool_stands_beside_it(name: str) -> None:
-    limits = [g["template"]["spec"]["containers"][0]["resources"]["limits"] for g in cluster_spec(DOCUMENTS[name])["workerGroupSpecs"]]
+    limits = [
+        g["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for g in cluster_spec(DOCUMENTS[name])["workerGroupSpecs"]
+    ]
     assert [limit.get("nvidia.com/gpu") for limit in limits] == ["1", None]
 
 
@@ -137,7 +159,10 @@ def pod_schema(path: str) -> dict[str, Any]:
 
 def test_volume_claim_is_valid() -> None:
     claim = DOCUMENTS["storage.yaml"]
-    jsonschema.validate(claim["spec"], pod_schema("headGroupSpec/template/spec/volumes/[]/ephemeral/volumeClaimTemplate/spec"))
+    jsonschema.validate(
+        claim["spec"],
+        pod_schema("headGroupSpec/template/spec/volumes/[]/ephemeral/volumeClaimTemplate/spec"),
+    )
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     (volume,) = groups(DOCUMENTS["raycluster-cpu.yaml"])[0]["template"]["spec"]["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -150,7 +175,10 @@ def test_network_policy_selects_the_pods() -> None:
     jsonschema.validate([rule], schema)
     wanted = policy["spec"]["podSelector"]["matchLabels"].items()
     for name in RAY:
-        assert all(wanted <= group["template"]["metadata"]["labels"].items() for group in groups(DOCUMENTS[name]))
+        assert all(
+            wanted <= group["template"]["metadata"]["labels"].items()
+            for group in groups(DOCUMENTS[name])
+        )
 
 
 def commands(text: str) -> list[str]:
@@ -162,13 +190,19 @@ def offered(script: str) -> str:
     path = ROOT / script
     if not path.exists():
         pytest.skip(f"{script} is not there yet")
-    result = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def test_entrypoints_are_commands_of_this_repository() -> None:
-    found = [document["spec"]["entrypoint"] for document in DOCUMENTS.values() if document["kind"] == "RayJob"]
+    found = [
+        document["spec"]["entrypoint"]
+        for document in DOCUMENTS.values()
+        if document["kind"] == "RayJob"
+    ]
     assert len(found) == 2
     found += commands((ROOT / "cluster" / "README.md").read_text())
     for command in found:
@@ -217,8 +251,14 @@ def test_aws_machines_are_what_ec2_takes() -> None:
     from botocore.model import ServiceModel
     from botocore.validate import ParamValidator
 
-    shape = ServiceModel(Loader().load_service_model("ec2", "service-2")).operation_model("RunInstances").input_shape
-    for name, kind in yaml.safe_load((ROOT / "cluster/launcher/aws.yaml").read_text())["available_node_types"].items():
+    shape = (
+        ServiceModel(Loader().load_service_model("ec2", "service-2"))
+        .operation_model("RunInstances")
+        .input_shape
+    )
+    for name, kind in yaml.safe_load((ROOT / "cluster/launcher/aws.yaml").read_text())[
+        "available_node_types"
+    ].items():
         request = {"MinCount": 1, "MaxCount": 1, **kind["node_config"]}
         assert not ParamValidator().validate(request, shape).has_errors(), name
         assert kind["node_config"]["InstanceType"] in shape.members["InstanceType"].enum
@@ -227,7 +267,9 @@ def test_aws_machines_are_what_ec2_takes() -> None:
 
 
 def test_scripts_pass_shellcheck() -> None:
-    tool = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    tool = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     if tool is None:
         pytest.skip("shellcheck is not installed")
     result = subprocess.run([tool, str(SBATCH)], capture_output=True, text=True)
@@ -244,10 +286,14 @@ def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: P
         "PYTHON": "/opt/python",
     }
     words = ["--trials", "200", "--out", "/shared/with space"]
-    done = subprocess.run(["bash", str(SBATCH), *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(SBATCH), *words], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
-    assert [next(w for w in line if w.startswith("--nodelist=")) for line in lines] == [f"--nodelist={m}" for m in ("a1", "a2", "a3", "a1")]
+    assert [next(w for w in line if w.startswith("--nodelist=")) for line in lines] == [
+        f"--nodelist={m}" for m in ("a1", "a2", "a3", "a1")
+    ]
     assert "--head" in lines[0]
     assert all("--num-gpus=2" in line for line in lines[:3])
     assert all(any(word.startswith("--address=a1:") for word in line) for line in lines[1:3])
@@ -256,14 +302,18 @@ def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: P
 
 
 def test_slurm_script_outside_slurm_says_how_to_look_at_it() -> None:
-    done = subprocess.run(["bash", str(SBATCH)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(SBATCH)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert "DRY_RUN=1" in done.stderr
 
 
 def instructions() -> list[tuple[str, str]]:
     text = re.sub(r"\\\n", " ", (ROOT / "cluster" / "Dockerfile").read_text())
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")
+    ]
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
@@ -277,21 +327,40 @@ def test_image_is_pinned_and_not_root() -> None:
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
     users = [rest for word, rest in done if word == "USER"]
     assert users == ["1000:1000"]
-    assert done.index(("USER", "1000:1000")) > max(index for index, (word, _) in enumerate(done) if word in ("RUN", "COPY"))
-    installs = [part for word, rest in done if word == "RUN" for part in re.split("&&", rest) if "pip install" in part]
+    assert done.index(("USER", "1000:1000")) > max(
+        index for index, (word, _) in enumerate(done) if word in ("RUN", "COPY")
+    )
+    installs = [
+        part
+        for word, rest in done
+        if word == "RUN"
+        for part in re.split("&&", rest)
+        if "pip install" in part
+    ]
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in part for part in installs)
     assert not any(word == "ADD" or "http" in rest for word, rest in done)
 
 
 def test_image_copies_little_and_all_that_is_needed(tmp_path: Path) -> None:
-    assert set(copied()) == {"pyproject.toml", "README.md", "constraints.txt", "distributed", "model", "search_spaces"}
+    assert set(copied()) == {
+        "pyproject.toml",
+        "README.md",
+        "constraints.txt",
+        "distributed",
+        "model",
+        "search_spaces",
+    }
     for name in ("distributed", "model", "search_spaces"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     scripts = [name for name in ("train", "tune") if (ROOT / f"distributed/{name}.py").exists()]
     for name in scripts:
         done = subprocess.run(
-            [sys.executable, f"distributed/{name}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [sys.executable, f"distributed/{name}.py", "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
     assert scripts
@@ -300,7 +369,11 @@ def test_image_copies_little_and_all_that_is_needed(tmp_path: Path) -> None:
 def test_build_context_is_what_is_copied_and_small() -> None:
     """With the rules of the docker client itself."""
     build = pytest.importorskip("docker.utils.build")
-    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    patterns = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     paths = {path for path in build.exclude_paths(str(ROOT), patterns) if (ROOT / path).is_file()}
     assert {path.split("/")[0] for path in paths} - {"Dockerfile", ".dockerignore"} <= set(copied())
     assert not any("__pycache__" in path for path in paths)
@@ -311,11 +384,26 @@ def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path)
     """With Ray's own rules for `ray job submit --working-dir .`."""
     from ray._private.runtime_env import packaging
 
-    packaging.create_package(str(ROOT), tmp_path / "job.zip", include_gitignore=True, include_parent_dir=False, excludes=[])
+    packaging.create_package(
+        str(ROOT),
+        tmp_path / "job.zip",
+        include_gitignore=True,
+        include_parent_dir=False,
+        excludes=[],
+    )
     with zipfile.ZipFile(tmp_path / "job.zip") as package:
         names = package.namelist()
     assert {"distributed/train.py", "model/network.py"} <= set(names)
     tops = {name.split("/")[0] for name in names}
-    assert not tops & {".git", ".venv", "tests", "cluster", "benchmarks", "runs", "experiments", "shards"}
+    assert not tops & {
+        ".git",
+        ".venv",
+        "tests",
+        "cluster",
+        "benchmarks",
+        "runs",
+        "experiments",
+        "shards",
+    }
     assert not any("token" in name for name in names)
     assert (tmp_path / "job.zip").stat().st_size < 2_000_000

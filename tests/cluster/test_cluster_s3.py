@@ -18,7 +18,11 @@ from tests.cluster.test_cluster_faults import SMALL, train, tune
 from tests.conftest import run_command
 
 pytest.importorskip("moto")
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc"),
+]
 SECRET = "a-secret-of-the-test"
 
 
@@ -31,7 +35,9 @@ def bucket() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +48,15 @@ def bucket() -> Iterator[str]:
             patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
             wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60)
             boto3.client("s3").create_bucket(Bucket="longtail")
-            done = run_command("distributed/wafers", "--rows", "400", "--size", "16", "--shards", "s3://longtail/shards")
+            done = run_command(
+                "distributed/wafers",
+                "--rows",
+                "400",
+                "--size",
+                "16",
+                "--shards",
+                "s3://longtail/shards",
+            )
             assert done.returncode == 0, done.stderr
             yield "s3://longtail"
     finally:
@@ -88,7 +102,13 @@ def test_training_on_two_nodes_leaves_a_whole_run(cluster: Cluster, bucket: str)
     assert log.returncode == 0, log.stdout + log.stderr
     assert cluster.places("RayTrainWorker") == set(cluster.workers)
     found = names(out)
-    assert {"config.json", "metrics.json", "history.json", "checkpoint/model.pt", "checkpoint/info.json"} <= found
+    assert {
+        "config.json",
+        "metrics.json",
+        "history.json",
+        "checkpoint/model.pt",
+        "checkpoint/info.json",
+    } <= found
     assert not [name for name in found if name.endswith(".part")]
     assert "val" in json.loads(content(f"{out}/metrics.json"))
     from distributed.training import checkpoint as checkpoints
@@ -106,7 +126,15 @@ def test_search_leaves_a_whole_experiment_and_extends_it(cluster: Cluster, bucke
     out = f"{bucket}/search"
     log = cluster.submit(*tune(f"{bucket}/shards", out, trials=4, epochs=1))
     assert log.returncode == 0, log.stdout + log.stderr
-    assert {"trials.csv", "best.toml", "report.html", "report.md", "study.journal", "records.jsonl", "experiment.json"} <= names(out)
+    assert {
+        "trials.csv",
+        "best.toml",
+        "report.html",
+        "report.md",
+        "study.journal",
+        "records.jsonl",
+        "experiment.json",
+    } <= names(out)
     assert [name for name in names(out) if "tfevents" in name]
     log = cluster.submit("python", "distributed/tune.py", "--out", out, "--trials", "6", "--resume")
     assert log.returncode == 0, log.stdout + log.stderr

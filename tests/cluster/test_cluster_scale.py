@@ -21,7 +21,12 @@ PAGE = (ROOT / "cluster" / "SCALE.md").read_text()
 
 
 def test_page_holds_the_table_that_the_script_prints() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "cluster/scale.py"), "plan"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cluster/scale.py"), "plan"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in PAGE
     smaller = scale.table(Plan(side=224, row_bytes=31400), MEASURED).splitlines()
@@ -30,7 +35,15 @@ def test_page_holds_the_table_that_the_script_prints() -> None:
 
 def test_page_quotes_the_measured_inputs() -> None:
     quoted = [float(word.replace(",", "")) for word in re.findall(r"\d[\d,.]*\d|\d", PAGE)]
-    for name in ("decode_64", "decode_96", "decode_128", "decode_224", "step_gflop_224", "step_gflop_448", "index_bytes_a_row"):
+    for name in (
+        "decode_64",
+        "decode_96",
+        "decode_128",
+        "decode_224",
+        "step_gflop_224",
+        "step_gflop_448",
+        "index_bytes_a_row",
+    ):
         assert any(abs(number - MEASURED[name]) <= 0.01 * MEASURED[name] for number in quoted), name
 
 
@@ -51,8 +64,19 @@ def test_halving_by_hand() -> None:
 
 def test_limits_by_hand() -> None:
     measured = {"decode_224": 1000.0, "step_gflop_224": 2.0, "parameters": 0.0}
-    plan = Plan(side=224, row_bytes=50e3, gpus=16, gpus_per_node=8, cpus_per_gpu=4, gpu_tflops=1.0, node_gbytes=1.0, store_gbytes=3.0)
-    assert list(scale.limits(plan, measured).values()) == pytest.approx([64_000, 8_000, 40_000, 60_000])
+    plan = Plan(
+        side=224,
+        row_bytes=50e3,
+        gpus=16,
+        gpus_per_node=8,
+        cpus_per_gpu=4,
+        gpu_tflops=1.0,
+        node_gbytes=1.0,
+        store_gbytes=3.0,
+    )
+    assert list(scale.limits(plan, measured).values()) == pytest.approx(
+        [64_000, 8_000, 40_000, 60_000]
+    )
 
 
 def test_photographs_are_jpegs_of_a_photographs_size() -> None:

@@ -18,7 +18,11 @@ from cluster.local.network import Network, open_network
 from tests.cluster.cluster_tools import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
+]
 
 SRUN = """#!/usr/bin/env bash
 machine=1
@@ -62,14 +66,18 @@ def machines() -> Iterator[Network]:
         network.close()
 
 
-def test_a_job_starts_its_nodes_passes_the_warning_on_and_cleans_up(machines: Network, tmp_path: Path) -> None:
+def test_a_job_starts_its_nodes_passes_the_warning_on_and_cleans_up(
+    machines: Network, tmp_path: Path
+) -> None:
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "distributed").mkdir()
     (tmp_path / "distributed" / "tune.py").write_text(DRIVER)
     job, mark = str(os.getpid()), secrets.token_hex(8)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+    } | {
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}:/usr/sbin:/sbin",
         "PYTHON": sys.executable,
         "BRIDGE": machines.bridge,

@@ -33,7 +33,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(folder: Path, *words: str, data: str = "shards") -> dict[str, Any]:
     out = folder / "told.json"
-    assert evaluate.main(["--checkpoint", str(folder / "run"), "--data", str(folder / data), *words, "--json", str(out)]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--checkpoint",
+                str(folder / "run"),
+                "--data",
+                str(folder / data),
+                *words,
+                "--json",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return json.loads(out.read_text())
 
 
@@ -49,42 +62,75 @@ def test_it_repeats_the_metrics_of_the_run(folder: Path) -> None:
         assert {name: told[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
 
 
-def test_what_a_condition_does_and_does_not_do_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_condition_does_and_does_not_do_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "prior.json").write_text('{"common": 2, "scarce": 1}')
     told = ask(folder, "--prior", str(tmp_path / "prior.json"), "--replicates", "0")
     others = [name for name in small_run.CLASSES if name not in ("common", "scarce")]
-    assert f"the known prior gives {', '.join(others)} no weight: never predicted" in told["remarks"]
+    assert (
+        f"the known prior gives {', '.join(others)} no weight: never predicted" in told["remarks"]
+    )
     assert "intervals" not in told["remarks"]
     told = ask(folder, "--modalities", "table", "--corrupt", "photo=noise:0.5")
     assert "photo is taken away: nothing of it is left to corrupt" in told["remarks"]
     capsys.readouterr()
     told = ask(folder, "--shift", "forward-500")
     sizes = [n for name, n in told.items() if name.startswith("rows/") and n]
-    assert f"by forward-500 (the largest class has {max(sizes) / min(sizes):.3g} times the rows" in capsys.readouterr().out
+    assert (
+        f"by forward-500 (the largest class has {max(sizes) / min(sizes):.3g} times the rows"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("stage", ["crt", "lws", "tau"])
-def test_a_run_with_a_second_stage_is_what_is_saved(folder: Path, tmp_path: Path, stage: str) -> None:
+def test_a_run_with_a_second_stage_is_what_is_saved(
+    folder: Path, tmp_path: Path, stage: str
+) -> None:
     done = small_run.train(tmp_path / "run", folder / "shards", **{"stage.kind": stage})
     first = torch.load(folder / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
     second = torch.load(tmp_path / "run" / "checkpoint" / "model.pt", weights_only=True)["network"]
-    changed = {name for name, value in second.items() if name not in first or not torch.equal(value, first[name])}
+    changed = {
+        name
+        for name, value in second.items()
+        if name not in first or not torch.equal(value, first[name])
+    }
     assert changed, "the second stage did nothing"
     assert all(name.startswith("experts") for name in changed), "the representation is frozen"
     out = tmp_path / "told.json"
-    words = ["--checkpoint", str(tmp_path / "run"), "--data", str(folder / "shards"), "--split", "test", "--json", str(out)]
+    words = [
+        "--checkpoint",
+        str(tmp_path / "run"),
+        "--data",
+        str(folder / "shards"),
+        "--split",
+        "test",
+        "--json",
+        str(out),
+    ]
     assert evaluate.main(words) == 0
     told = json.loads(out.read_text())
-    assert {name: told[name] for name in done.metrics["test"]} == pytest.approx(done.metrics["test"], abs=1e-6)
+    assert {name: told[name] for name in done.metrics["test"]} == pytest.approx(
+        done.metrics["test"], abs=1e-6
+    )
 
 
 def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> None:
     plain = ask(folder, "--split", "test")
-    words = ["--checkpoint", f"file://{folder}/run", "--data", f"file://{folder}/shards", "--split", "test"]
+    words = [
+        "--checkpoint",
+        f"file://{folder}/run",
+        "--data",
+        f"file://{folder}/shards",
+        "--split",
+        "test",
+    ]
     assert evaluate.main([*words, "--json", f"file://{tmp_path}/deep/told.json"]) == 0
     told = json.loads((tmp_path / "deep" / "told.json").read_text())
     places = ("checkpoint", "data")
-    assert {n: v for n, v in told.items() if n not in places} == {n: v for n, v in plain.items() if n not in places}
+    assert {n: v for n, v in told.items() if n not in places} == {
+        n: v for n, v in plain.items() if n not in places
+    }
 
 
 def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(folder: Path) -> None:
@@ -102,14 +148,23 @@ def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(fold
 
 
 def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
-    done = run_command("distributed/evaluate.py", "--checkpoint", str(folder / "run" / "checkpoint"), "--data", str(folder / "shards"))
+    done = run_command(
+        "distributed/evaluate.py",
+        "--checkpoint",
+        str(folder / "run" / "checkpoint"),
+        "--data",
+        str(folder / "shards"),
+    )
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy %" in done.stdout
     assert "photo, few" in done.stdout
     assert "uniform weights 0.33 0.33 0.33" in done.stdout
 
 
-@pytest.mark.parametrize(("shift", "rows"), [("uniform", (10, 10, 10)), ("forward-5", (50, 22, 10)), ("backward-5", (2, 4, 10))])
+@pytest.mark.parametrize(
+    ("shift", "rows"),
+    [("uniform", (10, 10, 10)), ("forward-5", (50, 22, 10)), ("backward-5", (2, 4, 10))],
+)
 def test_the_cut_follows_the_protocol(folder: Path, shift: str, rows: tuple[int, ...]) -> None:
     told = ask(folder, "--shift", shift, "--replicates", "10")
     assert tuple(told[f"rows/{name}"] for name in small_run.CLASSES) == rows
@@ -134,11 +189,15 @@ def test_modalities_left_out_get_no_weight(folder: Path) -> None:
 def test_noise_lowers_the_true_confidence_of_the_sabotaged_modality(folder: Path) -> None:
     clean, noisy = ask(folder), ask(folder, "--corrupt", "photo=noise")
     assert noisy["confidence/photo/all/true"] < clean["confidence/photo/all/true"] - 0.1
-    assert noisy["confidence/table/all/true"] == pytest.approx(clean["confidence/table/all/true"], abs=1e-6)
+    assert noisy["confidence/table/all/true"] == pytest.approx(
+        clean["confidence/table/all/true"], abs=1e-6
+    )
 
 
 def test_shards_that_number_classes_and_categories_otherwise_give_the_same(folder: Path) -> None:
-    turned = small_run.schema(classes=("scarce", "common", "middling"), sites=("face", "leg", "arm", "back"))
+    turned = small_run.schema(
+        classes=("scarce", "common", "middling"), sites=("face", "leg", "arm", "back")
+    )
     small_run.write_shards(folder / "turned", turned)
     told, own = ask(folder, data="turned"), ask(folder)
     assert metrics_of(told) == pytest.approx(metrics_of(own), abs=1e-6)
@@ -146,13 +205,20 @@ def test_shards_that_number_classes_and_categories_otherwise_give_the_same(folde
     assert "categories of table matched by value: site" in told["remarks"]
 
 
-def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of_it(folder: Path) -> None:
+def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of_it(
+    folder: Path,
+) -> None:
     words = "photo and table agree only"
     assert words not in ask(folder)["remarks"]
     assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
     before = folder / "before"  # one made by a version that did not learn what to expect
-    checkpoints.save(str(before), dataclasses.replace(checkpoints.load(str(folder / "run")), expectation=None))
-    assert words not in ask(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")["remarks"]
+    checkpoints.save(
+        str(before), dataclasses.replace(checkpoints.load(str(folder / "run")), expectation=None)
+    )
+    assert (
+        words
+        not in ask(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")["remarks"]
+    )
 
 
 def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
@@ -190,12 +256,18 @@ def test_guards_work_without_the_validation_split_and_say_what_they_did(folder: 
         assert "without labelled validation rows" not in told["aggregation/reason"]
 
 
-@pytest.mark.parametrize("rows", [(600, 10, 5), (10, 10, 600)], ids=["of the frequent class", "of the rare class"])
+@pytest.mark.parametrize(
+    "rows", [(600, 10, 5), (10, 10, 600)], ids=["of the frequent class", "of the rare class"]
+)
 def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_so(
     rows: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_run, "SPLITS", {**small_run.SPLITS, "val": (300, 150, 80), "test": rows})
-    small_run.train(tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **{"optim.epochs": 2})
+    monkeypatch.setattr(
+        small_run, "SPLITS", {**small_run.SPLITS, "val": (300, 150, 80), "test": rows}
+    )
+    small_run.train(
+        tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **{"optim.epochs": 2}
+    )
     before, after = (ask(tmp_path, "--aggregation", method) for method in ("uniform", "prior"))
     assert after["aggregation"] == "prior"
     assert not after["aggregation/fell_back"]
@@ -213,8 +285,14 @@ def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> 
 
 def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
     (folder / "prior.json").write_text('{"scarce": 2.0}')
-    told = ask(folder, "--prior", str(folder / "prior.json"), "--trust-unfamiliar", "--replicates", "7")
-    assert (told["prior"], told["trust_unfamiliar"], told["replicates"]) == (str(folder / "prior.json"), True, 7)
+    told = ask(
+        folder, "--prior", str(folder / "prior.json"), "--trust-unfamiliar", "--replicates", "7"
+    )
+    assert (told["prior"], told["trust_unfamiliar"], told["replicates"]) == (
+        str(folder / "prior.json"),
+        True,
+        7,
+    )
     assert told["aggregation"] == "given"
     assert [told[f"recall/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
     assert [told[f"prior/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
@@ -245,9 +323,18 @@ def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) 
 
 
 def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path) -> None:
-    for other in ({"epoch": 1, "state_dict": {}}, {"plain": "{}"}, {"plain": "no JSON"}, [1], torch.nn.Linear(1, 1)):
+    for other in (
+        {"epoch": 1, "state_dict": {}},
+        {"plain": "{}"},
+        {"plain": "no JSON"},
+        [1],
+        torch.nn.Linear(1, 1),
+    ):
         torch.save(other, tmp_path / "model.pt")
-        with pytest.raises(ValueError, match="--checkpoint must be one that this project wrote; .* holds another model.pt"):
+        with pytest.raises(
+            ValueError,
+            match="--checkpoint must be one that this project wrote; .* holds another model.pt",
+        ):
             checkpoints.load(str(tmp_path))
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("x", "y")
@@ -256,10 +343,15 @@ def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(("place", "why"), [("file/e.json", ""), ("", "Is a directory")])
-def test_a_json_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, place: str, why: str) -> None:
+def test_a_json_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, place: str, why: str
+) -> None:
     (tmp_path / "file").write_text("dear")
     words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
-    with pytest.raises(ValueError, match=f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$",
+    ):
         evaluate.main(words)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
@@ -293,9 +385,21 @@ def change(folder: Path, name: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("window", "there", "told"),
     [
-        ((0, 60000), {"window": [0, 26000]}, "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit pad: ingest it with"),
-        ((-2.5, 2), {"window": [-2.5, 2], "fit": "crop"}, "must have --window=-2.5,2 --fit pad, .* has --window=-2.5,2 --fit crop"),
-        (None, {"fit": "crop"}, "images of 'photo' must have --fit pad, as in the checkpoint; --data has --fit crop"),
+        (
+            (0, 60000),
+            {"window": [0, 26000]},
+            "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit pad: ingest it with",
+        ),
+        (
+            (-2.5, 2),
+            {"window": [-2.5, 2], "fit": "crop"},
+            "must have --window=-2.5,2 --fit pad, .* has --window=-2.5,2 --fit crop",
+        ),
+        (
+            None,
+            {"fit": "crop"},
+            "images of 'photo' must have --fit pad, as in the checkpoint; --data has --fit crop",
+        ),
         ((0, 60000), {"window": [10, 60500]}, None),  # by samples of their own
         ((0, 60000), {}, "none in --data: its images must be of 8 bits"),
         (None, {"window": [0, 60000]}, "none in the checkpoint"),
@@ -304,20 +408,31 @@ def change(folder: Path, name: str, **changes: Any) -> None:
     ],
 )
 def test_images_must_be_prepared_as_those_of_the_checkpoint(
-    folder: Path, tmp_path: Path, window: tuple[float, float] | None, there: dict[str, Any] | None, told: str | None
+    folder: Path,
+    tmp_path: Path,
+    window: tuple[float, float] | None,
+    there: dict[str, Any] | None,
+    told: str | None,
 ) -> None:
     loaded = checkpoints.load(str(folder / "run"))
     (image,) = loaded.manifest.prepare["images"]
     made = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
-    checkpoints.save(str(tmp_path / "run"), dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)))
+    checkpoints.save(
+        str(tmp_path / "run"),
+        dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)),
+    )
     shutil.copytree(folder / "shards", tmp_path / "shards")
     plain = json.loads((tmp_path / "shards" / "schema.json").read_text())
     plain["prepare"]["images"] = [{**image, **there}] if there is not None else []
     (tmp_path / "shards" / "schema.json").write_text(json.dumps(plain))
     saved = checkpoints.load(str(tmp_path / "run"))
     ways = (
-        lambda: evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes,
-        lambda: prediction_input.open_rows(saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8)[1],
+        lambda: (
+            evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes
+        ),
+        lambda: prediction_input.open_rows(
+            saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8
+        )[1],
     )
     for notes in ways:
         if told and "must have" in told:
@@ -337,12 +452,20 @@ def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
             {
                 **t[0],
                 "numeric": t[0]["numeric"][:1],
-                "categorical": [*t[0]["categorical"], {"name": "dose", "vocabulary": [], "missing": 0}],
+                "categorical": [
+                    *t[0]["categorical"],
+                    {"name": "dose", "vocabulary": [], "missing": 0},
+                ],
             }
         ],
     )
     change(folder, "stranger", classes=lambda c: [*c[:2], "unheard of"])
-    change(folder, "elsewhere", images=lambda m: [{**m[0], "name": "scan"}], tables=lambda t: [{**t[0], "name": "log"}])
+    change(
+        folder,
+        "elsewhere",
+        images=lambda m: [{**m[0], "name": "scan"}],
+        tables=lambda t: [{**t[0], "name": "log"}],
+    )
     for name, message in {
         "larger": "must be 8x8 with 3 channel.*16x8",
         "narrower": "lacks dose",
@@ -369,8 +492,18 @@ def test_resampled_cells_come_from_the_training_marginals() -> None:
             [column.quantiles[0], np.median(column.quantiles), column.quantiles[-1]], abs=0.3
         )
     for k, column in enumerate(table.categorical):
-        shares = torch.bincount(drawn.categories[name][:, k], minlength=len(column.vocabulary)) / 2000
-        assert shares.tolist() == pytest.approx([1 / len(column.vocabulary)] * len(column.vocabulary), abs=0.05)
+        shares = (
+            torch.bincount(drawn.categories[name][:, k], minlength=len(column.vocabulary)) / 2000
+        )
+        assert shares.tolist() == pytest.approx(
+            [1 / len(column.vocabulary)] * len(column.vocabulary), abs=0.05
+        )
     assert torch.equal(drawn.images["photo"], many.images["photo"])
-    again = resample_cells(many.select(slice(500, 900)).replace(start=500, total=2000), schema.tables, 1.0, seed=0, step=0)
+    again = resample_cells(
+        many.select(slice(500, 900)).replace(start=500, total=2000),
+        schema.tables,
+        1.0,
+        seed=0,
+        step=0,
+    )
     assert torch.equal(again.numbers[name], drawn.numbers[name][500:900])

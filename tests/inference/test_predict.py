@@ -38,7 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, photo in zip(frame["id"], frame["photo"], strict=True):
         if photo is not None:
             (here / "photos" / f"{name}.png").write_bytes(photo)
-    paths = [None if photo is None else f"{name}.png" for name, photo in zip(frame["id"], frame["photo"], strict=True)]
+    paths = [
+        None if photo is None else f"{name}.png"
+        for name, photo in zip(frame["id"], frame["photo"], strict=True)
+    ]
     frame.assign(photo=paths).to_csv(here / "table.csv", index=False)
     return here
 
@@ -51,30 +54,59 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 def ask(folder: Path, data: str, out: Path, *words: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Predictions and summary; every row that went in is predicted or refused."""
-    assert predict.main(["--checkpoint", str(folder / "run"), "--data", str(folder / data), "--out", str(out), *words]) == 0
+    assert (
+        predict.main(
+            [
+                "--checkpoint",
+                str(folder / "run"),
+                "--data",
+                str(folder / data),
+                "--out",
+                str(out),
+                *words,
+            ]
+        )
+        == 0
+    )
     told = json.loads((out / "summary.json").read_text())
-    refused = len(pq.read_table(out / "rejected.parquet")) if (out / "rejected.parquet").exists() else 0
+    refused = (
+        len(pq.read_table(out / "rejected.parquet")) if (out / "rejected.parquet").exists() else 0
+    )
     found = pd.read_parquet(out / "predictions")
     assert told["rows"] == told["predicted"] + told["rejected"] == len(found) + refused
     return found, told
 
 
 def close(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    a, b = (frame.set_index("id").sort_index().drop(columns="split", errors="ignore") for frame in (a, b))
+    a, b = (
+        frame.set_index("id").sort_index().drop(columns="split", errors="ignore")
+        for frame in (a, b)
+    )
     pd.testing.assert_frame_equal(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
     found, told = ask(folder, "shards", out, "--split", "test")
     fixed = ["id", "split", "label", "prediction", "probability", "abstained", "entropy"]
-    of_modalities = [f"{what}/{name}" for what in ("weight", "unfamiliar") for name in ("photo", "table")]
-    assert list(found) == [*fixed, *P, *of_modalities, "expert_weight/1", "expert_weight/2", "expert_weight/3"]
+    of_modalities = [
+        f"{what}/{name}" for what in ("weight", "unfamiliar") for name in ("photo", "table")
+    ]
+    assert list(found) == [
+        *fixed,
+        *P,
+        *of_modalities,
+        "expert_weight/1",
+        "expert_weight/2",
+        "expert_weight/3",
+    ]
     p = found[P].to_numpy(float)
     assert p.sum(1) == pytest.approx(np.ones(95), abs=1e-5)
     assert found["prediction"].tolist() == [CLASSES[c] for c in p.argmax(1)]
     assert found["probability"].to_numpy() == pytest.approx(p.max(1))
     assert found["entropy"].to_numpy() == pytest.approx(-(p * np.log(p)).sum(1), abs=1e-4)
-    assert (found["weight/photo"] + found["weight/table"]).to_numpy() == pytest.approx(np.ones(95), abs=1e-5)
+    assert (found["weight/photo"] + found["weight/table"]).to_numpy() == pytest.approx(
+        np.ones(95), abs=1e-5
+    )
     assert not found["abstained"].any()
     assert found["label"].value_counts().to_dict() == dict(zip(CLASSES, small_run.SPLITS["test"]))
     own = json.loads((folder / "run" / "metrics.json").read_text())["test"]
@@ -85,11 +117,15 @@ def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
 
 def test_all_splits_are_predicted_unless_one_is_named(folder: Path, out: Path) -> None:
     found, _ = ask(folder, "shards", out)
-    assert found["split"].value_counts().to_dict() == {name: sum(counts) for name, counts in small_run.SPLITS.items()}
+    assert found["split"].value_counts().to_dict() == {
+        name: sum(counts) for name, counts in small_run.SPLITS.items()
+    }
     assert found["id"].is_unique
 
 
-def test_shards_a_table_of_bytes_and_a_csv_of_paths_agree(folder: Path, out: Path, tmp_path: Path) -> None:
+def test_shards_a_table_of_bytes_and_a_csv_of_paths_agree(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
     shards, _ = ask(folder, "shards", out, "--split", "test")
     table, _ = ask(folder, "table.parquet", tmp_path / "table")
     csv, told = ask(folder, "table.csv", tmp_path / "csv", "--image", f"photo={folder / 'photos'}")
@@ -97,14 +133,27 @@ def test_shards_a_table_of_bytes_and_a_csv_of_paths_agree(folder: Path, out: Pat
     close(table, csv)
     assert csv["id"].tolist() == pd.read_csv(folder / "table.csv")["id"].tolist()
     assert told["notes"] == []
-    pd.read_csv(folder / "table.csv").to_csv(folder / "comma.csv", index=False, sep=";", decimal=",")
-    comma, told = ask(folder, "comma.csv", tmp_path / "comma", "--image", f"photo={folder / 'photos'}")
+    pd.read_csv(folder / "table.csv").to_csv(
+        folder / "comma.csv", index=False, sep=";", decimal=","
+    )
+    comma, told = ask(
+        folder, "comma.csv", tmp_path / "comma", "--image", f"photo={folder / 'photos'}"
+    )
     close(csv, comma)
-    assert told["notes"] == ["the cells of the table are separated by ;: decimal commas are read as numbers"]
+    assert told["notes"] == [
+        "the cells of the table are separated by ;: decimal commas are read as numbers"
+    ]
 
 
 def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
-    words = ["--checkpoint", str(folder / "run"), "--data", str(folder / "table.csv"), "--image", f"photo={folder / 'photos'}"]
+    words = [
+        "--checkpoint",
+        str(folder / "run"),
+        "--data",
+        str(folder / "table.csv"),
+        "--image",
+        f"photo={folder / 'photos'}",
+    ]
     done = run_command("distributed/predict.py", *words, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "predicted   95 of 95 rows" in done.stdout
@@ -137,32 +186,55 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(folder: Path, out: P
 
 
 @pytest.mark.parametrize("words", [(), ("--aggregation", "prior"), ("--aggregation", "stability")])
-def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(folder: Path, out: Path, words: tuple[str, ...]) -> None:
+def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(
+    folder: Path, out: Path, words: tuple[str, ...]
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
-    with pytest.raises(ValueError, match="all 3 were refused: 3 x photo: not an image of a known format"):
+    with pytest.raises(
+        ValueError, match="all 3 were refused: 3 x photo: not an image of a known format"
+    ):
         ask(folder, "worst.parquet", out, *words)
-    found, told = pd.read_parquet(out / "predictions"), json.loads((out / "summary.json").read_text())
+    found, told = (
+        pd.read_parquet(out / "predictions"),
+        json.loads((out / "summary.json").read_text()),
+    )
     assert (len(found), told["rejected"], told["predicted"]) == (0, 3, 0)
     assert list(found)[:2] == ["id", "label"]
     assert len(pq.read_table(out / "rejected.parquet")) == 3
 
 
-@pytest.mark.parametrize(("dropped", "absent", "left"), [(["photo"], "photo", "table"), (["age", "dose", "site"], "table", "photo")])
-def test_a_table_without_a_modality_still_gets_predictions(folder: Path, out: Path, dropped: list[str], absent: str, left: str) -> None:
+@pytest.mark.parametrize(
+    ("dropped", "absent", "left"),
+    [(["photo"], "photo", "table"), (["age", "dose", "site"], "table", "photo")],
+)
+def test_a_table_without_a_modality_still_gets_predictions(
+    folder: Path, out: Path, dropped: list[str], absent: str, left: str
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet").drop(columns=dropped)
     frame.to_parquet(folder / "less.parquet")
     found, told = ask(folder, "less.parquet", out)
     assert (found[f"weight/{absent}"] == 0).all()
     assert (found[f"weight/{left}"] == 1).all()
-    assert any(f"{absent} is absent in every row" in note or f"{absent}: it is absent in every row" in note for note in told["notes"])
+    assert any(
+        f"{absent} is absent in every row" in note or f"{absent}: it is absent in every row" in note
+        for note in told["notes"]
+    )
     assert told["predicted"] > 80  # the rows without what is left are refused
 
 
-def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(folder: Path, out: Path) -> None:
+def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(
+    folder: Path, out: Path
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     assert not frame["dose"].isna().all()
-    odd = frame.assign(label=["martian"] * 7 + frame["label"].tolist()[7:], dose=None, site=None, surprise=1, extra="x")
+    odd = frame.assign(
+        label=["martian"] * 7 + frame["label"].tolist()[7:],
+        dose=None,
+        site=None,
+        surprise=1,
+        extra="x",
+    )
     odd.to_parquet(folder / "strange.parquet")
     found, told = ask(folder, "strange.parquet", out)
     assert found["label"].isna().sum() == 7
@@ -172,14 +244,21 @@ def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(folder
         "columns that training did not know are passed over: surprise, extra",
     ]
     assert set(wanted) <= set(told["notes"])
-    assert {note.partition(";")[0] for note in told["notes"]} >= {"dose: empty in every row", "site: empty in every row"}
+    assert {note.partition(";")[0] for note in told["notes"]} >= {
+        "dose: empty in every row",
+        "site: empty in every row",
+    }
     assert told["unread/labels that are no class"] == 7
 
 
 def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     rows = len(frame)
-    odd = frame.assign(age=[f"{a:.1f} years" for a in frame.age], dose=frame.dose.astype(str), site=frame.site.str.upper())
+    odd = frame.assign(
+        age=[f"{a:.1f} years" for a in frame.age],
+        dose=frame.dose.astype(str),
+        site=frame.site.str.upper(),
+    )
     odd.loc[:1, "site"] = frame.site[:2]
     odd.loc[:1, "dose"] = "lots"
     odd.to_parquet(folder / "odd.parquet")
@@ -187,11 +266,18 @@ def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
     assert f"age: {rows} of {rows} cells are no numbers as in training: missing" in told["notes"]
     assert f"dose: 2 of {rows} cells are no numbers as in training: missing" in told["notes"]
     unseen = int(frame.site[2:].notna().sum())
-    assert f"site: {unseen} of {rows} cells are none of the categories of training (arm, leg, back, face)" in told["notes"]
+    assert (
+        f"site: {unseen} of {rows} cells are none of the categories of training (arm, leg, back, face)"
+        in told["notes"]
+    )
 
 
 def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Path) -> None:
-    assert not [note for note in ask(folder, "table.csv", out)[1]["notes"] if "cells" in note or "no modality" in note]
+    assert not [
+        note
+        for note in ask(folder, "table.csv", out)[1]["notes"]
+        if "cells" in note or "no modality" in note
+    ]
 
 
 def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
@@ -206,7 +292,9 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     without = found["id"].isin(frame["id"][frame["photo"].isna()])
     assert (found["unfamiliar/photo"] == ~without).all()
     assert not found["unfamiliar/table"].any()
-    assert (found["weight/photo"] > 0).tolist() == [True] * 5 + [False] * 90, "where nothing is familiar, by all that is there"
+    assert (found["weight/photo"] > 0).tolist() == [True] * 5 + [False] * 90, (
+        "where nothing is familiar, by all that is there"
+    )
     n = int((~without).sum())
     assert told["rows_unfamiliar/photo"] == n
     assert told["notes"] == [
@@ -219,7 +307,9 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     assert (trusting["weight/photo"] > 0).equals(~without)
 
 
-def test_rows_that_are_joined_to_the_wrong_pictures_are_told(folder: Path, out: Path, tmp_path: Path, ray_local: None) -> None:
+def test_rows_that_are_joined_to_the_wrong_pictures_are_told(
+    folder: Path, out: Path, tmp_path: Path, ray_local: None
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     cells = ["age", "dose", "site"]
     frame[cells] = frame[cells].sample(frac=1, random_state=0).to_numpy()
@@ -228,14 +318,20 @@ def test_rows_that_are_joined_to_the_wrong_pictures_are_told(folder: Path, out: 
     assert len(found) > 80
     (note,) = told["notes"]
     assert note.startswith("photo and table agree only 0 % as much as on validation")
-    pooled, again = ask(folder, str(tmp_path / "table.parquet"), tmp_path / "pool", "--concurrency", "2")
+    pooled, again = ask(
+        folder, str(tmp_path / "table.parquet"), tmp_path / "pool", "--concurrency", "2"
+    )
     close(found, pooled)
     assert again["notes"] == told["notes"]
 
 
-def test_unknown_columns_do_not_matter_nor_do_labels(folder: Path, out: Path, tmp_path: Path) -> None:
+def test_unknown_columns_do_not_matter_nor_do_labels(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
-    frame.drop(columns="label").assign(colour="red", label_of_another=1).to_parquet(folder / "more.parquet")
+    frame.drop(columns="label").assign(colour="red", label_of_another=1).to_parquet(
+        folder / "more.parquet"
+    )
     found, _ = ask(folder, "more.parquet", out)
     own, _ = ask(folder, "table.parquet", tmp_path / "own")
     assert found["label"].isna().all()
@@ -252,11 +348,25 @@ def test_rows_without_a_class_go_below_the_threshold(folder: Path, out: Path) ->
     assert sum(told[f"rows/{name}"] for name in CLASSES) == 95 - unsure.sum()
 
 
-def test_a_known_prior_moves_the_probabilities_by_bayes(folder: Path, out: Path, tmp_path: Path) -> None:
+def test_a_known_prior_moves_the_probabilities_by_bayes(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
     plain, _ = ask(folder, "shards", out, "--split", "test")
     (folder / "prior.json").write_text('{"common": 1, "middling": 3, "scarce": 6}')
-    moved, told = ask(folder, "shards", tmp_path / "moved", "--split", "test", "--prior", str(folder / "prior.json"))
-    expected = plain[P].to_numpy(float) * [0.1, 0.3, 0.6]  # with loss.centre = 1 the experts' mean speaks for a uniform prior
+    moved, told = ask(
+        folder,
+        "shards",
+        tmp_path / "moved",
+        "--split",
+        "test",
+        "--prior",
+        str(folder / "prior.json"),
+    )
+    expected = plain[P].to_numpy(float) * [
+        0.1,
+        0.3,
+        0.6,
+    ]  # with loss.centre = 1 the experts' mean speaks for a uniform prior
     assert moved[P].to_numpy() == pytest.approx(expected / expected.sum(1, keepdims=True), abs=1e-4)
     assert told["aggregation"] == "given"
 
@@ -271,14 +381,23 @@ def test_estimates_are_those_of_evaluate(folder: Path, out: Path, method: str) -
         return
     from distributed import evaluate
 
-    words = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards"), "--aggregation", method]
+    words = [
+        "--checkpoint",
+        str(folder / "run"),
+        "--data",
+        str(folder / "shards"),
+        "--aggregation",
+        method,
+    ]
     evaluate.main([*words, "--json", str(folder / "told.json")])
     other = json.loads((folder / "told.json").read_text())
     for name in ("aggregation", "aggregation/fell_back", "aggregation/reason", "expert_weight/1"):
         assert told[name] == other[name]
 
 
-def test_a_pool_of_actors_gives_the_same_to_the_bit(folder: Path, out: Path, tmp_path: Path, ray_local: None) -> None:
+def test_a_pool_of_actors_gives_the_same_to_the_bit(
+    folder: Path, out: Path, tmp_path: Path, ray_local: None
+) -> None:
     for data, words in (("shards", ()), ("table.csv", ("--image", f"photo={folder / 'photos'}"))):
         alone, _ = ask(folder, data, tmp_path / f"alone {data}", *words)
         pool, _ = ask(folder, data, out, *words, "--concurrency", "2")
@@ -288,13 +407,20 @@ def test_a_pool_of_actors_gives_the_same_to_the_bit(folder: Path, out: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_mistake_found_by_an_actor_is_one_line_too(folder: Path, out: Path, ray_local: None) -> None:
+def test_a_mistake_found_by_an_actor_is_one_line_too(
+    folder: Path, out: Path, ray_local: None
+) -> None:
     broken = folder / "broken"
     shutil.copytree(folder / "shards", broken)
     part = broken / "test" / "part-00001.parquet"
     frame = pq.read_table(part)
     photos = [b"\x89PNG cut short"] * len(frame)
-    pq.write_table(frame.set_column(frame.column_names.index("image.photo"), "image.photo", pa.array(photos, pa.binary())), part)
+    pq.write_table(
+        frame.set_column(
+            frame.column_names.index("image.photo"), "image.photo", pa.array(photos, pa.binary())
+        ),
+        part,
+    )
     for words in ((), ("--concurrency", "2")):
         with pytest.raises(ValueError, match="must be a whole PNG or JPEG") as caught:
             ask(folder, "broken", out, *words)
@@ -310,14 +436,18 @@ def test_tasks_have_every_row_once_and_begin_at_batches(workers: int, file: str)
         first += rows
     dealt = tasks(groups, 64, workers)
     flat = [piece for task in dealt for piece in task]
-    assert np.concatenate([np.arange(p.first, p.first + p.rows) for p in flat]).tolist() == list(range(first))
+    assert np.concatenate([np.arange(p.first, p.first + p.rows) for p in flat]).tolist() == list(
+        range(first)
+    )
     assert all(p.skip % 64 == 0 for p in flat)
     assert len(dealt) >= min(workers, 4)
     if file:  # a worker reads from the group's beginning: few cuts
         assert sum(p.group == 2 for p in flat) <= 2 * workers
 
 
-def test_a_csv_in_many_chunks_is_one_table(folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_csv_in_many_chunks_is_one_table(
+    folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = pd.read_csv(folder / "table.csv").drop(columns="id")
     pd.concat([frame] * 3).to_csv(folder / "long.csv", index=False)
     words = ["--image", f"photo={folder / 'photos'}", "--batch-size", "10"]
@@ -334,7 +464,9 @@ def test_a_csv_in_many_chunks_is_one_table(folder: Path, out: Path, tmp_path: Pa
 
     monkeypatch.setattr(ingest_table, "csv_options", small_blocks)
     checkpoint = checkpoints.load(str(folder / "run"))
-    rows, _ = prediction_input.open_rows(checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10)
+    rows, _ = prediction_input.open_rows(
+        checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10
+    )
     waves = list(rows.waves(1))
     assert len(waves) > 5
     assert all(wave.rows % 10 == 0 for wave in waves[:-1])
@@ -354,43 +486,81 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     (out / "predictions").mkdir(parents=True)
     mine = out / "predictions" / "thesis.txt"
     mine.write_text("years of work")
-    with pytest.raises(ValueError, match=r"--out must be a new or empty folder; .* holds predictions/thesis.txt"):
+    with pytest.raises(
+        ValueError, match=r"--out must be a new or empty folder; .* holds predictions/thesis.txt"
+    ):
         ask(folder, "shards", out, "--split", "val")
     assert mine.read_text() == "years of work"
 
 
 def test_everything_may_be_at_a_uri(folder: Path, out: Path, tmp_path: Path) -> None:
     here, _ = ask(folder, "shards", out, "--split", "test")
-    words = ["--checkpoint", f"file://{folder}/run", "--data", f"file://{folder}/shards", "--split", "test"]
+    words = [
+        "--checkpoint",
+        f"file://{folder}/run",
+        "--data",
+        f"file://{folder}/shards",
+        "--split",
+        "test",
+    ]
     assert predict.main([*words, "--out", f"file://{tmp_path}/deep/there"]) == 0
     close(pd.read_parquet(tmp_path / "deep" / "there" / "predictions"), here)
-    assert json.loads((tmp_path / "deep" / "there" / "summary.json").read_text())["predicted"] == len(here)
+    assert json.loads((tmp_path / "deep" / "there" / "summary.json").read_text())[
+        "predicted"
+    ] == len(here)
 
 
 def test_a_full_disk_is_one_line(folder: Path, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(240 << 10))
-    words = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards"), "--out", str(small_disk / "out")]
+    words = [
+        "--checkpoint",
+        str(folder / "run"),
+        "--data",
+        str(folder / "shards"),
+        "--out",
+        str(small_disk / "out"),
+    ]
     done = run_command("distributed/predict.py", *words)
-    assert (done.returncode, done.stderr) == (1, "error: no space left: nothing more can be written\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: no space left: nothing more can be written\n",
+    )
 
 
-def test_numbers_in_columns_of_bytes_are_read_as_text_is(folder: Path, out: Path, tmp_path: Path) -> None:
+def test_numbers_in_columns_of_bytes_are_read_as_text_is(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
     table = pq.read_table(folder / "table.parquet")
     ages = [f"{age:5.1f}" for age in table["age"].to_pylist()]
     ages[0] = "  ?  "
     found, notes = {}, {}
-    for kind, cells in (("text", pa.array(ages)), ("bytes", pa.array([a.encode() for a in ages], pa.binary(5)))):
-        pq.write_table(table.set_column(table.schema.get_field_index("age"), "age", cells), tmp_path / f"{kind}.parquet")
+    for kind, cells in (
+        ("text", pa.array(ages)),
+        ("bytes", pa.array([a.encode() for a in ages], pa.binary(5))),
+    ):
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("age"), "age", cells),
+            tmp_path / f"{kind}.parquet",
+        )
         found[kind], told = ask(folder, str(tmp_path / f"{kind}.parquet"), out / kind)
         notes[kind] = told["notes"]
     assert found["bytes"].equals(found["text"])
-    assert notes["bytes"] == notes["text"] == ["age: 1 of 95 cells are no numbers as in training: missing"]
+    assert (
+        notes["bytes"]
+        == notes["text"]
+        == ["age: 1 of 95 cells are no numbers as in training: missing"]
+    )
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_an_output_that_cannot_be_written_is_refused_in_one_line(folder: Path, tmp_path: Path, place: str) -> None:
+def test_an_output_that_cannot_be_written_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, place: str
+) -> None:
     (tmp_path / "file").write_text("dear")
-    with pytest.raises(ValueError, match=f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$",
+    ):
         ask(folder, "table.parquet", tmp_path / place)
     assert (tmp_path / "file").read_text() == "dear"
 
@@ -398,12 +568,18 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(folder: Path, t
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "id,age\n1,2\n".encode("utf-16"), "is not utf-8: byte 0xff at offset 0; name the table's own with --encoding"),
+        (
+            "t.csv",
+            "id,age\n1,2\n".encode("utf-16"),
+            "is not utf-8: byte 0xff at offset 0; name the table's own with --encoding",
+        ),
         ("t.csv.gz", b"id,age\n1,2\n", "^cannot read '.*/t.csv.gz': [^\n]*$"),
         ("t.csv", b'id,"age\n1,2\n', "^--data must begin with a line of column names"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_one_line(folder: Path, out: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_table_that_cannot_be_read_is_one_line(
+    folder: Path, out: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         ask(folder, str(tmp_path / name), out)
@@ -413,8 +589,16 @@ def test_a_table_that_cannot_be_read_is_one_line(folder: Path, out: Path, tmp_pa
     ("data", "words", "message"),
     [
         ("shards", ["--image", "photo=x"], "--image is for tables"),
-        ("table.csv", ["--image", "photo=x", "photo=y"], "--image must name a column once; got 'photo' again"),
-        ("table.csv", ["--image", "scan=x"], r"image column of the checkpoint \(photo\); got 'scan'"),
+        (
+            "table.csv",
+            ["--image", "photo=x", "photo=y"],
+            "--image must name a column once; got 'photo' again",
+        ),
+        (
+            "table.csv",
+            ["--image", "scan=x"],
+            r"image column of the checkpoint \(photo\); got 'scan'",
+        ),
         ("table.csv", ["--split", "test"], "--split is for SHARDS"),
         ("nowhere.csv", [], "--data must name a CSV or Parquet file"),
         ("x" * 300, [], r"cannot read '.*x': \[Errno 36\]"),
@@ -426,7 +610,9 @@ def test_a_table_that_cannot_be_read_is_one_line(folder: Path, out: Path, tmp_pa
         ("shards", ["--gpus-per-actor", "1"], "GPU"),
     ],
 )
-def test_mistakes_are_one_line(folder: Path, out: Path, data: str, words: list[str], message: str) -> None:
+def test_mistakes_are_one_line(
+    folder: Path, out: Path, data: str, words: list[str], message: str
+) -> None:
     frame = pd.read_csv(folder / "table.csv")
     frame.drop(columns="dose").to_csv(folder / "half.csv", index=False)
     frame[["id", "label"]].to_csv(folder / "other.csv", index=False)

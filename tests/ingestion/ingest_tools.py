@@ -20,7 +20,9 @@ ROWS = 120
 
 def png(seed: int, height: int = 12, width: int = 10) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    ).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -43,7 +45,9 @@ def write_images(folder: Path, rows: int = ROWS) -> None:
         (folder / f"{i}.png").write_bytes(png(i))
 
 
-def write_csv(folder: Path, table: dict[str, list[Any]], name: str = "t.csv", **options: Any) -> str:
+def write_csv(
+    folder: Path, table: dict[str, list[Any]], name: str = "t.csv", **options: Any
+) -> str:
     pd.DataFrame(table).to_csv(folder / name, index=False, **options)
     return str(folder / name)
 
@@ -56,7 +60,12 @@ def run(*words: object) -> shards.Manifest:
 
 
 def rows_of(folder: Path, split: str = "") -> pd.DataFrame:
-    found = [pq.read_table(f) for s in shards.SPLITS if split in ("", s) for f in shards.part_files(str(folder), s)]
+    found = [
+        pq.read_table(f)
+        for s in shards.SPLITS
+        if split in ("", s)
+        for f in shards.part_files(str(folder), s)
+    ]
     return pa.concat_tables(found).to_pandas()
 
 
@@ -64,5 +73,18 @@ def make_shards(folder: Path) -> Path:
     """Files and CSV of the clean table, and its shards in out/."""
     write_images(folder / "images")
     table = write_csv(folder, records())
-    run("--table", table, "--label", "y", "--id", "key", "--group", "patient", "--image", f"photo={folder}/images", "--out", folder / "out")
+    run(
+        "--table",
+        table,
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--group",
+        "patient",
+        "--image",
+        f"photo={folder}/images",
+        "--out",
+        folder / "out",
+    )
     return folder

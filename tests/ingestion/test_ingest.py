@@ -65,13 +65,17 @@ def test_part_files_are_of_one_size_and_not_too_many() -> None:
     def files(rows: int, megabytes: float) -> tuple[int, ...]:
         split = np.repeat([0, 1, 2], [rows * 8 // 10, rows // 10, rows // 10])
         known = pa.table({f"{LENGTH}photo": np.full(len(split), megabytes * 2**20)})
-        return part_files(split, known, Schema(images=(), tables=(), classes=(), counts=()), 0).files
+        return part_files(
+            split, known, Schema(images=(), tables=(), classes=(), counts=()), 0
+        ).files
 
     assert files(1000, 0.0) == (1, 1, 1)
     assert files(100_000, 0.0) == (8, 1, 1)
     assert files(10_000, 1.0) == (259, 33, 33)  # 31 rows each
     assert files(1_000_000, 1.0) == (1600, 200, 200)
-    assert sum(files(1_000_000, 4.0)) == pytest.approx(4_000_000 / 1024, rel=0.01), "none is beyond 1 GiB"
+    assert sum(files(1_000_000, 4.0)) == pytest.approx(4_000_000 / 1024, rel=0.01), (
+        "none is beyond 1 GiB"
+    )
 
 
 def test_cells_are_those_of_the_table(made: Path) -> None:
@@ -83,7 +87,9 @@ def test_cells_are_those_of_the_table(made: Path) -> None:
     assert [vocabulary[i] for i in found["table.site"]] == wanted["site"].tolist()
     assert [manifest.schema.classes[i] for i in found["label"]] == wanted["y"].tolist()
     assert found["group"].tolist() == wanted["patient"].tolist()
-    assert found["image.photo"].tolist() == [png(int(k[1:])) for k in found.index]  # already of the median size: kept byte for byte
+    assert found["image.photo"].tolist() == [
+        png(int(k[1:])) for k in found.index
+    ]  # already of the median size: kept byte for byte
 
 
 def test_statistics_are_of_the_training_rows_only(made: Path) -> None:
@@ -104,7 +110,12 @@ def test_groups_never_cross_and_classes_keep_their_shares(made: Path) -> None:
     groups = [set(p["group"]) for p in parts.values()]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
     for split, share in zip(shards.SPLITS, (0.7, 0.1, 0.2)):
-        assert np.abs(np.bincount(parts[split]["label"], minlength=3) - share * np.array([72, 36, 12])).max() <= 2
+        assert (
+            np.abs(
+                np.bincount(parts[split]["label"], minlength=3) - share * np.array([72, 36, 12])
+            ).max()
+            <= 2
+        )
 
 
 def test_ranks_number_each_class_of_each_split(made: Path) -> None:
@@ -121,11 +132,27 @@ def same_files(left: Path, right: Path) -> bool:
 
 def test_other_test_rows_are_another_data_set_and_the_same_rows_are_not(tmp_path: Path) -> None:
     """A study must not take what it found on one of them for the other."""
-    rows = [{"y": "ab"[i % 4 == 0], "x": i, "part": ("train", "val", "test")[max(0, i - 37)]} for i in range(40)]
+    rows = [
+        {"y": "ab"[i % 4 == 0], "x": i, "part": ("train", "val", "test")[max(0, i - 37)]}
+        for i in range(40)
+    ]
     digests = {}
     for name, last in (("one", 100), ("twin", 100), ("other", 101)):
-        table = write_csv(tmp_path, {k: [*(r[k] for r in rows), {"y": "a", "x": last, "part": "test"}[k]] for k in rows[0]}, f"{name}.csv")
-        run("--table", table, "--label", "y", "--split-column", "part", "--out", str(tmp_path / name))
+        table = write_csv(
+            tmp_path,
+            {k: [*(r[k] for r in rows), {"y": "a", "x": last, "part": "test"}[k]] for k in rows[0]},
+            f"{name}.csv",
+        )
+        run(
+            "--table",
+            table,
+            "--label",
+            "y",
+            "--split-column",
+            "part",
+            "--out",
+            str(tmp_path / name),
+        )
         manifest = shards.read_manifest(str(tmp_path / name))
         digests[name] = (manifest.schema, shards.digest(str(tmp_path / name), manifest))
     assert digests["one"] == digests["twin"]
@@ -133,15 +160,32 @@ def test_other_test_rows_are_another_data_set_and_the_same_rows_are_not(tmp_path
     assert digests["one"][1] != digests["other"][1]
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(made: Path, tmp_path: Path) -> None:
-    words = ("--table", made / "t.csv", "--label", "y", "--id", "key", "--group", "patient", "--image", f"photo={made}/images")
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(
+    made: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--table",
+        made / "t.csv",
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--group",
+        "patient",
+        "--image",
+        f"photo={made}/images",
+    )
     run(*words, "--out", tmp_path / "again")
     assert same_files(made / "out", tmp_path / "again")
     run(*words, "--out", tmp_path / "other", "--seed", 1)
-    assert set(rows_of(tmp_path / "other", "test")["id"]) != set(rows_of(made / "out", "test")["id"])
+    assert set(rows_of(tmp_path / "other", "test")["id"]) != set(
+        rows_of(made / "out", "test")["id"]
+    )
 
 
-def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from distributed.ingestion import passes as ingest_passes
     from distributed.raw import table as ingest_table
 
@@ -165,7 +209,9 @@ def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(made: Path, tmp
     assert same_files(made / "out", tmp_path / "o")
 
 
-def test_parquet_with_image_bytes_gives_the_same_rows_as_csv_with_files(made: Path, tmp_path: Path) -> None:
+def test_parquet_with_image_bytes_gives_the_same_rows_as_csv_with_files(
+    made: Path, tmp_path: Path
+) -> None:
     table = records()
     table["photo"] = [png(i) for i in range(ROWS)]
     pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=50)
@@ -195,10 +241,20 @@ def test_new_rows_without_labels_ids_or_a_modality(made: Path) -> None:
     encoded, _ = encode_rows(new, manifest, first=7)
     vocabulary = manifest.schema.tables[0].categorical[0].vocabulary
     assert encoded.drop_columns(["rank"]).to_pylist() == [
-        {"id": "7", "label": -1, "image.photo": None, "table.age": 1.5, "table.site": vocabulary.index("arm")},
+        {
+            "id": "7",
+            "label": -1,
+            "image.photo": None,
+            "table.age": 1.5,
+            "table.site": vocabulary.index("arm"),
+        },
         {"id": "8", "label": -1, "image.photo": None, "table.age": None, "table.site": 3},
     ]
-    only_images, refused = encode_rows(pa.table({"photo": ["0.png", "gone.png", "../t.csv"]}), manifest, {"photo": str(made / "images")})
+    only_images, refused = encode_rows(
+        pa.table({"photo": ["0.png", "gone.png", "../t.csv"]}),
+        manifest,
+        {"photo": str(made / "images")},
+    )
     assert only_images.to_pylist()[0]["table.site"] == -1
     assert only_images["image.photo"].to_pylist() == [png(0)]
     assert [r["id"] for r in refused.to_pylist()] == ["1", "2"]
@@ -217,9 +273,22 @@ def test_a_given_split_is_obeyed_its_leaks_are_said_and_a_missing_val_is_cut_fro
     table["part"] = ["test" if i % 5 == 0 else "Train" for i in range(ROWS)]
     table["part"][3] = "holdout"
     table["photo"][5] = "4.png"  # rows 4 and 5: train and test
-    words = ("--label", "y", "--id", "key", "--group", "patient", "--split-column", "part", "--image", f"photo={made}/images")
+    words = (
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--group",
+        "patient",
+        "--split-column",
+        "part",
+        "--image",
+        f"photo={made}/images",
+    )
     manifest = run("--table", write_csv(tmp_path, table), *words, "--out", tmp_path / "out")
-    assert sorted(rows_of(tmp_path / "out", "test")["id"]) == [f"r{i:04d}" for i in range(0, ROWS, 5)]
+    assert sorted(rows_of(tmp_path / "out", "test")["id"]) == [
+        f"r{i:04d}" for i in range(0, ROWS, 5)
+    ]
     train, val = rows_of(tmp_path / "out", "train"), rows_of(tmp_path / "out", "val")
     assert 8 <= len(val) <= 16
     assert not set(train["group"]) & set(val["group"])
@@ -229,7 +298,10 @@ def test_a_given_split_is_obeyed_its_leaks_are_said_and_a_missing_val_is_cut_fro
     assert "the split column has no val rows" in said
     assert "groups (" in said
     assert "cross the given splits" in said
-    assert "photo: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train" in said
+    assert (
+        "photo: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train"
+        in said
+    )
     assert len(manifest.prepare["warnings"]) == 2
 
 
@@ -242,7 +314,9 @@ def test_sizes_fits_and_channels(made: Path, tmp_path: Path) -> None:
         return buffer.getvalue()
 
     labels = ["a", "b"] * 20
-    pq.write_table(pa.table({"y": labels, "scan": [deep(i) for i in range(40)]}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"y": labels, "scan": [deep(i) for i in range(40)]}), tmp_path / "t.parquet"
+    )
     words = ("--table", tmp_path / "t.parquet", "--label", "y", "--image", "scan")
     manifest = run(*words, "--image-size", "8x16", "--fit", "crop", "--out", tmp_path / "out")
     image = manifest.schema.images[0]
@@ -282,17 +356,27 @@ def store() -> Iterator[dict[str, str]]:
     server.stop()
 
 
-def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(made: Path, store: dict[str, str]) -> None:
+def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(
+    made: Path, store: dict[str, str]
+) -> None:
     manifest = shards.read_manifest(str(made / "out"))
-    new = pa.table({"photo": ["1.png", "s3://shards/raw/2.png", "../t.csv", "s3://other/2.png", "gone.png"]})
+    new = pa.table(
+        {"photo": ["1.png", "s3://shards/raw/2.png", "../t.csv", "s3://other/2.png", "gone.png"]}
+    )
     found, refused = encode_rows(new, manifest, "s3://shards/raw")
     assert found["image.photo"].to_pylist() == [png(1), png(2)]
-    assert [r.split(": ")[1] for r in refused["reason"].to_pylist()] == ["path leaves the folder of the images"] * 2 + ["no such file"]
+    assert [r.split(": ")[1] for r in refused["reason"].to_pylist()] == [
+        "path leaves the folder of the images"
+    ] * 2 + ["no such file"]
 
 
-def test_shards_in_a_bucket_stay_until_their_successors_are_sure(made: Path, store: dict[str, str], tmp_path: Path) -> None:
+def test_shards_in_a_bucket_stay_until_their_successors_are_sure(
+    made: Path, store: dict[str, str], tmp_path: Path
+) -> None:
     before = shards.read_manifest(str(made / "out"))
-    part = ingest_write.write_table("s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]}))
+    part = ingest_write.write_table(
+        "s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]})
+    )
     shards.write_manifest(before, "s3://shards/kept")
     table = write_csv(tmp_path, {"y": ["a"] * 60, "x": list(range(60))})
     with pytest.raises(ValueError, match="at least two classes"):
@@ -304,14 +388,27 @@ def test_shards_in_a_bucket_stay_until_their_successors_are_sure(made: Path, sto
         target.clear()
         assert shards.part_files("s3://shards/kept", "train") == []
         target.commit(dataclasses.replace(before, rows={"train": 0, "val": 0, "test": 0}))
-    with pytest.raises(RuntimeError), ingest_write.Target("s3://shards/kept", overwrite=True).writing():
+    with (
+        pytest.raises(RuntimeError),
+        ingest_write.Target("s3://shards/kept", overwrite=True).writing(),
+    ):
         raise RuntimeError("before clear()")
     assert shards.read_manifest("s3://shards/kept").rows["train"] == 0
 
 
 @pytest.mark.slow
 def test_table_images_and_shards_in_an_object_store(made: Path, store: dict[str, str]) -> None:
-    words = ["distributed/ingest.py", "--table", "s3://shards/raw/t.csv", "--label", "y", "--id", "key", "--group", "patient"]
+    words = [
+        "distributed/ingest.py",
+        "--table",
+        "s3://shards/raw/t.csv",
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--group",
+        "patient",
+    ]
     words += ["--image", "photo", "--out", "s3://shards/out"]
     done = run_command(*words, **store)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,9 @@ def made(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("ingest"))
 
 
-def test_every_refused_row_has_its_reason_and_the_others_stay(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_refused_row_has_its_reason_and_the_others_stay(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = tmp_path / "images"
     shutil.copytree(made / "images", images)
     (tmp_path / "secret.png").write_bytes(png(0))
@@ -61,9 +63,23 @@ def test_every_refused_row_has_its_reason_and_the_others_stay(made: Path, tmp_pa
     table["key"][9] = ""
     table["photo"][10] = ""  # lacks its image: kept
     table["photo"][11] = table["age"][11] = table["site"][11] = ""
-    words = ("--label", "y", "--id", "key", "--group", "patient", "--image", "photo=" + str(images), "--max-pixels", 30_000)
+    words = (
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--group",
+        "patient",
+        "--image",
+        "photo=" + str(images),
+        "--max-pixels",
+        30_000,
+    )
     manifest = run("--table", write_csv(tmp_path, table), *words, "--out", tmp_path / "out")
-    refused = {r["id"]: r["reason"] for r in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()}
+    refused = {
+        r["id"]: r["reason"]
+        for r in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    }
     expected = {
         "r0000": "photo: unreadable image",
         "r0001": "photo: not an image of a known format",
@@ -85,7 +101,9 @@ def test_every_refused_row_has_its_reason_and_the_others_stay(made: Path, tmp_pa
     assert "refused: 10 (see rejected.parquet)" in capsys.readouterr().out
 
 
-def test_a_table_only_data_set_with_every_odd_column(ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_only_data_set_with_every_odd_column(
+    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = 400
     rng = np.random.default_rng(1)
     labels = ["lone"] + ["b" if i % 4 == 0 else "a" for i in range(rows - 1)]
@@ -101,7 +119,16 @@ def test_a_table_only_data_set_with_every_odd_column(ray_local: None, tmp_path: 
         "diagnosis": ["diagnosed " + c for c in labels],
         "words": rng.choice(["low", "high"], rows),
     }
-    manifest = run("--table", write_csv(tmp_path, table), "--label", "y", "--modality", "lab=good,infinite", "--out", tmp_path / "out")
+    manifest = run(
+        "--table",
+        write_csv(tmp_path, table),
+        "--label",
+        "y",
+        "--modality",
+        "lab=good,infinite",
+        "--out",
+        tmp_path / "out",
+    )
     assert manifest.schema.modalities == ("lab", "table")
     assert [c.name for c in manifest.schema.tables[0].numeric] == ["good", "infinite"]
     assert manifest.schema.tables[0].numeric[1].quantiles[-1] == 6
@@ -123,7 +150,9 @@ def test_a_table_only_data_set_with_every_odd_column(ray_local: None, tmp_path: 
     assert sorted(rows_of(tmp_path / "out")["id"], key=int) == [str(i) for i in range(rows)]
 
 
-def test_rows_that_hold_only_what_is_dropped_are_refused_and_count_for_nothing(ray_local: None, tmp_path: Path) -> None:
+def test_rows_that_hold_only_what_is_dropped_are_refused_and_count_for_nothing(
+    ray_local: None, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     table: dict[str, list[object]] = {
         "y": ["lost", *("ab"[i % 4 == 0] for i in range(199))],
@@ -142,14 +171,32 @@ def test_rows_that_hold_only_what_is_dropped_are_refused_and_count_for_nothing(r
     assert manifest.rows == {"train": 112, "val": 16, "test": 32}
     assert manifest.schema.tables[0].numeric[0].missing == 0
     assert set(manifest.prepare["dropped"]) == {"name", "hospital"}
-    assert sum(note.startswith("name: dropped, every value is different") for note in manifest.prepare["notes"]) == 1
-    good, not_good = encode_rows(pa.table({name: cells[:40] for name, cells in full.items()}), manifest)
+    assert (
+        sum(
+            note.startswith("name: dropped, every value is different")
+            for note in manifest.prepare["notes"]
+        )
+        == 1
+    )
+    good, not_good = encode_rows(
+        pa.table({name: cells[:40] for name, cells in full.items()}), manifest
+    )
     assert (good.num_rows, not_good.num_rows) == (40, 0)
-    _, not_good = encode_rows(pa.table({n: ["" if n in ("age", "site") else c for c in cells[:40]] for n, cells in full.items()}), manifest)
+    _, not_good = encode_rows(
+        pa.table(
+            {
+                n: ["" if n in ("age", "site") else c for c in cells[:40]]
+                for n, cells in full.items()
+            }
+        ),
+        manifest,
+    )
     assert not_good["reason"].to_pylist() == ["no image and no table value"] * 40
 
 
-def test_words_that_features_take_for_missing_are_told_where_they_are_names(ray_local: None, tmp_path: Path) -> None:
+def test_words_that_features_take_for_missing_are_told_where_they_are_names(
+    ray_local: None, tmp_path: Path
+) -> None:
     table = {
         "key": [f"r{i}" if i else "NA" for i in range(60)],
         "y": ["a", "b", "NA"] * 20,
@@ -171,22 +218,38 @@ CSV = "y,x\n" + "\n".join(f"{'ab'[i % 2]},{i % 7}" for i in range(40)) + "\n"
 
 
 @pytest.mark.parametrize("option", ["--label", "--id", "--group", "--split-column"])
-def test_a_column_of_lists_is_refused_by_the_option_that_names_it(tmp_path: Path, option: str) -> None:
+def test_a_column_of_lists_is_refused_by_the_option_that_names_it(
+    tmp_path: Path, option: str
+) -> None:
     table = pa.table({"y": ["a", "b"] * 20, "x": range(40), "many": [[i] for i in range(40)]})
     pq.write_table(table, tmp_path / "t.parquet")
     words = [option, "many", *([] if option == "--label" else ["--label", "y"])]
-    with pytest.raises(ValueError, match=f"{option} must name a column of numbers or words; 'many' holds list<"):
-        ingest.main(["--table", str(tmp_path / "t.parquet"), *words, "--out", str(tmp_path / "out")])
+    with pytest.raises(
+        ValueError, match=f"{option} must name a column of numbers or words; 'many' holds list<"
+    ):
+        ingest.main(
+            ["--table", str(tmp_path / "t.parquet"), *words, "--out", str(tmp_path / "out")]
+        )
 
 
 @pytest.mark.parametrize("column", ["y", "key", "age", "site"])
 def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) -> None:
     schema = Schema(
-        tables=(Table(name="table", numeric=(Numeric(name="age"),), categorical=(Categorical(name="site", vocabulary=("a",)),)),)
+        tables=(
+            Table(
+                name="table",
+                numeric=(Numeric(name="age"),),
+                categorical=(Categorical(name="site", vocabulary=("a",)),),
+            ),
+        )
     )
-    manifest = shards.Manifest(schema=schema, rows={}, prepare={"label": "y", "id": "key", "images": []})
+    manifest = shards.Manifest(
+        schema=schema, rows={}, prepare={"label": "y", "id": "key", "images": []}
+    )
     rows = {"y": ["a"], "key": ["1"], "age": [1.0], "site": ["a"], column: [["a", "b"]]}
-    with pytest.raises(ValueError, match="must hold numbers or words; one that is to be read holds list<"):
+    with pytest.raises(
+        ValueError, match="must hold numbers or words; one that is to be read holds list<"
+    ):
         encode_rows(pa.table(rows), manifest)
 
 
@@ -194,27 +257,71 @@ def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) ->
     ("text", "words", "error"),
     [
         (CSV, ["--label", "z"], "--label must name a column of the table; got 'z'; valid: y, x"),
-        (CSV, ["--label", "y", "--image", "x"], "no image of a sample of column 'x' could be read: no such file: '0'"),
+        (
+            CSV,
+            ["--label", "y", "--image", "x"],
+            "no image of a sample of column 'x' could be read: no such file: '0'",
+        ),
         (CSV, ["--label", "y", "--drop", "x"], "no column is left to learn from"),
-        (CSV, ["--label", "y", "--group", "y"], "a column must have one use; 'y' is given to --label and --group"),
+        (
+            CSV,
+            ["--label", "y", "--group", "y"],
+            "a column must have one use; 'y' is given to --label and --group",
+        ),
         (CSV, ["--label", "y", "--numeric", "x", "--categorical", "x"], "not both; got x"),
-        (CSV, ["--label", "y", "--numeric", "y"], "--numeric is for feature columns; 'y' is given to --label"),
-        (CSV, ["--label", "y", "--modality", "lab=x", "--modality", "lab=z"], "got 'lab' twice; valid: lab=x,z"),
-        (CSV, ["--label", "y", "--image", "x=a", "x=b"], "--image must name a column once; got 'x' twice"),
+        (
+            CSV,
+            ["--label", "y", "--numeric", "y"],
+            "--numeric is for feature columns; 'y' is given to --label",
+        ),
+        (
+            CSV,
+            ["--label", "y", "--modality", "lab=x", "--modality", "lab=z"],
+            "got 'lab' twice; valid: lab=x,z",
+        ),
+        (
+            CSV,
+            ["--label", "y", "--image", "x=a", "x=b"],
+            "--image must name a column once; got 'x' twice",
+        ),
         (CSV, ["--label", "y", "--modality", "x"], "--modality takes NAME=COL,COL; got 'x'"),
-        (CSV, ["--label", "y", "--split", "0.5,0.5"], "--split must be three shares TRAIN,VAL,TEST that sum to 1"),
-        (CSV, ["--label", "y", "--split", "0.5,0.3,0.2", "--split-column", "x"], "exclude each other"),
-        (CSV, ["--label", "y", "--encoding", "klingon"], "--encoding must be one that Python knows"),
+        (
+            CSV,
+            ["--label", "y", "--split", "0.5,0.5"],
+            "--split must be three shares TRAIN,VAL,TEST that sum to 1",
+        ),
+        (
+            CSV,
+            ["--label", "y", "--split", "0.5,0.3,0.2", "--split-column", "x"],
+            "exclude each other",
+        ),
+        (
+            CSV,
+            ["--label", "y", "--encoding", "klingon"],
+            "--encoding must be one that Python knows",
+        ),
         (CSV, ["--label", "y", "--seed", "-1"], "--seed must be at least 0; got -1"),
         ("", ["--label", "y"], "is an empty file"),
         ("y,y\n1,2\n", ["--label", "y"], "y appears more than once"),
         ("\n1,2\n", ["--label", "y"], "must begin with a line of column names"),
     ],
 )
-def test_mistakes_are_one_line_before_ray_starts(tmp_path: Path, text: str, words: list[str], error: str) -> None:
+def test_mistakes_are_one_line_before_ray_starts(
+    tmp_path: Path, text: str, words: list[str], error: str
+) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError) as found:
-        ingest.main(["--table", str(tmp_path / "t.csv"), *words, "--image-size", "8", "--out", str(tmp_path / "out")])
+        ingest.main(
+            [
+                "--table",
+                str(tmp_path / "t.csv"),
+                *words,
+                "--image-size",
+                "8",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert error in one_line(found.value)
     assert "\n" not in str(found.value)
     assert os.listdir(tmp_path) == ["t.csv"]
@@ -224,14 +331,38 @@ def test_mistakes_are_one_line_before_ray_starts(tmp_path: Path, text: str, word
     ("text", "words", "error"),
     [
         (b"y,x\n", [], "--table must hold rows"),
-        (b"y,x\n,1\n,2\n", [], "at least one row must be usable; all 2 were refused, the first because: label is missing (column 'y')"),
-        (b"y,x\na,1\na,2\na,2\n", [], "at least two classes; 'y' has only 'a' in its 3 usable rows"),
-        (b"y,x\na,1\nb,1\na,1\n", [], "no modality is left to learn from: every feature column was dropped (x: constant)"),
+        (
+            b"y,x\n,1\n,2\n",
+            [],
+            "at least one row must be usable; all 2 were refused, the first because: label is missing (column 'y')",
+        ),
+        (
+            b"y,x\na,1\na,2\na,2\n",
+            [],
+            "at least two classes; 'y' has only 'a' in its 3 usable rows",
+        ),
+        (
+            b"y,x\na,1\nb,1\na,1\n",
+            [],
+            "no modality is left to learn from: every feature column was dropped (x: constant)",
+        ),
         (b"y,x\na,1\nb,2,3\na,4\n", [], "must have 2 cells: CSV parse error: "),
-        (b"y,x\na,caf\xe9\nb,x\n", [], "is not utf-8: byte 0xe9 at offset 9; name the table's own with --encoding"),
-        (b"y,x\n" + b"\n".join(b"%f,%d" % (i / 7, i % 3) for i in range(300)), [], "'y' has 300 values in 300 rows: numbers or ids?"),
+        (
+            b"y,x\na,caf\xe9\nb,x\n",
+            [],
+            "is not utf-8: byte 0xe9 at offset 9; name the table's own with --encoding",
+        ),
+        (
+            b"y,x\n" + b"\n".join(b"%f,%d" % (i / 7, i % 3) for i in range(300)),
+            [],
+            "'y' has 300 values in 300 rows: numbers or ids?",
+        ),
         (b"y,x\n" + b"a,1\nb,2\n" * 20, ["--split-column", "x"], "no column is left"),
-        (b"y,x,s\n" + b"a,1,test\nb,2,val\n" * 20, ["--split-column", "s"], "the split column must have training rows"),
+        (
+            b"y,x,s\n" + b"a,1,test\nb,2,val\n" * 20,
+            ["--split-column", "s"],
+            "the split column must have training rows",
+        ),
     ],
 )
 def test_tables_without_a_way_out_end_in_one_line_and_leave_nothing(
@@ -239,7 +370,17 @@ def test_tables_without_a_way_out_end_in_one_line_and_leave_nothing(
 ) -> None:
     (tmp_path / "t.csv").write_bytes(text)
     with pytest.raises(ValueError) as found:
-        ingest.main(["--table", str(tmp_path / "t.csv"), "--label", "y", *words, "--out", str(tmp_path / "out")])
+        ingest.main(
+            [
+                "--table",
+                str(tmp_path / "t.csv"),
+                "--label",
+                "y",
+                *words,
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert error in one_line(found.value)
     assert "\n" not in str(found.value)
     assert os.listdir(tmp_path) == ["t.csv"]
@@ -250,17 +391,39 @@ def test_a_bad_byte_far_into_a_large_file_is_located(ray_local: None, tmp_path: 
     text = b"y,x\n" + row * 400_000 + b"a,caf\xe9\n"
     (tmp_path / "t.csv").write_bytes(text)
     with pytest.raises(ValueError, match=f"byte 0xe9 at offset {len(text) - 2};"):
-        ingest.main(["--table", str(tmp_path / "t.csv"), "--label", "y", "--out", str(tmp_path / "out")])
+        ingest.main(
+            ["--table", str(tmp_path / "t.csv"), "--label", "y", "--out", str(tmp_path / "out")]
+        )
 
 
 def test_another_encoding_and_delimiter_are_read(ray_local: None, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(("y;x\n" + "a;café\nb;thé\n" * 30).encode("latin-1"))
-    manifest = run("--table", tmp_path / "t.csv", "--label", "y", "--encoding", "latin-1", "--out", tmp_path / "out")
+    manifest = run(
+        "--table",
+        tmp_path / "t.csv",
+        "--label",
+        "y",
+        "--encoding",
+        "latin-1",
+        "--out",
+        tmp_path / "out",
+    )
     assert set(manifest.schema.tables[0].categorical[0].vocabulary) == {"café", "thé"}
 
 
 def test_an_output_that_is_there_stays_unless_overwritten(made: Path, tmp_path: Path) -> None:
-    words = ["--table", str(made / "t.csv"), "--label", "y", "--drop", "photo", "key", "patient", "--out", str(tmp_path / "out")]
+    words = [
+        "--table",
+        str(made / "t.csv"),
+        "--label",
+        "y",
+        "--drop",
+        "photo",
+        "key",
+        "patient",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     (tmp_path / "out").mkdir()
     run(*words)  # an empty folder is no output
     before = (tmp_path / "out" / "schema.json").read_text()
@@ -270,13 +433,17 @@ def test_an_output_that_is_there_stays_unless_overwritten(made: Path, tmp_path: 
     run(*words, "--seed", "3", "--overwrite")
     assert json.loads((tmp_path / "out" / "schema.json").read_text())["prepare"]["seed"] == 3
     (tmp_path / "out" / "thesis.txt").write_text("dear")
-    with pytest.raises(ValueError, match=r"--overwrite replaces a SHARDS folder only; .* also holds thesis\.txt"):
+    with pytest.raises(
+        ValueError, match=r"--overwrite replaces a SHARDS folder only; .* also holds thesis\.txt"
+    ):
         ingest.main([*words, "--overwrite"])
     assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_more_than_half_refused_is_written_with_a_warning(ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_than_half_refused_is_written_with_a_warning(
+    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = {"y": ["a", "b", "", "", ""] * 20, "x": list(range(100))}
     table["x"] = [v % 9 for v in table["x"]]
     manifest = run("--table", write_csv(tmp_path, table), "--label", "y", "--out", tmp_path / "out")
@@ -288,17 +455,43 @@ def test_a_full_disk_leaves_nothing_that_passes_for_shards(made: Path, small_dis
     table = records(400)
     table["photo"] = [png(i, 30, 30) for i in range(400)]  # 1 MB
     pq.write_table(pa.table(table), made / "large.parquet")
-    words = ["--table", str(made / "large.parquet"), "--label", "y", "--id", "key", "--image", "photo", "--out", str(small_disk / "out")]
+    words = [
+        "--table",
+        str(made / "large.parquet"),
+        "--label",
+        "y",
+        "--id",
+        "key",
+        "--image",
+        "photo",
+        "--out",
+        str(small_disk / "out"),
+    ]
     with pytest.raises(Failure, match="no space left while writing"):
-        ingest.main([*words, "--rows-per-file", "5"])  # tasks of other parts are running when the first fails
+        ingest.main(
+            [*words, "--rows-per-file", "5"]
+        )  # tasks of other parts are running when the first fails
     assert os.listdir(small_disk) == []
     time.sleep(1)
     assert os.listdir(small_disk) == [], "a task has written after the clean-up"
     (made / "large.parquet").unlink()
 
 
-def test_a_mounted_volume_is_filled_in_place_and_holds_all_or_nothing(ray_local: None, small_disk: Path, tmp_path: Path) -> None:
-    words = ["--table", write_csv(tmp_path, records()), "--label", "y", "--drop", "photo", "key", "patient", "--out", str(small_disk)]
+def test_a_mounted_volume_is_filled_in_place_and_holds_all_or_nothing(
+    ray_local: None, small_disk: Path, tmp_path: Path
+) -> None:
+    words = [
+        "--table",
+        write_csv(tmp_path, records()),
+        "--label",
+        "y",
+        "--drop",
+        "photo",
+        "key",
+        "patient",
+        "--out",
+        str(small_disk),
+    ]
     (small_disk / "lost+found").mkdir()
     first = run(*words)
     assert sum(first.rows.values()) == len(rows_of(small_disk)) == ROWS
@@ -315,7 +508,17 @@ def test_a_mounted_volume_is_filled_in_place_and_holds_all_or_nothing(ray_local:
     pq.write_table(pa.table(table), tmp_path / "large.parquet")
     with pytest.raises(Failure, match="no space left while writing"):
         ingest.main(
-            ["--table", str(tmp_path / "large.parquet"), "--label", "y", "--image", "photo", "--overwrite", "--out", str(small_disk)]
+            [
+                "--table",
+                str(tmp_path / "large.parquet"),
+                "--label",
+                "y",
+                "--image",
+                "photo",
+                "--overwrite",
+                "--out",
+                str(small_disk),
+            ]
         )
     assert os.listdir(small_disk) == ["lost+found"]
 
@@ -327,7 +530,18 @@ def test_a_folder_mounted_from_the_same_disk_is_filled_in_place(made: Path, tmp_
     if subprocess.run(["mount", "--bind", far, out], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")
     try:
-        words = ("--table", made / "t.csv", "--label", "y", "--drop", "photo", "key", "patient", "--out", out)
+        words = (
+            "--table",
+            made / "t.csv",
+            "--label",
+            "y",
+            "--drop",
+            "photo",
+            "key",
+            "patient",
+            "--out",
+            out,
+        )
         run(*words)
         run(*words, "--overwrite")
         assert len(rows_of(far)) == ROWS
@@ -336,7 +550,18 @@ def test_a_folder_mounted_from_the_same_disk_is_filled_in_place(made: Path, tmp_
 
 
 def test_a_link_leads_to_where_the_shards_are_written(made: Path, tmp_path: Path) -> None:
-    words = ["--table", str(made / "t.csv"), "--label", "y", "--drop", "photo", "key", "patient", "--out", str(tmp_path / "link")]
+    words = [
+        "--table",
+        str(made / "t.csv"),
+        "--label",
+        "y",
+        "--drop",
+        "photo",
+        "key",
+        "patient",
+        "--out",
+        str(tmp_path / "link"),
+    ]
     (tmp_path / "far").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "far" / "shards")
     for more in ([], ["--overwrite"]):
@@ -357,9 +582,17 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
         "        write_table(folder + '/train/part-00000.parquet', pa.table({'x': [bytes(100000)]}))\n"
         "command.run(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(tmp_path / "out")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
-    assert done.stderr == f"error: over the limit of a file's size while writing '{tmp_path}/out'; nothing was left there\n"
+    assert (
+        done.stderr
+        == f"error: over the limit of a file's size while writing '{tmp_path}/out'; nothing was left there\n"
+    )
     assert os.listdir(tmp_path) == []
 
 
@@ -369,15 +602,36 @@ def test_a_part_that_is_not_there_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
-    done = run_command("distributed/ingest.py", "--table", "nowhere.csv", "--label", "y", "--out", str(tmp_path / "out"))
+    done = run_command(
+        "distributed/ingest.py",
+        "--table",
+        "nowhere.csv",
+        "--label",
+        "y",
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --table must name a CSV or Parquet file (or a folder of them) that exists; got 'nowhere.csv'\n"
+    assert (
+        done.stderr
+        == "error: --table must name a CSV or Parquet file (or a folder of them) that exists; got 'nowhere.csv'\n"
+    )
 
 
 @pytest.mark.slow
-def test_an_error_deep_in_a_table_is_one_line_on_stderr_after_ray_has_started(tmp_path: Path) -> None:
+def test_an_error_deep_in_a_table_is_one_line_on_stderr_after_ray_has_started(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "t.csv").write_bytes(b"y,x\n" + b"a,1\nb,2\n" * 1_500_000 + b"a,1,1\n")
-    done = run_command("distributed/ingest.py", "--table", str(tmp_path / "t.csv"), "--label", "y", "--out", str(tmp_path / "out"))
+    done = run_command(
+        "distributed/ingest.py",
+        "--table",
+        str(tmp_path / "t.csv"),
+        "--label",
+        "y",
+        "--out",
+        str(tmp_path / "out"),
+    )
     lines = [line for line in done.stderr.splitlines() if not line.startswith("preparing rows: ")]
     assert done.returncode == 2
     assert lines == [
@@ -392,8 +646,21 @@ def test_a_stopped_ingest_leaves_no_shards(tmp_path: Path, number: signal.Signal
     table = records(3000)
     table["photo"] = [png(i, 200, 200) for i in range(100)] * 30
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
-    words = ["--table", str(tmp_path / "t.parquet"), "--label", "y", "--image", "photo", "--out", str(tmp_path / "out")]
-    running = subprocess.Popen([sys.executable, str(ROOT / "distributed" / "ingest.py"), *words], stderr=subprocess.PIPE, text=True)
+    words = [
+        "--table",
+        str(tmp_path / "t.parquet"),
+        "--label",
+        "y",
+        "--image",
+        "photo",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / "distributed" / "ingest.py"), *words],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob(".out.incomplete.*")) and time.monotonic() < deadline:

@@ -16,7 +16,9 @@ from tests.conftest import ROOT, run_command
 def ended(body: str) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += f"from distributed.runtime import command as cli, errors\ndef main(argv):\n    {body}\ncli.run(main)\n"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,17 @@ def test_help_names_the_options_without_importing_the_heavy_libraries() -> None:
         assert option in done.stdout
     heavy = "{'ray', 'torch', 'pandas', 'pyarrow'}"
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distributed import ingest; print(not {heavy} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "True\n"
+    )
 
 
-def test_remote_workers_get_the_settings_the_code_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_workers_get_the_settings_the_code_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -88,12 +97,21 @@ from distributed.runtime import command
 def other_side():
     raise BrokenPipeError("the other side")
 command.run(lambda argv: {body})"""
-        return subprocess.run([sys.executable, "-c", script], stdout=reader, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            stdout=reader,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     read, unread = os.pipe()
     os.close(read)
     long, short = "[print('x' * 99) for _ in range(9999)] and 0", "[print('x')] and 0"
-    assert [((done := run(body, unread)).returncode, done.stderr) for body in (long, short)] == [(141, "")] * 2
+    assert [((done := run(body, unread)).returncode, done.stderr) for body in (long, short)] == [
+        (141, "")
+    ] * 2
     os.close(unread)
     other = run("other_side()", subprocess.DEVNULL)
     assert other.returncode == 1

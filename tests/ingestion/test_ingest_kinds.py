@@ -22,18 +22,36 @@ from model.schema import Categorical, Numeric, Schema, Table
 from tests.ingestion.ingest_tools import records, rows_of, run, write_csv, write_images
 
 
-def test_deep_images_that_the_sample_lacked_are_said(ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deep_images_that_the_sample_lacked_are_said(
+    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def grey(i: int, kind: type) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9)).astype(kind)).save(buffer, "PNG")
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9)).astype(kind)).save(
+            buffer, "PNG"
+        )
         return buffer.getvalue()
 
-    scans = [grey(i, np.uint16 if i == 1 else np.uint8) for i in range(300)]  # the sample of 300 rows has no row 1
+    scans = [
+        grey(i, np.uint16 if i == 1 else np.uint8) for i in range(300)
+    ]  # the sample of 300 rows has no row 1
     pq.write_table(pa.table({"y": ["a", "b"] * 150, "scan": scans}), tmp_path / "t.parquet")
-    words = ("--table", tmp_path / "t.parquet", "--label", "y", "--image", "scan", "--out", tmp_path / "out")
+    words = (
+        "--table",
+        tmp_path / "t.parquet",
+        "--label",
+        "y",
+        "--image",
+        "scan",
+        "--out",
+        tmp_path / "out",
+    )
     manifest = run(*words)
     assert manifest.prepare["images"][0]["window"] is None
-    assert "scan: 1 images have more than 8 bits of grey and the sample had none" in manifest.prepare["warnings"][0]
+    assert (
+        "scan: 1 images have more than 8 bits of grey and the sample had none"
+        in manifest.prepare["warnings"][0]
+    )
     assert not run(*words, "--overwrite", "--window", "0,255").prepare["warnings"]
 
 
@@ -50,13 +68,32 @@ def mixed(rows: int = 120) -> dict[str, list[Any]]:
     }
 
 
-def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table(ray_local: None, tmp_path: Path) -> None:
+def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table(
+    ray_local: None, tmp_path: Path
+) -> None:
     pq.write_table(pa.table(mixed()), tmp_path / "t.parquet")
     frame = pd.DataFrame(mixed())
     frame.to_csv(tmp_path / "point.csv", index=False)
-    frame.astype({"ill": str}).assign(ill=lambda f: f["ill"].str.lower()).to_csv(tmp_path / "comma.csv", index=False, sep=";", decimal=",")
-    tables = {name: ingest_table.open_table(str(tmp_path / name)) for name in ("t.parquet", "point.csv", "comma.csv")}
-    made = {name: run("--table", tmp_path / name, "--label", "ill", "--id", "key", "--out", tmp_path / f"{name}.out") for name in tables}
+    frame.astype({"ill": str}).assign(ill=lambda f: f["ill"].str.lower()).to_csv(
+        tmp_path / "comma.csv", index=False, sep=";", decimal=","
+    )
+    tables = {
+        name: ingest_table.open_table(str(tmp_path / name))
+        for name in ("t.parquet", "point.csv", "comma.csv")
+    }
+    made = {
+        name: run(
+            "--table",
+            tmp_path / name,
+            "--label",
+            "ill",
+            "--id",
+            "key",
+            "--out",
+            tmp_path / f"{name}.out",
+        )
+        for name in tables
+    }
     wanted = rows_of(tmp_path / "t.parquet.out")
     for name, manifest in made.items():
         assert manifest.schema == made["t.parquet"].schema
@@ -64,7 +101,11 @@ def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table
         assert manifest.prepare["readings"]["seen"] == "dates"
         assert rows_of(tmp_path / f"{name}.out").equals(wanted)
         for table in tables.values():
-            found, refused = encode_rows(ingest_table.sample(table, table.schema.names, 120), manifest, commas=table.delimiter == ";")
+            found, refused = encode_rows(
+                ingest_table.sample(table, table.schema.names, 120),
+                manifest,
+                commas=table.delimiter == ";",
+            )
             assert refused.num_rows == 0
             found = found.to_pandas().set_index("id").drop(columns="rank")
             assert found.equals(wanted.set_index("id").loc[found.index, found.columns])
@@ -75,10 +116,15 @@ def test_a_schema_of_before_still_reads_booleans_and_plain_numbers() -> None:
     smoker = Categorical(name="smoker", vocabulary=("true", "false"))
     older = Manifest(
         rows={},
-        schema=Schema(tables=(Table(name="table", categorical=(smoker,), numeric=(Numeric(name="age"),)),), classes=("true", "false")),
+        schema=Schema(
+            tables=(Table(name="table", categorical=(smoker,), numeric=(Numeric(name="age"),)),),
+            classes=("true", "false"),
+        ),
         prepare={"label": "y", "id": None, "images": []},
     )
-    found, _ = encode_rows(pd.DataFrame({"y": [True, False], "smoker": ["False", "True"], "age": ["1.5", "2"]}), older)
+    found, _ = encode_rows(
+        pd.DataFrame({"y": [True, False], "smoker": ["False", "True"], "age": ["1.5", "2"]}), older
+    )
     assert found["label"].to_pylist() == [0, 1]
     assert found["table.smoker"].to_pylist() == [1, 0]
     assert found["table.age"].to_pylist() == [1.5, 2]
@@ -86,9 +132,17 @@ def test_a_schema_of_before_still_reads_booleans_and_plain_numbers() -> None:
 
 def test_shards_of_before_match_by_the_one_spelling_of_booleans() -> None:
     def of(*words: str) -> Schema:
-        return Schema(tables=(Table(name="table", categorical=(Categorical(name="smoker", vocabulary=words),)),), classes=words)
+        return Schema(
+            tables=(
+                Table(name="table", categorical=(Categorical(name="smoker", vocabulary=words),)),
+            ),
+            classes=words,
+        )
 
-    for data, model in ((of("true", "false"), of("False", "True")), (of("False", "True"), of("true", "false"))):
+    for data, model in (
+        (of("true", "false"), of("False", "True")),
+        (of("False", "True"), of("true", "false")),
+    ):
         found = matching.match(data, model)
         assert found.labels_C.tolist() == [1, 0, -1]
         assert found.categories["table"][0].tolist() == [-1, 1, 0, 2]
@@ -99,7 +153,11 @@ def test_names_with_brackets_and_colons_are_printed_as_they_are(
     ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["breaths [/min]", "age [years]", "a:b:c", "[red]x[/red]"]
-    table = {"y": ["a", "b"] * 30, **{name: [(i * k) % 7 for i in range(60)] for k, name in enumerate(names, 2)}, "gone [/min]": [1] * 60}
+    table = {
+        "y": ["a", "b"] * 30,
+        **{name: [(i * k) % 7 for i in range(60)] for k, name in enumerate(names, 2)},
+        "gone [/min]": [1] * 60,
+    }
     run("--table", write_csv(tmp_path, table), "--label", "y", "--out", tmp_path / "out")
     said = capsys.readouterr().out
     for name in names:
@@ -107,16 +165,35 @@ def test_names_with_brackets_and_colons_are_printed_as_they_are(
     assert "note: gone [/min]: dropped, constant" in said
 
 
-def test_views_and_dictionaries_of_words_are_columns_like_any_other(ray_local: None, tmp_path: Path) -> None:
+def test_views_and_dictionaries_of_words_are_columns_like_any_other(
+    ray_local: None, tmp_path: Path
+) -> None:
     write_images(tmp_path / "photos", 60)
     rows = {name: values[:60] for name, values in records().items()}
     plain = pa.table(rows)
-    kinds = {"y": pa.string_view(), "site": pa.string_view(), "photo": pa.dictionary(pa.int32(), pa.string())}
-    odd = pa.table({name: plain[name].cast(kinds.get(name, plain[name].type)) for name in plain.column_names})
+    kinds = {
+        "y": pa.string_view(),
+        "site": pa.string_view(),
+        "photo": pa.dictionary(pa.int32(), pa.string()),
+    }
+    odd = pa.table(
+        {name: plain[name].cast(kinds.get(name, plain[name].type)) for name in plain.column_names}
+    )
     made = []
     for name, table in (("plain", plain), ("odd", odd)):
         pq.write_table(table, tmp_path / f"{name}.parquet")
-        words = ("--label", "y", "--id", "key", "--group", "patient", "--image", f"photo={tmp_path / 'photos'}")
-        made.append(run("--table", tmp_path / f"{name}.parquet", *words, "--out", tmp_path / name).schema)
+        words = (
+            "--label",
+            "y",
+            "--id",
+            "key",
+            "--group",
+            "patient",
+            "--image",
+            f"photo={tmp_path / 'photos'}",
+        )
+        made.append(
+            run("--table", tmp_path / f"{name}.parquet", *words, "--out", tmp_path / name).schema
+        )
     assert made[0] == made[1]
     assert rows_of(tmp_path / "plain").equals(rows_of(tmp_path / "odd"))

@@ -17,7 +17,9 @@ def hashes(n: int, seed: int = 0) -> np.ndarray:
     return splits.reseed(splits.hash_ids(str(i) for i in range(n)), seed)
 
 
-def alone(labels: np.ndarray, seed: int = 0, shares: tuple[float, float, float] = SHARES) -> np.ndarray:
+def alone(
+    labels: np.ndarray, seed: int = 0, shares: tuple[float, float, float] = SHARES
+) -> np.ndarray:
     return splits.assign(labels, np.arange(len(labels)), hashes(len(labels), seed), shares)
 
 
@@ -29,7 +31,10 @@ def test_every_class_has_its_shares() -> None:
         assert np.abs(counts - n * np.array(SHARES)).max() <= 1
 
 
-@pytest.mark.parametrize(("n", "expected"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (4, [2, 1, 1]), (10, [7, 1, 2])])
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (4, [2, 1, 1]), (10, [7, 1, 2])],
+)
 def test_small_classes_reach_train_first_then_test_then_val(n: int, expected: list[int]) -> None:
     labels = np.array([0] * 200 + [1] * n)
     assert np.bincount(alone(labels)[200:], minlength=3).tolist() == expected
@@ -64,7 +69,9 @@ def test_groups_stay_whole_and_every_class_reaches_train(seed: int) -> None:
 def test_a_class_whose_groups_all_count_for_rarer_classes_still_reaches_train() -> None:
     # Class 1 lies only in groups that hold the rarer classes 2 and 3 as well.
     labels = np.array([0] * 300 + [1, 1, 1, 2] * 3 + [1, 3] * 3)
-    units = np.concatenate([np.arange(300), 300 + np.repeat(np.arange(3), 4), 303 + np.repeat(np.arange(3), 2)])
+    units = np.concatenate(
+        [np.arange(300), 300 + np.repeat(np.arange(3), 4), 303 + np.repeat(np.arange(3), 2)]
+    )
     for seed in range(20):
         split = splits.assign(labels, units, hashes(306, seed), SHARES)
         assert set(labels[split == TRAIN]) == {0, 1, 2, 3}
@@ -76,12 +83,20 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert not np.array_equal(alone(labels, 1), alone(labels, 2))
     shuffled = np.random.default_rng(1).permutation(500)
     again = splits.assign(labels[shuffled], np.arange(500), hashes(500, 1)[shuffled], SHARES)
-    assert np.array_equal(again, alone(labels, 1)[shuffled])  # the order of the rows does not matter
+    assert np.array_equal(
+        again, alone(labels, 1)[shuffled]
+    )  # the order of the rows does not matter
 
 
 def test_hashes_are_those_of_every_machine() -> None:
-    by_b2sum = ["40f89e395b66422f", "f04dbbe25e2ba039", "e4a6a0577479b2b4"]  # printf ID | b2sum -l 64
-    assert splits.hash_ids(["a", "ä", ""]).tolist() == [int.from_bytes(bytes.fromhex(h), "little") for h in by_b2sum]
+    by_b2sum = [
+        "40f89e395b66422f",
+        "f04dbbe25e2ba039",
+        "e4a6a0577479b2b4",
+    ]  # printf ID | b2sum -l 64
+    assert splits.hash_ids(["a", "ä", ""]).tolist() == [
+        int.from_bytes(bytes.fromhex(h), "little") for h in by_b2sum
+    ]
     assert splits.hash_ids([]).tolist() == []
 
 
@@ -101,11 +116,17 @@ def test_a_split_without_rows_is_told() -> None:
     assert report.warnings[0].startswith("no row is in val, without which nothing can be trained")
     report = Report()
     report.classes(["a", "b"], np.array([0, 1, 0]), np.array([TRAIN, TRAIN, VAL]))
-    assert (report.warnings, report.notes[-2:]) == ([], ["classes without val rows: b", "no row is in test"])
+    assert (report.warnings, report.notes[-2:]) == (
+        [],
+        ["classes without val rows: b", "no row is in test"],
+    )
 
 
 def test_classes_that_hardly_train_are_told() -> None:
     totals = np.array([[70, 10, 20], [15, 70, 8], [1, 1, 1]])
     told = ingest_checks.scarce_in_train(["a", "b", "c"], totals, 0.7)
-    assert told == "groups leave much less than 70% to training of b (15 of 93 rows): another --seed cuts them otherwise"
+    assert (
+        told
+        == "groups leave much less than 70% to training of b (15 of 93 rows): another --seed cuts them otherwise"
+    )
     assert ingest_checks.scarce_in_train(["a"], totals[:1], 0.7) == ""

@@ -17,7 +17,9 @@ LOGITS = np.array([[1.0, 0.5, -1.0], [0.2, -0.3, 2.0], [0.0, 1.5, 0.7], [-0.5, 0
 LABELS = [0, 2, 1, 2]
 
 
-def make_batch(labels: list[int], modalities: int = 1, present: Tensor | None = None, **more: object) -> Batch:
+def make_batch(
+    labels: list[int], modalities: int = 1, present: Tensor | None = None, **more: object
+) -> Batch:
     rows = len(labels)
     present_BM = torch.ones(rows, modalities, dtype=torch.bool) if present is None else present
     return Batch(
@@ -45,7 +47,9 @@ def make_outputs(
         hidden_BEH=torch.ones(rows, experts, 4) if hidden_BEH is None else hidden_BEH,
         fused_BZ=torch.zeros(rows, 2),
         embeddings_BMD=torch.zeros(rows, modalities, 2),
-        auxiliary_BMFC=torch.zeros(rows, modalities, 2, classes) if auxiliary_BMFC is None else auxiliary_BMFC,
+        auxiliary_BMFC=torch.zeros(rows, modalities, 2, classes)
+        if auxiliary_BMFC is None
+        else auxiliary_BMFC,
         confidence_BM=nothing if confidence_BM is None else confidence_BM,
         shrunk_BM=nothing,
         weights_BM=nothing,
@@ -54,9 +58,14 @@ def make_outputs(
     )
 
 
-def random_case(seed: int, rows: int = 12, experts: int = 3, folds: int = 3, classes: int = 3) -> tuple[Outputs, Batch]:
+def random_case(
+    seed: int, rows: int = 12, experts: int = 3, folds: int = 3, classes: int = 3
+) -> tuple[Outputs, Batch]:
     g = torch.Generator().manual_seed(seed)
-    batch = make_batch(torch.randint(0, classes, (rows,), generator=g).tolist(), present=torch.rand(rows, 2, generator=g) > 0.3)
+    batch = make_batch(
+        torch.randint(0, classes, (rows,), generator=g).tolist(),
+        present=torch.rand(rows, 2, generator=g) > 0.3,
+    )
     batch.ranks_B = torch.randint(0, 50, (rows,), generator=g)
     leaf = {"generator": g, "requires_grad": True}
     return make_outputs(
@@ -69,11 +78,17 @@ def random_case(seed: int, rows: int = 12, experts: int = 3, folds: int = 3, cla
 
 
 def classification(
-    config: LossConfig, logits: np.ndarray = LOGITS, labels: list[int] = LABELS, progress: float = 0.0, **more: object
+    config: LossConfig,
+    logits: np.ndarray = LOGITS,
+    labels: list[int] = LABELS,
+    progress: float = 0.0,
+    **more: object,
 ) -> float:
     batch = make_batch(labels, **more)
     outputs = make_outputs(torch.tensor(logits, dtype=torch.float64)[:, None], batch.present_BM)
-    return float(losses.terms(outputs, batch, COUNTS, ModelConfig(loss=config), progress)["classification"])
+    return float(
+        losses.terms(outputs, batch, COUNTS, ModelConfig(loss=config), progress)["classification"]
+    )
 
 
 def numpy_ce(logits: np.ndarray, labels: list[int] = LABELS) -> np.ndarray:

@@ -12,7 +12,14 @@ COUNTS = (500, 120, 40, 8, 1)
 
 
 def image(name: str = "photo", size: int = 16, channels: int = 3) -> Image:
-    return Image(name=name, height=size, width=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return Image(
+        name=name,
+        height=size,
+        width=size,
+        channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
 
 
 def table(name: str = "table") -> Table:
@@ -23,14 +30,26 @@ def table(name: str = "table") -> Table:
             Numeric(name="age", mean=0.0, std=1.0, quantiles=edges),
             Numeric(name="dose", mean=5.0, std=2.0, quantiles=(1.0, 5.0, 9.0)),
         ),
-        categorical=(Categorical(name="sex", vocabulary=("f", "m")), Categorical(name="site", vocabulary=tuple("abcdef"))),
+        categorical=(
+            Categorical(name="sex", vocabulary=("f", "m")),
+            Categorical(name="site", vocabulary=tuple("abcdef")),
+        ),
     )
 
 
-def schema(images: tuple[Image, ...] | None = None, tables: tuple[Table, ...] | None = None, counts: tuple[int, ...] = COUNTS) -> Schema:
+def schema(
+    images: tuple[Image, ...] | None = None,
+    tables: tuple[Table, ...] | None = None,
+    counts: tuple[int, ...] = COUNTS,
+) -> Schema:
     images = (image(),) if images is None else images
     tables = (table(),) if tables is None else tables
-    return Schema(images=images, tables=tables, classes=tuple(f"class {c}" for c in range(len(counts))), counts=counts)
+    return Schema(
+        images=images,
+        tables=tables,
+        classes=tuple(f"class {c}" for c in range(len(counts))),
+        counts=counts,
+    )
 
 
 def batch(data: Schema, rows: int = 12, seed: int = 0) -> Batch:
@@ -40,9 +59,17 @@ def batch(data: Schema, rows: int = 12, seed: int = 0) -> Batch:
         values[torch.rand(values.shape, generator=g) < 0.1] = torch.nan
     sizes = {t.name: torch.tensor([len(c.vocabulary) for c in t.categorical]) for t in data.tables}
     return Batch(
-        images={m.name: torch.randint(0, 256, (rows, m.channels, m.height, m.width), generator=g, dtype=torch.uint8) for m in data.images},
+        images={
+            m.name: torch.randint(
+                0, 256, (rows, m.channels, m.height, m.width), generator=g, dtype=torch.uint8
+            )
+            for m in data.images
+        },
         numbers=numbers,
-        categories={k: (torch.rand(rows, len(n), generator=g) * (n + 2)).long() - 1 for k, n in sizes.items()},
+        categories={
+            k: (torch.rand(rows, len(n), generator=g) * (n + 2)).long() - 1
+            for k, n in sizes.items()
+        },
         present_BM=torch.ones(rows, len(data.modalities), dtype=torch.bool),
         labels_B=torch.randint(0, len(data.classes), (rows,), generator=g),
         ranks_B=torch.randint(0, 1000, (rows,), generator=g),
@@ -54,7 +81,9 @@ def concatenate(batches: list[Batch]) -> Batch:
     first = batches[0]
 
     def optional(name: str) -> Tensor | None:
-        return None if getattr(first, name) is None else torch.cat([getattr(b, name) for b in batches])
+        return (
+            None if getattr(first, name) is None else torch.cat([getattr(b, name) for b in batches])
+        )
 
     return Batch(
         images={k: torch.cat([b.images[k] for b in batches]) for k in first.images},

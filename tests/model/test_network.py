@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import ExpertsConfig, FusionConfig, ImageConfig, LossConfig, ModelConfig, TableConfig
+from model.config import (
+    ExpertsConfig,
+    FusionConfig,
+    ImageConfig,
+    LossConfig,
+    ModelConfig,
+    TableConfig,
+)
 from model.encoders.image import ImageEncoder
 from model.encoders.standardise import Standardise
 from model.encoders.table import CategoryEmbedding, NumberEmbedding
@@ -21,7 +28,12 @@ from model.network import Network
 from model.schema import Numeric, Schema
 from tests.model import samples
 
-SMALL = ModelConfig(dim=16, image=ImageConfig(width=8), table=TableConfig(width=16, embedding=4), experts=ExpertsConfig(hidden=16))
+SMALL = ModelConfig(
+    dim=16,
+    image=ImageConfig(width=8),
+    table=TableConfig(width=16, embedding=4),
+    experts=ExpertsConfig(hidden=16),
+)
 
 
 def small(**sections: object) -> ModelConfig:
@@ -31,7 +43,9 @@ def small(**sections: object) -> ModelConfig:
 def built(data: Schema, config: ModelConfig = SMALL, seed: int = 0) -> Network:
     torch.manual_seed(seed)
     network = Network(data, config).eval()
-    with torch.no_grad():  # confidences that differ between samples and modalities, as after training
+    with (
+        torch.no_grad()
+    ):  # confidences that differ between samples and modalities, as after training
         network.confidence.weight_MH.normal_()
         network.concatenate.absent_MD.normal_()
     return network
@@ -42,7 +56,8 @@ SETS = {
     "image only": samples.schema(tables=()),
     "table only": samples.schema(images=()),
     "two images, two tables": samples.schema(
-        (samples.image("front", 16), samples.image("side", 8, channels=1)), (samples.table("lab"), samples.table("history"))
+        (samples.image("front", 16), samples.image("side", 8, channels=1)),
+        (samples.table("lab"), samples.table("history")),
     ),
     "numbers only": samples.schema((), (dataclasses.replace(samples.table(), categorical=()),)),
     "categories only": samples.schema((), (dataclasses.replace(samples.table(), numeric=()),)),
@@ -61,9 +76,14 @@ def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> No
     assert not without
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1), (28, 28, 1), (48, 64, 3), (224, 224, 3), (9, 200, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    [(8, 8, 1), (28, 28, 1), (48, 64, 3), (224, 224, 3), (9, 200, 3)],
+)
 def test_resnet_fits_its_input(height: int, width: int, channels: int) -> None:
-    data = samples.schema((dataclasses.replace(samples.image(channels=channels), height=height, width=width),), ())
+    data = samples.schema(
+        (dataclasses.replace(samples.image(channels=channels), height=height, width=width),), ()
+    )
     network = built(data)
     last = network.encoders[0].body.layers(torch.zeros(1, channels, height, width))
     assert 2 <= min(last.shape[2:]) <= 5
@@ -146,12 +166,21 @@ def test_infinite_temperature_is_concatenation() -> None:
 def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
     data = samples.schema()
     batch = samples.batch(data)
-    network = built(data, small(fusion=FusionConfig(score="level", temperature=1e-3, normalise=normalise, shrinkage=0.0)))
+    network = built(
+        data,
+        small(
+            fusion=FusionConfig(score="level", temperature=1e-3, normalise=normalise, shrinkage=0.0)
+        ),
+    )
     outputs = network(batch)
     best_B = outputs.confidence_BM.argmax(1)
     sure_B = (outputs.confidence_BM[:, 0] - outputs.confidence_BM[:, 1]).abs() > 0.05
     assert sure_B.any()
-    assert torch.allclose(outputs.weights_BM[sure_B], torch.nn.functional.one_hot(best_B, 2).float()[sure_B], atol=1e-6)
+    assert torch.allclose(
+        outputs.weights_BM[sure_B],
+        torch.nn.functional.one_hot(best_B, 2).float()[sure_B],
+        atol=1e-6,
+    )
     parts_BMD = outputs.fused_BZ.unflatten(1, (2, -1))[sure_B]
     kept_BD = parts_BMD[torch.arange(len(parts_BMD)), best_B[sure_B]]
     lost_BD = parts_BMD[torch.arange(len(parts_BMD)), 1 - best_B[sure_B]]
@@ -164,25 +193,37 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
 def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
     confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.6], [0.82, 0.244], [0.05, 0.02]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    scores_BM = fusion.scores(confidence_BM, visible_BM, FusionConfig(score="surplus", half=0.2), classes=10)
+    scores_BM = fusion.scores(
+        confidence_BM, visible_BM, FusionConfig(score="surplus", half=0.2), classes=10
+    )
     weights_BM = fusion.confidence_weights(scores_BM, visible_BM, 1.0)
     assert weights_BM[0, 1] < 1e-6, "chance is nothing"
     assert weights_BM[1, 1] == pytest.approx(0.5, abs=0.02), "both tell something"
     assert scores_BM[2, 1].exp() == pytest.approx(0.5, abs=1e-5), "half"
     assert weights_BM[3].tolist() == [0.5, 0.5], "two that tell nothing are alike"
-    hard_BM = torch.tensor([[0.06, 0.03]])  # of 200 classes: far from certain, and both tell something
-    alike_BM = fusion.confidence_weights(fusion.scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200), visible_BM[:1], 1.0)
+    hard_BM = torch.tensor(
+        [[0.06, 0.03]]
+    )  # of 200 classes: far from certain, and both tell something
+    alike_BM = fusion.confidence_weights(
+        fusion.scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200), visible_BM[:1], 1.0
+    )
     assert alike_BM[0, 1] == pytest.approx(0.5, abs=0.03)
-    scores_BM = fusion.scores(confidence_BM, visible_BM & torch.tensor([False, True]), FusionConfig(), classes=10)
+    scores_BM = fusion.scores(
+        confidence_BM, visible_BM & torch.tensor([False, True]), FusionConfig(), classes=10
+    )
     assert scores_BM[0, 1].exp() > 0.9, "a modality that is not there is not the best one"
 
 
 def test_a_share_is_in_proportion_and_a_level_exponential() -> None:
     confidence_BM = torch.tensor([[0.6, 0.2]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    share_BM = fusion.confidence_weights(fusion.scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3), visible_BM, 1.0)
+    share_BM = fusion.confidence_weights(
+        fusion.scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3), visible_BM, 1.0
+    )
     assert share_BM.tolist()[0] == pytest.approx([0.75, 0.25])
-    level_BM = fusion.confidence_weights(fusion.scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3), visible_BM, 0.4)
+    level_BM = fusion.confidence_weights(
+        fusion.scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3), visible_BM, 0.4
+    )
     assert level_BM.tolist()[0] == pytest.approx(torch.tensor([1.5, 0.5]).softmax(0).tolist())
 
 
@@ -227,7 +268,10 @@ def test_absent_images_do_not_enter_the_statistics_of_the_batch() -> None:
     dense = copy.deepcopy(sparse)
     x_BCHW = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
     present_B = torch.arange(12) % 4 == 1
-    some_BD, own_BD = sparse(x_BCHW, present_B), dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), whole=True)
+    some_BD, own_BD = (
+        sparse(x_BCHW, present_B),
+        dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), whole=True),
+    )
     torch.testing.assert_close(some_BD[present_B], own_BD, atol=1e-5, rtol=1e-4)
     for encoder, out_BD in ((sparse, some_BD[present_B]), (dense, own_BD)):
         (out_BD * torch.arange(24.0).sin().view(3, 8)).sum().backward()
@@ -242,18 +286,26 @@ def test_absent_images_do_not_enter_the_statistics_of_the_batch() -> None:
 def test_a_batch_with_too_few_images_for_statistics_leaves_them_alone(images: int) -> None:
     encoder = ImageEncoder(samples.image(size=8), SMALL.image, 8)
     before = {name: value.clone() for name, value in encoder.body.named_buffers()}
-    out_BD = encoder(torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) < images)
+    out_BD = encoder(
+        torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) < images
+    )
     out_BD.sum().backward()
     assert torch.isfinite(out_BD).all()
     assert all(torch.equal(value, before[name]) for name, value in encoder.body.named_buffers())
-    assert all(p.grad is not None for p in encoder.parameters()), "every worker must have a gradient to average"
+    assert all(p.grad is not None for p in encoder.parameters()), (
+        "every worker must have a gradient to average"
+    )
     assert all(module.training for module in encoder.modules())
 
 
 def test_a_number_outside_the_training_range_is_taken_as_its_end() -> None:
-    values = torch.distributions.Exponential(1.0).sample((2000,)).sort().values  # narrow bins where rows are many
+    values = (
+        torch.distributions.Exponential(1.0).sample((2000,)).sort().values
+    )  # narrow bins where rows are many
     quantiles = tuple(torch.quantile(values, torch.linspace(0, 1, 33)).tolist())
-    column = Numeric(name="dose", mean=float(values.mean()), std=float(values.std()), quantiles=quantiles)
+    column = Numeric(
+        name="dose", mean=float(values.mean()), std=float(values.std()), quantiles=quantiles
+    )
     embed = NumberEmbedding((column,), "piecewise", 8)
     torch.nn.init.normal_(embed.fill_N)
     ends_2 = embed(torch.tensor([[quantiles[0]], [quantiles[-1]]]))
@@ -271,7 +323,9 @@ def test_experts_as_a_batch_equal_experts_alone() -> None:
     logits = together(z)[1]
     for e in range(4):
         single = Experts(32, 5, ExpertsConfig(count=1, hidden=16), LossConfig())
-        single.load_state_dict({name: value[e : e + 1] for name, value in together.state_dict().items()})
+        single.load_state_dict(
+            {name: value[e : e + 1] for name, value in together.state_dict().items()}
+        )
         assert torch.allclose(single(z)[1][:, 0], logits[:, e], atol=1e-6)
 
 
@@ -303,7 +357,9 @@ def test_saved_weights_give_bit_equal_logits(kind: str) -> None:
     assert torch.equal(network(batch).logits_BEC, other(batch).logits_BEC)
 
 
-def forward_all(network: Network, data: Schema, rows: int, present: Tensor | None = None) -> dict[str, Tensor]:
+def forward_all(
+    network: Network, data: Schema, rows: int, present: Tensor | None = None
+) -> dict[str, Tensor]:
     batch = samples.batch(data, rows)
     if present is not None:
         batch.present_BM[:] = present
@@ -351,15 +407,21 @@ def test_user_mistakes_are_named() -> None:
         Network(samples.schema(counts=(3,)), SMALL)
     with pytest.raises(ValueError, match="at least one image or table"):
         Network(samples.schema((), ()), SMALL)
-    with pytest.raises(ValueError, match=r"fusion.kind must be one of confidence, uniform.*got 'sum'"):
+    with pytest.raises(
+        ValueError, match=r"fusion.kind must be one of confidence, uniform.*got 'sum'"
+    ):
         Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
-    with pytest.raises(ValueError, match="image.encoder must be one of resnet, timm:NAME; got 'vgg'"):
+    with pytest.raises(
+        ValueError, match="image.encoder must be one of resnet, timm:NAME; got 'vgg'"
+    ):
         Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))
 
 
 def test_a_missing_timm_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"image.encoder=timm:resnet18 needs the timm package: pip install timm"):
+    with pytest.raises(
+        ValueError, match=r"image.encoder=timm:resnet18 needs the timm package: pip install timm"
+    ):
         Network(samples.schema(), small(image=ImageConfig(encoder="timm:resnet18")))
 
 
@@ -382,7 +444,9 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
     network.familiarity.limit_M[1] = 1e-9
     nowhere = network(batch)
     assert nowhere.unfamiliar_BM.all()
-    assert torch.equal(nowhere.logits_BEC, before.logits_BEC), "nothing is familiar: all that is there"
+    assert torch.equal(nowhere.logits_BEC, before.logits_BEC), (
+        "nothing is familiar: all that is there"
+    )
     network.trust_all()
     assert torch.equal(network(batch).logits_BEC, before.logits_BEC)
     network.familiarity.limit_M[0] = 1e-9
@@ -391,4 +455,6 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
 
 @pytest.mark.parametrize("kind", ["uniform", "gate", "late", "evidential"])
 def test_other_fusions_know_nothing_of_it(kind: str) -> None:
-    assert not hasattr(Network(samples.schema(), small(fusion=FusionConfig(kind=kind))), "familiarity")
+    assert not hasattr(
+        Network(samples.schema(), small(fusion=FusionConfig(kind=kind))), "familiarity"
+    )

@@ -70,7 +70,15 @@ def test_exif_orientation_turns_the_image_and_is_gone_afterwards() -> None:
     exif[images.ORIENTATION] = 6  # turn a quarter clockwise: the left half goes on top
     for kind in ("PNG", "JPEG"):
         upright = opened(
-            images.prepare(stored(Image.fromarray(pixels), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {})), spec()).data
+            images.prepare(
+                stored(
+                    Image.fromarray(pixels),
+                    kind,
+                    exif=exif,
+                    **({"quality": 95} if kind == "JPEG" else {}),
+                ),
+                spec(),
+            ).data
         )
         values = np.asarray(upright).astype(int)
         assert values[:3].min() > 200
@@ -99,7 +107,10 @@ def test_transparency_goes_onto_white_and_palettes_to_rgb() -> None:
     assert np.asarray(result)[0, 0].tolist() == [10, 200, 30]
     see_through = Image.new("P", (8, 8))
     see_through.putpalette([0, 0, 0, 9, 9, 9])
-    assert np.asarray(opened(images.prepare(stored(see_through, transparency=0), spec()).data)).min() == 255
+    assert (
+        np.asarray(opened(images.prepare(stored(see_through, transparency=0), spec()).data)).min()
+        == 255
+    )
     shadow = Image.new("LA", (8, 8), (0, 0))
     assert np.asarray(opened(images.prepare(stored(shadow), spec(channels=1)).data)).min() == 255
 
@@ -114,7 +125,9 @@ def test_sixteen_bit_grey_goes_through_its_window() -> None:
     data = stored(Image.fromarray(values))
     seen = np.asarray(opened(images.prepare(data, spec(channels=1, window=(1000.0, 3000.0))).data))
     assert seen[0].tolist() == [round(255 * (int(v) - 1000) / 2000) for v in values[0]]
-    dark = np.asarray(opened(images.prepare(data, spec(channels=1)).data))  # the full range without a window
+    dark = np.asarray(
+        opened(images.prepare(data, spec(channels=1)).data)
+    )  # the full range without a window
     assert dark.max() == round(255 * 3000 / 65535)
     look = images.look(data)
     assert look.grey
@@ -123,14 +136,24 @@ def test_sixteen_bit_grey_goes_through_its_window() -> None:
     floats = np.full((8, 8), np.nan, dtype=np.float32)
     floats[:4] = 2000
     assert (
-        np.asarray(opened(images.prepare(stored(Image.fromarray(floats), "TIFF"), spec(channels=1, window=(1000, 3000))).data)).max() == 128
+        np.asarray(
+            opened(
+                images.prepare(
+                    stored(Image.fromarray(floats), "TIFF"), spec(channels=1, window=(1000, 3000))
+                ).data
+            )
+        ).max()
+        == 128
     )
 
 
 def test_a_sample_without_a_finite_grey_has_no_window(tmp_path: Path) -> None:
     dead = stored(Image.fromarray(np.full((9, 9), np.nan, dtype=np.float32)), "TIFF")
     good = stored(Image.fromarray(np.linspace(-5, 5, 81, dtype=np.float32).reshape(9, 9)), "TIFF")
-    pq.write_table(pa.table({"y": ["a", "b"] * 64, "dead": [dead] * 128, "one": [dead, good] * 64}), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.table({"y": ["a", "b"] * 64, "dead": [dead] * 128, "one": [dead, good] * 64}),
+        tmp_path / "t.parquet",
+    )
     options = IngestOptions(table=str(tmp_path / "t.parquet"), label="y", out="o")
     table = ingest_table.open_table(options.table)
     assert ingest_plan.look_at_images(options, table, "dead", "")[0].window is None
@@ -168,10 +191,17 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG whose header claims a huge size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +252,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_inside_the_folder_are_read(folder: Path) -> None:
     reader = Folder(str(folder))
-    for name in ("deep/a.png", "deep/../deep/a.png", str(folder / "deep" / "a.png"), f"file://{folder}/deep/a.png", "good.png"):
+    for name in (
+        "deep/a.png",
+        "deep/../deep/a.png",
+        str(folder / "deep" / "a.png"),
+        f"file://{folder}/deep/a.png",
+        "good.png",
+    ):
         assert reader.read(name) == b"a"
     assert reader.read({"bytes": b"b", "path": "x"}) == b"b"
     assert reader.read({"bytes": None, "path": "deep/a.png"}) == b"a"
@@ -233,7 +269,18 @@ def test_an_empty_cell_is_no_image(folder: Path, cell: object) -> None:
     assert Folder(str(folder)).read(cell) is None
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "link.png", "up/secret.png", "/etc/passwd", "s3://b/x.png", "http://h/x.png", "a\0b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png",
+        "link.png",
+        "up/secret.png",
+        "/etc/passwd",
+        "s3://b/x.png",
+        "http://h/x.png",
+        "a\0b",
+    ],
+)
 def test_paths_that_leave_the_folder_are_refused(folder: Path, name: str) -> None:
     with pytest.raises(Refused, match="path leaves the folder"):
         Folder(str(folder)).read(name)
@@ -254,7 +301,9 @@ def test_columns_of_records_and_of_dictionary_words_are_read(folder: Path) -> No
     data = stored(Image.fromarray(noise(8, 8)))
     (folder / "b.png").write_bytes(data)
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    records = pa.chunked_array([[{"bytes": data, "path": None}], [{"bytes": None, "path": "b.png"}, None]], kind)
+    records = pa.chunked_array(
+        [[{"bytes": data, "path": None}], [{"bytes": None, "path": "b.png"}, None]], kind
+    )
     words = pa.chunked_array([["b.png", None, "b.png"]]).dictionary_encode()
     for cells, there in ((records, [True, True, False]), (words, [True, False, True])):
         reasons: list[str | None] = [None] * 3

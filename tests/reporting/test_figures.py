@@ -32,7 +32,17 @@ TRIALS: list[dict[str, Any]] = [
         "cost": float(i),
     }
     for i in range(12)
-] + [{"n": 12, "loss.margin": 0.3, "optim.lr": 0.1, "kind": "a", "one": 1, "score": float("nan"), "cost": 3.0}]
+] + [
+    {
+        "n": 12,
+        "loss.margin": 0.3,
+        "optim.lr": 0.1,
+        "kind": "a",
+        "one": 1,
+        "score": float("nan"),
+        "cost": 3.0,
+    }
+]
 NAMES = ["loss.margin", "optim.lr", "kind", "one"]
 
 
@@ -55,24 +65,40 @@ def test_forest_intervals_end_where_the_comparison_says() -> None:
 
 def test_strip_shows_every_seed_and_the_mean() -> None:
     values = {n: list(v.values()) for n, v in SCORES.items()}
-    dots, means = figures.strip(values, {n: summarise(v) for n, v in values.items()}, "accuracy").data
+    dots, means = figures.strip(
+        values, {n: summarise(v) for n, v in values.items()}, "accuracy"
+    ).data
     assert len(dots.x) == 24
     assert list(means.x) == pytest.approx([52.5, 62.6, 42.4, 52.5])
 
 
 def test_curves_skip_points_without_a_mean_and_label_log_ticks() -> None:
     figure = figures.curves(
-        {"a": [(1, summarise([0.5, 0.6])), (100, summarise([]))], "b": [(10, summarise([0.4]))]}, x="ratio", y="acc", log_x=True
+        {"a": [(1, summarise([0.5, 0.6])), (100, summarise([]))], "b": [(10, summarise([0.4]))]},
+        x="ratio",
+        y="acc",
+        log_x=True,
     )
     assert [list(t.x) for t in figure.data] == [[1], [10]]
     assert list(figure.layout.xaxis.ticktext) == ["1", "10", "100"]
 
 
 def test_rank_view_colours_what_differs_from_the_best() -> None:
-    table = {name: {str(d): level for d in range(12)} for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()}
+    table = {
+        name: {str(d): level for d in range(12)}
+        for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()
+    }
     drawn = {t.name: list(t.y) for t in figures.ranks(rank(table)).data}
-    assert drawn == {"not told apart from the best": ["good"], "worse than the best": ["fair", "poor"]}
-    assert figures.ranks(Ranking(ranks={"a": 1.0, "b": 2.0}, sets=1, reason="one data set")).data[0].error_x.value is None
+    assert drawn == {
+        "not told apart from the best": ["good"],
+        "worse than the best": ["fair", "poor"],
+    }
+    assert (
+        figures.ranks(Ranking(ranks={"a": 1.0, "b": 2.0}, sets=1, reason="one data set"))
+        .data[0]
+        .error_x.value
+        is None
+    )
 
 
 def test_long_names_that_begin_alike_have_a_row_each() -> None:
@@ -84,7 +110,10 @@ def test_long_names_that_begin_alike_have_a_row_each() -> None:
 
 
 def test_without_a_critical_difference_no_rank_is_called_worse() -> None:
-    table = {name: {str(d): level for d in range(4)} for name, level in {"good": 0.9, "poor": 0.5}.items()}
+    table = {
+        name: {str(d): level for d in range(4)}
+        for name, level in {"good": 0.9, "poor": 0.5}.items()
+    }
     assert [t.name for t in figures.ranks(rank(table)).data] == ["not told apart from the best"]
 
 
@@ -95,9 +124,14 @@ def test_confusion_shares_are_of_the_true_class() -> None:
 
 
 def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
-    drawn = figures.bars({"a": {"many": summarise([0.5]), "few": summarise([])}, "b": {"many": summarise([0.25])}}, y="acc").data
+    drawn = figures.bars(
+        {"a": {"many": summarise([0.5]), "few": summarise([])}, "b": {"many": summarise([0.25])}},
+        y="acc",
+    ).data
     assert [list(t.y) for t in drawn] == [[50.0], [25.0]]
-    lines = figures.learning_curves({"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, y="acc", best="t0").data
+    lines = figures.learning_curves(
+        {"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, y="acc", best="t0"
+    ).data
     assert [(t.name, t.mode) for t in lines] == [("t1", "markers"), ("t0", "lines")]
 
 
@@ -120,8 +154,13 @@ def test_slices_use_a_log_axis_where_it_reads_better() -> None:
 
 def test_contour_needs_trials_off_a_line() -> None:
     rng = np.random.default_rng(0)
-    spread = [{"x": float(a), "y": float(b), "score": float(a + b)} for a, b in rng.uniform(0, 1, (20, 2))]
-    assert [t.type for t in search_figures.contour(spread, "x", "y", "score").data] == ["contour", "scatter"]
+    spread = [
+        {"x": float(a), "y": float(b), "score": float(a + b)} for a, b in rng.uniform(0, 1, (20, 2))
+    ]
+    assert [t.type for t in search_figures.contour(spread, "x", "y", "score").data] == [
+        "contour",
+        "scatter",
+    ]
     line = [{**t, "y": t["x"]} for t in spread]
     assert [t.type for t in search_figures.contour(line, "x", "y", "score").data] == ["scatter"]
     assert len(search_figures.contour(TRIALS, "kind", "optim.lr", "score").data[0].x) == 0
@@ -129,7 +168,9 @@ def test_contour_needs_trials_off_a_line() -> None:
 
 def test_front_holds_what_nothing_beats() -> None:
     assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost")] == [11]
-    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost", lower=["cost"])] == list(range(12))
+    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost", lower=["cost"])] == list(
+        range(12)
+    )
     assert len(search_figures.pareto(TRIALS, "score", "cost").data[1].x) == 1
 
 
@@ -147,7 +188,9 @@ def test_empty_inputs_draw_empty_figures() -> None:
     assert all(json.loads(f.to_json())["layout"]["height"] > 0 for f in drawn)
 
 
-def test_png_without_kaleido_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_png_without_kaleido_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = builtins.__import__
 
     def without_kaleido(name: str, *rest: Any, **options: Any) -> Any:

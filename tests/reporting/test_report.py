@@ -49,13 +49,25 @@ class Tags(HTMLParser):
             self.words += data
 
 
-def searched(folder: Path, metric: str, runs: dict[str, list[float]], start: str = "defaults") -> Experiment:
+def searched(
+    folder: Path, metric: str, runs: dict[str, list[float]], start: str = "defaults"
+) -> Experiment:
     """A search whose configurations have these values over fresh seeds; the first one is the start."""
     experiment = Experiment(folder, [metric], replicates=len(next(iter(runs.values()))), best=9)
     jobs = [Job(name=n, kind="search", label="" if i else start) for i, n in enumerate(runs)]
     for job in jobs:
         for seed, value in enumerate([sum(runs[job.name]), *runs[job.name]]):
-            again = Job(name=f"{job.name}-seed{seed}", kind="replicate", of=job.name, seed=seed, label=job.label) if seed else job
+            again = (
+                Job(
+                    name=f"{job.name}-seed{seed}",
+                    kind="replicate",
+                    of=job.name,
+                    seed=seed,
+                    label=job.label,
+                )
+                if seed
+                else job
+            )
             experiment.start(again)
             experiment.end(again.name, "complete", {metric: value})
     return experiment
@@ -95,7 +107,9 @@ def test_page_without_figures_carries_no_library(tmp_path: Path) -> None:
 def test_users_text_stays_text() -> None:
     page = report.to_html(EVIL, sections(), lead=EVIL)
     plain = Tags(page)
-    assert plain.tags.count("script") == 4  # the page's three and the figure's data: none from the users' text
+    assert (
+        plain.tags.count("script") == 4
+    )  # the page's three and the figure's data: none from the users' text
     assert plain.words.count(EVIL) >= 6  # title, heading, lead, paragraph, bullet, cell, caption
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(data)["data"][0]["name"] == EVIL
@@ -124,11 +138,16 @@ def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     words = "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678 /tmp/where-the-token-lies mail@example.org"
     path = report.write(tmp_path, "t", [Section("s", [Code(words)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
-        assert "postgresql://***@host/db s3://***@bucket/x *** /tmp/where-the-token-lies mail@example.org" in page
+        assert (
+            "postgresql://***@host/db s3://***@bucket/x *** /tmp/where-the-token-lies mail@example.org"
+            in page
+        )
         assert "12345678" not in page
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "report.html"
     report.write_file(path, "old")
 
@@ -149,7 +168,10 @@ def test_numbers_sort_by_value_and_keep_their_precision() -> None:
 
 
 def test_markdown_emphasises_nothing_that_is_a_users() -> None:
-    assert tables.markdown_text("__init__ few_shot ~~x~~ $y$ &lt;") == r"\_\_init\_\_ few_shot \~\~x\~\~ \$y\$ &amp;lt;"
+    assert (
+        tables.markdown_text("__init__ few_shot ~~x~~ $y$ &lt;")
+        == r"\_\_init\_\_ few_shot \~\~x\~\~ \$y\$ &amp;lt;"
+    )
 
 
 def test_latex_is_escaped() -> None:
@@ -159,18 +181,25 @@ def test_latex_is_escaped() -> None:
     assert r"\& \{\{body\}\} *\_" in found
     assert r"\begin{tabular}{lrr}" in found
     assert r"\label{tab:x}" in found
-    first = tables.to_latex(Table(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]), label="tab:my%study")
+    first = tables.to_latex(
+        Table(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]), label="tab:my%study"
+    )
     assert "{}[x] & 1" in first, "else an option of the line before"
     assert "{}* & 2" in first
     assert r"x $\ge$ 1" in first
     assert r"\label{tab:my-study}" in first
 
 
-@pytest.mark.parametrize(("one", "other"), [("图像", "表格"), ("λ = 0.5", "τ = 0.5"), ("margin −1", "margin 1"), ("a < 1", "a > 1")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("图像", "表格"), ("λ = 0.5", "τ = 0.5"), ("margin −1", "margin 1"), ("a < 1", "a > 1")],
+)
 def test_names_that_differ_in_what_a_file_name_loses_stay_apart(one: str, other: str) -> None:
     assert report.slug(one) != report.slug(other)
     assert re.fullmatch(r"[a-z0-9-]+", report.slug(one))
-    assert report.slug("concatenation + balanced softmax (5 %)") == "concatenation-balanced-softmax-5"
+    assert (
+        report.slug("concatenation + balanced softmax (5 %)") == "concatenation-balanced-softmax-5"
+    )
 
 
 def test_long_listings_are_folded() -> None:
@@ -179,20 +208,35 @@ def test_long_listings_are_folded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(3, "3"), (0.123456, "0.1235"), (1e-5, "1e-05"), (float("nan"), "not a number"), (1234.5, "1234"), (2.0, "2")]
+    ("value", "shown"),
+    [
+        (3, "3"),
+        (0.123456, "0.1235"),
+        (1e-5, "1e-05"),
+        (float("nan"), "not a number"),
+        (1234.5, "1234"),
+        (2.0, "2"),
+    ],
 )
 def test_numbers_read_plainly(value: float, shown: str) -> None:
     assert tables.number(value) == shown
 
 
 def test_a_search_says_what_three_seeds_cannot_show(tmp_path: Path) -> None:
-    three = searched(tmp_path / "3", "balanced_accuracy", {"0000": [0.5, 0.6, 0.7], "0001": [0.7, 0.75, 0.8]})
+    three = searched(
+        tmp_path / "3", "balanced_accuracy", {"0000": [0.5, 0.6, 0.7], "0001": [0.7, 0.75, 0.8]}
+    )
     assert search_tables.standings(three).caption.endswith(
         "mean of 3 fresh seeds with its 95 % interval, which of 3 seeds covers at most 75 %)"
     )
     assert "covers at most 75 %" in search_tables.limits(three)
-    many = searched(tmp_path / "8", "balanced_accuracy", {"0000": [0.5 + 0.01 * i for i in range(8)]})
-    assert search_tables.standings(many).caption == "Best and baselines (mean of 8 fresh seeds with its 95 % interval)"
+    many = searched(
+        tmp_path / "8", "balanced_accuracy", {"0000": [0.5 + 0.01 * i for i in range(8)]}
+    )
+    assert (
+        search_tables.standings(many).caption
+        == "Best and baselines (mean of 8 fresh seeds with its 95 % interval)"
+    )
     assert search_tables.limits(many) == ""
 
 
@@ -201,13 +245,20 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
 
     start, gaps = [0.50, 0.52, 0.49], [0.010, 0.012, 0.020]
     best = [a + b for a, b in zip(start, gaps)]
-    others = {f"000{i}": [v - 0.002 * i + 0.011 * (-1) ** (i + k) for k, v in enumerate(start)] for i in range(2, 6)}
+    others = {
+        f"000{i}": [v - 0.002 * i + 0.011 * (-1) ** (i + k) for k, v in enumerate(start)]
+        for i in range(2, 6)
+    }
     p = stats.ttest_1samp(gaps, 0).pvalue
     alone = searched(tmp_path / "alone", "balanced_accuracy", {"0000": start, "0001": best})
     found = search_tables.against_start(alone, alone.winner())
     assert (found.family, found.t_holm) == (1, pytest.approx(p))
-    assert "better than the defaults in balanced accuracy (+1.4 points" in search_tables.verdict(alone)
-    many = searched(tmp_path / "many", "balanced_accuracy", {"0000": start, "0001": best, **others}, start=START)
+    assert "better than the defaults in balanced accuracy (+1.4 points" in search_tables.verdict(
+        alone
+    )
+    many = searched(
+        tmp_path / "many", "balanced_accuracy", {"0000": start, "0001": best, **others}, start=START
+    )
     assert many.winner().record.name == "0001"
     found = search_tables.against_start(many, many.winner())
     assert (found.family, found.t_holm) == (5, pytest.approx(5 * p))
@@ -220,4 +271,7 @@ def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> No
     found = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
     (row,) = search_tables.standings(found).rows
     assert re.fullmatch(r"0\.493 \(0\.48\d to 0\.50\d\)", row[1].text)
-    assert search_tables.interval(search_tables.summarise([0.61, 0.63]), "accuracy") == " (61.0 to 63.0)"
+    assert (
+        search_tables.interval(search_tables.summarise([0.61, 0.63]), "accuracy")
+        == " (61.0 to 63.0)"
+    )

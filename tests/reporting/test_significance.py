@@ -41,7 +41,9 @@ def test_summary_is_the_textbook_one() -> None:
         ([math.nan, 0.5], ("sd", "low", "high"), "1 of 2 values are not finite"),
     ],
 )
-def test_what_cannot_be_computed_is_none_with_a_reason(values: list[float], missing: tuple[str, ...], reason: str) -> None:
+def test_what_cannot_be_computed_is_none_with_a_reason(
+    values: list[float], missing: tuple[str, ...], reason: str
+) -> None:
     found = summarise(values)
     assert all(getattr(found, name) is None for name in missing)
     assert reason in found.reason
@@ -56,7 +58,9 @@ def test_equal_values_have_no_spread_even_after_rounding() -> None:
 def test_bootstrap_interval_of_five_normal_values_covers_about_95_percent() -> None:
     draws = np.random.default_rng(0).normal(size=(400, 5))
     hits = sum(low <= 0 <= high for low, high in map(interval, draws))
-    assert hits / 400 == pytest.approx(0.9375, abs=0.03)  # the plain percentile interval covers 0.83
+    assert hits / 400 == pytest.approx(
+        0.9375, abs=0.03
+    )  # the plain percentile interval covers 0.83
 
 
 def test_interval_agrees_with_the_t_interval_for_many_values() -> None:
@@ -81,11 +85,19 @@ def test_paired_numbers_are_those_of_scipy_and_of_the_hand() -> None:
 def test_wilcoxon_without_ties_is_the_exact_test() -> None:
     ours = {i: v for i, v in enumerate([1.1, 2.3, 2.75, 4.8, 4.4, 6.05, 7.7])}
     theirs = {i: float(i + 1) for i in range(7)}
-    assert paired(ours, theirs).wilcoxon_p == pytest.approx(stats.wilcoxon([ours[i] - theirs[i] for i in range(7)], method="exact").pvalue)
+    assert paired(ours, theirs).wilcoxon_p == pytest.approx(
+        stats.wilcoxon([ours[i] - theirs[i] for i in range(7)], method="exact").pvalue
+    )
 
 
 @pytest.mark.parametrize(
-    ("gaps", "p"), [([0.1, 0.0, 0.0], 1.0), ([0.1, 0.1, -0.1], 1.0), ([0.1, 0.1, 0.1, 0.1], 0.125), ([1, 2, 3, 4, -1], 0.1875)]
+    ("gaps", "p"),
+    [
+        ([0.1, 0.0, 0.0], 1.0),
+        ([0.1, 0.1, -0.1], 1.0),
+        ([0.1, 0.1, 0.1, 0.1], 0.125),
+        ([1, 2, 3, 4, -1], 0.1875),
+    ],
 )
 def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p: float) -> None:
     # the last one: ranks 1.5 3 4 5 -1.5, sum 12; 3 of 32 flips reach 12 (none or one of the two 1.5s negative), 3 reach -12
@@ -94,7 +106,9 @@ def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p:
 
 def test_wilcoxon_of_many_pairs_is_that_of_scipy() -> None:
     gaps = np.random.default_rng(0).normal(0.3, 1, 30)
-    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(30), 0.0)).wilcoxon_p == pytest.approx(stats.wilcoxon(gaps).pvalue)
+    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(30), 0.0)).wilcoxon_p == pytest.approx(
+        stats.wilcoxon(gaps).pvalue
+    )
 
 
 def test_holm_by_hand() -> None:
@@ -105,7 +119,10 @@ def test_holm_by_hand() -> None:
 
 
 def test_correction_makes_the_family_count() -> None:
-    noise = {f"other {i}": {s: v + 0.001 * math.sin(7 * s + i) for s, v in CONCAT.items()} for i in range(9)}
+    noise = {
+        f"other {i}": {s: v + 0.001 * math.sin(7 * s + i) for s, v in CONCAT.items()}
+        for i in range(9)
+    }
     found = {c.name: c for c in compare({"concat": CONCAT, "better": BETTER, **noise}, "concat")}
     assert found["better"].family == 10
     assert found["better"].t_holm == pytest.approx(10 * found["better"].t_p)
@@ -132,7 +149,10 @@ def test_degenerate_comparisons_say_why(ours: dict[int, float], verdict: str, re
     (found,) = compare({"concat": CONCAT, "other": ours}, "concat")
     assert found.verdict == verdict
     assert reason in found.reason
-    assert not any(isinstance(v, float) and math.isnan(v) for v in (getattr(found, f.name) for f in fields(found)))
+    assert not any(
+        isinstance(v, float) and math.isnan(v)
+        for v in (getattr(found, f.name) for f in fields(found))
+    )
     assert "nan" not in in_words(found, "accuracy").lower()
 
 
@@ -147,7 +167,10 @@ def test_results_do_not_depend_on_the_order_of_rows() -> None:
     expected = {c.name: c for c in compare(scores, "a")}
     ranks = rank({n: {str(k): v for k, v in s.items()} for n, s in scores.items()})
     for _ in range(5):
-        shuffled = {n: dict(rng.sample(list(s.items()), len(s))) for n, s in rng.sample(list(scores.items()), len(scores))}
+        shuffled = {
+            n: dict(rng.sample(list(s.items()), len(s)))
+            for n, s in rng.sample(list(scores.items()), len(scores))
+        }
         assert {c.name: c for c in compare(shuffled, "a")} == expected
         assert rank({n: {str(k): v for k, v in s.items()} for n, s in shuffled.items()}) == ranks
         assert summarise(list(shuffled["b"].values())) == summarise(list(scores["b"].values()))
@@ -155,23 +178,92 @@ def test_results_do_not_depend_on_the_order_of_rows() -> None:
 
 # Demsar 2006, table 6: AUC of C4.5 with and without pruning (cf) and minimal leaf size (m), 14 data sets
 DEMSAR = {
-    "C4.5": [0.763, 0.599, 0.954, 0.628, 0.882, 0.936, 0.661, 0.583, 0.775, 1.000, 0.940, 0.619, 0.972, 0.957],
-    "C4.5+m": [0.768, 0.591, 0.971, 0.661, 0.888, 0.931, 0.668, 0.583, 0.838, 1.000, 0.962, 0.666, 0.981, 0.978],
-    "C4.5+cf": [0.771, 0.590, 0.968, 0.654, 0.886, 0.916, 0.609, 0.563, 0.866, 1.000, 0.965, 0.614, 0.9751, 0.946],
-    "C4.5+m+cf": [0.798, 0.569, 0.967, 0.657, 0.898, 0.931, 0.685, 0.625, 0.875, 1.000, 0.962, 0.669, 0.975, 0.970],
+    "C4.5": [
+        0.763,
+        0.599,
+        0.954,
+        0.628,
+        0.882,
+        0.936,
+        0.661,
+        0.583,
+        0.775,
+        1.000,
+        0.940,
+        0.619,
+        0.972,
+        0.957,
+    ],
+    "C4.5+m": [
+        0.768,
+        0.591,
+        0.971,
+        0.661,
+        0.888,
+        0.931,
+        0.668,
+        0.583,
+        0.838,
+        1.000,
+        0.962,
+        0.666,
+        0.981,
+        0.978,
+    ],
+    "C4.5+cf": [
+        0.771,
+        0.590,
+        0.968,
+        0.654,
+        0.886,
+        0.916,
+        0.609,
+        0.563,
+        0.866,
+        1.000,
+        0.965,
+        0.614,
+        0.9751,
+        0.946,
+    ],
+    "C4.5+m+cf": [
+        0.798,
+        0.569,
+        0.967,
+        0.657,
+        0.898,
+        0.931,
+        0.685,
+        0.625,
+        0.875,
+        1.000,
+        0.962,
+        0.669,
+        0.975,
+        0.970,
+    ],
 }
 
 
 def test_ranks_and_critical_difference_are_those_of_demsar() -> None:
-    found = rank({name: {str(i): v for i, v in enumerate(values)} for name, values in DEMSAR.items()})
-    assert found.ranks == pytest.approx({"C4.5+m": 2.000, "C4.5+m+cf": 1.964, "C4.5+cf": 2.893, "C4.5": 3.143}, abs=5e-4)
-    assert found.distance == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), abs=2e-3)  # 1.25 in the paper
+    found = rank(
+        {name: {str(i): v for i, v in enumerate(values)} for name, values in DEMSAR.items()}
+    )
+    assert found.ranks == pytest.approx(
+        {"C4.5+m": 2.000, "C4.5+m+cf": 1.964, "C4.5+cf": 2.893, "C4.5": 3.143}, abs=5e-4
+    )
+    assert found.distance == pytest.approx(
+        2.569 * math.sqrt(4 * 5 / (6 * 14)), abs=2e-3
+    )  # 1.25 in the paper
     assert found.p == pytest.approx(stats.friedmanchisquare(*DEMSAR.values()).pvalue)
     assert found.groups == (("C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"),)
 
 
 def test_critical_difference_separates_a_clear_winner() -> None:
-    table = {name: {str(d): level + 0.001 * d for d in range(12)} for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()}
+    table = {
+        name: {str(d): level + 0.001 * d for d in range(12)}
+        for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()
+    }
     found = rank(table)
     assert list(found.ranks.items()) == [("good", 1.0), ("fair", 2.0), ("poor", 3.0)]
     # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957: neighbours differ by 1, so no group
@@ -201,31 +293,64 @@ def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
     """Of two variants on four sets the difference 0.98 would tell apart what a sign test gives p = 0.125."""
     two = rank({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
     assert (two.distance, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
-    mixed = rank({"a": {"x": 1.0, "y": 2.0, "z": 3.0}, "b": {"x": 2.0, "y": 3.0, "z": 1.0}, "c": {"x": 3.0, "y": 1.0, "z": 2.0}})
+    mixed = rank(
+        {
+            "a": {"x": 1.0, "y": 2.0, "z": 3.0},
+            "b": {"x": 2.0, "y": 3.0, "z": 1.0},
+            "c": {"x": 3.0, "y": 1.0, "z": 2.0},
+        }
+    )
     assert mixed.p == pytest.approx(1.0)
     assert (mixed.distance, mixed.groups) == (None, (("a", "b", "c"),))
 
 
 def test_words_say_better_worse_and_noise() -> None:
-    better, similar = compare({"concatenation": CONCAT, "confidence": BETTER, "gate": SIMILAR}, "concatenation")
-    assert in_words(better, "balanced accuracy").startswith("confidence is better than concatenation in balanced accuracy (+4.8 points")
+    better, similar = compare(
+        {"concatenation": CONCAT, "confidence": BETTER, "gate": SIMILAR}, "concatenation"
+    )
+    assert in_words(better, "balanced accuracy").startswith(
+        "confidence is better than concatenation in balanced accuracy (+4.8 points"
+    )
     assert "is worse than" in in_words(better, "NLL", scale=1, unit="", lower_is_better=True)
     assert "inside the noise" in in_words(similar, "balanced accuracy")
     assert helps("fusion", better, "balanced accuracy").startswith("Fusion helps here: ")
-    assert helps("fusion", better, "NLL", lower_is_better=True).startswith("Fusion does harm here: ")
-    assert helps("fusion", similar, "balanced accuracy").startswith("Fusion does not help here as far as 5 seeds can show: ")
+    assert helps("fusion", better, "NLL", lower_is_better=True).startswith(
+        "Fusion does harm here: "
+    )
+    assert helps("fusion", similar, "balanced accuracy").startswith(
+        "Fusion does not help here as far as 5 seeds can show: "
+    )
     (same,) = compare({"a": CONCAT, "b": dict(CONCAT)}, "a")
-    assert helps("having experts", same, "accuracy") == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
+    assert (
+        helps("having experts", same, "accuracy")
+        == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
+    )
 
 
 def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
-    lost = significance.Comparison(name="a", reference="b", n=5, difference=0.01, low=0.002, high=0.02, t_p=0.02, t_holm=0.12, family=6)
-    assert "does not survive the correction for 6 comparisons, so inside the noise" in in_words(lost, "accuracy")
-    never = in_words(replace(lost, t_p=0.29, t_holm=0.58), "accuracy")  # all seeds on one side, far apart
+    lost = significance.Comparison(
+        name="a",
+        reference="b",
+        n=5,
+        difference=0.01,
+        low=0.002,
+        high=0.02,
+        t_p=0.02,
+        t_holm=0.12,
+        family=6,
+    )
+    assert "does not survive the correction for 6 comparisons, so inside the noise" in in_words(
+        lost, "accuracy"
+    )
+    never = in_words(
+        replace(lost, t_p=0.29, t_holm=0.58), "accuracy"
+    )  # all seeds on one side, far apart
     assert "inside the noise" in never
     assert "correction" not in never
     tiny = replace(lost, difference=-0.0002, low=-0.0004, high=-0.0001, t_holm=0.04)
-    assert "is worse than b in accuracy (less than 0.05 points, 95 % interval" in in_words(tiny, "accuracy")
+    assert "is worse than b in accuracy (less than 0.05 points, 95 % interval" in in_words(
+        tiny, "accuracy"
+    )
 
 
 def test_few_seeds_are_owned_up_to() -> None:

@@ -40,13 +40,23 @@ Schema = dict[str, Any]
 def published(folder: Path, kind: str) -> Schema:
     """The v1 schema of a custom resource as KubeRay publishes it."""
     # The C loader reads the megabyte in under a second, the Python one in seven.
-    definition = yaml.load((folder / FILES[kind]).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return next(v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == VERSION)  # type: ignore[no-any-return]
+    definition = yaml.load(
+        (folder / FILES[kind]).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+    return next(
+        v["schema"]["openAPIV3Schema"]
+        for v in definition["spec"]["versions"]
+        if v["name"] == VERSION
+    )  # type: ignore[no-any-return]
 
 
 def strict(schema: Schema) -> Schema:
     """The schema as JSON Schema in which an unknown field is an error, which the API server only drops."""
-    made = {name: value for name, value in schema.items() if not name.startswith("x-kubernetes") and name != "nullable"}
+    made = {
+        name: value
+        for name, value in schema.items()
+        if not name.startswith("x-kubernetes") and name != "nullable"
+    }
     if schema.get("x-kubernetes-int-or-string"):
         made = {"type": ["integer", "string"]}
     if "properties" in schema:
@@ -67,23 +77,39 @@ def reduced(schema: Schema, values: list[Any]) -> Schema:
     made = {name: schema[name] for name in KEPT if name in schema}
     objects = [value for value in values if isinstance(value, dict)]
     if "properties" in schema:
-        used = [name for name in schema["properties"] if any(name in value for value in objects) or name in schema.get("required", ())]
-        made["properties"] = {name: reduced(schema["properties"][name], [v[name] for v in objects if name in v]) for name in used}
+        used = [
+            name
+            for name in schema["properties"]
+            if any(name in value for value in objects) or name in schema.get("required", ())
+        ]
+        made["properties"] = {
+            name: reduced(schema["properties"][name], [v[name] for v in objects if name in v])
+            for name in used
+        }
     elif isinstance(schema.get("additionalProperties"), dict):
-        made["additionalProperties"] = reduced(schema["additionalProperties"], [part for value in objects for part in value.values()])
+        made["additionalProperties"] = reduced(
+            schema["additionalProperties"], [part for value in objects for part in value.values()]
+        )
     if "items" in schema:
-        made["items"] = reduced(schema["items"], [part for value in values if isinstance(value, list) for part in value])
+        made["items"] = reduced(
+            schema["items"], [part for value in values if isinstance(value, list) for part in value]
+        )
     return made
 
 
 def manifests() -> dict[str, Schema]:
     """Every document of cluster/kuberay/, by file name."""
-    return {path.name: yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))}
+    return {
+        path.name: yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))
+    }
 
 
 def reduce(folder: Path) -> dict[str, Schema]:
     documents = manifests().values()
-    return {kind: reduced(published(folder, kind), [d for d in documents if d["kind"] == kind]) for kind in FILES}
+    return {
+        kind: reduced(published(folder, kind), [d for d in documents if d["kind"] == kind])
+        for kind in FILES
+    }
 
 
 def main() -> None:
@@ -91,7 +117,11 @@ def main() -> None:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
     readme = folder / "README.md"
-    origin = " ".join(readme.read_text().split()).split(". Data to")[0] if readme.exists() else str(folder)
+    origin = (
+        " ".join(readme.read_text().split()).split(". Data to")[0]
+        if readme.exists()
+        else str(folder)
+    )
     made = {"origin": origin, "version": VERSION, "schemas": reduce(folder)}
     (HERE / "kuberay.json").write_text(json.dumps(made, indent=1) + "\n")
 

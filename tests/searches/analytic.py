@@ -21,10 +21,16 @@ def space(trial: Any) -> None:
 
 
 def score(settings: dict[str, Any]) -> float:
-    return 1.0 - (settings["optim.lr"] - 0.3) ** 2 - 0.1 * abs(settings.get("fusion.temperature", 0.9) - 0.25)
+    return (
+        1.0
+        - (settings["optim.lr"] - 0.3) ** 2
+        - 0.1 * abs(settings.get("fusion.temperature", 0.9) - 0.25)
+    )
 
 
-def trainable(config: dict[str, Any], pause: float = 0.0, trouble: bool = False, folder: str = "") -> None:
+def trainable(
+    config: dict[str, Any], pause: float = 0.0, trouble: bool = False, folder: str = ""
+) -> None:
     from ray import tune
 
     settings, number = config["settings"], config["number"]
@@ -52,7 +58,12 @@ def trainable(config: dict[str, Any], pause: float = 0.0, trouble: bool = False,
         }
         tune.report(result)
     tune.report(
-        {"final": 1, "epoch": EPOCHS, "value": value, "metrics": {"balanced_accuracy": value, "worst_recall": -value, "started_at": first}}
+        {
+            "final": 1,
+            "epoch": EPOCHS,
+            "value": value,
+            "metrics": {"balanced_accuracy": value, "worst_recall": -value, "started_at": first},
+        }
     )
 
 

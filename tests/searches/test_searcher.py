@@ -29,17 +29,35 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def make(
-    folder: Path, *, metrics: tuple[str, ...] = ("balanced_accuracy",), sampler: str = "tpe", url: str = "", **options: Any
+    folder: Path,
+    *,
+    metrics: tuple[str, ...] = ("balanced_accuracy",),
+    sampler: str = "tpe",
+    url: str = "",
+    **options: Any,
 ) -> parts.Searcher:
     experiment = Experiment(folder, list(metrics), replicates=options.pop("replicates", 0), best=2)
     storage = parts.open_storage(url or str(folder / "study.journal"))
     trials = options.setdefault("trials", 8)
     study = parts.open_study(storage, "test", ["max"] * len(metrics), sampler, 0, trials)
     owner = options.pop("owner", "me")
-    return parts.Searcher(study, analytic.space, experiment, concurrent=2, owner=owner, named=options.pop("named", NAMED), **options)
+    return parts.Searcher(
+        study,
+        analytic.space,
+        experiment,
+        concurrent=2,
+        owner=owner,
+        named=options.pop("named", NAMED),
+        **options,
+    )
 
 
-def run(searcher: parts.Searcher, stopper: str = "none", on_step: Callable[[], None] | None = None, **trouble: Any) -> Experiment:
+def run(
+    searcher: parts.Searcher,
+    stopper: str = "none",
+    on_step: Callable[[], None] | None = None,
+    **trouble: Any,
+) -> Experiment:
     trainable = functools.partial(analytic.trainable, **trouble)
     signals = Signals()
     searcher.signals = signals  # type: ignore[attr-defined]
@@ -67,7 +85,9 @@ def test_defaults_come_first_and_optuna_hears_of_early_stops(tmp_path: Path) -> 
         assert record.state == ("complete" if whole else "stopped")
         assert last == record.epoch
         assert whole == (last == analytic.EPOCHS)
-        assert trial.intermediate_values[last] == pytest.approx(analytic.score(trial.params) * last / analytic.EPOCHS)
+        assert trial.intermediate_values[last] == pytest.approx(
+            analytic.score(trial.params) * last / analytic.EPOCHS
+        )
 
 
 def test_named_configurations_are_never_stopped_and_the_best_are_run_again(tmp_path: Path) -> None:
@@ -76,12 +96,18 @@ def test_named_configurations_are_never_stopped_and_the_best_are_run_again(tmp_p
     again = experiment.of_kind("replicate")
     candidates = experiment.candidates()
     assert {c.name for c in experiment.named()} < {c.name for c in candidates}
-    assert {(r.job.of, r.job.seed) for r in again} == {(c.name, seed) for c in candidates for seed in (1, 2)}
+    assert {(r.job.of, r.job.seed) for r in again} == {
+        (c.name, seed) for c in candidates for seed in (1, 2)
+    }
     assert all(r.state == "complete" for r in again)
     winner = experiment.winner()
     assert winner is not None
-    assert winner.record.metrics["balanced_accuracy"] == max(r.metrics["balanced_accuracy"] for r in candidates)
-    assert [r.job.state for r in experiment.tests()] == [f"{winner.record.name}-seed{s}" for s in (1, 2)]
+    assert winner.record.metrics["balanced_accuracy"] == max(
+        r.metrics["balanced_accuracy"] for r in candidates
+    )
+    assert [r.job.state for r in experiment.tests()] == [
+        f"{winner.record.name}-seed{s}" for s in (1, 2)
+    ]
 
 
 def test_failures_keep_their_reason_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -93,11 +119,15 @@ def test_failures_keep_their_reason_and_the_search_goes_on(tmp_path: Path) -> No
     assert "died" in experiment.records["0003"].reason
     assert experiment.records["0004"].reason == "balanced_accuracy is not a number"
     read = Experiment(tmp_path, ["balanced_accuracy"])
-    assert {r.name: r.reason for r in read.records.values()} == {r.name: r.reason for r in experiment.records.values()}
+    assert {r.name: r.reason for r in read.records.values()} == {
+        r.name: r.reason for r in experiment.records.values()
+    }
 
 
 # tpe with asha is the first test's
-@pytest.mark.parametrize(("sampler", "stopper"), [("random", "median"), ("cmaes", "hyperband"), ("gp", "none")])
+@pytest.mark.parametrize(
+    ("sampler", "stopper"), [("random", "median"), ("cmaes", "hyperband"), ("gp", "none")]
+)
 def test_samplers_and_stoppers_by_name(tmp_path: Path, sampler: str, stopper: str) -> None:
     searcher = make(tmp_path, sampler=sampler, trials=14)
     run(searcher, stopper)
@@ -108,17 +138,23 @@ def test_samplers_and_stoppers_by_name(tmp_path: Path, sampler: str, stopper: st
 
 
 def test_several_metrics_give_a_front(tmp_path: Path) -> None:
-    searcher = make(tmp_path, metrics=("balanced_accuracy", "worst_recall"), sampler="nsga2", trials=10)
+    searcher = make(
+        tmp_path, metrics=("balanced_accuracy", "worst_recall"), sampler="nsga2", trials=10
+    )
     experiment = run(searcher)
     assert all(t.state == TrialState.COMPLETE and len(t.values) == 2 for t in searcher.study.trials)
-    assert len(experiment.front()) == len(searcher.study.best_trials) == 10  # one is the other's negative: nothing is beaten
+    assert (
+        len(experiment.front()) == len(searcher.study.best_trials) == 10
+    )  # one is the other's negative: nothing is beaten
 
 
 def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Path) -> None:
     first = make(tmp_path, trials=8)
 
     def stop() -> None:
-        under_way = any(t.state == TrialState.RUNNING and t.intermediate_values for t in first.study.trials)
+        under_way = any(
+            t.state == TrialState.RUNNING and t.intermediate_values for t in first.study.trials
+        )
         if under_way and states(first).count(TrialState.COMPLETE) >= 3:
             first.signals.received = 15  # type: ignore[attr-defined]
 
@@ -132,7 +168,10 @@ def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Pa
     assert states(second) == [TrialState.COMPLETE] * 8
     assert {n: second.study.trials[n].params for n in done} == done
     assert any(experiment.records[f"{n:04d}"].metrics["started_at"] > 0 for n in running)
-    assert [t.user_attrs.get("label") for t in second.study.trials[:2]] == ["defaults", "concatenation"]
+    assert [t.user_attrs.get("label") for t in second.study.trials[:2]] == [
+        "defaults",
+        "concatenation",
+    ]
 
 
 def test_a_finished_search_is_extended(tmp_path: Path) -> None:
@@ -169,25 +208,43 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
 
 
-def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(tmp_path: Path) -> None:
+def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(
+    tmp_path: Path,
+) -> None:
     searcher = make(tmp_path, trials=4)
-    searcher.study.enqueue_trial(NAMED[0][1], user_attrs={"owner": "me", "label": "defaults"})  # killed here
+    searcher.study.enqueue_trial(
+        NAMED[0][1], user_attrs={"owner": "me", "label": "defaults"}
+    )  # killed here
     experiment = run(make(tmp_path, trials=4))
-    assert sorted(r.job.label for r in experiment.of_kind("search")) == ["", "", "concatenation", "defaults"]
+    assert sorted(r.job.label for r in experiment.of_kind("search")) == [
+        "",
+        "",
+        "concatenation",
+        "defaults",
+    ]
     assert len(searcher.study.trials) == 4
 
 
 def test_a_finished_trial_without_a_record_gets_one(tmp_path: Path) -> None:
     whole = run(make(tmp_path, trials=8), "asha")
     lines = whole.log.read_text().splitlines(keepends=True)
-    whole.log.write_text("".join(line for line in lines if '"name": "0000"' not in line and '"name": "0004"' not in line))
+    whole.log.write_text(
+        "".join(
+            line for line in lines if '"name": "0000"' not in line and '"name": "0004"' not in line
+        )
+    )
     again = make(tmp_path, trials=8).experiment
     for name in ("0000", "0004"):
         lost, found = whole.records[name], again.records[name]
         assert (found.job, found.state, found.epoch) == (lost.job, lost.state, lost.epoch)
         assert found.metrics["balanced_accuracy"] == lost.metrics["balanced_accuracy"]
-        assert [(e["epoch"], e["balanced_accuracy"]) for e in found.history] == [(e["epoch"], e["balanced_accuracy"]) for e in lost.history]
-    assert Experiment(tmp_path, ["balanced_accuracy"]).records["0004"].state == whole.records["0004"].state
+        assert [(e["epoch"], e["balanced_accuracy"]) for e in found.history] == [
+            (e["epoch"], e["balanced_accuracy"]) for e in lost.history
+        ]
+    assert (
+        Experiment(tmp_path, ["balanced_accuracy"]).records["0004"].state
+        == whole.records["0004"].state
+    )
 
 
 def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_path: Path) -> None:
@@ -198,12 +255,17 @@ def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_pa
     sent = {path.name: path for path in (tmp_path / "bucket").iterdir()}
     assert sent["experiment.json"].read_text() == sent["a.txt"].read_text() == "{}\nhalf"
     assert sent["study.journal"].read_text() == sent["records.jsonl"].read_text() == "{}\n"
-    times = [sent[name].stat().st_mtime_ns for name in ("experiment.json", "study.journal", "records.jsonl", "a.txt")]
+    times = [
+        sent[name].stat().st_mtime_ns
+        for name in ("experiment.json", "study.journal", "records.jsonl", "a.txt")
+    ]
     assert times == sorted(times)
     with (mirror.folder / "records.jsonl").open("a") as file:
         file.write("\n")
     mirror.upload()
-    assert (Mirror(f"file://{tmp_path}/bucket").folder / "records.jsonl").read_text() == "{}\nhalf\n"
+    assert (
+        Mirror(f"file://{tmp_path}/bucket").folder / "records.jsonl"
+    ).read_text() == "{}\nhalf\n"
 
 
 def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) -> None:
@@ -242,20 +304,26 @@ def test_an_extension_keeps_a_winner_that_fresh_seeds_have_confirmed(tmp_path: P
 
 
 @pytest.mark.parametrize("replicates", [0, 2])
-def test_a_test_job_repeats_the_seed_of_the_run_that_it_tests(tmp_path: Path, replicates: int) -> None:
+def test_a_test_job_repeats_the_seed_of_the_run_that_it_tests(
+    tmp_path: Path, replicates: int
+) -> None:
     experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=replicates, seed=5)
     complete(experiment, "0000", 0.8)
     while isinstance(job := experiment.plan(searching=False), Job):
         complete(experiment, value=0.8, **job.to_dict())
     seeds = {"0000": 5, **{r.name: r.job.seed for r in experiment.of_kind("replicate")}}
     assert seeds == {"0000": 5, **{f"0000-seed{s}": 5 + s for s in range(1, replicates + 1)}}
-    assert [r.job.seed for r in experiment.tests()] == [seeds[r.job.state] for r in experiment.tests()]
+    assert [r.job.seed for r in experiment.tests()] == [
+        seeds[r.job.state] for r in experiment.tests()
+    ]
     assert len(experiment.tests()) == max(replicates, 1)
 
 
 @pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
 @pytest.mark.parametrize("undefined", [None, math.nan])
-def test_an_epoch_whose_metric_is_undefined_decides_nothing(tmp_path: Path, name: str, undefined: float | None) -> None:
+def test_an_epoch_whose_metric_is_undefined_decides_nothing(
+    tmp_path: Path, name: str, undefined: float | None
+) -> None:
     np.random.seed(0)  # Hyperband draws a bracket for every trial
     experiment = Experiment(tmp_path, ["precision/a"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
@@ -264,15 +332,21 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(tmp_path: Path, name
             metrics = {"loss": 1.0, "precision/a": undefined if epoch == 1 else value}
             experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
         experiment.end(f"{number:04d}", "complete", {"precision/a": value})
-    made = search_stoppers.recall(search_stoppers.STOPPERS[name]("max", 9), experiment.configurations(), "precision/a")
+    made = search_stoppers.recall(
+        search_stoppers.STOPPERS[name]("max", 9), experiment.configurations(), "precision/a"
+    )
     trial = search_stoppers.Past(Record(Job(name="new", kind="search")))
     made.on_trial_add(None, trial)
-    assert {made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)} == {"CONTINUE"}
+    assert {
+        made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)
+    } == {"CONTINUE"}
     assert made.on_trial_result(None, trial, {"epoch": 9, "value": 0.1}) == "STOP"
     made.on_trial_complete(None, trial, {"epoch": 9, "value": undefined})
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("asha", 3), ("asha", 1), ("hyperband", 9), ("median", 4)])
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("asha", 3), ("asha", 1), ("hyperband", 9), ("median", 4)]
+)
 def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> None:
     np.random.seed(0)
     made = search_stoppers.STOPPERS[name]("max", epochs)
@@ -285,39 +359,65 @@ def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> Non
     for last, said in ((epochs, "CONTINUE"), (epochs + 1, "STOP")):
         weak = trial(10 + last)
         made.on_trial_add(None, weak)
-        assert made.on_trial_result(None, weak, {"epoch": epochs, "epochs": last, "value": 0.1}) == said
+        assert (
+            made.on_trial_result(None, weak, {"epoch": epochs, "epochs": last, "value": 0.1})
+            == said
+        )
 
 
-def test_a_trial_whose_metric_is_undefined_at_times_goes_on_and_fails_only_at_its_end(tmp_path: Path) -> None:
+def test_a_trial_whose_metric_is_undefined_at_times_goes_on_and_fails_only_at_its_end(
+    tmp_path: Path,
+) -> None:
     def trainable(config: dict[str, Any]) -> None:
         from ray import tune
 
         for epoch in range(1, 5):
-            metrics = {"loss": 1.0} if epoch < 3 or config["number"] == 1 else {"loss": 1.0, "balanced_accuracy": 0.5}
+            metrics = (
+                {"loss": 1.0}
+                if epoch < 3 or config["number"] == 1
+                else {"loss": 1.0, "balanced_accuracy": 0.5}
+            )
             last = {"final": 1} if epoch == 4 else {}
-            tune.report({**last, "epoch": epoch, "epochs": 4, "value": metrics.get("balanced_accuracy"), "metrics": metrics})
+            tune.report(
+                {
+                    **last,
+                    "epoch": epoch,
+                    "epochs": 4,
+                    "value": metrics.get("balanced_accuracy"),
+                    "metrics": metrics,
+                }
+            )
 
     searcher = make(tmp_path, trials=3)
-    search.run(searcher, trainable, search_stoppers.STOPPERS["asha"]("max", 3), resources={"CPU": 1})
+    search.run(
+        searcher, trainable, search_stoppers.STOPPERS["asha"]("max", 3), resources={"CPU": 1}
+    )
     assert states(searcher) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     assert searcher.experiment.records["0001"].reason == "balanced_accuracy is not a number"
 
 
 @pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
-def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(tmp_path: Path, name: str) -> None:
+def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
+    tmp_path: Path, name: str
+) -> None:
     np.random.seed(0)  # Hyperband draws a bracket for every trial
     experiment = Experiment(tmp_path, ["balanced_accuracy"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
         experiment.start(Job(name=f"{number:04d}", kind="search"))
         for epoch in range(1, 10):
-            experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": {"balanced_accuracy": value}})
+            experiment.progress(
+                f"{number:04d}", {"epoch": epoch, "metrics": {"balanced_accuracy": value}}
+            )
         experiment.end(f"{number:04d}", "complete", {"balanced_accuracy": value})
 
     def stops(stopper: Any, label: str = "") -> bool:
         trial = search_stoppers.Past(experiment.records["0000"])
         trial.trial_id, trial.config["label"] = f"new {label}", label
         stopper.on_trial_add(None, trial)
-        return "STOP" in (stopper.on_trial_result(None, trial, {"epoch": epoch, "value": 0.1}) for epoch in (1, 2, 3, 9))
+        return "STOP" in (
+            stopper.on_trial_result(None, trial, {"epoch": epoch, "value": 0.1})
+            for epoch in (1, 2, 3, 9)
+        )
 
     made = search_stoppers.STOPPERS[name]("max", 9)
     assert search_stoppers.recall(made, experiment.configurations(), "balanced_accuracy") is made
@@ -339,7 +439,12 @@ def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) 
 def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=50, named=[])
     with pytest.raises(search.Hopeless, match="all failed"):
-        search.run(searcher, analytic.broken, search_stoppers.STOPPERS["none"]("max", 1), resources={"CPU": 1})
+        search.run(
+            searcher,
+            analytic.broken,
+            search_stoppers.STOPPERS["none"]("max", 1),
+            resources={"CPU": 1},
+        )
     assert len(searcher.study.trials) < 15
 
 

@@ -49,7 +49,10 @@ CONDITIONS = {
         "loss.focal_gamma": lambda s: s.get("loss.name") == "focal",
         "loss.centre": lambda s: s.get("loss.name") == "prior",
     },
-    "experts": {"loss.spread": lambda s: s["experts.count"] > 1, "loss.diversity": lambda s: s["experts.count"] > 1},
+    "experts": {
+        "loss.spread": lambda s: s["experts.count"] > 1,
+        "loss.diversity": lambda s: s["experts.count"] > 1,
+    },
     "fusion": {
         "fusion.score": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.half": lambda s: s.get("fusion.score") == "surplus",
@@ -100,7 +103,9 @@ def test_probe_says_what_a_space_cannot_express() -> None:
 
 def test_own_space_by_path(tmp_path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("def anything(trial):\n    trial.suggest_float('optim.lr', 1e-3, 1e-2)\n    return {'optim.epochs': 2}\n")
+    path.write_text(
+        "def anything(trial):\n    trial.suggest_float('optim.lr', 1e-3, 1e-2)\n    return {'optim.epochs': 2}\n"
+    )
     settings = spaces.ask(spaces.load_space(str(path)), optuna.create_study().ask())
     assert settings["optim.epochs"] == 2
     assert 1e-3 <= settings["optim.lr"] <= 1e-2
@@ -108,7 +113,11 @@ def test_own_space_by_path(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("x = 1\n", "one public function"), ("def a(t): pass\ndef b(t): pass\n", "holds 2"), ("def a(:\n", "a Python file that loads")],
+    [
+        ("x = 1\n", "one public function"),
+        ("def a(t): pass\ndef b(t): pass\n", "holds 2"),
+        ("def a(:\n", "a Python file that loads"),
+    ],
 )
 def test_a_wrong_space_file_is_one_clear_error(tmp_path, content: str, words: str) -> None:
     path = tmp_path / "mine.py"
@@ -118,10 +127,15 @@ def test_a_wrong_space_file_is_one_clear_error(tmp_path, content: str, words: st
 
 
 def test_a_question_that_would_be_lost_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a space must ask by suggest_float \(step, log\), .*; got suggest_loguniform"):
+    with pytest.raises(
+        ValueError,
+        match=r"a space must ask by suggest_float \(step, log\), .*; got suggest_loguniform",
+    ):
         spaces.names(lambda trial: trial.suggest_loguniform("optim.lr", 1e-4, 1e-2))
 
 
 def test_an_unknown_space_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match=r"margins, experts, fusion, optimisation, full.*got 'foo'"):
+    with pytest.raises(
+        ValueError, match=r"margins, experts, fusion, optimisation, full.*got 'foo'"
+    ):
         spaces.load_space("foo")

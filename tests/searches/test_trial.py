@@ -24,18 +24,30 @@ from model.fusion import novelty as familiarity
 from model.network import Network
 from model.schema import Numeric, Schema, Table
 
-SMALL = {"optim.epochs": 3, "image.width": 4, "dim": 8, "table.width": 8, "experts.hidden": 8, "data.max_rows": 150, "table.embedding": 4}
+SMALL = {
+    "optim.epochs": 3,
+    "image.width": 4,
+    "dim": 8,
+    "table.width": 8,
+    "experts.hidden": 8,
+    "data.max_rows": 150,
+    "table.embedding": 4,
+}
 
 
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
-    found = stream.load_splits(wafer_shards, config.override(config.Config(), SMALL), ("train", "val"))
+    found = stream.load_splits(
+        wafer_shards, config.override(config.Config(), SMALL), ("train", "val")
+    )
     assert found is not None
     assert set(found) == {"train", "val"}
     return found
 
 
-def test_metrics_of_validation_and_of_test_only_on_demand(wafer_shards: str, arrays: dict[str, Any]) -> None:
+def test_metrics_of_validation_and_of_test_only_on_demand(
+    wafer_shards: str, arrays: dict[str, Any]
+) -> None:
     seen: list[dict[str, float]] = []
     finished = run.run_once(wafer_shards, SMALL, arrays=arrays, progress=seen.append)
     assert [e["epoch"] for e in seen] == [1, 2, 3]
@@ -45,22 +57,41 @@ def test_metrics_of_validation_and_of_test_only_on_demand(wafer_shards: str, arr
     assert 0 <= finished.metrics["val"]["balanced_accuracy"] <= 1
 
 
-def test_a_stopped_trial_goes_on_to_the_same_end(wafer_shards: str, arrays: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_stopped_trial_goes_on_to_the_same_end(
+    wafer_shards: str, arrays: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(run, "SAVE_EVERY", 0.0)
     whole = run.run_once(wafer_shards, SMALL, arrays=arrays)
-    run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=lambda e: e["epoch"] == 2)
+    run.run_once(
+        wafer_shards,
+        SMALL,
+        arrays=arrays,
+        state=str(tmp_path / "s"),
+        progress=lambda e: e["epoch"] == 2,
+    )
     seen: list[dict[str, float]] = []
-    rest = run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append)
+    rest = run.run_once(
+        wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append
+    )
     assert [e["epoch"] for e in seen] == [3]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, rest.network.state_dict()[name]), name
     assert whole.metrics["val"] == pytest.approx(rest.metrics["val"], nan_ok=True)
 
 
-def test_a_finished_state_gives_test_metrics_without_training(wafer_shards: str, arrays: dict[str, Any], tmp_path: Path) -> None:
+def test_a_finished_state_gives_test_metrics_without_training(
+    wafer_shards: str, arrays: dict[str, Any], tmp_path: Path
+) -> None:
     first = run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"))
     seen: list[dict[str, float]] = []
-    again = run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append, test=True)
+    again = run.run_once(
+        wafer_shards,
+        SMALL,
+        arrays=arrays,
+        state=str(tmp_path / "s"),
+        progress=seen.append,
+        test=True,
+    )
     assert seen == []
     assert again.metrics["val"] == pytest.approx(first.metrics["val"], nan_ok=True)
     assert again.metrics["test"]["balanced_accuracy"] > 0
@@ -79,9 +110,15 @@ def test_a_finished_state_gives_test_metrics_without_training(wafer_shards: str,
         ({"loss.name": "influence", "loss.spread": 0.0}, [1 / 2, 1 / 2]),
     ],
 )
-def test_the_prior_that_logits_speak_for_follows_what_was_trained(changes: dict[str, Any], expected: list[float]) -> None:
+def test_the_prior_that_logits_speak_for_follows_what_was_trained(
+    changes: dict[str, Any], expected: list[float]
+) -> None:
     settings = config.override(config.Config(), changes)
-    schema = Schema(tables=(Table(name="t", numeric=(Numeric(name="x"),)),), classes=("often", "rarely"), counts=(900, 100))
+    schema = Schema(
+        tables=(Table(name="t", numeric=(Numeric(name="x"),)),),
+        classes=("often", "rarely"),
+        counts=(900, 100),
+    )
     network = Network(schema, settings.model)
     for row in priors.spoken_priors(network, settings):
         assert row.tolist() == pytest.approx(expected, abs=1e-4)
@@ -96,7 +133,10 @@ def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any])
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (Diverged("the loss term classification is not finite at step 3 (epoch 1)"), "not finite at step 3"),
+        (
+            Diverged("the loss term classification is not finite at step 3 (epoch 1)"),
+            "not finite at step 3",
+        ),
         (MemoryError(), "out of memory"),
         (ValueError("experts.count\nmust be"), "experts.count must be"),
         (KeyError("x"), "KeyError"),
@@ -109,15 +149,33 @@ def test_a_failure_is_one_line(error: Exception, words: str) -> None:
 
 def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> None:
     with pytest.raises(Diverged, match="not finite"):
-        run.run_once(wafer_shards, {**SMALL, "optim.lr": 1e30, "optim.clip": 0.0, "optim.warmup": 0.0}, arrays=arrays)
+        run.run_once(
+            wafer_shards,
+            {**SMALL, "optim.lr": 1e30, "optim.clip": 0.0, "optim.warmup": 0.0},
+            arrays=arrays,
+        )
 
 
 def test_a_streamed_data_set_is_not_shared(wafer_shards: str) -> None:
-    assert stream.load_splits(wafer_shards, config.override(config.Config(), {"data.cache": "stream"}), ("train", "val")) is None
+    assert (
+        stream.load_splits(
+            wafer_shards,
+            config.override(config.Config(), {"data.cache": "stream"}),
+            ("train", "val"),
+        )
+        is None
+    )
 
 
 def test_an_epoch_as_a_result() -> None:
-    epoch = {"epoch": 2, "loss": 1.0, "val/nll": 0.5, "val/balanced_accuracy": math.nan, "train_seconds": 3.0, "lr": 0.1}
+    epoch = {
+        "epoch": 2,
+        "loss": 1.0,
+        "val/nll": 0.5,
+        "val/balanced_accuracy": math.nan,
+        "train_seconds": 3.0,
+        "lr": 0.1,
+    }
     found = trial.as_result(epoch, ["nll", "train_seconds"], 5)
     assert (found["epoch"], found["epochs"], found["value"]) == (2, 5, 0.5)
     assert found["metrics"]["train_seconds"] == 3.0
@@ -126,7 +184,11 @@ def test_an_epoch_as_a_result() -> None:
 
 def test_settings_of_a_job_go_over_the_base() -> None:
     config = {"settings": {"loss.margin": 0.1}, "seed": 7}
-    assert trial.settings_of(config, {"loss.margin": 0.0, "dim": 8}) == {"loss.margin": 0.1, "dim": 8, "optim.seed": 7}
+    assert trial.settings_of(config, {"loss.margin": 0.0, "dim": 8}) == {
+        "loss.margin": 0.1,
+        "dim": 8,
+        "optim.seed": 7,
+    }
     assert trial.settings_of({**config, "seed": None}, {}) == {"loss.margin": 0.1}
 
 
@@ -134,7 +196,12 @@ def test_metric_names_are_those_of_the_model() -> None:
     from model.metrics import names, scoring
 
     assert set(names.METRICS) == set(scoring.FORMULAS)
-    assert {n for n, m in names.METRICS.items() if m.lower_is_better} == {"nll", "brier", "ece", "classwise_ece"}
+    assert {n for n, m in names.METRICS.items() if m.lower_is_better} == {
+        "nll",
+        "brier",
+        "ece",
+        "classwise_ece",
+    }
     assert runs.Job(shards="x").test
 
 
@@ -150,7 +217,9 @@ def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
     assert board.confusion_image(labels_N % 300, labels_N % 300, ["x"] * 300).shape == (900, 900, 3)
 
 
-def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(wafer_shards: str) -> None:
+def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(
+    wafer_shards: str,
+) -> None:
     train = stream.open_source(wafer_shards, "train", config.Config(), train=True)
     assert isinstance(train, stream.MemorySource)
     some = stream.as_stored(train, 32, 60)
@@ -160,7 +229,10 @@ def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_a
     assert counts_C.min() >= 1
     assert len(labels) <= 60 + len(counts_C)
     assert some.arrays is train.arrays, "nothing is decoded again"
-    assert len(torch.cat([batch.labels_B for batch in stream.as_stored(train, 32).batches(0)])) == train.rows
+    assert (
+        len(torch.cat([batch.labels_B for batch in stream.as_stored(train, 32).batches(0)]))
+        == train.rows
+    )
 
 
 def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: str) -> None:
@@ -171,26 +243,41 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
             yield batch.select(slice(0, 0))
 
     source = stream.open_source(wafer_shards, "val", config.Config(), train=False)
-    network = Network(source.schema, config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model)
+    network = Network(
+        source.schema,
+        config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
+    )
     ones_C = torch.ones(len(source.schema.classes))
     scores.learn_familiarity(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
     assert torch.isfinite(network.familiarity.whiten_MDD).all()
     assert network.familiarity.mean_MD.abs().sum() > 0
 
 
-def test_a_modality_that_becomes_noise_after_training_counts_as_absent(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
+    wafer_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
     found: dict[str, dict[str, float]] = {}
     for familiar in (True, False):
         finished = run.run_once(wafer_shards, {**settings, "fusion.familiar": familiar})
         for what in ("", "map=noise", "map=missing"):
-            source = stream.open_source(wafer_shards, "test", config.override(config.Config(), {"data.corrupt": what}), train=False)
+            source = stream.open_source(
+                wafer_shards,
+                "test",
+                config.override(config.Config(), {"data.corrupt": what}),
+                train=False,
+            )
             seen = scores.score(finished.network, source, torch.device("cpu"), Exchange())
             found[f"{what} {familiar}"] = scores.measure(seen, finished.network)
     assert found[" True"]["unfamiliar/map"] < 0.03
     assert found["map=noise True"]["unfamiliar/map"] > 0.8
     assert found["map=noise True"]["weight/map"] < 0.2
-    assert found["map=noise True"]["balanced_accuracy"] == pytest.approx(found["map=missing True"]["balanced_accuracy"], abs=0.05)
-    assert found["map=noise True"]["balanced_accuracy"] > found["map=noise False"]["balanced_accuracy"] + 0.05
+    assert found["map=noise True"]["balanced_accuracy"] == pytest.approx(
+        found["map=missing True"]["balanced_accuracy"], abs=0.05
+    )
+    assert (
+        found["map=noise True"]["balanced_accuracy"]
+        > found["map=noise False"]["balanced_accuracy"] + 0.05
+    )
     assert "unfamiliar/map" not in found["map=noise False"]

@@ -23,7 +23,15 @@ from distributed.searches.mirror import Mirror
 from distributed.shards.manifest import read_manifest, write_manifest
 from tests.conftest import ROOT, run_command
 
-TINY = ["--set", "image.width=4", "dim=8", "table.width=8", "table.embedding=4", "optim.epochs=3", "data.max_rows=200"]
+TINY = [
+    "--set",
+    "image.width=4",
+    "dim=8",
+    "table.width=8",
+    "table.embedding=4",
+    "optim.epochs=3",
+    "data.max_rows=200",
+]
 
 
 def search(out: Path, *words: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
@@ -36,9 +44,24 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(
+    wafer_shards: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("search") / "e"
-    done = search(out, "--data", wafer_shards, "--space", "fusion", "--trials", "7", "--replicates", "2", "--best", "1", *TINY)
+    done = search(
+        out,
+        "--data",
+        wafer_shards,
+        "--space",
+        "fusion",
+        "--trials",
+        "7",
+        "--replicates",
+        "2",
+        "--best",
+        "1",
+        *TINY,
+    )
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -48,7 +71,9 @@ def test_trials_csv_has_every_configuration(finished: Any) -> None:
     assert len(found) == 7
     first = {r["label"]: r for r in found[:2]}  # the two that begin at the same time
     assert first.keys() == {"starting point", "concatenation"}
-    assert {"one expert", "plain softmax"} <= {r["label"] for r in found}  # outside this space, yet in its table
+    assert {"one expert", "plain softmax"} <= {
+        r["label"] for r in found
+    }  # outside this space, yet in its table
     assert all(r["state"] in ("complete", "stopped") for r in found)
     assert first["starting point"]["fusion.temperature"] == str(config.Config().fusion.temperature)
     assert first["concatenation"]["fusion.temperature"] == ""
@@ -83,7 +108,14 @@ def test_the_report_is_whole(finished: Any) -> None:
     page, words = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "train.py --config" in page
     assert "http://" not in page.split("<body")[0]
-    for part in ("## Best settings", "## Learning curves", "## Trials", "## Cost", "plain concatenation", "read once"):
+    for part in (
+        "## Best settings",
+        "## Learning curves",
+        "## Trials",
+        "## Cost",
+        "plain concatenation",
+        "read once",
+    ):
         assert part in words
 
 
@@ -118,12 +150,21 @@ def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) 
     _, tags = read(out)
     whole = plugin_data_pb2.HParamsPluginData.FromString(tags[metadata.EXPERIMENT_TAG]).experiment
     names = {info.name for info in whole.hparam_infos}
-    assert {"fusion.kind", "fusion.temperature", "fusion.normalise", "fusion.folds", "experts.count", "loss.centre"} <= names
+    assert {
+        "fusion.kind",
+        "fusion.temperature",
+        "fusion.normalise",
+        "fusion.folds",
+        "experts.count",
+        "loss.centre",
+    } <= names
     assert {info.name.tag for info in whole.metric_infos} == {f"final/{m}" for m in METRICS}
     groups: dict[str, int] = {}
     for record in Experiment(out, ["balanced_accuracy"]).of_kind("search", "named", "replicate"):
         events, tags = read(out / "trials" / record.name)
-        session = plugin_data_pb2.HParamsPluginData.FromString(tags[metadata.SESSION_START_INFO_TAG]).session_start_info
+        session = plugin_data_pb2.HParamsPluginData.FromString(
+            tags[metadata.SESSION_START_INFO_TAG]
+        ).session_start_info
         assert set(session.hparams) == names
         groups[session.group_name] = groups.get(session.group_name, 0) + 1
         curve = [e.step for e in events.Scalars("val/balanced_accuracy")]
@@ -137,7 +178,9 @@ def test_saved_states_are_cleared_away(finished: Any) -> None:
     assert not list(finished[0].glob("trials/*/state/*"))
 
 
-def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(finished: Any, wafer_shards: str) -> None:
+def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(
+    finished: Any, wafer_shards: str
+) -> None:
     out = str(finished[0])
     with pytest.raises(ValueError, match="--out must be a new folder, or add --resume"):
         tune.main(["--out", out, "--data", wafer_shards])
@@ -162,21 +205,35 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
         (["--metric", "recall/nonsense"], r"--metric=recall/CLASS must name a class of the data"),
-        (["--set", "optim.metric=recall/nonsense"], r"optim.metric=recall/CLASS must name a class of the data"),
+        (
+            ["--set", "optim.metric=recall/nonsense"],
+            r"optim.metric=recall/CLASS must name a class of the data",
+        ),
         (["--trials", "0"], r"--trials must be at least 1; got 0"),
         (["--space", "everything"], r"--space must be one of margins"),
         (["--set", "loss.margn=1"], r"a setting must exist; got 'loss.margn'; valid: loss.margin"),
-        (["--set", "stage.kind=crt", "loss.margin=0.3"], r"stage.kind=crt needs linear classifiers; loss.margin=0.3"),
-        (["--set", "image.encoder=vgg"], r"image.encoder must be one of resnet, timm:NAME; got 'vgg'"),
+        (
+            ["--set", "stage.kind=crt", "loss.margin=0.3"],
+            r"stage.kind=crt needs linear classifiers; loss.margin=0.3",
+        ),
+        (
+            ["--set", "image.encoder=vgg"],
+            r"image.encoder must be one of resnet, timm:NAME; got 'vgg'",
+        ),
         (["--set", "experts.count=99"], r"experts.count must be at most 8; got 99"),
         (["--metric", "accuracy,nll", "--sampler", "cmaes"], r"cmaes takes one metric"),
         (["--data", "/nowhere"], r"/nowhere"),
-        (["--set", "data.modalities=typo"], r"a modality must be one of the data set's: map, table; got typo"),
+        (
+            ["--set", "data.modalities=typo"],
+            r"a modality must be one of the data set's: map, table; got typo",
+        ),
         (["--set", "data.corrupt=sound=noise"], r"valid: map, table"),
         (["--resume"], r"--resume needs --out|must be"),
     ],
 )
-def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_mistake_is_one_clear_error_before_anything_starts(
+    wafer_shards: str, tmp_path: Path, words: list[str], said: str
+) -> None:
     place = [] if words == ["--resume"] else ["--out", str(tmp_path / "e")]
     data = [] if "--data" in words else ["--data", wafer_shards]
     with pytest.raises(ValueError, match=said):
@@ -184,16 +241,30 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(wafer_shards: str, 
     assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
 
 
-@pytest.mark.parametrize(("metric", "picks"), [("nll", "nll"), ("recall/a", "recall/a"), ("train_seconds", "balanced_accuracy")])
-def test_the_metric_of_a_search_picks_the_epoch_of_its_runs(wafer_shards: str, metric: str, picks: str) -> None:
+@pytest.mark.parametrize(
+    ("metric", "picks"),
+    [("nll", "nll"), ("recall/a", "recall/a"), ("train_seconds", "balanced_accuracy")],
+)
+def test_the_metric_of_a_search_picks_the_epoch_of_its_runs(
+    wafer_shards: str, metric: str, picks: str
+) -> None:
     options = {**search_setup.DEFAULTS, "data": wafer_shards, "metric": metric, "set": []}
     assert search_setup.prepare(options).settings.optim.metric == picks
 
 
-def test_a_space_that_asks_for_gamma_takes_the_focal_loss(wafer_shards: str, tmp_path: Path) -> None:
-    given = vars(tune.parser().parse_args(["--data", wafer_shards, "--space", "margins", "--set", "loss.name=focal", "--out", "x"]))
+def test_a_space_that_asks_for_gamma_takes_the_focal_loss(
+    wafer_shards: str, tmp_path: Path
+) -> None:
+    given = vars(
+        tune.parser().parse_args(
+            ["--data", wafer_shards, "--space", "margins", "--set", "loss.name=focal", "--out", "x"]
+        )
+    )
     mirror = Mirror(str(tmp_path / "e"))
-    assert "loss.focal_gamma" in tune.Search(search_setup.claim(mirror.folder, given), str(tmp_path / "e"), mirror).names
+    assert (
+        "loss.focal_gamma"
+        in tune.Search(search_setup.claim(mirror.folder, given), str(tmp_path / "e"), mirror).names
+    )
 
 
 def without(split: str, shards: str, folder: Path) -> str:
@@ -205,15 +276,35 @@ def without(split: str, shards: str, folder: Path) -> str:
 
 
 def test_a_search_needs_validation_rows(wafer_shards: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="training needs validation rows: .* the val split has none"):
-        tune.main(["--out", str(tmp_path / "e"), "--data", without("val", wafer_shards, tmp_path / "shards")])
+    with pytest.raises(
+        ValueError, match="training needs validation rows: .* the val split has none"
+    ):
+        tune.main(
+            [
+                "--out",
+                str(tmp_path / "e"),
+                "--data",
+                without("val", wafer_shards, tmp_path / "shards"),
+            ]
+        )
     assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.slow
 def test_a_search_needs_no_test_rows(wafer_shards: str, tmp_path: Path) -> None:
     shards = without("test", wafer_shards, tmp_path / "shards")
-    done = search(tmp_path / "e", "--data", shards, "--space", "fusion", "--trials", "2", "--replicates", "0", *TINY)
+    done = search(
+        tmp_path / "e",
+        "--data",
+        shards,
+        "--space",
+        "fusion",
+        "--trials",
+        "2",
+        "--replicates",
+        "0",
+        *TINY,
+    )
     assert done.returncode == 0, done.stderr
     assert "The data has no test rows" in done.stdout
     assert "on the test split" not in done.stdout
@@ -222,7 +313,10 @@ def test_a_search_needs_no_test_rows(wafer_shards: str, tmp_path: Path) -> None:
 
 def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
     given = {"resume": True, "out": "somewhere", **dict.fromkeys(["quick", "set", "workers"])}
-    setup, path = search_setup.Setup({**search_setup.DEFAULTS, "set": []}, "shards", {"dim": 8}, {}, "x"), tmp_path / "experiment.json"
+    setup, path = (
+        search_setup.Setup({**search_setup.DEFAULTS, "set": []}, "shards", {"dim": 8}, {}, "x"),
+        tmp_path / "experiment.json",
+    )
     setup.save(tmp_path)
     os.utime(path, (1, 1))
     again = search_setup.claim(tmp_path, given)
@@ -234,11 +328,16 @@ def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
     assert search_setup.claim(tmp_path, given).options["trials"] == 30
     assert [p.name for p in tmp_path.iterdir()] == ["experiment.json"]
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ValueError, match=r"--out must be new or hold a whole search; experiment.json in 'somewhere' is damaged"):
+    with pytest.raises(
+        ValueError,
+        match=r"--out must be new or hold a whole search; experiment.json in 'somewhere' is damaged",
+    ):
         search_setup.claim(tmp_path, given)
 
 
-def test_a_space_that_asks_for_unknown_settings_is_refused(wafer_shards: str, tmp_path: Path) -> None:
+def test_a_space_that_asks_for_unknown_settings_is_refused(
+    wafer_shards: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def space(trial):\n    trial.suggest_float('loss.margn', 0, 1)\n")
     with pytest.raises(ValueError, match=r"settings that exist; got loss.margn"):
@@ -251,7 +350,9 @@ def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
     setup = search_setup.Setup({}, "", {}, {}, "x")
     inside, outside = search_setup.starting_points(SPACES["margins"], setup, 2)
     assert [label for label, _ in inside] == ["defaults", "plain softmax"]
-    assert {job.name: job.settings["fusion.kind"] for job in outside if "fusion.kind" in job.settings} == {"concatenation": "uniform"}
+    assert {
+        job.name: job.settings["fusion.kind"] for job in outside if "fusion.kind" in job.settings
+    } == {"concatenation": "uniform"}
     inside, outside = search_setup.starting_points(SPACES["full"], setup, 2)
     assert len(inside) == 4
     assert not outside
@@ -261,22 +362,45 @@ def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
     from distributed.searches.spaces import SPACES
 
     setup = search_setup.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
-    inside, outside = search_setup.starting_points(SPACES["full"], setup, 1)  # one modality: nothing to concatenate
-    assert [label for label, _ in inside] + [job.label for job in outside] == ["starting point", "plain softmax"]
+    inside, outside = search_setup.starting_points(
+        SPACES["full"], setup, 1
+    )  # one modality: nothing to concatenate
+    assert [label for label, _ in inside] + [job.label for job in outside] == [
+        "starting point",
+        "plain softmax",
+    ]
     assert all("experts.count" not in values for _, values in inside)
 
 
 @pytest.mark.parametrize(
     ("base", "pinned", "left"),
     [
-        ({"loss.centre": 1.0}, True, ["defaults", "concatenation", "one expert"]),  # balanced softmax is no plain softmax
+        (
+            {"loss.centre": 1.0},
+            True,
+            ["defaults", "concatenation", "one expert"],
+        ),  # balanced softmax is no plain softmax
         ({"fusion.kind": "gate"}, True, ["starting point", "one expert", "plain softmax"]),
-        ({"fusion.kind": "gate"}, False, ["starting point", "concatenation", "one expert", "plain softmax"]),
-        ({"loss.centre": 0.0, "loss.spread": 0.0}, True, ["starting point", "concatenation", "one expert"]),  # it is that itself
-        ({"optim.seed": 3, "scaling.workers": 2}, True, ["defaults", "concatenation", "one expert", "plain softmax"]),
+        (
+            {"fusion.kind": "gate"},
+            False,
+            ["starting point", "concatenation", "one expert", "plain softmax"],
+        ),
+        (
+            {"loss.centre": 0.0, "loss.spread": 0.0},
+            True,
+            ["starting point", "concatenation", "one expert"],
+        ),  # it is that itself
+        (
+            {"optim.seed": 3, "scaling.workers": 2},
+            True,
+            ["defaults", "concatenation", "one expert", "plain softmax"],
+        ),
     ],
 )
-def test_a_baseline_is_what_its_name_says_or_left_out(base: dict[str, Any], pinned: bool, left: list[str]) -> None:
+def test_a_baseline_is_what_its_name_says_or_left_out(
+    base: dict[str, Any], pinned: bool, left: list[str]
+) -> None:
     from distributed.searches.spaces import SPACES
 
     start = config.override(config.Config(), base)
@@ -293,7 +417,10 @@ def test_a_baseline_is_what_its_name_says_or_left_out(base: dict[str, Any], pinn
 def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "x", tmp_path / "file"):
-        with pytest.raises(ValueError, match=r"--out must be a folder or URI that can be read and written; got '.*file"):
+        with pytest.raises(
+            ValueError,
+            match=r"--out must be a folder or URI that can be read and written; got '.*file",
+        ):
             tune.main(["--out", str(out), "--data", wafer_shards])
     with pytest.raises(ValueError, match=r"--out must be a folder or URI"):
         tune.main(["--out", f"file://{tmp_path}/file/x", "--data", wafer_shards])
@@ -303,13 +430,17 @@ def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
     path = tmp_path / "best.toml"
     path.write_text("# the best\n[loss]\nmargin = 0.25\n")
     assert config.load(f"file://{path}").loss.margin == config.load(path).loss.margin == 0.25
-    with pytest.raises(ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"):
+    with pytest.raises(
+        ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"
+    ):
         config.load(f"file://{tmp_path}/none.toml")
     with pytest.raises(ValueError, match=r"--config must name a TOML file that can be read"):
         config.load(tmp_path)
 
 
-def test_room_is_what_fits_here_and_what_was_asked_for(ray_local: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_room_is_what_fits_here_and_what_was_asked_for(
+    ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     from distributed.training.workers.capacity import Room
 
     assert Room(config.ScalingConfig())() == 2
@@ -331,10 +462,26 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
     from tests.cluster.cluster_tools import wait_for as wait
 
     with started(0, "--network", "loopback") as cluster:
-        words = ["--data", wafer_shards, "--space", "fusion", "--trials", "3", "--replicates", "0", "--concurrent", "3", *TINY]
-        job = cluster.begin("early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *words)
+        words = [
+            "--data",
+            wafer_shards,
+            "--space",
+            "fusion",
+            "--trials",
+            "3",
+            "--replicates",
+            "0",
+            "--concurrent",
+            "3",
+            *TINY,
+        ]
+        job = cluster.begin(
+            "early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *words
+        )
         wait(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
-        wait(lambda: sum(g["state"] == "PENDING" for g in cluster.rows("placement_groups")) == 3, 60)  # what an autoscaler looks at
+        wait(
+            lambda: sum(g["state"] == "PENDING" for g in cluster.rows("placement_groups")) == 3, 60
+        )  # what an autoscaler looks at
         cluster("add")
         assert cluster.finish(job).startswith("SUCCEEDED")
     assert [r["state"] for r in rows(tmp_path / "e")] == ["complete"] * 3
@@ -343,7 +490,12 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
 def start(out: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "distributed/tune.py"), "--out", str(out), *words]
     return subprocess.Popen(
-        command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -351,18 +503,38 @@ def wait_for(out: Path, finished: int, process: subprocess.Popen[str]) -> list[d
     """The records, once there are so many."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
-        lines = (out / "records.jsonl").read_text().splitlines() if (out / "records.jsonl").exists() else []
+        lines = (
+            (out / "records.jsonl").read_text().splitlines()
+            if (out / "records.jsonl").exists()
+            else []
+        )
         if len(lines) >= finished:
             return [json.loads(line) for line in lines]
         time.sleep(0.1)
-    raise AssertionError(f"only {finished} records were wanted; the search said: {process.stdout.read() if process.stdout else ''}")
+    raise AssertionError(
+        f"only {finished} records were wanted; the search said: {process.stdout.read() if process.stdout else ''}"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "e"
-    words = ["--data", wafer_shards, "--space", "experts", "--trials", "8", "--replicates", "1", "--best", "1", "--stopper", "none", *TINY]
+    words = [
+        "--data",
+        wafer_shards,
+        "--space",
+        "experts",
+        "--trials",
+        "8",
+        "--replicates",
+        "1",
+        "--best",
+        "1",
+        "--stopper",
+        "none",
+        *TINY,
+    ]
     process = start(out, *words)
     before = wait_for(out, 3, process)
     asked = time.monotonic()
@@ -379,13 +551,18 @@ def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: sign
     assert len(found) == 8
     assert all(r["state"] == "complete" for r in found.values())
     for record in before:
-        assert float(found[record["job"]["name"]]["balanced_accuracy"]) == record["metrics"]["balanced_accuracy"]
+        assert (
+            float(found[record["job"]["name"]]["balanced_accuracy"])
+            == record["metrics"]["balanced_accuracy"]
+        )
 
 
 @pytest.mark.slow
 def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.py"
-    space.write_text("def mine(trial):\n    trial.suggest_int('experts.count', 1, 4)\n    return {'loss.margin': 0.1}\n")
+    space.write_text(
+        "def mine(trial):\n    trial.suggest_int('experts.count', 1, 4)\n    return {'loss.margin': 0.1}\n"
+    )
     words = [
         "--space",
         str(space),
@@ -396,7 +573,9 @@ def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path
         "--sampler",
         "nsga2",
     ]
-    done = search(tmp_path / "e", "--data", wafer_shards, "--trials", "5", "--replicates", "0", *words, *TINY)
+    done = search(
+        tmp_path / "e", "--data", wafer_shards, "--trials", "5", "--replicates", "0", *words, *TINY
+    )
     assert done.returncode == 0, done.stderr
     assert "## Trade-off" in (tmp_path / "e" / "report.md").read_text()
     assert config.load(tmp_path / "e" / "best.toml").loss.margin == 0.1
@@ -406,7 +585,18 @@ def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path
 
 @pytest.mark.slow
 def test_a_trial_of_two_workers(wafer_shards: str, tmp_path: Path) -> None:
-    words = ["--space", "experts", "--workers", "2", "--trials", "3", "--replicates", "0", "--stopper", "none"]
+    words = [
+        "--space",
+        "experts",
+        "--workers",
+        "2",
+        "--trials",
+        "3",
+        "--replicates",
+        "0",
+        "--stopper",
+        "none",
+    ]
     done = search(tmp_path / "e", "--data", wafer_shards, *words, *TINY)
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path / "e")
@@ -422,7 +612,18 @@ def test_failing_trials_are_shown_with_their_reason(wafer_shards: str, tmp_path:
         "def mine(trial):\n    trial.suggest_categorical('optim.lr', [0.002, 1e30])\n    return {'optim.clip': 0.0, 'optim.warmup': 0.0}\n"
     )
     done = search(
-        tmp_path / "e", "--data", wafer_shards, "--space", str(space), "--trials", "8", "--replicates", "0", "--sampler", "random", *TINY
+        tmp_path / "e",
+        "--data",
+        wafer_shards,
+        "--space",
+        str(space),
+        "--trials",
+        "8",
+        "--replicates",
+        "0",
+        "--sampler",
+        "random",
+        *TINY,
     )
     assert done.returncode == 0, done.stderr
     failed = [r for r in rows(tmp_path / "e") if r["state"] == "failed"]

@@ -49,7 +49,9 @@ def test_the_cut_has_the_ratio_asked_for_whatever_the_counts() -> None:
 
 
 def test_a_ratio_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.imbalance_ratio must be 0 \(off\) or at least 1; got 0.5"):
+    with pytest.raises(
+        ValueError, match=r"data\.imbalance_ratio must be 0 \(off\) or at least 1; got 0.5"
+    ):
         long_tail(np.array([3, 4]), 0.5)
 
 
@@ -62,7 +64,10 @@ def test_the_row_limit_is_exact_stratified_and_keeps_every_class() -> None:
 def test_training_counts_are_the_selected_rows() -> None:
     counts = [500, 200, 60, 10]
     selection = chosen(counts, ratio=10.0, most=90, seed=3)
-    assert np.bincount(selection.labels_R, minlength=4).tolist() == training_counts(tuple(counts), 10.0, 90).tolist()
+    assert (
+        np.bincount(selection.labels_R, minlength=4).tolist()
+        == training_counts(tuple(counts), 10.0, 90).tolist()
+    )
     assert len(selection) == 90
 
 
@@ -97,7 +102,9 @@ def test_unlabelled_rows_are_not_trained_on() -> None:
     assert len(sampling.everything(labels_R, ranks_R, 2)) == 4
 
 
-@pytest.mark.parametrize(("sampler", "shares"), [("balanced", [0.25] * 4), ("sqrt", [0.5477, 0.3162, 0.1, 0.0361])])
+@pytest.mark.parametrize(
+    ("sampler", "shares"), [("balanced", [0.25] * 4), ("sqrt", [0.5477, 0.3162, 0.1, 0.0361])]
+)
 def test_class_frequencies_of_samplers(sampler: str, shares: list[float]) -> None:
     selection = chosen([2304, 768, 77, 10])
     seen_C = np.zeros(4)
@@ -110,7 +117,10 @@ def test_class_frequencies_of_samplers(sampler: str, shares: list[float]) -> Non
 
 def test_progressive_goes_from_instance_to_balanced() -> None:
     selection = chosen([900, 90, 10])
-    first, middle, last = (np.bincount(selection.labels_R[draw(selection, "progressive", seed=0, epoch=e, epochs=11)]) for e in (0, 5, 10))
+    first, middle, last = (
+        np.bincount(selection.labels_R[draw(selection, "progressive", seed=0, epoch=e, epochs=11)])
+        for e in (0, 5, 10)
+    )
     assert first.tolist() == [900, 90, 10]
     np.testing.assert_allclose(middle, [616.7, 211.7, 171.7], atol=1)
     np.testing.assert_allclose(last, [333.3] * 3, atol=1)
@@ -152,4 +162,7 @@ def test_pairs_stay_on_one_worker() -> None:
             assert all(a[1] == b[0] for a, b in zip(edges, edges[1:]))
             if total >= 2 * world:
                 assert all(low % 2 == 0 and high > low for low, high in edges)
-                assert max(high - low for low, high in edges) - min(high - low for low, high in edges) <= 3
+                assert (
+                    max(high - low for low, high in edges) - min(high - low for low, high in edges)
+                    <= 3
+                )

@@ -17,7 +17,11 @@ from model.schema import Categorical, Image, Numeric, Schema, Table
 SCHEMA = Schema(
     images=(Image(name="map", height=8, width=9, channels=1, mean=(0.5,), std=(0.25,)),),
     tables=(
-        Table(name="table", numeric=(Numeric(name="x", quantiles=(0.0, 1.5)),), categorical=(Categorical(name="c", vocabulary=("ä",)),)),
+        Table(
+            name="table",
+            numeric=(Numeric(name="x", quantiles=(0.0, 1.5)),),
+            categorical=(Categorical(name="c", vocabulary=("ä",)),),
+        ),
     ),
     classes=("a", "b"),
     counts=(3, 1),
@@ -38,7 +42,9 @@ def test_a_missing_folder_and_one_without_a_schema_are_told_apart(tmp_path: Path
         shards.read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", '{"rows": {}}', '{"version": "one"}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[]", '{"rows": {}}', '{"version": "one"}', "\xff"]
+)
 def test_another_file_of_that_name_is_no_schema(tmp_path: Path, text: str) -> None:
     (tmp_path / "schema.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="is not the schema of a SHARDS folder"):
@@ -64,13 +70,18 @@ def test_parts_come_in_order_and_only_parquet(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     for name in ("part-00001.parquet", "part-00000.parquet", "notes.txt"):
         (tmp_path / "train" / name).write_text("")
-    assert [Path(p).name for p in shards.part_files(str(tmp_path), "train")] == ["part-00000.parquet", "part-00001.parquet"]
+    assert [Path(p).name for p in shards.part_files(str(tmp_path), "train")] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
     assert shards.part_files(str(tmp_path), "val") == []
     with pytest.raises(ValueError, match="must be one of train, val, test; got 'dev'"):
         shards.part_files(str(tmp_path), "dev")
 
 
-def test_shards_without_a_digest_of_their_content_go_by_the_sizes_of_their_parts(tmp_path: Path) -> None:
+def test_shards_without_a_digest_of_their_content_go_by_the_sizes_of_their_parts(
+    tmp_path: Path,
+) -> None:
     found = []
     for test_rows in (b"12", b"123"):
         for split, content in (("train", b"1"), ("test", test_rows)):

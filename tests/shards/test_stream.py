@@ -55,26 +55,46 @@ def write_split(folder: Path, rows: int, parts: int, seed: int) -> tuple[int, ..
         "id": [f"{folder.name}{i}" for i in range(rows)],
         "label": labels,
         "rank": ranks,
-        "image.photo": pa.array([None if i % 7 == 0 else encoded(lot, ("PNG", "JPEG")[i % 2], 3, 8, 12) for i in range(rows)], pa.binary()),
-        "image.xray": pa.array([encoded(lot, ("JPEG", "PNG")[i % 2], 1, 6, 6) for i in range(rows)], pa.binary()),
+        "image.photo": pa.array(
+            [
+                None if i % 7 == 0 else encoded(lot, ("PNG", "JPEG")[i % 2], 3, 8, 12)
+                for i in range(rows)
+            ],
+            pa.binary(),
+        ),
+        "image.xray": pa.array(
+            [encoded(lot, ("JPEG", "PNG")[i % 2], 1, 6, 6) for i in range(rows)], pa.binary()
+        ),
         "table.age": pa.array(age, mask=np.isnan(age) & (np.arange(rows) % 2 == 0)),
         "table.site": site,
     }
     table = pa.table(columns)
     edges = np.linspace(0, rows, parts + 1).astype(int)
     for i, (low, high) in enumerate(itertools.pairwise(edges)):
-        pq.write_table(table.slice(low, high - low), folder / f"part-{i:05d}.parquet", row_group_size=40)
+        pq.write_table(
+            table.slice(low, high - low), folder / f"part-{i:05d}.parquet", row_group_size=40
+        )
     return tuple(int(n) for n in np.bincount(labels, minlength=3))
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("shards")
-    counts = [write_split(folder / split, rows, 3 if split == "train" else 1, seed) for seed, (split, rows) in enumerate(ROWS.items())]
+    counts = [
+        write_split(folder / split, rows, 3 if split == "train" else 1, seed)
+        for seed, (split, rows) in enumerate(ROWS.items())
+    ]
     schema = Schema(
-        images=(Image(name="photo", height=8, width=12), Image(name="xray", height=6, width=6, channels=1)),
+        images=(
+            Image(name="photo", height=8, width=12),
+            Image(name="xray", height=6, width=6, channels=1),
+        ),
         tables=(
-            Table(name="table", numeric=(Numeric(name="age", mean=40, std=10),), categorical=(Categorical(name="site", vocabulary=SITES),)),
+            Table(
+                name="table",
+                numeric=(Numeric(name="age", mean=40, std=10),),
+                categorical=(Categorical(name="site", vocabulary=SITES),),
+            ),
         ),
         classes=("a", "b", "c"),
         counts=counts[0],
@@ -85,13 +105,25 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def settings(cache: str = "memory", **changes: object) -> Config:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return override(Config(), {"data.cache": cache, "data.shuffle_buffer": 128, "inference.batch_size": 50, **dotted})
+    return override(
+        Config(),
+        {"data.cache": cache, "data.shuffle_buffer": 128, "inference.batch_size": 50, **dotted},
+    )
 
 
 def source(
-    shards: str, cache: str = "memory", *, split: str = "train", train: bool = True, rank: int = 0, world: int = 1, **changes: object
+    shards: str,
+    cache: str = "memory",
+    *,
+    split: str = "train",
+    train: bool = True,
+    rank: int = 0,
+    world: int = 1,
+    **changes: object,
 ):
-    return stream.open_source(shards, split, settings(cache, **changes), train=train, rank=rank, world=world)
+    return stream.open_source(
+        shards, split, settings(cache, **changes), train=train, rank=rank, world=world
+    )
 
 
 def keys(batch: Batch) -> list[tuple[int, int]]:
@@ -111,7 +143,10 @@ def tensors(batch: Batch) -> list[torch.Tensor]:
 
 def same(one: Batch, other: Batch) -> bool:
     pairs = zip(tensors(one), tensors(other), strict=True)
-    return all(a.dtype == b.dtype and torch.equal(torch.nan_to_num(a, -9.5), torch.nan_to_num(b, -9.5)) for a, b in pairs)
+    return all(
+        a.dtype == b.dtype and torch.equal(torch.nan_to_num(a, -9.5), torch.nan_to_num(b, -9.5))
+        for a, b in pairs
+    )
 
 
 def by_key(batches: list[Batch]) -> dict[tuple[int, int], Batch]:
@@ -133,13 +168,21 @@ def test_decoded_content_is_that_of_the_files(shards: str, cache: str) -> None:
         expected = np.asarray(pillow.open(io.BytesIO(raw["image.xray"][i].as_py())))[None]
         np.testing.assert_array_equal(batch.images["xray"][i].numpy(), expected)
         age = raw["table.age"][i].as_py()
-        assert torch.isnan(batch.numbers["table"][i, 0]) if age is None or age != age else batch.numbers["table"][i, 0] == age
+        assert (
+            torch.isnan(batch.numbers["table"][i, 0])
+            if age is None or age != age
+            else batch.numbers["table"][i, 0] == age
+        )
         assert batch.categories["table"][i, 0] == raw["table.site"][i].as_py()
-        assert batch.present_BM[i, 2].item() == (not (age is None or age != age) or raw["table.site"][i].as_py() != -1)
+        assert batch.present_BM[i, 2].item() == (
+            not (age is None or age != age) or raw["table.site"][i].as_py() != -1
+        )
 
 
 def test_two_regimes_give_identical_tensors_for_the_same_row(shards: str) -> None:
-    memory, streamed = (by_key(epoch(source(shards, cache, data__batch_size=1))) for cache in ("memory", "stream"))
+    memory, streamed = (
+        by_key(epoch(source(shards, cache, data__batch_size=1))) for cache in ("memory", "stream")
+    )
     assert set(memory) == set(streamed)
     assert all(same(memory[key], streamed[key]) for key in memory)
 
@@ -168,8 +211,16 @@ def test_a_truncated_or_wrong_sized_image_is_one_clear_error(shards: str) -> Non
     schema = read_manifest(shards).schema.keep(("photo",))
     lot = np.random.default_rng(0)
     whole = encoded(lot, "JPEG", 3, 8, 12)
-    for bad in (whole[:-40], encoded(lot, "JPEG", 3, 12, 8), encoded(lot, "PNG", 3, 8, 8), b"no image", b""):
-        with pytest.raises(ValueError, match=r"an image of column photo must be a whole PNG or JPEG of 12x8"):
+    for bad in (
+        whole[:-40],
+        encoded(lot, "JPEG", 3, 12, 8),
+        encoded(lot, "PNG", 3, 8, 8),
+        b"no image",
+        b"",
+    ):
+        with pytest.raises(
+            ValueError, match=r"an image of column photo must be a whole PNG or JPEG of 12x8"
+        ):
             stream.to_batch({"image.photo": np.array([whole, bad], dtype=object)}, schema)
 
 
@@ -185,7 +236,9 @@ def test_order_differs_by_epoch_and_repeats_by_seed(shards: str, cache: str) -> 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])
 @pytest.mark.parametrize("sampler", ["instance", "balanced"])
-def test_a_start_in_the_middle_gives_the_tail_of_the_epoch(shards: str, cache: str, sampler: str) -> None:
+def test_a_start_in_the_middle_gives_the_tail_of_the_epoch(
+    shards: str, cache: str, sampler: str
+) -> None:
     where = source(shards, cache, data__sampler=sampler)
     whole = epoch(where, 2)
     for start in (1, 2, 5, where.steps - 1, where.steps):
@@ -201,12 +254,16 @@ def test_in_memory_the_union_of_shares_is_the_global_batch(shards: str) -> None:
         for k, batch in enumerate(alone):
             parts = [share[k] for share in shares]
             assert same(samples.concatenate(parts), batch)
-            assert [p.start for p in parts] == np.cumsum([0, *(len(p) for p in parts[:-1])]).tolist()
+            assert [p.start for p in parts] == np.cumsum(
+                [0, *(len(p) for p in parts[:-1])]
+            ).tolist()
             assert {p.total for p in parts} == {len(batch)}
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
-def test_a_stream_has_the_same_rows_once_each_whatever_the_number_of_workers(shards: str, world: int) -> None:
+def test_a_stream_has_the_same_rows_once_each_whatever_the_number_of_workers(
+    shards: str, world: int
+) -> None:
     alone = source(shards, "stream")
     workers = [source(shards, "stream", rank=r, world=world) for r in range(world)]
     shares = [epoch(w, 1) for w in workers]
@@ -225,14 +282,23 @@ def test_a_stream_has_the_same_rows_once_each_whatever_the_number_of_workers(sha
 def test_evaluation_sees_every_row_once_and_in_order(shards: str, cache: str) -> None:
     raw = pq.read_table(Path(shards) / "val", columns=["label", "rank"])
     expected = list(zip(raw["label"].to_pylist(), raw["rank"].to_pylist()))
-    shares = [epoch(source(shards, cache, split="val", train=False, rank=r, world=2)) for r in range(2)]
+    shares = [
+        epoch(source(shards, cache, split="val", train=False, rank=r, world=2)) for r in range(2)
+    ]
     assert [key for parts in zip(*shares) for part in parts for key in keys(part)] == expected
     assert [part.total for part in shares[0]] == [50, 50, 31]
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])
 def test_a_worker_without_rows_gets_an_empty_batch(shards: str, cache: str) -> None:
-    shares = [epoch(source(shards, cache, split="val", train=False, rank=r, world=2, inference__batch_size=130)) for r in range(2)]
+    shares = [
+        epoch(
+            source(
+                shards, cache, split="val", train=False, rank=r, world=2, inference__batch_size=130
+            )
+        )
+        for r in range(2)
+    ]
     assert [[len(b) for b in share] for share in shares] == [[65, 1], [65, 0]]
     assert shares[1][1].images["photo"].shape == (0, 3, 8, 12)
 
@@ -246,7 +312,11 @@ def test_the_ragged_tail_is_dropped_in_training_and_a_small_set_is_one_batch(sha
 
 def test_samplers_draw_the_same_rows_in_both_regimes(shards: str) -> None:
     draws = [
-        Counter(k for b in epoch(source(shards, c, data__sampler="balanced", data__batch_size=1)) for k in keys(b))
+        Counter(
+            k
+            for b in epoch(source(shards, c, data__sampler="balanced", data__batch_size=1))
+            for k in keys(b)
+        )
         for c in ("memory", "stream")
     ]
     assert draws[0] == draws[1]
@@ -255,15 +325,28 @@ def test_samplers_draw_the_same_rows_in_both_regimes(shards: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data__imbalance_ratio": 20.0}, {"data__max_rows": 100}, {"data__imbalance_ratio": 8.0, "data__max_rows": 90}]
+    "changes",
+    [
+        {"data__imbalance_ratio": 20.0},
+        {"data__max_rows": 100},
+        {"data__imbalance_ratio": 8.0, "data__max_rows": 90},
+    ],
 )
 def test_cuts_keep_the_same_rows_in_both_regimes(shards: str, changes: dict[str, object]) -> None:
-    memory, streamed = (source(shards, cache, data__batch_size=1, **changes) for cache in ("memory", "stream"))
+    memory, streamed = (
+        source(shards, cache, data__batch_size=1, **changes) for cache in ("memory", "stream")
+    )
     whole = read_manifest(shards).schema.counts
-    target = sampling.training_counts(whole, float(changes.get("data__imbalance_ratio", 0)), int(changes.get("data__max_rows", 0)))
+    target = sampling.training_counts(
+        whole, float(changes.get("data__imbalance_ratio", 0)), int(changes.get("data__max_rows", 0))
+    )
     assert memory.schema.counts == streamed.schema.counts == tuple(target.tolist())
     rows = [by_key(epoch(where)) for where in (memory, streamed)]
-    assert set(rows[0]) == {(c, rank) for c, n in enumerate(target) for rank in range(n)} == set(rows[1])
+    assert (
+        set(rows[0])
+        == {(c, rank) for c, n in enumerate(target) for rank in range(n)}
+        == set(rows[1])
+    )
     assert all(same(rows[0][key], rows[1][key]) for key in rows[0])
 
 
@@ -278,7 +361,11 @@ def test_only_the_kept_modalities_are_read(shards: str, cache: str) -> None:
     where = source(shards, cache, data__modalities="table, xray")
     batch = next(where.batches(0))
     assert where.schema.modalities == ("xray", "table")
-    assert (list(batch.images), list(batch.numbers), batch.present_BM.shape[1]) == (["xray"], ["table"], 2)
+    assert (list(batch.images), list(batch.numbers), batch.present_BM.shape[1]) == (
+        ["xray"],
+        ["table"],
+        2,
+    )
     with pytest.raises(ValueError, match="photo, xray, table; got sound"):
         source(shards, cache, data__modalities="sound")
 
@@ -298,23 +385,34 @@ def test_arrays_of_all_modalities_serve_a_run_with_some_and_are_not_written_to(s
 
 def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> None:
     whole = read_manifest(shards).schema
-    sites_only = dataclasses.replace(whole.keep(("table",)), tables=(dataclasses.replace(whole.tables[0], numeric=()),))
+    sites_only = dataclasses.replace(
+        whole.keep(("table",)), tables=(dataclasses.replace(whole.tables[0], numeric=()),)
+    )
     index = reader.read_index(shards, "train")
     order = np.random.default_rng(0).permutation(index.rows)
-    windows = [reader.Window(w, (*range(32, len(w), 32), len(w))) for w in np.split(order, range(128, len(order), 128))]
+    windows = [
+        reader.Window(w, (*range(32, len(w), 32), len(w)))
+        for w in np.split(order, range(128, len(order), 128))
+    ]
     for schema in (whole.keep(("photo", "table")), sites_only):
         reads = reader.Reader(index, schema, f"{schema.modalities[0]}=shuffle")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # torch warns of memory that it must not write to
+            warnings.simplefilter(
+                "error", UserWarning
+            )  # torch warns of memory that it must not write to
             pairs = [
                 [stream.as_batch(arrays, schema) for arrays in both]
-                for both in zip(reader.in_threads(reads, windows), reader.in_ray(reads, windows), strict=True)
+                for both in zip(
+                    reader.in_threads(reads, windows), reader.in_ray(reads, windows), strict=True
+                )
             ]
         assert len(pairs) == 19
         assert all(same(a, b) for a, b in pairs)
 
 
-def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(
+    shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = reader.Reader(reader.read_index(shards, "train"), read_manifest(shards).schema)
     windows = [reader.Window(np.arange(64), (64,))]
     monkeypatch.setattr(reader, "in_ray", lambda *_: "ray")
@@ -340,7 +438,10 @@ def test_the_regime_is_chosen_by_size(shards: str, monkeypatch: pytest.MonkeyPat
     schema = read_manifest(shards).schema
     row = 8 * 12 * 3 + 6 * 6 + 4 * 2 + 3 + 8
     monkeypatch.setattr(stream, "store_bytes", lambda: 1000 * row)
-    assert [stream.decide_cache(schema, rows, settings("auto")) for rows in (300, 301)] == ["memory", "stream"]
+    assert [stream.decide_cache(schema, rows, settings("auto")) for rows in (300, 301)] == [
+        "memory",
+        "stream",
+    ]
     assert stream.decide_cache(schema, 10**9, settings("memory")) == "memory"
     assert isinstance(source(shards, "auto"), stream.StreamSource)
     assert isinstance(source(shards, "auto", split="val", train=False), stream.MemorySource)
@@ -348,7 +449,10 @@ def test_the_regime_is_chosen_by_size(shards: str, monkeypatch: pytest.MonkeyPat
 
 def test_corruption_is_the_same_in_both_regimes_and_every_epoch(shards: str) -> None:
     spec = "photo=noise:0.3,table=missing:0.3,xray=noise:0.3"
-    sources = [source(shards, cache, data__corrupt=spec, data__batch_size=1) for cache in ("memory", "stream")]
+    sources = [
+        source(shards, cache, data__corrupt=spec, data__batch_size=1)
+        for cache in ("memory", "stream")
+    ]
     rows = [by_key(epoch(where, number)) for where in sources for number in (0, 1)]
     clean = by_key(epoch(source(shards, data__batch_size=1)))
     assert all(same(rows[0][key], other[key]) for other in rows[1:] for key in rows[0])
@@ -367,9 +471,15 @@ def test_corruption_is_the_same_in_both_regimes_and_every_epoch(shards: str) -> 
 def test_noise_differs_between_splits_and_follows_the_training_marginals(shards: str) -> None:
     schema = read_manifest(shards).schema
     arrays = stream.load_arrays(shards, "train", schema)
-    noisy = [corrupt(arrays, "photo=noise,table=noise", schema, seed=0, split=split) for split in ("train", "val")]
+    noisy = [
+        corrupt(arrays, "photo=noise,table=noise", schema, seed=0, split=split)
+        for split in ("train", "val")
+    ]
     rows = arrays["present"][:, 0] & arrays["present"][:, 2]
-    assert not any((a == b).all() for a, b in zip(noisy[0]["images/photo"][rows], noisy[1]["images/photo"][rows]))
+    assert not any(
+        (a == b).all()
+        for a, b in zip(noisy[0]["images/photo"][rows], noisy[1]["images/photo"][rows])
+    )
     assert noisy[0]["images/photo"][rows].mean() == pytest.approx(127.5, abs=1)
     ages, sites = noisy[0]["numbers/table"][rows, 0], noisy[0]["categories/table"][rows, 0]
     assert (ages.mean(), ages.std()) == (pytest.approx(40, abs=2), pytest.approx(10, abs=1.5))
@@ -383,11 +493,16 @@ def test_shuffle_permutes_content_and_presence_together(shards: str) -> None:
     mixed = corrupt(arrays, "photo=shuffle", schema, seed=0, split="train")
 
     def content(a: stream.Arrays) -> Counter[tuple[bytes, bool]]:
-        return Counter((a["images/photo"][i].tobytes(), bool(a["present"][i, 0])) for i in range(len(a["labels"])))
+        return Counter(
+            (a["images/photo"][i].tobytes(), bool(a["present"][i, 0]))
+            for i in range(len(a["labels"]))
+        )
 
     assert content(mixed) == content(arrays)
     assert (mixed["images/photo"] != arrays["images/photo"]).any(axis=(1, 2, 3)).mean() > 0.9
-    assert all(mixed[name] is arrays[name] for name in arrays if name not in ("images/photo", "present"))
+    assert all(
+        mixed[name] is arrays[name] for name in arrays if name not in ("images/photo", "present")
+    )
 
 
 @pytest.mark.parametrize(
@@ -431,12 +546,16 @@ def test_two_workers_stream_through_ray_data_at_once(shards: str, ray_local: Non
         return [keys(b) for b in epoch(source(shards, "stream", rank=rank, world=2))]
 
     shares = ray.get([worker.remote(r) for r in range(2)], timeout=200)
-    expected = [[keys(b) for b in epoch(source(shards, "stream", rank=r, world=2))] for r in range(2)]
+    expected = [
+        [keys(b) for b in epoch(source(shards, "stream", rank=r, world=2))] for r in range(2)
+    ]
     assert shares == expected
 
 
 @pytest.mark.slow
-def test_shards_in_an_object_store_read_as_those_on_a_disk(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_in_an_object_store_read_as_those_on_a_disk(
+    shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -447,7 +566,9 @@ def test_shards_in_an_object_store_read_as_those_on_a_disk(shards: str, monkeypa
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         system, path = filesystem("s3://bucket/wafers")
-        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1").create_bucket(Bucket="bucket")
+        boto3.client(
+            "s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1"
+        ).create_bucket(Bucket="bucket")
         fs.copy_files(shards, path, destination_filesystem=system)
         for cache in ("memory", "stream"):
             there, here = (epoch(source(where, cache)) for where in ("s3://bucket/wafers", shards))

@@ -29,7 +29,10 @@ def data_sets(*names: str, image: str = "image") -> list[Any]:
         classes=("a", "b"),
         counts=(10, 5),
     )
-    return [SimpleNamespace(name=name, digest=name, manifest=SimpleNamespace(schema=schema)) for name in names]
+    return [
+        SimpleNamespace(name=name, digest=name, manifest=SimpleNamespace(schema=schema))
+        for name in names
+    ]
 
 
 def opened(
@@ -44,11 +47,22 @@ def opened(
 ) -> State:
     sets, own = sets or data_sets(*(names or ("set",))), parsed(text)
     plans = plans_of(own, sets, seeds, extra, variants)
-    return State.open(str(folder), own, plans, {d.name: d.digest for d in sets}, resume=resume, command="python distributed/ablate.py")
+    return State.open(
+        str(folder),
+        own,
+        plans,
+        {d.name: d.digest for d in sets},
+        resume=resume,
+        command="python distributed/ablate.py",
+    )
 
 
 def invented(
-    state: State, level: dict[str, float], tail: float = -0.2, failed: tuple[str, int] = ("", 0), also: dict[str, float] | None = None
+    state: State,
+    level: dict[str, float],
+    tail: float = -0.2,
+    failed: tuple[str, int] = ("", 0),
+    also: dict[str, float] | None = None,
 ) -> None:
     """Fills every cell from a made-up truth: level of the variant, noise of the seed, noise of the cell; `also` goes into every row."""
     rng = np.random.default_rng(0)
@@ -56,13 +70,30 @@ def invented(
     for group in state.todo().values():
         rows = []
         for data, cell in group:
-            value = level[cell.variant] + 0.1 * (data == "other") + seeds[cell.seed] + rng.normal(0, 0.004)
+            value = (
+                level[cell.variant]
+                + 0.1 * (data == "other")
+                + seeds[cell.seed]
+                + rng.normal(0, 0.004)
+            )
             scores = {
-                f"test/{m}": float(value + d) for m, d in {"balanced_accuracy": 0, "few_shot_accuracy": tail, "accuracy": 0.1}.items()
+                f"test/{m}": float(value + d)
+                for m, d in {
+                    "balanced_accuracy": 0,
+                    "few_shot_accuracy": tail,
+                    "accuracy": 0.1,
+                }.items()
             }
             weight = 0.05 + 0.4 * (cell.variant == "concatenation")
-            scores |= {"test/weight/image": weight, "test/weight/table": 1 - weight, "train_seconds": 1.0, **(also or {})}
+            scores |= {
+                "test/weight/image": weight,
+                "test/weight/table": 1 - weight,
+                "train_seconds": 1.0,
+                **(also or {}),
+            }
             rows.append(
-                {"state": "done", **scores} if (cell.variant, cell.seed) != failed else {"state": "failed", "reason": f"NaN {EVIL}"}
+                {"state": "done", **scores}
+                if (cell.variant, cell.seed) != failed
+                else {"state": "failed", "reason": f"NaN {EVIL}"}
             )
         state.take(group, (rows, []))

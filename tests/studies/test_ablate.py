@@ -46,9 +46,7 @@ from tests.studies.study_tools import (
     parsed,
 )
 
-TINY = (
-    "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
-)
+TINY = "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
 OWN = f"""
 title = "A small study"
 question = "Does it run?"
@@ -87,28 +85,61 @@ CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
         ("", "a study needs at least one"),
         ('variant = "x"', "the study has an unknown key: variant; valid: title"),
         ("[[variants]]\nset = { dim = 8 }", "entry needs a name"),
-        ('[[variants]]\nname = "a"\nsets = 1', "variant 'a' has an unknown key: sets; valid: name, set, model, test, each, grid"),
+        (
+            '[[variants]]\nname = "a"\nsets = 1',
+            "variant 'a' has an unknown key: sets; valid: name, set, model, test, each, grid",
+        ),
         ('[[variants]]\nname = "a"\nset = 1', "set must be a table"),
-        ('[[variants]]\nname = "a"\nmodel = "forest"', "model must be one of network, boosting; got 'forest'"),
+        (
+            '[[variants]]\nname = "a"\nmodel = "forest"',
+            "model must be one of network, boosting; got 'forest'",
+        ),
         ('[[variants]]\nname = "a"\neach = "class"', "each must be 'modality'; got 'class'"),
         ('[[variants]]\nname = "a"\ngrid = { dim = 8 }', "grid.dim must be a list"),
-        ('[[variants]]\nname = "a"\ntest = { shift = "sideways-3" }', "test.shift must be uniform, forward-K"),
+        (
+            '[[variants]]\nname = "a"\ntest = { shift = "sideways-3" }',
+            "test.shift must be uniform, forward-K",
+        ),
         (
             '[[variants]]\nname = "a"\ntest = { aggregation = "vote" }',
             "test.aggregation must be one of uniform, stability, prior; got 'vote'",
         ),
-        ('[[variants]]\nname = "a"\ntest = { unfamiliar = "true" }', "test.unfamiliar must be trusted, or left out; got 'true'"),
-        ('[[variants]]\nname = "a"\ntest = { split = "val" }', "test takes words for corrupt, shift, aggregation, unfamiliar; got split"),
-        ('[[variants]]\nname = "a"\n[[conditions]]\nname = "c"\nat = [1]', "at must be a number or a word; got [1] in condition 'c'"),
-        ('seeds = 0\n[[variants]]\nname = "a"', "seeds must be a whole number of at least 1; got 0"),
+        (
+            '[[variants]]\nname = "a"\ntest = { unfamiliar = "true" }',
+            "test.unfamiliar must be trusted, or left out; got 'true'",
+        ),
+        (
+            '[[variants]]\nname = "a"\ntest = { split = "val" }',
+            "test takes words for corrupt, shift, aggregation, unfamiliar; got split",
+        ),
+        (
+            '[[variants]]\nname = "a"\n[[conditions]]\nname = "c"\nat = [1]',
+            "at must be a number or a word; got [1] in condition 'c'",
+        ),
+        (
+            'seeds = 0\n[[variants]]\nname = "a"',
+            "seeds must be a whole number of at least 1; got 0",
+        ),
         (
             '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\nmetric = "accuracy"',
             "a claim needs against, at_least or at_most",
         ),
-        (CLAIM + 'metric = "acuracy"\nat_least = 0.1', "claim 'x': metric must be one of balanced_accuracy"),
-        (CLAIM + 'metric = "accuracy"\nat_least = "0.02"', "at_least must be a number; got '0.02' in claim 'x'"),
-        (CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = "clean"', "conditions must be a list of names; got 'clean'"),
-        (CLAIM + 'metric = "accuracy"\nagainst = "a"', "a claim must compare two variants; got 'a' twice in claim 'x'"),
+        (
+            CLAIM + 'metric = "acuracy"\nat_least = 0.1',
+            "claim 'x': metric must be one of balanced_accuracy",
+        ),
+        (
+            CLAIM + 'metric = "accuracy"\nat_least = "0.02"',
+            "at_least must be a number; got '0.02' in claim 'x'",
+        ),
+        (
+            CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = "clean"',
+            "conditions must be a list of names; got 'clean'",
+        ),
+        (
+            CLAIM + 'metric = "accuracy"\nagainst = "a"',
+            "a claim must compare two variants; got 'a' twice in claim 'x'",
+        ),
         (CLAIM + 'metric = "accuracy"\nagainst = ""', "a claim needs against, at_least or at_most"),
         ('metric = "acuracy"\n[[variants]]\nname = "a"', "metric must be one of balanced_accuracy"),
     ],
@@ -123,18 +154,33 @@ def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('[[variants]]\nname = "a"\nset = { fusion.knd = "late" }', "a setting must exist; got 'fusion.knd'; valid: fusion.kind"),
+        (
+            '[[variants]]\nname = "a"\nset = { fusion.knd = "late" }',
+            "a setting must exist; got 'fusion.knd'; valid: fusion.kind",
+        ),
         ('[[variants]]\nname = "a"\nset = { fusion.kind = "loud" }', "fusion.kind must be one of"),
-        ('reference = "b"\n[[variants]]\nname = "a"', "reference must be one of the variants: a; got 'b'"),
-        ('[[variants]]\nname = "a"\n[[variants]]\nname = "a"', "every variant needs its own name; got 'a'"),
-        ('[[variants]]\nname = "a"\nset = { data.corrupt = "{thing}=noise" }', "a placeholder must be"),
+        (
+            'reference = "b"\n[[variants]]\nname = "a"',
+            "reference must be one of the variants: a; got 'b'",
+        ),
+        (
+            '[[variants]]\nname = "a"\n[[variants]]\nname = "a"',
+            "every variant needs its own name; got 'a'",
+        ),
+        (
+            '[[variants]]\nname = "a"\nset = { data.corrupt = "{thing}=noise" }',
+            "a placeholder must be",
+        ),
         ('[[variants]]\nname = "a"\ntest = { corrupt = "{thing}=noise" }', "a placeholder must be"),
         ('[[variants]]\nname = "a"\nset = { data.corrupt = "sound=noise" }', "valid: image, table"),
         (
             '[[variants]]\nname = "a"\nset = { dim = 8 }\n[[conditions]]\nname = "c"\nset = { dim = 16 }',
             "must not set the same thing; got dim",
         ),
-        (CLAIM + 'metric = "accuracy"\nagainst = "b"', "the claim 'x' must name a variant of the study: 'a'; got 'b'"),
+        (
+            CLAIM + 'metric = "accuracy"\nagainst = "b"',
+            "the claim 'x' must name a variant of the study: 'a'; got 'b'",
+        ),
         (
             CLAIM + 'metric = "accuracy"\nat_least = 0.1\nconditions = ["b"]',
             "the claim 'x' must name a condition of the study: 'clean'; got 'b'",
@@ -157,7 +203,10 @@ def test_what_is_not_chosen_need_not_fit_the_data() -> None:
 
 
 def test_an_unknown_study_lists_the_shipped_ones() -> None:
-    with pytest.raises(ValueError, match="did you mean 'fusion'.*shipped: experts, fusion, .*, missing, paper, sabotage, shift"):
+    with pytest.raises(
+        ValueError,
+        match="did you mean 'fusion'.*shipped: experts, fusion, .*, missing, paper, sabotage, shift",
+    ):
         study.read("fusoin")
 
 
@@ -165,9 +214,17 @@ def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
     fusion = study.read("fusion")
     asked = "gate, confidence, cross-fitted, shrunk, checked,only image"
     chosen = plans_of(fusion, data_sets("set"), 1, {}, asked)["set"]
-    assert {v.name for v in chosen.variants} == {fusion.reference, "gate", "confidence, cross-fitted, shrunk, checked", "only image"}
+    assert {v.name for v in chosen.variants} == {
+        fusion.reference,
+        "gate",
+        "confidence, cross-fitted, shrunk, checked",
+        "only image",
+    }
     assert {c.variant for c in chosen.cells} == {v.name for v in chosen.variants}
-    with pytest.raises(ValueError, match="--variants must name variants of the study: 'concatenation', .*; got 'shrunk'"):
+    with pytest.raises(
+        ValueError,
+        match="--variants must name variants of the study: 'concatenation', .*; got 'shrunk'",
+    ):
         plans_of(fusion, data_sets("set"), 1, {}, "gate,shrunk")
 
 
@@ -184,7 +241,11 @@ def test_studies_share_what_need_not_be_trained_twice() -> None:
     plan = plans_of(study.read("shift"), data_sets("set"), 1, {})["set"]
     assert (len(plan.cells), len({c.training("d") for c in plan.cells})) == (35, 2)
     plan = plans_of(study.read("sabotage"), data_sets("set"), 1, {})["set"]
-    alone = {c.training("d") for c in plan.cells if c.variant == "without it" and c.settings["data.modalities"] == "table"}
+    alone = {
+        c.training("d")
+        for c in plan.cells
+        if c.variant == "without it" and c.settings["data.modalities"] == "table"
+    }
     assert len(alone) == 1  # whatever happens to an image that is not used
 
 
@@ -216,14 +277,25 @@ def test_placeholders_and_grids_make_the_cells() -> None:
     name = "shared"
     set = { data.corrupt = "{shares=missing}" }
     """
-    plan = cells.plan(dataclasses.replace(parsed(text + NOISY), reference="1 experts"), ["image", "table"], ["table"], 1)
+    plan = cells.plan(
+        dataclasses.replace(parsed(text + NOISY), reference="1 experts"),
+        ["image", "table"],
+        ["table"],
+        1,
+    )
     made = {(c.variant, c.condition): c.settings for c in plan.cells}
     assert len(made) == 4 * 4 + 2  # `others` only where a modality is named
     assert made["3 experts", "clean"] == {"experts.count": 3, "optim.seed": 0}
-    assert made["others", "image is noise"] == {"data.corrupt": "", "data.modalities": "table", "optim.seed": 0}
+    assert made["others", "image is noise"] == {
+        "data.corrupt": "",
+        "data.modalities": "table",
+        "optim.seed": 0,
+    }
     assert made["only image", "image is noise"]["data.corrupt"] == "image=noise"
     assert made["only table", "image is noise"]["data.corrupt"] == ""
-    assert made["1 experts", "shared"]["data.corrupt"] == "image=missing:0.3333,table=missing:0.3333"
+    assert (
+        made["1 experts", "shared"]["data.corrupt"] == "image=missing:0.3333,table=missing:0.3333"
+    )
 
 
 SPACED = """
@@ -252,7 +324,10 @@ set = { inference.aggregation = "stability" }
 def test_spaces_after_commas_lose_no_corruption() -> None:
     plan = cells.plan(parsed(SPACED), ["image", "table"], ["table"], 1)
     whole, alone = plan.cells
-    assert (alone.settings["data.corrupt"], alone.test) == ("table = missing:0.3", {"corrupt": "table=noise"})
+    assert (alone.settings["data.corrupt"], alone.test) == (
+        "table = missing:0.3",
+        {"corrupt": "table=noise"},
+    )
     assert whole.settings["data.corrupt"].count("missing") == 2
 
 
@@ -267,13 +342,23 @@ def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_t
 
 
 def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
-    plan = cells.plan(parsed('[[variants]]\nname = "a"\n[[variants]]\nname = "trees"\nmodel = "boosting"'), ["image"], [], 1)
+    plan = cells.plan(
+        parsed('[[variants]]\nname = "a"\n[[variants]]\nname = "trees"\nmodel = "boosting"'),
+        ["image"],
+        [],
+        1,
+    )
     assert {c.variant for c in plan.cells} == {"a"}
     assert plan.left_out == ("trees: the data set has no table",)
 
 
-def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_without_one() -> None:
-    text = TWO + '[[variants]]\nname = "boosting"\nmodel = "boosting"\n[[conditions]]\nname = "{modality}"\neach = "modality"\n'
+def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_without_one() -> (
+    None
+):
+    text = (
+        TWO
+        + '[[variants]]\nname = "boosting"\nmodel = "boosting"\n[[conditions]]\nname = "{modality}"\neach = "modality"\n'
+    )
     text += 'set = { data.modalities = "{modality}" }\n[[conditions]]\nname = "both"\nset = { data.modalities = "image,table" }\n'
     plan = plans_of(parsed(text), data_sets("set"), 1, {})["set"]
     kept = {c.condition: c.settings["data.modalities"] for c in plan.cells if c.model == "boosting"}
@@ -282,14 +367,42 @@ def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_
 
 
 def test_a_key_follows_what_is_run_not_what_it_is_called() -> None:
-    cell = Cell(variant="a", condition="c", seed=0, model="network", settings={"fusion.kind": "late", "optim.seed": 0}, test={})
-    same = dataclasses.replace(cell, variant="b", condition="d", settings={"optim.seed": 0, "fusion.kind": "late", "dim": 128})
+    cell = Cell(
+        variant="a",
+        condition="c",
+        seed=0,
+        model="network",
+        settings={"fusion.kind": "late", "optim.seed": 0},
+        test={},
+    )
+    same = dataclasses.replace(
+        cell,
+        variant="b",
+        condition="d",
+        settings={"optim.seed": 0, "fusion.kind": "late", "dim": 128},
+    )
     assert same.key("d") == cell.key("d")  # dim has its default
-    others = [{"settings": {**cell.settings, "dim": 64}}, {"settings": {**cell.settings, "optim.seed": 1}}, {"test": {"shift": "uniform"}}]
-    assert len({cell.key("d"), cell.key("other data"), *(dataclasses.replace(cell, **o).key("d") for o in others)}) == 5
+    others = [
+        {"settings": {**cell.settings, "dim": 64}},
+        {"settings": {**cell.settings, "optim.seed": 1}},
+        {"test": {"shift": "uniform"}},
+    ]
+    assert (
+        len(
+            {
+                cell.key("d"),
+                cell.key("other data"),
+                *(dataclasses.replace(cell, **o).key("d") for o in others),
+            }
+        )
+        == 5
+    )
     tested = dataclasses.replace(cell, test={"shift": "uniform"})
     assert tested.training("d") == cell.training("d")
-    trees = [dataclasses.replace(cell, model="boosting", settings={"optim.seed": 0, "dim": d}) for d in (8, 16)]
+    trees = [
+        dataclasses.replace(cell, model="boosting", settings={"optim.seed": 0, "dim": d})
+        for d in (8, 16)
+    ]
     assert trees[0].key("d") == trees[1].key("d")  # the network's settings do not matter to trees
 
 
@@ -323,21 +436,28 @@ def test_results_come_back_exactly_and_in_one_order(tmp_path: Path) -> None:
 
 
 def test_only_finite_numbers_become_columns() -> None:
-    assert flat({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {"test/a": 1.0, "n": 2.0}
+    assert flat({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {
+        "test/a": 1.0,
+        "n": 2.0,
+    }
 
 
 def test_resume_runs_what_is_missing_failed_or_changed(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO, seeds=3)
     invented(state, LEVELS, failed=("confidence", 1))
     left = opened(tmp_path, TWO, seeds=3).todo()
-    assert [[(c.variant, c.seed) for _, c in group] for group in left.values()] == [[("confidence", 1)]]
+    assert [[(c.variant, c.seed) for _, c in group] for group in left.values()] == [
+        [("confidence", 1)]
+    ]
     extended = opened(tmp_path, TWO, seeds=4).todo()
     assert sorted((c.variant, c.seed) for group in extended.values() for _, c in group) == [
         ("concatenation", 3),
         ("confidence", 1),
         ("confidence", 3),
     ]
-    with pytest.raises(ValueError, match="--out must be a new folder, or add --resume to keep its 6 cells"):
+    with pytest.raises(
+        ValueError, match="--out must be a new folder, or add --resume to keep its 6 cells"
+    ):
         opened(tmp_path, TWO, resume=False)
 
 
@@ -357,14 +477,28 @@ def test_a_changed_cell_is_run_anew_and_the_old_one_is_kept(tmp_path: Path) -> N
 
 def test_a_resume_that_would_keep_nothing_is_a_mistake(tmp_path: Path) -> None:
     invented(opened(tmp_path, TWO, seeds=3), LEVELS)
-    with pytest.raises(ValueError, match=r"none of its 6 cells is of these settings and this version; repeat the command in .*study.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"none of its 6 cells is of these settings and this version; repeat the command in .*study.json",
+    ):
         opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3})
 
 
 def test_trainings_share_decoded_rows_only_where_they_keep_them_alike() -> None:
-    cell = Cell(variant="a", condition="clean", seed=0, model="network", settings={"data.modalities": "image"}, test={})
+    cell = Cell(
+        variant="a",
+        condition="clean",
+        seed=0,
+        model="network",
+        settings={"data.modalities": "image"},
+        test={},
+    )
     others = [{"data.cache": "stream"}, {"data.cache": "auto", "data.memory_share": 0.1}]
-    cells = [cell, dataclasses.replace(cell, settings={}), *(dataclasses.replace(cell, settings=s) for s in others)]
+    cells = [
+        cell,
+        dataclasses.replace(cell, settings={}),
+        *(dataclasses.replace(cell, settings=s) for s in others),
+    ]
     asked = [ablate._decoding([("set", each)]) for each in cells]
     assert asked[0] == asked[1]
     assert len(set(asked)) == 3
@@ -372,7 +506,9 @@ def test_trainings_share_decoded_rows_only_where_they_keep_them_alike() -> None:
 
 
 @pytest.mark.parametrize(("workers", "left"), [(1, []), (2, ["checkpoint"])])
-def test_a_training_keeps_its_state_until_its_rows_are_on_disk(tmp_path: Path, workers: int, left: list[str]) -> None:
+def test_a_training_keeps_its_state_until_its_rows_are_on_disk(
+    tmp_path: Path, workers: int, left: list[str]
+) -> None:
     state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": workers})
     failed, done = state.todo().values()
     for group in (failed, done):
@@ -400,7 +536,13 @@ def test_a_renamed_variant_keeps_its_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sizes"), [("uniform", [4, 4, 4]), ("forward-4", [16, 8, 4]), ("backward-4", [1, 2, 4]), ("", [40, 20, 4])]
+    ("kind", "sizes"),
+    [
+        ("uniform", [4, 4, 4]),
+        ("forward-4", [16, 8, 4]),
+        ("backward-4", [1, 2, 4]),
+        ("", [40, 20, 4]),
+    ],
 )
 def test_a_shift_takes_the_largest_subset_of_its_shape(kind: str, sizes: list[int]) -> None:
     labels = np.repeat([0, 1, 2], [40, 20, 4])
@@ -408,7 +550,10 @@ def test_a_shift_takes_the_largest_subset_of_its_shape(kind: str, sizes: list[in
     assert np.bincount(labels[rows]).tolist() == sizes
     assert (np.diff(rows) > 0).all()
     if kind:
-        assert testing.shifted(labels, np.array([400, 200, 40]), kind, seed=1).tolist() != rows.tolist()
+        assert (
+            testing.shifted(labels, np.array([400, 200, 40]), kind, seed=1).tolist()
+            != rows.tolist()
+        )
 
 
 def test_a_shift_follows_the_training_order_not_the_test_order() -> None:
@@ -417,22 +562,42 @@ def test_a_shift_follows_the_training_order_not_the_test_order() -> None:
     assert np.bincount(labels[rows]).tolist() == [2, 10]
 
 
-@pytest.mark.parametrize("kind", ["forward", "forward-0.5", "sideways-2", "uniform-2", "backward-x", "forward-nan"])
+@pytest.mark.parametrize(
+    "kind", ["forward", "forward-0.5", "sideways-2", "uniform-2", "backward-x", "forward-nan"]
+)
 def test_an_unknown_shift_is_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match="a test distribution must be uniform, forward-K or backward-K"):
+    with pytest.raises(
+        ValueError, match="a test distribution must be uniform, forward-K or backward-K"
+    ):
         testing.shifted(np.array([0, 1]), np.array([1, 1]), kind, seed=0)
 
 
 def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
     small = study.dotted(tomllib.loads(TINY))
     return [
-        Cell(variant="v", condition=str(t), seed=0, model="network", settings={**small, "optim.seed": 0, **settings}, test=t) for t in tests
+        Cell(
+            variant="v",
+            condition=str(t),
+            seed=0,
+            model="network",
+            settings={**small, "optim.seed": 0, **settings},
+            test=t,
+        )
+        for t in tests
     ]
 
 
 def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) -> None:
-    tests = [{}, {"corrupt": "map=missing"}, {"shift": "uniform"}, {"aggregation": "prior"}, {"corrupt": "sound=noise"}]
-    rows, history = study_run.run_group(wafer_shards, group(*tests), stream.load_splits(wafer_shards, Config(), SPLITS))
+    tests = [
+        {},
+        {"corrupt": "map=missing"},
+        {"shift": "uniform"},
+        {"aggregation": "prior"},
+        {"corrupt": "sound=noise"},
+    ]
+    rows, history = study_run.run_group(
+        wafer_shards, group(*tests), stream.load_splits(wafer_shards, Config(), SPLITS)
+    )
     assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
     assert "valid: map, table" in rows[4]["reason"]
     assert [h["epoch"] for h in history] == [1, 2]
@@ -444,12 +609,19 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
     assert rows[0]["val/balanced_accuracy"] == rows[2]["val/balanced_accuracy"]
 
 
-def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(wafer_shards: str) -> None:
+def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
+    wafer_shards: str,
+) -> None:
     schema = read_manifest(wafer_shards).schema
     rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
-    found = [study_run.run_group(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0] for r in (0, 4)]
+    found = [
+        study_run.run_group(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0]
+        for r in (0, 4)
+    ]
     for row in found:
-        assert row["test/rarest_accuracy"] == pytest.approx(np.mean([row[f"test/recall/{schema.classes[c]}"] for c in rarest]))
+        assert row["test/rarest_accuracy"] == pytest.approx(
+            np.mean([row[f"test/recall/{schema.classes[c]}"] for c in rarest])
+        )
     whole, cut = found
     assert whole["train_rows"] == sum(schema.counts)
     assert whole["train_imbalance"] == pytest.approx(max(schema.counts) / min(schema.counts))
@@ -461,8 +633,12 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(w
 def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
     tests = ({}, {"unfamiliar": "trusted"})
     taught, _ = study_run.run_group(wafer_shards, group(*tests))
-    raw, _ = study_run.run_group(wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.checked": False}))
-    untaught, _ = study_run.run_group(wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"}))
+    raw, _ = study_run.run_group(
+        wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.checked": False})
+    )
+    untaught, _ = study_run.run_group(
+        wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"})
+    )
     for row in taught:
         for shot in ("all", "few"):
             assert 0 < row[f"test/confidence/map/{shot}/predicted"] < 1
@@ -476,24 +652,36 @@ def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_sha
     assert not [name for row in untaught for name in row if "confidence" in name]
 
 
-def test_going_by_the_unfamiliar_is_what_training_without_it_gives(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
+    wafer_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
     noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
-    (trusting, wary), _ = study_run.run_group(wafer_shards, group(noise | trusted, noise, **settings))
-    (without,), _ = study_run.run_group(wafer_shards, group(noise, **settings, **{"fusion.familiar": False}))
-    scored = [{n: v for n, v in row.items() if n.startswith("test/")} for row in (trusting, wary, without)]
+    (trusting, wary), _ = study_run.run_group(
+        wafer_shards, group(noise | trusted, noise, **settings)
+    )
+    (without,), _ = study_run.run_group(
+        wafer_shards, group(noise, **settings, **{"fusion.familiar": False})
+    )
+    scored = [
+        {n: v for n, v in row.items() if n.startswith("test/")} for row in (trusting, wary, without)
+    ]
     assert scored[0] == scored[2]
     assert scored[1]["test/weight/map"] < scored[0]["test/weight/map"]
 
 
 def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
-    rows, _ = study_run.run_group(wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"}))
+    rows, _ = study_run.run_group(
+        wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"})
+    )
     assert rows[0]["state"] == "failed"
     assert "is not finite at step" in rows[0]["reason"]
 
 
-def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_cell_goes_on_from_its_last_state(
+    wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -510,7 +698,10 @@ def test_a_killed_cell_goes_on_from_its_last_state(wafer_shards: str, tmp_path: 
 
 
 def test_a_state_of_another_version_is_trained_anew(
-    wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wafer_shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Else every --resume of the study would fail again."""
     States(str(tmp_path)).save(1, {"epoch": 1})
@@ -520,7 +711,9 @@ def test_a_state_of_another_version_is_trained_anew(
     assert "this training starts anew" in capsys.readouterr().err
 
 
-def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boosting_has_every_training_row_once(
+    wafer_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, columns = [], boosting.columns
 
     def counted(source: Any) -> Any:
@@ -529,23 +722,35 @@ def test_boosting_has_every_training_row_once(wafer_shards: str, monkeypatch: py
         return cells, labels
 
     monkeypatch.setattr(boosting, "columns", counted)
-    boosting.run(wafer_shards, {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512})
+    boosting.run(
+        wafer_shards,
+        {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512},
+    )
     assert seen[0] == read_manifest(wafer_shards).rows["train"]
 
 
 def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: str) -> None:
-    (found,) = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100})
+    (found,) = boosting.run(
+        wafer_shards,
+        {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100},
+    )
     assert found["test"]["balanced_accuracy"] == pytest.approx(1 / 9)
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
-    found, noisy = boosting.run(wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise"))
+    found, noisy = boosting.run(
+        wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
+    )
     job = runs.Job(shards=wafer_shards, settings={"data.modalities": "table"})
     models = boosting.fit(runs.open_split(job, "train", Exchange(), None, train=False), seed=0)
     val = boosting.choices(models, runs.open_split(job, "val", Exchange(), None))
-    assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), "its size is the best on validation"
+    assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
+        "its size is the best on validation"
+    )
     assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
-    (trained_on_noise,) = boosting.run(wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"})
+    (trained_on_noise,) = boosting.run(
+        wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"}
+    )
     assert noisy["val"] == found["val"]
     for worse in (noisy, trained_on_noise):
         assert worse["test"]["balanced_accuracy"] < found["test"]["balanced_accuracy"]
@@ -557,7 +762,10 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--study", "nothing"], "--study must be a shipped study or a TOML file that exists; got 'nothing'"),
+        (
+            ["--study", "nothing"],
+            "--study must be a shipped study or a TOML file that exists; got 'nothing'",
+        ),
         ([], "the following arguments are required: --study"),
         (["--study", "paper", "--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["--study", "paper", "--data", "/nowhere"], "a SHARDS folder must exist; got '/nowhere'"),
@@ -579,24 +787,45 @@ def test_a_study_needs_test_rows(wafer_shards: str, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for out in (str(tmp_path / "file"), str(tmp_path / "file/x"), f"file://{tmp_path}/file/x", "/proc/nothing"):
-        with pytest.raises(ValueError, match=rf"--out must be a folder or URI that can be read and written; got '{out}'"):
+    for out in (
+        str(tmp_path / "file"),
+        str(tmp_path / "file/x"),
+        f"file://{tmp_path}/file/x",
+        "/proc/nothing",
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf"--out must be a folder or URI that can be read and written; got '{out}'",
+        ):
             ablate.main(["--study", "paper", "--data", wafer_shards, "--out", out])
 
 
 def test_a_training_that_fits_nowhere_is_refused(tmp_path: Path, ray_local: None) -> None:
     state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": 4})
-    with pytest.raises(ValueError, match=r"a training must fit on this machine, which has 2 CPU; it takes 4 CPU: lower scaling.workers"):
+    with pytest.raises(
+        ValueError,
+        match=r"a training must fit on this machine, which has 2 CPU; it takes 4 CPU: lower scaling.workers",
+    ):
         ablate.run(state, state.todo(), {})
 
 
 def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None:
     own, out = tmp_path / "own.toml", tmp_path / "out"
     own.write_text(OWN)
-    command = ["distributed/ablate.py", "--study", str(own), "--data", wafer_shards, "--out", str(out)]
+    command = [
+        "distributed/ablate.py",
+        "--study",
+        str(own),
+        "--data",
+        wafer_shards,
+        "--out",
+        str(out),
+    ]
     done = run_command(*command, "--seeds", "1")
     assert done.returncode == 0, done.stderr
-    assert "6 cells, 0 done; 3 trainings to run" in done.stdout  # trees do not see the map, so its noise costs them nothing
+    assert (
+        "6 cells, 0 done; 3 trainings to run" in done.stdout
+    )  # trees do not see the map, so its noise costs them nothing
     assert {p.name for p in out.iterdir()} >= {
         "results.csv",
         "table.md",
@@ -606,9 +835,14 @@ def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None
         "report.md",
         "study.json",
     }
-    runs = {str(p.parent.relative_to(out / "tensorboard")) for p in (out / "tensorboard").rglob("events.*")}
+    runs = {
+        str(p.parent.relative_to(out / "tensorboard"))
+        for p in (out / "tensorboard").rglob("events.*")
+    }
     variants = ("concatenation", "confidence", "boosting")
-    assert runs == {f"{place}{name}/seed-0" for place in ("", "map-is-noise-at-test/") for name in variants}
+    assert runs == {
+        f"{place}{name}/seed-0" for place in ("", "map-is-noise-at-test/") for name in variants
+    }
     again = run_command(*command, "--seeds", "1")
     assert again.returncode == 2
     assert "add --resume" in again.stderr
@@ -627,9 +861,18 @@ def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) 
     own.write_text(OWN)
     words = ["--study", str(own), "--data", wafer_shards, "--out", str(out), "--seeds", "4"]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / "distributed/ablate.py"), *words], cwd=tmp_path, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "distributed/ablate.py"), *words],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+        )
         limit = time.monotonic() + 240
-        while time.monotonic() < limit and process.poll() is None and len(Results.load(str(out)).rows) < 3:
+        while (
+            time.monotonic() < limit
+            and process.poll() is None
+            and len(Results.load(str(out)).rows) < 3
+        ):
             time.sleep(0.2)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM

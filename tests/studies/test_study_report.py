@@ -63,10 +63,17 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     """
     state = opened(tmp_path, text.replace("\n    ", "\n"))
     alone = {"only image": 0.4, "only table": 0.5}
-    invented(state, {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4, **alone}, failed=(f"gate {EVIL}", 3))
+    invented(
+        state,
+        {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4, **alone},
+        failed=(f"gate {EVIL}", 3),
+    )
     place, table, _ = state.report()
     page, words = Path(place).read_text(), (tmp_path / "report.md").read_text()
-    assert "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5." in words
+    assert (
+        "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5."
+        in words
+    )
     assert "Late fusion does not help here as far as 5 seeds can show" in words
     assert "Image alone does harm here: only image is worse than concatenation" in words
     assert "Table alone does not help here" in words
@@ -84,15 +91,22 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     assert tex.count(r"\\") == 7
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     best = {r["variant"]: float(r["mean"]) for r in rows if r["metric"] == "balanced_accuracy"}
-    assert best["confidence"] == pytest.approx(np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"]))
+    assert best["confidence"] == pytest.approx(
+        np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"])
+    )
 
 
 def test_one_variant_with_one_seed_does_not_speak_for_the_others(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO, seeds=5)
     invented(state, LEVELS)
-    more = opened(tmp_path, TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n', seeds=5)
+    more = opened(
+        tmp_path, TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n', seeds=5
+    )
     group = next(iter(more.todo().values()))
-    more.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3}], []))
+    more.take(
+        group,
+        ([{"state": "done", "test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3}], []),
+    )
     more.report()
     words = (tmp_path / "report.md").read_text()
     assert "With 5 seeds the Wilcoxon test cannot go below" in words
@@ -118,7 +132,10 @@ def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
     invented(state, LEVELS)
     state.report()
     words = (tmp_path / "report.md").read_text()
-    assert "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert (
+        "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
+        in words
+    )
     assert "mean of 3 data sets" in words
     assert "| one | concatenation | 5 |" in words
 
@@ -132,7 +149,9 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     invented(state, LEVELS, failed=("concatenation", 0))
     one = opened(tmp_path, TWO, seeds=1)
     one.report()
-    assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace("nan &lt;", "")
+    assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace(
+        "nan &lt;", ""
+    )
 
 
 def test_a_study_can_live_under_a_uri(tmp_path: Path) -> None:
@@ -141,12 +160,30 @@ def test_a_study_can_live_under_a_uri(tmp_path: Path) -> None:
     state.folder = state.results.folder = uri
     history = [{"epoch": 1, "loss": 1.0, "val/balanced_accuracy": 0.5}]
     for group in state.todo().values():
-        state.take(group, ([{"state": "done", "test/balanced_accuracy": 0.5, "train_seconds": 1.0} for _ in group], history))
+        state.take(
+            group,
+            (
+                [
+                    {"state": "done", "test/balanced_accuracy": 0.5, "train_seconds": 1.0}
+                    for _ in group
+                ],
+                history,
+            ),
+        )
     place, _, _ = state.report(pictures=True)
     assert place == f"{uri}/report.html"
     folder = tmp_path / "deep/study"
     assert {p.name for p in folder.iterdir()} == {
-        *("results.csv", "report.html", "report.md", "study.json", "table.csv", "table.md", "table.tex", "tensorboard")
+        *(
+            "results.csv",
+            "report.html",
+            "report.md",
+            "study.json",
+            "table.csv",
+            "table.md",
+            "table.tex",
+            "tensorboard",
+        )
     }
     assert len(list(folder.rglob("events.*"))) == 4
     assert len(Results.load(uri).rows) == 4
@@ -158,15 +195,23 @@ THREE = TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n'
 FAR = {"concatenation": 0.5, "confidence": 0.55, "late": 0.498}
 
 
-def filled(tmp_path: Path, text: str, levels: dict[str, float], *names: str, **more: Any) -> tuple[State, list[View]]:
+def filled(
+    tmp_path: Path, text: str, levels: dict[str, float], *names: str, **more: Any
+) -> tuple[State, list[View]]:
     state = opened(tmp_path, text, *names)
     invented(state, levels, **more)
     return state, study_stats.views(state.study, state.plans, state.rows())
 
 
-def values(state: State, variant: str, metric: str = "balanced_accuracy", **where: Any) -> np.ndarray:
+def values(
+    state: State, variant: str, metric: str = "balanced_accuracy", **where: Any
+) -> np.ndarray:
     """By seed, straight from the results."""
-    rows = [r for r in state.rows() if r["variant"] == variant and all(r[k] == v for k, v in where.items())]
+    rows = [
+        r
+        for r in state.rows()
+        if r["variant"] == variant and all(r[k] == v for k, v in where.items())
+    ]
     return np.array([r[f"test/{metric}"] for r in sorted(rows, key=lambda r: r["seed"])])
 
 
@@ -176,14 +221,19 @@ def by_column(table: Table, row: int) -> dict[str, str]:
 
 def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, THREE, FAR)
-    gaps = {name: values(state, name) - values(state, "concatenation") for name in ("confidence", "late")}
+    gaps = {
+        name: values(state, name) - values(state, "concatenation")
+        for name in ("confidence", "late")
+    }
     t = {name: stats.ttest_1samp(g, 0).pvalue for name, g in gaps.items()}
     w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
     small, large = sorted(t, key=t.__getitem__)
     holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
     tests = study_tables.test_table(seen, "balanced_accuracy", "")
     main = study_report.main_table(state.study, seen)
-    tail = values(state, "confidence", "few_shot_accuracy") - values(state, "concatenation", "few_shot_accuracy")
+    tail = values(state, "confidence", "few_shot_accuracy") - values(
+        state, "concatenation", "few_shot_accuracy"
+    )
     for i, name in enumerate(("confidence", "late")):
         found, short = by_column(tests, i), by_column(main, i + 1)
         assert (found["variant"], short["variant"]) == (name, name)
@@ -195,7 +245,10 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
         assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
     assert by_column(main, 1)["few-shot accuracy: difference"].startswith(signed(100 * tail.mean()))
     alike = study_report.main_table(replace(state.study, tail="balanced_accuracy"), seen)
-    assert (len(set(alike.columns)), len(alike.columns)) == (len(alike.columns), len(main.columns) - 2)
+    assert (len(set(alike.columns)), len(alike.columns)) == (
+        len(alike.columns),
+        len(main.columns) - 2,
+    )
 
 
 def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
@@ -210,11 +263,15 @@ def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
     assert float(row["difference"]) == pytest.approx(gap.mean())
     assert float(row["t_p"]) == pytest.approx(stats.ttest_1samp(gap, 0).pvalue)
     assert float(row["difference_low"]) < gap.mean() < float(row["difference_high"])
-    assert len({tuple(r[k] for k in ("data", "condition", "variant", "metric")) for r in rows}) == len(rows)
+    assert len(
+        {tuple(r[k] for k in ("data", "condition", "variant", "metric")) for r in rows}
+    ) == len(rows)
 
 
 def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Path) -> None:
-    crowd = "".join(f'[[variants]]\nname = "n{i}"\nset = {{ experts.count = {i} }}\n' for i in range(2, 9))
+    crowd = "".join(
+        f'[[variants]]\nname = "n{i}"\nset = {{ experts.count = {i} }}\n' for i in range(2, 9)
+    )
     claim = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenation"\nmetric = "balanced_accuracy"\n'
     levels = {**LEVELS, **{f"n{i}": 0.5 for i in range(2, 9)}}
     for name, variants, word in (
@@ -225,38 +282,65 @@ def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Pa
         base = values(state, "concatenation")
         for row in state.results.rows.values():
             if row["variant"] == "confidence":
-                row["test/balanced_accuracy"] = base[row["seed"]] + (0.010, 0.020, 0.005, 0.015, 0.001)[row["seed"]]  # p = 0.04
+                row["test/balanced_accuracy"] = (
+                    base[row["seed"]] + (0.010, 0.020, 0.005, 0.015, 0.001)[row["seed"]]
+                )  # p = 0.04
         state.report()
         words = (tmp_path / name / "report.md").read_text()
         assert word in words
-        assert ("Balanced accuracy. Better: confidence" in words) == (name == "alone"), "the summary and the claim must say the same"
+        assert ("Balanced accuracy. Better: confidence" in words) == (name == "alone"), (
+            "the summary and the claim must say the same"
+        )
 
 
 def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path: Path) -> None:
-    text = TWO + '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
+    text = (
+        TWO
+        + '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
+    )
     state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
     invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
     seen = study_stats.views(state.study, state.plans, state.rows())
     (mean,) = study_stats.mean_views(seen, state.plans)
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
-    assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(list(both))
-    (under,) = study_stats.mean_views([replace(v, study=replace(v.study, reference="only image")) for v in seen], state.plans)
+    assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(
+        list(both)
+    )
+    (under,) = study_stats.mean_views(
+        [replace(v, study=replace(v.study, reference="only image")) for v in seen], state.plans
+    )
     assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
     ranking, _, _ = study_figures.rank_over_sets(state.study, state.plans, seen)
-    assert ranking.ranks == {"confidence": 1.0, "concatenation": 2.0, "only the image": 3.0, "only the table": 4.0}
+    assert ranking.ranks == {
+        "confidence": 1.0,
+        "concatenation": 2.0,
+        "only the image": 3.0,
+        "only the table": 4.0,
+    }
 
 
 def test_the_best_is_bold_where_it_is_the_best(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, THREE, {**FAR, "late": 0.4})
     for row in state.results.rows.values():
         row["test/worst_recall"] = 0.0
-    table = study_tables.score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
-    assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [[False] * 3, [True, False, False], [False] * 3]
+    table = study_tables.score_table(
+        seen, ["balanced_accuracy", "worst_recall", "weight/image"], ""
+    )
+    assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [
+        [False] * 3,
+        [True, False, False],
+        [False] * 3,
+    ]
 
 
 def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
-    state, _ = filled(tmp_path, TWO, LEVELS, also={"train_rows": 300.0, "train_imbalance": 12.5, "test/rows": 19.0})
+    state, _ = filled(
+        tmp_path,
+        TWO,
+        LEVELS,
+        also={"train_rows": 300.0, "train_imbalance": 12.5, "test/rows": 19.0},
+    )
     state.report()
     words = (tmp_path / "report.md").read_text()
     assert "| data | condition | training rows | imbalance ratio | test rows |" in words
@@ -265,11 +349,24 @@ def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
 
 def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
     said = {"predicted": 0.6, "used": 0.5, "true": 0.4, "rank_correlation": 0.25, "weight": 0.3}
-    facts = {f"test/confidence/image/{group}/{fact}": v for group in ("all", "few") for fact, v in said.items()}
+    facts = {
+        f"test/confidence/image/{group}/{fact}": v
+        for group in ("all", "few")
+        for fact, v in said.items()
+    }
     _, seen = filled(tmp_path, TWO, LEVELS, also=facts)
     table = study_tables.confidence_table(seen)
     assert [list(by_column(table, i).values()) for i in range(4)] == [
-        [name, "image", group, "0.600 ± 0.000", "0.500 ± 0.000", "0.400 ± 0.000", "0.250 ± 0.000", "0.300 ± 0.000"]
+        [
+            name,
+            "image",
+            group,
+            "0.600 ± 0.000",
+            "0.500 ± 0.000",
+            "0.400 ± 0.000",
+            "0.250 ± 0.000",
+            "0.300 ± 0.000",
+        ]
         for name in ("concatenation", "confidence")
         for group in ("all", "few")
     ]
@@ -288,14 +385,19 @@ LIMIT = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenati
     [
         ((0.03, 0.031, 0.029, 0.03, 0.032), "holds"),
         ((0.03, 0.05, 0.01, 0.02, 0.04), "holds on the mean, the interval reaches past the limit"),
-        ((0.01, 0.03, -0.01, 0.0, 0.02), "does not hold on the mean, the interval reaches past the limit"),
+        (
+            (0.01, 0.03, -0.01, 0.0, 0.02),
+            "does not hold on the mean, the interval reaches past the limit",
+        ),
         ((0.01, 0.011, 0.009, 0.01, 0.012), "does not hold"),
         ((0.03, 0.031, 0.032, 0.03), "holds on the mean, untested: 5 seeds and more can tell"),
         ((0.01, 0.011), "does not hold on the mean, untested: 5 seeds and more can tell"),
         ((0.03,), "holds on the mean, untested: one seed in common"),
     ],
 )
-def test_a_limit_is_kept_or_missed_by_the_whole_interval(tmp_path: Path, gaps: tuple[float, ...], verdict: str) -> None:
+def test_a_limit_is_kept_or_missed_by_the_whole_interval(
+    tmp_path: Path, gaps: tuple[float, ...], verdict: str
+) -> None:
     state = opened(tmp_path, TWO + LIMIT, seeds=len(gaps))
     invented(state, LEVELS)
     base = values(state, "concatenation")
@@ -318,10 +420,15 @@ def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
     assert "NLL. Better: confidence (−0.1" in words
     assert "Worse: late" in words.replace("worse", "Worse")
     assert "confidence 1.00, concatenation 2.00, late 3.00" in words
-    (table,) = [b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, Table)]
+    (table,) = [
+        b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, Table)
+    ]
     assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
     (forest, *_) = study_figures.forests(state.study, seen, "nll")
-    assert {t.name: list(t.y) for t in forest.figure.data} == {"better": ["confidence"], "worse": ["late"]}
+    assert {t.name: list(t.y) for t in forest.figure.data} == {
+        "better": ["confidence"],
+        "worse": ["late"],
+    }
 
 
 def test_a_cut_report_keeps_what_was_run_before_and_says_that_it_is_cut(tmp_path: Path) -> None:
@@ -335,8 +442,9 @@ def test_a_cut_report_keeps_what_was_run_before_and_says_that_it_is_cut(tmp_path
     fresh = opened(tmp_path / "fresh", THREE, variants="confidence")
     invented(fresh, FAR)
     assert {r["variant"] for r in fresh.rows()} == {"concatenation", "confidence"}
-    assert "The study is cut down to 2 of its 3 variants: tests are corrected over what is shown here only." in report_of(
-        fresh, tmp_path / "fresh"
+    assert (
+        "The study is cut down to 2 of its 3 variants: tests are corrected over what is shown here only."
+        in report_of(fresh, tmp_path / "fresh")
     )
 
 
@@ -347,7 +455,10 @@ def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_pat
         if (row["data"], row["variant"], row["condition"]) == ("third", "late", "clean"):
             row |= {"state": "failed", "reason": "x"}
     words = report_of(state, tmp_path)
-    assert "under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00." in words
+    assert (
+        "under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
+        in words
+    )
     assert "Not ranked, since some data set has no result of it there: late." in words
     assert "Not in the means, since some data set has no result of it: late under clean." in words
     for row in state.results.rows.values():
@@ -360,10 +471,21 @@ def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_pat
 
 
 def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
-    claims = against("it", "confidence") + "\n" + LIMIT.replace("balanced_accuracy", "recall/typo") + against("itself", "only {modality}")
+    claims = (
+        against("it", "confidence")
+        + "\n"
+        + LIMIT.replace("balanced_accuracy", "recall/typo")
+        + against("itself", "only {modality}")
+    )
     alone = '\n[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
     text = (
-        TWO + alone + claims.replace('against = "concatenation"\nmetric = "balanced_accuracy"', 'against = "only image"\nmetric = "mcc"', 1)
+        TWO
+        + alone
+        + claims.replace(
+            'against = "concatenation"\nmetric = "balanced_accuracy"',
+            'against = "only image"\nmetric = "mcc"',
+            1,
+        )
     )
     state = opened(tmp_path, text)
     invented(state, {**LEVELS, "only image": 0.4, "only table": 0.3})
@@ -380,7 +502,9 @@ def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
 def test_a_claim_over_modalities_leaves_out_the_one_against_itself(tmp_path: Path) -> None:
     alone = '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
     claim = against("{modality}", "only {modality}").replace("concatenation", "only image")
-    state, _ = filled(tmp_path, TWO + alone + claim, {**LEVELS, "only image": 0.4, "only table": 0.3})
+    state, _ = filled(
+        tmp_path, TWO + alone + claim, {**LEVELS, "only image": 0.4, "only table": 0.3}
+    )
     words = report_of(state, tmp_path)
     assert "Table does harm here: only table is worse than only image" in words
     assert "Image does" not in words
@@ -392,7 +516,10 @@ def test_the_guard_is_counted_over_all_cells_that_weigh_experts(tmp_path: Path) 
     for row in state.results.rows.values():
         row["test/fell_back"] = float(row["variant"] == "stability" and row["seed"] == 2)
         row["note"] = "too few rows" if row["test/fell_back"] else ""
-    assert "Test-time aggregation fell back to uniform weights: stability in 1 of 5 cells." in report_of(state, tmp_path)
+    assert (
+        "Test-time aggregation fell back to uniform weights: stability in 1 of 5 cells."
+        in report_of(state, tmp_path)
+    )
 
 
 def test_a_single_modality_is_not_asked_to_weigh_little(tmp_path: Path) -> None:
@@ -447,7 +574,10 @@ def drawn(figures: list[Figure], name: str) -> dict[str, list[tuple[Any, float]]
 
 def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS)
-    lines = drawn(study_figures.axis_figures(state.study, state.plans, seen), "curve-balanced-accuracy-set-imbalance")
+    lines = drawn(
+        study_figures.axis_figures(state.study, state.plans, seen),
+        "curve-balanced-accuracy-set-imbalance",
+    )
     assert lines.keys() == {"concatenation", "confidence"}
     for name, points in lines.items():
         assert [x for x, _ in points] == [100, 10, 1]
@@ -458,7 +588,9 @@ def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
 def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, NOISE, LEVELS)
     for row in state.results.rows.values():
-        row["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(row["condition"], 0.5)
+        row["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(
+            row["condition"], 0.5
+        )
     figures = study_figures.axis_figures(state.study, state.plans, seen)
     lines = drawn(figures, "weight-image-set-share of image that is noise".replace(" ", "-"))
     assert lines["confidence"] == [(0.25, pytest.approx(0.3)), (0.5, pytest.approx(0.1))]
@@ -467,9 +599,14 @@ def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
 def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, SHIFTS, LEVELS)
     for row in state.results.rows.values():
-        row["test/expert_weight/1"] = {"forward-10": 0.8, "uniform": 0.5, "backward-10": 0.2}[row["condition"]]
+        row["test/expert_weight/1"] = {"forward-10": 0.8, "uniform": 0.5, "backward-10": 0.2}[
+            row["condition"]
+        ]
         row["test/expert_weight/2"] = 1 - row["test/expert_weight/1"]
-    lines = drawn(study_figures.axis_figures(state.study, state.plans, seen), "experts-set-test-distribution-confidence")
+    lines = drawn(
+        study_figures.axis_figures(state.study, state.plans, seen),
+        "experts-set-test-distribution-confidence",
+    )
     assert [y for _, y in lines["expert 1"]] == pytest.approx([0.8, 0.5, 0.2])
     assert [y for _, y in lines["expert 2"]] == pytest.approx([0.2, 0.5, 0.8])
 
@@ -481,19 +618,29 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
     (forest,) = study_figures.forests(state.study, seen, "balanced_accuracy")
     points = {y: x for trace in forest.figure.data for x, y in zip(trace.x, trace.y, strict=True)}
     for name in ("confidence", "late"):
-        assert points[name] == pytest.approx(100 * (values(state, name) - values(state, "concatenation")).mean())
+        assert points[name] == pytest.approx(
+            100 * (values(state, name) - values(state, "concatenation")).mean()
+        )
     figures = study_figures.score_figures(state.study, seen)
     bars = drawn(figures, "shots-set")
     few = 100 * values(state, "late", "few_shot_accuracy").mean()
-    assert bars["late"] == [("many", pytest.approx(90)), ("medium", pytest.approx(60)), ("few", pytest.approx(few))]
+    assert bars["late"] == [
+        ("many", pytest.approx(90)),
+        ("medium", pytest.approx(60)),
+        ("few", pytest.approx(few)),
+    ]
     dots = drawn(figures, "seeds-set")["one seed"]
-    assert sorted(y for y, name in dots if name == "late") == pytest.approx(sorted(100 * values(state, "late")))
+    assert sorted(y for y, name in dots if name == "late") == pytest.approx(
+        sorted(100 * values(state, "late"))
+    )
 
 
 def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
     sections = study_report._named_apart(
-        study_report.build(state.study, state.plans, seen, study_report.main_table(state.study, seen), [], "")
+        study_report.build(
+            state.study, state.plans, seen, study_report.main_table(state.study, seen), [], ""
+        )
     )
     names = [b.name for s in sections for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) > 4
@@ -502,7 +649,9 @@ def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path:
 def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
     names = [f.name for f in study_figures.forests(state.study, seen, "few_shot_accuracy")]
-    assert {f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")} <= set(names)
+    assert {
+        f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")
+    } <= set(names)
     state.report()
     assert "Drawn are 6 of 9 data sets and conditions." in (tmp_path / "report.md").read_text()
 
@@ -519,14 +668,22 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
     history = [{"epoch": 1.0, "loss": 1.0, "val/balanced_accuracy": 0.5}]
     for group in state.todo().values():
         level = {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}
-        state.take(group, ([{"state": "done", "test/balanced_accuracy": level[c.variant]} for _, c in group], history))
+        state.take(
+            group,
+            (
+                [{"state": "done", "test/balanced_accuracy": level[c.variant]} for _, c in group],
+                history,
+            ),
+        )
     found: dict[str, dict[str, float]] = {}
     for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
         events = EventAccumulator(str(place))
         events.Reload()
         content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
         name = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.group_name
-        found.setdefault(name, {})[place.name] = events.Scalars("final/test/balanced_accuracy")[0].value
+        found.setdefault(name, {})[place.name] = events.Scalars("final/test/balanced_accuracy")[
+            0
+        ].value
     assert found == {
         f"set, clean, {name}": {"seed-0": pytest.approx(value), "seed-1": pytest.approx(value)}
         for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
@@ -542,7 +699,9 @@ def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path:
     history = [{"epoch": e, "loss": 1.0} for e in (1.0, 2.0)]
     for group in state.todo().values():
         rows = [{"state": "done", "test/balanced_accuracy": 0.5} for _ in group]
-        rows[-1] |= {"state": "failed", "reason": "x"} if group[0][1].variant == "confidence" else {}
+        rows[-1] |= (
+            {"state": "failed", "reason": "x"} if group[0][1].variant == "confidence" else {}
+        )
         state.take(group, (rows, [] if group[0][1].model == "boosting" else history))
     curves, scores = {}, {}
     for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
@@ -551,10 +710,14 @@ def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path:
         name = str(place.relative_to(tmp_path / "tensorboard"))
         curves[name] = "loss" in str(events.Tags()["scalars"])
         scores[name] = [(e.step, e.value) for e in events.Scalars("final/test/balanced_accuracy")]
-    conditions = [f"{modality}-noise-0-{share}" for modality in ("image", "table") for share in (25, 5)]
-    assert scores.keys() == {f"{c}/{v}/seed-0" for c in conditions for v in ("boosting", "concatenation", "confidence")} - {
-        "table-noise-0-5/confidence/seed-0"
-    }
-    assert [name for name, drawn in curves.items() if drawn] == [f"image-noise-0-25/{v}/seed-0" for v in ("concatenation", "confidence")]
+    conditions = [
+        f"{modality}-noise-0-{share}" for modality in ("image", "table") for share in (25, 5)
+    ]
+    assert scores.keys() == {
+        f"{c}/{v}/seed-0" for c in conditions for v in ("boosting", "concatenation", "confidence")
+    } - {"table-noise-0-5/confidence/seed-0"}
+    assert [name for name, drawn in curves.items() if drawn] == [
+        f"image-noise-0-25/{v}/seed-0" for v in ("concatenation", "confidence")
+    ]
     assert scores["table-noise-0-5/boosting/seed-0"] == [(0, 0.5)]
     assert scores["table-noise-0-5/concatenation/seed-0"] == [(2, 0.5)]

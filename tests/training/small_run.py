@@ -50,7 +50,9 @@ def raw(counts: tuple[int, ...], seed: int, prefix: str = "r") -> pd.DataFrame:
         pillow.fromarray(pixels).save(file, "PNG")
         photos.append(None if lot.random() < 0.05 else file.getvalue())
     rows = len(labels)
-    sites = np.where(lot.random(rows) < 0.6, np.array(SITES)[labels], lot.choice(SITES, rows)).astype(object)
+    sites = np.where(
+        lot.random(rows) < 0.6, np.array(SITES)[labels], lot.choice(SITES, rows)
+    ).astype(object)
     sites[lot.random(rows) < 0.05] = None
     return pd.DataFrame(
         {
@@ -64,14 +66,18 @@ def raw(counts: tuple[int, ...], seed: int, prefix: str = "r") -> pd.DataFrame:
     )
 
 
-def schema(classes: tuple[str, ...] = CLASSES, sites: tuple[str, ...] = SITES, size: int = SIZE) -> Schema:
+def schema(
+    classes: tuple[str, ...] = CLASSES, sites: tuple[str, ...] = SITES, size: int = SIZE
+) -> Schema:
     return Schema(
         images=(Image(name="photo", height=size, width=size, mean=(0.3,) * 3, std=(0.2,) * 3),),
         tables=(
             Table(
                 name="table",
                 numeric=(
-                    Numeric(name="age", mean=47.0, std=14.0, quantiles=(15.0, 38.0, 47.0, 58.0, 90.0)),
+                    Numeric(
+                        name="age", mean=47.0, std=14.0, quantiles=(15.0, 38.0, 47.0, 58.0, 90.0)
+                    ),
                     Numeric(name="dose", mean=5.0, std=2.0, quantiles=(-1.0, 3.5, 5.0, 6.5, 11.0)),
                 ),
                 categorical=(Categorical(name="site", vocabulary=sites, missing=0.05),),
@@ -84,7 +90,15 @@ def schema(classes: tuple[str, ...] = CLASSES, sites: tuple[str, ...] = SITES, s
 
 def prepare(made: Schema) -> dict[str, Any]:
     specs = [
-        {"name": m.name, "column": m.name, "height": m.height, "width": m.width, "channels": 3, "fit": "pad", "max_pixels": 10_000}
+        {
+            "name": m.name,
+            "column": m.name,
+            "height": m.height,
+            "width": m.width,
+            "channels": 3,
+            "fit": "pad",
+            "max_pixels": 10_000,
+        }
         for m in made.images
     ]
     return {"label": "label", "id": "id", "images": specs}
@@ -93,7 +107,11 @@ def prepare(made: Schema) -> dict[str, Any]:
 def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Path:
     """The same rows whatever the schema: another one numbers their classes and categories otherwise."""
     made = made or schema()
-    manifest = Manifest(schema=made, rows={name: sum(counts) for name, counts in SPLITS.items()}, prepare=prepare(made))
+    manifest = Manifest(
+        schema=made,
+        rows={name: sum(counts) for name, counts in SPLITS.items()},
+        prepare=prepare(made),
+    )
     for seed, (split, counts) in enumerate(SPLITS.items()):
         good, refused = ingest_rows.encode_rows(raw(counts, seed, split), manifest)
         assert not refused.num_rows
@@ -102,7 +120,9 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
         good = good.set_column(good.column_names.index("rank"), "rank", pa.array(ranks))
         (folder / split).mkdir(parents=True)
         for k, rows in enumerate(np.array_split(np.arange(good.num_rows), parts)):
-            pq.write_table(good.take(rows), folder / split / f"part-{k:05d}.parquet", row_group_size=20)
+            pq.write_table(
+                good.take(rows), folder / split / f"part-{k:05d}.parquet", row_group_size=20
+            )
     write_manifest(manifest, str(folder))
     return folder
 
@@ -110,4 +130,6 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
 def train(folder: Path, shards: Path, **settings: Any) -> runs.Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agreement, "KNOWN_ROWS", 50)  # the validation split is small
-        return runs.execute(runs.Job(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder)))
+        return runs.execute(
+            runs.Job(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
+        )

@@ -18,20 +18,31 @@ def charts(events: EventAccumulator) -> dict[str, set[str]]:
     """The tags that each chart shows, found as TensorBoard finds them."""
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    shown = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    shown = {
+        chart.title: list(chart.multiline.tag)
+        for category in layout.category
+        for chart in category.chart
+    }
     tags = events.Tags()["scalars"]
-    return {title: {tag for tag in tags for pattern in patterns if re.match(pattern, tag)} for title, patterns in shown.items()}
+    return {
+        title: {tag for tag in tags for pattern in patterns if re.match(pattern, tag)}
+        for title, patterns in shown.items()
+    }
 
 
 def test_every_chart_shows_the_curves_that_it_names_and_no_others(tmp_path: Path) -> None:
     made = small_run.schema()
     made = dataclasses.replace(made, tables=(dataclasses.replace(made.tables[0], name=OTHER),))
-    small_run.train(tmp_path / "run", small_run.write_shards(tmp_path / "shards", made), **{"optim.epochs": 1})
+    small_run.train(
+        tmp_path / "run", small_run.write_shards(tmp_path / "shards", made), **{"optim.epochs": 1}
+    )
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     losses = {tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")}
     assert {"loss/total", "loss/diversity"} < losses
     assert charts(events) == {
-        "accuracy by shot group": {f"val/{shot}_shot_accuracy" for shot in ("many", "medium", "few")},
+        "accuracy by shot group": {
+            f"val/{shot}_shot_accuracy" for shot in ("many", "medium", "few")
+        },
         "balanced": {"val/balanced_accuracy", "val/macro_f1", "val/worst_recall"},
         "weights": {"weight/photo", f"weight/{OTHER}"},
         "confidences": {"confidence/photo", f"confidence/{OTHER}"},

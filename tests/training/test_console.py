@@ -15,14 +15,18 @@ from distributed.training import console
 from distributed.training.console import EpochBar, epochs_told, results_notes
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str, width: int = 80) -> list[str]:
+def shown(
+    monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str, width: int = 80
+) -> list[str]:
     """The lines of the bar on a terminal, at its start and after an epoch of six minutes."""
     screens, now = [], 0.0
     monkeypatch.setattr(console, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for seen in ([], [metrics]):
         screen = io.StringIO()
-        terminal = rich.console.Console(width=width, force_terminal=True, color_system=None, file=screen)
+        terminal = rich.console.Console(
+            width=width, force_terminal=True, color_system=None, file=screen
+        )
         with monkeypatch.context() as patch:
             patch.setattr(rich.console, "Console", lambda stderr, terminal=terminal: terminal)
             with EpochBar(200, title=title) as bar:
@@ -37,11 +41,23 @@ def shown(monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str
 @pytest.mark.parametrize("epoch", [7, 100])
 @pytest.mark.parametrize("loss", [0.1234, 1.2345])
 @pytest.mark.parametrize("rows", [1234, 123456])
-def test_a_terminal_of_80_columns_shows_all_of_an_epoch(epoch: int, loss: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = {"epoch": epoch, "loss": loss, "val/balanced_accuracy": 0.756, "rows_per_second": rows}
+def test_a_terminal_of_80_columns_shows_all_of_an_epoch(
+    epoch: int, loss: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {
+        "epoch": epoch,
+        "loss": loss,
+        "val/balanced_accuracy": 0.756,
+        "rows_per_second": rows,
+    }
     started, line = shown(monkeypatch, metrics, "training on 2 workers")
     assert "epoch 0/200 training on 2 workers" in started
-    for said in (f"epoch {epoch}/200", f"loss {loss:.3f}", "balanced accuracy 75.6 %", f"{rows:,} rows/s"):
+    for said in (
+        f"epoch {epoch}/200",
+        f"loss {loss:.3f}",
+        "balanced accuracy 75.6 %",
+        f"{rows:,} rows/s",
+    ):
         assert said in line
     left = 360 * (200 - epoch)
     assert line.rstrip().endswith(f" {left // 3600}:{left // 60 % 60:02d}:00 left")
@@ -66,14 +82,19 @@ def test_the_end_says_what_its_table_cannot() -> None:
         "val has no rows of b, c: its scores are of 1 of 3 classes",
         f"calibration: {few}",
     ]
-    (thirds, untested) = results_notes({"val": {"recall/a": 1.0, "recall/b": 1.0}, "calibration": ""}, ("a", "b"), (300, 200))
+    (thirds, untested) = results_notes(
+        {"val": {"recall/a": 1.0, "recall/b": 1.0}, "calibration": ""}, ("a", "b"), (300, 200)
+    )
     assert "thirds of the classes" in thirds
     assert "no test rows" in untested
 
 
 def test_the_end_says_which_epoch_has_the_scores_and_why_there_are_no_more() -> None:
     optim = OptimConfig(epochs=40, patience=2)
-    assert epochs_told({"epochs": 40, "best_epoch": 33}, optim) == "40 of 40; the scores are of epoch 33" + FITTED
+    assert (
+        epochs_told({"epochs": 40, "best_epoch": 33}, optim)
+        == "40 of 40; the scores are of epoch 33" + FITTED
+    )
     assert (
         epochs_told({"epochs": 3, "best_epoch": 1}, optim)
         == "3 of 40: no better validation score for 2; the scores are of epoch 1" + FITTED

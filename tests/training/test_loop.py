@@ -20,7 +20,9 @@ from model.network import Network
 from tests.training import toy
 
 
-def start(*sets: str, world: int = 1, rank: int = 0) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
+def start(
+    *sets: str, world: int = 1, rank: int = 0
+) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
     settings = config.load(sets=[*toy.SMALL, *sets])
     torch.manual_seed(settings.optim.seed)
     absent = float(settings.data.corrupt.partition(":")[2] or 0)  # a share of the pictures
@@ -47,7 +49,10 @@ class Kept:
 
 
 def same_weights(a: Network, b: Network) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
@@ -69,7 +74,9 @@ def test_resuming_equals_no_interruption_to_the_bit(name: str) -> None:
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
 def test_every_optimiser_learns(name: str) -> None:
     network, train, val, settings = start(
-        f"optim.name={name}", f"optim.epochs={40 if name == 'sgd' else 16}", f"optim.lr={0.1 if name == 'sgd' else 0.01}"
+        f"optim.name={name}",
+        f"optim.epochs={40 if name == 'sgd' else 16}",
+        f"optim.lr={0.1 if name == 'sgd' else 0.01}",
     )
     seen = Kept()
     loop.fit(network, train, val, settings, seen)
@@ -81,14 +88,23 @@ def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Standardise, "forward", lambda self, x, present: x
     )  # a half has statistics of its own; the table network has no others
-    sets = ["data.modalities=table", "optim.epochs=1", "optim.ema=0", "data.cell_dropout=0", "fusion.modality_dropout=0", "optim.warmup=0"]
+    sets = [
+        "data.modalities=table",
+        "optim.epochs=1",
+        "optim.ema=0",
+        "data.cell_dropout=0",
+        "fusion.modality_dropout=0",
+        "optim.warmup=0",
+    ]
     networks = []
     for extra in (["data.batch_size=24"], ["data.batch_size=12", "optim.accumulate=2"]):
         _, train, val, settings = start(*sets, *extra)
         torch.manual_seed(0)
         train.schema = val.schema = train.schema.keep(("table",))
         for source in (train, val):
-            source.records = source.records.replace(images={}, present_BM=source.records.present_BM[:, 1:])
+            source.records = source.records.replace(
+                images={}, present_BM=source.records.present_BM[:, 1:]
+            )
         network = Network(train.schema, settings.model)
         train.steps = 24 // settings.data.batch_size  # one optimiser step
         networks.append(loop.fit(network, train, val, settings, Kept()).network)
@@ -101,18 +117,24 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
     train.records.labels_B[:] = 0
     with torch.no_grad():
         network.auxiliary.weight_MFDC.fill_(float("inf"))
-    with pytest.raises(Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"):
+    with pytest.raises(
+        Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"
+    ):
         loop.fit(network, train, val, settings, Kept())
 
 
 def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
-    network, train, val, settings = start("optim.epochs=2", "optim.ema=0", "optim.lr=1e30", "data.batch_size=108")  # one step an epoch
+    network, train, val, settings = start(
+        "optim.epochs=2", "optim.ema=0", "optim.lr=1e30", "data.batch_size=108"
+    )  # one step an epoch
     with pytest.raises(Diverged, match=r"answers on validation are not finite \(epoch 1\)"):
         loop.fit(network, train, val, settings, Kept())
 
 
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
-    network, train, val, settings = start("optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0")
+    network, train, val, settings = start(
+        "optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0"
+    )
     run = loop.fit(network, train, val, settings, seen := Kept())
     assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
     assert run.best["score"] == -seen.metrics[run.best["epoch"] - 1]["val/nll"]
@@ -126,9 +148,16 @@ def test_the_remembered_weights_are_those_that_were_scored() -> None:
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 
-@pytest.mark.parametrize(("share", "patience", "best"), [(0.0, 0, 1), (0.33, 0, 4), (0.5, 0, 4), (0.9, 0, 6), (0.33, 9, 1)])
-def test_the_first_epochs_give_way_to_one_that_counts(share: float, patience: int, best: int) -> None:
-    network, train, _, settings = start("optim.epochs=6", f"optim.pick_after={share}", f"optim.patience={patience}")
+@pytest.mark.parametrize(
+    ("share", "patience", "best"),
+    [(0.0, 0, 1), (0.33, 0, 4), (0.5, 0, 4), (0.9, 0, 6), (0.33, 9, 1)],
+)
+def test_the_first_epochs_give_way_to_one_that_counts(
+    share: float, patience: int, best: int
+) -> None:
+    network, train, _, settings = start(
+        "optim.epochs=6", f"optim.pick_after={share}", f"optim.patience={patience}"
+    )
     run = loop.begin(network, train, settings, exchange.Exchange(), torch.device("cpu"))
     for run.epoch, reached in enumerate([0.9, 0.5, 0.4, 0.7, 0.6, 0.1], start=1):
         run.remember(reached)
@@ -137,7 +166,9 @@ def test_the_first_epochs_give_way_to_one_that_counts(share: float, patience: in
 
 def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
     network, train, val, settings = start("optim.epochs=9", "optim.pick_after=0.9")
-    run = loop.fit(network, train, val, settings, lambda metrics, state, scores: metrics["epoch"] == 4)
+    run = loop.fit(
+        network, train, val, settings, lambda metrics, state, scores: metrics["epoch"] == 4
+    )
     assert run.epoch == 4
     assert 1 <= run.best["epoch"] <= 4
 
@@ -149,9 +180,13 @@ def test_patience_stops_early() -> None:
     assert run.epoch < 30 or run.best["epoch"] >= 28
     network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.ema=0")
     run = loop.fit(network, train, val, settings, seen := Kept())
-    best = max(range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k))
+    best = max(
+        range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k)
+    )
     assert run.best["epoch"] == best + 1
-    risen = next(m["epoch"] for m in seen.metrics if m["val/balanced_accuracy"] == run.best["score"])
+    risen = next(
+        m["epoch"] for m in seen.metrics if m["val/balanced_accuracy"] == run.best["score"]
+    )
     assert run.epoch in (30, risen + 2)
 
 
@@ -192,22 +227,36 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     from distributed.training.workers.ray_train import Workers
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world
+    )
     network, train, val, settings = start(*sets, world=world, rank=rank)
     if rank == sick:
         healthy = losses.terms
-        losses.terms = lambda *a, **k: {name: value * math.inf for name, value in healthy(*a, **k).items()}
+        losses.terms = lambda *a, **k: {
+            name: value * math.inf for name, value in healthy(*a, **k).items()
+        }
     seen, told = Kept(), ""
     network = network if settings.optim.precision == "bfloat16" else network.double()
     try:
-        loop.fit(network, train, val, settings, seen, exchange=Workers(settings.scaling.global_norms))
+        loop.fit(
+            network, train, val, settings, seen, exchange=Workers(settings.scaling.global_norms)
+        )
     except Diverged as error:
         told = str(error)
     best = seen.states[-1]["best"]["weights"] if seen.states else {}
     expected = learn_expectation(network, val, torch.device("cpu"), Workers())
     assert expected is not None
-    run = loop.begin(network, train, settings, Workers(settings.scaling.global_norms), torch.device("cpu"))
-    end = {"network": network.state_dict(), "best": best, "expected": expected.state_dict(), "metrics": seen.metrics, "told": told}
+    run = loop.begin(
+        network, train, settings, Workers(settings.scaling.global_norms), torch.device("cpu")
+    )
+    end = {
+        "network": network.state_dict(),
+        "best": best,
+        "expected": expected.state_dict(),
+        "metrics": seen.metrics,
+        "told": told,
+    }
     torch.save({**end, "features": score_features(run, val)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -235,19 +284,27 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
     network, train, val, settings = start(*sets)
     seen = Kept()
-    alone = loop.fit(network.double(), train, val, settings, seen)  # Adam makes rounding large where a gradient is nearly zero
+    alone = loop.fit(
+        network.double(), train, val, settings, seen
+    )  # Adam makes rounding large where a gradient is nearly zero
     expected = learn_expectation(alone.network, val, torch.device("cpu"), exchange.Exchange())
     assert expected is not None
     hidden, labels = score_features(alone, val)
     for world in (2, 3) if not extra else (2,):
         ranks = together(world, tmp_path, sets)
-        assert torch.equal(ranks[1]["features"][1], labels), "the second stage draws rows by their place"
+        assert torch.equal(ranks[1]["features"][1], labels), (
+            "the second stage draws rows by their place"
+        )
         assert torch.allclose(ranks[1]["features"][0], hidden, atol=1e-3)
         for name, value in alone.network.state_dict().items():
             assert torch.equal(ranks[0]["network"][name], ranks[1]["network"][name]), name
-            assert torch.allclose(ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4), name
+            assert torch.allclose(
+                ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4
+            ), name
         for name in ("rows_MM", "count_MMC", "said_MMC"):  # of all workers' rows
-            assert torch.allclose(ranks[0]["expected"][name], expected.state_dict()[name], atol=1e-3), name
+            assert torch.allclose(
+                ranks[0]["expected"][name], expected.state_dict()[name], atol=1e-3
+            ), name
         for name, value in seen.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
@@ -261,23 +318,36 @@ def test_two_workers_in_bfloat16_train_as_one_does(tmp_path: Any) -> None:
     assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(seen.metrics[-1]["loss"], rel=0.05)
 
 
-def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network(tmp_path: Any) -> None:
+def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network(
+    tmp_path: Any,
+) -> None:
     ends = {}
     for name in ("true", "false"):
         (tmp_path / name).mkdir()
-        ends[name] = together(2, tmp_path / name, ["optim.epochs=3", f"scaling.global_norms={name}"])
+        ends[name] = together(
+            2, tmp_path / name, ["optim.epochs=3", f"scaling.global_norms={name}"]
+        )
     one, other = ends["false"]
     for weights in ("network", "best"):
         for name, value in one[weights].items():
             assert torch.equal(value, other[weights][name]), name
-    scored = [{n: v for n, v in end["metrics"][-1].items() if n.startswith(("loss", "val/"))} for end in (one, other)]
+    scored = [
+        {n: v for n, v in end["metrics"][-1].items() if n.startswith(("loss", "val/"))}
+        for end in (one, other)
+    ]
     assert scored[0] == scored[1]
     assert one["metrics"][-1]["loss"] < 0.8 * one["metrics"][0]["loss"]
-    moved = [n for n, value in one["network"].items() if not torch.allclose(value, ends["true"][0]["network"][n], atol=1e-6)]
+    moved = [
+        n
+        for n, value in one["network"].items()
+        if not torch.allclose(value, ends["true"][0]["network"][n], atol=1e-6)
+    ]
     assert any(n.endswith("running_var") for n in moved), "they were never their own"
 
 
-def test_a_loss_that_is_not_finite_on_one_worker_stops_all_with_the_same_words(tmp_path: Any) -> None:
+def test_a_loss_that_is_not_finite_on_one_worker_stops_all_with_the_same_words(
+    tmp_path: Any,
+) -> None:
     told = {rank["told"] for rank in together(2, tmp_path, ["optim.epochs=2"], sick=1)}
     assert len(told) == 1
     assert "is not finite at step 1 (epoch 1)" in told.pop()
@@ -295,17 +365,23 @@ class NormAct(torch.nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("layer", [NormAct, torch.nn.BatchNorm2d])
-def test_a_global_batch_norm_does_all_that_its_layer_did(layer: type[torch.nn.BatchNorm2d], tmp_path: Any) -> None:
+def test_a_global_batch_norm_does_all_that_its_layer_did(
+    layer: type[torch.nn.BatchNorm2d], tmp_path: Any
+) -> None:
     from distributed.training.workers.batch_norm import synchronise
 
     own, shared = layer(3), layer(3)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
     try:
         synchronise(shared)
         for training in (True, False):
             results = []
             for norm in (own.train(training), shared.train(training)):
-                x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+                x = torch.randn(
+                    4, 3, 5, 5, generator=torch.Generator().manual_seed(0)
+                ).requires_grad_()
                 y = norm(x)
                 (y * y.detach().sin()).sum().backward()
                 results.append((y.detach(), x.grad))

@@ -21,7 +21,15 @@ from model.batch import Batch
 from model.network import Network
 from model.schema import Image, Numeric, Schema, Table
 
-SETS = ["image.width=16", "dim=64", "optim.epochs=40", "data.batch_size=32", "data.flip=none", "data.rotate=0", "optim.ema=0.98"]
+SETS = [
+    "image.width=16",
+    "dim=64",
+    "optim.epochs=40",
+    "data.batch_size=32",
+    "data.flip=none",
+    "data.rotate=0",
+    "optim.ema=0.98",
+]
 RATIO, LARGEST = 50, 90
 
 
@@ -33,8 +41,16 @@ def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch, Batch]:
     order = np.random.default_rng(seed).permutation(len(labels))
     pixels, labels = pixels[order].astype(np.float32), labels[order]
     val, last = np.arange(1000, 1200), np.arange(1200, len(labels))
-    kept = np.concatenate([np.arange(1000)[labels[:1000] == c][: max(2, int(LARGEST * RATIO ** (-c / 9)))] for c in range(10)])
-    train, test, val = (records(pixels[rows], labels[rows], dead, seed + k) for k, rows in enumerate((kept, last, val), 1))
+    kept = np.concatenate(
+        [
+            np.arange(1000)[labels[:1000] == c][: max(2, int(LARGEST * RATIO ** (-c / 9)))]
+            for c in range(10)
+        ]
+    )
+    train, test, val = (
+        records(pixels[rows], labels[rows], dead, seed + k)
+        for k, rows in enumerate((kept, last, val), 1)
+    )
     columns = train.numbers["table"].numpy()
     numeric = tuple(
         Numeric(
@@ -47,7 +63,12 @@ def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch, Batch]:
     )
     image = Image(name="image", height=8, width=8, channels=1, mean=(0.3,), std=(0.35,))
     counts = tuple(np.bincount(labels[kept], minlength=10).tolist())
-    schema = Schema(images=(image,), tables=(Table(name="table", numeric=numeric),), classes=tuple("0123456789"), counts=counts)
+    schema = Schema(
+        images=(image,),
+        tables=(Table(name="table", numeric=numeric),),
+        classes=tuple("0123456789"),
+        counts=counts,
+    )
     return schema, train, val, test
 
 
@@ -98,8 +119,12 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
     settings = config.load(sets=[*SETS, f"optim.seed={seed}", *sets])
     torch.manual_seed(seed)
     network = Network(schema, settings.model)
-    run = loop.fit(network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None)
-    found = measure(score(run.evaluated, InMemory(schema, test, 0), run.device, run.exchange), network)
+    run = loop.fit(
+        network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None
+    )
+    found = measure(
+        score(run.evaluated, InMemory(schema, test, 0), run.device, run.exchange), network
+    )
     return found["balanced_accuracy"], found.get(f"weight/{dead}", 0.0)
 
 
@@ -122,8 +147,13 @@ def test_a_dead_modality_gets_no_weight_and_costs_nothing(dead: str, good: str) 
     cross_fitted = [trained(s, dead) for s in seeds]
     concatenated = mean(trained(s, dead, "fusion.kind=uniform")[0] for s in seeds)
     weight, accuracy = mean(w for _, w in cross_fitted), mean(a for a, _ in cross_fitted)
-    print(f"\ndead {dead}: alone {alone_accuracy:.3f}, concatenation {concatenated:.3f}, in-sample and cross-fitted", end=" ")
-    print(f"{mean(a for a, _ in in_sample):.3f} {accuracy:.3f}, weights {mean(w for _, w in in_sample):.3f} {weight:.3f}")
+    print(
+        f"\ndead {dead}: alone {alone_accuracy:.3f}, concatenation {concatenated:.3f}, in-sample and cross-fitted",
+        end=" ",
+    )
+    print(
+        f"{mean(a for a, _ in in_sample):.3f} {accuracy:.3f}, weights {mean(w for _, w in in_sample):.3f} {weight:.3f}"
+    )
     assert weight <= 0.10
     assert accuracy >= alone_accuracy - 0.02
     assert mean(w for _, w in in_sample) > weight

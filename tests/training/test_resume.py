@@ -27,7 +27,9 @@ EPOCHS = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, and the run of a network that learned from them."""
     folder = tmp_path_factory.mktemp("resume")
-    small_run.train(folder / "run", small_run.write_shards(folder / "shards"), **{"optim.epochs": EPOCHS})
+    small_run.train(
+        folder / "run", small_run.write_shards(folder / "shards"), **{"optim.epochs": EPOCHS}
+    )
     return folder
 
 
@@ -42,7 +44,9 @@ def damage(folder: Path, epoch: int) -> None:
 
 def resume(folder: Path, run: str | Path) -> runs.Finished:
     settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
-    return runs.execute(runs.Job(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True))
+    return runs.execute(
+        runs.Job(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
+    )
 
 
 def steps(run: Path) -> dict[str, list[int]]:
@@ -55,7 +59,11 @@ def steps(run: Path) -> dict[str, list[int]]:
 
 def assert_whole(run: Path) -> None:
     """Every epoch once, in the history and in every curve."""
-    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [1, 2, 3]
+    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [
+        1,
+        2,
+        3,
+    ]
     curves = steps(run)
     final = [tag for tag in curves if tag.startswith("final/")]
     assert {"final/test/balanced_accuracy", "final/val/nll"} <= {*final}
@@ -87,7 +95,9 @@ def test_an_epoch_that_is_written_again_takes_the_place_of_its_damaged_file(tmp_
     assert states.load() == {"epoch": 5, "again": True}
 
 
-def test_what_happens_instead_of_a_damaged_state_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_happens_instead_of_a_damaged_state_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     states = States(str(tmp_path))
     for epoch in (4, 5):
         states.save(epoch, {"epoch": epoch})
@@ -106,7 +116,9 @@ def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> N
     assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
 
 
-def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, int, list[str]]] = []
 
     def watched(descriptor: int) -> None:
@@ -119,12 +131,16 @@ def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(tmp_path: Path, monk
     assert (tmp_path / "f").read_bytes() == b"12345"
 
 
-def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
     content = (folder / "run" / "checkpoint" / "model.pt").read_bytes()
     before = checkpoints.parse(content, "whole").network.state_dict()
     refused = []
     for place in range(0, len(content), len(content) // 60):
-        (tmp_path / "model.pt").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        (tmp_path / "model.pt").write_bytes(
+            content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        )
         try:
             after = checkpoints.load(str(tmp_path)).network.state_dict()
         except ValueError as error:
@@ -139,10 +155,14 @@ def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(folder: Path, tm
 
 def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="--checkpoint must name a finished run; .* --out .* --resume finishes it"):
+    with pytest.raises(
+        ValueError, match="--checkpoint must name a finished run; .* --out .* --resume finishes it"
+    ):
         checkpoints.load(f"{tmp_path}/")
     for other in ("nowhere", "config.json"):
-        with pytest.raises(ValueError, match="--checkpoint must name a run or its checkpoint folder"):
+        with pytest.raises(
+            ValueError, match="--checkpoint must name a run or its checkpoint folder"
+        ):
             checkpoints.load(str(tmp_path / other))
 
 
@@ -163,7 +183,11 @@ def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("place", [(States, "save"), (Board, "epoch")], ids=["state", "board"])
 def test_a_kill_at_any_moment_loses_no_epoch(
-    place: tuple[type, str], after: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: tuple[type, str],
+    after: bool,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(*place, dies(getattr(*place), after=after))
@@ -174,8 +198,12 @@ def test_a_kill_at_any_moment_loses_no_epoch(
     assert_whole(tmp_path)
 
 
-def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(folder: Path, tmp_path: Path) -> None:
-    before = tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"  # of a clock that is ahead, and last by name
+def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = (
+        tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"
+    )  # of a clock that is ahead, and last by name
     before.touch()
     Board(str(tmp_path), checkpoints.load(str(folder / "run")).network, 1)
     first, second = sorted(tmp_path.glob("events.*"))
@@ -183,8 +211,12 @@ def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(folder: Path,
     assert second.stat().st_size
 
 
-@pytest.mark.parametrize("damaged", [(), (3,), (2, 3)], ids=["finished", "newest damaged", "all damaged"])
-def test_a_run_that_is_resumed_has_every_epoch_once(damaged: tuple[int, ...], folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged", [(), (3,), (2, 3)], ids=["finished", "newest damaged", "all damaged"]
+)
+def test_a_run_that_is_resumed_has_every_epoch_once(
+    damaged: tuple[int, ...], folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder / "run", tmp_path / "run")
     for epoch in damaged:
         damage(tmp_path / "run" / "state", epoch)
@@ -192,7 +224,9 @@ def test_a_run_that_is_resumed_has_every_epoch_once(damaged: tuple[int, ...], fo
     assert_whole(tmp_path / "run")
 
 
-def test_a_run_at_a_uri_leaves_nothing_on_this_machine(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_at_a_uri_leaves_nothing_on_this_machine(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "local").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
     resume(folder, f"file://{tmp_path}/run")

@@ -19,7 +19,14 @@ from distributed import train
 from distributed.training import checkpoint as checkpoints
 from tests.conftest import ROOT, run_command
 
-TINY = ["dim=16", "image.width=8", "table.width=16", "experts.hidden=16", "data.max_rows=300", "optim.epochs=4"]
+TINY = [
+    "dim=16",
+    "image.width=8",
+    "table.width=16",
+    "experts.hidden=16",
+    "data.max_rows=300",
+    "optim.epochs=4",
+]
 ENDLESS = [*TINY[:-1], "optim.epochs=500"]
 
 
@@ -28,9 +35,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def begin(shards: str, run: Path, *more: str, mark: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "distributed/train.py"), "--data", shards, "--out", str(run), *more]
+    command = [
+        sys.executable,
+        str(ROOT / "distributed/train.py"),
+        "--data",
+        shards,
+        "--out",
+        str(run),
+        *more,
+    ]
     environment = {**os.environ, "LONGTAIL_TEST_MARK": mark}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def starts(run: Path) -> list[int]:
@@ -38,7 +55,12 @@ def starts(run: Path) -> list[int]:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     files = sorted(run.glob("events.*"))
-    return [event.step for file in files for event in EventFileLoader(str(file)).Load() if event.HasField("session_log")]
+    return [
+        event.step
+        for file in files
+        for event in EventFileLoader(str(file)).Load()
+        if event.HasField("session_log")
+    ]
 
 
 def epochs(run: Path) -> int:
@@ -48,7 +70,9 @@ def epochs(run: Path) -> int:
         return 0
 
 
-def wait_for_epochs(run: Path, count: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for_epochs(
+    run: Path, count: int, process: subprocess.Popen[str], seconds: float = 120
+) -> None:
     limit = time.monotonic() + seconds
     while epochs(run) < count:
         assert process.poll() is None, process.communicate()
@@ -62,7 +86,10 @@ def marked(mark: str, title: str) -> list[int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                if title in (folder / "cmdline").read_text() and f"LONGTAIL_TEST_MARK={mark}" in (folder / "environ").read_text():
+                if (
+                    title in (folder / "cmdline").read_text()
+                    and f"LONGTAIL_TEST_MARK={mark}" in (folder / "environ").read_text()
+                ):
                     found.append(int(folder.name))
             except OSError:
                 continue
@@ -73,7 +100,9 @@ def marked(mark: str, title: str) -> list[int]:
 def whole(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four epochs that nothing disturbed."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--set", *TINY)
+    done = run_command(
+        "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--set", *TINY
+    )
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stdout
     assert "epoch 4/4" in done.stderr
@@ -96,8 +125,21 @@ def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
     for split in ("val", "test"):
         found = metrics[split]
         assert 0 < found["balanced_accuracy"] <= 1
-        assert abs(found["weight/map"] + found["weight/table"] - 1) < 1e-5 or found["weight/map"] + found["weight/table"] < 1
-        assert {"macro_f1", "g_mean", "mcc", "macro_auroc", "accuracy", "worst_recall", "ece", "nll", "brier"} <= set(found)
+        assert (
+            abs(found["weight/map"] + found["weight/table"] - 1) < 1e-5
+            or found["weight/map"] + found["weight/table"] < 1
+        )
+        assert {
+            "macro_f1",
+            "g_mean",
+            "mcc",
+            "macro_auroc",
+            "accuracy",
+            "worst_recall",
+            "ece",
+            "nll",
+            "brier",
+        } <= set(found)
     assert metrics["train_seconds"] > 0
     assert metrics["rows_per_second"] > 0
     assert json.loads((whole / "config.json").read_text())["optim.epochs"] == 4
@@ -110,7 +152,12 @@ def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(whole: Path) ->
         "from distributed.training import checkpoint as checkpoints\n"
         "c = checkpoints.load(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(whole)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), str(whole)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "near-full" in done.stdout
 
@@ -129,9 +176,13 @@ def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(whole: Pa
         "val/balanced_accuracy",
         "speed/learning_rate",
     } <= set(tags["scalars"])
-    assert {"val_recall/none", "weight/map", "confidence/table", "speed/rows_per_second", "final/test/balanced_accuracy"} <= set(
-        tags["scalars"]
-    )
+    assert {
+        "val_recall/none",
+        "weight/map",
+        "confidence/table",
+        "speed/rows_per_second",
+        "final/test/balanced_accuracy",
+    } <= set(tags["scalars"])
     assert "val_confusion" in tags["images"]
     assert any(t.startswith("weight_many/") for t in tags["histograms"])
     assert any(t.startswith("confidence_") for t in tags["histograms"])
@@ -139,19 +190,25 @@ def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(whole: Pa
     assert "custom_scalars__config__" in tags["tensors"]
 
 
-def test_killed_driver_resumes_to_the_same_weights(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+def test_killed_driver_resumes_to_the_same_weights(
+    whole: Path, wafer_shards: str, tmp_path: Path
+) -> None:
     run = tmp_path / "killed"
     slow = begin(wafer_shards, run, "--set", *TINY)
     wait_for_epochs(run, 2, slow)
     slow.kill()
     slow.wait()
-    resumed = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume")
+    resumed = run_command(
+        "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
+    )
     assert resumed.returncode == 0, resumed.stderr
     for name, value in weights(whole).items():
         assert torch.equal(weights(run)[name], value), name
 
 
-def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_shards: str, tmp_path: Path) -> None:
+def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(
+    wafer_shards: str, tmp_path: Path
+) -> None:
     run = tmp_path / "stopped"
     process = begin(wafer_shards, run, "--set", *ENDLESS)
     wait_for_epochs(run, 3, process)
@@ -168,7 +225,9 @@ def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(wafer_s
     again.send_signal(signal.SIGTERM)
     _, said = again.communicate(timeout=60)
     assert f"{newest.name} is damaged" in said
-    assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 3] == list(range(1, kept + 4))
+    assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 3] == list(
+        range(1, kept + 4)
+    )
 
 
 def test_states_of_another_version_are_refused_in_one_line(
@@ -182,15 +241,28 @@ def test_states_of_another_version_are_refused_in_one_line(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT - 1)
         states.save(found["epoch"] + 1, found)
-    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume")
+    done = run_command(
+        "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
+    )
     assert done.returncode == 2
-    assert f"--resume needs states of format {checkpoints.FORMAT}" in done.stderr.strip().splitlines()[-1]
+    assert (
+        f"--resume needs states of format {checkpoints.FORMAT}"
+        in done.stderr.strip().splitlines()[-1]
+    )
     assert "Traceback" not in done.stderr
 
 
 def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) -> None:
     done = run_command(
-        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--set", *TINY, "optim.lr=1e30", "optim.clip=0"
+        "distributed/train.py",
+        "--data",
+        wafer_shards,
+        "--out",
+        str(tmp_path / "r"),
+        "--set",
+        *TINY,
+        "optim.lr=1e30",
+        "optim.clip=0",
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -205,18 +277,29 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
         (["--set", "optim.epochs"], "--set takes KEY=VALUE"),
         (["--out", __file__], "--out must be a folder or URI that can be read and written"),
         (["--data", "nowhere"], "a SHARDS folder must exist"),
-        (["--set", "data.modalities=picture"], "a modality must be one of the data set's: map, table; got picture"),
+        (
+            ["--set", "data.modalities=picture"],
+            "a modality must be one of the data set's: map, table; got picture",
+        ),
         (["--set", "data.corrupt=map=nois"], "a corruption must be"),
-        (["--set", "stage.kind=crt", "loss.margin=0.3"], "stage.kind=crt needs linear classifiers; loss.margin=0.3"),
+        (
+            ["--set", "stage.kind=crt", "loss.margin=0.3"],
+            "stage.kind=crt needs linear classifiers; loss.margin=0.3",
+        ),
         (["--set", "optim.metric=recall/moon"], "optim.metric=recall/CLASS must name a class"),
-        (["--workers", "4", "--set", "data.batch_size=3"], "data.batch_size must be at least scaling.workers=4; got 3"),
+        (
+            ["--workers", "4", "--set", "data.batch_size=3"],
+            "data.batch_size must be at least scaling.workers=4; got 3",
+        ),
         (
             ["--workers", "8", "--set", "scaling.global_norms=false"],
             "scaling.global_norms=false needs 16 rows a worker: data.batch_size of at least 128; got 64",
         ),
     ],
 )
-def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(
+    words: list[str], said: str, wafer_shards: str, tmp_path: Path
+) -> None:
     data = [] if "--data" in words else ["--data", wafer_shards]
     out = [] if {"--resume", "--out"} & {*words} else ["--out", str(tmp_path / "r")]
     done = run_command("distributed/train.py", *data, *out, *words)
@@ -229,7 +312,16 @@ def test_mistakes_are_one_line(words: list[str], said: str, wafer_shards: str, t
 def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: str) -> None:
     done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole))
     assert (done.returncode, "add --resume" in done.stderr) == (2, True)
-    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole), "--resume", "--set", "dim=32")
+    done = run_command(
+        "distributed/train.py",
+        "--data",
+        wafer_shards,
+        "--out",
+        str(whole),
+        "--resume",
+        "--set",
+        "dim=32",
+    )
     assert (done.returncode, "dim is 16 there, got 32" in done.stderr) == (2, True)
 
 
@@ -239,9 +331,15 @@ def test_a_resumed_run_keeps_its_data(whole: Path, wafer_shards: str, tmp_path: 
     manifest = json.loads((other / "schema.json").read_text())
     manifest["prepare"]["seed"] = 1234  # as another ingest of the same table would say
     (other / "schema.json").write_text(json.dumps(manifest))
-    done = run_command("distributed/train.py", "--data", str(other), "--out", str(whole), "--resume")
-    assert (done.returncode, "a resumed run must keep its data" in done.stderr) == (2, True), done.stderr
-    assert run_command("distributed/train.py", "--out", str(whole), "--resume").returncode == 0, "it knows its data"
+    done = run_command(
+        "distributed/train.py", "--data", str(other), "--out", str(whole), "--resume"
+    )
+    assert (done.returncode, "a resumed run must keep its data" in done.stderr) == (2, True), (
+        done.stderr
+    )
+    assert run_command("distributed/train.py", "--out", str(whole), "--resume").returncode == 0, (
+        "it knows its data"
+    )
 
 
 def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: Path) -> None:
@@ -251,7 +349,16 @@ def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: P
     manifest = json.loads((data / "schema.json").read_text())
     manifest["rows"]["test"] = 0
     (data / "schema.json").write_text(json.dumps(manifest))
-    done = run_command("distributed/train.py", "--data", str(data), "--out", str(tmp_path / "r"), "--set", *TINY[:-1], "optim.epochs=1")
+    done = run_command(
+        "distributed/train.py",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "r"),
+        "--set",
+        *TINY[:-1],
+        "optim.epochs=1",
+    )
     assert done.returncode == 0, done.stderr
     assert "note: the data has no test rows" in done.stdout
     assert "test" not in json.loads((tmp_path / "r" / "metrics.json").read_text())
@@ -260,21 +367,44 @@ def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: P
 
 def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -> None:
     done = run_command(
-        "distributed/train.py", "--data", wafer_shards, "--out", str(tmp_path / "r"), "--workers", "256", "--set", "data.batch_size=256"
+        "distributed/train.py",
+        "--data",
+        wafer_shards,
+        "--out",
+        str(tmp_path / "r"),
+        "--workers",
+        "256",
+        "--set",
+        "data.batch_size=256",
     )
-    assert (done.returncode, "this run must fit on this machine" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "this run must fit on this machine" in done.stderr) == (2, True), (
+        done.stderr
+    )
     assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
 
 
 def test_a_full_disk_is_one_line(wafer_shards: str, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(200 << 10))
-    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(small_disk / "r"), "--set", *TINY)
-    assert (done.returncode, done.stderr) == (1, "error: no space left: nothing more can be written\n")
+    done = run_command(
+        "distributed/train.py",
+        "--data",
+        wafer_shards,
+        "--out",
+        str(small_disk / "r"),
+        "--set",
+        *TINY,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: no space left: nothing more can be written\n",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards: str, tmp_path: Path) -> None:
+def test_a_run_of_two_workers_heeds_signals(
+    number: signal.Signals, wafer_shards: str, tmp_path: Path
+) -> None:
     run, mark = tmp_path / "two", uuid.uuid4().hex
     process = begin(wafer_shards, run, "--workers", "2", "--set", *ENDLESS, mark=mark)
     wait_for_epochs(run, 2, process, 240)
@@ -290,7 +420,9 @@ def test_a_run_of_two_workers_heeds_signals(number: signal.Signals, wafer_shards
 
 
 @pytest.mark.slow
-def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(
+    whole: Path, wafer_shards: str, tmp_path: Path
+) -> None:
     run, mark = tmp_path / "two", uuid.uuid4().hex
     process = begin(wafer_shards, run, "--workers", "2", "--set", *TINY, mark=mark)
     wait_for_epochs(run, 2, process, 240)  # then the state of the first is saved
@@ -303,7 +435,12 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
     assert two["epochs"] == 4
     first, after = starts(run)
     assert (first, after > 1) == (1, True), "it went on from a saved epoch"
-    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [1, 2, 3, 4]
+    assert [metrics["epoch"] for metrics in json.loads((run / "history.json").read_text())] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
     for name, value in weights(whole).items():
         assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
@@ -314,10 +451,27 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(whole: Path, 
 
 
 @pytest.mark.slow
-def test_two_ray_workers_learn_the_same_from_ray_data_as_from_their_own_threads(wafer_shards: str, tmp_path: Path) -> None:
-    stream = [*TINY[:-1], "optim.epochs=2", "data.cache=stream", "scaling.cpus_per_worker=0.5"]  # a CPU is left for decoding
+def test_two_ray_workers_learn_the_same_from_ray_data_as_from_their_own_threads(
+    wafer_shards: str, tmp_path: Path
+) -> None:
+    stream = [
+        *TINY[:-1],
+        "optim.epochs=2",
+        "data.cache=stream",
+        "scaling.cpus_per_worker=0.5",
+    ]  # a CPU is left for decoding
     for engine in ("ray", "threads"):
-        words = ["--data", wafer_shards, "--out", str(tmp_path / engine), "--workers", "2", "--set", *stream, f"data.engine={engine}"]
+        words = [
+            "--data",
+            wafer_shards,
+            "--out",
+            str(tmp_path / engine),
+            "--workers",
+            "2",
+            "--set",
+            *stream,
+            f"data.engine={engine}",
+        ]
         done = run_command("distributed/train.py", *words)
         assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "ray"), weights(tmp_path / "threads")

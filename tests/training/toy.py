@@ -37,7 +37,9 @@ def records(counts: tuple[int, ...] = COUNTS, seed: int = 0, absent: float = 0.0
     for row, label in enumerate(labels_B.tolist()):
         batch.images["photo"][row, :, :, 2 * label : 2 * label + 2] = 255
         batch.numbers["table"][row, 0] += 2.0 * label
-    batch.present_BM[:, 0] = torch.rand(len(labels_B), generator=torch.Generator().manual_seed(seed)) >= absent
+    batch.present_BM[:, 0] = (
+        torch.rand(len(labels_B), generator=torch.Generator().manual_seed(seed)) >= absent
+    )
     ranks_B = torch.cat([torch.arange(n) for n in counts])
     return batch.replace(labels_B=labels_B, ranks_B=ranks_B)
 
@@ -45,14 +47,36 @@ def records(counts: tuple[int, ...] = COUNTS, seed: int = 0, absent: float = 0.0
 class Toy:
     """Shuffled by (seed, epoch) for training, in order for evaluation; one of `world` shares."""
 
-    def __init__(self, rows: Batch, size: int, train: bool, rank: int = 0, world: int = 1, counts: tuple[int, ...] = COUNTS) -> None:
-        self.schema, self.records, self.size, self.train, self.rank, self.world = schema(counts), rows, size, train, rank, world
+    def __init__(
+        self,
+        rows: Batch,
+        size: int,
+        train: bool,
+        rank: int = 0,
+        world: int = 1,
+        counts: tuple[int, ...] = COUNTS,
+    ) -> None:
+        self.schema, self.records, self.size, self.train, self.rank, self.world = (
+            schema(counts),
+            rows,
+            size,
+            train,
+            rank,
+            world,
+        )
         self.rows = len(rows)
         self.steps = self.rows // size if train else -(-self.rows // size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(epoch)) if self.train else torch.arange(self.rows)
+        order = (
+            torch.randperm(self.rows, generator=torch.Generator().manual_seed(epoch))
+            if self.train
+            else torch.arange(self.rows)
+        )
         for k in range(start, self.steps):
             chosen = order[k * self.size : (k + 1) * self.size]
-            low, high = len(chosen) * self.rank // self.world, len(chosen) * (self.rank + 1) // self.world
+            low, high = (
+                len(chosen) * self.rank // self.world,
+                len(chosen) * (self.rank + 1) // self.world,
+            )
             yield self.records.select(chosen[low:high]).replace(start=low, total=len(chosen))

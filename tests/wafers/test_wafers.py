@@ -22,7 +22,9 @@ def pixels(frame: pd.DataFrame) -> np.ndarray:
     """Maps [N, S, S]; a lost map is all OUTSIDE."""
     size = Image.open(io.BytesIO(frame["map"].dropna().iloc[0])).size
     empty = np.zeros(size, np.uint8)
-    return np.stack([empty if png is None else np.asarray(Image.open(io.BytesIO(png))) for png in frame["map"]])
+    return np.stack(
+        [empty if png is None else np.asarray(Image.open(io.BytesIO(png))) for png in frame["map"]]
+    )
 
 
 def failure_share(frame: pd.DataFrame) -> np.ndarray:
@@ -44,12 +46,16 @@ def clean() -> pd.DataFrame:
 def test_the_literals_agree_on_names() -> None:
     assert set(wafers.CLASSES) == set(PATTERNS) == set(CAUSES)
     assert all(set(effects) <= set(READINGS) for effects in CAUSES.values())
-    assert all(tool in TOOLS[column] for blamed in BLAME.values() for column, (tool, _) in blamed.items())
+    assert all(
+        tool in TOOLS[column] for blamed in BLAME.values() for column, (tool, _) in blamed.items()
+    )
     assert CAUSES["none"] == {}
     assert "none" not in BLAME
 
 
-def test_the_same_parameters_give_the_same_bytes_and_another_seed_other_ones(tmp_path: Path) -> None:
+def test_the_same_parameters_give_the_same_bytes_and_another_seed_other_ones(
+    tmp_path: Path,
+) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         wafers.write_table(tmp_path / f"{name}.parquet", wafers.generate(rows=300, seed=seed))
     a, b, c = ((tmp_path / f"{name}.parquet").read_bytes() for name in "abc")
@@ -68,7 +74,9 @@ def test_one_parameter_changes_one_aspect() -> None:
     assert base.equals(wafers.generate(rows=300, truth=True).iloc[:, :-2])
 
 
-@pytest.mark.parametrize(("rows", "imbalance"), [(4000, 50), (900, 1), (27, 1000), (28, 1), (1000, 100)])
+@pytest.mark.parametrize(
+    ("rows", "imbalance"), [(4000, 50), (900, 1), (27, 1000), (28, 1), (1000, 100)]
+)
 def test_class_counts_are_an_exponential_tail_that_adds_up(rows: int, imbalance: float) -> None:
     counts = list(wafers.class_counts(rows, imbalance).values())
     assert sum(counts) == rows
@@ -76,7 +84,9 @@ def test_class_counts_are_an_exponential_tail_that_adds_up(rows: int, imbalance:
     assert counts == sorted(counts, reverse=True)
     if min(counts) > 10:
         assert counts[0] / counts[-1] == pytest.approx(imbalance, rel=0.05)
-        assert counts[4] == pytest.approx(np.sqrt(counts[0] * counts[-1]), rel=0.05)  # the geometric middle
+        assert counts[4] == pytest.approx(
+            np.sqrt(counts[0] * counts[-1]), rel=0.05
+        )  # the geometric middle
 
 
 def test_the_columns_and_the_long_tail(default: pd.DataFrame) -> None:
@@ -141,7 +151,9 @@ def test_a_scratch_is_long_and_thin(clean: pd.DataFrame) -> None:
         ratios = []
         for m in maps:
             p = np.pad(m, 1).astype(int)
-            near = sum(p[1 + i : 33 + i, 1 + j : 33 + j] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
+            near = sum(
+                p[1 + i : 33 + i, 1 + j : 33 + j] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j
+            )
             points = np.argwhere(m & (near >= 2))
             if len(points) > 5:
                 small, large = np.linalg.eigvalsh(np.cov(points.T))
@@ -152,7 +164,9 @@ def test_a_scratch_is_long_and_thin(clean: pd.DataFrame) -> None:
 
 
 def test_evidence_varies_smoothly_and_has_the_given_means() -> None:
-    frame = wafers.generate(rows=4000, image_informative=0.6, table_informative=0.3, corrupt=0, missing=0, truth=True)
+    frame = wafers.generate(
+        rows=4000, image_informative=0.6, table_informative=0.3, corrupt=0, missing=0, truth=True
+    )
     assert frame["map_evidence"].mean() == pytest.approx(0.6, abs=0.02)
     assert frame["table_evidence"].mean() == pytest.approx(0.3, abs=0.02)
     deciles = np.histogram(frame["map_evidence"], bins=10, range=(0, 1))[0]
@@ -160,7 +174,9 @@ def test_evidence_varies_smoothly_and_has_the_given_means() -> None:
 
 
 def test_washed_out_maps_lose_their_pattern_and_dead_halves_say_nothing() -> None:
-    frame = wafers.generate(rows=1800, imbalance=1, image_informative=0, table_informative=0, corrupt=0, missing=0)
+    frame = wafers.generate(
+        rows=1800, imbalance=1, image_informative=0, table_informative=0, corrupt=0, missing=0
+    )
     by_class = pd.Series(failure_share(frame)).groupby(frame["label"].to_numpy()).mean()
     assert by_class.max() - by_class.min() < 0.02
     for name in READINGS:
@@ -173,13 +189,18 @@ def test_causes_show_in_the_readings(clean: pd.DataFrame) -> None:
     mean = z.groupby(clean["label"]).mean()
     for pattern, effects in CAUSES.items():
         for name, effect in effects.items():
-            assert (mean.loc[pattern, name] - mean.loc["none", name]) * np.sign(effect) > 0.25, (pattern, name)
+            assert (mean.loc[pattern, name] - mean.loc["none", name]) * np.sign(effect) > 0.25, (
+                pattern,
+                name,
+            )
     assert np.ptp(mean["queue_time_h"]) < 0.5
     through = clean.groupby("label")["cmp_tool"].value_counts(normalize=True)
     assert through["scratch", "CMP-3"] > 0.6 > 0.5 > through["none", "CMP-3"]
 
 
-def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(default: pd.DataFrame) -> None:
+def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(
+    default: pd.DataFrame,
+) -> None:
     sensors = [name for name, (*_, may_lose) in READINGS.items() if may_lose]
     logged = default[~default["recipe"].isna()]
     assert logged[sensors].isna().to_numpy().mean() == pytest.approx(0.06, abs=0.01)
@@ -193,7 +214,10 @@ def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(defaul
     heavy, whole = (wafers.generate(missing=missing) for missing in (0.3, 0))
     assert not whole.isna().to_numpy().any()
     for name in sensors:
-        far, lost = (whole[name] - whole[name].median()).abs(), heavy[name].isna() & heavy["recipe"].notna()
+        far, lost = (
+            (whole[name] - whole[name].median()).abs(),
+            heavy[name].isna() & heavy["recipe"].notna(),
+        )
         assert far[lost].mean() > 1.1 * far[heavy[name].notna()].mean(), name
 
 
@@ -215,7 +239,11 @@ def test_fusion_pays_and_neither_half_suffices(default: pd.DataFrame) -> None:
     from sklearn.metrics import balanced_accuracy_score
 
     failed = (pixels(default) == FAIL).reshape(len(default), -1).astype(np.float32)
-    table = pd.get_dummies(default[[*READINGS, "recipe", *TOOLS]], columns=["recipe", *TOOLS]).fillna(-1).to_numpy(np.float32)
+    table = (
+        pd.get_dummies(default[[*READINGS, "recipe", *TOOLS]], columns=["recipe", *TOOLS])
+        .fillna(-1)
+        .to_numpy(np.float32)
+    )
     image = PCA(40, random_state=0).fit_transform(failed)
     fold = default["lot"].str[1:].astype(int).to_numpy() % 3
     label = default["label"].to_numpy()
@@ -224,7 +252,9 @@ def test_fusion_pays_and_neither_half_suffices(default: pd.DataFrame) -> None:
         """Balanced accuracy over three folds of lots."""
         x, guess = np.concatenate(halves, axis=1), label.copy()
         for k in range(3):
-            forest = RandomForestClassifier(60, class_weight="balanced", min_samples_leaf=5, n_jobs=1, random_state=0)
+            forest = RandomForestClassifier(
+                60, class_weight="balanced", min_samples_leaf=5, n_jobs=1, random_state=0
+            )
             guess[fold == k] = forest.fit(x[fold != k], label[fold != k]).predict(x[fold == k])
         return float(balanced_accuracy_score(label, guess))
 
@@ -250,7 +280,9 @@ def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_p
     assert len(lots[0] | lots[1] | lots[2]) == sum(len(of_split) for of_split in lots)
 
 
-def test_the_default_shards_are_made_once(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_shards_are_made_once(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from distributed.shards.manifest import read_manifest
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -278,13 +310,18 @@ def test_the_default_shards_are_made_once(ray_local: None, tmp_path: Path, monke
         ({"table_informative": float("nan")}, r"table_informative must be from 0 to 1.0; got nan"),
     ],
 )
-def test_a_parameter_out_of_range_is_one_clear_error(parameters: dict[str, float], message: str) -> None:
+def test_a_parameter_out_of_range_is_one_clear_error(
+    parameters: dict[str, float], message: str
+) -> None:
     with pytest.raises(ValueError, match=message) as error:
         wafers.generate(**parameters)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("parameters", [{"rows": 27, "imbalance": 1e6}, {"corrupt": 1.0, "missing": 0.9}, {"size": 16}, {"size": 97}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"rows": 27, "imbalance": 1e6}, {"corrupt": 1.0, "missing": 0.9}, {"size": 16}, {"size": 97}],
+)
 def test_the_extremes_generate(parameters: dict[str, float]) -> None:
     frame = wafers.generate(**{"rows": 100, **parameters})
     assert set(frame["label"]) == set(wafers.CLASSES)
@@ -302,8 +339,30 @@ def test_the_contact_sheet_has_a_row_a_class_and_the_clear_maps_first(tmp_path: 
 
 def test_the_command_writes_what_the_function_returns(tmp_path: Path) -> None:
     out, sheet = tmp_path / "sub" / "t.parquet", tmp_path / "s.png"
-    words = ["--rows", "200", "--imbalance", "5", "--image-informative", "0.9", "--table-informative", "0.4"]
-    words += ["--corrupt", "0.2", "--missing", "0.1", "--size", "24", "--seed", "7", "--out", str(out), "--sheet", str(sheet)]
+    words = [
+        "--rows",
+        "200",
+        "--imbalance",
+        "5",
+        "--image-informative",
+        "0.9",
+        "--table-informative",
+        "0.4",
+    ]
+    words += [
+        "--corrupt",
+        "0.2",
+        "--missing",
+        "0.1",
+        "--size",
+        "24",
+        "--seed",
+        "7",
+        "--out",
+        str(out),
+        "--sheet",
+        str(sheet),
+    ]
     done = run_command("distributed/wafers", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("200 wafers: none 4")

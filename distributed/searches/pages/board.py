@@ -17,14 +17,24 @@ PER_EPOCH = ("loss", "rows_per_second")
 class SearchBoard:
     """Event files in the experiment's folder: its own holds the HParams columns, trials/NAME holds each job's curves and session."""
 
-    def __init__(self, experiment: Experiment, base: Mapping[str, Any], names: Sequence[str], curves: bool = True) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        base: Mapping[str, Any],
+        names: Sequence[str],
+        curves: bool = True,
+    ) -> None:
         self.experiment, self.base = experiment, dict(base)
         self.curves = curves  # False: the jobs' workers write their own
         self.names: list[str] = []
         self.wanted = sorted(names)
         self.writers: dict[str, Any] = {}
         self.written: dict[str, int] = {}  # last epoch in the event file
-        self.closed = {r.name for r in experiment.records.values() if r.state != "running" and any(self.folder(r.name).glob("events.*"))}
+        self.closed = {
+            r.name
+            for r in experiment.records.values()
+            if r.state != "running" and any(self.folder(r.name).glob("events.*"))
+        }
 
     def folder(self, name: str) -> Path:
         return self.experiment.folder / "trials" / name
@@ -51,10 +61,20 @@ class SearchBoard:
             old.unlink()
         self.names = names
         known = leaves()
-        settings = [api.HParamInfo(name=n, description=known[n].metadata["help"], type=self.kind(n)) for n in names if n in known]
-        metrics = [api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m) for m in METRICS]
+        settings = [
+            api.HParamInfo(name=n, description=known[n].metadata["help"], type=self.kind(n))
+            for n in names
+            if n in known
+        ]
+        metrics = [
+            api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m) for m in METRICS
+        ]
         writer = self._writer(self.experiment.folder)
-        self._plugin(writer, metadata.EXPERIMENT_TAG, experiment=api.Experiment(hparam_infos=settings, metric_infos=metrics))
+        self._plugin(
+            writer,
+            metadata.EXPERIMENT_TAG,
+            experiment=api.Experiment(hparam_infos=settings, metric_infos=metrics),
+        )
         writer.close()
 
     def kind(self, name: str) -> Any:
@@ -70,7 +90,11 @@ class SearchBoard:
             return
         writer = self.session(record)
         for entry in new if self.curves else ():
-            values = {("loss/total" if k == "loss" else k if k in PER_EPOCH else f"val/{k}"): v for k, v in entry.items() if k != "epoch"}
+            values = {
+                ("loss/total" if k == "loss" else k if k in PER_EPOCH else f"val/{k}"): v
+                for k, v in entry.items()
+                if k != "epoch"
+            }
             self._scalars(writer, values, int(entry["epoch"]))
         self.written[record.name] = int(new[-1]["epoch"])
         writer.flush()
@@ -81,10 +105,14 @@ class SearchBoard:
             from tensorboard.plugins.hparams import summary_v2 as hp
 
             writer = self.writers[record.name] = self._writer(self.folder(record.name))
-            values = {name: record.job.settings.get(name, self.base.get(name)) for name in self.names}
+            values = {
+                name: record.job.settings.get(name, self.base.get(name)) for name in self.names
+            }
             group = f"{record.job.of or record.name} {record.job.label}".strip()
             known = {name: value for name, value in values.items() if value is not None}
-            self._add(writer, hp.hparams_pb(known, trial_id=group, start_time_secs=record.started), 0)
+            self._add(
+                writer, hp.hparams_pb(known, trial_id=group, start_time_secs=record.started), 0
+            )
         return self.writers[record.name]
 
     def end(self, record: Record) -> None:
@@ -92,7 +120,11 @@ class SearchBoard:
 
         writer = self.session(record)
         split = "test" if record.job.kind == "test" else "final"
-        self._scalars(writer, {f"{split}/{k}": v for k, v in record.metrics.items() if k in METRICS or "/" in k}, record.epoch)
+        self._scalars(
+            writer,
+            {f"{split}/{k}": v for k, v in record.metrics.items() if k in METRICS or "/" in k},
+            record.epoch,
+        )
         status = api_pb2.STATUS_FAILURE if record.state == "failed" else api_pb2.STATUS_SUCCESS
         ended = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         self._plugin(writer, metadata.SESSION_END_INFO_TAG, session_end_info=ended)
@@ -129,4 +161,8 @@ class SearchBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         kept = {k: v for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
-        self._add(writer, Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()]), step)
+        self._add(
+            writer,
+            Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()]),
+            step,
+        )

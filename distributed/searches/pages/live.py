@@ -10,7 +10,12 @@ from distributed.reporting.tables import Table, text
 from distributed.searches.experiment import Experiment, Record
 from distributed.searches.pages import tables
 
-STAGES = {"search": "searching", "named": "searching", "replicate": "running the best again with fresh seeds", "test": "testing the winner"}
+STAGES = {
+    "search": "searching",
+    "named": "searching",
+    "replicate": "running the best again with fresh seeds",
+    "test": "testing the winner",
+}
 REFRESH = 0.5  # seconds
 
 
@@ -28,7 +33,9 @@ class SearchView:
             from rich.console import Console
             from rich.live import Live
 
-            self.live = Live(self.table(), console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.live = Live(
+                self.table(), console=Console(stderr=True), auto_refresh=False, transient=True
+            )
             self.live.start()
         return self
 
@@ -56,14 +63,22 @@ class SearchView:
     def line(self, record: Record) -> str:
         """A finished run in one line of a log."""
         metric = self.experiment.metric
-        what = {"replicate": f"seed {record.job.seed}, ", "test": "on the test split "}.get(record.job.kind, "")
+        what = {"replicate": f"seed {record.job.seed}, ", "test": "on the test split "}.get(
+            record.job.kind, ""
+        )
         name = record.job.label or f"trial {record.job.of or record.name}"
         words = tables.shown(record.metrics.get(metric), metric)
-        state = {"complete": words, "stopped": f"stopped at epoch {record.epoch} with {words}", "failed": f"failed: {record.reason}"}[
-            record.state
-        ]
+        state = {
+            "complete": words,
+            "stopped": f"stopped at epoch {record.epoch} with {words}",
+            "failed": f"failed: {record.reason}",
+        }[record.state]
         best = self.experiment.winner()
-        lead = "" if best is None else f", best {tables.shown(best.score(metric), metric)} ({best.title})"
+        lead = (
+            ""
+            if best is None
+            else f", best {tables.shown(best.score(metric), metric)} ({best.title})"
+        )
         return f"[{self.clock()}] {self.done()}/{max(self.trials, self.done())}{lead} | {name}: {what}{state}, {record.seconds:.0f} s"
 
     def clock(self) -> str:
@@ -82,7 +97,11 @@ class SearchView:
             shown.add_column(column)
         for record in running[-6:]:
             epochs = f"epoch {record.epoch}/{record.epochs}" if record.epochs else "starting"
-            shown.add_row(f"running {record.name}", epochs, tables.shown(record.metrics.get(metric), metric) if record.metrics else "")
+            shown.add_row(
+                f"running {record.name}",
+                epochs,
+                tables.shown(record.metrics.get(metric), metric) if record.metrics else "",
+            )
         leaders = [r for r in self.experiment.finished() if not r.job.label][:3]
         for record in [*leaders, *self.experiment.named()]:
             score = self.experiment.standing(record).score(metric)

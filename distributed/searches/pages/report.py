@@ -24,7 +24,13 @@ from model.metrics.names import metric as metric_named
 ENOUGH = 4  # configurations run to their end, before a picture of the space says anything
 
 
-def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[str, Any], command: str, wall: float) -> list[Section]:
+def sections(
+    experiment: Experiment,
+    base: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    command: str,
+    wall: float,
+) -> list[Section]:
     ended = [r for r in experiment.configurations() if r.state != "running"]
     lead: list[Any] = [Text(tables.verdict(experiment))]
     if experiment.winner() is not None:
@@ -39,7 +45,9 @@ def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     if note := tables.limits(experiment):
         lead.append(Text(note))
     failed = tables.failures(experiment)
-    listed: list[Any] = [tables.trials(experiment, short=True, folded=len(ended) > 30)] if ended else []
+    listed: list[Any] = (
+        [tables.trials(experiment, short=True, folded=len(ended) > 30)] if ended else []
+    )
     return [
         Section("Best settings", lead),
         Section("Trade-off", trade_off(experiment)),
@@ -53,8 +61,16 @@ def sections(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
 
 def reading(experiment: Experiment) -> list[str]:
     again = experiment.read_before()
-    test = "read by the winner before the search was extended, and by a later winner again" if again else "read once, after all decisions"
-    used = f"The test split is for the winner only; it was {test}." if experiment.tests() else "The test split was not read."
+    test = (
+        "read by the winner before the search was extended, and by a later winner again"
+        if again
+        else "read once, after all decisions"
+    )
+    used = (
+        f"The test split is for the winner only; it was {test}."
+        if experiment.tests()
+        else "The test split was not read."
+    )
     found = [
         f"Every decision was made on the validation split. {used}",
         "A configuration that was stopped early has the score of the epoch at which it was stopped.",
@@ -66,7 +82,9 @@ def reading(experiment: Experiment) -> list[str]:
             "nothing. The best of several means is still a little flattered; the test split is not."
         )
     else:
-        found.append("No replicates: the leader was picked among single runs, so its score is flattered. Add --replicates 3.")
+        found.append(
+            "No replicates: the leader was picked among single runs, so its score is flattered. Add --replicates 3."
+        )
     return found
 
 
@@ -83,7 +101,12 @@ def trade_off(experiment: Experiment) -> list[Any]:
     return (
         [
             Figure(
-                figure=pareto(rows, first, second, lower=[m for m in (first, second) if metric_named(m).lower_is_better]),
+                figure=pareto(
+                    rows,
+                    first,
+                    second,
+                    lower=[m for m in (first, second) if metric_named(m).lower_is_better],
+                ),
                 caption=words,
                 name="pareto",
             )
@@ -107,14 +130,30 @@ def space_figures(experiment: Experiment) -> list[Any]:
     shares = importances(rows, names, metric)
     if shares:
         caption = f"How much of the spread of {words} each setting explains (by a random forest; few trials make it rough)."
-        found.append(Figure(figure=figures.importances(shares), caption=caption, name="importances"))
-    found.append(Figure(figure=figures.slices(rows, names, metric, scale=scale), caption=f"{words} against each setting.", name="slices"))
+        found.append(
+            Figure(figure=figures.importances(shares), caption=caption, name="importances")
+        )
+    found.append(
+        Figure(
+            figure=figures.slices(rows, names, metric, scale=scale),
+            caption=f"{words} against each setting.",
+            name="slices",
+        )
+    )
     pair = contour_pair(rows, shares)
     if pair:
         picture = figures.contour(rows, *pair, metric, scale=scale)
-        found.append(Figure(figure=picture, caption=f"{words} over {pair[0]} and {pair[1]}.", name="contour"))
+        found.append(
+            Figure(figure=picture, caption=f"{words} over {pair[0]} and {pair[1]}.", name="contour")
+        )
     caption = f"Every configuration as a line; {words} is the last axis and the colour."
-    found.append(Figure(figure=figures.parallel(rows, names, metric, scale=scale), caption=caption, name="parallel"))
+    found.append(
+        Figure(
+            figure=figures.parallel(rows, names, metric, scale=scale),
+            caption=caption,
+            name="parallel",
+        )
+    )
     return found
 
 
@@ -126,10 +165,21 @@ def comparable(experiment: Experiment) -> tuple[list[dict[str, Any]], str]:
     whole = [r for r in experiment.finished() if r.state == "complete"]
     if len(whole) >= 2 * ENOUGH:
         return [{**r.job.settings, metric: r.metrics[metric]} for r in whole], ""
-    tried = [r for r in experiment.configurations() if r.state in ("complete", "stopped") and r.history]
+    tried = [
+        r for r in experiment.configurations() if r.state in ("complete", "stopped") and r.history
+    ]
     epoch = min((int(r.history[-1]["epoch"]) for r in tried), default=0)
-    scores = {r.name: entry.get(metric, math.nan) for r in tried for entry in r.history if entry["epoch"] == epoch}
-    rows = [{**r.job.settings, metric: scores[r.name]} for r in tried if math.isfinite(scores.get(r.name, math.nan))]
+    scores = {
+        r.name: entry.get(metric, math.nan)
+        for r in tried
+        for entry in r.history
+        if entry["epoch"] == epoch
+    }
+    rows = [
+        {**r.job.settings, metric: scores[r.name]}
+        for r in tried
+        if math.isfinite(scores.get(r.name, math.nan))
+    ]
     return rows, f" after epoch {epoch}, which all have reached"
 
 
@@ -138,7 +188,9 @@ def contour_pair(rows: list[dict[str, Any]], shares: Mapping[str, float]) -> tup
 
     def numeric(name: str) -> bool:
         values = [r[name] for r in rows if name in r]
-        return len(set(values)) >= 3 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        return len(set(values)) >= 3 and all(
+            isinstance(v, int | float) and not isinstance(v, bool) for v in values
+        )
 
     wanted = ("loss.margin", "fusion.temperature")
     both = [r for r in rows if all(w in r for w in wanted)]
@@ -156,7 +208,9 @@ def importances(rows: list[dict[str, Any]], names: list[str], metric: str) -> di
     from sklearn.ensemble import RandomForestRegressor
 
     columns = [_column([r.get(n) for r in rows]) for n in names]
-    forest = RandomForestRegressor(n_estimators=100, random_state=0).fit(np.array(columns).T, [r[metric] for r in rows])
+    forest = RandomForestRegressor(n_estimators=100, random_state=0).fit(
+        np.array(columns).T, [r[metric] for r in rows]
+    )
     return {n: float(v) for n, v in zip(names, forest.feature_importances_)}
 
 
@@ -175,14 +229,24 @@ def curves(experiment: Experiment) -> list[Any]:
 
     metric, winner = experiment.metric, experiment.winner()
     histories = {
-        tables.title(r) if r.job.label else r.name: [(e["epoch"], e[metric]) for e in r.history if math.isfinite(e.get(metric, math.nan))]
+        tables.title(r) if r.job.label else r.name: [
+            (e["epoch"], e[metric]) for e in r.history if math.isfinite(e.get(metric, math.nan))
+        ]
         for r in experiment.configurations()
     }
     histories = {name: points for name, points in histories.items() if points}
     if not histories:
         return []
-    best = "" if winner is None else tables.title(winner.record) if winner.record.job.label else winner.record.name
-    picture = learning_curves(histories, y=tables.plain(metric), best=best, scale=tables.scale_of(metric))
+    best = (
+        ""
+        if winner is None
+        else tables.title(winner.record)
+        if winner.record.job.label
+        else winner.record.name
+    )
+    picture = learning_curves(
+        histories, y=tables.plain(metric), best=best, scale=tables.scale_of(metric)
+    )
     caption = "Validation score of every configuration over its epochs; lines that end early were stopped."
     return [Figure(figure=picture, caption=caption, name="curves")]
 
@@ -209,7 +273,9 @@ class Writer:
             started = time.monotonic()
             try:
                 self.write_all(False)
-            except Exception as error:  # a full disk must not stop the search; the last report raises it
+            except (
+                Exception
+            ) as error:  # a full disk must not stop the search; the last report raises it
                 self.error = error
             pause = time.monotonic() + max(self.least, 9 * (time.monotonic() - started))
             while time.monotonic() < pause and not self.ended:

@@ -51,7 +51,11 @@ def plain(metric: str) -> str:
 def seeds_of(experiment: Experiment, record: Record, metric: str) -> dict[Any, float]:
     """Value by seed, of the replicates; of the one run where there are none."""
     runs = experiment.replicates_of(record.name) or [record]
-    return {r.job.seed if r is not record else 0: r.metrics[metric] for r in runs if math.isfinite(r.metrics.get(metric, math.nan))}
+    return {
+        r.job.seed if r is not record else 0: r.metrics[metric]
+        for r in runs
+        if math.isfinite(r.metrics.get(metric, math.nan))
+    }
 
 
 def summary(experiment: Experiment, record: Record, metric: str) -> Summary:
@@ -125,17 +129,38 @@ def standings(experiment: Experiment) -> Table:
     """The best found, the defaults and the baselines, on validation."""
     winner, metric = experiment.winner(), experiment.metric
     rows = []
-    others = sorted(experiment.candidates(), key=lambda r: -experiment.sign * experiment.standing(r).score(metric))
+    others = sorted(
+        experiment.candidates(),
+        key=lambda r: -experiment.sign * experiment.standing(r).score(metric),
+    )
     for record in others:
         value = summary(experiment, record, metric)
         best = winner is not None and record is winner.record
         words = shown(value.mean, metric) + interval(value, metric)
         name = f"{title(record)}{' (best found)' if best and not record.job.label else ''}"
         rest = [shown(summary(experiment, record, m).mean, m) for m in experiment.metrics[1:]]
-        rows.append((Cell(text=name, strong=best), Cell(text=words, value=value.mean, strong=best), *rest, value.n))
-    columns = ("configuration", f"{plain(metric)} on validation", *(plain(m) for m in experiment.metrics[1:]), "runs")
+        rows.append(
+            (
+                Cell(text=name, strong=best),
+                Cell(text=words, value=value.mean, strong=best),
+                *rest,
+                value.n,
+            )
+        )
+    columns = (
+        "configuration",
+        f"{plain(metric)} on validation",
+        *(plain(m) for m in experiment.metrics[1:]),
+        "runs",
+    )
     count = experiment.replicates
-    seeds = "one run each" if not count else "one fresh seed" if count == 1 else f"mean of {count} fresh seeds with its {_nominal(count)}"
+    seeds = (
+        "one run each"
+        if not count
+        else "one fresh seed"
+        if count == 1
+        else f"mean of {count} fresh seeds with its {_nominal(count)}"
+    )
     return Table(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 
@@ -146,17 +171,31 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     known = leaves()
     changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
     found = () if winner is None else winner.record.job.settings
-    order = sorted(changed, key=lambda k: (k not in found, k))  # what the search found comes before what it was told
+    order = sorted(
+        changed, key=lambda k: (k not in found, k)
+    )  # what the search found comes before what it was told
     rows = [
-        (k, _value(changed[k]), _value(defaults[k]), "search" if k in found else "given", known[k].metadata["help"].partition(";")[0])
+        (
+            k,
+            _value(changed[k]),
+            _value(defaults[k]),
+            "search" if k in found else "given",
+            known[k].metadata["help"].partition(";")[0],
+        )
         for k in order
     ]
     columns = ("setting", "best", "default", "chosen by", "meaning")
-    return Table(columns=columns, rows=rows, caption="Best settings, where they differ from the defaults")
+    return Table(
+        columns=columns, rows=rows, caption="Best settings, where they differ from the defaults"
+    )
 
 
 def _value(value: Any) -> str:
-    return number(value, 3) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return (
+        number(value, 3)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else str(value)
+    )
 
 
 def row(experiment: Experiment, record: Record) -> dict[str, Any]:
@@ -173,7 +212,11 @@ def row(experiment: Experiment, record: Record) -> dict[str, Any]:
         "replicates": len(replicates),
         "replicate_mean": sum(replicates) / len(replicates) if replicates else None,
         **record.job.settings,
-        **{k: v for k, v in record.metrics.items() if k not in (*experiment.metrics, "train_seconds", "loss", "rows_per_second")},
+        **{
+            k: v
+            for k, v in record.metrics.items()
+            if k not in (*experiment.metrics, "train_seconds", "loss", "rows_per_second")
+        },
     }
 
 
@@ -186,26 +229,61 @@ def trials(experiment: Experiment, *, short: bool = False, folded: bool = False)
         columns = [
             c
             for c in columns
-            if c in ("trial", "label", "state", "epochs", "seconds", *experiment.metrics, "replicate_mean") or c in searched
+            if c
+            in (
+                "trial",
+                "label",
+                "state",
+                "epochs",
+                "seconds",
+                *experiment.metrics,
+                "replicate_mean",
+            )
+            or c in searched
         ]
-    return Table(columns=tuple(columns), rows=[[r.get(c) for c in columns] for r in rows], caption="All configurations", folded=folded)
+    return Table(
+        columns=tuple(columns),
+        rows=[[r.get(c) for c in columns] for r in rows],
+        caption="All configurations",
+        folded=folded,
+    )
 
 
 def failures(experiment: Experiment) -> Table:
-    failed = [r for r in experiment.of_kind("search", "named", "replicate", "test") if r.state == "failed"]
-    return Table(columns=("run", "reason"), rows=[(r.name, r.reason) for r in failed], caption="Failed runs")
+    failed = [
+        r for r in experiment.of_kind("search", "named", "replicate", "test") if r.state == "failed"
+    ]
+    return Table(
+        columns=("run", "reason"), rows=[(r.name, r.reason) for r in failed], caption="Failed runs"
+    )
 
 
 def test_scores(experiment: Experiment) -> Table:
     """The winner on the test split."""
     runs, rows = experiment.tests(), []
     for metric in dict.fromkeys(
-        [*experiment.metrics, "balanced_accuracy", "macro_f1", "few_shot_accuracy", "accuracy", "worst_recall", "ece"]
+        [
+            *experiment.metrics,
+            "balanced_accuracy",
+            "macro_f1",
+            "few_shot_accuracy",
+            "accuracy",
+            "worst_recall",
+            "ece",
+        ]
     ):
         values = [r.metrics[metric] for r in runs if math.isfinite(r.metrics.get(metric, math.nan))]
         if values and metric != "train_seconds":
             found = summarise(values)
-            rows.append((plain(metric), Cell(text=shown(found.mean, metric) + interval(found, metric), value=found.mean), found.n))
+            rows.append(
+                (
+                    plain(metric),
+                    Cell(
+                        text=shown(found.mean, metric) + interval(found, metric), value=found.mean
+                    ),
+                    found.n,
+                )
+            )
     caption = f"The winner on the test split, {when_read(experiment)}"
     if len(runs) > 1:
         caption += f" (mean with its {_nominal(len(runs))})"
@@ -225,7 +303,11 @@ def when_read(experiment: Experiment) -> str:
 
 
 def cost(experiment: Experiment, wall: float) -> Table:
-    ended = [r for r in experiment.of_kind("search", "named", "replicate", "test") if r.state != "running"]
+    ended = [
+        r
+        for r in experiment.of_kind("search", "named", "replicate", "test")
+        if r.state != "running"
+    ]
     trained = sum(r.metrics.get("train_seconds", 0.0) for r in ended if r.job.kind != "test")
     states = [r.state for r in experiment.configurations()]
     rows = [
@@ -248,4 +330,6 @@ def write_files(experiment: Experiment, base: Mapping[str, Any]) -> None:
     if winner is not None:
         score = shown(winner.score(experiment.metric), experiment.metric)
         head = f"# {title(winner.record)}: {plain(experiment.metric)} {score} on validation. For python distributed/train.py --config\n"
-        write_file(experiment.folder / "best.toml", head + to_toml({**base, **winner.record.job.settings}))
+        write_file(
+            experiment.folder / "best.toml", head + to_toml({**base, **winner.record.job.settings})
+        )

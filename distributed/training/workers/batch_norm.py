@@ -36,14 +36,23 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         mean_C, var_C, count = global_moments(x.detach(), self.idle)
         with torch.no_grad():
-            enough = count > x[0, 0].numel()  # of one row or none the running ones serve, as numbers that do not depend on x
-            mean_C, var_C = torch.where(enough, mean_C, self.running_mean), torch.where(enough, var_C, self.running_var)
+            enough = (
+                count > x[0, 0].numel()
+            )  # of one row or none the running ones serve, as numbers that do not depend on x
+            mean_C, var_C = (
+                torch.where(enough, mean_C, self.running_mean),
+                torch.where(enough, var_C, self.running_var),
+            )
             count = torch.where(enough, count, torch.inf)
             rate = 0.0 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean_C, rate)
             self.running_var.lerp_(torch.where(enough, var_C * count / (count - 1), var_C), rate)
             self.num_batches_tracked += enough
-        scale_C, shift_C = (torch.ones_like(mean_C), torch.zeros_like(mean_C)) if self.weight is None else (self.weight, self.bias)
+        scale_C, shift_C = (
+            (torch.ones_like(mean_C), torch.zeros_like(mean_C))
+            if self.weight is None
+            else (self.weight, self.bias)
+        )
         count = torch.full_like(count, torch.inf) if self.idle else count
         return Normalise.apply(x, scale_C, shift_C, mean_C, var_C, count, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -68,7 +77,9 @@ class Gather(torch.autograd.Function):
 def global_moments(x: Tensor, idle: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance of every channel over all rows but those of idle workers, and how many numbers of a channel they are made of; at
     least float32."""
-    mean_C, var_C = torch.batch_norm_update_stats(full(x), None, None, 0.0)  # many times faster than torch.var_mean over these axes
+    mean_C, var_C = torch.batch_norm_update_stats(
+        full(x), None, None, 0.0
+    )  # many times faster than torch.var_mean over these axes
     count_C = torch.full_like(mean_C, 0 if idle else x.numel() / len(mean_C))
     means_WC, vars_WC, counts_WC = Gather.apply(torch.stack([mean_C, var_C, count_C])).unbind(1)  # type: ignore[no-untyped-call]
     total_C = counts_WC.sum(0)
@@ -85,7 +96,16 @@ class Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, count: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        count: Tensor,
+        eps: float,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, var, count)
         ctx.eps = eps
         return nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
@@ -94,12 +114,18 @@ class Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, mean, var, count = ctx.saved_tensors
         kernel = torch.ops.aten.native_batch_norm_backward
-        _, dweight, dbias = kernel(gradient, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True])
+        _, dweight, dbias = kernel(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+        )
         sums_2C = torch.stack([dweight, dbias])
         dist.all_reduce(sums_2C)
         inverse_C = torch.rsqrt(var + ctx.eps)
-        slope_C, offset_C = sums_2C * (weight * inverse_C / count)  # of the part that goes through mean and deviation
-        dx = nn.functional.batch_norm(x, mean, var, -slope_C, -offset_C, training=False, eps=ctx.eps)
+        slope_C, offset_C = sums_2C * (
+            weight * inverse_C / count
+        )  # of the part that goes through mean and deviation
+        dx = nn.functional.batch_norm(
+            x, mean, var, -slope_C, -offset_C, training=False, eps=ctx.eps
+        )
         dx.addcmul_(gradient, (weight * inverse_C).to(x.dtype).view(-1, *[1] * (x.ndim - 2)))
         return dx, dweight, dbias, None, None, None, None
 

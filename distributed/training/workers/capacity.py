@@ -29,9 +29,16 @@ class Room:
         self.seen, self.fit = time.monotonic(), fit(self.needs)
         if self.fit >= 1:
             if asked > self.fit and not self.joined:
-                print(f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them", file=sys.stderr)
+                print(
+                    f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them",
+                    file=sys.stderr,
+                )
         elif self.joined:
-            print(f"{what} takes {self._words(self.needs)} and no node has that yet: waiting for a node", file=sys.stderr, flush=True)
+            print(
+                f"{what} takes {self._words(self.needs)} and no node has that yet: waiting for a node",
+                file=sys.stderr,
+                flush=True,
+            )
         else:
             there = {name: _there().get(name, 0) for name in self.needs}
             short = next(name for name, need in self.needs.items() if there[name] < need)

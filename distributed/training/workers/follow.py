@@ -15,13 +15,21 @@ POLL = 0.3  # seconds
 
 
 def run_nested(
-    shards: str, settings: Mapping[str, Any], out: str, progress: Callable[[dict[str, float]], Any], test: bool
+    shards: str,
+    settings: Mapping[str, Any],
+    out: str,
+    progress: Callable[[dict[str, float]], Any],
+    test: bool,
 ) -> dict[str, Any]:
     """The metrics of a trial's run of scaling.workers workers; one that was interrupted goes on from the state in `out`."""
-    return run_watched(Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test), progress)
+    return run_watched(
+        Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test), progress
+    )
 
 
-def run_watched(job: Job, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def run_watched(
+    job: Job, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """The metrics of a run; `progress` sees every epoch that it adds to its history, `heed` is called several times a second.
 
     Ray Train has the other thread: Tune stops a trial by raising in this one, in `progress`, signals do in `heed`, which Ray's own waiting

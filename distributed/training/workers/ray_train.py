@@ -36,7 +36,11 @@ class Workers(Exchange):
     """The exchange over the torch.distributed group that Ray Train has set up."""
 
     def __init__(self, global_norms: bool = True) -> None:
-        self.rank, self.world, self.global_norms = dist.get_rank(), dist.get_world_size(), global_norms
+        self.rank, self.world, self.global_norms = (
+            dist.get_rank(),
+            dist.get_world_size(),
+            global_norms,
+        )
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
@@ -48,11 +52,16 @@ class Workers(Exchange):
         rows = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(self.world)]
         dist.all_gather(rows, torch.tensor([len(tensor)], device=tensor.device))
         longest = int(max(int(r) for r in rows))
-        padded = tensor.new_zeros((longest, *tensor.shape[1:]), dtype=torch.uint8 if tensor.dtype == torch.bool else tensor.dtype)
+        padded = tensor.new_zeros(
+            (longest, *tensor.shape[1:]),
+            dtype=torch.uint8 if tensor.dtype == torch.bool else tensor.dtype,
+        )
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded)
-        return torch.cat([part[: int(n)] for part, n in zip(parts, rows, strict=True)]).to(tensor.dtype)
+        return torch.cat([part[: int(n)] for part, n in zip(parts, rows, strict=True)]).to(
+            tensor.dtype
+        )
 
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
         if self.global_norms:
@@ -60,8 +69,12 @@ class Workers(Exchange):
         # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast;
         # those that are not are averaged once an epoch.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is too new
-            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # the new name of broadcast_buffers is too new
+            return nn.parallel.DistributedDataParallel(
+                network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def hold(self, forward: Callable[[Batch], Outputs]) -> AbstractContextManager[None]:
         return forward.no_sync()  # type: ignore[attr-defined, no-any-return]
@@ -73,7 +86,9 @@ class Workers(Exchange):
         for norm in (m for network in networks for m in network.modules() if isinstance(m, NORMS)):
             for statistic_C in (norm.running_mean, norm.running_var):
                 if statistic_C is not None:
-                    statistic_C.copy_(self.sum(statistic_C.double()) / self.world)  # a frozen one comes out as it was
+                    statistic_C.copy_(
+                        self.sum(statistic_C.double()) / self.world
+                    )  # a frozen one comes out as it was
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -86,7 +101,9 @@ def train_worker(config: dict[str, Any]) -> None:
     given, arrays = Job(**config["job"]), ray.get(config["arrays"])
     exchange = Workers(given.config.scaling.global_norms)
     try:
-        execute(given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays)
+        execute(
+            given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays
+        )
     except Diverged as error:  # the same on every worker; trying again would only repeat it
         if exchange.rank == 0:
             write_file(f"{given.out}/{FAILURE}", str(error).encode())
@@ -102,23 +119,41 @@ def train_on_ray(job: Job) -> None:
 
     from distributed.shards import sharing
 
-    States(f"{job.out}/state").load()  # refuses those of another version here, where nothing starts it again
+    States(
+        f"{job.out}/state"
+    ).load()  # refuses those of another version here, where nothing starts it again
     outputs, path = filesystem(job.out)
     if outputs.get_file_info(f"{path}/{FAILURE}").type.name == "File":  # of an earlier start
         outputs.delete_file(f"{path}/{FAILURE}")
     scaling = job.config.scaling
-    workers: Any = (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {})
+    workers: Any = (
+        (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
+    )
+    resources = {"CPU": scaling.cpus_per_worker} | (
+        {"GPU": scaling.gpus_per_worker} if scaling.gpus_per_worker else {}
+    )
     elastic = {"elastic_resize_monitor_interval_s": 5.0} if scaling.min_workers else {}
-    files, folder = filesystem(f"{job.out}/ray")  # Ray Train's own notes; all nodes must see it, as they must see the run
+    files, folder = filesystem(
+        f"{job.out}/ray"
+    )  # Ray Train's own notes; all nodes must see it, as they must see the run
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "job": dataclasses.asdict(dataclasses.replace(job, resume=True)),  # resume: a group that starts again
-            "arrays": sharing.share(job.shards, dict(job.settings), ("train", "val", "test") if job.test else ("train", "val")),
+            "job": dataclasses.asdict(
+                dataclasses.replace(job, resume=True)
+            ),  # resume: a group that starts again
+            "arrays": sharing.share(
+                job.shards,
+                dict(job.settings),
+                ("train", "val", "test") if job.test else ("train", "val"),
+            ),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources, placement_strategy="SPREAD", **elastic
+            num_workers=workers,
+            use_gpu=scaling.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            placement_strategy="SPREAD",
+            **elastic,
         ),
         run_config=ray.train.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),

@@ -21,7 +21,13 @@ from model.decisions.aggregation import (
     stable_weights,
     uniform,
 )
-from model.decisions.guard import ERRORS, estimate_prior, expected_gain, held_out_likelihood, mean_and_error
+from model.decisions.guard import (
+    ERRORS,
+    estimate_prior,
+    expected_gain,
+    held_out_likelihood,
+    mean_and_error,
+)
 
 
 @dataclass
@@ -40,7 +46,9 @@ class Case:
 
     def stability(self, *, validated: bool = True, guarded: bool = True) -> Aggregation:
         validation = self.validation if validated else None
-        return stability(self.logits_NEC, self.first_NEC, self.second_NEC, validation=validation, guarded=guarded)
+        return stability(
+            self.logits_NEC, self.first_NEC, self.second_NEC, validation=validation, guarded=guarded
+        )
 
 
 def over_confident_tail(rows: int, seed: int) -> Case:
@@ -52,7 +60,9 @@ def over_confident_tail(rows: int, seed: int) -> Case:
         x_NC = torch.randn(count, 3, generator=generator) + 2.4 * one_hot(labels_N, 3)
 
         def view(noise: float) -> Tensor:
-            head_NC, medium_NC = (2.4 * (x_NC + noise * torch.randn(count, 3, generator=generator)) for _ in range(2))
+            head_NC, medium_NC = (
+                2.4 * (x_NC + noise * torch.randn(count, 3, generator=generator)) for _ in range(2)
+            )
             tail_NC = 1.4 * x_NC + torch.tensor([-3.0, -0.5, 3.0])
             return torch.stack([head_NC + torch.tensor([0.8, 0.0, -0.8]), medium_NC, tail_NC], 1)
 
@@ -69,7 +79,11 @@ def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: floa
     generator = torch.Generator().manual_seed(seed)
     steps_C = torch.linspace(0, 1, classes)
     train_C = (20**-steps_C) / (20**-steps_C).sum()
-    test_C = {"forward": ratio**-steps_C, "uniform": torch.ones(classes), "backward": ratio**steps_C}[direction]
+    test_C = {
+        "forward": ratio**-steps_C,
+        "uniform": torch.ones(classes),
+        "backward": ratio**steps_C,
+    }[direction]
     test_C = test_C / test_C.sum()
     expert_shift_EC = (1 - torch.tensor([0.0, 1.0, 2.0]))[:, None] * train_C.log()
     quirks_ECC = 0.1 * torch.randn(3, classes, classes, generator=generator)
@@ -80,7 +94,11 @@ def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: floa
 
         def view(noise: float) -> Tensor:
             seen_NC = x_NC + noise * torch.randn(count, classes, generator=generator)
-            return 2 * seen_NC[:, None] + 2 * torch.einsum("nc,ecd->ned", seen_NC, quirks_ECC) + expert_shift_EC
+            return (
+                2 * seen_NC[:, None]
+                + 2 * torch.einsum("nc,ecd->ned", seen_NC, quirks_ECC)
+                + expert_shift_EC
+            )
 
         return labels_N, [view(0.0), view(0.7), view(0.7)]
 
@@ -100,7 +118,9 @@ def test_unguarded_stability_collapses_and_guarded_does_not(rows: int) -> None:
         collapsed += fell and float(bare.weights_E[2]) > 0.9
         for validated in (True, False):
             kept = case.stability(validated=validated)
-            right_N, even_N = ((a.logits_NC.argmax(1) == case.labels_N).double() for a in (kept, even))
+            right_N, even_N = (
+                (a.logits_NC.argmax(1) == case.labels_N).double() for a in (kept, even)
+            )
             change, error = mean_and_error(right_N - even_N)
             assert change >= -2 * error
             if fell:
@@ -116,7 +136,10 @@ def test_its_own_objective_would_not_have_protected() -> None:
     bare = case.stability(guarded=False)
 
     def agreement(weights_E: Tensor) -> Tensor:
-        first, second = (torch.einsum("nec,e->nc", v, weights_E).softmax(1) for v in (case.first_NEC, case.second_NEC))
+        first, second = (
+            torch.einsum("nec,e->nc", v, weights_E).softmax(1)
+            for v in (case.first_NEC, case.second_NEC)
+        )
         return torch.cosine_similarity(first, second, dim=1)
 
     gain, error = mean_and_error(agreement(bare.weights_E) - agreement(torch.full((3,), 1 / 3)))
@@ -125,12 +148,20 @@ def test_its_own_objective_would_not_have_protected() -> None:
 
 @pytest.mark.parametrize("rows", [40, 400])
 @pytest.mark.parametrize("direction", ["forward", "uniform", "backward"])
-def test_guarded_is_never_worse_than_uniform_by_more_than_its_error(direction: str, rows: int) -> None:
+def test_guarded_is_never_worse_than_uniform_by_more_than_its_error(
+    direction: str, rows: int
+) -> None:
     for seed in range(4):
         case = shifted(direction, rows, seed)
         even = uniform(case.logits_NEC)
-        for found in (case.stability(), case.stability(validated=False), prior(case.logits_NEC, validation=case.validation)):
-            right_N, even_N = ((a.logits_NC.argmax(1) == case.labels_N).double() for a in (found, even))
+        for found in (
+            case.stability(),
+            case.stability(validated=False),
+            prior(case.logits_NEC, validation=case.validation),
+        ):
+            right_N, even_N = (
+                (a.logits_NC.argmax(1) == case.labels_N).double() for a in (found, even)
+            )
             change, error = mean_and_error(right_N - even_N)
             assert change >= -2 * error, (seed, found.method, change, error)
             assert found.fell_back == (found.method == "uniform") == (found.reason != "")
@@ -188,7 +219,10 @@ def test_a_biased_posterior_is_not_taken_for_a_shift() -> None:
 def test_few_rows_and_one_expert_fall_back() -> None:
     case = shifted("forward", 29, 0)
     assert case.stability().reason == "uniform weights: 29 test rows, 30 are needed"
-    assert prior(case.logits_NEC, validation=case.validation).reason == "uniform weights: 29 test rows, 30 are needed"
+    assert (
+        prior(case.logits_NEC, validation=case.validation).reason
+        == "uniform weights: 29 test rows, 30 are needed"
+    )
     single = case.logits_NEC[:, :1]
     assert stability(single, single, single).reason == "uniform weights: there is one expert"
 
@@ -202,16 +236,27 @@ def test_uniform_is_the_mean() -> None:
 
 
 def test_a_given_prior_moves_the_logits_by_its_ratio() -> None:
-    logits, trained, wanted = torch.randn(6, 2, 3), torch.tensor([0.6, 0.3, 0.1]), torch.tensor([1.0, 1.0, 2.0])
+    logits, trained, wanted = (
+        torch.randn(6, 2, 3),
+        torch.tensor([0.6, 0.3, 0.1]),
+        torch.tensor([1.0, 1.0, 2.0]),
+    )
     found = given(logits, wanted, trained)
     expected = logits.mean(1).softmax(1) * (wanted / 4) / trained
-    assert torch.allclose(found.probabilities_NC, expected / expected.sum(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(
+        found.probabilities_NC, expected / expected.sum(1, keepdim=True), atol=1e-6
+    )
     assert found.prior_C is not None
     assert found.prior_C.tolist() == pytest.approx([0.25, 0.25, 0.5])
     never = given(logits, torch.tensor([1.0, 1.0, 0.0]))
     assert torch.isfinite(never.logits_NC).all()
     assert (never.logits_NC.argmax(1) != 2).all()
-    for wrong in (torch.tensor([1.0, 1.0]), torch.tensor([1.0, -1.0, 1.0]), torch.zeros(3), torch.tensor([1.0, torch.nan, 0.0])):
+    for wrong in (
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([1.0, -1.0, 1.0]),
+        torch.zeros(3),
+        torch.tensor([1.0, torch.nan, 0.0]),
+    ):
         with pytest.raises(ValueError, match="a prior must be 3 finite numbers"):
             given(logits, wrong)
 
@@ -231,7 +276,9 @@ def test_em_finds_the_prior_and_stays_finite() -> None:
     assert float(gains.mean()) > 0.2
 
 
-def test_the_rows_that_go_with_a_checkpoint_are_bounded_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_that_go_with_a_checkpoint_are_bounded_by_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("model.decisions.guard.MOST_CELLS", 600)
     kept = Validation.of(torch.zeros(500, 2, 30), torch.arange(500) % 30)
     assert kept.logits_VEC.shape == (10, 2, 30)
@@ -271,11 +318,18 @@ def test_weights_are_on_the_simplex_and_the_same_every_time() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rows", [1, 35])
 def test_every_method_is_finite_on_little_and_on_half_precision(method: str, rows: int) -> None:
-    logits = (20 * torch.randn(rows, 3, 4, generator=torch.Generator().manual_seed(0))).to(torch.bfloat16)
+    logits = (20 * torch.randn(rows, 3, 4, generator=torch.Generator().manual_seed(0))).to(
+        torch.bfloat16
+    )
     validation = Validation.of(torch.randn(5, 3, 4), torch.tensor([0, 0, 1, -1, 3]))
     for guarded in (True, False):
         found = aggregate(
-            method, logits, views=(logits, logits + 1), prior_C=torch.tensor([1.0, 0.0, 0.0, 1.0]), validation=validation, guarded=guarded
+            method,
+            logits,
+            views=(logits, logits + 1),
+            prior_C=torch.tensor([1.0, 0.0, 0.0, 1.0]),
+            validation=validation,
+            guarded=guarded,
         )
         assert torch.isfinite(found.logits_NC).all()
         assert torch.isfinite(found.probabilities_NC).all()

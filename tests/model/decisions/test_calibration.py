@@ -28,7 +28,9 @@ def posteriors(counts: list[int], seed: int = 0, distance: float = 2.0) -> tuple
     generator = torch.Generator().manual_seed(seed)
     classes = len(counts)
     labels_N = torch.arange(classes).repeat_interleave(torch.tensor(counts))
-    x_NC = torch.randn(len(labels_N), classes, generator=generator) + distance * torch.nn.functional.one_hot(labels_N, classes)
+    x_NC = torch.randn(
+        len(labels_N), classes, generator=generator
+    ) + distance * torch.nn.functional.one_hot(labels_N, classes)
     return distance * x_NC, labels_N
 
 
@@ -77,8 +79,12 @@ def test_mixture_prior() -> None:
     pi = torch.tensor([0.7, 0.2, 0.1])
     experts = torch.stack([(pi.log() * (1 - strength)).softmax(0) for strength in (0.5, 1.0, 1.5)])
     assert torch.allclose(mixture_prior(experts), torch.full((3,), 1 / 3), atol=1e-6)
-    assert torch.allclose(mixture_prior(experts, torch.tensor([0.0, 1.0, 0.0])), torch.full((3,), 1 / 3), atol=1e-6)
-    assert torch.allclose(mixture_prior(experts, torch.tensor([1.0, 0.0, 0.0])), experts[0], atol=1e-6)
+    assert torch.allclose(
+        mixture_prior(experts, torch.tensor([0.0, 1.0, 0.0])), torch.full((3,), 1 / 3), atol=1e-6
+    )
+    assert torch.allclose(
+        mixture_prior(experts, torch.tensor([1.0, 0.0, 0.0])), experts[0], atol=1e-6
+    )
 
 
 def test_row_weights_give_each_class_its_share() -> None:
@@ -88,7 +94,13 @@ def test_row_weights_give_each_class_its_share() -> None:
 
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("empty", "0 usable"), ("few", "9 usable"), ("one class", "all of one class"), ("unknown", "0 usable"), ("nan", "0 usable")],
+    [
+        ("empty", "0 usable"),
+        ("few", "9 usable"),
+        ("one class", "all of one class"),
+        ("unknown", "0 usable"),
+        ("nan", "0 usable"),
+    ],
 )
 def test_what_cannot_be_fitted_stays_1_with_the_reason(case: str, reason: str) -> None:
     logits, labels = posteriors([20, 20, 20])
@@ -102,7 +114,11 @@ def test_what_cannot_be_fitted_stays_1_with_the_reason(case: str, reason: str) -
         labels = torch.full_like(labels, -1)
     if case == "nan":
         logits = logits * torch.nan
-    found = fit(logits[:, None].repeat(1, 2, 1), labels, metric="balanced_accuracy") if case != "nan" else None
+    found = (
+        fit(logits[:, None].repeat(1, 2, 1), labels, metric="balanced_accuracy")
+        if case != "nan"
+        else None
+    )
     temperature, why = fit_temperature(logits, labels)
     assert temperature == 1.0
     assert reason in why
@@ -123,7 +139,9 @@ def test_few_separable_rows_move_the_temperature_little() -> None:
 
 def test_one_row_of_a_class_cannot_set_the_temperature() -> None:
     logits, labels = posteriors([3000, 3000, 1])
-    logits[-1] = torch.tensor([30.0, 0.0, -30.0])  # a hopeless outlier that carries a third of the weight
+    logits[-1] = torch.tensor(
+        [30.0, 0.0, -30.0]
+    )  # a hopeless outlier that carries a third of the weight
     temperature, _ = fit_temperature(logits, labels)
     assert LIMITS[0] < temperature <= LIMITS[1]
     assert torch.isfinite((logits / temperature).log_softmax(1)).all()
@@ -148,7 +166,9 @@ def test_offsets_recover_a_known_shift(metric: str) -> None:
     fresh_biased = (fresh + shift).softmax(1)
     counts, names = torch.tensor([400, 400, 400]), ("a", "b", "c")
     before = compute(fresh_biased, truth, counts, names)[metric]
-    after = compute(fresh_biased, truth, counts, names, decide(fresh_biased, offsets_C=offsets))[metric]
+    after = compute(fresh_biased, truth, counts, names, decide(fresh_biased, offsets_C=offsets))[
+        metric
+    ]
     best = compute(fresh.softmax(1), truth, counts, names)[metric]
     assert after > before + 0.5 * (best - before)
 

@@ -18,7 +18,10 @@ NAME = "resnet10t"
 
 @pytest.fixture
 def weights(tmp_path: Path) -> str:
-    torch.save(timm.create_model(NAME, pretrained=False, num_classes=10).state_dict(), tmp_path / "weights.pth")
+    torch.save(
+        timm.create_model(NAME, pretrained=False, num_classes=10).state_dict(),
+        tmp_path / "weights.pth",
+    )
     return str(tmp_path / "weights.pth")
 
 
@@ -30,14 +33,20 @@ def encoder(weights: str, channels: int = 3, frozen: bool = False) -> ImageEncod
 def one_step(network: ImageEncoder, channels: int = 3) -> None:
     network.train()
     optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
-    network(torch.rand(4, channels, 32, 32), torch.ones(4, dtype=torch.bool)).pow(3).sum().backward()
+    network(torch.rand(4, channels, 32, 32), torch.ones(4, dtype=torch.bool)).pow(
+        3
+    ).sum().backward()
     optimiser.step()
 
 
 def changed(network: ImageEncoder, weights: str) -> set[str]:
     assert isinstance(network.body, Pretrained)
     kept = torch.load(weights, weights_only=True)
-    return {name for name, value in network.body.body.state_dict().items() if not torch.equal(value, kept[name])}
+    return {
+        name
+        for name, value in network.body.body.state_dict().items()
+        if not torch.equal(value, kept[name])
+    }
 
 
 def test_the_file_is_loaded_and_fine_tuned(weights: str) -> None:

@@ -13,7 +13,9 @@ def test_folds_are_the_same_whatever_the_batch_order() -> None:
     auxiliary_BMFC = torch.randn(10, 2, 3, 4)
     ranks_B = torch.tensor([7, 3, 0, 12, 5, 9, 1, 2, 4, 8])
     order = torch.randperm(10)
-    assert torch.equal(held_out(auxiliary_BMFC, ranks_B)[order], held_out(auxiliary_BMFC[order], ranks_B[order]))
+    assert torch.equal(
+        held_out(auxiliary_BMFC, ranks_B)[order], held_out(auxiliary_BMFC[order], ranks_B[order])
+    )
     assert torch.equal(held_out(auxiliary_BMFC, ranks_B)[0], auxiliary_BMFC[0, :, 7 % 3])
 
 
@@ -38,9 +40,13 @@ def test_running_means_by_hand() -> None:
     labels_B = torch.tensor([0, 0, 2])
     means.observe(true_BM, present_BM, labels_B, same)
     assert torch.allclose(means.mean_MC, torch.tensor([[0.7, 0.0, 0.1], [0.2, 0.0, 0.9]]))
-    assert torch.allclose(means.balanced_mean(), torch.tensor([0.4, 0.55]))  # class 1 has not been seen and does not count
+    assert torch.allclose(
+        means.balanced_mean(), torch.tensor([0.4, 0.55])
+    )  # class 1 has not been seen and does not count
     means.observe(torch.tensor([[0.2, 0.6]]), torch.ones(1, 2).bool(), torch.tensor([0]), same)
-    assert torch.allclose(means.mean_MC[:, 0], torch.tensor([0.45, 0.4]))  # one observation at momentum 0.5: half way
+    assert torch.allclose(
+        means.mean_MC[:, 0], torch.tensor([0.45, 0.4])
+    )  # one observation at momentum 0.5: half way
 
 
 def test_shrinkage_by_hand() -> None:
@@ -48,37 +54,61 @@ def test_shrinkage_by_hand() -> None:
     means.mean_MC[:] = torch.tensor([[0.9, 0.9, 0.9], [0.3, 0.3, 0.3]])
     means.seen_MC[:] = 1
     counts_C = torch.tensor([180.0, 20.0, 0.0])
-    posterior_BMC = torch.tensor([[[1.0, 0, 0], [1.0, 0, 0]], [[0, 1.0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [1.0, 0, 0]]])
+    posterior_BMC = torch.tensor(
+        [[[1.0, 0, 0], [1.0, 0, 0]], [[0, 1.0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [1.0, 0, 0]]]
+    )
     present_BM = torch.tensor([[True, True], [True, True], [True, False]])
     shrunk_BM = means.shrink(torch.full((3, 2), 0.5), posterior_BMC, present_BM, counts_C)
-    assert torch.allclose(shrunk_BM[0], torch.tensor([0.9 * 0.5 + 0.1 * 0.9, 0.9 * 0.5 + 0.1 * 0.3]))  # s = 180 / 200
-    assert torch.allclose(shrunk_BM[1], torch.tensor([0.5 * 0.5 + 0.5 * 0.9, 0.5 * 0.5 + 0.5 * 0.3]))  # s = 20 / 40
-    assert torch.allclose(shrunk_BM[2], torch.tensor([0.9, 0.3]))  # only the present modality's posterior counts: s = 0
+    assert torch.allclose(
+        shrunk_BM[0], torch.tensor([0.9 * 0.5 + 0.1 * 0.9, 0.9 * 0.5 + 0.1 * 0.3])
+    )  # s = 180 / 200
+    assert torch.allclose(
+        shrunk_BM[1], torch.tensor([0.5 * 0.5 + 0.5 * 0.9, 0.5 * 0.5 + 0.5 * 0.3])
+    )  # s = 20 / 40
+    assert torch.allclose(
+        shrunk_BM[2], torch.tensor([0.9, 0.3])
+    )  # only the present modality's posterior counts: s = 0
 
 
 def test_no_shrinkage_keeps_each_sample_s_own_confidence() -> None:
     confidence_BM = torch.rand(4, 2)
     shrunk_BM = running(shrinkage=0.0).shrink(
-        confidence_BM, torch.full((4, 2, 3), 1 / 3), torch.ones(4, 2).bool(), torch.tensor([5.0, 5, 5])
+        confidence_BM,
+        torch.full((4, 2, 3), 1 / 3),
+        torch.ones(4, 2).bool(),
+        torch.tensor([5.0, 5, 5]),
     )
     assert torch.allclose(shrunk_BM, confidence_BM)
 
 
 def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
     found = running(shrinkage=1.0)
-    found.observe(torch.full((3, 2), 0.9), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1, 2]), same)
+    found.observe(
+        torch.full((3, 2), 0.9), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1, 2]), same
+    )
     confidence_NM = torch.tensor([[0.5, 0.9], [0.7, 0.9], [0.4, 0.9], [0.0, 0.0]])
     true_NM = torch.tensor([[0.4, 0.5], [0.6, 0.5], [0.2, 0.2], [1.0, 1.0]])
     present_NM = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
-    found.check(confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1]))  # no row of class 2; the last has no label
+    found.check(
+        confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1])
+    )  # no row of class 2; the last has no label
     assert torch.allclose(found.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
     assert torch.allclose(found.bias_M, torch.tensor([(0.1 + 0.2) / 2, (0.4 + 0.7) / 2]))
     posterior_BMC = torch.eye(3)[torch.tensor([[0, 0]])]
-    shrunk_BM = found.shrink(torch.tensor([[0.8, 0.1]]), posterior_BMC, torch.ones(1, 2, dtype=torch.bool), torch.tensor([3.0, 2.0, 1.0]))
-    assert torch.allclose(shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])), "half above nothing is nothing"
+    shrunk_BM = found.shrink(
+        torch.tensor([[0.8, 0.1]]),
+        posterior_BMC,
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.tensor([3.0, 2.0, 1.0]),
+    )
+    assert torch.allclose(
+        shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])
+    ), "half above nothing is nothing"
     before_M = found.balanced_mean()
     found.check(confidence_NM, true_NM, torch.zeros_like(present_NM), torch.tensor([0, 0, 1, 2]))
-    assert torch.equal(found.balanced_mean(), before_M), "validation without the modality says nothing of it"
+    assert torch.equal(found.balanced_mean(), before_M), (
+        "validation without the modality says nothing of it"
+    )
 
 
 def test_means_over_two_workers_equal_those_of_one() -> None:
@@ -88,7 +118,12 @@ def test_means_over_two_workers_equal_those_of_one() -> None:
     one.observe(true_BM, present_BM, labels_B, same)
     caught: list[Tensor] = []
     for part in (slice(0, 7), slice(7, 20)):
-        running().observe(true_BM[part], present_BM[part], labels_B[part], lambda sums: caught.append(sums) or sums)  # type: ignore[func-returns-value]
+        running().observe(
+            true_BM[part],
+            present_BM[part],
+            labels_B[part],
+            lambda sums: caught.append(sums) or sums,
+        )  # type: ignore[func-returns-value]
     two = running()
     two.observe(true_BM[:7], present_BM[:7], labels_B[:7], lambda sums: caught[0] + caught[1])
     assert torch.allclose(one.mean_MC, two.mean_MC)

@@ -23,7 +23,9 @@ def test_the_distance_of_training_rows_is_about_one_whatever_their_scale() -> No
     assert (made.distance(z_NMD + 100) > 100).all()
 
 
-def test_everything_is_familiar_before_anything_is_learned_and_with_few_rows_of_validation() -> None:
+def test_everything_is_familiar_before_anything_is_learned_and_with_few_rows_of_validation() -> (
+    None
+):
     present = torch.tensor([[True, True], [True, False]])
     far = torch.full((2, 2, 6), 1e3)
     assert not Familiarity(2, 6)(far, present).any()
@@ -48,7 +50,10 @@ def test_a_far_modality_is_unfamiliar() -> None:
 
 def test_classes_count_alike_in_the_moments() -> None:
     g = torch.Generator().manual_seed(1)
-    often, rare = torch.randn(990, 1, 2, generator=g) * 0.1, torch.randn(10, 1, 2, generator=g) * 0.1 + 5
+    often, rare = (
+        torch.randn(990, 1, 2, generator=g) * 0.1,
+        torch.randn(10, 1, 2, generator=g) * 0.1 + 5,
+    )
     z_NMD, weights_N = torch.cat([often, rare]), torch.tensor([1 / 990] * 990 + [1 / 10] * 10)
     made = Familiarity(1, 2)
     made.learn(*moments(z_NMD, torch.ones(1000, 1, dtype=torch.bool), weights_N))

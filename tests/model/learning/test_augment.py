@@ -13,13 +13,18 @@ from model.config import LossConfig
 from model.learning.augment import augment, drop_modalities, mix
 from tests.model import samples
 
-STILL = DataConfig(flip="none", shift=0.0, zoom=0.0, rotate=0.0, colour=0.0, erase=0.0, cell_dropout=0.0)
+STILL = DataConfig(
+    flip="none", shift=0.0, zoom=0.0, rotate=0.0, colour=0.0, erase=0.0, cell_dropout=0.0
+)
 COUNTS = torch.tensor(samples.COUNTS, dtype=torch.float32)
 
 
 def shares(batch: Batch, cuts: list[int]) -> list[Batch]:
     bounds = [0, *cuts, len(batch)]
-    return [batch.select(slice(a, b)).replace(start=a, total=len(batch)) for a, b in zip(bounds, bounds[1:])]
+    return [
+        batch.select(slice(a, b)).replace(start=a, total=len(batch))
+        for a, b in zip(bounds, bounds[1:])
+    ]
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -35,7 +40,10 @@ def equal(a: Batch, b: Batch) -> bool:
 @pytest.mark.parametrize("kind", ["none", "mixup", "remix"])
 def test_one_worker_and_three_change_a_batch_alike(kind: str) -> None:
     batch = samples.batch(samples.schema(), 12)
-    config, loss = dataclasses.replace(DataConfig(), erase=0.3, cell_dropout=0.3), LossConfig(mix=kind)
+    config, loss = (
+        dataclasses.replace(DataConfig(), erase=0.3, cell_dropout=0.3),
+        LossConfig(mix=kind),
+    )
 
     def change(part: Batch) -> Batch:
         return drop_modalities(mix(augment(part, config, 5, 7), loss, COUNTS, 5, 7), 0.4, 5, 7)
@@ -48,7 +56,10 @@ def test_one_worker_and_three_change_a_batch_alike(kind: str) -> None:
 
 def test_another_step_draws_anew() -> None:
     batch = samples.batch(samples.schema())
-    assert not torch.equal(augment(batch, DataConfig(), 0, 1).images["photo"], augment(batch, DataConfig(), 0, 2).images["photo"])
+    assert not torch.equal(
+        augment(batch, DataConfig(), 0, 1).images["photo"],
+        augment(batch, DataConfig(), 0, 2).images["photo"],
+    )
 
 
 def test_no_augmentation_leaves_pixels_and_cells() -> None:
@@ -62,7 +73,9 @@ def test_flip_mirrors_half_of_the_images() -> None:
     batch = samples.batch(samples.schema(), 64)
     pixels = batch.images["photo"] / 255
     changed = augment(batch, dataclasses.replace(STILL, flip="horizontal"), 0, 1).images["photo"]
-    flipped = torch.tensor([torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(changed, pixels)])
+    flipped = torch.tensor(
+        [torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(changed, pixels)]
+    )
     kept = torch.tensor([torch.allclose(a, b, atol=1e-4) for a, b in zip(changed, pixels)])
     assert (flipped ^ kept).all()
     assert 16 < flipped.sum() < 48
@@ -104,8 +117,12 @@ def test_mixup_leaves_records_of_other_modalities_alone() -> None:
     batch.present_BM[1, 0] = False
     mixed = mix(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
     assert mixed.shares_B is not None
-    assert mixed.shares_B[:2].tolist() == [1.0, 1.0], "the image would stay the record's own, and must not learn the partner's label"
+    assert mixed.shares_B[:2].tolist() == [1.0, 1.0], (
+        "the image would stay the record's own, and must not learn the partner's label"
+    )
     assert torch.allclose(mixed.images["photo"][0], batch.images["photo"][0] / 255)
-    assert torch.equal(mixed.numbers["table"][0].nan_to_num(), batch.numbers["table"][0].nan_to_num())
+    assert torch.equal(
+        mixed.numbers["table"][0].nan_to_num(), batch.numbers["table"][0].nan_to_num()
+    )
     assert torch.equal(mixed.present_BM, batch.present_BM)
     assert (mixed.shares_B[2:] < 1).all()

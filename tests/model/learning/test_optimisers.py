@@ -16,13 +16,25 @@ from model.schema import Categorical, Image, Numeric, Schema, Table
 
 
 def settings(**changes: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"name": "adamw", "lr": 0.1, "weight_decay": 0.5, "momentum": 0.9, **changes})
+    return SimpleNamespace(
+        **{"name": "adamw", "lr": 0.1, "weight_decay": 0.5, "momentum": 0.9, **changes}
+    )
 
 
 def small_network() -> Network:
-    numbers = (Numeric(name="x", quantiles=(-1.0, 0.0, 1.0)), Numeric(name="y", quantiles=(-1.0, 0.0, 1.0)))
-    table = Table(name="table", numeric=numbers, categorical=(Categorical(name="k", vocabulary=("a", "b")),))
-    schema = Schema(images=(Image(name="picture", height=8, width=8, channels=1),), tables=(table,), classes=("a", "b"), counts=(9, 3))
+    numbers = (
+        Numeric(name="x", quantiles=(-1.0, 0.0, 1.0)),
+        Numeric(name="y", quantiles=(-1.0, 0.0, 1.0)),
+    )
+    table = Table(
+        name="table", numeric=numbers, categorical=(Categorical(name="k", vocabulary=("a", "b")),)
+    )
+    schema = Schema(
+        images=(Image(name="picture", height=8, width=8, channels=1),),
+        tables=(table,),
+        classes=("a", "b"),
+        counts=(9, 3),
+    )
     return Network(schema, ModelConfig(dim=8))
 
 
@@ -32,11 +44,22 @@ def test_only_weight_matrices_decay() -> None:
     kept, free = ({names[id(p)] for p in group} for group in optimisers.decayed(network))
     assert kept | free == set(names.values())
     assert not kept & free
-    assert {"experts.project.weight_EIO", "experts.classifier.weight_EHC", "auxiliary.weight_MFDC"} <= kept
+    assert {
+        "experts.project.weight_EIO",
+        "experts.classifier.weight_EHC",
+        "auxiliary.weight_MFDC",
+    } <= kept
     assert any(name.startswith("encoders.0.body") for name in kept)
     for name in kept:
         assert "bias" not in name
-    for part in ("norm.scale_EH", "norm.shift_EH", "concatenate.absent_MD", "missing_ND", "fill_N", "categories.table.weight"):
+    for part in (
+        "norm.scale_EH",
+        "norm.shift_EH",
+        "concatenate.absent_MD",
+        "missing_ND",
+        "fill_N",
+        "categories.table.weight",
+    ):
         assert any(part in name for name in free), part
     network.encoders.requires_grad_(False)
     groups = optimisers.build(network, settings()).param_groups
@@ -45,10 +68,15 @@ def test_only_weight_matrices_decay() -> None:
 
 
 def test_every_name_builds_its_optimiser() -> None:
-    kinds = {name: type(optimisers.build(nn.Linear(2, 2), settings(name=name))).__name__ for name in optimisers.OPTIMISERS}
+    kinds = {
+        name: type(optimisers.build(nn.Linear(2, 2), settings(name=name))).__name__
+        for name in optimisers.OPTIMISERS
+    }
     assert kinds == {"adamw": "AdamW", "sgd": "SGD", "sam": "AdamW", "imbsam": "AdamW"}
     assert optimisers.build(nn.Linear(2, 2), settings(name="sgd")).param_groups[0]["nesterov"]
-    assert not optimisers.build(nn.Linear(2, 2), settings(name="sgd", momentum=0.0)).param_groups[0]["nesterov"]
+    assert not optimisers.build(nn.Linear(2, 2), settings(name="sgd", momentum=0.0)).param_groups[
+        0
+    ]["nesterov"]
 
 
 def bowl(w: Tensor, a: float, b: float) -> Tensor:
@@ -67,7 +95,9 @@ def test_sam_on_a_quadratic_by_hand() -> None:
     assert w.tolist() == [1.0, 2.0]
     assert w.grad.tolist() == pytest.approx([1 + 0.5 / math.sqrt(37), 6 + 9 / math.sqrt(37)])
     torch.optim.SGD([w], lr=0.1).step()
-    assert w.tolist() == pytest.approx([1 - 0.1 - 0.05 / math.sqrt(37), 2 - 0.6 - 0.9 / math.sqrt(37)])
+    assert w.tolist() == pytest.approx(
+        [1 - 0.1 - 0.05 / math.sqrt(37), 2 - 0.6 - 0.9 / math.sqrt(37)]
+    )
 
 
 def test_imbsam_perturbs_by_the_rare_part_and_keeps_the_frequent_part_where_it_is() -> None:
@@ -87,7 +117,9 @@ def test_perturbation_takes_one_norm_over_all_parameters_and_comes_back_to_the_b
     before = [p.detach().clone() for p in network.parameters()]
     network(torch.randn(5, 3)).square().sum().backward()
     undo = optimisers.perturb(network.parameters(), rho=0.25)
-    moved = torch.cat([(p - b).flatten() for p, b in zip(network.parameters(), before, strict=True)])
+    moved = torch.cat(
+        [(p - b).flatten() for p, b in zip(network.parameters(), before, strict=True)]
+    )
     assert float(moved.detach().norm()) == pytest.approx(0.25, rel=1e-4)
     undo()
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
@@ -157,7 +189,9 @@ def test_average_follows_weights_and_float_buffers_and_copies_whole_numbers() ->
     assert average.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 11)
     assert average.running_mean.item() == pytest.approx(9.0)
     assert average.num_batches_tracked.item() == 7
-    optimisers.update_average(average, network, decay=0.5, step=1000)  # later the configured decay holds
+    optimisers.update_average(
+        average, network, decay=0.5, step=1000
+    )  # later the configured decay holds
     assert average.weight.item() == pytest.approx(0.5 * 10 + 0.5 * 11)
 
 

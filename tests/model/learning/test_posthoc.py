@@ -31,36 +31,65 @@ def biased(experts: int = 2, hidden: int = 5) -> tuple[Tensor, Tensor]:
 def recalls(weight: Tensor, bias: Tensor) -> np.ndarray:
     g = torch.Generator().manual_seed(1)
     labels = torch.arange(3).repeat(2000)
-    hidden = 1.5 * torch.eye(5)[:3][labels][:, None] + torch.randn(6000, weight.shape[0], 5, generator=g)
+    hidden = 1.5 * torch.eye(5)[:3][labels][:, None] + torch.randn(
+        6000, weight.shape[0], 5, generator=g
+    )
     guess = (torch.einsum("beh,ech->bec", hidden, weight) + bias)[:, 0].argmax(-1)
     return np.array([float((guess[labels == c] == c).float().mean()) for c in range(3)])
 
 
-def retrain(kind: str, hidden: Tensor, labels: Tensor, *, lr: float = 0.02, seed: int = 0, start: tuple[Tensor, Tensor] | None = None):  # type: ignore[no-untyped-def]
+def retrain(
+    kind: str,
+    hidden: Tensor,
+    labels: Tensor,
+    *,
+    lr: float = 0.02,
+    seed: int = 0,
+    start: tuple[Tensor, Tensor] | None = None,
+):  # type: ignore[no-untyped-def]
     weight, bias = start or biased(hidden.shape[1])
     return posthoc.retrain(weight, bias, hidden, labels, COUNTS, kind, 5, lr, seed, 0.5)
 
 
 def test_a_prior_of_zero_rules_a_class_out_however_sure_the_network_is() -> None:
-    moved = posthoc.adjust(torch.tensor([300.0, 0.0, 1.0]), torch.full((3,), 1 / 3), torch.tensor([0.0, 0.5, 0.5]))
+    moved = posthoc.adjust(
+        torch.tensor([300.0, 0.0, 1.0]), torch.full((3,), 1 / 3), torch.tensor([0.0, 0.5, 0.5])
+    )
     assert torch.isfinite(moved).all()
-    assert moved.softmax(-1).tolist() == pytest.approx([0.0, 1 / (1 + math.e), math.e / (1 + math.e)])
+    assert moved.softmax(-1).tolist() == pytest.approx(
+        [0.0, 1 / (1 + math.e), math.e / (1 + math.e)]
+    )
 
 
 def test_adjust_moves_a_posterior_to_another_prior() -> None:
     train, test = np.array([0.8, 0.2]), np.array([0.3, 0.7])
     posterior = np.array([0.6, 0.4])
     by_hand = posterior * test / train / (posterior * test / train).sum()
-    moved = posthoc.adjust(torch.tensor(posterior).log(), torch.tensor(train), torch.tensor(test)).softmax(-1)
+    moved = posthoc.adjust(
+        torch.tensor(posterior).log(), torch.tensor(train), torch.tensor(test)
+    ).softmax(-1)
     assert np.allclose(moved, by_hand)
     logits = torch.randn(4, 3, 2, dtype=torch.float64)
     assert torch.allclose(posthoc.adjust(logits, torch.tensor(train), torch.tensor(train)), logits)
-    assert torch.isfinite(posthoc.adjust(logits, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))).all()
+    assert torch.isfinite(
+        posthoc.adjust(logits, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    ).all()
 
 
 def test_tau_normalisation_by_hand() -> None:
     weight = torch.tensor([[[3.0, 4.0], [0.0, 0.25], [0.0, 0.0]]])
-    new, bias = posthoc.retrain(weight, torch.ones(1, 3), torch.zeros(0, 1, 2), torch.zeros(0), COUNTS, "tau", 1, 0.1, 0, 0.5)
+    new, bias = posthoc.retrain(
+        weight,
+        torch.ones(1, 3),
+        torch.zeros(0, 1, 2),
+        torch.zeros(0),
+        COUNTS,
+        "tau",
+        1,
+        0.1,
+        0,
+        0.5,
+    )
     assert torch.allclose(new, torch.tensor([[[3 / 5**0.5, 4 / 5**0.5], [0.0, 0.5], [0.0, 0.0]]]))
     assert bias.tolist() == [[0, 0, 0]]
     whole = posthoc.tau_normalise(weight[:, :2], 1.0)
@@ -72,7 +101,10 @@ def test_crt_and_lws_lift_the_rare_classes() -> None:
     hidden, labels = features()
     before = recalls(*biased())
     assert before[2] < 0.2
-    for kind, gain in (("crt", 0.1), ("lws", 0.04)):  # lws cannot move a bias on its own, hence the smaller gain
+    for kind, gain in (
+        ("crt", 0.1),
+        ("lws", 0.04),
+    ):  # lws cannot move a bias on its own, hence the smaller gain
         after = recalls(*retrain(kind, hidden, labels))
         assert after.mean() > before.mean() + gain, kind
         assert after[2] > before[2] + 0.2, kind
@@ -120,7 +152,10 @@ def test_the_same_seed_gives_the_same_classifier_and_touches_nothing_else(kind: 
 def test_rows_without_a_label_are_left_out() -> None:
     hidden, labels = features()
     known = retrain("crt", hidden, labels)
-    extra = torch.cat([hidden, torch.full((9, 2, 5), torch.nan)]), torch.cat([labels, torch.full((9,), -1)])
+    extra = (
+        torch.cat([hidden, torch.full((9, 2, 5), torch.nan)]),
+        torch.cat([labels, torch.full((9,), -1)]),
+    )
     assert torch.equal(known[0], retrain("crt", *extra)[0])
 
 

@@ -26,11 +26,17 @@ from model.metrics.metrics import (
 from model.metrics.scoring import Scored
 
 
-def example(rows: int, classes: int, seed: int = 0, ties: bool = False) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
+def example(
+    rows: int, classes: int, seed: int = 0, ties: bool = False
+) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
     """Informative random scores, every class with at least one row."""
     generator = torch.Generator().manual_seed(seed)
-    labels_N = torch.cat([torch.arange(classes), torch.randint(classes, (rows - classes,), generator=generator)])
-    logits_NC = torch.randn(rows, classes, generator=generator) + 1.5 * torch.nn.functional.one_hot(labels_N, classes)
+    labels_N = torch.cat(
+        [torch.arange(classes), torch.randint(classes, (rows - classes,), generator=generator)]
+    )
+    logits_NC = torch.randn(rows, classes, generator=generator) + 1.5 * torch.nn.functional.one_hot(
+        labels_N, classes
+    )
     if ties:
         logits_NC = logits_NC.round()
     counts_C = torch.linspace(300, 3, classes).round()
@@ -50,7 +56,9 @@ def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
         "g_mean": float(np.prod(recall)) ** (1 / 7),
         "mcc": reference.matthews_corrcoef(y, told),
         "macro_auroc": np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in range(7)]),
-        "macro_auprc": np.mean([reference.average_precision_score(y == c, p[:, c]) for c in range(7)]),
+        "macro_auprc": np.mean(
+            [reference.average_precision_score(y == c, p[:, c]) for c in range(7)]
+        ),
         "accuracy": reference.accuracy_score(y, told),
         "worst_recall": recall.min(),
         "nll": reference.log_loss(y, p.double() / p.double().sum(1, keepdim=True)),
@@ -93,10 +101,16 @@ def test_an_absent_class_is_left_out_and_named() -> None:
     p, y = p[keep], y[keep]
     found, why = compute(p, y, counts, classes), notes(p, y, counts, classes)
     present = [c for c in range(6) if c != 4]
-    assert found["macro_auroc"] == pytest.approx(np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in present]))
-    assert found["macro_auprc"] == pytest.approx(np.mean([reference.average_precision_score(y == c, p[:, c]) for c in present]), abs=1e-6)
+    assert found["macro_auroc"] == pytest.approx(
+        np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in present])
+    )
+    assert found["macro_auprc"] == pytest.approx(
+        np.mean([reference.average_precision_score(y == c, p[:, c]) for c in present]), abs=1e-6
+    )
     with pytest.warns(UserWarning, match="not in y_true"):
-        assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(y, p.argmax(1)))
+        assert found["balanced_accuracy"] == pytest.approx(
+            reference.balanced_accuracy_score(y, p.argmax(1))
+        )
     assert found["macro_f1"] == pytest.approx(reference.f1_score(y, p.argmax(1), average="macro"))
     assert found["mcc"] == pytest.approx(reference.matthews_corrcoef(y, p.argmax(1)))
     assert found["worst_recall"] == min(found[f"recall/c{c}"] for c in present)
@@ -113,7 +127,9 @@ def test_of_very_many_absent_classes_the_first_are_named() -> None:
     assert said.endswith(" and 28 more")
 
 
-@pytest.mark.parametrize("case", ["one row", "one class", "constant", "none", "unknown labels", "certain and wrong"])
+@pytest.mark.parametrize(
+    "case", ["one row", "one class", "constant", "none", "unknown labels", "certain and wrong"]
+)
 def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
     p, y, counts, classes = example(40, 4)
     if case == "one row":
@@ -155,12 +171,22 @@ def test_a_diverged_model_is_one_clear_error() -> None:
 def test_given_decisions_replace_the_most_probable_class() -> None:
     p, y, counts, classes = example(100, 4)
     assert compute(p, y, counts, classes, predictions_N=y)["accuracy"] == 1
-    assert compute(p, y, counts, classes, predictions_N=y)["nll"] == compute(p, y, counts, classes)["nll"]
+    assert (
+        compute(p, y, counts, classes, predictions_N=y)["nll"]
+        == compute(p, y, counts, classes)["nll"]
+    )
 
 
 def test_shot_groups() -> None:
     assert shot_groups(torch.tensor([101, 100, 20, 19, 0])).tolist() == [0, 1, 1, 2, 2]
-    assert shot_groups(torch.tensor([9000, 8000, 7000, 600, 500, 400])).tolist() == [0, 0, 1, 1, 2, 2]
+    assert shot_groups(torch.tensor([9000, 8000, 7000, 600, 500, 400])).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     assert shot_groups(torch.tensor([5, 9])).tolist() == [2, 0]
     assert shot_groups(torch.tensor([5])).tolist() == [0]
     assert shot_groups(torch.tensor([1, 9, 5])).tolist() == [2, 0, 1]
@@ -191,13 +217,20 @@ def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
     intervals = bootstrap(p, y, counts, names, replicates=20, seed=5, classes=classes, level=1.0)
     for name in names:
         values = [found[name] for found in again]
-        assert intervals[name] == (pytest.approx(min(values), abs=1e-9), pytest.approx(max(values), abs=1e-9)), name
+        assert intervals[name] == (
+            pytest.approx(min(values), abs=1e-9),
+            pytest.approx(max(values), abs=1e-9),
+        ), name
 
 
-def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     p, y, counts, _ = example(120, 20, ties=True)
     whole = bootstrap(p, y, counts, FORMULAS, replicates=30, seed=5)
-    monkeypatch.setattr("model.metrics.scoring._CELLS", 7 * 20**2)  # 7 replicates by classes, 23 by rows
+    monkeypatch.setattr(
+        "model.metrics.scoring._CELLS", 7 * 20**2
+    )  # 7 replicates by classes, 23 by rows
     sizes = set()
 
     def counted(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
@@ -219,9 +252,13 @@ def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
         y = torch.arange(300) % 3
-        told = torch.where(torch.rand(300, generator=generator) < 0.7, y, (y + 1) % 3)  # the true balanced accuracy is 0.7
+        told = torch.where(
+            torch.rand(300, generator=generator) < 0.7, y, (y + 1) % 3
+        )  # the true balanced accuracy is 0.7
         p = torch.nn.functional.one_hot(told, 3).float()
-        low, high = bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed)["balanced_accuracy"]
+        low, high = bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed)[
+            "balanced_accuracy"
+        ]
         inside += low <= 0.7 <= high
     assert inside >= 34
     with pytest.raises(ValueError, match="got 'balanced'"):
@@ -247,7 +284,9 @@ def test_confidence_report() -> None:
     present = torch.ones(300, 2, dtype=torch.bool)
     present[labels == 2, 1] = False
     weights = torch.tensor([0.8, 0.2]).expand(300, 2)
-    rows = confidence_report(told, true, present, labels, torch.tensor([500, 50, 5]), ("image", "table"), weights)
+    rows = confidence_report(
+        told, true, present, labels, torch.tensor([500, 50, 5]), ("image", "table"), weights
+    )
     by = {(r["modality"], r["group"]): r for r in rows}
     assert len(rows) == 8
     assert by["image", "all"]["rank_correlation"] == pytest.approx(1.0)
@@ -261,9 +300,21 @@ def test_confidence_report() -> None:
 
 def test_confidence_report_matches_scipy_and_balances_classes() -> None:
     generator = torch.Generator().manual_seed(1)
-    told, true = torch.rand(90, 1, generator=generator).mul(9).round(), torch.rand(90, 1, generator=generator).mul(5).round()
+    told, true = (
+        torch.rand(90, 1, generator=generator).mul(9).round(),
+        torch.rand(90, 1, generator=generator).mul(5).round(),
+    )
     labels = torch.tensor([0] * 80 + [1] * 9 + [2])
-    row = confidence_report(told, true, torch.ones(90, 1, dtype=torch.bool), labels, torch.tensor([800, 90, 10]), ("image",))[0]
+    row = confidence_report(
+        told,
+        true,
+        torch.ones(90, 1, dtype=torch.bool),
+        labels,
+        torch.tensor([800, 90, 10]),
+        ("image",),
+    )[0]
     assert row["rank_correlation"] == pytest.approx(spearmanr(told[:, 0], true[:, 0]).statistic)
-    assert row["true"] == pytest.approx(float(sum(true[labels == c].mean() for c in range(3)) / 3), abs=1e-6)
+    assert row["true"] == pytest.approx(
+        float(sum(true[labels == c].mean() for c in range(3)) / 3), abs=1e-6
+    )
     assert row["weight"] is None
