@@ -64,13 +64,11 @@ def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.
     import rtdl_num_embeddings as rtdl
 
     if kind == "piecewise":
-        with (
-            warnings.catch_warnings()
-        ):  # a column with a single bin is embedded linearly, as it should be
+        with warnings.catch_warnings():
+            # A column with a single bin is embedded linearly, as it should be.
             warnings.filterwarnings("ignore", message=".*just two bin edges")
-            return rtdl.PiecewiseLinearEmbeddings(
-                [bin_edges(c) for c in columns], size, activation=False, version="B"
-            )  # type: ignore[no-any-return]
+            edges = [bin_edges(c) for c in columns]
+            return rtdl.PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")  # type: ignore[no-any-return]
     if kind == "periodic":
         return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
     return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]
