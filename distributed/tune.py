@@ -242,7 +242,7 @@ class Search:
                 )
         except search.Interrupted as stop:
             return 128 + stop.number
-        except search.Hopeless as error:
+        except search.EveryTrialFailed as error:
             writer.close()
             raise errors.Failure(str(error)) from None
         self.tidy(everything=True)

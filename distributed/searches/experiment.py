@@ -8,30 +8,13 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.metrics.names import METRICS as DECLARED
+from distributed.searches.records import SearchJob, SearchRecord, _finite
 from model.metrics.names import check_name
 from model.metrics.names import metric as metric_named
-
-METRICS = (*DECLARED, "train_seconds")
-
-# The nested baselines: what the method must beat to be worth its complexity.
-BASELINES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "concatenation": {"fusion.kind": "uniform"},
-    "one expert": {"experts.count": 1},
-    "plain softmax": {
-        "loss.name": "prior",
-        "loss.centre": 0.0,
-        "loss.spread": 0.0,
-        "loss.margin": 0.0,
-        "loss.drw": 0.0,
-    },
-}
-START = "starting point"  # the label of "defaults" where --config or --set have changed them
 
 
 def check_metrics(words: str) -> list[str]:
@@ -44,53 +27,10 @@ def check_metrics(words: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training run: a trial, a named configuration outside the space, a replicate with another seed, or the test of the winner."""
-
-    name: str
-    kind: str  # search, named, replicate, test
-    label: str = ""  # defaults, concatenation, ...
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # dotted changes to the search's base configuration
-    number: int | None = None  # of the Optuna trial
-    of: str = ""  # the configuration that a replicate or a test repeats
-    seed: int | None = None  # replaces optim.seed
-    state: str = ""  # name of the job whose saved state this one goes on from; empty is its own
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "settings": dict(self.settings)}
-
-
-@dataclass
-class Record:
-    """A job and what became of it."""
-
-    job: Job
-    state: str = (
-        "running"  # running, complete, stopped (early, by the stopper or the time budget), failed
-    )
-    reason: str = ""
-    epoch: int = 0
-    epochs: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of validation; of test for a test job
-    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
-    started: float = 0.0
-    seconds: float = 0.0  # wall time of the job in the sitting that ended it
-
-    @property
-    def name(self) -> str:
-        return self.job.name
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "job": self.job.to_dict()}
-
-
-@dataclass(frozen=True)
 class Standing:
     """One configuration: its first run, and its replicates over fresh seeds."""
 
-    record: Record
+    record: SearchRecord
     replicates: tuple[float, ...] = ()
 
     @property
@@ -119,7 +59,7 @@ class Experiment:
         self.folder, self.metrics = Path(folder), metrics
         self.folder.mkdir(parents=True, exist_ok=True)
         self.replicates, self.best, self.seed = replicates, best, seed
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, SearchRecord] = {}
         self.lock = threading.RLock()  # the report is written by a thread of its own
         self.log = self.folder / "records.jsonl"
         self._load()
@@ -132,7 +72,7 @@ class Experiment:
                 raw = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the line being written when the driver was killed
-            record = Record(**{**raw, "job": Job(**raw["job"])})
+            record = SearchRecord(**{**raw, "job": SearchJob(**raw["job"])})
             self.records[record.name] = record
 
     @property
@@ -143,9 +83,9 @@ class Experiment:
     def sign(self) -> float:
         return -1.0 if metric_named(self.metric).direction == "min" else 1.0
 
-    def start(self, job: Job) -> None:
+    def start(self, job: SearchJob) -> None:
         with self.lock:
-            self.records[job.name] = Record(job, started=time.time())
+            self.records[job.name] = SearchRecord(job, started=time.time())
 
     def begin(self, name: str) -> None:
         """A job has its place on the cluster: the time it waited for one does not count."""
@@ -154,7 +94,7 @@ class Experiment:
             if record.state == "running" and not record.epoch:
                 record.started = time.time()
 
-    def put(self, record: Record) -> None:
+    def put(self, record: SearchRecord) -> None:
         """A record from elsewhere."""
         with self.lock:
             self.records[record.name] = record
@@ -191,7 +131,7 @@ class Experiment:
                 record.reason = reason
                 self._append(record)
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: SearchRecord) -> None:
         """A later line on the same job replaces the earlier one; a line that a kill cut short is closed first."""
         line = json.dumps(record.to_dict()) + "\n"
         if self.log.exists() and self.log.stat().st_size:
@@ -210,18 +150,18 @@ class Experiment:
             r.name: (r.state, [r.metrics.get(m, math.nan) for m in self.metrics]) for r in ended
         }
 
-    def of_kind(self, *kinds: str) -> list[Record]:
+    def of_kind(self, *kinds: str) -> list[SearchRecord]:
         with self.lock:
             return [r for r in self.records.values() if r.job.kind in kinds]
 
-    def configurations(self) -> list[Record]:
+    def configurations(self) -> list[SearchRecord]:
         """In the order in which they were begun."""
         return sorted(self.of_kind("search", "named"), key=lambda r: r.started)
 
-    def replicates_of(self, name: str) -> list[Record]:
+    def replicates_of(self, name: str) -> list[SearchRecord]:
         return [r for r in self.of_kind("replicate") if r.job.of == name and r.state == "complete"]
 
-    def standing(self, record: Record) -> Standing:
+    def standing(self, record: SearchRecord) -> Standing:
         values = tuple(
             r.metrics[self.metric]
             for r in self.replicates_of(record.name)
@@ -229,7 +169,7 @@ class Experiment:
         )
         return Standing(record, values)
 
-    def finished(self) -> list[Record]:
+    def finished(self) -> list[SearchRecord]:
         """Configurations that ran to their end, best first; those stopped early only where none did."""
         whole = [
             r
@@ -244,10 +184,10 @@ class Experiment:
             ]
         return sorted(whole, key=lambda r: -self.sign * r.metrics[self.metric])
 
-    def named(self) -> list[Record]:
+    def named(self) -> list[SearchRecord]:
         return [r for r in self.configurations() if r.job.label and r.state == "complete"]
 
-    def candidates(self) -> list[Record]:
+    def candidates(self) -> list[SearchRecord]:
         """The configurations that are run again with fresh seeds: the best k of the search, the named ones, and every one that was run
         again before, so that an extension drops no winner that fresh seeds have confirmed.
         """
@@ -266,7 +206,7 @@ class Experiment:
         standings = [s for s in standings if len(s.replicates) >= most]
         return max(standings, key=lambda s: self.sign * s.score(self.metric), default=None)
 
-    def front(self) -> list[Record]:
+    def front(self) -> list[SearchRecord]:
         """The configurations that no other beats in every metric."""
         signs = [-1.0 if metric_named(m).direction == "min" else 1.0 for m in self.metrics]
         found = [r for r in self.finished() if all(_finite(r.metrics.get(m)) for m in self.metrics)]
@@ -277,7 +217,7 @@ class Experiment:
 
         return [r for r in found if not beaten(points[r.name])]
 
-    def plan(self, searching: bool, test: bool = True) -> Job | str | None:
+    def plan(self, searching: bool, test: bool = True) -> SearchJob | str | None:
         """The next job after the search: replicates, then the test of the winner; None is wait, "finished" the end."""
         wanted = self.named() if searching else self.candidates()
         for seed in range(1, self.replicates + 1):
@@ -302,8 +242,8 @@ class Experiment:
                 return job
         return "finished"
 
-    def _again(self, record: Record, name: str, kind: str, seed: int) -> Job:
-        return Job(
+    def _again(self, record: SearchRecord, name: str, kind: str, seed: int) -> SearchJob:
+        return SearchJob(
             name=name,
             kind=kind,
             label=record.job.label,
@@ -312,7 +252,7 @@ class Experiment:
             seed=self.seed + seed,
         )
 
-    def tests(self) -> list[Record]:
+    def tests(self) -> list[SearchRecord]:
         """Of the winner, as it is now."""
         winner = self.winner()
         return [
@@ -332,7 +272,3 @@ class Experiment:
             return {r.name for r in self.of_kind("replicate")}
         winner = self.winner()
         return {winner.record.name} if winner else set()
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher as RaySearcher
 
-from distributed.searches.experiment import Experiment, Job, Record
+from distributed.searches.experiment import Experiment
+from distributed.searches.records import SearchJob, SearchRecord
 from distributed.searches.spaces import Space, ask, probe
 from model.metrics.names import metric as metric_named
 
@@ -120,7 +121,7 @@ class Searcher(OptunaSearch):
         owner: str,
         pins: Mapping[str, Any] | None = None,
         named: Sequence[tuple[str, Mapping[str, Any]]] = (),
-        outside: Sequence[Job] = (),
+        outside: Sequence[SearchJob] = (),
         test: bool = True,
         time_budget: float = 0.0,
     ) -> None:
@@ -137,7 +138,7 @@ class Searcher(OptunaSearch):
         self.interrupted = (
             False  # trials that end from now on are left as running, for the next start
         )
-        self.jobs: dict[str, Job] = {}  # in flight, by Tune's trial id
+        self.jobs: dict[str, SearchJob] = {}  # in flight, by Tune's trial id
         self._trials: dict[str, optuna.Trial] = {}  # theirs in Optuna, for those of the search
         self._adopted: list[optuna.Trial] = []
         self._waiting: list[str] = []  # labels that Optuna has been given and nobody has run
@@ -191,11 +192,11 @@ class Searcher(OptunaSearch):
         begun = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
         took = frozen.duration.total_seconds() if frozen.duration else 0.0
         reason = "its record was lost with the driver" if state == "failed" else ""
-        job = Job(
+        job = SearchJob(
             name=_name(frozen), kind="search", label=label, settings=settings, number=frozen.number
         )
         self.experiment.put(
-            Record(
+            SearchRecord(
                 job,
                 state,
                 reason,
@@ -241,13 +242,13 @@ class Searcher(OptunaSearch):
         if self.interrupted or len(self.jobs) >= room:
             return None
         job = self._next(trial_id)
-        if not isinstance(job, Job):
+        if not isinstance(job, SearchJob):
             return RaySearcher.FINISHED if job == "finished" else None
         self.jobs[trial_id] = job
         self.experiment.start(job)
         return job.to_dict()
 
-    def _next(self, trial_id: str) -> Job | str | None:
+    def _next(self, trial_id: str) -> SearchJob | str | None:
         if self.searching and self._adopted:
             return self._job(trial_id, self._adopted.pop(0))
         if self.searching and self.asked < self.trials:
@@ -263,14 +264,14 @@ class Searcher(OptunaSearch):
         waiting = any(job.kind in ("search", "named") for job in self.jobs.values())
         return self.experiment.plan(searching=waiting, test=self.test)
 
-    def _job(self, trial_id: str, trial: optuna.Trial) -> Job:
+    def _job(self, trial_id: str, trial: optuna.Trial) -> SearchJob:
         self._trials[trial_id] = trial
         if (
             trial.user_attrs.get("owner") != self.owner
         ):  # none, or another search's on the same storage that we were given
             trial.set_user_attr("owner", self.owner)
         label = str(trial.user_attrs.get("label", ""))
-        return Job(
+        return SearchJob(
             name=_name(trial),
             kind="search",
             label=label,

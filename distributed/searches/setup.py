@@ -11,7 +11,9 @@ from typing import Any
 
 from distributed import config
 from distributed.runtime import storage
-from distributed.searches.experiment import BASELINES, START, Job, check_metrics
+from distributed.searches.baselines import BASELINES, STARTING_POINT
+from distributed.searches.experiment import check_metrics
+from distributed.searches.records import SearchJob
 from distributed.wafers import generator
 from model.metrics.names import METRICS
 
@@ -173,7 +175,7 @@ def prepare(options: dict[str, Any]) -> Setup:
 
 def starting_points(
     space: Any, setup: Setup, modalities: int
-) -> tuple[list[tuple[str, dict[str, Any]]], list[Job]]:
+) -> tuple[list[tuple[str, dict[str, Any]]], list[SearchJob]]:
     """The defaults (or what --config and --set made of them) and the nested baselines: as trials where the space can express them, else
     as runs beside it. A baseline of which a setting is held fixed at another value would not be what its name says: it is left out.
     """
@@ -181,14 +183,14 @@ def starting_points(
 
     base = config.flatten(setup.settings)
     inside: list[tuple[str, dict[str, Any]]] = []
-    outside: list[Job] = []
+    outside: list[SearchJob] = []
     changed = any(not name.startswith(NEUTRAL) for name in setup.base)
     for label, wanted in BASELINES.items():
         changes = {k: v for k, v in wanted.items() if base[k] != v}
         if changes.keys() & setup.pins.keys():
             continue
         if label == "defaults":
-            label = START if changed else label
+            label = STARTING_POINT if changed else label
         elif not changes or (label == "concatenation" and modalities < 2):
             continue
         asked = probe(space, {**base, **changes}, setup.pins)
@@ -196,7 +198,7 @@ def starting_points(
             inside.append((label, {k: v for k, v in asked.items() if k not in setup.pins}))
         else:
             outside.append(
-                Job(
+                SearchJob(
                     name=label.replace(" ", "-"),
                     kind="named",
                     label=label,

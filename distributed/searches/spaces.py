@@ -57,7 +57,7 @@ def load_space(name: str) -> Space:
     return own[0]
 
 
-class Recorder:
+class RecordingTrial:
     """Stands between a space and its trial: notes every setting, and answers for those that the command line pins."""
 
     def __init__(self, trial: Any, pins: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Recorder:
 
 def ask(space: Space, trial: Any, pins: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The dotted settings a space gives for this trial: those it asks for, then those it returns."""
-    recorder = Recorder(trial, pins or {})
+    recorder = RecordingTrial(trial, pins or {})
     constants = space(recorder)
     return {
         **recorder.settings,

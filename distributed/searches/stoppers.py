@@ -13,17 +13,17 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distributed.searches.experiment import Record
+from distributed.searches.records import SearchRecord
 
 
-class Past:
+class EarlierTrial:
     """A trial of an earlier sitting, as a stopper sees it."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: SearchRecord) -> None:
         self.trial_id, self.config = f"past-{record.name}", record.job.to_dict()
 
 
-def recall(stopper: Any, records: Iterable[Record], metric: str) -> Any:
+def recall(stopper: Any, records: Iterable[SearchRecord], metric: str) -> Any:
     """The stopper, with the epochs of trials that have ended: a resumed search is as strict as one that was never interrupted."""
     for record in records:
         results = [
@@ -32,7 +32,7 @@ def recall(stopper: Any, records: Iterable[Record], metric: str) -> Any:
             if math.isfinite(e.get(metric, math.nan))
         ]
         if results and record.state in ("complete", "stopped") and hasattr(stopper, "recall"):
-            stopper.recall(Past(record), results)
+            stopper.recall(EarlierTrial(record), results)
     return stopper
 
 

@@ -15,7 +15,7 @@ Progress = Callable[[dict[str, float]], bool | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrialContext:
     """What all trials of a search have in common."""
 
     shards: str
@@ -30,7 +30,7 @@ def settings_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str,
     return {**base, **config["settings"], **seed}
 
 
-def trainable(config: dict[str, Any], plan: Plan) -> None:
+def trainable(config: dict[str, Any], plan: TrialContext) -> None:
     """A trial of the search: every epoch and the end are reported to Tune; what goes wrong is reported too, and fails this trial alone."""
     from ray import tune
 
@@ -48,7 +48,7 @@ def trainable(config: dict[str, Any], plan: Plan) -> None:
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
 
 
-def train(config: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def train(config: Mapping[str, Any], plan: TrialContext) -> dict[str, Any]:
     """The metrics of one job, trained here or by workers of its own."""
     import ray
     from ray import tune

@@ -39,7 +39,7 @@ class Interrupted(Exception):
         self.number = number
 
 
-class Hopeless(Exception):
+class EveryTrialFailed(Exception):
     """Everything fails from the start."""
 
 
@@ -144,7 +144,7 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
                 raise Interrupted(signals.received)
             ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
             if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
-                raise Hopeless(
+                raise EveryTrialFailed(
                     f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}"
                 )
 
@@ -168,7 +168,7 @@ def run_trial(config: dict[str, Any], plan: dict[str, Any]) -> None:
     """A trial, in its own process; torch is loaded there once, since processes are used again."""
     from distributed.searches import trial
 
-    trial.trainable(config, trial.Plan(**plan))
+    trial.trainable(config, trial.TrialContext(**plan))
 
 
 def make_trainable(

@@ -24,8 +24,10 @@ from distributed.reporting.page import (
     Table,
     Text,
 )
-from distributed.searches.experiment import START, Experiment, Job
+from distributed.searches.baselines import STARTING_POINT
+from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables as search_tables
+from distributed.searches.records import SearchJob
 
 EVIL = '<script>alert("x")</script> | & {{body}} *_`[a](b)'
 
@@ -54,11 +56,11 @@ def searched(
 ) -> Experiment:
     """A search whose configurations have these values over fresh seeds; the first one is the start."""
     experiment = Experiment(folder, [metric], replicates=len(next(iter(runs.values()))), best=9)
-    jobs = [Job(name=n, kind="search", label="" if i else start) for i, n in enumerate(runs)]
+    jobs = [SearchJob(name=n, kind="search", label="" if i else start) for i, n in enumerate(runs)]
     for job in jobs:
         for seed, value in enumerate([sum(runs[job.name]), *runs[job.name]]):
             again = (
-                Job(
+                SearchJob(
                     name=f"{job.name}-seed{seed}",
                     kind="replicate",
                     of=job.name,
@@ -257,7 +259,10 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
         alone
     )
     many = searched(
-        tmp_path / "many", "balanced_accuracy", {"0000": start, "0001": best, **others}, start=START
+        tmp_path / "many",
+        "balanced_accuracy",
+        {"0000": start, "0001": best, **others},
+        start=STARTING_POINT,
     )
     assert many.winner().record.name == "0001"
     found = search_tables.against_start(many, many.winner())

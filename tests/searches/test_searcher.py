@@ -17,9 +17,10 @@ from distributed.runtime.signals import Signals
 from distributed.searches import searcher as parts
 from distributed.searches import stoppers as search_stoppers
 from distributed.searches import tuner as search
-from distributed.searches.experiment import Experiment, Job, Record
+from distributed.searches.experiment import Experiment
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
+from distributed.searches.records import SearchJob, SearchRecord
 from tests.searches import analytic
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
@@ -200,7 +201,7 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     searcher = make(tmp_path, trials=3)
     trial = searcher.study.ask()
     trial.set_user_attr("owner", "me")
-    job = Job(name=f"{trial.number:04d}", kind="search", number=trial.number)
+    job = SearchJob(name=f"{trial.number:04d}", kind="search", number=trial.number)
     searcher.experiment.start(job)
     searcher.experiment.end(job.name, "complete", {"balanced_accuracy": 0.5})
     again = make(tmp_path, trials=3)
@@ -273,7 +274,7 @@ def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) 
         mirror = Mirror(f"file://{tmp_path}/bucket")
         experiment = Experiment(mirror.folder, ["balanced_accuracy"])
         name = f"000{sitting}"
-        experiment.start(Job(name=name, kind="search", settings={"optim.lr": 0.1}))
+        experiment.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
         experiment.progress(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
         experiment.end(name, "complete", {"balanced_accuracy": 0.5})
         SearchBoard(experiment, config.flatten(config.Config()), ["optim.lr"]).close()
@@ -283,7 +284,7 @@ def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) 
 
 
 def complete(experiment: Experiment, name: str, value: float, **job: Any) -> None:
-    experiment.start(Job(**{"kind": "search", **job, "name": name}))
+    experiment.start(SearchJob(**{"kind": "search", **job, "name": name}))
     experiment.end(name, "complete", {"balanced_accuracy": value})
 
 
@@ -309,7 +310,7 @@ def test_a_test_job_repeats_the_seed_of_the_run_that_it_tests(
 ) -> None:
     experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=replicates, seed=5)
     complete(experiment, "0000", 0.8)
-    while isinstance(job := experiment.plan(searching=False), Job):
+    while isinstance(job := experiment.plan(searching=False), SearchJob):
         complete(experiment, value=0.8, **job.to_dict())
     seeds = {"0000": 5, **{r.name: r.job.seed for r in experiment.of_kind("replicate")}}
     assert seeds == {"0000": 5, **{f"0000-seed{s}": 5 + s for s in range(1, replicates + 1)}}
@@ -327,7 +328,7 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
     np.random.seed(0)  # Hyperband draws a bracket for every trial
     experiment = Experiment(tmp_path, ["precision/a"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
-        experiment.start(Job(name=f"{number:04d}", kind="search"))
+        experiment.start(SearchJob(name=f"{number:04d}", kind="search"))
         for epoch in range(1, 10):
             metrics = {"loss": 1.0, "precision/a": undefined if epoch == 1 else value}
             experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
@@ -335,7 +336,7 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
     made = search_stoppers.recall(
         search_stoppers.STOPPERS[name]("max", 9), experiment.configurations(), "precision/a"
     )
-    trial = search_stoppers.Past(Record(Job(name="new", kind="search")))
+    trial = search_stoppers.EarlierTrial(SearchRecord(SearchJob(name="new", kind="search")))
     made.on_trial_add(None, trial)
     assert {
         made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)
@@ -351,8 +352,10 @@ def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> Non
     np.random.seed(0)
     made = search_stoppers.STOPPERS[name]("max", epochs)
 
-    def trial(number: int) -> search_stoppers.Past:
-        return search_stoppers.Past(Record(Job(name=f"{number:04d}", kind="search")))
+    def trial(number: int) -> search_stoppers.EarlierTrial:
+        return search_stoppers.EarlierTrial(
+            SearchRecord(SearchJob(name=f"{number:04d}", kind="search"))
+        )
 
     for number in range(8):
         made.recall(trial(number), [{"epoch": e, "value": 0.9} for e in range(1, epochs + 1)])
@@ -403,7 +406,7 @@ def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
     np.random.seed(0)  # Hyperband draws a bracket for every trial
     experiment = Experiment(tmp_path, ["balanced_accuracy"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
-        experiment.start(Job(name=f"{number:04d}", kind="search"))
+        experiment.start(SearchJob(name=f"{number:04d}", kind="search"))
         for epoch in range(1, 10):
             experiment.progress(
                 f"{number:04d}", {"epoch": epoch, "metrics": {"balanced_accuracy": value}}
@@ -411,7 +414,7 @@ def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
         experiment.end(f"{number:04d}", "complete", {"balanced_accuracy": value})
 
     def stops(stopper: Any, label: str = "") -> bool:
-        trial = search_stoppers.Past(experiment.records["0000"])
+        trial = search_stoppers.EarlierTrial(experiment.records["0000"])
         trial.trial_id, trial.config["label"] = f"new {label}", label
         stopper.on_trial_add(None, trial)
         return "STOP" in (
@@ -438,7 +441,7 @@ def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) 
 
 def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=50, named=[])
-    with pytest.raises(search.Hopeless, match="all failed"):
+    with pytest.raises(search.EveryTrialFailed, match="all failed"):
         search.run(
             searcher,
             analytic.broken,
@@ -451,12 +454,12 @@ def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
 def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, ["balanced_accuracy"])
     for name in ("0000", "0001"):
-        experiment.start(Job(name=name, kind="search"))
+        experiment.start(SearchJob(name=name, kind="search"))
         experiment.end(name, "complete", {"balanced_accuracy": 0.1})
     experiment.log.write_text(experiment.log.read_text()[:-20])
     assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000"]
     again = Experiment(tmp_path, ["balanced_accuracy"])
-    again.start(Job(name="0002", kind="search"))
+    again.start(SearchJob(name="0002", kind="search"))
     again.end("0002", "complete", {"balanced_accuracy": math.nan})
     assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000", "0002"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from distributed.config import Config, flatten, leaves, override
 from distributed.searches import spaces
-from distributed.searches.experiment import BASELINES
+from distributed.searches.baselines import BASELINES
 from model.config import WITHOUT_EXPERTS
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -12,7 +12,7 @@ import torch
 
 from distributed import config
 from distributed.searches import trial
-from distributed.searches.experiment import METRICS
+from distributed.searches.records import SEARCH_METRICS
 from distributed.shards import batches as stream
 from distributed.training import board, priors, run
 from distributed.training import run as runs
@@ -53,7 +53,7 @@ def test_metrics_of_validation_and_of_test_only_on_demand(
     assert [e["epoch"] for e in seen] == [1, 2, 3]
     assert seen[0]["train_seconds"] < seen[2]["train_seconds"]
     assert "test" not in finished.metrics
-    assert {m for m in METRICS if m != "train_seconds"} <= set(finished.metrics["val"])
+    assert {m for m in SEARCH_METRICS if m != "train_seconds"} <= set(finished.metrics["val"])
     assert 0 <= finished.metrics["val"]["balanced_accuracy"] <= 1
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distributed.config import leaves
-from distributed.searches.experiment import METRICS, Experiment, Record
+from distributed.searches.experiment import Experiment
+from distributed.searches.records import SEARCH_METRICS, SearchRecord
 
 PER_EPOCH = ("loss", "rows_per_second")
 
@@ -67,7 +68,8 @@ class SearchBoard:
             if n in known
         ]
         metrics = [
-            api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m) for m in METRICS
+            api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m)
+            for m in SEARCH_METRICS
         ]
         writer = self._writer(self.experiment.folder)
         self._plugin(
@@ -84,7 +86,7 @@ class SearchBoard:
         kinds = {bool: api.DATA_TYPE_BOOL, str: api.DATA_TYPE_STRING}
         return kinds.get(type(self.base[name]), api.DATA_TYPE_FLOAT64)
 
-    def epochs(self, record: Record, history: list[dict[str, float]]) -> None:
+    def epochs(self, record: SearchRecord, history: list[dict[str, float]]) -> None:
         new = [entry for entry in history if entry["epoch"] > self.written.get(record.name, 0)]
         if not new:
             return
@@ -99,7 +101,7 @@ class SearchBoard:
         self.written[record.name] = int(new[-1]["epoch"])
         writer.flush()
 
-    def session(self, record: Record) -> Any:
+    def session(self, record: SearchRecord) -> Any:
         """The open event file of a job, with its settings at the start; replicates share the row of the configuration they repeat."""
         if record.name not in self.writers:
             from tensorboard.plugins.hparams import summary_v2 as hp
@@ -115,14 +117,18 @@ class SearchBoard:
             )
         return self.writers[record.name]
 
-    def end(self, record: Record) -> None:
+    def end(self, record: SearchRecord) -> None:
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
         writer = self.session(record)
         split = "test" if record.job.kind == "test" else "final"
         self._scalars(
             writer,
-            {f"{split}/{k}": v for k, v in record.metrics.items() if k in METRICS or "/" in k},
+            {
+                f"{split}/{k}": v
+                for k, v in record.metrics.items()
+                if k in SEARCH_METRICS or "/" in k
+            },
             record.epoch,
         )
         status = api_pb2.STATUS_FAILURE if record.state == "failed" else api_pb2.STATUS_SUCCESS

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from distributed.reporting.tables import Table, text
-from distributed.searches.experiment import Experiment, Record
+from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables
+from distributed.searches.records import SearchRecord
 
 STAGES = {
     "search": "searching",
@@ -60,7 +61,7 @@ class SearchView:
     def done(self) -> int:
         return sum(r.state != "running" for r in self.experiment.configurations())
 
-    def line(self, record: Record) -> str:
+    def line(self, record: SearchRecord) -> str:
         """A finished run in one line of a log."""
         metric = self.experiment.metric
         what = {"replicate": f"seed {record.job.seed}, ", "test": "on the test split "}.get(

@@ -14,12 +14,14 @@ from distributed.reporting.page import write_file
 from distributed.reporting.significance import ALPHA, Comparison, Summary, compare, summarise
 from distributed.reporting.tables import Cell, Table, number
 from distributed.reporting.verdicts import floor_note, in_words, one_sided
-from distributed.searches.experiment import START, Experiment, Record, Standing
+from distributed.searches.baselines import STARTING_POINT
+from distributed.searches.experiment import Experiment, Standing
+from distributed.searches.records import SearchRecord
 from model.metrics.names import metric as metric_named
 
 IN_WORDS = {
     "defaults": "this project's defaults",
-    START: "the starting point",
+    STARTING_POINT: "the starting point",
     "concatenation": "plain concatenation: no confidence weights",
     "one expert": "a single expert",
     "plain softmax": "plain softmax: experts without class priors",
@@ -48,7 +50,7 @@ def plain(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def seeds_of(experiment: Experiment, record: Record, metric: str) -> dict[Any, float]:
+def seeds_of(experiment: Experiment, record: SearchRecord, metric: str) -> dict[Any, float]:
     """Value by seed, of the replicates; of the one run where there are none."""
     runs = experiment.replicates_of(record.name) or [record]
     return {
@@ -58,7 +60,7 @@ def seeds_of(experiment: Experiment, record: Record, metric: str) -> dict[Any, f
     }
 
 
-def summary(experiment: Experiment, record: Record, metric: str) -> Summary:
+def summary(experiment: Experiment, record: SearchRecord, metric: str) -> Summary:
     return summarise(list(seeds_of(experiment, record, metric).values()))
 
 
@@ -70,9 +72,11 @@ def interval(found: Summary, metric: str) -> str:
     return f" ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
 
 
-def start_of(experiment: Experiment) -> Record | None:
+def start_of(experiment: Experiment) -> SearchRecord | None:
     """The run that the others are compared with: the defaults, or what --config and --set made of them."""
-    return next((r for r in experiment.named() if r.job.label in ("defaults", START)), None)
+    return next(
+        (r for r in experiment.named() if r.job.label in ("defaults", STARTING_POINT)), None
+    )
 
 
 def against_start(experiment: Experiment, winner: Standing) -> Comparison | None:
@@ -85,8 +89,8 @@ def against_start(experiment: Experiment, winner: Standing) -> Comparison | None
     return dataclasses.replace(found, name="the best found", reference=called(start))
 
 
-def called(start: Record) -> str:
-    return "the starting point" if start.job.label == START else "the defaults"
+def called(start: SearchRecord) -> str:
+    return "the starting point" if start.job.label == STARTING_POINT else "the defaults"
 
 
 def verdict(experiment: Experiment) -> str:
@@ -121,7 +125,7 @@ def _nominal(seeds: int) -> str:
     )
 
 
-def title(record: Record) -> str:
+def title(record: SearchRecord) -> str:
     return IN_WORDS.get(record.job.label, record.job.label) or f"trial {record.name}"
 
 
@@ -198,7 +202,7 @@ def _value(value: Any) -> str:
     )
 
 
-def row(experiment: Experiment, record: Record) -> dict[str, Any]:
+def row(experiment: Experiment, record: SearchRecord) -> dict[str, Any]:
     """One configuration as a flat row."""
     replicates = experiment.standing(record).replicates
     return {
