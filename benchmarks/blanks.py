@@ -78,17 +78,17 @@ def train(shards: str, settings: dict[str, Any], share: float, way: str) -> floa
     from model.encoders.image import ImageEncoder
 
     alone, as_it_is = exchange.Exchange(), ImageEncoder.some
-    whole = runs.Job(shards=shards, settings=settings)
+    whole = runs.RunSpec(shards=shards, settings=settings)
     images = [image.name for image in runs.read_manifest(shards).schema.images]
     lossy = ",".join(f"{name}=missing:{share}" for name in images)
-    job = runs.Job(shards=shards, settings={**settings, "data.corrupt": lossy})
-    opened, reached = runs.start(job, alone, None), []
+    job = runs.RunSpec(shards=shards, settings={**settings, "data.corrupt": lossy})
+    opened, reached = runs.open_run(job, alone, None), []
     ImageEncoder.some = (
         as_it_is if way == "without" else lambda self, x_BCHW, present_B: self.body(x_BCHW)
     )  # type: ignore[method-assign]
     try:
         val = runs.open_split(whole, "val", alone, None)
-        loop.fit(
+        loop.train_network(
             opened.network,
             opened.train,
             val,

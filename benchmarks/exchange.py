@@ -81,7 +81,7 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     from distributed.training import loop
     from distributed.training import run as runs
     from distributed.training.exchange import Exchange
-    from distributed.training.workers.ray_train import Workers
+    from distributed.training.workers.ray_train import WorkerExchange
     from model.network import Network
 
     torch.set_num_threads(1)
@@ -96,7 +96,7 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
     begun = []
-    for one in (Exchange(), Workers(), Workers(global_norms=False)):
+    for one in (Exchange(), WorkerExchange(), WorkerExchange(global_norms=False)):
         torch.manual_seed(0)
         begun.append(
             loop.begin(

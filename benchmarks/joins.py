@@ -39,15 +39,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed.training import checkpoint as checkpoints
     from distributed.training import scoring as scores
 
-    checkpoint = checkpoints.load(args.checkpoint)
+    checkpoint = checkpoints.load_checkpoint(args.checkpoint)
     network, known = checkpoint.network, checkpoint.expectation
     assert known is not None, "a run of one modality"
     place = network.schema.modalities.index(network.schema.tables[0].name)
     seen, labels = [], []
     with torch.inference_mode():
         source = stream.open_source(args.data, "test", checkpoint.config, train=False)
-        for batch, outputs in scores.passes(network, source, torch.device("cpu"), torch.float32):
-            seen.append(scores.posteriors(outputs))
+        for batch, outputs in scores.forward_batches(network, source, torch.device("cpu"), torch.float32):
+            seen.append(scores.modality_posteriors(outputs))
             labels.append(batch.labels_B)
     posterior_NMC, present_NM = (torch.cat(parts) for parts in zip(*seen, strict=True))
     labels_N, lot = torch.cat(labels).numpy(), np.random.default_rng(0)

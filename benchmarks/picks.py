@@ -77,8 +77,8 @@ def train(shards: str, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
     from distributed.training import exchange, loop
     from distributed.training import run as runs
 
-    job = runs.Job(shards=shards, settings=settings)
-    opened = runs.start(job, exchange.Exchange(), None)
+    job = runs.RunSpec(shards=shards, settings=settings)
+    opened = runs.open_run(job, exchange.Exchange(), None)
     hits, sure, labels = [], [], []
 
     def report(told: dict[str, float], state: dict[str, Any], scores: Any) -> None:
@@ -87,7 +87,7 @@ def train(shards: str, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
         sure.append(np.log(probabilities_NC[np.arange(len(labels_N)), labels_N].clip(1e-6)))
         labels.append(labels_N)
 
-    loop.fit(opened.network, opened.train, opened.val, job.config, report)
+    loop.train_network(opened.network, opened.train, opened.val, job.config, report)
     return np.array(hits, dtype=float), np.array(sure), labels[0]
 
 

@@ -51,8 +51,8 @@ def make_checkpoint(folder: str, shards: str) -> Checkpoint:
     manifest, config = read_manifest(shards), Config()
     network = Network(manifest.schema, config.model).eval()
     plain = Calibration.identity(config.experts.count, len(manifest.schema.classes))
-    checkpoints.save(folder, checkpoints.Checkpoint(network, config, manifest, plain))
-    return checkpoints.load(folder)
+    checkpoints.save_checkpoint(folder, checkpoints.Checkpoint(network, config, manifest, plain))
+    return checkpoints.load_checkpoint(folder)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

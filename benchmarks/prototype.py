@@ -48,8 +48,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from model.metrics import metrics
 
     torch.set_num_threads(1)
-    job = runs.Job(shards=args.data, settings=config.parse_sets(args.set))
-    opened = runs.start(job, exchange.Exchange(), None)
+    job = runs.RunSpec(shards=args.data, settings=config.parse_sets(args.set))
+    opened = runs.open_run(job, exchange.Exchange(), None)
     torch.manual_seed(job.config.optim.seed)
     other = Plain(opened.train, job.config)
     ours, theirs = [], []
@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         ours.append(state["seconds"] - sum(ours))
         theirs.append(timed(other.epoch))
 
-    run = loop.fit(opened.network, opened.train, opened.val, job.config, report)
+    run = loop.train_network(opened.network, opened.train, opened.val, job.config, report)
     finished = runs.finish(job, run, opened.train, opened.val, None)
     labels_V = torch.cat([batch.labels_B for batch in opened.val.batches(0)])
     reached = metrics.compute(

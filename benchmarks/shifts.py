@@ -31,7 +31,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed.shards import batches as stream
     from distributed.training import checkpoint as checkpoints
 
-    checkpoint = checkpoints.load(args.checkpoint)
+    checkpoint = checkpoints.load_checkpoint(args.checkpoint)
     network, image = checkpoint.network, checkpoint.network.schema.images[0].name
     place, limit_M = network.schema.modalities.index(image), network.familiarity.limit_M.clone()
     source = stream.open_source(args.data, "val", checkpoint.config, train=False)

@@ -203,7 +203,7 @@ def run(
     for scaling in {
         config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()
     }:
-        jobs.must_fit(scaling, "a training")
+        jobs.check_fits(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
     arrays = {
         key: sharing.share(sets[name].shards, _cache(cell), SPLITS)
@@ -295,7 +295,7 @@ def _window(cell: Cell) -> int:
     from distributed.training.workers import capacity as jobs
 
     scaling = config.override(config.Config(), cell.settings).scaling
-    fit = jobs.fit(jobs.needs(scaling))
+    fit = jobs.count_that_fit(jobs.required_resources(scaling))
     if (
         scaling.workers > 1 or not ray_session.joined()
     ):  # tasks that wait for workers of their own ask for nothing: they must fit

@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     from distributed.runtime import storage
     from distributed.training import checkpoint as checkpoints
 
-    checkpoint = checkpoints.load(options.checkpoint)
+    checkpoint = checkpoints.load_checkpoint(options.checkpoint)
     if checkpoint.config.scaling.threads:
         torch.set_num_threads(checkpoint.config.scaling.threads)
     if options.trust_unfamiliar:

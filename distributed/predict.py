@@ -127,8 +127,8 @@ def main(argv: list[str]) -> int:
     from distributed.inference import weighing as inference
     from distributed.training import checkpoint as checkpoints
 
-    content = checkpoints.find(options.checkpoint)
-    checkpoint = checkpoints.parse(content, options.checkpoint)
+    content = checkpoints.find_checkpoint(options.checkpoint)
+    checkpoint = checkpoints.parse_checkpoint(content, options.checkpoint)
     if options.trust_unfamiliar:
         checkpoint.network.trust_all()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size

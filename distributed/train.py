@@ -96,14 +96,14 @@ def main(argv: list[str]) -> int:
         )
     from distributed.shards.sampling import training_counts
     from distributed.training import run as runs
-    from distributed.training.console import epochs_told, results_notes, results_table
+    from distributed.training.console import epochs_summary, results_notes, results_table
 
-    runs.check(manifest, settings)
+    runs.check_trainable(manifest, settings)
     if not (alone_here := in_process(settings)):
         from distributed.training.workers import capacity as jobs
 
         ray_session.start_ray()
-        jobs.must_fit(settings.scaling, "this run")
+        jobs.check_fits(settings.scaling, "this run")
     with storage.writable(out):
         storage.write_file(
             f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode()
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
             f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode()
         )
     test = manifest.rows["test"] > 0
-    job = runs.Job(
+    job = runs.RunSpec(
         shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test
     )
     try:
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
     print(results_table(metrics, len(classes)))
     print("".join(f"note: {line}\n" for line in results_notes(metrics, classes, counts)))
     print(
-        f"epochs      {epochs_told(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}"
+        f"epochs      {epochs_summary(metrics, settings.optim)}\nrun         {out}\ncompare     tensorboard --logdir {beside(out)}"
     )
     print(
         f"use         python distributed/predict.py --checkpoint {out} --data SHARDS --out PREDICTIONS"
@@ -237,7 +237,7 @@ def together(job: Any) -> dict[str, Any]:
     ):
         try:
             return nested.run_watched(job, bar, heed)
-        except worker.Failed as error:
+        except worker.TrainingFailed as error:
             raise errors.Failure(str(error)) from None
 
 

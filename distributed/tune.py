@@ -272,7 +272,7 @@ class Search:
             self.space,
             self.experiment,
             trials=options["trials"],
-            concurrent=jobs.Room(self.setup.settings.scaling, options["concurrent"]),
+            concurrent=jobs.TrialSlots(self.setup.settings.scaling, options["concurrent"]),
             owner=self.setup.owner,
             pins=self.setup.pins,
             named=self.inside,

@@ -139,7 +139,7 @@ def evaluate(
             f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})"
         )
     return Evaluation(
-        metrics=scores.measure(seen, network, probabilities_NC, decisions_N),
+        metrics=scores.compute_metrics(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(
             *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
         ),

@@ -118,7 +118,7 @@ class Predictor:
         self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         if recipe.trust:
             self.network.trust_all()
-        self.trained_C = priors.trained_prior(checkpoint)
+        self.trained_C = priors.mean_class_prior(checkpoint)
         self.schema = arrow_schema(checkpoint, bool(getattr(recipe.rows, "splits", ())))
 
     @torch.inference_mode()
@@ -166,7 +166,7 @@ class Predictor:
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
         agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(
-            *scores.posteriors(outputs)
+            *scores.modality_posteriors(outputs)
         )
         blank = int((~outputs.present_BM.any(1)).sum())
         sums = (
@@ -262,7 +262,7 @@ class Actor:
         model, wave = ray.get(shared)
         if self.predictor is None:
             self.predictor = Predictor(
-                checkpoints.parse(model, "the checkpoint"),
+                checkpoints.parse_checkpoint(model, "the checkpoint"),
                 self.recipe,
                 threads=4 if self.recipe.gpus else 1,
             )

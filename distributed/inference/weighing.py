@@ -16,7 +16,7 @@ from distributed.training import loop
 from distributed.training import scoring as scores
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.exchange import Exchange
-from distributed.training.priors import trained_prior
+from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Batches, Scores
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS
@@ -89,7 +89,7 @@ class Perturbed:
 def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
     """What the network gives every row, on the CPU."""
     checkpoint.network.to(device)
-    precision = loop.precision(checkpoint.config, device)
+    precision = loop.compute_dtype(checkpoint.config, device)
     return scores.score(
         checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation
     )
@@ -126,7 +126,7 @@ def weigh(
         scale(logits_NEC),
         views=views,
         prior_C=prior_C,
-        trained_C=trained_prior(checkpoint),
+        trained_C=mean_class_prior(checkpoint),
         validation=None if held is None else Validation(scale(held.logits_VEC), held.labels_V),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distributed.training import run as runs
-from distributed.training.run import reason, run_once
+from distributed.training.run import failure_reason, run_once
 
 Progress = Callable[[dict[str, float]], bool | None]
 
@@ -37,7 +37,7 @@ def trainable(config: dict[str, Any], plan: TrialContext) -> None:
     try:
         metrics = train(config, plan)
     except Exception as error:
-        tune.report({"final": 1, "failed": reason(error), "metrics": {}})
+        tune.report({"final": 1, "failed": failure_reason(error), "metrics": {}})
         return
     finally:
         if torch.cuda.is_available():
@@ -54,7 +54,7 @@ def train(config: Mapping[str, Any], plan: TrialContext) -> dict[str, Any]:
     from ray import tune
 
     settings, test = settings_of(config, plan.base), config["kind"] == "test"
-    whole = runs.Job(shards=plan.shards, settings=settings).config
+    whole = runs.RunSpec(shards=plan.shards, settings=settings).config
     folder = f"{plan.folder}/{config['state'] or config['name']}"
 
     def report(epoch: dict[str, float]) -> bool:

@@ -14,7 +14,7 @@ from distributed.runtime import storage
 from distributed.runtime.storage import is_uri, join
 from distributed.studies.definition import Cell
 from distributed.studies.results import Row
-from distributed.training.board import tag
+from distributed.training.board import scalar_tag
 
 SHOWN = (
     "balanced_accuracy",
@@ -88,7 +88,7 @@ def _events(
     for metrics in history:
         for name, value in metrics.items():
             if name not in ("epoch", "best_epoch"):
-                writer.add_scalar(tag(name), value, int(metrics["epoch"]))
+                writer.add_scalar(scalar_tag(name), value, int(metrics["epoch"]))
     for name in SHOWN:
         if f"test/{name}" in row:
             writer.add_scalar(f"final/test/{name}", row[f"test/{name}"], last)

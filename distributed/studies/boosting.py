@@ -30,7 +30,7 @@ def run(
 
     The test split is scored under each of `corruptions`, which come on top of the settings' own.
     """
-    job = runs.Job(shards=shards, settings=dict(settings))
+    job = runs.RunSpec(shards=shards, settings=dict(settings))
     train = runs.open_split(job, "train", Exchange(), arrays, train=False)  # every row once
     started = time.perf_counter()
     models = fit(train, job.config.optim.seed)
@@ -41,7 +41,7 @@ def run(
     found = []
     for corruption in corruptions:
         both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
-        tested = runs.Job(shards=shards, settings={**settings, "data.corrupt": both})
+        tested = runs.RunSpec(shards=shards, settings={**settings, "data.corrupt": both})
         test = runs.open_split(tested, "test", Exchange(), arrays)
         (judged,) = judge(models[leaves], test.schema, *columns(test), trees, trees)
         found.append({**common, "test": judged})

@@ -46,7 +46,7 @@ def run_group(
             ), []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
-        return [{"state": "failed", "reason": run.reason(error)} for _ in cells], []
+        return [{"state": "failed", "reason": run.failure_reason(error)} for _ in cells], []
     return _described(
         shards,
         cells[0].settings,
@@ -58,7 +58,7 @@ def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) ->
     """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
     imbalance ratio, unlike few-shot classes."""
     data, manifest = (
-        runs.Job(shards=shards, settings=dict(settings)).config.data,
+        runs.RunSpec(shards=shards, settings=dict(settings)).config.data,
         read_manifest(shards),
     )
     schema = manifest.schema
@@ -84,10 +84,10 @@ def train(
 ) -> tuple[Checkpoint, Mapping[str, Any], list[dict[str, float]]]:
     """The trained network with all that testing needs; the test split is read only if some cell asks for it as it is."""
     settings, plain = cells[0].settings, any(not cell.test for cell in cells)
-    config = runs.Job(shards=shards, settings=settings).config
+    config = runs.RunSpec(shards=shards, settings=settings).config
     if config.scaling.workers > 1:
         metrics = nested.run_nested(shards, settings, folder, lambda _: None, plain)
-        return checkpoints.load(folder), metrics, nested.history(folder)
+        return checkpoints.load_checkpoint(folder), metrics, nested.history(folder)
     device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
     finished = run.run_once(
         shards, settings, arrays=arrays, state=folder, test=plain, device=device
@@ -108,7 +108,7 @@ def _tested(
     try:
         found, note = examine(shards, cell, checkpoint, arrays)
     except Exception as error:
-        return {"state": "failed", "reason": run.reason(error)}
+        return {"state": "failed", "reason": run.failure_reason(error)}
     kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
     return {
         "state": "done",
@@ -125,7 +125,7 @@ def examine(
     corrupt = ",".join(
         filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))
     )
-    job = runs.Job(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
+    job = runs.RunSpec(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
     if cell.test.get("unfamiliar"):  # other cells of this training go on without it
         checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
         checkpoint.network.trust_all()
@@ -150,10 +150,10 @@ def examine(
         seed=cell.seed,
     )
     probabilities_NC = weighed.probabilities_NC
-    found = scores.measure(
+    found = scores.compute_metrics(
         seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC)
     )
-    found |= scores.measure_confidences(seen, network)
+    found |= scores.confidence_metrics(seen, network)
     found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
     return {
         **found,

@@ -21,9 +21,9 @@ from model.network import Network
 if TYPE_CHECKING:
     from distributed.config import Config
 
-MOST_NAMED = 64  # classes that a confusion matrix can name legibly
-MOST_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
-MOST_AHEAD = 10.0  # seconds to wait for event files that seem to come from later
+MAX_NAMED_CLASSES = 64  # classes that a confusion matrix can name legibly
+MAX_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
+MAX_CLOCK_LEAD = 10.0  # seconds to wait for event files that seem to come from later
 SHOTS = ("many", "medium", "few")
 SUMMARY = (
     "balanced_accuracy",
@@ -37,7 +37,7 @@ SUMMARY = (
 )
 
 
-class Board:
+class RunBoard:
     """Event files in the run's folder; for a URI they are written here first and copied at every epoch."""
 
     def __init__(self, out: str, network: Network, first: int) -> None:
@@ -50,13 +50,13 @@ class Board:
         self.folder = self.copied.name if self.copied else out
         _await_turn(out)
         self.writer = SummaryWriter(self.folder, purge_step=first)  # type: ignore[no-untyped-call]
-        self.writer.add_custom_scalars(layout(self.schema.modalities))  # type: ignore[no-untyped-call]
+        self.writer.add_custom_scalars(chart_layout(self.schema.modalities))  # type: ignore[no-untyped-call]
 
     def epoch(self, metrics: dict[str, float], scores: Scores) -> None:
         step = int(metrics["epoch"])
         for name, value in metrics.items():
             if name not in ("epoch", "best_epoch"):
-                self.writer.add_scalar(tag(name), value, step)  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(scalar_tag(name), value, step)  # type: ignore[no-untyped-call]
         self.histograms(scores, step)
         image_HWC = confusion_image(
             scores.probabilities_NC.argmax(1), scores.labels_N, self.schema.classes
@@ -124,11 +124,11 @@ def _await_turn(out: str) -> None:
         if (stamp := re.match(r"events\.out\.tfevents\.(\d+)\.", file.base_name))
     ]
     ahead = max(made, default=0) + 1 - time.time()
-    if 0 < ahead <= MOST_AHEAD:
+    if 0 < ahead <= MAX_CLOCK_LEAD:
         time.sleep(ahead)
 
 
-def tag(name: str) -> str:
+def scalar_tag(name: str) -> str:
     """Groups that compare well on one screen: val/..., recall/CLASS, loss/..., weight/MODALITY, speed/..."""
     for start, group in (
         ("val/recall/", "val_recall/"),
@@ -145,7 +145,7 @@ def tag(name: str) -> str:
     }.get(name, name)
 
 
-def layout(modalities: tuple[str, ...]) -> dict[str, Any]:
+def chart_layout(modalities: tuple[str, ...]) -> dict[str, Any]:
     """The custom-scalars page: what one looks at first, several lines a chart. It takes patterns, which match from a tag's start."""
 
     def lines(*tags: str) -> list[Any]:
@@ -172,7 +172,7 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
     """
     known_N, classes = labels_N >= 0, len(names)
     labels_N, predictions_N = labels_N[known_N], predictions_N[known_N]
-    step = -(-classes // MOST_PIXELS)
+    step = -(-classes // MAX_PIXELS)
     blocks = -(-classes // step)
     rows_C = torch.bincount(labels_N, minlength=classes)
     seen_B = torch.bincount(torch.arange(classes) // step, weights=(rows_C > 0).float())
@@ -184,18 +184,18 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
     )
     shade_BB1 = (share_BB / seen_B.float().clamp_min(1)[:, None]).numpy()[..., None]
     light, dark = np.float32([250, 250, 252]), np.float32([20, 60, 140])
-    legible = classes <= MOST_NAMED
-    cell = max(14, 320 // classes) if legible else max(1, min(4, MOST_PIXELS // classes))
+    legible = classes <= MAX_NAMED_CLASSES
+    cell = max(14, 320 // classes) if legible else max(1, min(4, MAX_PIXELS // classes))
     image = (light + shade_BB1 * (dark - light)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
     for c in range(blocks if cell > 3 else 0):
         low, high = c * cell, (c + 1) * cell - 1
         image[low, low : high + 1] = image[high, low : high + 1] = image[
             low : high + 1, low
         ] = image[low : high + 1, high] = (200, 80, 40)
-    return named(image, cell, names) if legible else image
+    return add_class_names(image, cell, names) if legible else image
 
 
-def named(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:
+def add_class_names(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:
     """The image with the classes' names to its left and their numbers above it."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from model.fusion.cross_modal import Expectation
     from model.network import Network
 
-FORMAT = 4  # of the weights in states and checkpoints; others are refused
+WEIGHTS_FORMAT = 4  # of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
 
 
-class OtherFormat(ValueError):
+class StateFormatError(ValueError):
     """States of another version of this project."""
 
 
@@ -56,7 +56,7 @@ class States:
         import torch
 
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, "state": state}, buffer)
+        torch.save({"format": WEIGHTS_FORMAT, "state": state}, buffer)
         content = buffer.getvalue()
         own = f"epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
         write_file(f"{self.folder}/{own}", content)
@@ -77,10 +77,10 @@ class States:
                 == name.removesuffix(".pt").rpartition("-")[2]
             ):
                 saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                if saved.get("format") == FORMAT:
+                if saved.get("format") == WEIGHTS_FORMAT:
                     return saved["state"]  # type: ignore[no-any-return]
-                raise OtherFormat(
-                    f"--resume needs states of format {FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
+                raise StateFormatError(
+                    f"--resume needs states of format {WEIGHTS_FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
                 )
             instead = (
                 "trying the one before it"
@@ -107,7 +107,7 @@ class Checkpoint:
     )
 
 
-def save(folder: str, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: str, checkpoint: Checkpoint) -> None:
     """Writes `folder`/model.pt and a readable info.json."""
     import torch
 
@@ -115,7 +115,7 @@ def save(folder: str, checkpoint: Checkpoint) -> None:
     from model.schema import to_dict
 
     plain = {
-        "format": FORMAT,
+        "format": WEIGHTS_FORMAT,
         "config": flatten(checkpoint.config),
         "schema": to_dict(checkpoint.network.schema),
         "manifest": {**vars(checkpoint.manifest), "schema": to_dict(checkpoint.manifest.schema)},
@@ -136,12 +136,12 @@ def save(folder: str, checkpoint: Checkpoint) -> None:
     write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
 
 
-def load(folder: str) -> Checkpoint:
+def load_checkpoint(folder: str) -> Checkpoint:
     """Reads a checkpoint; `folder` may also be a run that holds one."""
-    return parse(find(folder), folder)
+    return parse_checkpoint(find_checkpoint(folder), folder)
 
 
-def parse(content: bytes, folder: str) -> Checkpoint:
+def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
     """The checkpoint in the bytes of model.pt; `folder` is for messages."""
     import torch
 
@@ -162,13 +162,13 @@ def parse(content: bytes, folder: str) -> Checkpoint:
         raise ValueError(
             f"--checkpoint must be one that this project wrote; {folder} holds {why}"
         ) from None
-    if made_with != FORMAT:
+    if made_with != WEIGHTS_FORMAT:
         way = (
             "use a newer version of this project"
-            if made_with > FORMAT
+            if made_with > WEIGHTS_FORMAT
             else "train again, or use the version that made it"
         )
-        raise ValueError(f"--checkpoint must have format {FORMAT}; {folder} has {made_with}: {way}")
+        raise ValueError(f"--checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {made_with}: {way}")
     config = override(Config(), plain["config"])
     bare = dataclasses.replace(
         config.model, image=dataclasses.replace(config.image, weights="")
@@ -191,7 +191,7 @@ def parse(content: bytes, folder: str) -> Checkpoint:
     )
 
 
-def find(folder: str) -> bytes:
+def find_checkpoint(folder: str) -> bytes:
     """The bytes of model.pt in a run or in its checkpoint folder."""
     folder = folder.rstrip("/")
     for candidate in (f"{folder}/model.pt", f"{folder}/checkpoint/model.pt"):
@@ -199,7 +199,7 @@ def find(folder: str) -> bytes:
             content = read_file(candidate)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if not intact(content):
+        if not is_intact(content):
             way = "copy it again, or have its run write it anew: python distributed/train.py --out RUN --resume"
             raise ValueError(
                 f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}"
@@ -208,7 +208,7 @@ def find(folder: str) -> bytes:
     raise ValueError(f"--checkpoint must name {_missing(folder)}")
 
 
-def intact(content: bytes) -> bool:
+def is_intact(content: bytes) -> bool:
     """Whether every part of the zip agrees with its checksum; torch.load does not look."""
     import zipfile
 

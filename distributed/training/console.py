@@ -68,7 +68,7 @@ class EpochBar:
             self.bar.update(self.task, completed=metrics["epoch"], description=" ".join(said))
 
 
-def epochs_told(metrics: dict[str, Any], optim: OptimConfig) -> str:
+def epochs_summary(metrics: dict[str, Any], optim: OptimConfig) -> str:
     """How many epochs there were, why no more, and which of them has the scores."""
     told = f"{metrics['epochs']} of {optim.epochs}"
     if metrics["epochs"] < optim.epochs:  # only optim.patience ends a run of train.py before

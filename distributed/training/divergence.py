@@ -12,7 +12,7 @@ class Diverged(RuntimeError):
     """The loss is no longer finite."""
 
 
-class Watch:
+class DivergenceCheck:
     """Adds up the loss terms on the device and looks for one that is not finite, without waiting for the device at every step."""
 
     EVERY = 50  # steps between two looks

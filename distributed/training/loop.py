@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from distributed.config import Config
-from distributed.training.divergence import Diverged, Watch
+from distributed.training.divergence import Diverged, DivergenceCheck
 from distributed.training.exchange import Exchange
-from distributed.training.scoring import Scores, check_confidences, measure, score
+from distributed.training.scoring import Scores, correct_confidences, compute_metrics, score
 from model.batch import Batch
 from model.learning import losses, optimisers
 from model.learning.augment import augment, drop_modalities, mix
@@ -42,7 +42,7 @@ Report = Callable[[dict[str, float], dict[str, Any], Scores], bool | None]
 
 
 @dataclass
-class Run:
+class TrainingState:
     """Everything that changes while training; `state` and `load` are all of it."""
 
     config: Config
@@ -106,7 +106,7 @@ class Run:
             self.best = {"epoch": self.epoch, "score": score, "risen": risen, "weights": weights}
 
 
-def fit(
+def train_network(
     network: Network,
     train: Source,
     val: Source,
@@ -116,27 +116,27 @@ def fit(
     state: dict[str, Any] | None = None,
     exchange: Exchange | None = None,
     device: torch.device | str = "cpu",
-) -> Run:
+) -> TrainingState:
     """Trains to the last epoch or to an early stop; `report` sees every epoch and may return True to stop."""
     run = begin(network, train, config, exchange or Exchange(), torch.device(device))
     if state is not None:
         run.load(state)
-    while run.epoch < config.optim.epochs and not stale(run):
+    while run.epoch < config.optim.epochs and not has_stopped_improving(run):
         terms = train_epoch(run, train)
         run.exchange.agree(run.network, *([] if run.average is None else [run.average]))
-        scores = score(run.evaluated, val, run.device, run.exchange, precision(config, run.device))
+        scores = score(run.evaluated, val, run.device, run.exchange, compute_dtype(config, run.device))
         if not scores.logits_NEC.isfinite().all():  # the same on every worker
             raise Diverged(
                 f"the network's answers on validation are not finite (epoch {run.epoch})"
             )
         metrics = {
             **terms,
-            **{f"val/{name}": value for name, value in measure(scores, network).items()},
+            **{f"val/{name}": value for name, value in compute_metrics(scores, network).items()},
         }
-        run.remember(merit(metrics, config.optim.metric))
+        run.remember(selection_score(metrics, config.optim.metric))
         if config.fusion.checked:  # once the weights are remembered as they were scored
             for each in {run.network, run.evaluated}:
-                check_confidences(each, scores)
+                correct_confidences(each, scores)
         metrics |= {
             "epoch": run.epoch,
             "rows_per_second": run.rows / max(run.seconds, 1e-9),
@@ -147,7 +147,7 @@ def fit(
     return run
 
 
-def merit(metrics: dict[str, float], metric: str) -> float:
+def selection_score(metrics: dict[str, float], metric: str) -> float:
     """How good an epoch is, more is better: by the metric on validation, or by the training loss where validation cannot give it."""
     value = metrics.get(f"val/{metric}")
     if value is None:
@@ -157,7 +157,7 @@ def merit(metrics: dict[str, float], metric: str) -> float:
 
 def begin(
     network: Network, train: Source, config: Config, exchange: Exchange, device: torch.device
-) -> Run:
+) -> TrainingState:
     """A run at its start: the network on its device, its average, its optimiser."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.reduce = exchange.sum
@@ -166,7 +166,7 @@ def begin(
     if config.optim.compile:
         forward = torch.compile(forward)
     steps = config.optim.epochs * math.ceil(train.steps / config.optim.accumulate)
-    return Run(
+    return TrainingState(
         config,
         network,
         forward,
@@ -178,17 +178,17 @@ def begin(
     )
 
 
-def stale(run: Run) -> bool:
+def has_stopped_improving(run: TrainingState) -> bool:
     """Whether the last better score lies further back than optim.patience allows; a tie is none."""
     last = run.best.get("risen", run.best["epoch"]) if run.best else run.epoch
     return bool(run.config.optim.patience and run.epoch - last >= run.config.optim.patience)
 
 
-def train_epoch(run: Run, train: Source) -> dict[str, float]:
+def train_epoch(run: TrainingState, train: Source) -> dict[str, float]:
     """One pass over the training rows: the mean of every loss term, the learning rate, the time."""
     run.network.train()
     started, waited = time.perf_counter(), 0.0
-    watch = Watch(run.epoch + 1, run.exchange.gather)
+    watch = DivergenceCheck(run.epoch + 1, run.exchange.gather)
     batches, group = train.batches(run.epoch), []
     while True:
         asked = time.perf_counter()
@@ -210,13 +210,13 @@ def train_epoch(run: Run, train: Source) -> dict[str, float]:
     return {"loss": sum(means_T), **terms, "lr": run.optimiser.param_groups[0]["lr"]}
 
 
-def train_step(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """One optimiser step over one batch, or over several whose gradients add up."""
     optim, step = run.config.optim, run.step
     for group in run.optimiser.param_groups:
         group["lr"] = optim.lr * optimisers.learning_rate_scale(step, run.steps, optim.warmup)
     batches = [
-        prepare(run, batch.to(run.device), step * optim.accumulate + k)
+        augment_batch(run, batch.to(run.device), step * optim.accumulate + k)
         for k, batch in enumerate(batches)
     ]
     run.optimiser.zero_grad(set_to_none=True)
@@ -230,7 +230,7 @@ def train_step(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
     return terms
 
 
-def gradient(run: Run, batches: list[Batch], observe: bool = True) -> dict[str, Tensor]:
+def gradient(run: TrainingState, batches: list[Batch], observe: bool = True) -> dict[str, Tensor]:
     """Adds up the gradients of the mean loss over these batches, all workers together; returns the terms."""
     total: dict[str, Tensor] = {}
     for batch in batches:
@@ -250,26 +250,26 @@ def gradient(run: Run, batches: list[Batch], observe: bool = True) -> dict[str, 
     return total
 
 
-def sharp_gradient(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+def sharp_gradient(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """SAM: the gradient at the worst point within sam_rho."""
     terms = gradient(run, batches)
-    climb(run, batches)
+    climb_to_worst_point(run, batches)
     return terms
 
 
-def rare_sharp_gradient(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+def rare_sharp_gradient(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """ImbSAM: SAM for the rarer classes' part of the loss, plain for the rest."""
     rare = [losses.tail_rows(batch, run.network.counts_C) for batch in batches]
     tails = [losses.restricted(batch, rows_B) for batch, rows_B in zip(batches, rare, strict=True)]
     heads = [losses.restricted(batch, ~rows_B) for batch, rows_B in zip(batches, rare, strict=True)]
     tail_terms = gradient(run, tails)
-    climb(run, tails)
+    climb_to_worst_point(run, tails)
     with optimisers.still(run.network):
         head_terms = gradient(run, heads)
     return {name: value + head_terms[name] for name, value in tail_terms.items()}
 
 
-def climb(run: Run, batches: list[Batch]) -> None:
+def climb_to_worst_point(run: TrainingState, batches: list[Batch]) -> None:
     """Replaces the gradient by the one found a step of sam_rho up along it."""
     undo = optimisers.perturb(run.network.parameters(), run.config.optim.sam_rho)
     run.optimiser.zero_grad(set_to_none=True)
@@ -278,7 +278,7 @@ def climb(run: Run, batches: list[Batch]) -> None:
     undo()
 
 
-GRADIENTS: dict[str, Callable[[Run, list[Batch]], dict[str, Tensor]]] = {
+GRADIENTS: dict[str, Callable[[TrainingState, list[Batch]], dict[str, Tensor]]] = {
     "adamw": gradient,
     "sgd": gradient,
     "sam": sharp_gradient,
@@ -286,7 +286,7 @@ GRADIENTS: dict[str, Callable[[Run, list[Batch]], dict[str, Tensor]]] = {
 }
 
 
-def prepare(run: Run, batch: Batch, step: int) -> Batch:
+def augment_batch(run: TrainingState, batch: Batch, step: int) -> Batch:
     """The batch as the network sees it in training: augmented, mixed, with some modalities hidden."""
     seed = run.config.optim.seed
     batch = augment(batch, run.config.data, seed, step)
@@ -294,7 +294,7 @@ def prepare(run: Run, batch: Batch, step: int) -> Batch:
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, step)
 
 
-def precision(config: Config, device: torch.device) -> torch.dtype:
+def compute_dtype(config: Config, device: torch.device) -> torch.dtype:
     """bfloat16 by choice, or by `auto` on a GPU that has it."""
     automatic = (
         config.optim.precision == "auto"
@@ -305,5 +305,5 @@ def precision(config: Config, device: torch.device) -> torch.dtype:
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
-    kind = precision(config, device)
+    kind = compute_dtype(config, device)
     return torch.autocast(device.type, kind, enabled=kind is torch.bfloat16)

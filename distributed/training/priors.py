@@ -14,7 +14,7 @@ from model.learning.expert_losses import class_weights, expert_priors
 from model.network import Network
 
 
-def spoken_priors(network: Network, config: Config) -> Tensor:
+def expert_class_priors(network: Network, config: Config) -> Tensor:
     """[E, C] the class prior that each row of logits stands for, whatever it was trained with.
 
     Not undone: margins, tau-normalisation and multiplicative scales.
@@ -39,6 +39,6 @@ def spoken_priors(network: Network, config: Config) -> Tensor:
     ).softmax(-1)
 
 
-def trained_prior(checkpoint: Checkpoint) -> Tensor:
+def mean_class_prior(checkpoint: Checkpoint) -> Tensor:
     """The class prior that the mean of the experts speaks for."""
-    return mixture_prior(spoken_priors(checkpoint.network, checkpoint.config))
+    return mixture_prior(expert_class_priors(checkpoint.network, checkpoint.config))

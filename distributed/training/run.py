@@ -20,21 +20,21 @@ from distributed.shards import corruption as corrupt
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.training import checkpoint as checkpoints
 from distributed.training import exchange, loop
-from distributed.training.board import Board
+from distributed.training.board import RunBoard
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
-from distributed.training.loop import Run
-from distributed.training.priors import spoken_priors
+from distributed.training.loop import TrainingState
+from distributed.training.priors import expert_class_priors
 from distributed.training.requirements import check_training
 from distributed.training.scoring import (
     Scores,
-    check_confidences,
-    learn_expectation,
-    learn_familiarity,
-    measure,
-    measure_confidences,
-    passes,
+    correct_confidences,
+    learn_cross_modal_model,
+    learn_novelty_gate,
+    compute_metrics,
+    confidence_metrics,
+    forward_batches,
     score,
 )
 from model.decisions import calibration
@@ -50,7 +50,7 @@ FAMILIAR_ROWS = 20_000  # training rows that say what is familiar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunSpec:
     """What to run and where to put it; plain values only, so that it travels to any worker."""
 
     shards: str
@@ -85,7 +85,7 @@ class Finished:
 
 
 def execute(
-    job: Job,
+    job: RunSpec,
     *,
     exchange: Exchange | None = None,
     device: torch.device | str = "cpu",
@@ -94,13 +94,13 @@ def execute(
 ) -> Finished:
     """Runs the job to its end. `progress` sees the metrics of every epoch and may return True to stop; arrays: decoded splits to share."""
     config, exchange = job.config, exchange or Exchange()
-    opened = start(job, exchange, arrays)
+    opened = open_run(job, exchange, arrays)
     states = checkpoints.States(f"{job.out}/state") if job.out else None
     state = states.load() if states and job.resume else None
-    recorder = Recorder(
+    recorder = EpochRecorder(
         job, opened.network, states, progress, exchange.rank == 0, state["epoch"] if state else 0
     )
-    run = loop.fit(
+    run = loop.train_network(
         opened.network,
         opened.train,
         opened.val,
@@ -113,12 +113,12 @@ def execute(
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
     if job.out:  # trials and studies keep no checkpoint, and need no expectation
-        kind = loop.precision(config, run.device)
-        finished.expectation = learn_expectation(
+        kind = loop.compute_dtype(config, run.device)
+        finished.expectation = learn_cross_modal_model(
             finished.network, opened.val, run.device, exchange, kind
         )
     if job.out and exchange.rank == 0:
-        checkpoints.save(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
+        checkpoints.save_checkpoint(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
         recorder.close(finished.metrics)
     return finished
 
@@ -133,7 +133,7 @@ class Opened:
     network: Network
 
 
-def start(job: Job, exchange: Exchange, arrays: Mapping[str, Any] | None) -> Opened:
+def open_run(job: RunSpec, exchange: Exchange, arrays: Mapping[str, Any] | None) -> Opened:
     """This process made ready, the splits opened, the network built."""
     config = job.config
     if config.scaling.threads:
@@ -141,7 +141,7 @@ def start(job: Job, exchange: Exchange, arrays: Mapping[str, Any] | None) -> Ope
     keep_memory()
     manifest = read_manifest(job.shards)
     train, val = (open_split(job, split, exchange, arrays) for split in ("train", "val"))
-    return Opened(manifest, train, val, build(manifest, train.schema, config))
+    return Opened(manifest, train, val, build_network(manifest, train.schema, config))
 
 
 def keep_memory() -> None:
@@ -156,7 +156,7 @@ def keep_memory() -> None:
 
 
 def open_split(
-    job: Job,
+    job: RunSpec,
     split: str,
     exchange: Exchange,
     arrays: Mapping[str, Any] | None,
@@ -177,21 +177,21 @@ def open_split(
     )
 
 
-def build(manifest: Manifest, schema: Schema, config: Config) -> Network:
+def build_network(manifest: Manifest, schema: Schema, config: Config) -> Network:
     """A network with seeded weights for the modalities and class counts of `schema`; refuses what could only fail after training."""
     check_training(config, schema, manifest.rows["val"])
     torch.manual_seed(config.optim.seed)
     return Network(schema, config.model)
 
 
-def check(manifest: Manifest, config: Config) -> None:
+def check_trainable(manifest: Manifest, config: Config) -> None:
     """Refuses, before anything is decoded or written, what this data set cannot be trained with."""
     schema = manifest.schema.keep(words(config.data.modalities))
     corrupt.parse(config.data.corrupt, schema)
-    build(manifest, schema, config)
+    build_network(manifest, schema, config)
 
 
-class Recorder:
+class EpochRecorder:
     """The loop's `report`: writes the history and TensorBoard, saves the state, tells `progress`.
 
     The state comes last: a run that is killed in between repeats an epoch, whose first record is then replaced; it never lacks one.
@@ -199,7 +199,7 @@ class Recorder:
 
     def __init__(
         self,
-        job: Job,
+        job: RunSpec,
         network: Network,
         states: checkpoints.States | None,
         progress: Progress | None,
@@ -210,7 +210,7 @@ class Recorder:
         self.history = (
             [metrics for metrics in self.read_history() if metrics["epoch"] <= done] if done else []
         )
-        self.board = Board(job.out, network, done + 1) if job.out and leads else None
+        self.board = RunBoard(job.out, network, done + 1) if job.out and leads else None
 
     def __call__(
         self, metrics: dict[str, float], state: dict[str, Any], scores: Scores
@@ -237,30 +237,30 @@ class Recorder:
 
 
 def finish(
-    job: Job, run: Run, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None
+    job: RunSpec, run: TrainingState, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None
 ) -> Finished:
     """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
-    kind = loop.precision(config, run.device)
+    kind = loop.compute_dtype(config, run.device)
     if config.fusion.checked:
-        check_confidences(network, score(network, val, run.device, run.exchange, kind))
+        correct_confidences(network, score(network, val, run.device, run.exchange, kind))
     if hasattr(network, "familiarity"):
         some = stream.as_stored(train, config.inference.batch_size, FAMILIAR_ROWS)
         counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
-        learn_familiarity(network, some, counts_C, val, run.device, run.exchange, kind)
+        learn_novelty_gate(network, some, counts_C, val, run.device, run.exchange, kind)
     if config.stage.kind != "none":
         second_stage(
             network,
-            score_features(run, stream.as_stored(train, config.inference.batch_size)),
+            frozen_features(run, stream.as_stored(train, config.inference.batch_size)),
             config,
         )
     scores = score(network, val, run.device, run.exchange, kind)
     fitted = calibrate(scores, network, config)
-    metrics: dict[str, Any] = {"val": judge(scores, network, fitted)}
+    metrics: dict[str, Any] = {"val": calibrated_metrics(scores, network, fitted)}
     if job.test:
         test = open_split(job, "test", run.exchange, arrays)
-        metrics["test"] = judge(
+        metrics["test"] = calibrated_metrics(
             score(network, test, run.device, run.exchange, kind), network, fitted
         )
     metrics |= {
@@ -281,24 +281,24 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
             scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off"
         )
     return calibration.fit(
-        scores.logits_NEC, scores.labels_N, spoken_priors(network, config), config.inference.offsets
+        scores.logits_NEC, scores.labels_N, expert_class_priors(network, config), config.inference.offsets
     )
 
 
-def judge(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
+def calibrated_metrics(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
     """Metrics of calibrated probabilities, all experts alike, with the fitted decision offsets."""
     probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
-    return measure(
+    return compute_metrics(
         scores, network, probabilities_NC, fitted.decide(probabilities_NC)
-    ) | measure_confidences(scores, network)
+    ) | confidence_metrics(scores, network)
 
 
-def score_features(run: Run, train: stream.Source) -> tuple[Tensor, Tensor]:
+def frozen_features(run: TrainingState, train: stream.Source) -> tuple[Tensor, Tensor]:
     """Frozen features [N, E, H] and labels of every row, not augmented, in the same order whatever the number of workers."""
     hidden, labels, places, first = [], [], [], 0
     with torch.inference_mode():
-        for batch, outputs in passes(
-            run.network, train, run.device, loop.precision(run.config, run.device)
+        for batch, outputs in forward_batches(
+            run.network, train, run.device, loop.compute_dtype(run.config, run.device)
         ):
             hidden.append(outputs.hidden_BEH.float())
             labels.append(batch.labels_B)
@@ -347,8 +347,8 @@ def run_once(
     state: a folder or URI for resumable states; a run that finds one there goes on from it, also past its last epoch to the metrics.
     progress: sees the metrics of every epoch, `train_seconds` among them, and may return True to stop.
     """
-    job = Job(shards=shards, settings=dict(settings), test=test)
-    opened, config = start(job, exchange.Exchange(), arrays), job.config
+    job = RunSpec(shards=shards, settings=dict(settings), test=test)
+    opened, config = open_run(job, exchange.Exchange(), arrays), job.config
     place = torch.device(
         device
         or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu")
@@ -356,7 +356,7 @@ def run_once(
     states = checkpoints.States(state) if state else None
     try:
         saved = states.load() if states else None
-    except checkpoints.OtherFormat as error:
+    except checkpoints.StateFormatError as error:
         print(f"warning: {error}; this training starts anew", file=sys.stderr)
         saved = None
     history: list[dict[str, float]] = saved.get("history", []) if saved else []
@@ -372,7 +372,7 @@ def run_once(
             written = time.monotonic()
         return progress(history[-1]) if progress else None
 
-    run = loop.fit(
+    run = loop.train_network(
         opened.network, opened.train, opened.val, config, report, state=saved, device=place
     )
     finished = finish(job, run, opened.train, opened.val, arrays)
@@ -380,7 +380,7 @@ def run_once(
     return finished
 
 
-def reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Why a configuration failed, in one line."""
     error = (
         getattr(error, "cause", None) or error

@@ -52,7 +52,7 @@ class Scores:
         return self.logits_NEC.mean(1).softmax(-1)
 
 
-def passes(
+def forward_batches(
     network: Network, source: Batches, device: torch.device, precision: torch.dtype
 ) -> Iterator[tuple[Batch, Outputs]]:
     """Every batch, on the device, and what the network in evaluation mode makes of it."""
@@ -76,7 +76,7 @@ def score(
     """One pass in evaluation mode; every worker ends with the rows of all, and with the agreement of its own beside what is known."""
     parts: list[list[Tensor]] = []
     agreement = None
-    for batch, outputs in passes(network, source, device, precision):
+    for batch, outputs in forward_batches(network, source, device, precision):
         true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
         rows = [
             outputs.logits_BEC,
@@ -87,7 +87,7 @@ def score(
         ]
         rows += [outputs.present_BM, outputs.unfamiliar_BM, outputs.shrunk_BM]
         parts.append([t.float() if t.is_floating_point() else t for t in rows])
-        more = known.compare(*posteriors(outputs)) if known else None
+        more = known.compare(*modality_posteriors(outputs)) if known else None
         agreement = agreement + more if agreement and more else more
     if not parts:
         raise ValueError("a split must have at least one row to be evaluated; got none")
@@ -97,7 +97,7 @@ def score(
     )
 
 
-def posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
+def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
     """On the CPU: [B, M, C] what each modality says by itself, and [B, M] which are there and like training."""
     return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (
         outputs.present_BM & ~outputs.unfamiliar_BM
@@ -105,7 +105,7 @@ def posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def learn_expectation(
+def learn_cross_modal_model(
     network: Network,
     val: Batches,
     device: torch.device,
@@ -116,8 +116,8 @@ def learn_expectation(
     if len(network.schema.modalities) < 2 or len(network.schema.classes) > MOST_CLASSES:
         return None
     told, rows = [], 0
-    for _, outputs in passes(network, val, device, precision):
-        told.append(posteriors(outputs))
+    for _, outputs in forward_batches(network, val, device, precision):
+        told.append(modality_posteriors(outputs))
         rows += len(told[-1][0])
         if rows > EXPECTATION_ROWS // exchange.world:
             break
@@ -127,14 +127,14 @@ def learn_expectation(
     return Expectation.learn(posterior_VMC, present_VM)
 
 
-def check_confidences(network: Network, scores: Scores) -> None:
+def correct_confidences(network: Network, scores: Scores) -> None:
     """Corrects the network's confidences by these validation rows."""
     held_out = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
     network.running.check(*(t.to(network.counts_C.device) for t in held_out))
 
 
 @torch.no_grad()
-def learn_familiarity(
+def learn_novelty_gate(
     network: Network,
     train: Batches,
     counts_C: Tensor,
@@ -148,7 +148,7 @@ def learn_familiarity(
     weights_C = 1 / counts_C.to(device).clamp_min(1)
     nobody_1M = torch.zeros_like(familiarity.limit_M, dtype=torch.bool)[None]
     sums = moments(familiarity.mean_MD[None], nobody_1M, weights_C[:1])
-    for batch, outputs in passes(network, train, device, precision):
+    for batch, outputs in forward_batches(network, train, device, precision):
         more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B])
         sums = tuple(a + b for a, b in zip(sums, more, strict=True))
     familiarity.learn(*(exchange.sum(s) for s in sums))
@@ -156,7 +156,7 @@ def learn_familiarity(
         torch.zeros_like(familiarity.limit_M),
         torch.zeros_like(familiarity.limit_M),
     )
-    for _, outputs in passes(
+    for _, outputs in forward_batches(
         network, val, device, precision
     ):  # a worker's share of a batch may be empty
         distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(
@@ -167,7 +167,7 @@ def learn_familiarity(
     familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
 
 
-def measure(
+def compute_metrics(
     scores: Scores,
     network: Network,
     probabilities_NC: Tensor | None = None,
@@ -206,7 +206,7 @@ def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
     )
 
 
-def measure_confidences(scores: Scores, network: Network) -> dict[str, float]:
+def confidence_metrics(scores: Scores, network: Network) -> dict[str, float]:
     """The report over all classes and over the few-shot ones as metrics; nothing where nobody taught the confidences."""
     taught = bool(network.config.fusion.confidence_weight)
     rows = (

@@ -120,7 +120,7 @@ def test_the_prior_that_logits_speak_for_follows_what_was_trained(
         counts=(900, 100),
     )
     network = Network(schema, settings.model)
-    for row in priors.spoken_priors(network, settings):
+    for row in priors.expert_class_priors(network, settings):
         assert row.tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -143,8 +143,8 @@ def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any])
     ],
 )
 def test_a_failure_is_one_line(error: Exception, words: str) -> None:
-    assert words in run.reason(error)
-    assert "\n" not in run.reason(error)
+    assert words in run.failure_reason(error)
+    assert "\n" not in run.failure_reason(error)
 
 
 def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ def test_metric_names_are_those_of_the_model() -> None:
         "ece",
         "classwise_ece",
     }
-    assert runs.Job(shards="x").test
+    assert runs.RunSpec(shards="x").test
 
 
 def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
@@ -248,7 +248,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
         config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
     )
     ones_C = torch.ones(len(source.schema.classes))
-    scores.learn_familiarity(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
+    scores.learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
     assert torch.isfinite(network.familiarity.whiten_MDD).all()
     assert network.familiarity.mean_MD.abs().sum() > 0
 
@@ -269,7 +269,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
                 train=False,
             )
             seen = scores.score(finished.network, source, torch.device("cpu"), Exchange())
-            found[f"{what} {familiar}"] = scores.measure(seen, finished.network)
+            found[f"{what} {familiar}"] = scores.compute_metrics(seen, finished.network)
     assert found[" True"]["unfamiliar/map"] < 0.03
     assert found["map=noise True"]["unfamiliar/map"] > 0.8
     assert found["map=noise True"]["weight/map"] < 0.2

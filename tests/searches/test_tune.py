@@ -442,14 +442,14 @@ def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
 def test_room_is_what_fits_here_and_what_was_asked_for(
     ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from distributed.training.workers.capacity import Room
+    from distributed.training.workers.capacity import TrialSlots
 
-    assert Room(config.ScalingConfig())() == 2
-    assert Room(config.ScalingConfig(cpus_per_worker=0.5))() == 4
-    assert Room(config.ScalingConfig(), 16)() == 16
+    assert TrialSlots(config.ScalingConfig())() == 2
+    assert TrialSlots(config.ScalingConfig(cpus_per_worker=0.5))() == 4
+    assert TrialSlots(config.ScalingConfig(), 16)() == 16
     assert "2 fit on this machine at a time" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"has 2 CPU and 0 GPU; it takes 1 CPU and 1 GPU: lower"):
-        Room(config.ScalingConfig(gpus_per_worker=1))
+        TrialSlots(config.ScalingConfig(gpus_per_worker=1))
 
 
 # More starts of Ray, for `make test-all`.

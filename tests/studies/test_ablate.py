@@ -705,7 +705,7 @@ def test_a_state_of_another_version_is_trained_anew(
 ) -> None:
     """Else every --resume of the study would fail again."""
     States(str(tmp_path)).save(1, {"epoch": 1})
-    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.WEIGHTS_FORMAT + 1)
     rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert "this training starts anew" in capsys.readouterr().err
@@ -741,7 +741,7 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
     found, noisy = boosting.run(
         wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
     )
-    job = runs.Job(shards=wafer_shards, settings={"data.modalities": "table"})
+    job = runs.RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
     models = boosting.fit(runs.open_split(job, "train", Exchange(), None, train=False), seed=0)
     val = boosting.choices(models, runs.open_split(job, "val", Exchange(), None))
     assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (

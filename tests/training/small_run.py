@@ -131,5 +131,5 @@ def train(folder: Path, shards: Path, **settings: Any) -> runs.Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agreement, "KNOWN_ROWS", 50)  # the validation split is small
         return runs.execute(
-            runs.Job(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
+            runs.RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
         )

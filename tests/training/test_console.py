@@ -12,7 +12,7 @@ import rich.console
 
 from distributed.config import OptimConfig
 from distributed.training import console
-from distributed.training.console import EpochBar, epochs_told, results_notes
+from distributed.training.console import EpochBar, epochs_summary, results_notes
 
 
 def shown(
@@ -92,10 +92,10 @@ def test_the_end_says_what_its_table_cannot() -> None:
 def test_the_end_says_which_epoch_has_the_scores_and_why_there_are_no_more() -> None:
     optim = OptimConfig(epochs=40, patience=2)
     assert (
-        epochs_told({"epochs": 40, "best_epoch": 33}, optim)
+        epochs_summary({"epochs": 40, "best_epoch": 33}, optim)
         == "40 of 40; the scores are of epoch 33" + FITTED
     )
     assert (
-        epochs_told({"epochs": 3, "best_epoch": 1}, optim)
+        epochs_summary({"epochs": 3, "best_epoch": 1}, optim)
         == "3 of 40: no better validation score for 2; the scores are of epoch 1" + FITTED
     )

@@ -12,8 +12,8 @@ import torch
 from distributed import config
 from distributed.training import exchange, loop
 from distributed.training.divergence import Diverged
-from distributed.training.run import score_features
-from distributed.training.scoring import Scores, learn_expectation, measure, score
+from distributed.training.run import frozen_features
+from distributed.training.scoring import Scores, learn_cross_modal_model, compute_metrics, score
 from model.encoders.standardise import Standardise
 from model.learning import losses
 from model.network import Network
@@ -58,13 +58,13 @@ def same_weights(a: Network, b: Network) -> bool:
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
 def test_resuming_equals_no_interruption_to_the_bit(name: str) -> None:
     network, train, val, settings = start(f"optim.name={name}")
-    whole = loop.fit(network, train, val, settings, Kept())
+    whole = loop.train_network(network, train, val, settings, Kept())
     network, train, val, settings = start(f"optim.name={name}")
     cut = Kept(stop_after=1)
-    loop.fit(network, train, val, settings, cut)
+    loop.train_network(network, train, val, settings, cut)
     network, train, val, settings = start(f"optim.name={name}", "optim.epochs=3")
     after = Kept()
-    resumed = loop.fit(network, train, val, settings, after, state=cut.states[-1])
+    resumed = loop.train_network(network, train, val, settings, after, state=cut.states[-1])
     assert [m["epoch"] for m in after.metrics] == [2, 3]
     assert same_weights(whole.network, resumed.network)
     assert same_weights(whole.evaluated, resumed.evaluated)
@@ -79,7 +79,7 @@ def test_every_optimiser_learns(name: str) -> None:
         f"optim.lr={0.1 if name == 'sgd' else 0.01}",
     )
     seen = Kept()
-    loop.fit(network, train, val, settings, seen)
+    loop.train_network(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < 0.8 * seen.metrics[0]["loss"]
     assert seen.metrics[-1]["val/balanced_accuracy"] > 0.6
 
@@ -107,7 +107,7 @@ def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatc
             )
         network = Network(train.schema, settings.model)
         train.steps = 24 // settings.data.batch_size  # one optimiser step
-        networks.append(loop.fit(network, train, val, settings, Kept()).network)
+        networks.append(loop.train_network(network, train, val, settings, Kept()).network)
     for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-5)
 
@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
     with pytest.raises(
         Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"
     ):
-        loop.fit(network, train, val, settings, Kept())
+        loop.train_network(network, train, val, settings, Kept())
 
 
 def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
@@ -128,23 +128,23 @@ def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
         "optim.epochs=2", "optim.ema=0", "optim.lr=1e30", "data.batch_size=108"
     )  # one step an epoch
     with pytest.raises(Diverged, match=r"answers on validation are not finite \(epoch 1\)"):
-        loop.fit(network, train, val, settings, Kept())
+        loop.train_network(network, train, val, settings, Kept())
 
 
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
     network, train, val, settings = start(
         "optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0"
     )
-    run = loop.fit(network, train, val, settings, seen := Kept())
+    run = loop.train_network(network, train, val, settings, seen := Kept())
     assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
     assert run.best["score"] == -seen.metrics[run.best["epoch"] - 1]["val/nll"]
 
 
 def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
-    run = loop.fit(network, train, val, settings, Kept())
+    run = loop.train_network(network, train, val, settings, Kept())
     network.load_state_dict(run.best["weights"])
-    again = measure(score(network, val, run.device, run.exchange), network)
+    again = compute_metrics(score(network, val, run.device, run.exchange), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_the_first_epochs_give_way_to_one_that_counts(
 
 def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
     network, train, val, settings = start("optim.epochs=9", "optim.pick_after=0.9")
-    run = loop.fit(
+    run = loop.train_network(
         network, train, val, settings, lambda metrics, state, scores: metrics["epoch"] == 4
     )
     assert run.epoch == 4
@@ -176,10 +176,10 @@ def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
 def test_patience_stops_early() -> None:
     network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.lr=0.0")
     seen = Kept()
-    run = loop.fit(network, train, val, settings, seen)
+    run = loop.train_network(network, train, val, settings, seen)
     assert run.epoch < 30 or run.best["epoch"] >= 28
     network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.ema=0")
-    run = loop.fit(network, train, val, settings, seen := Kept())
+    run = loop.train_network(network, train, val, settings, seen := Kept())
     best = max(
         range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k)
     )
@@ -196,7 +196,7 @@ def test_patience_takes_a_tie_for_no_improvement() -> None:
     ended = []
     for run.epoch, reached in enumerate([0.1, 0.5, 0.5, 0.5, 0.5, 0.6], start=1):
         run.remember(reached)
-        ended.append(loop.stale(run))
+        ended.append(loop.has_stopped_improving(run))
     assert ended == [False, False, False, False, True, False]
     assert run.best["epoch"] == 6
 
@@ -204,10 +204,10 @@ def test_patience_takes_a_tie_for_no_improvement() -> None:
 def test_bfloat16_is_a_choice() -> None:
     network, train, val, settings = start("optim.precision=bfloat16", "optim.epochs=4")
     seen = Kept()
-    loop.fit(network, train, val, settings, seen)
+    loop.train_network(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < seen.metrics[0]["loss"]
-    assert loop.precision(settings, torch.device("cpu")) is torch.bfloat16
-    assert loop.precision(config.Config(), torch.device("cpu")) is torch.float32
+    assert loop.compute_dtype(settings, torch.device("cpu")) is torch.bfloat16
+    assert loop.compute_dtype(config.Config(), torch.device("cpu")) is torch.float32
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_a_compiled_network_learns_what_the_plain_one_does() -> None:
     for compiled in ("true", "false"):
         network, train, val, settings = start("optim.epochs=1", f"optim.compile={compiled}")
         torch._dynamo.utils.counters.clear()
-        loop.fit(network, train, val, settings, seen := Kept())
+        loop.train_network(network, train, val, settings, seen := Kept())
         ends.append(seen.metrics[0]["loss"])
         assert bool(torch._dynamo.utils.counters["frames"]["ok"]) == (compiled == "true")
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
@@ -224,7 +224,7 @@ def test_a_compiled_network_learns_what_the_plain_one_does() -> None:
 
 def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) -> None:
     """A worker process of the tests below; `sick` is the rank whose own loss is not finite."""
-    from distributed.training.workers.ray_train import Workers
+    from distributed.training.workers.ray_train import WorkerExchange
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -239,16 +239,16 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     seen, told = Kept(), ""
     network = network if settings.optim.precision == "bfloat16" else network.double()
     try:
-        loop.fit(
-            network, train, val, settings, seen, exchange=Workers(settings.scaling.global_norms)
+        loop.train_network(
+            network, train, val, settings, seen, exchange=WorkerExchange(settings.scaling.global_norms)
         )
     except Diverged as error:
         told = str(error)
     best = seen.states[-1]["best"]["weights"] if seen.states else {}
-    expected = learn_expectation(network, val, torch.device("cpu"), Workers())
+    expected = learn_cross_modal_model(network, val, torch.device("cpu"), WorkerExchange())
     assert expected is not None
     run = loop.begin(
-        network, train, settings, Workers(settings.scaling.global_norms), torch.device("cpu")
+        network, train, settings, WorkerExchange(settings.scaling.global_norms), torch.device("cpu")
     )
     end = {
         "network": network.state_dict(),
@@ -257,7 +257,7 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
         "metrics": seen.metrics,
         "told": told,
     }
-    torch.save({**end, "features": score_features(run, val)}, f"{folder}/{rank}.pt")
+    torch.save({**end, "features": frozen_features(run, val)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -284,12 +284,12 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
     network, train, val, settings = start(*sets)
     seen = Kept()
-    alone = loop.fit(
+    alone = loop.train_network(
         network.double(), train, val, settings, seen
     )  # Adam makes rounding large where a gradient is nearly zero
-    expected = learn_expectation(alone.network, val, torch.device("cpu"), exchange.Exchange())
+    expected = learn_cross_modal_model(alone.network, val, torch.device("cpu"), exchange.Exchange())
     assert expected is not None
-    hidden, labels = score_features(alone, val)
+    hidden, labels = frozen_features(alone, val)
     for world in (2, 3) if not extra else (2,):
         ranks = together(world, tmp_path, sets)
         assert torch.equal(ranks[1]["features"][1], labels), (
@@ -313,7 +313,7 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
 def test_two_workers_in_bfloat16_train_as_one_does(tmp_path: Any) -> None:
     sets = ["optim.epochs=2", "optim.precision=bfloat16"]
     network, train, val, settings = start(*sets)
-    loop.fit(network, train, val, settings, seen := Kept())
+    loop.train_network(network, train, val, settings, seen := Kept())
     ranks = together(2, tmp_path, sets)
     assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(seen.metrics[-1]["loss"], rel=0.05)
 
@@ -368,14 +368,14 @@ class NormAct(torch.nn.BatchNorm2d):
 def test_a_global_batch_norm_does_all_that_its_layer_did(
     layer: type[torch.nn.BatchNorm2d], tmp_path: Any
 ) -> None:
-    from distributed.training.workers.batch_norm import synchronise
+    from distributed.training.workers.batch_norm import use_global_statistics
 
     own, shared = layer(3), layer(3)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
     )
     try:
-        synchronise(shared)
+        use_global_statistics(shared)
         for training in (True, False):
             results = []
             for norm in (own.train(training), shared.train(training)):

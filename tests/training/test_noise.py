@@ -16,7 +16,7 @@ import torch
 
 from distributed import config
 from distributed.training import loop
-from distributed.training.scoring import measure, score
+from distributed.training.scoring import compute_metrics, score
 from model.batch import Batch
 from model.network import Network
 from model.schema import Image, Numeric, Schema, Table
@@ -119,10 +119,10 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
     settings = config.load(sets=[*SETS, f"optim.seed={seed}", *sets])
     torch.manual_seed(seed)
     network = Network(schema, settings.model)
-    run = loop.fit(
+    run = loop.train_network(
         network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None
     )
-    found = measure(
+    found = compute_metrics(
         score(run.evaluated, InMemory(schema, test, 0), run.device, run.exchange), network
     )
     return found["balanced_accuracy"], found.get(f"weight/{dead}", 0.0)

@@ -16,7 +16,7 @@ import pytest
 from distributed.runtime import storage
 from distributed.training import checkpoint as checkpoints
 from distributed.training import run as runs
-from distributed.training.board import Board
+from distributed.training.board import RunBoard
 from distributed.training.checkpoint import States
 from tests.training import small_run
 
@@ -45,7 +45,7 @@ def damage(folder: Path, epoch: int) -> None:
 def resume(folder: Path, run: str | Path) -> runs.Finished:
     settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
     return runs.execute(
-        runs.Job(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
+        runs.RunSpec(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
     )
 
 
@@ -135,14 +135,14 @@ def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
     folder: Path, tmp_path: Path
 ) -> None:
     content = (folder / "run" / "checkpoint" / "model.pt").read_bytes()
-    before = checkpoints.parse(content, "whole").network.state_dict()
+    before = checkpoints.parse_checkpoint(content, "whole").network.state_dict()
     refused = []
     for place in range(0, len(content), len(content) // 60):
         (tmp_path / "model.pt").write_bytes(
             content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         )
         try:
-            after = checkpoints.load(str(tmp_path)).network.state_dict()
+            after = checkpoints.load_checkpoint(str(tmp_path)).network.state_dict()
         except ValueError as error:
             refused.append(str(error))
         else:  # padding between the parts
@@ -158,12 +158,12 @@ def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: 
     with pytest.raises(
         ValueError, match="--checkpoint must name a finished run; .* --out .* --resume finishes it"
     ):
-        checkpoints.load(f"{tmp_path}/")
+        checkpoints.load_checkpoint(f"{tmp_path}/")
     for other in ("nowhere", "config.json"):
         with pytest.raises(
             ValueError, match="--checkpoint must name a run or its checkpoint folder"
         ):
-            checkpoints.load(str(tmp_path / other))
+            checkpoints.load_checkpoint(str(tmp_path / other))
 
 
 def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
@@ -181,7 +181,7 @@ def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("place", [(States, "save"), (Board, "epoch")], ids=["state", "board"])
+@pytest.mark.parametrize("place", [(States, "save"), (RunBoard, "epoch")], ids=["state", "board"])
 def test_a_kill_at_any_moment_loses_no_epoch(
     place: tuple[type, str],
     after: bool,
@@ -205,7 +205,7 @@ def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(
         tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"
     )  # of a clock that is ahead, and last by name
     before.touch()
-    Board(str(tmp_path), checkpoints.load(str(folder / "run")).network, 1)
+    RunBoard(str(tmp_path), checkpoints.load_checkpoint(str(folder / "run")).network, 1)
     first, second = sorted(tmp_path.glob("events.*"))
     assert first == before
     assert second.stat().st_size

@@ -239,14 +239,14 @@ def test_states_of_another_version_are_refused_in_one_line(
     found = states.load()
     assert found is not None
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT - 1)
+        patch.setattr(checkpoints, "FORMAT", checkpoints.WEIGHTS_FORMAT - 1)
         states.save(found["epoch"] + 1, found)
     done = run_command(
         "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
     )
     assert done.returncode == 2
     assert (
-        f"--resume needs states of format {checkpoints.FORMAT}"
+        f"--resume needs states of format {checkpoints.WEIGHTS_FORMAT}"
         in done.stderr.strip().splitlines()[-1]
     )
     assert "Traceback" not in done.stderr

@@ -130,7 +130,7 @@ class Normalise(torch.autograd.Function):
         return dx, dweight, dbias, None, None, None, None
 
 
-def synchronise(network: nn.Module) -> None:
+def use_global_statistics(network: nn.Module) -> None:
     """Turns the batch statistics of the network into those of the global batch, in place."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

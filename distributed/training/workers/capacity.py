@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FRESH = 2.0  # seconds for which the cluster's size is taken as known
 
 
-class Room:
+class TrialSlots:
     """Trials at a time: as many as were asked for, else as many as fit.
 
     On a cluster it is more than fit now, so that none of it waits for the driver and an autoscaler sees demand, also one whose only node is
@@ -23,10 +23,10 @@ class Room:
     """
 
     def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
-        self.needs = needs(scaling)
+        self.needs = required_resources(scaling)
         self.asked, self.nested = asked, scaling.workers > 1
         self.joined = ray_session.joined()
-        self.seen, self.fit = time.monotonic(), fit(self.needs)
+        self.seen, self.fit = time.monotonic(), count_that_fit(self.needs)
         if self.fit >= 1:
             if asked > self.fit and not self.joined:
                 print(
@@ -40,7 +40,7 @@ class Room:
                 flush=True,
             )
         else:
-            there = {name: _there().get(name, 0) for name in self.needs}
+            there = {name: _cluster_resources().get(name, 0) for name in self.needs}
             short = next(name for name, need in self.needs.items() if there[name] < need)
             raise ValueError(
                 f"{what} must fit on this machine, which has {self._words(there)}; it takes {self._words(self.needs)}: "
@@ -53,7 +53,7 @@ class Room:
         if not self.joined:
             return self.fit
         if time.monotonic() - self.seen > FRESH:
-            self.seen, self.fit = time.monotonic(), fit(self.needs)
+            self.seen, self.fit = time.monotonic(), count_that_fit(self.needs)
         return self.fit + 1 if self.nested else max(2, 2 * self.fit)
 
     @staticmethod
@@ -61,24 +61,24 @@ class Room:
         return " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
 
 
-def needs(scaling: ScalingConfig) -> dict[str, float]:
+def required_resources(scaling: ScalingConfig) -> dict[str, float]:
     """What a training takes of the cluster, all its workers together."""
     each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
     return {name: scaling.workers * amount for name, amount in each.items() if amount}
 
 
-def fit(each: dict[str, float]) -> int:
+def count_that_fit(each: dict[str, float]) -> int:
     """How many trainings that need so much fit on the cluster at a time."""
-    there = _there()
+    there = _cluster_resources()
     return min((int(there.get(name, 0) / need + 1e-9) for name, need in each.items()), default=1)
 
 
-def must_fit(scaling: ScalingConfig, what: str) -> None:
+def check_fits(scaling: ScalingConfig, what: str) -> None:
     """Refuses what can never fit on a local Ray, where it would be waited for without a word."""
-    Room(dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what)
+    TrialSlots(dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what)
 
 
-def _there() -> dict[str, float]:
+def _cluster_resources() -> dict[str, float]:
     import ray
 
     return ray.cluster_resources()  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distributed.runtime import storage
-from distributed.training.run import Job
+from distributed.training.run import RunSpec
 from distributed.training.workers import ray_train as worker
 
 POLL = 0.3  # seconds
@@ -23,12 +23,12 @@ def run_nested(
 ) -> dict[str, Any]:
     """The metrics of a trial's run of scaling.workers workers; one that was interrupted goes on from the state in `out`."""
     return run_watched(
-        Job(shards=shards, settings=dict(settings), out=out, resume=True, test=test), progress
+        RunSpec(shards=shards, settings=dict(settings), out=out, resume=True, test=test), progress
     )
 
 
 def run_watched(
-    job: Job, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None
+    job: RunSpec, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """The metrics of a run; `progress` sees every epoch that it adds to its history, `heed` is called several times a second.
 

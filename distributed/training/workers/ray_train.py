@@ -17,22 +17,22 @@ from distributed.runtime.storage import filesystem, is_uri, read_file, write_fil
 from distributed.training.checkpoint import States
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
-from distributed.training.workers.batch_norm import NORMS, synchronise
+from distributed.training.workers.batch_norm import NORMS, use_global_statistics
 from model.batch import Batch
 from model.network import Network
 from model.outputs import Outputs
 
 if TYPE_CHECKING:
-    from distributed.training.run import Job
+    from distributed.training.run import RunSpec
 
 FAILURE = "failure.txt"
 
 
-class Failed(RuntimeError):
+class TrainingFailed(RuntimeError):
     """A run that ended for a reason that no restart would cure."""
 
 
-class Workers(Exchange):
+class WorkerExchange(Exchange):
     """The exchange over the torch.distributed group that Ray Train has set up."""
 
     def __init__(self, global_norms: bool = True) -> None:
@@ -65,7 +65,7 @@ class Workers(Exchange):
 
     def wrap(self, network: Network) -> Callable[[Batch], Outputs]:
         if self.global_norms:
-            synchronise(network)
+            use_global_statistics(network)
         # Buffers (running means, batch statistics) are made from global sums, so they are equal everywhere without a broadcast;
         # those that are not are averaged once an epoch.
         with warnings.catch_warnings():
@@ -96,10 +96,10 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from distributed.training.run import Job, execute
+    from distributed.training.run import RunSpec, execute
 
-    given, arrays = Job(**config["job"]), ray.get(config["arrays"])
-    exchange = Workers(given.config.scaling.global_norms)
+    given, arrays = RunSpec(**config["job"]), ray.get(config["arrays"])
+    exchange = WorkerExchange(given.config.scaling.global_norms)
     try:
         execute(
             given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays
@@ -109,7 +109,7 @@ def train_worker(config: dict[str, Any]) -> None:
             write_file(f"{given.out}/{FAILURE}", str(error).encode())
 
 
-def train_on_ray(job: Job) -> None:
+def train_on_ray(job: RunSpec) -> None:
     """Starts N workers for the job and waits; a lost worker starts the group again from the last saved epoch.
 
     The states of a run are its own (checkpoints.States), the same alone, here and in a trial; Ray Train keeps none.
@@ -170,4 +170,4 @@ def train_on_ray(job: Job) -> None:
         failure = read_file(f"{job.out}/{FAILURE}").decode()
     except FileNotFoundError:
         return
-    raise Failed(failure)
+    raise TrainingFailed(failure)
