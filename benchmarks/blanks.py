@@ -74,20 +74,20 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def train(shards: str, settings: dict[str, Any], share: float, way: str) -> float:
     from distributed.training import exchange, loop
-    from distributed.training import run as runs
+    from distributed.training.run import RunSpec, open_run, open_split, read_manifest
     from model.encoders.image import ImageEncoder
 
     alone, as_it_is = exchange.Exchange(), ImageEncoder.some
-    whole = runs.RunSpec(shards=shards, settings=settings)
-    images = [image.name for image in runs.read_manifest(shards).schema.images]
+    whole = RunSpec(shards=shards, settings=settings)
+    images = [image.name for image in read_manifest(shards).schema.images]
     lossy = ",".join(f"{name}=missing:{share}" for name in images)
-    job = runs.RunSpec(shards=shards, settings={**settings, "data.corrupt": lossy})
-    opened, reached = runs.open_run(job, alone, None), []
+    job = RunSpec(shards=shards, settings={**settings, "data.corrupt": lossy})
+    opened, reached = open_run(job, alone, None), []
     ImageEncoder.some = (
         as_it_is if way == "without" else lambda self, x_BCHW, present_B: self.body(x_BCHW)
     )  # type: ignore[method-assign]
     try:
-        val = runs.open_split(whole, "val", alone, None)
+        val = open_split(whole, "val", alone, None)
         loop.train_network(
             opened.network,
             opened.train,

@@ -79,13 +79,13 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     from distributed import config
     from distributed.shards import batches as stream
     from distributed.training import loop
-    from distributed.training import run as runs
     from distributed.training.exchange import Exchange
+    from distributed.training.run import keep_memory
     from distributed.training.workers.ray_train import WorkerExchange
     from model.network import Network
 
     torch.set_num_threads(1)
-    runs.keep_memory()
+    keep_memory()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
         "gloo", init_method=f"file://{args.folder}/meeting", rank=args.rank, world_size=2

@@ -36,18 +36,18 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from distributed.inference import shifts as testing
     from distributed.shards import batches as stream
-    from distributed.training import checkpoint as checkpoints
-    from distributed.training import scoring as scores
+    from distributed.training.checkpoint import load_checkpoint
+    from distributed.training.scoring import forward_batches, modality_posteriors
 
-    checkpoint = checkpoints.load_checkpoint(args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint)
     network, known = checkpoint.network, checkpoint.expectation
     assert known is not None, "a run of one modality"
     place = network.schema.modalities.index(network.schema.tables[0].name)
     seen, labels = [], []
     with torch.inference_mode():
         source = stream.open_source(args.data, "test", checkpoint.config, train=False)
-        for batch, outputs in scores.forward_batches(network, source, torch.device("cpu"), torch.float32):
-            seen.append(scores.modality_posteriors(outputs))
+        for batch, outputs in forward_batches(network, source, torch.device("cpu"), torch.float32):
+            seen.append(modality_posteriors(outputs))
             labels.append(batch.labels_B)
     posterior_NMC, present_NM = (torch.cat(parts) for parts in zip(*seen, strict=True))
     labels_N, lot = torch.cat(labels).numpy(), np.random.default_rng(0)

@@ -75,10 +75,10 @@ def error(values: list[float]) -> float:
 def train(shards: str, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
     """Of every epoch and validation row whether it was right, and the log-probability of its class; and the classes."""
     from distributed.training import exchange, loop
-    from distributed.training import run as runs
+    from distributed.training.run import RunSpec, open_run
 
-    job = runs.RunSpec(shards=shards, settings=settings)
-    opened = runs.open_run(job, exchange.Exchange(), None)
+    job = RunSpec(shards=shards, settings=settings)
+    opened = open_run(job, exchange.Exchange(), None)
     hits, sure, labels = [], [], []
 
     def report(told: dict[str, float], state: dict[str, Any], scores: Any) -> None:

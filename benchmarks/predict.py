@@ -44,15 +44,15 @@ def make_checkpoint(folder: str, shards: str) -> Checkpoint:
     """The default network, not trained: it takes as long."""
     from distributed.config import Config
     from distributed.shards.manifest import read_manifest
-    from distributed.training import checkpoint as checkpoints
+    from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from model.decisions.calibration import Calibration
     from model.network import Network
 
     manifest, config = read_manifest(shards), Config()
     network = Network(manifest.schema, config.model).eval()
     plain = Calibration.identity(config.experts.count, len(manifest.schema.classes))
-    checkpoints.save_checkpoint(folder, checkpoints.Checkpoint(network, config, manifest, plain))
-    return checkpoints.load_checkpoint(folder)
+    save_checkpoint(folder, Checkpoint(network, config, manifest, plain))
+    return load_checkpoint(folder)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:

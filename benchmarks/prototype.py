@@ -44,12 +44,12 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from distributed import config
     from distributed.training import exchange, loop
-    from distributed.training import run as runs
+    from distributed.training.run import RunSpec, finish, open_run
     from model.metrics import metrics
 
     torch.set_num_threads(1)
-    job = runs.RunSpec(shards=args.data, settings=config.parse_sets(args.set))
-    opened = runs.open_run(job, exchange.Exchange(), None)
+    job = RunSpec(shards=args.data, settings=config.parse_sets(args.set))
+    opened = open_run(job, exchange.Exchange(), None)
     torch.manual_seed(job.config.optim.seed)
     other = Plain(opened.train, job.config)
     ours, theirs = [], []
@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         theirs.append(timed(other.epoch))
 
     run = loop.train_network(opened.network, opened.train, opened.val, job.config, report)
-    finished = runs.finish(job, run, opened.train, opened.val, None)
+    finished = finish(job, run, opened.train, opened.val, None)
     labels_V = torch.cat([batch.labels_B for batch in opened.val.batches(0)])
     reached = metrics.compute(
         other.probabilities(opened.val),

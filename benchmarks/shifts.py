@@ -29,9 +29,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from distributed.inference import weighing as inference
     from distributed.shards import batches as stream
-    from distributed.training import checkpoint as checkpoints
+    from distributed.training.checkpoint import load_checkpoint
 
-    checkpoint = checkpoints.load_checkpoint(args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint)
     network, image = checkpoint.network, checkpoint.network.schema.images[0].name
     place, limit_M = network.schema.modalities.index(image), network.familiarity.limit_M.clone()
     source = stream.open_source(args.data, "val", checkpoint.config, train=False)

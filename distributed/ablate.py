@@ -21,7 +21,7 @@ from distributed.runtime import errors, ray_session, storage
 from distributed.runtime import options as options_
 from distributed.studies import definition as study
 from distributed.studies.definition import Cell
-from distributed.training import requirements as rules
+from distributed.training.requirements import check_training
 from distributed.wafers import generator
 
 QUICK = {"optim.epochs": 4, "data.max_rows": 600}
@@ -179,7 +179,7 @@ def check_trainings(
     for (name, cell), *_ in todo.values():
         manifest = sets[name].manifest
         try:
-            rules.check_training(
+            check_training(
                 config.override(config.Config(), cell.settings),
                 manifest.schema,
                 manifest.rows["val"],
@@ -198,12 +198,12 @@ def run(
     from distributed.runtime.signals import Signals
     from distributed.shards import sharing
     from distributed.shards.manifest import SPLITS
-    from distributed.training.workers import capacity as jobs
+    from distributed.training.workers.capacity import check_fits
 
     for scaling in {
         config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()
     }:
-        jobs.check_fits(scaling, "a training")
+        check_fits(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
     arrays = {
         key: sharing.share(sets[name].shards, _cache(cell), SPLITS)
@@ -292,10 +292,10 @@ def _task(function: Any, cell: Cell) -> Any:
 def _window(cell: Cell) -> int:
     """Tasks in flight: on a cluster twice what it holds, so that it never waits for the driver and an autoscaler sees demand. Here as many
     as fit: of tasks that wait, Ray may start the oldest last, and a study that is stopped would not have whole seeds."""
-    from distributed.training.workers import capacity as jobs
+    from distributed.training.workers.capacity import count_that_fit, required_resources
 
     scaling = config.override(config.Config(), cell.settings).scaling
-    fit = jobs.count_that_fit(jobs.required_resources(scaling))
+    fit = count_that_fit(required_resources(scaling))
     if (
         scaling.workers > 1 or not ray_session.joined()
     ):  # tasks that wait for workers of their own ask for nothing: they must fit

@@ -303,7 +303,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         if "://" in str(path):
             # By name and on demand: --help needs no pyarrow, and neither does the strict type check of this file.
-            content: bytes = importlib.import_module("distributed.training.checkpoint").read_file(
+            content: bytes = importlib.import_module("distributed.runtime.storage").read_file(
                 str(path)
             )
         else:

@@ -147,9 +147,9 @@ def main(argv: list[str]) -> int:
     from distributed.inference import evaluation
     from distributed.inference import weighing as inference
     from distributed.runtime import storage
-    from distributed.training import checkpoint as checkpoints
+    from distributed.training.checkpoint import load_checkpoint
 
-    checkpoint = checkpoints.load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint)
     if checkpoint.config.scaling.threads:
         torch.set_num_threads(checkpoint.config.scaling.threads)
     if options.trust_unfamiliar:

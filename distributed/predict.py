@@ -125,10 +125,10 @@ def main(argv: list[str]) -> int:
     from distributed.inference import inputs as prediction_input
     from distributed.inference import predictor as prediction
     from distributed.inference import weighing as inference
-    from distributed.training import checkpoint as checkpoints
+    from distributed.training.checkpoint import find_checkpoint, parse_checkpoint
 
-    content = checkpoints.find_checkpoint(options.checkpoint)
-    checkpoint = checkpoints.parse_checkpoint(content, options.checkpoint)
+    content = find_checkpoint(options.checkpoint)
+    checkpoint = parse_checkpoint(content, options.checkpoint)
     if options.trust_unfamiliar:
         checkpoint.network.trust_all()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size

@@ -95,15 +95,15 @@ def main(argv: list[str]) -> int:
             f"a resumed run must keep its data, {before['shards']} as it was; {data} holds other rows: take a new --out"
         )
     from distributed.shards.sampling import training_counts
-    from distributed.training import run as runs
     from distributed.training.console import epochs_summary, results_notes, results_table
+    from distributed.training.run import RunSpec, check_trainable
 
-    runs.check_trainable(manifest, settings)
+    check_trainable(manifest, settings)
     if not (alone_here := in_process(settings)):
-        from distributed.training.workers import capacity as jobs
+        from distributed.training.workers.capacity import check_fits
 
         ray_session.start_ray()
-        jobs.check_fits(settings.scaling, "this run")
+        check_fits(settings.scaling, "this run")
     with storage.writable(out):
         storage.write_file(
             f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode()
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
             f"{out}/config.json", json.dumps(config.flatten(settings), indent=1).encode()
         )
     test = manifest.rows["test"] > 0
-    job = runs.RunSpec(
+    job = RunSpec(
         shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test
     )
     try:
@@ -201,15 +201,15 @@ def in_process(settings: Config) -> bool:
 
 def alone(job: Any) -> dict[str, Any]:
     """Trains in this process."""
-    from distributed.training import run as runs
     from distributed.training.console import EpochBar
     from distributed.training.divergence import Diverged
+    from distributed.training.run import execute
 
     settings = job.config
     catch_signals()
     try:
         with EpochBar(settings.optim.epochs) as bar:
-            return runs.execute(
+            return execute(
                 job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar
             ).metrics
     except Diverged as error:
@@ -220,8 +220,8 @@ def together(job: Any) -> dict[str, Any]:
     """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
     from distributed.runtime.signals import Signals
     from distributed.training.console import EpochBar
-    from distributed.training.workers import follow as nested
-    from distributed.training.workers import ray_train as worker
+    from distributed.training.workers.follow import run_watched
+    from distributed.training.workers.ray_train import TrainingFailed
 
     signals = Signals()
 
@@ -236,8 +236,8 @@ def together(job: Any) -> dict[str, Any]:
         signals.caught(),
     ):
         try:
-            return nested.run_watched(job, bar, heed)
-        except worker.TrainingFailed as error:
+            return run_watched(job, bar, heed)
+        except TrainingFailed as error:
             raise errors.Failure(str(error)) from None
 
 

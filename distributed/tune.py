@@ -18,7 +18,7 @@ from distributed.runtime import errors, ray_session, storage
 from distributed.runtime import options as options_
 from distributed.searches.experiment import Experiment
 from distributed.searches.setup import Setup, claim, starting_points
-from distributed.training import requirements as rules
+from distributed.training.requirements import check_class, check_training
 from model.metrics.names import metric as metric_named
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
@@ -163,14 +163,14 @@ class Search:
 
             corrupt.parse(data.corrupt, schema)
         for metric in setup.metrics:
-            rules.check_class("--metric", metric, schema.classes)
+            check_class("--metric", metric, schema.classes)
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
         if unknown := [n for n in self.names if n not in config.leaves()]:
             raise ValueError(
                 f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings"
             )
-        rules.check_training(
+        check_training(
             setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins)
         )
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
@@ -252,7 +252,7 @@ class Search:
     def searcher(self) -> tuple[Any, Any]:
         from distributed.searches import searcher as parts
         from distributed.searches import stoppers as search_stoppers
-        from distributed.training.workers import capacity as jobs
+        from distributed.training.workers.capacity import TrialSlots
 
         options, metrics = self.options, self.setup.metrics
         storage = parts.open_storage(
@@ -272,7 +272,7 @@ class Search:
             self.space,
             self.experiment,
             trials=options["trials"],
-            concurrent=jobs.TrialSlots(self.setup.settings.scaling, options["concurrent"]),
+            concurrent=TrialSlots(self.setup.settings.scaling, options["concurrent"]),
             owner=self.setup.owner,
             pins=self.setup.pins,
             named=self.inside,

@@ -10,7 +10,7 @@ import pytest
 
 from distributed import config
 from distributed.config import Config
-from distributed.training import requirements as rules
+from distributed.training.requirements import check_training
 from model.schema import Schema
 from tests.conftest import ROOT, run_command
 
@@ -92,12 +92,12 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
 def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
     made = config.load(sets=sets)  # a model that was trained so is still loaded
     with pytest.raises(ValueError) as caught:
-        rules.check_training(made, TWO, 10)
+        check_training(made, TWO, 10)
     assert said in str(caught.value)
 
 
 def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
-    rules.check_training(config.load(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"})
+    check_training(config.load(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

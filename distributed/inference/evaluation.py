@@ -20,8 +20,8 @@ from distributed.shards.decode import Arrays, decode, empty
 from distributed.shards.manifest import read_manifest
 from distributed.shards.reader import Columns, Reader, read_index
 from distributed.shards.sampling import Ints, Selection
-from distributed.training import scoring as scores
 from distributed.training.checkpoint import Checkpoint
+from distributed.training.scoring import compute_metrics, confidence_report
 from model.decisions.aggregation import Aggregation
 from model.fusion.novelty import lost
 from model.metrics import metrics
@@ -139,12 +139,12 @@ def evaluate(
             f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})"
         )
     return Evaluation(
-        metrics=scores.compute_metrics(seen, network, probabilities_NC, decisions_N),
+        metrics=compute_metrics(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(
             *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
         ),
         notes=metrics.notes(*common, classes, decisions_N),
-        confidence=scores.confidence_report(seen, network),
+        confidence=confidence_report(seen, network),
         aggregation=weighed,
         asked="prior" if condition.aggregation == "given" else condition.aggregation,
         rows=int((labels_N >= 0).sum()),

@@ -25,10 +25,9 @@ from distributed.runtime.storage import filesystem, join
 from distributed.shards import batches as stream
 from distributed.shards import reader
 from distributed.shards.decode import Arrays, empty
-from distributed.training import checkpoint as checkpoints
 from distributed.training import loop, priors
-from distributed.training import scoring as scores
-from distributed.training.checkpoint import Checkpoint
+from distributed.training.checkpoint import Checkpoint, parse_checkpoint
+from distributed.training.scoring import modality_posteriors
 from model.batch import Batch
 from model.fusion.cross_modal import Agreement
 from model.fusion.novelty import lost
@@ -166,7 +165,7 @@ class Predictor:
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
         nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
         agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(
-            *scores.modality_posteriors(outputs)
+            *modality_posteriors(outputs)
         )
         blank = int((~outputs.present_BM.any(1)).sum())
         sums = (
@@ -262,7 +261,7 @@ class Actor:
         model, wave = ray.get(shared)
         if self.predictor is None:
             self.predictor = Predictor(
-                checkpoints.parse_checkpoint(model, "the checkpoint"),
+                parse_checkpoint(model, "the checkpoint"),
                 self.recipe,
                 threads=4 if self.recipe.gpus else 1,
             )

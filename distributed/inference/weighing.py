@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from distributed.training import loop
-from distributed.training import scoring as scores
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.priors import mean_class_prior
-from distributed.training.scoring import Batches, Scores
+from distributed.training.scoring import Batches, Scores, score_split
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS
 from model.decisions import aggregation
@@ -90,7 +89,7 @@ def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scor
     """What the network gives every row, on the CPU."""
     checkpoint.network.to(device)
     precision = loop.compute_dtype(checkpoint.config, device)
-    return scores.score(
+    return score_split(
         checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation
     )
 

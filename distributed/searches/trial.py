@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from distributed.training import run as runs
-from distributed.training.run import failure_reason, run_once
+from distributed.training.run import RunSpec, failure_reason, run_once
 
 Progress = Callable[[dict[str, float]], bool | None]
 
@@ -54,7 +53,7 @@ def train(config: Mapping[str, Any], plan: TrialContext) -> dict[str, Any]:
     from ray import tune
 
     settings, test = settings_of(config, plan.base), config["kind"] == "test"
-    whole = runs.RunSpec(shards=plan.shards, settings=settings).config
+    whole = RunSpec(shards=plan.shards, settings=settings).config
     folder = f"{plan.folder}/{config['state'] or config['name']}"
 
     def report(epoch: dict[str, float]) -> bool:

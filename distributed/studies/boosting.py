@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributed.training import run as runs
 from distributed.training.exchange import Exchange
+from distributed.training.run import RunSpec, open_split
 from model.metrics import metrics
 from model.schema import Schema
 
@@ -30,19 +30,19 @@ def run(
 
     The test split is scored under each of `corruptions`, which come on top of the settings' own.
     """
-    job = runs.RunSpec(shards=shards, settings=dict(settings))
-    train = runs.open_split(job, "train", Exchange(), arrays, train=False)  # every row once
+    job = RunSpec(shards=shards, settings=dict(settings))
+    train = open_split(job, "train", Exchange(), arrays, train=False)  # every row once
     started = time.perf_counter()
     models = fit(train, job.config.optim.seed)
     seconds = time.perf_counter() - started
-    val = choices(models, runs.open_split(job, "val", Exchange(), arrays))
+    val = choices(models, open_split(job, "val", Exchange(), arrays))
     leaves, trees = max(val, key=lambda size: (val[size]["balanced_accuracy"], -size[1]))
     common = {"train_seconds": seconds, "best_epoch": trees, "val": val[leaves, trees]}
     found = []
     for corruption in corruptions:
         both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
-        tested = runs.RunSpec(shards=shards, settings={**settings, "data.corrupt": both})
-        test = runs.open_split(tested, "test", Exchange(), arrays)
+        tested = RunSpec(shards=shards, settings={**settings, "data.corrupt": both})
+        test = open_split(tested, "test", Exchange(), arrays)
         (judged,) = judge(models[leaves], test.schema, *columns(test), trees, trees)
         found.append({**common, "test": judged})
     return found

@@ -17,13 +17,12 @@ from distributed.shards.sampling import Ints, training_counts
 from distributed.studies import boosting
 from distributed.studies.definition import RAREST, Cell
 from distributed.studies.results import Row, flat
-from distributed.training import checkpoint as checkpoints
 from distributed.training import run
-from distributed.training import run as runs
-from distributed.training import scoring as scores
-from distributed.training.checkpoint import Checkpoint
+from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
-from distributed.training.workers import follow as nested
+from distributed.training.run import RunSpec, open_split
+from distributed.training.scoring import compute_metrics, confidence_metrics
+from distributed.training.workers.follow import read_history, run_nested
 from model.batch import Batch
 
 Arrays = Mapping[str, Any]
@@ -58,7 +57,7 @@ def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) ->
     """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
     imbalance ratio, unlike few-shot classes."""
     data, manifest = (
-        runs.RunSpec(shards=shards, settings=dict(settings)).config.data,
+        RunSpec(shards=shards, settings=dict(settings)).config.data,
         read_manifest(shards),
     )
     schema = manifest.schema
@@ -84,10 +83,10 @@ def train(
 ) -> tuple[Checkpoint, Mapping[str, Any], list[dict[str, float]]]:
     """The trained network with all that testing needs; the test split is read only if some cell asks for it as it is."""
     settings, plain = cells[0].settings, any(not cell.test for cell in cells)
-    config = runs.RunSpec(shards=shards, settings=settings).config
+    config = RunSpec(shards=shards, settings=settings).config
     if config.scaling.workers > 1:
-        metrics = nested.run_nested(shards, settings, folder, lambda _: None, plain)
-        return checkpoints.load_checkpoint(folder), metrics, nested.history(folder)
+        metrics = run_nested(shards, settings, folder, lambda _: None, plain)
+        return load_checkpoint(folder), metrics, read_history(folder)
     device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
     finished = run.run_once(
         shards, settings, arrays=arrays, state=folder, test=plain, device=device
@@ -125,13 +124,13 @@ def examine(
     corrupt = ",".join(
         filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))
     )
-    job = runs.RunSpec(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
+    job = RunSpec(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
     if cell.test.get("unfamiliar"):  # other cells of this training go on without it
         checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
         checkpoint.network.trust_all()
     network = checkpoint.network
     device = next(network.parameters()).device
-    source = runs.open_split(job, "test", Exchange(), arrays)
+    source = open_split(job, "test", Exchange(), arrays)
     if cell.test.get("shift"):
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
         source = Chosen(
@@ -150,10 +149,10 @@ def examine(
         seed=cell.seed,
     )
     probabilities_NC = weighed.probabilities_NC
-    found = scores.compute_metrics(
+    found = compute_metrics(
         seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC)
     )
-    found |= scores.confidence_metrics(seen, network)
+    found |= confidence_metrics(seen, network)
     found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
     return {
         **found,

@@ -18,7 +18,7 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.training.divergence import Diverged, DivergenceCheck
 from distributed.training.exchange import Exchange
-from distributed.training.scoring import Scores, correct_confidences, compute_metrics, score
+from distributed.training.scoring import Scores, compute_metrics, correct_confidences, score_split
 from model.batch import Batch
 from model.learning import losses, optimisers
 from model.learning.augment import augment, drop_modalities, mix
@@ -96,14 +96,23 @@ class TrainingState:
         """
         optim = self.config.optim
         early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
-        if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
+        if (
+            not self.best
+            or score_split >= self.best["score"]
+            or self.best["epoch"] <= early < self.epoch
+        ):
             weights = {
                 name: tensor.detach().clone()
                 for name, tensor in self.evaluated.state_dict().items()
             }
-            tie = bool(self.best) and score == self.best["score"]
+            tie = bool(self.best) and score_split == self.best["score"]
             risen = self.best.get("risen", self.best["epoch"]) if tie else self.epoch
-            self.best = {"epoch": self.epoch, "score": score, "risen": risen, "weights": weights}
+            self.best = {
+                "epoch": self.epoch,
+                "score": score_split,
+                "risen": risen,
+                "weights": weights,
+            }
 
 
 def train_network(
@@ -124,7 +133,9 @@ def train_network(
     while run.epoch < config.optim.epochs and not has_stopped_improving(run):
         terms = train_epoch(run, train)
         run.exchange.agree(run.network, *([] if run.average is None else [run.average]))
-        scores = score(run.evaluated, val, run.device, run.exchange, compute_dtype(config, run.device))
+        scores = score_split(
+            run.evaluated, val, run.device, run.exchange, compute_dtype(config, run.device)
+        )
         if not scores.logits_NEC.isfinite().all():  # the same on every worker
             raise Diverged(
                 f"the network's answers on validation are not finite (epoch {run.epoch})"

@@ -18,10 +18,9 @@ from distributed.runtime import storage
 from distributed.shards import batches as stream
 from distributed.shards import corruption as corrupt
 from distributed.shards.manifest import Manifest, read_manifest
-from distributed.training import checkpoint as checkpoints
 from distributed.training import exchange, loop
 from distributed.training.board import RunBoard
-from distributed.training.checkpoint import Checkpoint
+from distributed.training.checkpoint import Checkpoint, save_checkpoint
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
 from distributed.training.loop import TrainingState
@@ -29,14 +28,15 @@ from distributed.training.priors import expert_class_priors
 from distributed.training.requirements import check_training
 from distributed.training.scoring import (
     Scores,
-    correct_confidences,
-    learn_cross_modal_model,
-    learn_novelty_gate,
     compute_metrics,
     confidence_metrics,
+    correct_confidences,
     forward_batches,
-    score,
+    learn_cross_modal_model,
+    learn_novelty_gate,
+    score_split,
 )
+from distributed.training.states import StateFormatError, States
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
 from model.decisions.guard import Validation
@@ -95,7 +95,7 @@ def execute(
     """Runs the job to its end. `progress` sees the metrics of every epoch and may return True to stop; arrays: decoded splits to share."""
     config, exchange = job.config, exchange or Exchange()
     opened = open_run(job, exchange, arrays)
-    states = checkpoints.States(f"{job.out}/state") if job.out else None
+    states = States(f"{job.out}/state") if job.out else None
     state = states.load() if states and job.resume else None
     recorder = EpochRecorder(
         job, opened.network, states, progress, exchange.rank == 0, state["epoch"] if state else 0
@@ -118,7 +118,7 @@ def execute(
             finished.network, opened.val, run.device, exchange, kind
         )
     if job.out and exchange.rank == 0:
-        checkpoints.save_checkpoint(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
+        save_checkpoint(f"{job.out}/checkpoint", finished.checkpoint(config, opened.manifest))
         recorder.close(finished.metrics)
     return finished
 
@@ -201,7 +201,7 @@ class EpochRecorder:
         self,
         job: RunSpec,
         network: Network,
-        states: checkpoints.States | None,
+        states: States | None,
         progress: Progress | None,
         leads: bool,
         done: int = 0,
@@ -237,14 +237,18 @@ class EpochRecorder:
 
 
 def finish(
-    job: RunSpec, run: TrainingState, train: stream.Source, val: stream.Source, arrays: Mapping[str, Any] | None
+    job: RunSpec,
+    run: TrainingState,
+    train: stream.Source,
+    val: stream.Source,
+    arrays: Mapping[str, Any] | None,
 ) -> Finished:
     """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
     kind = loop.compute_dtype(config, run.device)
     if config.fusion.checked:
-        correct_confidences(network, score(network, val, run.device, run.exchange, kind))
+        correct_confidences(network, score_split(network, val, run.device, run.exchange, kind))
     if hasattr(network, "familiarity"):
         some = stream.as_stored(train, config.inference.batch_size, FAMILIAR_ROWS)
         counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
@@ -255,13 +259,13 @@ def finish(
             frozen_features(run, stream.as_stored(train, config.inference.batch_size)),
             config,
         )
-    scores = score(network, val, run.device, run.exchange, kind)
+    scores = score_split(network, val, run.device, run.exchange, kind)
     fitted = calibrate(scores, network, config)
     metrics: dict[str, Any] = {"val": calibrated_metrics(scores, network, fitted)}
     if job.test:
         test = open_split(job, "test", run.exchange, arrays)
         metrics["test"] = calibrated_metrics(
-            score(network, test, run.device, run.exchange, kind), network, fitted
+            score_split(network, test, run.device, run.exchange, kind), network, fitted
         )
     metrics |= {
         "train_seconds": run.seconds,
@@ -281,7 +285,10 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
             scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off"
         )
     return calibration.fit(
-        scores.logits_NEC, scores.labels_N, expert_class_priors(network, config), config.inference.offsets
+        scores.logits_NEC,
+        scores.labels_N,
+        expert_class_priors(network, config),
+        config.inference.offsets,
     )
 
 
@@ -353,10 +360,10 @@ def run_once(
         device
         or ("cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu")
     )
-    states = checkpoints.States(state) if state else None
+    states = States(state) if state else None
     try:
         saved = states.load() if states else None
-    except checkpoints.StateFormatError as error:
+    except StateFormatError as error:
         print(f"warning: {error}; this training starts anew", file=sys.stderr)
         saved = None
     history: list[dict[str, float]] = saved.get("history", []) if saved else []

@@ -65,7 +65,7 @@ def forward_batches(
 
 
 @torch.inference_mode()
-def score(
+def score_split(
     network: Network,
     source: Batches,
     device: torch.device,

@@ -111,9 +111,9 @@ def test_training_on_two_nodes_leaves_a_whole_run(cluster: Cluster, bucket: str)
     } <= found
     assert not [name for name in found if name.endswith(".part")]
     assert "val" in json.loads(content(f"{out}/metrics.json"))
-    from distributed.training import checkpoint as checkpoints
+    from distributed.training.checkpoint import load_checkpoint
 
-    assert checkpoints.load_checkpoint(out).network.schema.classes
+    assert load_checkpoint(out).network.schema.classes
     again = cluster.submit(*train(f"{bucket}/shards", out, epochs=2), timeout=100)
     assert again.returncode != 0
     assert "--resume" in again.stdout

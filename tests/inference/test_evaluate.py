@@ -17,7 +17,7 @@ from distributed import evaluate
 from distributed.inference import evaluation
 from distributed.inference import inputs as prediction_input
 from distributed.inference.weighing import read_prior
-from distributed.training import checkpoint as checkpoints
+from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
 from tests.conftest import run_command
 from tests.training import small_run, toy
@@ -212,8 +212,8 @@ def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of
     assert words not in ask(folder)["remarks"]
     assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
     before = folder / "before"  # one made by a version that did not learn what to expect
-    checkpoints.save_checkpoint(
-        str(before), dataclasses.replace(checkpoints.load_checkpoint(str(folder / "run")), expectation=None)
+    save_checkpoint(
+        str(before), dataclasses.replace(load_checkpoint(str(folder / "run")), expectation=None)
     )
     assert (
         words
@@ -224,11 +224,11 @@ def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of
 def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
     streamed = folder / "streamed"
     streamed.mkdir()
-    loaded = checkpoints.load_checkpoint(str(folder / "run"))
+    loaded = load_checkpoint(str(folder / "run"))
     from distributed.config import override
 
     config = override(loaded.config, {"data.cache": "stream"})
-    checkpoints.save_checkpoint(str(streamed), dataclasses.replace(loaded, config=config))
+    save_checkpoint(str(streamed), dataclasses.replace(loaded, config=config))
     told = {}
     for name in ("run", "streamed"):
         words = [
@@ -277,7 +277,7 @@ def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_s
 
 
 def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> None:
-    held = checkpoints.load_checkpoint(str(folder / "run")).validation
+    held = load_checkpoint(str(folder / "run")).validation
     assert held is not None
     assert torch.bincount(held.labels_V).tolist() == list(small_run.SPLITS["val"])
     assert held.logits_VEC.shape == (53, 3, 3)
@@ -335,11 +335,11 @@ def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path
             ValueError,
             match="--checkpoint must be one that this project wrote; .* holds another model.pt",
         ):
-            checkpoints.load_checkpoint(str(tmp_path))
+            load_checkpoint(str(tmp_path))
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("x", "y")
     with pytest.raises(ValueError, match="or a damaged one"):
-        checkpoints.load_checkpoint(str(tmp_path))
+        load_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize(("place", "why"), [("file/e.json", ""), ("", "Is a directory")])
@@ -414,10 +414,10 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     there: dict[str, Any] | None,
     told: str | None,
 ) -> None:
-    loaded = checkpoints.load_checkpoint(str(folder / "run"))
+    loaded = load_checkpoint(str(folder / "run"))
     (image,) = loaded.manifest.prepare["images"]
     made = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
-    checkpoints.save_checkpoint(
+    save_checkpoint(
         str(tmp_path / "run"),
         dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)),
     )
@@ -425,7 +425,7 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     plain = json.loads((tmp_path / "shards" / "schema.json").read_text())
     plain["prepare"]["images"] = [{**image, **there}] if there is not None else []
     (tmp_path / "shards" / "schema.json").write_text(json.dumps(plain))
-    saved = checkpoints.load_checkpoint(str(tmp_path / "run"))
+    saved = load_checkpoint(str(tmp_path / "run"))
     ways = (
         lambda: (
             evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes

@@ -19,7 +19,7 @@ from distributed.inference import inputs as prediction_input
 from distributed.inference import tasks as prediction_tasks
 from distributed.inference.tasks import Piece, tasks
 from distributed.raw import table as ingest_table
-from distributed.training import checkpoint as checkpoints
+from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command
 from tests.training import small_run
 
@@ -281,9 +281,9 @@ def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Pa
 
 
 def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
-    known = checkpoints.load_checkpoint(str(folder / "run"))
+    known = load_checkpoint(str(folder / "run"))
     known.network.familiarity.limit_M[0] = 1e-9  # no photo is familiar any more
-    checkpoints.save_checkpoint(str(tmp_path / "run" / "checkpoint"), known)
+    save_checkpoint(str(tmp_path / "run" / "checkpoint"), known)
     frame = pd.read_parquet(folder / "table.parquet")
     frame.loc[:4, ["age", "dose", "site"]] = None
     frame.loc[5:9, "photo"] = None
@@ -463,7 +463,7 @@ def test_a_csv_in_many_chunks_is_one_table(
         return {**options(table), "read_options": csv.ReadOptions(block_size=1000)}
 
     monkeypatch.setattr(ingest_table, "csv_options", small_blocks)
-    checkpoint = checkpoints.load_checkpoint(str(folder / "run"))
+    checkpoint = load_checkpoint(str(folder / "run"))
     rows, _ = prediction_input.open_rows(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10
     )

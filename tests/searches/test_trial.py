@@ -15,10 +15,10 @@ from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS
 from distributed.shards import batches as stream
 from distributed.training import board, priors, run
-from distributed.training import run as runs
-from distributed.training import scoring as scores
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
+from distributed.training.run import RunSpec
+from distributed.training.scoring import compute_metrics, learn_novelty_gate, score_split
 from model.batch import Batch
 from model.fusion import novelty as familiarity
 from model.network import Network
@@ -202,7 +202,7 @@ def test_metric_names_are_those_of_the_model() -> None:
         "ece",
         "classwise_ece",
     }
-    assert runs.RunSpec(shards="x").test
+    assert RunSpec(shards="x").test
 
 
 def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
@@ -248,7 +248,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
         config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
     )
     ones_C = torch.ones(len(source.schema.classes))
-    scores.learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
+    learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
     assert torch.isfinite(network.familiarity.whiten_MDD).all()
     assert network.familiarity.mean_MD.abs().sum() > 0
 
@@ -268,8 +268,8 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
                 config.override(config.Config(), {"data.corrupt": what}),
                 train=False,
             )
-            seen = scores.score(finished.network, source, torch.device("cpu"), Exchange())
-            found[f"{what} {familiar}"] = scores.compute_metrics(seen, finished.network)
+            seen = score_split(finished.network, source, torch.device("cpu"), Exchange())
+            found[f"{what} {familiar}"] = compute_metrics(seen, finished.network)
     assert found[" True"]["unfamiliar/map"] < 0.03
     assert found["map=noise True"]["unfamiliar/map"] > 0.8
     assert found["map=noise True"]["weight/map"] < 0.2

@@ -29,11 +29,10 @@ from distributed.studies import definition as study
 from distributed.studies.definition import Cell
 from distributed.studies.results import Results, flat
 from distributed.studies.state import plans_of
-from distributed.training import checkpoint as checkpoints
-from distributed.training import loop
-from distributed.training import run as runs
-from distributed.training.checkpoint import States
+from distributed.training import loop, run, states
 from distributed.training.exchange import Exchange
+from distributed.training.run import RunSpec, open_split
+from distributed.training.states import States
 from model.fusion import novelty as familiarity
 from tests.conftest import ROOT, run_command
 from tests.studies.study_tools import (
@@ -686,7 +685,7 @@ def test_a_killed_cell_goes_on_from_its_last_state(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "finish", killed)  # after the last epoch
+        patch.setattr(run, "finish", killed)  # after the last epoch
         with pytest.raises(KeyboardInterrupt):
             study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir())
@@ -705,7 +704,7 @@ def test_a_state_of_another_version_is_trained_anew(
 ) -> None:
     """Else every --resume of the study would fail again."""
     States(str(tmp_path)).save(1, {"epoch": 1})
-    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.WEIGHTS_FORMAT + 1)
+    monkeypatch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT + 1)
     rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert "this training starts anew" in capsys.readouterr().err
@@ -741,9 +740,9 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
     found, noisy = boosting.run(
         wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
     )
-    job = runs.RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
-    models = boosting.fit(runs.open_split(job, "train", Exchange(), None, train=False), seed=0)
-    val = boosting.choices(models, runs.open_split(job, "val", Exchange(), None))
+    job = RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
+    models = boosting.fit(open_split(job, "train", Exchange(), None, train=False), seed=0)
+    val = boosting.choices(models, open_split(job, "val", Exchange(), None))
     assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
         "its size is the best on validation"
     )

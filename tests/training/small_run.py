@@ -15,7 +15,7 @@ from PIL import Image as pillow
 
 from distributed.raw import rows as ingest_rows
 from distributed.shards.manifest import Manifest, write_manifest
-from distributed.training import run as runs
+from distributed.training.run import Finished, RunSpec, execute
 from model.fusion import cross_modal as agreement
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
@@ -127,9 +127,9 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
     return folder
 
 
-def train(folder: Path, shards: Path, **settings: Any) -> runs.Finished:
+def train(folder: Path, shards: Path, **settings: Any) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agreement, "KNOWN_ROWS", 50)  # the validation split is small
-        return runs.execute(
-            runs.RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
+        return execute(
+            RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
         )

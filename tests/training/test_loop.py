@@ -13,7 +13,12 @@ from distributed import config
 from distributed.training import exchange, loop
 from distributed.training.divergence import Diverged
 from distributed.training.run import frozen_features
-from distributed.training.scoring import Scores, learn_cross_modal_model, compute_metrics, score
+from distributed.training.scoring import (
+    Scores,
+    compute_metrics,
+    learn_cross_modal_model,
+    score_split,
+)
 from model.encoders.standardise import Standardise
 from model.learning import losses
 from model.network import Network
@@ -144,7 +149,7 @@ def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
     run = loop.train_network(network, train, val, settings, Kept())
     network.load_state_dict(run.best["weights"])
-    again = compute_metrics(score(network, val, run.device, run.exchange), network)
+    again = compute_metrics(score_split(network, val, run.device, run.exchange), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 
@@ -240,7 +245,12 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     network = network if settings.optim.precision == "bfloat16" else network.double()
     try:
         loop.train_network(
-            network, train, val, settings, seen, exchange=WorkerExchange(settings.scaling.global_norms)
+            network,
+            train,
+            val,
+            settings,
+            seen,
+            exchange=WorkerExchange(settings.scaling.global_norms),
         )
     except Diverged as error:
         told = str(error)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from distributed.runtime import storage
-from distributed.training import checkpoint as checkpoints
-from distributed.training import run as runs
 from distributed.training.board import RunBoard
-from distributed.training.checkpoint import States
+from distributed.training.checkpoint import load_checkpoint, parse_checkpoint
+from distributed.training.run import Finished, RunSpec, execute
+from distributed.training.states import States
 from tests.training import small_run
 
 EPOCHS = 3
@@ -42,10 +42,10 @@ def damage(folder: Path, epoch: int) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
-def resume(folder: Path, run: str | Path) -> runs.Finished:
+def resume(folder: Path, run: str | Path) -> Finished:
     settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
-    return runs.execute(
-        runs.RunSpec(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
+    return execute(
+        RunSpec(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
     )
 
 
@@ -135,14 +135,14 @@ def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
     folder: Path, tmp_path: Path
 ) -> None:
     content = (folder / "run" / "checkpoint" / "model.pt").read_bytes()
-    before = checkpoints.parse_checkpoint(content, "whole").network.state_dict()
+    before = parse_checkpoint(content, "whole").network.state_dict()
     refused = []
     for place in range(0, len(content), len(content) // 60):
         (tmp_path / "model.pt").write_bytes(
             content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         )
         try:
-            after = checkpoints.load_checkpoint(str(tmp_path)).network.state_dict()
+            after = load_checkpoint(str(tmp_path)).network.state_dict()
         except ValueError as error:
             refused.append(str(error))
         else:  # padding between the parts
@@ -158,12 +158,12 @@ def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: 
     with pytest.raises(
         ValueError, match="--checkpoint must name a finished run; .* --out .* --resume finishes it"
     ):
-        checkpoints.load_checkpoint(f"{tmp_path}/")
+        load_checkpoint(f"{tmp_path}/")
     for other in ("nowhere", "config.json"):
         with pytest.raises(
             ValueError, match="--checkpoint must name a run or its checkpoint folder"
         ):
-            checkpoints.load_checkpoint(str(tmp_path / other))
+            load_checkpoint(str(tmp_path / other))
 
 
 def dies(function: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
@@ -205,7 +205,7 @@ def test_tensorboard_reads_a_run_that_was_resumed_at_once_in_order(
         tmp_path / f"events.out.tfevents.{time.time() + 1:010.0f}.zzz.99999.9"
     )  # of a clock that is ahead, and last by name
     before.touch()
-    RunBoard(str(tmp_path), checkpoints.load_checkpoint(str(folder / "run")).network, 1)
+    RunBoard(str(tmp_path), load_checkpoint(str(folder / "run")).network, 1)
     first, second = sorted(tmp_path.glob("events.*"))
     assert first == before
     assert second.stat().st_size

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from distributed import train
-from distributed.training import checkpoint as checkpoints
+from distributed.training import states
 from tests.conftest import ROOT, run_command
 
 TINY = [
@@ -149,8 +149,8 @@ def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
 def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(whole: Path) -> None:
     code = (
         "import sys; sys.modules['ray'] = None; sys.path.insert(0, sys.argv[1])\n"
-        "from distributed.training import checkpoint as checkpoints\n"
-        "c = checkpoints.load(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
+        "from distributed.training.checkpoint import load_checkpoint\n"
+        "c = load_checkpoint(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(ROOT), str(whole)],
@@ -235,18 +235,18 @@ def test_states_of_another_version_are_refused_in_one_line(
 ) -> None:
     run = tmp_path / "older"
     shutil.copytree(whole, run)
-    states = checkpoints.States(f"{run}/state")
-    found = states.load()
+    saved = states.States(f"{run}/state")
+    found = saved.load()
     assert found is not None
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "FORMAT", checkpoints.WEIGHTS_FORMAT - 1)
-        states.save(found["epoch"] + 1, found)
+        patch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT - 1)
+        saved.save(found["epoch"] + 1, found)
     done = run_command(
         "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
     )
     assert done.returncode == 2
     assert (
-        f"--resume needs states of format {checkpoints.WEIGHTS_FORMAT}"
+        f"--resume needs states of format {states.WEIGHTS_FORMAT}"
         in done.stderr.strip().splitlines()[-1]
     )
     assert "Traceback" not in done.stderr

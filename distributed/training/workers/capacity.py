@@ -75,7 +75,9 @@ def count_that_fit(each: dict[str, float]) -> int:
 
 def check_fits(scaling: ScalingConfig, what: str) -> None:
     """Refuses what can never fit on a local Ray, where it would be waited for without a word."""
-    TrialSlots(dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what)
+    TrialSlots(
+        dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what
+    )
 
 
 def _cluster_resources() -> dict[str, float]:

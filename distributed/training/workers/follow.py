@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed.runtime import storage
 from distributed.training.run import RunSpec
-from distributed.training.workers import ray_train as worker
+from distributed.training.workers.ray_train import train_on_ray
 
 POLL = 0.3  # seconds
 
@@ -28,7 +28,9 @@ def run_nested(
 
 
 def run_watched(
-    job: RunSpec, progress: Callable[[dict[str, float]], Any], heed: Callable[[], None] = lambda: None
+    job: RunSpec,
+    progress: Callable[[dict[str, float]], Any],
+    heed: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The metrics of a run; `progress` sees every epoch that it adds to its history, `heed` is called several times a second.
 
@@ -40,18 +42,18 @@ def run_watched(
 
     def train() -> None:
         try:
-            worker.train_on_ray(job)
+            train_on_ray(job)
         except BaseException as error:
             raised.append(error)
         finally:
             ended.set()
 
-    seen = len(history(job.out))
+    seen = len(read_history(job.out))
     threading.Thread(target=train, name="trainer", daemon=True).start()
     while True:
         last = ended.wait(POLL)
         heed()
-        found = history(job.out)
+        found = read_history(job.out)
         for epoch in found[seen:]:
             progress(epoch)
         seen = max(seen, len(found))
@@ -62,7 +64,7 @@ def run_watched(
     return json.loads(storage.read_file(f"{job.out}/metrics.json"))  # type: ignore[no-any-return]
 
 
-def history(out: str) -> list[dict[str, float]]:
+def read_history(out: str) -> list[dict[str, float]]:
     try:
         return json.loads(storage.read_file(f"{out}/history.json"))  # type: ignore[no-any-return]
     except (FileNotFoundError, ValueError):

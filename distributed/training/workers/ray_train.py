@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.runtime.storage import filesystem, is_uri, read_file, write_file
-from distributed.training.checkpoint import States
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
+from distributed.training.states import States
 from distributed.training.workers.batch_norm import NORMS, use_global_statistics
 from model.batch import Batch
 from model.network import Network
