@@ -52,7 +52,7 @@ class ResNet(nn.Module):
     """A convolutional network that fits its input: 8x8 up to 224x224 and beyond, 1 or 3 channels.
 
     A stage is a convolution and a max-pool; the residual blocks come last, where the map is smallest and channels are cheapest. On small
-    images this was better than strided residual stages at the same cost (benchmarks/RESULTS.md).
+    images this was better than strided residual stages at the same cost (docs/results/quality.md).
     """
 
     def __init__(self, image: Image, config: ImageConfig) -> None:
