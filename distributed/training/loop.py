@@ -96,20 +96,16 @@ class TrainingState:
         """
         optim = self.config.optim
         early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
-        if (
-            not self.best
-            or score_split >= self.best["score"]
-            or self.best["epoch"] <= early < self.epoch
-        ):
+        if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
             weights = {
                 name: tensor.detach().clone()
                 for name, tensor in self.evaluated.state_dict().items()
             }
-            tie = bool(self.best) and score_split == self.best["score"]
+            tie = bool(self.best) and score == self.best["score"]
             risen = self.best.get("risen", self.best["epoch"]) if tie else self.epoch
             self.best = {
                 "epoch": self.epoch,
-                "score": score_split,
+                "score": score,
                 "risen": risen,
                 "weights": weights,
             }
