@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed.reporting.significance import paired
     from distributed.wafers import generator
 
-    shards, settings = generator.resolve_shards(args.data), config.parse_sets(args.set)
+    shards, settings = generator.resolve_shards(args.data), config.parse_assignments(args.set)
     told: dict[str, Any] = {"benchmark": "blanks", "seeds": args.seeds}
     for share in args.missing:
         scores = {

@@ -79,10 +79,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def pass_through(shards: str, args: argparse.Namespace) -> dict[str, Any]:
     """One epoch, with the memory at its start, its peaks and the rate."""
-    from distributed.config import Config, override
+    from distributed.config import Config, apply_changes
     from distributed.shards import batches as stream
 
-    config = override(
+    config = apply_changes(
         Config(),
         {"data.cache": "stream", "data.engine": args.engine, "data.shuffle_buffer": args.buffer},
     )

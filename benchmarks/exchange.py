@@ -90,7 +90,7 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     dist.init_process_group(
         "gloo", init_method=f"file://{args.folder}/meeting", rank=args.rank, world_size=2
     )
-    settings = config.load(
+    settings = config.load_config(
         sets=["data.cache=memory", f"image.width={args.width}", f"data.batch_size={args.batch}"]
     )
     source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)

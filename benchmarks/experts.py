@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(f"{folder}/shards", 256, args.size)
     runs = []
     for count in (args.experts, 1):
-        settings = config.load(sets=["data.cache=memory", f"experts.count={count}"])
+        settings = config.load_config(sets=["data.cache=memory", f"experts.count={count}"])
         source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
         runs.append(
             loop.begin(

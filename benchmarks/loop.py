@@ -44,7 +44,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     make_shards(f"{folder}/shards", args.rows, args.size)
-    settings = config.load(sets=["data.cache=memory", f"optim.epochs={args.pairs + 1}", *args.set])
+    settings = config.load_config(
+        sets=["data.cache=memory", f"optim.epochs={args.pairs + 1}", *args.set]
+    )
     source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
     torch.manual_seed(0)
     run = loop.begin(

@@ -33,7 +33,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed.config import Config, override
+    from distributed.config import Config, apply_changes
     from distributed.shards import batches as stream
     from distributed.training import exchange, loop
     from model.network import Network
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         torch.set_num_threads(args.threads)
     shards = f"{folder}/shards"
     make_shards(shards, args.rows, args.size)
-    config = override(Config(), {"data.cache": "memory", "optim.epochs": 2 * args.pairs + 2})
+    config = apply_changes(Config(), {"data.cache": "memory", "optim.epochs": 2 * args.pairs + 2})
     start = time.perf_counter()
     source = stream.open_source(shards, "train", config, train=True)
     loading = time.perf_counter() - start

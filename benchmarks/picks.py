@@ -45,7 +45,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed import config
 
-    settings = config.parse_sets(args.set)
+    settings = config.parse_assignments(args.set)
     runs = [train(args.data, {**settings, "optim.seed": seed}) for seed in range(args.seeds)]
     told: dict[str, Any] = {"benchmark": "picks", "seeds": args.seeds, "epochs": len(runs[0][0])}
     late = [

@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from model.metrics import metrics
 
     torch.set_num_threads(1)
-    job = RunSpec(shards=args.data, settings=config.parse_sets(args.set))
+    job = RunSpec(shards=args.data, settings=config.parse_assignments(args.set))
     opened = open_run(job, exchange.Exchange(), None)
     torch.manual_seed(job.config.optim.seed)
     other = Plain(opened.train, job.config)

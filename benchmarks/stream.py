@@ -40,7 +40,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed.config import Config, override
+    from distributed.config import Config, apply_changes
     from distributed.shards import batches as stream
 
     torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(shards, args.rows, args.size)
     if args.engine == "ray":
         start_ray(f"{folder}/ray")
-    config = override(
+    config = apply_changes(
         Config(),
         {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size},
     )

@@ -17,7 +17,7 @@ if __package__ in (None, ""):
 
 from distributed import config
 from distributed.runtime import command as cli
-from distributed.runtime import errors, ray_session, storage
+from distributed.runtime import errors, ray_session, signals, storage
 from distributed.runtime import options as options_
 from distributed.studies import definition as study
 from distributed.studies.definition import Cell
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made = options_.Parser(
         prog="ablate.py",
         description=__doc__,
-        epilog=f"shipped studies:\n{shipped}\n\nyour own study:\n{study.__doc__}\n{config.describe()}",
+        epilog=f"shipped studies:\n{shipped}\n\nyour own study:\n{study.__doc__}\n{config.describe_settings()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -106,12 +106,14 @@ def main(argv: list[str]) -> int:
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds must be at least 1; got {options.seeds}")
     seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
-    extra = {**(QUICK if options.quick else {}), **config.parse_sets(options.set)}
+    extra = {**(QUICK if options.quick else {}), **config.parse_assignments(options.set)}
     sets = data_sets(options.data or [])
     from distributed.studies.state import State, plans_of
 
     plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
-    out = storage.locate(options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}")
+    out = storage.absolute_location(
+        options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}"
+    )
     command = shlex.join(["python", "distributed/ablate.py", *argv])
     with storage.writable(out):
         state = State.open(
@@ -180,7 +182,7 @@ def check_trainings(
         manifest = sets[name].manifest
         try:
             check_training(
-                config.override(config.Config(), cell.settings),
+                config.apply_changes(config.Config(), cell.settings),
                 manifest.schema,
                 manifest.rows["val"],
             )
@@ -195,13 +197,13 @@ def run(
     ray_session.start_ray(nested=True)
     import ray
 
-    from distributed.runtime.signals import Signals
     from distributed.shards import sharing
     from distributed.shards.manifest import SPLITS
     from distributed.training.workers.capacity import check_fits
 
     for scaling in {
-        config.override(config.Config(), group[0][1].settings).scaling for group in todo.values()
+        config.apply_changes(config.Config(), group[0][1].settings).scaling
+        for group in todo.values()
     }:
         check_fits(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
@@ -211,8 +213,8 @@ def run(
     }
     waiting, pending = list(todo.values())[::-1], {}
     progress, reported, news = Progress(len(waiting)), time.monotonic(), False
-    with Signals().caught() as signals:
-        while (waiting or pending) and not signals.received:
+    with signals.stop_requests(only_note=True) as request:
+        while (waiting or pending) and not request.received:
             while waiting and len(pending) < _window(
                 waiting[-1][0][1]
             ):  # a window keeps the order: whole seeds first
@@ -227,7 +229,7 @@ def run(
             for reference in ready:
                 progress.say(state.take(pending.pop(reference), _outcome(reference)))
             news = news or bool(ready)
-        if not signals.received:
+        if not request.received:
             return
         ready, _ = (
             ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
@@ -239,7 +241,7 @@ def run(
         _report_so_far(state)
         left = len(waiting) + len(pending)
     said = f"interrupted with {left} trainings left; add --resume to the same command to go on"
-    raise errors.Failure(said, 128 + signals.received)
+    raise errors.Failure(said, 128 + request.received)
 
 
 def _cache(cell: Cell) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def _task(function: Any, cell: Cell) -> Any:
     """The Ray task with what one training needs; a task whose process dies is started again, one that fails is not."""
     import ray
 
-    scaling = config.override(config.Config(), cell.settings).scaling
+    scaling = config.apply_changes(config.Config(), cell.settings).scaling
     alone = (
         scaling.workers == 1
     )  # several workers have their own resources, and the task that waits for them has none
@@ -294,10 +296,10 @@ def _window(cell: Cell) -> int:
     as fit: of tasks that wait, Ray may start the oldest last, and a study that is stopped would not have whole seeds."""
     from distributed.training.workers.capacity import count_that_fit, required_resources
 
-    scaling = config.override(config.Config(), cell.settings).scaling
+    scaling = config.apply_changes(config.Config(), cell.settings).scaling
     fit = count_that_fit(required_resources(scaling))
     if (
-        scaling.workers > 1 or not ray_session.joined()
+        scaling.workers > 1 or not ray_session.in_cluster()
     ):  # tasks that wait for workers of their own ask for nothing: they must fit
         return max(1, fit)
     return 2 * max(2, fit)

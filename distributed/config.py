@@ -24,14 +24,14 @@ from model.config import (
 )
 from model.metrics.names import check_name
 
-CACHES = ("auto", "memory", "stream")
-ENGINES = ("auto", "threads", "ray")
+CACHE_MODES = ("auto", "memory", "stream")
+STREAM_ENGINES = ("auto", "threads", "ray")
 SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
-STAGES = ("none", "crt", "lws", "tau")
+SECOND_STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
-OWN_ROWS = 16  # of a worker that goes by its own batch statistics, at least
-METRICS_TO_FIT = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
+MIN_ROWS_PER_OWN_NORM = 16  # of a worker that goes by its own batch statistics, at least
+OFFSET_METRICS = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class DataConfig:
     cache: str = option(
         "auto",
         "memory: decode once and share; stream: decode every epoch; auto: by size",
-        choices=CACHES,
+        choices=CACHE_MODES,
     )
     memory_share: float = option(
         0.3,
@@ -50,7 +50,7 @@ class DataConfig:
     engine: str = option(
         "auto",
         "stream: threads of the worker decode, or Ray Data tasks, on CPUs that no worker claims; auto: ray from 1 GiB on if CPUs lie idle",
-        choices=ENGINES,
+        choices=STREAM_ENGINES,
     )
     sampler: str = option("instance", "how training rows are drawn", choices=SAMPLERS)
     batch_size: int = option(64, "rows of one global batch, all workers together", low=1)
@@ -136,7 +136,7 @@ class StageConfig:
     kind: str = option(
         "none",
         "second stage on frozen features: crt, lws (learned scales), tau (tau-normalised weights)",
-        choices=STAGES,
+        choices=SECOND_STAGES,
     )
     epochs: int = option(5, "epochs of crt and lws, class-balanced", low=1)
     tau: float = option(0.7, "exponent of tau-normalisation", low=0.0, high=2.0)
@@ -149,7 +149,7 @@ class InferenceConfig:
     offsets: str = option(
         "none",
         "fit one decision offset a class on validation for this metric",
-        choices=METRICS_TO_FIT,
+        choices=OFFSET_METRICS,
     )
     batch_size: int = option(512, "rows of an evaluation batch", low=1)
 
@@ -200,13 +200,13 @@ class Config:
         )
 
 
-def leaves(config: Any = None, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+def setting_fields(config: Any = None, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """Every setting by its dotted name."""
     found: dict[str, dataclasses.Field[Any]] = {}
     for entry in dataclasses.fields(Config if config is None else config):
         name = f"{prefix}{entry.name}"
         if dataclasses.is_dataclass(entry.default):
-            found.update(leaves(type(entry.default), f"{name}."))
+            found.update(setting_fields(type(entry.default), f"{name}."))
         else:
             found[name] = entry
     return found
@@ -215,7 +215,7 @@ def leaves(config: Any = None, prefix: str = "") -> dict[str, dataclasses.Field[
 def flatten(config: Config) -> dict[str, Any]:
     """{dotted name: value} of a configuration."""
     flat = {}
-    for name in leaves():
+    for name in setting_fields():
         value: Any = config
         for part in name.split("."):
             value = getattr(value, part)
@@ -223,9 +223,9 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
+def apply_changes(config: Config, changes: Mapping[str, Any]) -> Config:
     """The configuration with dotted changes applied and checked; unknown keys and wrong types are named."""
-    known = leaves()
+    known = setting_fields()
     for name, value in changes.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
@@ -248,14 +248,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         raise ValueError(
             f"scaling.min_workers must be at most scaling.workers={config.scaling.workers}; got {config.scaling.min_workers}"
         )
-    least = OWN_ROWS * config.scaling.workers
+    least = MIN_ROWS_PER_OWN_NORM * config.scaling.workers
     if (
         not config.scaling.global_norms
         and config.scaling.workers > 1
         and config.data.batch_size < least
     ):
         raise ValueError(
-            f"scaling.global_norms=false needs {OWN_ROWS} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
+            f"scaling.global_norms=false needs {MIN_ROWS_PER_OWN_NORM} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
         )
     return config
 
@@ -287,7 +287,7 @@ def _named(kind: type) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
 
 
-def parse_sets(pairs: Iterable[str]) -> dict[str, str]:
+def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
     """--set K=V ... as a dict."""
     changes = {}
     for pair in pairs:
@@ -298,7 +298,7 @@ def parse_sets(pairs: Iterable[str]) -> dict[str, str]:
     return changes
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
+def read_config_file(path: str | Path) -> dict[str, Any]:
     """Dotted settings of a TOML file, by path or URI; sections and dotted keys mean the same."""
     try:
         if "://" in str(path):
@@ -331,14 +331,14 @@ def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def load(
+def load_config(
     file: str | Path | None = None, sets: Iterable[str] = (), base: Config | None = None
 ) -> Config:
     """Defaults, then the file, then --set."""
     config = base or Config()
     if file:
-        config = override(config, read_toml(file))
-    return override(config, parse_sets(sets))
+        config = apply_changes(config, read_config_file(file))
+    return apply_changes(config, parse_assignments(sets))
 
 
 def to_toml(changes: Mapping[str, Any]) -> str:
@@ -354,21 +354,21 @@ def to_toml(changes: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def difference(config: Config) -> dict[str, Any]:
+def changes_from_defaults(config: Config) -> dict[str, Any]:
     """Only the settings that differ from the defaults."""
     default = flatten(Config())
     return {name: value for name, value in flatten(config).items() if value != default[name]}
 
 
-def words(listed: str) -> tuple[str, ...]:
+def split_list(listed: str) -> tuple[str, ...]:
     """The parts of a comma-separated setting."""
     return tuple(word for word in (part.strip() for part in listed.split(",")) if word)
 
 
-def describe() -> str:
+def describe_settings() -> str:
     """Every setting, its default and its meaning: the end of `--help`."""
     lines = ["settings for --set NAME=VALUE (name, default, meaning):"]
-    for name, entry in leaves().items():
+    for name, entry in setting_fields().items():
         choices = entry.metadata.get("choices")
         default = json.dumps(entry.default)
         lines.append(

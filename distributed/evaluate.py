@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed.config import AGGREGATIONS, words
+from distributed.config import AGGREGATIONS, split_list
 from distributed.runtime import command as cli
 from distributed.runtime import options as options_
 from distributed.runtime.storage import filesystem
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> int:
         ),
         prior_C=inference.read_prior(options.prior, classes) if options.prior else None,
         shift=options.shift,
-        modalities=words(options.modalities),
+        modalities=split_list(options.modalities),
         corrupt=options.corrupt,
         seed=options.seed,
         replicates=options.replicates,

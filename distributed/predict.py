@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -153,7 +152,7 @@ def main(argv: list[str]) -> int:
         system.create_dir(path, recursive=True)
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, method, prior, options, batch_size)
-    storage.remove(join(out, PARTS))
+    storage.remove_folder(join(out, PARTS))
     recipe = prediction.Recipe(
         rows=rows,
         weighing=weighing,
@@ -165,10 +164,10 @@ def main(argv: list[str]) -> int:
     waves, total = prediction_input.Counted(rows), prediction.Outcome()
     if pooled(rows, options):
         actors = pool_size(options)
-        outcomes = prediction.in_pool(content, recipe, waves.of(actors), actors)
+        with signals.stop_requests():
+            gather(prediction.in_pool(content, recipe, waves.of(actors), actors), total, waves)
     else:
-        outcomes = prediction.in_process(checkpoint, recipe, waves.of(1))
-    gather(outcomes, total, waves)
+        gather(prediction.in_process(checkpoint, recipe, waves.of(1)), total, waves)
     seconds = time.perf_counter() - started
     if total.rows != waves.rows or total.rows != total.predicted + len(total.refused):
         raise errors.Failure(
@@ -265,7 +264,7 @@ def pooled(rows: Rows, options: argparse.Namespace) -> bool:
         return True
     waves = rows.waves(1)
     large = next(waves).rows > SMALL_ROWS or next(waves, None) is not None
-    return large and (options.concurrency is None or ray_session.joined())
+    return large and (options.concurrency is None or ray_session.in_cluster())
 
 
 def pool_size(options: argparse.Namespace) -> int:
@@ -274,7 +273,6 @@ def pool_size(options: argparse.Namespace) -> int:
         "RAY_BACKEND_LOG_LEVEL", "fatal"
     )  # else Ray tells users of an issue with its own actor pools at every start
     ray_session.start_ray()
-    signal.signal(signal.SIGTERM, signals.interrupt)
     import ray
 
     there = ray.cluster_resources()
@@ -288,7 +286,7 @@ def pool_size(options: argparse.Namespace) -> int:
 
 
 def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
-    with progress.progress("predicting", waves.expected) as advance:
+    with progress.show_progress("predicting", waves.expected) as advance:
         for outcome in outcomes:
             total.add(outcome)
             advance(outcome.rows)

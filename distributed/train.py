@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -24,18 +23,12 @@ from distributed.wafers import generator
 DATA = "data.json"  # in the folder of a run: its shards
 
 
-def catch_signals() -> None:
-    """Call it after ray.init, which takes SIGTERM for itself."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signals.interrupt)
-
-
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     made = options_.Parser(
         prog="train.py",
         description=__doc__,
-        epilog=config.describe(),
+        epilog=config.describe_settings(),
         formatter_class=raw,
         allow_abbrev=False,
     )
@@ -82,7 +75,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if options.resume and not options.out:
         raise ValueError("--resume needs --out RUN, the run to continue; got none")
-    out = storage.locate(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     from distributed.shards.manifest import read_manifest
 
     with storage.writable(out):
@@ -113,15 +106,19 @@ def main(argv: list[str]) -> int:
         )
     test = manifest.rows["test"] > 0
     job = RunSpec(
-        shards=data, settings=config.difference(settings), out=out, resume=options.resume, test=test
+        shards=data,
+        settings=config.changes_from_defaults(settings),
+        out=out,
+        resume=options.resume,
+        test=test,
     )
     try:
         metrics = alone(job) if alone_here else together(job)
-    except KeyboardInterrupt:  # the last finished epoch is saved
+    except KeyboardInterrupt as interrupt:  # the last finished epoch is saved
         said = (
             f"stopped; go on with: python distributed/train.py --data {data} --out {out} --resume"
         )
-        raise errors.Failure(said, 128 + signals.stopped_by[-1]) from None
+        raise errors.Failure(said, signals.exit_code(interrupt)) from None
     classes = manifest.schema.classes
     counts = training_counts(
         manifest.schema.counts, settings.data.imbalance_ratio, settings.data.max_rows
@@ -158,11 +155,11 @@ def settle(out: str, options: argparse.Namespace) -> Config:
     except FileNotFoundError:
         if options.resume:
             print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
-        return config.load(options.config, sets)
+        return config.load_config(options.config, sets)
     if not options.resume:
         raise ValueError(f"--out must be a new folder, or add --resume to continue it; got {out}")
-    base = config.override(Config(), before)
-    settings, there = config.load(options.config, sets, base=base), config.flatten(base)
+    base = config.apply_changes(Config(), before)
+    settings, there = config.load_config(options.config, sets, base=base), config.flatten(base)
     for name, value in config.flatten(settings).items():
         if not name.startswith("scaling.") and value != there[name]:
             raise ValueError(
@@ -206,9 +203,8 @@ def alone(job: Any) -> dict[str, Any]:
     from distributed.training.run import execute
 
     settings = job.config
-    catch_signals()
     try:
-        with EpochBar(settings.optim.epochs) as bar:
+        with signals.stop_requests(), EpochBar(settings.optim.epochs) as bar:
             return execute(
                 job, device="cuda" if settings.scaling.gpus_per_worker else "cpu", progress=bar
             ).metrics
@@ -218,25 +214,18 @@ def alone(job: Any) -> dict[str, Any]:
 
 def together(job: Any) -> dict[str, Any]:
     """Trains in Ray Train workers; this process shows the progress that rank 0 writes into the run's folder."""
-    from distributed.runtime.signals import Signals
     from distributed.training.console import EpochBar
     from distributed.training.workers.follow import run_watched
     from distributed.training.workers.ray_train import TrainingFailed
-
-    signals = Signals()
-
-    def heed() -> None:
-        if signals.received:
-            signals.interrupt(signals.received, None)
 
     with (
         EpochBar(
             job.config.optim.epochs, title=f"training on {job.config.scaling.workers} workers"
         ) as bar,
-        signals.caught(),
+        signals.stop_requests(only_note=True) as request,
     ):
         try:
-            return run_watched(job, bar, heed)
+            return run_watched(job, bar, request.raise_if_received)
         except TrainingFailed as error:
             raise errors.Failure(str(error)) from None
 

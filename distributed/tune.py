@@ -14,7 +14,7 @@ if __package__ in (None, ""):
 
 from distributed import config
 from distributed.runtime import command as cli
-from distributed.runtime import errors, ray_session, storage
+from distributed.runtime import errors, ray_session, signals, storage
 from distributed.runtime import options as options_
 from distributed.searches.experiment import Experiment
 from distributed.searches.setup import Setup, claim, starting_points
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made = options_.Parser(
         prog="tune.py",
         description=__doc__,
-        epilog=config.describe(),
+        epilog=config.describe_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("--resume needs --out EXPERIMENT, the search to go on with; got none")
     from distributed.searches.mirror import Mirror
 
-    out = storage.locate(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    out = storage.absolute_location(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
     with storage.writable(out):
         mirror = Mirror(out)
         setup = claim(mirror.folder, given)
@@ -157,7 +157,7 @@ class Search:
         self.options, self.started = setup.options, time.monotonic()
         manifest = read_manifest(setup.shards)
         data, self.test = setup.settings.data, manifest.rows["test"] > 0
-        schema = manifest.schema.keep(config.words(data.modalities))
+        schema = manifest.schema.keep(config.split_list(data.modalities))
         if data.corrupt:
             from distributed.shards import corruption as corrupt  # a quarter of a second
 
@@ -166,7 +166,7 @@ class Search:
             check_class("--metric", metric, schema.classes)
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
-        if unknown := [n for n in self.names if n not in config.leaves()]:
+        if unknown := [n for n in self.names if n not in config.setting_fields()]:
             raise ValueError(
                 f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings"
             )
@@ -192,7 +192,6 @@ class Search:
         )
 
     def run(self) -> int:
-        from distributed.runtime.signals import Signals
         from distributed.searches import tuner as search
         from distributed.searches.pages import live as progress
         from distributed.searches.pages import report as search_report
@@ -205,14 +204,13 @@ class Search:
         loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)
-        signals = Signals()
         view = progress.SearchView(self.experiment, self.options["trials"])
         ended = len([r for r in self.experiment.records.values() if r.state != "running"])
 
         def step() -> None:
             nonlocal ended
             if (
-                signals.received
+                request.received
             ):  # Tune's clean-up comes after this and may take longer than we are given
                 writer.close()
                 view.close()
@@ -230,7 +228,7 @@ class Search:
             view.update()
 
         try:
-            with signals.caught(), view:
+            with signals.stop_requests(only_note=True) as request, view:
                 search.run(
                     searcher,
                     self.trainable(),
@@ -238,7 +236,7 @@ class Search:
                     resources=self.resources(),
                     reuse_actors=self.setup.settings.scaling.workers == 1,
                     on_step=step,
-                    signals=signals,
+                    request=request,
                 )
         except search.Interrupted as stop:
             return 128 + stop.number
@@ -314,7 +312,7 @@ class Search:
             if record.state == "running" or record.name in kept | self.tidied or record.job.state:
                 continue
             for kind in ("state", "checkpoint"):
-                storage.remove(f"{self.out}/trials/{record.name}/{kind}")
+                storage.remove_folder(f"{self.out}/trials/{record.name}/{kind}")
             self.tidied.add(record.name)
 
     def write(self, last: bool) -> None:

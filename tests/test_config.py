@@ -20,19 +20,19 @@ TWO = Schema(classes=("a", "b"), counts=(8, 2))
 def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text("dim = 64\n[loss]\nmargin = 0.2\nspread = 1\n[optim]\nepochs = 7\n")
-    made = config.load(file, ["loss.margin=0.4"])
+    made = config.load_config(file, ["loss.margin=0.4"])
     assert (made.dim, made.loss.margin, made.loss.spread, made.optim.epochs) == (64, 0.4, 1.0, 7)
     assert made.optim.lr == Config().optim.lr
 
 
 def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
-    made = config.load(
+    made = config.load_config(
         sets=["fusion.kind=gate", "optim.compile=true", "dim=32", "data.modalities=a,b"]
     )
     file = tmp_path / "best.toml"
-    file.write_text(config.to_toml(config.difference(made)))
-    assert config.load(file) == made
-    assert set(config.difference(made)) == {
+    file.write_text(config.to_toml(config.changes_from_defaults(made)))
+    assert config.load_config(file) == made
+    assert set(config.changes_from_defaults(made)) == {
         "fusion.kind",
         "optim.compile",
         "dim",
@@ -64,7 +64,7 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
 )
 def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
-        config.load(sets=[change])
+        config.load_config(sets=[change])
     assert said in str(caught.value)
 
 
@@ -90,30 +90,34 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
     ],
 )
 def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
-    made = config.load(sets=sets)  # a model that was trained so is still loaded
+    made = config.load_config(sets=sets)  # a model that was trained so is still loaded
     with pytest.raises(ValueError) as caught:
         check_training(made, TWO, 10)
     assert said in str(caught.value)
 
 
 def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
-    check_training(config.load(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"})
+    check_training(
+        config.load_config(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"}
+    )
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must name a TOML file that exists"):
-        config.load(tmp_path / "none.toml")
+        config.load_config(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ValueError, match="must be valid TOML"):
-        config.load(tmp_path / "bad.toml")
+        config.load_config(tmp_path / "bad.toml")
 
 
 def test_every_setting_says_what_it_means_and_has_a_valid_default() -> None:
     config.check(Config())
-    silent = [name for name, entry in config.leaves().items() if not entry.metadata.get("help")]
+    silent = [
+        name for name, entry in config.setting_fields().items() if not entry.metadata.get("help")
+    ]
     assert not silent
-    described = config.describe()
-    assert all(name in described for name in config.leaves())
+    described = config.describe_settings()
+    assert all(name in described for name in config.setting_fields())
 
 
 ENTRIES = ["ingest", "train", "tune", "ablate", "evaluate", "predict"]

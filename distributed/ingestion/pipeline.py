@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +53,7 @@ def ingest(options: IngestOptions) -> IngestResult:
         for column, folder in chosen.images.items()
     ]
     ray_session.start_ray()
-    signal.signal(signal.SIGTERM, signals.interrupt)
-    with target.writing() as folder:
+    with signals.stop_requests(), target.writing() as folder:
         manifest, report = write_parts(
             table, chosen, looks, options, fractions, folder, target.clear
         )
@@ -97,7 +95,7 @@ def write_parts(
     cpus = int(ray.cluster_resources().get("CPU", 1))
     specs = [spec for spec, _ in looks]
     try:
-        with progress.progress("preparing rows", table.rows) as advance:
+        with progress.show_progress("preparing rows", table.rows) as advance:
             plan, names = roles.plan(chosen, specs), roles.source_columns(chosen)
             blocks = passes.prepare_all(
                 table, plan, names, [pixels for _, pixels in looks], cpus, advance
@@ -111,7 +109,7 @@ def write_parts(
     rows = assigned.rows
     parts = part_files(rows.split, known, schema, options.rows_per_file)
     clear()
-    with progress.progress("writing files", sum(parts.files)) as advance:
+    with progress.show_progress("writing files", sum(parts.files)) as advance:
         written = passes.write_all(
             blocks, rows, parts, schema, report.readings(), folder, cpus, advance
         )
@@ -145,7 +143,7 @@ def settle(
     report = Report()
     while True:
         assigned = assignment.assign(known, chosen, fractions, seed, report)
-        with progress.progress("counting rows", len(blocks)) as advance:
+        with progress.show_progress("counting rows", len(blocks)) as advance:
             counts, sums = passes.statistics(blocks, assigned.rows, SAMPLED, cpus, advance)
         schema = assignment.schema(chosen, specs, counts, sums, assigned, report)
         names = passes.prepared_columns(schema)

@@ -20,8 +20,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from distributed.runtime import signals
 from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full
-from distributed.runtime.signals import stopped_by
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -38,8 +38,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = _say(error, 2)
     except Failure as error:
         code = _say(error, error.code)
-    except KeyboardInterrupt:
-        code = _say("interrupted", 128 + stopped_by[-1])
+    except KeyboardInterrupt as interrupt:
+        code = _say("interrupted", signals.exit_code(interrupt))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _unread():
             code = 128 + signal.SIGPIPE

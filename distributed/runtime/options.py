@@ -66,7 +66,7 @@ def _argument(entry: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     words = (
         rule["help"]
         if required or rule.get("shown") == ""
-        else f"{rule['help']} (default: {default_words(entry)})"
+        else f"{rule['help']} (default: {default_text(entry)})"
     )
     argument: dict[str, Any] = {
         "default": argparse.SUPPRESS,
@@ -97,7 +97,7 @@ def is_required(entry: dataclasses.Field[Any]) -> bool:
     return entry.default is dataclasses.MISSING
 
 
-def default_words(entry: dataclasses.Field[Any]) -> str:
+def default_text(entry: dataclasses.Field[Any]) -> str:
     """The default as help and documentation state it."""
     rule = entry.metadata
     if rule.get("shown") is not None:
@@ -139,13 +139,13 @@ def with_defaults(options: Any) -> dict[str, Any]:
     }
 
 
-def table(kind: type[Any]) -> list[tuple[str, str, str]]:
+def option_rows(kind: type[Any]) -> list[tuple[str, str, str]]:
     """(flag, default, help) of every option, for the documentation."""
     rows = []
     for entry in dataclasses.fields(kind):
         choices = entry.metadata.get("choices")
         words = entry.metadata["help"] + (f" [{', '.join(choices)}]" if choices else "")
         rows.append(
-            (flag(entry.name), "required" if is_required(entry) else default_words(entry), words)
+            (flag(entry.name), "required" if is_required(entry) else default_text(entry), words)
         )
     return rows

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Shows long work on stderr: a bar on a terminal, else a plain line every few seconds. Yields advance(n)."""
     if sys.stderr.isatty():
         from rich import progress as bars

@@ -41,7 +41,7 @@ def in_job() -> bool:
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
-def joined() -> bool:
+def in_cluster() -> bool:
     """Whether Ray is a cluster that others started, else the local one of this process."""
     return bool(os.environ.get("RAY_ADDRESS") or in_job())
 
@@ -68,7 +68,7 @@ def start_ray(
         _quiet()
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if joined():
+    if in_cluster():
         _reach(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(**common, runtime_env=runtime_env())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
-PART = ".part"  # ends the name of a file that is being written
+PART_SUFFIX = ".part"  # ends the name of a file that is being written
 
 
 def write_file(uri: str, content: bytes) -> None:
@@ -23,17 +23,17 @@ def write_file(uri: str, content: bytes) -> None:
 
     files, path = filesystem(uri)
     files.create_dir(path.rpartition("/")[0], recursive=True)
-    with files.open_output_stream(f"{path}{PART}") as stream:
+    with files.open_output_stream(f"{path}{PART_SUFFIX}") as stream:
         stream.write(content)
     if isinstance(
         files, LocalFileSystem
     ):  # a power cut must not keep the new name and lose the bytes
-        with open(f"{path}{PART}", "r+b") as file:
+        with open(f"{path}{PART_SUFFIX}", "r+b") as file:
             os.fsync(file.fileno())
-    files.move(f"{path}{PART}", path)
+    files.move(f"{path}{PART_SUFFIX}", path)
 
 
-def remove(uri: str) -> None:
+def remove_folder(uri: str) -> None:
     """Deletes a folder with everything in it, if it is there."""
 
     files, path = filesystem(uri)
@@ -90,7 +90,7 @@ def join(uri: str, *names: str) -> str:
     return posixpath.join(uri, *names) if is_uri(uri) else os.path.join(uri, *names)
 
 
-def locate(place: str) -> str:
+def absolute_location(place: str) -> str:
     """A local path made absolute, since workers run in other folders; a URI as it is."""
     return place.rstrip("/") if "://" in place else str(Path(place).resolve())
 

@@ -84,7 +84,7 @@ class Setup:
 
     @property
     def settings(self) -> config.Config:
-        return config.override(config.Config(), self.base)
+        return config.apply_changes(config.Config(), self.base)
 
 
 def claim(folder: Path, given: dict[str, Any]) -> Setup:
@@ -147,15 +147,15 @@ def check(options: dict[str, Any]) -> None:
 
 def prepare(options: dict[str, Any]) -> Setup:
     """Reads --config and --set, finds the data."""
-    changes = config.read_toml(options["config"]) if options["config"] else {}
-    start = config.override(config.Config(), {"optim.seed": options["seed"], **changes})
+    changes = config.read_config_file(options["config"]) if options["config"] else {}
+    start = config.apply_changes(config.Config(), {"optim.seed": options["seed"], **changes})
     small = QUICK if options["quick"] else {} if options["data"] else DEMO
-    start = config.override(start, {k: v for k, v in small.items() if k not in changes})
-    sets = config.parse_sets(options["set"])
-    start = config.override(start, sets)
+    start = config.apply_changes(start, {k: v for k, v in small.items() if k not in changes})
+    sets = config.parse_assignments(options["set"])
+    start = config.apply_changes(start, sets)
     metric = check_metrics(options["metric"])[0]
     if (metric in METRICS or "/" in metric) and "optim.metric" not in {**changes, **sets}:
-        start = config.override(start, {"optim.metric": metric})
+        start = config.apply_changes(start, {"optim.metric": metric})
     flat = config.flatten(start)
     if small:
         words = " ".join(f"{k}={flat[k]}" for k in small)
@@ -167,7 +167,7 @@ def prepare(options: dict[str, Any]) -> Setup:
     return Setup(
         options,
         generator.resolve_shards(options["data"]),
-        config.difference(start),
+        config.changes_from_defaults(start),
         pins,
         uuid.uuid4().hex[:12],
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed.runtime.signals import Signals
+from distributed.runtime.signals import StopRequest
 
 # Before Tune is imported: no files of its own in the experiment (it has better ones), no strictness about names, no noise.
 QUIET = {
@@ -61,7 +61,7 @@ def run(
     resources: Mapping[str, float],
     reuse_actors: bool = True,
     on_step: Callable[[], None] | None = None,
-    signals: Signals | None = None,
+    request: StopRequest | None = None,
 ) -> None:
     """Returns when the searcher has finished; raises Interrupted or Hopeless."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
@@ -86,7 +86,7 @@ def run(
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
-                callbacks=[_watch(searcher, on_step, signals or Signals())],
+                callbacks=[_watch(searcher, on_step, request or StopRequest())],
                 stop=_deadline(searcher),
             ),
         ).fit()
@@ -114,7 +114,7 @@ def _deadline(searcher: Any) -> Any:
     return Deadline()
 
 
-def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) -> Any:
+def _watch(searcher: Any, on_step: Callable[[], None] | None, request: StopRequest) -> Any:
     from ray.tune import Callback
 
     class Watch(Unpickled, Callback):  # type: ignore[misc]
@@ -137,11 +137,11 @@ def _watch(searcher: Any, on_step: Callable[[], None] | None, signals: Signals) 
             searcher.experiment.explain(trial.config["name"], death(trial.error_file))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            searcher.interrupted = bool(signals.received)
+            searcher.interrupted = bool(request.received)
             if on_step:
                 on_step()
-            if signals.received:
-                raise Interrupted(signals.received)
+            if request.received:
+                raise Interrupted(request.received)
             ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
             if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
                 raise EveryTrialFailed(

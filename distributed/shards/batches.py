@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from distributed.config import Config, words
+from distributed.config import Config, split_list
 from distributed.shards import sampling
 from distributed.shards.corruption import corrupt, parse
 from distributed.shards.decode import Arrays, decode, empty, gather, row_bytes
@@ -187,7 +187,7 @@ def open_source(
     """The batches of a split for one worker; `arrays`, from load_arrays, saves decoding it again."""
     data, seed = config.data, config.optim.seed
     manifest = read_manifest(shards)
-    schema = manifest.schema.keep(words(data.modalities))
+    schema = manifest.schema.keep(split_list(data.modalities))
     parse(data.corrupt, schema)
     counts_C = sampling.training_counts(manifest.schema.counts, data.imbalance_ratio, data.max_rows)
     schema = dataclasses.replace(schema, counts=tuple(int(n) for n in counts_C))
@@ -303,7 +303,7 @@ def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
 def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str, Arrays] | None:
     """These splits (those with rows) as arrays, for every trial and worker to share; None where they are to be streamed."""
     manifest = read_manifest(shards)
-    schema = manifest.schema.keep(words(config.data.modalities))
+    schema = manifest.schema.keep(split_list(config.data.modalities))
     rows = {split: manifest.rows[split] for split in splits if manifest.rows[split]}
     if decide_cache(schema, sum(rows.values()), config) != "memory":
         return None

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def decode(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:
-    from distributed.config import Config, override
+    from distributed.config import Config, apply_changes
     from distributed.shards import batches as stream
 
-    return stream.load_splits(shards, override(Config(), settings), splits)
+    return stream.load_splits(shards, apply_changes(Config(), settings), splits)
 
 
 def share(shards: str, settings: dict[str, Any], splits: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distributed.config import Config, override, words
+from distributed.config import Config, apply_changes, split_list
 from distributed.studies.definition import Cell, Choice, Study, dotted
 
 PLACE = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
@@ -124,7 +124,7 @@ def _tables_kept(variant: Choice, condition: Choice, tables: Sequence[str]) -> l
     asked = (
         variant.settings.get("data.modalities") or condition.settings.get("data.modalities") or ""
     )
-    kept = words(str(fill(asked, condition.bound)))
+    kept = split_list(str(fill(asked, condition.bound)))
     return [table for table in tables if not kept or table in kept]
 
 
@@ -222,17 +222,17 @@ def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, 
         raise ValueError(
             f"a placeholder must be {{modality}}, {{others}}, {{shares=KIND}} or a grid's name; got {unfilled[0]!r} in {where}"
         )
-    kept = words(str(settings.get("data.modalities", "")))
+    kept = split_list(str(settings.get("data.modalities", "")))
     if kept:  # corrupting a modality that is not used changes nothing, and sharing the clean run's model saves its training
         for place, name in ((settings, "data.corrupt"), (test, "corrupt")):
             if name in place:
                 place[name] = ",".join(
                     part
-                    for part in words(str(place[name]))
+                    for part in split_list(str(place[name]))
                     if part.partition("=")[0].strip() in kept
                 )
     try:
-        override(Config(), settings)
+        apply_changes(Config(), settings)
     except ValueError as error:
         raise ValueError(f"{error} ({where})") from None
     weighing = settings.pop("inference.aggregation", "")  # nothing of the training

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distributed.config import AGGREGATIONS, Config, flatten, override
+from distributed.config import AGGREGATIONS, Config, apply_changes, flatten
 from model.metrics.names import check_name
 
 STUDIES = Path(__file__).resolve().parents[2] / "search_spaces" / "studies"
@@ -123,7 +123,7 @@ class Cell:
 
     def training(self, data: str) -> str:
         """Names what is trained: a digest of the whole configuration and of the data set, never of names or paths."""
-        config = flatten(override(Config(), self.settings))
+        config = flatten(apply_changes(Config(), self.settings))
         if self.model != "network":
             config = {k: v for k, v in config.items() if k.startswith("data.") or k == "optim.seed"}
         plain = {"data": data, "model": MODELS[self.model], "config": config}

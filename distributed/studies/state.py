@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.config import Config, override, words
+from distributed.config import Config, apply_changes, split_list
 from distributed.runtime import storage
 from distributed.runtime.storage import join
 from distributed.shards import corruption as corrupt
@@ -51,7 +51,7 @@ def plans_of(
         }
     for data in sets:
         for cell in plans[data.name].cells:
-            seen = data.manifest.schema.keep(words(cell.settings.get("data.modalities", "")))
+            seen = data.manifest.schema.keep(split_list(cell.settings.get("data.modalities", "")))
             corrupt.parse(
                 ",".join(
                     filter(
@@ -68,7 +68,7 @@ def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
     known = dict.fromkeys(c.name for p in plans for c in getattr(p, kind))
     if asked is None:
         return set(known)
-    pieces, found = words(asked), set()
+    pieces, found = split_list(asked), set()
     while pieces:
         ends = [n for n in range(len(pieces), 0, -1) if ", ".join(pieces[:n]) in known]
         if not ends:
@@ -149,18 +149,18 @@ class State:
         if all(row["state"] == "done" for row in named):
             self.forget(group)
         first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
-        words = (
+        cell_name = (
             f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
         )
         if first["state"] == "failed":
-            return f"{words}: failed: {first['reason']}"
+            return f"{cell_name}: failed: {first['reason']}"
         value = first.get(f"test/{self.study.metric}")
         shown = (
             ""
             if value is None
             else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
         )
-        return f"{words}{shown} ({first.get('train_seconds', 0):.0f} s)"
+        return f"{cell_name}{shown} ({first.get('train_seconds', 0):.0f} s)"
 
     def run_folder(self, group: Group) -> str:
         """Where a training of several workers keeps its run."""
@@ -168,8 +168,10 @@ class State:
 
     def forget(self, group: Group) -> None:
         """Removes the resumable state of a training whose rows are on disk; before that a killed driver would train it again."""
-        alone = override(Config(), group[0][1].settings).scaling.workers == 1
-        storage.remove(self.run_folder(group) if alone else join(self.run_folder(group), "state"))
+        alone = apply_changes(Config(), group[0][1].settings).scaling.workers == 1
+        storage.remove_folder(
+            self.run_folder(group) if alone else join(self.run_folder(group), "state")
+        )
 
     def rows(self) -> list[Row]:
         """The rows of the study's cells only, and only where they are of the settings planned."""

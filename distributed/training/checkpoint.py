@@ -75,7 +75,7 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
     """The checkpoint in the bytes of model.pt; `folder` is for messages."""
     import torch
 
-    from distributed.config import Config, override
+    from distributed.config import Config, apply_changes
     from distributed.shards.manifest import Manifest
     from model.decisions.calibration import Calibration
     from model.decisions.guard import Validation
@@ -101,7 +101,7 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
         raise ValueError(
             f"--checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {made_with}: {way}"
         )
-    config = override(Config(), plain["config"])
+    config = apply_changes(Config(), plain["config"])
     bare = dataclasses.replace(
         config.model, image=dataclasses.replace(config.image, weights="")
     )  # its weights are in the checkpoint

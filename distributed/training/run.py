@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed.config import Config, override, words
+from distributed.config import Config, apply_changes, split_list
 from distributed.runtime import storage
 from distributed.shards import batches as stream
 from distributed.shards import corruption as corrupt
@@ -61,7 +61,7 @@ class RunSpec:
 
     @property
     def config(self) -> Config:
-        return override(Config(), self.settings)
+        return apply_changes(Config(), self.settings)
 
 
 @dataclass
@@ -186,7 +186,7 @@ def build_network(manifest: Manifest, schema: Schema, config: Config) -> Network
 
 def check_trainable(manifest: Manifest, config: Config) -> None:
     """Refuses, before anything is decoded or written, what this data set cannot be trained with."""
-    schema = manifest.schema.keep(words(config.data.modalities))
+    schema = manifest.schema.keep(split_list(config.data.modalities))
     corrupt.parse(config.data.corrupt, schema)
     build_network(manifest, schema, config)
 
@@ -392,11 +392,11 @@ def failure_reason(error: BaseException) -> str:
     error = (
         getattr(error, "cause", None) or error
     )  # a RayTaskError carries the worker's own exception
-    words = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of memory on the GPU; lower data.batch_size or the model's width"
-    if isinstance(error, MemoryError) or "can't allocate memory" in words:
+    if isinstance(error, MemoryError) or "can't allocate memory" in message:
         return "out of memory"
     if isinstance(error, Diverged | ValueError):
-        return words
-    return f"{type(error).__name__}: {words}"[:300]
+        return message
+    return f"{type(error).__name__}: {message}"[:300]

@@ -7,7 +7,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from distributed.runtime.storage import PART, read_file, write_file
+from distributed.runtime.storage import PART_SUFFIX, read_file, write_file
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +38,7 @@ class States:
 
         found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
         return sorted(
-            (f.base_name for f in found if f.base_name.endswith((".pt", PART))), reverse=True
+            (f.base_name for f in found if f.base_name.endswith((".pt", PART_SUFFIX))), reverse=True
         )
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:

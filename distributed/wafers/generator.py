@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from distributed.runtime.storage import locate
+from distributed.runtime.storage import absolute_location
 from distributed.shards import manifest as shards
 
 if TYPE_CHECKING:
@@ -380,4 +380,4 @@ def main(argv: list[str]) -> int:
 
 def resolve_shards(place: str | None) -> str:
     """The shards to work on: those named, or the built-in wafers, which are made on first use."""
-    return locate(place) if place else default_shards()
+    return absolute_location(place) if place else default_shards()

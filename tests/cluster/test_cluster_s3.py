@@ -145,6 +145,6 @@ def test_search_leaves_a_whole_experiment_and_extends_it(cluster: Cluster, bucke
 
 
 def test_small_settings_are_settings() -> None:
-    from distributed.config import Config, override, parse_sets
+    from distributed.config import Config, apply_changes, parse_assignments
 
-    assert override(Config(), parse_sets(SMALL)) != Config()
+    assert apply_changes(Config(), parse_assignments(SMALL)) != Config()

@@ -225,9 +225,9 @@ def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
     streamed = folder / "streamed"
     streamed.mkdir()
     loaded = load_checkpoint(str(folder / "run"))
-    from distributed.config import override
+    from distributed.config import apply_changes
 
-    config = override(loaded.config, {"data.cache": "stream"})
+    config = apply_changes(loaded.config, {"data.cache": "stream"})
     save_checkpoint(str(streamed), dataclasses.replace(loaded, config=config))
     told = {}
     for name in ("run", "streamed"):

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from distributed import config
-from distributed.runtime.signals import Signals
+from distributed.runtime.signals import StopRequest
 from distributed.searches import searcher as parts
 from distributed.searches import stoppers as search_stoppers
 from distributed.searches import tuner as search
@@ -60,10 +60,10 @@ def run(
     **trouble: Any,
 ) -> Experiment:
     trainable = functools.partial(analytic.trainable, **trouble)
-    signals = Signals()
-    searcher.signals = signals  # type: ignore[attr-defined]
+    request = StopRequest()
+    searcher.request = request  # type: ignore[attr-defined]
     made = search_stoppers.STOPPERS[stopper]("max", analytic.EPOCHS)
-    search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, signals=signals)
+    search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, request=request)
     return searcher.experiment
 
 
@@ -157,7 +157,7 @@ def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Pa
             t.state == TrialState.RUNNING and t.intermediate_values for t in first.study.trials
         )
         if under_way and states(first).count(TrialState.COMPLETE) >= 3:
-            first.signals.received = 15  # type: ignore[attr-defined]
+            first.request.received = 15  # type: ignore[attr-defined]
 
     with pytest.raises(search.Interrupted, match="SIGTERM"):
         run(first, on_step=stop, pause=0.15, folder=str(tmp_path))

@@ -38,7 +38,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
     found = stream.load_splits(
-        wafer_shards, config.override(config.Config(), SMALL), ("train", "val")
+        wafer_shards, config.apply_changes(config.Config(), SMALL), ("train", "val")
     )
     assert found is not None
     assert set(found) == {"train", "val"}
@@ -113,7 +113,7 @@ def test_a_finished_state_gives_test_metrics_without_training(
 def test_the_prior_that_logits_speak_for_follows_what_was_trained(
     changes: dict[str, Any], expected: list[float]
 ) -> None:
-    settings = config.override(config.Config(), changes)
+    settings = config.apply_changes(config.Config(), changes)
     schema = Schema(
         tables=(Table(name="t", numeric=(Numeric(name="x"),)),),
         classes=("often", "rarely"),
@@ -160,7 +160,7 @@ def test_a_streamed_data_set_is_not_shared(wafer_shards: str) -> None:
     assert (
         stream.load_splits(
             wafer_shards,
-            config.override(config.Config(), {"data.cache": "stream"}),
+            config.apply_changes(config.Config(), {"data.cache": "stream"}),
             ("train", "val"),
         )
         is None
@@ -245,7 +245,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
     source = stream.open_source(wafer_shards, "val", config.Config(), train=False)
     network = Network(
         source.schema,
-        config.override(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
+        config.apply_changes(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
     )
     ones_C = torch.ones(len(source.schema.classes))
     learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
@@ -265,7 +265,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
             source = stream.open_source(
                 wafer_shards,
                 "test",
-                config.override(config.Config(), {"data.corrupt": what}),
+                config.apply_changes(config.Config(), {"data.corrupt": what}),
                 train=False,
             )
             seen = score_split(finished.network, source, torch.device("cpu"), Exchange())

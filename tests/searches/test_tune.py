@@ -83,7 +83,7 @@ def test_trials_csv_has_every_configuration(finished: Any) -> None:
 
 def test_best_toml_is_the_configuration_with_the_best_mean_over_fresh_seeds(finished: Any) -> None:
     out, _ = finished
-    best = config.flatten(config.load(out / "best.toml"))
+    best = config.flatten(config.load_config(out / "best.toml"))
     again = [r for r in rows(out) if int(r["replicates"]) > 0]
     winner = max(again, key=lambda r: float(r["replicate_mean"]))
     assert best["optim.epochs"] == 3
@@ -404,13 +404,15 @@ def test_a_baseline_is_what_its_name_says_or_left_out(
 ) -> None:
     from distributed.searches.spaces import SPACES
 
-    start = config.override(config.Config(), base)
-    setup = search_setup.Setup({}, "", config.difference(start), base if pinned else {}, "x")
+    start = config.apply_changes(config.Config(), base)
+    setup = search_setup.Setup(
+        {}, "", config.changes_from_defaults(start), base if pinned else {}, "x"
+    )
     inside, outside = search_setup.starting_points(SPACES["optimisation"], setup, 2)
     found = [label for label, _ in inside] + [job.label for job in outside]
     assert found == left
     for job in outside:
-        settings = config.override(start, job.settings)
+        settings = config.apply_changes(start, job.settings)
         if job.label == "plain softmax":
             assert (settings.loss.centre, settings.loss.spread, settings.loss.margin) == (0, 0, 0)
 
@@ -430,13 +432,17 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_
 def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
     path = tmp_path / "best.toml"
     path.write_text("# the best\n[loss]\nmargin = 0.25\n")
-    assert config.load(f"file://{path}").loss.margin == config.load(path).loss.margin == 0.25
+    assert (
+        config.load_config(f"file://{path}").loss.margin
+        == config.load_config(path).loss.margin
+        == 0.25
+    )
     with pytest.raises(
         ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"
     ):
-        config.load(f"file://{tmp_path}/none.toml")
+        config.load_config(f"file://{tmp_path}/none.toml")
     with pytest.raises(ValueError, match=r"--config must name a TOML file that can be read"):
-        config.load(tmp_path)
+        config.load_config(tmp_path)
 
 
 def test_room_is_what_fits_here_and_what_was_asked_for(
@@ -579,7 +585,7 @@ def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "## Trade-off" in (tmp_path / "e" / "report.md").read_text()
-    assert config.load(tmp_path / "e" / "best.toml").loss.margin == 0.1
+    assert config.load_config(tmp_path / "e" / "best.toml").loss.margin == 0.1
     assert (tmp_path / "s.db").exists()
     assert all(float(r["train_seconds"]) > 0 for r in rows(tmp_path / "e"))
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image as pillow
 from pyarrow import fs
 
-from distributed.config import Config, override
+from distributed.config import Config, apply_changes
 from distributed.runtime.storage import filesystem
 from distributed.shards import batches as stream
 from distributed.shards import reader, sampling
@@ -105,7 +105,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def settings(cache: str = "memory", **changes: object) -> Config:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return override(
+    return apply_changes(
         Config(),
         {"data.cache": cache, "data.shuffle_buffer": 128, "inference.batch_size": 50, **dotted},
     )

@@ -28,7 +28,7 @@ from tests.training import toy
 def start(
     *sets: str, world: int = 1, rank: int = 0
 ) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
-    settings = config.load(sets=[*toy.SMALL, *sets])
+    settings = config.load_config(sets=[*toy.SMALL, *sets])
     torch.manual_seed(settings.optim.seed)
     absent = float(settings.data.corrupt.partition(":")[2] or 0)  # a share of the pictures
     train = toy.Toy(toy.records(absent=absent), settings.data.batch_size, True, rank, world)

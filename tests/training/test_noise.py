@@ -116,7 +116,7 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
         place = schema.modalities.index(only)
         schema, parts = schema.keep((only,)), [alone(rows, only, place) for rows in parts]
     train, val, test = parts
-    settings = config.load(sets=[*SETS, f"optim.seed={seed}", *sets])
+    settings = config.load_config(sets=[*SETS, f"optim.seed={seed}", *sets])
     torch.manual_seed(seed)
     network = Network(schema, settings.model)
     run = loop.train_network(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distributed.config import leaves
+from distributed.config import setting_fields
 from distributed.searches.experiment import Experiment
 from distributed.searches.records import SEARCH_METRICS, SearchRecord
 
@@ -61,7 +61,7 @@ class SearchBoard:
         for old in self.experiment.folder.glob("events.out.tfevents.*"):
             old.unlink()
         self.names = names
-        known = leaves()
+        known = setting_fields()
         settings = [
             api.HParamInfo(name=n, description=known[n].metadata["help"], type=self.kind(n))
             for n in names

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from distributed.config import leaves, to_toml
+from distributed.config import setting_fields, to_toml
 from distributed.reporting.page import write_file
 from distributed.reporting.significance import ALPHA, Comparison, Summary, compare, summarise
 from distributed.reporting.tables import Cell, Table, number
@@ -172,7 +172,7 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
     """The winner's settings that differ from the defaults, with what each means."""
     winner = experiment.winner()
     values = {} if winner is None else {**base, **winner.record.job.settings}
-    known = leaves()
+    known = setting_fields()
     changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
     found = () if winner is None else winner.record.job.settings
     order = sorted(

@@ -25,7 +25,7 @@ class TrialSlots:
     def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
         self.needs = required_resources(scaling)
         self.asked, self.nested = asked, scaling.workers > 1
-        self.joined = ray_session.joined()
+        self.joined = ray_session.in_cluster()
         self.seen, self.fit = time.monotonic(), count_that_fit(self.needs)
         if self.fit >= 1:
             if asked > self.fit and not self.joined:
