@@ -44,7 +44,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed import config
-    from distributed.reporting.significance import paired
+    from distributed.reporting.significance import paired_comparison
     from distributed.wafers import generator
 
     shards, settings = generator.resolve_shards(args.data), config.parse_assignments(args.set)
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
             }
             for way in ("with", "without")
         }
-        gain = paired(scores["without"], scores["with"])
+        gain = paired_comparison(scores["without"], scores["with"])
         told[f"missing {share:g}"] = {
             **{
                 f"{way} blanks": round(float(np.mean(list(found.values()))), 2)

@@ -129,7 +129,7 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
 def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both samplers from the same seeds with the same budget; nothing but the sampler differs."""
     from distributed import tune
-    from distributed.reporting.significance import paired
+    from distributed.reporting.significance import paired_comparison
     from distributed.searches.experiment import Experiment
 
     data = ["--data", args.data] if args.data else []
@@ -154,7 +154,7 @@ def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             experiment = Experiment(out, ["balanced_accuracy"], replicates=args.replicates, best=1)
             leader = experiment.finished()[0]  # the defaults, where nothing finished better
             scores[seed] = experiment.standing(leader).score("balanced_accuracy")
-    found = paired(best["tpe"], best["random"], name="tpe", against="random")
+    found = paired_comparison(best["tpe"], best["random"], name="tpe", against="random")
     return {
         "tpe_best": round(statistics.mean(best["tpe"].values()), 4),
         "random_best": round(statistics.mean(best["random"].values()), 4),

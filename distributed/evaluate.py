@@ -252,7 +252,7 @@ def experts(found: Evaluation) -> str:
 
 
 def metric_table(found: Evaluation) -> Any:
-    from distributed.reporting.tables import Table
+    from distributed.reporting.tables import ReportTable
 
     def shown(name: str, value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}" if name in PLAIN else f"{100 * value:.1f}"
@@ -269,11 +269,11 @@ def metric_table(found: Evaluation) -> Any:
                 shown(name, high),
             )
         )
-    return Table(columns=("metric", "value", "95 % from", "to"), rows=rows)
+    return ReportTable(columns=("metric", "value", "95 % from", "to"), rows=rows)
 
 
 def class_table(found: Evaluation) -> Any:
-    from distributed.reporting.tables import Table
+    from distributed.reporting.tables import ReportTable
 
     def per_cent(name: str) -> str:
         return f"{100 * found.metrics[name]:.1f}" if name in found.metrics else "-"
@@ -282,12 +282,12 @@ def class_table(found: Evaluation) -> Any:
         (name, f"{count:,}", per_cent(f"recall/{name}"), per_cent(f"precision/{name}"))
         for name, count in found.class_rows.items()
     ]
-    return Table(columns=("class", "rows", "recall %", "precision %"), rows=rows)
+    return ReportTable(columns=("class", "rows", "recall %", "precision %"), rows=rows)
 
 
 def confidence_table(found: Evaluation) -> Any:
     """Predicted against true probability of the true class, for each modality and shot group."""
-    from distributed.reporting.tables import Table
+    from distributed.reporting.tables import ReportTable
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -297,7 +297,7 @@ def confidence_table(found: Evaluation) -> Any:
         values = [number(row[name]) for name in ("predicted", "true", "rank_correlation", "weight")]
         group = "all classes alike" if row["group"] == "all" else row["group"]
         rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
-    return Table(
+    return ReportTable(
         columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight"), rows=rows
     )
 

@@ -401,7 +401,7 @@ def write(out: str, told: dict[str, Any], total: Outcome) -> None:
 
 def describe(told: dict[str, Any], out: str) -> str:
     """What a person reads at the end."""
-    from distributed.reporting.tables import Table, to_text
+    from distributed.reporting.tables import ReportTable, to_text
 
     rate = f"{told['rows_per_second']:,.0f} rows/s"
     lines = [
@@ -425,7 +425,7 @@ def describe(told: dict[str, Any], out: str) -> str:
     )
     counts = {name[5:]: n for name, n in told.items() if name.startswith("rows/")}
     share = max(1, sum(counts.values()))
-    table = Table(
+    table = ReportTable(
         columns=("class", "rows", "%"),
         rows=[(name, f"{n:,}", f"{100 * n / share:.1f}") for name, n in counts.items()],
     )

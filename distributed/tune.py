@@ -335,7 +335,7 @@ class Search:
             self.command,
             time.monotonic() - self.started,
         )
-        search_report.write_report(self.mirror.folder, self.experiment, found)
+        search_report.write_search_report(self.mirror.folder, self.experiment, found)
         self.board.close() if last else self.board.update()
         self.mirror.upload()
 

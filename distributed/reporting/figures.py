@@ -20,12 +20,12 @@ import plotly.graph_objects as go
 from distributed.reporting.significance import Comparison, Ranking, Summary
 
 COLOURS = ("#2b7bba", "#e07b00", "#109e73", "#c65a9b", "#8c6bb1", "#c0392b", "#6b8e23", "#7f7f7f")
-BETTER, WORSE, NOISE = COLOURS[2], COLOURS[5], "#8a8f98"
+BETTER_COLOUR, WORSE_COLOUR, GREY = COLOURS[2], COLOURS[5], "#8a8f98"
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")
 
 
-def label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
+def short_label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
     """Users' text, shortened, that plotly shows as it is; wrap breaks it into lines of about that length."""
     plain = " ".join(str(words).split())
     plain = plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
@@ -38,20 +38,20 @@ def label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:
     """Names down the left side: two lines leave room for the figure on a narrow screen. Names that would become one are kept whole."""
-    short = {name: label(name, 52, wrap=28) for name in names}
+    short = {name: short_label(name, 52, wrap=28) for name in names}
     twice = Counter(short.values())
     return {
-        name: words if twice[words] == 1 else label(name, len(name), wrap=28)
+        name: words if twice[words] == 1 else short_label(name, len(name), wrap=28)
         for name, words in short.items()
     }
 
 
-def translucent(colour: str, share: float) -> str:
+def with_opacity(colour: str, share: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{share})"
 
 
-def blank(height: int = 380, *, x: str = "", y: str = "", **layout: Any) -> go.Figure:
+def empty_figure(height: int = 380, *, x: str = "", y: str = "", **layout: Any) -> go.Figure:
     """An empty figure in the house style."""
     axis = {
         "automargin": True,
@@ -70,7 +70,7 @@ def blank(height: int = 380, *, x: str = "", y: str = "", **layout: Any) -> go.F
             "xaxis": {**axis, "title": {"text": x, "font": {"size": 13}}},
             "yaxis": {**axis, "title": {"text": y, "font": {"size": 13}}},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": NOISE, "activecolor": COLOURS[0]},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": COLOURS[0]},
             "hoverlabel": {"namelength": -1},
             **layout,
         }
@@ -81,7 +81,7 @@ def _rows_height(rows: int) -> int:
     return 130 + 34 * max(2, rows)
 
 
-def forest(
+def forest_plot(
     comparisons: Sequence[Comparison],
     metric: str,
     *,
@@ -93,16 +93,16 @@ def forest(
     shown = [c for c in comparisons if c.difference is not None]
     labels = row_labels(c.name for c in shown)
     reference = shown[0].reference if shown else ""
-    figure = blank(
+    figure = empty_figure(
         _rows_height(len(shown)),
-        x=f"{metric} against {label(reference, 60)}" + (f" ({unit})" if unit else ""),
+        x=f"{metric} against {short_label(reference, 60)}" + (f" ({unit})" if unit else ""),
         showlegend=True,
     )
-    figure.add_vline(x=0, line={"color": NOISE, "dash": "dash", "width": 1})
+    figure.add_vline(x=0, line={"color": GREY, "dash": "dash", "width": 1})
     kinds = {
-        "better": (BETTER, "circle"),
-        "worse": (WORSE, "x"),
-        "not shown to differ": (NOISE, "circle-open"),
+        "better": (BETTER_COLOUR, "circle"),
+        "worse": (WORSE_COLOUR, "x"),
+        "not shown to differ": (GREY, "circle-open"),
     }
     for kind, (colour, symbol) in kinds.items():
         rows = [c for c in shown if _kind(c, lower_is_better) == kind]
@@ -138,7 +138,7 @@ def _kind(c: Comparison, lower_is_better: bool) -> str:
     return "better" if (c.verdict == "higher") != lower_is_better else "worse"
 
 
-def strip(
+def strip_plot(
     scores: Mapping[str, Sequence[float]],
     means: Mapping[str, Summary],
     metric: str,
@@ -146,7 +146,7 @@ def strip(
     scale: float = 100,
 ) -> go.Figure:
     """Every seed as a dot, the mean with its interval beside it."""
-    figure = blank(_rows_height(len(scores)), x=metric, showlegend=True)
+    figure = empty_figure(_rows_height(len(scores)), x=metric, showlegend=True)
     names = [n for n in scores if means[n].mean is not None]
     labels = row_labels(names)
     points = [(v * scale, labels[n]) for n in names for v in sorted(scores[n])]
@@ -192,7 +192,7 @@ def _errors(
     }
 
 
-def curves(
+def line_plot(
     series: Mapping[str, Sequence[tuple[Any, Summary]]],
     *,
     x: str,
@@ -202,13 +202,13 @@ def curves(
     height: int = 420,
 ) -> go.Figure:
     """Means with intervals along an axis of numbers or names: accuracy against imbalance, weight against corruption, and their like."""
-    figure = blank(height, x=x, y=y)
+    figure = empty_figure(height, x=x, y=y)
     for i, (name, points) in enumerate(series.items()):
         kept = [(at, s) for at, s in points if s.mean is not None]
         figure.add_scatter(
-            x=[label(at) if isinstance(at, str) else at for at, _ in kept],
+            x=[short_label(at) if isinstance(at, str) else at for at, _ in kept],
             y=[s.mean * scale for _, s in kept],  # type: ignore[operator]
-            name=label(name, 60),
+            name=short_label(name, 60),
             mode="lines+markers",
             line={"color": COLOURS[i % 8], "dash": DASHES[i // 8 % 4], "width": 2},
             marker={"symbol": SYMBOLS[i % 8], "size": 8},
@@ -220,15 +220,17 @@ def curves(
     return figure
 
 
-def bars(groups: Mapping[str, Mapping[str, Summary]], *, y: str, scale: float = 100) -> go.Figure:
+def bar_plot(
+    groups: Mapping[str, Mapping[str, Summary]], *, y: str, scale: float = 100
+) -> go.Figure:
     """Grouped bars, `{variant: {group: summary}}`: many, medium and few-shot accuracy."""
-    figure = blank(420, y=y, barmode="group")
+    figure = empty_figure(420, y=y, barmode="group")
     for i, (name, values) in enumerate(groups.items()):
         kept = {g: s for g, s in values.items() if s.mean is not None}
         figure.add_bar(
-            x=[label(g) for g in kept],
+            x=[short_label(g) for g in kept],
             y=[s.mean * scale for s in kept.values()],  # type: ignore[operator]
-            name=label(name, 60),
+            name=short_label(name, 60),
             marker={"color": COLOURS[i % 8], "pattern": {"shape": ("", "/", ".", "x")[i // 8 % 4]}},
             error_y=_errors(list(kept.values()), scale),
         )
@@ -243,39 +245,39 @@ def learning_curves(
     scale: float = 100,
 ) -> go.Figure:
     """One line a run over its epochs; the best one stands out."""
-    figure = blank(400, x="epoch", y=y, showlegend=not best and len(histories) <= 8)
+    figure = empty_figure(400, x="epoch", y=y, showlegend=not best and len(histories) <= 8)
     for i, (name, points) in enumerate(sorted(histories.items(), key=lambda item: item[0] == best)):
         line = (
             {"width": 3, "color": COLOURS[1]}
             if name == best
-            else {"width": 1.2, "color": translucent(COLOURS[0 if best else i % 8], 0.55)}
+            else {"width": 1.2, "color": with_opacity(COLOURS[0 if best else i % 8], 0.55)}
         )
         mode = "lines" if len(points) > 1 else "markers"
         figure.add_scatter(
             x=[p[0] for p in points],
             y=[p[1] * scale for p in points],
             mode=mode,
-            name=label(name),
+            name=short_label(name),
             line=line,
         )
     return figure
 
 
-def ranks(ranking: Ranking) -> go.Figure:
+def rank_plot(ranking: Ranking) -> go.Figure:
     """Critical-difference view: mean ranks with half the critical difference either side; what does not overlap differs (Nemenyi). Without
     a critical difference nothing is said to be worse."""
     labels = row_labels(ranking.ranks)
-    figure = blank(
+    figure = empty_figure(
         _rows_height(len(ranking.ranks)),
         x="mean rank over data sets (1 is the best)",
         showlegend=True,
     )
     best = min(ranking.ranks.values(), default=0.0)
-    reach = math.inf if ranking.distance is None else ranking.distance
+    reach = math.inf if ranking.critical_difference is None else ranking.critical_difference
     tied = {n: r for n, r in ranking.ranks.items() if r - best <= reach}
     parts = {
         "not told apart from the best": (tied, COLOURS[0], "circle"),
-        "worse than the best": (ranking.ranks.keys() - tied, WORSE, "x"),
+        "worse than the best": (ranking.ranks.keys() - tied, WORSE_COLOUR, "x"),
     }
     for kind, (names, colour, symbol) in parts.items():
         kept = [n for n in ranking.ranks if n in names]
@@ -300,12 +302,12 @@ def ranks(ranking: Ranking) -> go.Figure:
     return figure
 
 
-def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.Figure:
+def confusion_heatmap(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.Figure:
     """Share of each true class predicted as each class; the text is the count."""
     counts = np.asarray(matrix, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [label(c, 20) for c in classes]
-    figure = blank(140 + 34 * len(names), x="predicted", y="true")
+    names = [short_label(c, 20) for c in classes]
+    figure = empty_figure(140 + 34 * len(names), x="predicted", y="true")
     texts = [[f"{v:g}" for v in row] for row in counts] if len(names) <= 20 else None
     figure.add_heatmap(
         z=shares,
@@ -322,7 +324,7 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.F
     return figure
 
 
-def save_png(pictures: Mapping[str | Path, go.Figure], *, width: int = 900) -> str:
+def save_png_files(pictures: Mapping[str | Path, go.Figure], *, width: int = 900) -> str:
     """Writes PNG files through kaleido, which starts a Chrome, once for all; returns "" or one line that says why there are none."""
     try:
         import kaleido  # noqa: F401

@@ -20,23 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed.reporting import tables
-from distributed.reporting.tables import Cell, Table, markdown_text
-
-__all__ = [
-    "Bullets",
-    "Cell",
-    "Code",
-    "Figure",
-    "Heading",
-    "Section",
-    "Table",
-    "Text",
-    "redact",
-    "to_html",
-    "to_markdown",
-    "write",
-    "write_file",
-]
+from distributed.reporting.tables import ReportTable, escape_markdown
 
 PAGES = Path(__file__).parent / "templates"
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|ACCESS_KEY|API_KEY")
@@ -71,7 +55,7 @@ class Figure:
     name: str = ""
 
 
-Block = Text | Heading | Bullets | Code | Figure | Table
+Block = Text | Heading | Bullets | Code | Figure | ReportTable
 
 
 @dataclass(frozen=True)
@@ -80,7 +64,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-def write(
+def write_report(
     folder: str | Path,
     title: str,
     sections: Sequence[Section],
@@ -90,18 +74,18 @@ def write(
 ) -> Path:
     """Writes folder/report.html and folder/report.md, each whole or not at all; sections without blocks are left out."""
     target = Path(folder) / f"{name}.html"
-    write_file(target, to_html(title, sections, lead=lead))
-    write_file(
+    write_atomically(target, to_html(title, sections, lead=lead))
+    write_atomically(
         target.with_suffix(".md"), to_markdown(title, sections, lead=lead, folder=Path(folder))
     )
     return target
 
 
-def write_file(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Readers see the old content or the new, never a part; secrets are blanked in text."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = redact(content).encode() if isinstance(content, str) else content
+    data = redact_secrets(content).encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -117,7 +101,7 @@ def write_file(path: str | Path, content: str | bytes) -> None:
         raise
 
 
-def redact(words: str, environment: Mapping[str, str] | None = None) -> str:
+def redact_secrets(words: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without user:password parts of URLs and without the values of environment variables that look secret."""
     words = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", r"\1***@", words)
     for variable, value in (os.environ if environment is None else environment).items():
@@ -178,7 +162,7 @@ def _block_html(block: Block) -> str:
             return "<ul>" + "".join(f"<li>{html.escape(i)}</li>" for i in items) + "</ul>"
         case Code(words):
             return f"<pre><code>{html.escape(words)}</code></pre>"
-        case Table():
+        case ReportTable():
             return tables.to_html(block)
         case Figure():
             plain = block.figure.to_json().replace(
@@ -195,10 +179,10 @@ def _block_html(block: Block) -> str:
 def to_markdown(
     title: str, sections: Sequence[Section], *, lead: str = "", folder: Path | None = None
 ) -> str:
-    parts = [f"# {markdown_text(title)}"] + ([markdown_text(lead)] if lead else [])
+    parts = [f"# {escape_markdown(title)}"] + ([escape_markdown(lead)] if lead else [])
     for section in (s for s in sections if s.blocks):
         parts += [
-            f"## {markdown_text(section.title)}",
+            f"## {escape_markdown(section.title)}",
             *(_block_markdown(b, folder) for b in section.blocks),
         ]
     return "\n\n".join(parts) + "\n"
@@ -207,18 +191,18 @@ def to_markdown(
 def _block_markdown(block: Block, folder: Path | None) -> str:
     match block:
         case Text(words):
-            return markdown_text(words)
+            return escape_markdown(words)
         case Heading(words):
-            return f"### {markdown_text(words)}"
+            return f"### {escape_markdown(words)}"
         case Bullets(items):
-            return "\n".join(f"- {markdown_text(i)}" for i in items)
+            return "\n".join(f"- {escape_markdown(i)}" for i in items)
         case Code(words):
             return "\n".join(f"    {line}" for line in words.splitlines())
-        case Table():
+        case ReportTable():
             return tables.to_markdown(block)
         case Figure():
             picture = f"figures/{block.name}.png"
             if block.name and folder and (folder / picture).exists():
-                return f"![{markdown_text(block.caption)}]({picture})"
-            return f"Figure: {markdown_text(block.caption)} (drawn in report.html)"
+                return f"![{escape_markdown(block.caption)}]({picture})"
+            return f"Figure: {escape_markdown(block.caption)} (drawn in report.html)"
     raise AssertionError(f"no such block: {type(block)}")

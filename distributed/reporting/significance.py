@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 ALPHA = 0.05
-FEWEST = 5  # seeds from which a 95 % interval covers 92 % and more; of 2, 3 and 4 seeds it covers 52, 75 and 87 %
+MIN_SEEDS = 5  # seeds from which a 95 % interval covers 92 % and more; of 2, 3 and 4 seeds it covers 52, 75 and 87 %
 Scores = Mapping[Hashable, float]
-SAME = 1e-12  # differences below this, relative to the scores, are rounding: the float sum of equal numbers is not exactly equal
+ROUNDING_TOLERANCE = 1e-12  # differences below this, relative to the scores, are rounding: the float sum of equal numbers is not exactly equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ class Ranking:
     """Friedman's test over data sets and, where it finds a difference, Nemenyi's critical one; rank 1 is the best."""
 
     ranks: dict[str, float]
-    sets: int
+    data_sets: int
     p: float | None = None
-    distance: float | None = None
+    critical_difference: float | None = None
     groups: tuple[
         tuple[str, ...], ...
     ] = ()  # maximal groups whose mean ranks lie within the critical difference
@@ -100,17 +100,17 @@ def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
             high=mean,
             reason="; ".join([*reasons, "all values are equal"]),
         )
-    low, high = interval(finite, confidence=confidence)
+    low, high = bootstrap_interval(finite, confidence=confidence)
     return Summary(n=len(finite), mean=mean, sd=sd, low=low, high=high, reason="; ".join(reasons))
 
 
 def _spread(values: np.ndarray) -> float:
     """Standard deviation (n - 1), exactly 0 where only rounding differs."""
     sd = float(values.std(ddof=1))
-    return 0.0 if sd <= SAME * max(1e-300, float(np.abs(values).max())) else sd
+    return 0.0 if sd <= ROUNDING_TOLERANCE * max(1e-300, float(np.abs(values).max())) else sd
 
 
-def interval(
+def bootstrap_interval(
     values: Sequence[float] | np.ndarray, *, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Expanded percentile bootstrap interval of the mean (Hesterberg 2015, section 5.3).
@@ -146,7 +146,9 @@ def _resamples(n: int, confidence: float) -> tuple[np.ndarray, float]:
     )
 
 
-def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = "") -> Comparison:
+def paired_comparison(
+    scores: Scores, reference: Scores, *, name: str = "", against: str = ""
+) -> Comparison:
     """The paired comparison of two variants over the seeds they share, before any correction."""
     from scipy import stats
 
@@ -177,7 +179,7 @@ def paired(scores: Scores, reference: Scores, *, name: str = "", against: str = 
         return replace(
             base, low=base.difference, high=base.difference, wilcoxon_p=wilcoxon, reason=reason
         )
-    low, high = interval(gaps)
+    low, high = bootstrap_interval(gaps)
     degrees = len(gaps) - 1
     # Hedges' correction in closed form, exp(lgamma) for few degrees of freedom where the usual 1 - 3 / (4 df - 1) is rough
     correction = (
@@ -208,7 +210,7 @@ def _wilcoxon(gaps: np.ndarray) -> float:
     return float((np.abs(flips @ ranks) >= abs(np.sign(kept) @ ranks) - 1e-9).mean())
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm_correction(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction; None stays None and does not count."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -219,18 +221,21 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
+def compare_to_reference(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
     """Every variant against the named reference, corrected as one family, in the order of `scores`."""
     if reference not in scores:
         raise ValueError(
             f"the reference must be one of the variants: {', '.join(scores)}; got {reference!r}"
         )
     found = [
-        paired(values, scores[reference], name=name, against=reference)
+        paired_comparison(values, scores[reference], name=name, against=reference)
         for name, values in scores.items()
         if name != reference
     ]
-    t_values, w_values = holm([c.t_p for c in found]), holm([c.wilcoxon_p for c in found])
+    t_values, w_values = (
+        holm_correction([c.t_p for c in found]),
+        holm_correction([c.wilcoxon_p for c in found]),
+    )
     family = sum(c.t_p is not None for c in found)
     return [
         replace(c, t_holm=t, wilcoxon_holm=w, family=family)
@@ -238,13 +243,15 @@ def compare(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
     ]
 
 
-def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False) -> Ranking:
+def rank_variants(
+    table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False
+) -> Ranking:
     """Mean ranks of variants over data sets, `{variant: {data set: score}}`; only data sets that every variant has count."""
     from scipy import stats
 
     names = sorted(table)
     if not names:
-        return Ranking(ranks={}, sets=0, reason="no variants")
+        return Ranking(ranks={}, data_sets=0, reason="no variants")
     shared = sorted(
         set.intersection(*({d for d, v in table[n].items() if math.isfinite(v)} for n in names))
     )
@@ -252,7 +259,7 @@ def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = Fa
     if k < 2 or n == 0:
         return Ranking(
             ranks={},
-            sets=n,
+            data_sets=n,
             reason="one variant: nothing to rank"
             if k < 2
             else "no data set that every variant has",
@@ -265,18 +272,21 @@ def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = Fa
     }
     if n < 2:
         return Ranking(
-            ranks=means, sets=n, reason="one data set: ranks only, no test over data sets"
+            ranks=means, data_sets=n, reason="one data set: ranks only, no test over data sets"
         )
     if (ranks == ranks[:, :1]).all():
         return Ranking(
-            ranks=means, sets=n, groups=(tuple(means),), reason="all variants tie on every data set"
+            ranks=means,
+            data_sets=n,
+            groups=(tuple(means),),
+            reason="all variants tie on every data set",
         )
     if k < 3:
-        return Ranking(ranks=means, sets=n, reason="two variants: Friedman's test needs three")
+        return Ranking(ranks=means, data_sets=n, reason="two variants: Friedman's test needs three")
     p = float(stats.friedmanchisquare(*scores.T).pvalue)
     rough = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
     if p >= ALPHA:  # a critical difference is for after Friedman's test has said that there is one
-        return Ranking(ranks=means, sets=n, p=p, groups=(tuple(means),), reason=rough)
+        return Ranking(ranks=means, data_sets=n, p=p, groups=(tuple(means),), reason=rough)
     distance = float(
         stats.studentized_range.ppf(1 - ALPHA, k, np.inf)
         / math.sqrt(2)
@@ -284,9 +294,9 @@ def rank(table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = Fa
     )
     return Ranking(
         ranks=means,
-        sets=n,
+        data_sets=n,
         p=p,
-        distance=distance,
+        critical_difference=distance,
         groups=_cliques(list(means.items()), distance),
         reason=rough,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """A cell whose text differs from its value: `63.2 ± 0.4` sorts as 63.2. strong marks the best of a column."""
 
     text: str
@@ -22,8 +22,8 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Columns and rows; cells are text, numbers, None (shown empty) or Cell. Text is the users' and is escaped in every form."""
+class ReportTable:
+    """Columns and rows; cells are text, numbers, None (shown empty) or TableCell. Text is the users' and is escaped in every form."""
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]]
@@ -37,7 +37,7 @@ class Table:
             )
 
 
-def number(value: float, digits: int = 4) -> str:
+def format_number(value: float, digits: int = 4) -> str:
     """A number as a reader wants it: four significant digits, no exponent where it can be avoided."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
@@ -46,27 +46,27 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def text(cell: Any) -> str:
+def cell_text(cell: Any) -> str:
     if cell is None:
         return ""
-    if isinstance(cell, Cell):
+    if isinstance(cell, TableCell):
         return cell.text
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return number(cell) if isinstance(cell, int | float) else str(cell)
+    return format_number(cell) if isinstance(cell, int | float) else str(cell)
 
 
 def _value(cell: Any) -> float | None:
-    if isinstance(cell, Cell):
+    if isinstance(cell, TableCell):
         return cell.value
     return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None
 
 
 def _strong(cell: Any) -> bool:
-    return isinstance(cell, Cell) and cell.strong
+    return isinstance(cell, TableCell) and cell.strong
 
 
-def to_html(table: Table) -> str:
+def to_html(table: ReportTable) -> str:
     kinds = [' class="words"' if w else "" for w in _words(table)]
     heads = "".join(
         f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>'
@@ -80,7 +80,7 @@ def to_html(table: Table) -> str:
     return f"<details><summary>{html.escape(table.caption or 'Table')} ({len(table.rows)} rows)</summary>{found}</details>"
 
 
-def _words(table: Table) -> list[bool]:
+def _words(table: ReportTable) -> list[bool]:
     """Which columns hold nothing but text: these are set to the left, numbers to the right."""
     return [
         all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)
@@ -88,14 +88,14 @@ def _words(table: Table) -> list[bool]:
 
 
 def _html_cell(cell: Any, kind: str) -> str:
-    shown, value = html.escape(text(cell)), _value(cell)
+    shown, value = html.escape(cell_text(cell)), _value(cell)
     sort = f' data-value="{value!r}"' if value is not None and math.isfinite(value) else ""
     if kind and len(shown) > 40:
         kind = ' class="words long"'
     return f"<td{sort}{kind}>{f'<strong>{shown}</strong>' if _strong(cell) else shown}</td>"
 
 
-def markdown_text(words: str) -> str:
+def escape_markdown(words: str) -> str:
     """Users' text that must not turn into Markdown or HTML."""
     plain = re.sub(
         r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split())
@@ -103,17 +103,20 @@ def markdown_text(words: str) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: ReportTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rows = [
-        [f"**{markdown_text(text(c))}**" if _strong(c) else markdown_text(text(c)) for c in row]
+        [
+            f"**{escape_markdown(cell_text(c))}**" if _strong(c) else escape_markdown(cell_text(c))
+            for c in row
+        ]
         for row in table.rows
     ]
     rule = ["---" if words or i == 0 else "---:" for i, words in enumerate(_words(table))]
-    lines = [line([markdown_text(c) for c in table.columns]), line(rule), *map(line, rows)]
-    return (f"{markdown_text(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
+    lines = [line([escape_markdown(c) for c in table.columns]), line(rule), *map(line, rows)]
+    return (f"{escape_markdown(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
 
 
 _TEX = {
@@ -132,11 +135,11 @@ _TEX = {
 }
 
 
-def tex_text(words: str) -> str:
+def escape_latex(words: str) -> str:
     return "".join(_TEX.get(c, c) for c in " ".join(words.split()))
 
 
-def to_latex(table: Table, label: str = "") -> str:
+def to_latex(table: ReportTable, label: str = "") -> str:
     """A booktabs table float; needs \\usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
@@ -146,23 +149,30 @@ def to_latex(table: Table, label: str = "") -> str:
         return first + " & ".join(cells) + r" \\"
 
     rows = [
-        line([rf"\textbf{{{tex_text(text(c))}}}" if _strong(c) else tex_text(text(c)) for c in row])
+        line(
+            [
+                rf"\textbf{{{escape_latex(cell_text(c))}}}"
+                if _strong(c)
+                else escape_latex(cell_text(c))
+                for c in row
+            ]
+        )
         for row in table.rows
     ]
     head = [
         r"\begin{table}",
         r"\centering",
-        *([rf"\caption{{{tex_text(table.caption)}}}"] if table.caption else []),
+        *([rf"\caption{{{escape_latex(table.caption)}}}"] if table.caption else []),
         *([rf"\label{{{re.sub('[^A-Za-z0-9:.-]+', '-', label)}}}"] if label else []),
         rf"\begin{{tabular}}{{{''.join('l' if words or i == 0 else 'r' for i, words in enumerate(_words(table)))}}}",
         r"\toprule",
-        line([tex_text(c) for c in table.columns]),
+        line([escape_latex(c) for c in table.columns]),
         r"\midrule",
     ]
     return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: ReportTable) -> str:
     """Values at full precision; a cell without a value as its text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -170,16 +180,16 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow(
             [
-                text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c))
+                cell_text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c))
                 for c in row
             ]
         )
     return out.getvalue()
 
 
-def to_text(table: Table) -> str:
+def to_text(table: ReportTable) -> str:
     """Aligned columns for a terminal."""
-    rows = [[text(c) for c in row] for row in table.rows]
+    rows = [[cell_text(c) for c in row] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(table.columns, *rows)]
 
     def line(cells: Sequence[str]) -> str:

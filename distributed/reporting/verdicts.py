@@ -7,7 +7,7 @@ import itertools
 from distributed.reporting.significance import ALPHA, Comparison
 
 
-def in_words(
+def describe_comparison(
     c: Comparison,
     metric: str,
     *,
@@ -20,13 +20,13 @@ def in_words(
         return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
     amount, digits = c.difference * scale, _digits(scale)
     small = amount and not round(amount, digits)  # it may be sure all the same
-    gap = f"{f'less than {0.5 / 10**digits:g}' if small else signed(amount, digits)} {unit}".strip()
+    gap = f"{f'less than {0.5 / 10**digits:g}' if small else format_signed(amount, digits)} {unit}".strip()
     if c.verdict == "equal":
         return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
     if c.t_holm is None or c.low is None or c.high is None:
         return f"{c.name} against {c.reference} in {metric}: {gap}, and nothing can be said about chance ({c.reason})."
-    low, high = (signed(v * scale, digits) for v in (c.low, c.high))
-    figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {probability(c)}"
+    low, high = (format_signed(v * scale, digits) for v in (c.low, c.high))
+    figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {format_p_value(c)}"
     if c.verdict == "noise":
         alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
         why = (
@@ -41,7 +41,7 @@ def in_words(
     )
 
 
-def helps(
+def describe_whether_helps(
     what: str,
     c: Comparison,
     metric: str,
@@ -51,7 +51,7 @@ def helps(
     lower_is_better: bool = False,
 ) -> str:
     """The plain answer to `does it help?`, then the comparison behind it."""
-    detail = in_words(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
+    detail = describe_comparison(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
     good = (c.verdict == "higher") != lower_is_better
     decided = f"{what} {'helps' if good else 'does harm'} here"
     answer = {
@@ -64,7 +64,7 @@ def helps(
     return f"{answer[0].upper()}{answer[1:]}: {detail}"
 
 
-def probability(c: Comparison) -> str:
+def format_p_value(c: Comparison) -> str:
     """p of the t test, corrected when there is more than one comparison."""
     value = c.t_holm if c.t_holm is not None else c.t_p
     if value is None:
@@ -72,19 +72,19 @@ def probability(c: Comparison) -> str:
     return f"{'Holm ' if c.family > 1 else ''}p {'< 0.001' if value < 0.001 else f'= {value:.3f}'}"
 
 
-def one_sided(seeds: int) -> float:
+def smallest_wilcoxon_p(seeds: int) -> float:
     """The chance that all seeds fall on one side of the truth: no bootstrap interval reaches it there, no Wilcoxon test goes below it."""
     return 2.0 / 2**seeds
 
 
-def floor_note(seeds: int, comparisons: int = 1) -> str:
+def seed_limit_note(seeds: int, comparisons: int = 1) -> str:
     """What the number of seeds alone forbids the tests to show, where as many comparisons are corrected together."""
     if seeds < 2:
         return "One seed: means only, no interval and no test. Use --seeds 5 or more."
-    smallest = one_sided(seeds)
+    smallest = smallest_wilcoxon_p(seeds)
     if smallest * comparisons < ALPHA:
         return ""
-    enough = next(n for n in itertools.count(seeds) if one_sided(n) * comparisons < ALPHA)
+    enough = next(n for n in itertools.count(seeds) if smallest_wilcoxon_p(n) * comparisons < ALPHA)
     corrected = (
         f" ({min(1.0, smallest * comparisons):.3g} after Holm's correction of {comparisons} comparisons)"
         if comparisons > 1
@@ -101,7 +101,7 @@ def floor_note(seeds: int, comparisons: int = 1) -> str:
     )
 
 
-def signed(value: float, digits: int = 1) -> str:
+def format_signed(value: float, digits: int = 1) -> str:
     """+1.2, −0.3, and 0.0 without a sign when it rounds to nothing."""
     rounded = round(value, digits)
     return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"

@@ -7,9 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distributed.reporting.significance import FEWEST, Summary, compare, paired, summarise
-from distributed.reporting.tables import Cell, Table
-from distributed.reporting.verdicts import helps, signed
+from distributed.reporting.significance import (
+    MIN_SEEDS,
+    Summary,
+    compare_to_reference,
+    paired_comparison,
+    summarise,
+)
+from distributed.reporting.tables import ReportTable, TableCell
+from distributed.reporting.verdicts import describe_whether_helps, format_signed
 from distributed.studies.cells import PLACE, Plan, fill
 from distributed.studies.definition import Claim, Study
 from distributed.studies.tables import place_cells, place_columns, verdict
@@ -31,7 +37,7 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
             gap = (
                 ""
                 if c.difference is None or kind == "equal"
-                else f" ({signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
+                else f" ({format_signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
             )
             groups.setdefault(kind, []).append(f"{c.name}{gap}")
         order = ("better", "worse", "inside the noise", "equal", "not tested")
@@ -51,7 +57,7 @@ def _where(view: View, seen: Sequence[View]) -> str:
 
 def answers(
     study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
-) -> tuple[list[str], Table | None]:
+) -> tuple[list[str], ReportTable | None]:
     """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
     lines, rows = [], []
     labels = place_columns(seen)
@@ -93,7 +99,7 @@ def answers(
                     )
                     lines.append(f"{_where(view, seen)}{said}")
     columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
-    return lines, Table(
+    return lines, ReportTable(
         columns=columns, rows=rows, caption="Claims with limits, and what was measured."
     ) if rows else None
 
@@ -129,9 +135,9 @@ def _helps(claim: Claim, view: View) -> str:
         if claim.against == view.study.reference
         else {name: scores[name] for name in (claim.variant, claim.against)}
     )
-    tested = next(c for c in compare(family, claim.against) if c.name == claim.variant)
+    tested = next(c for c in compare_to_reference(family, claim.against) if c.name == claim.variant)
     scale, unit = scale_of(metric)
-    return helps(
+    return describe_whether_helps(
         claim.text,
         tested,
         name_of(metric),
@@ -146,7 +152,7 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
     the other. With few seeds an interval says too little for that."""
     scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
     if claim.against:
-        gap = paired(scores[claim.variant], scores[claim.against])
+        gap = paired_comparison(scores[claim.variant], scores[claim.against])
         found = Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
     else:
         found = summarise(list(scores[claim.variant].values()))
@@ -154,19 +160,21 @@ def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]
         return [None, None, found.n, f"not measured: {found.reason}"]
 
     def write(value: float) -> str:
-        return signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
+        return (
+            format_signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
+        )
 
     lowest, highest = (
         (-math.inf if claim.at_least is None else claim.at_least),
         (math.inf if claim.at_most is None else claim.at_most),
     )
-    measured = Cell(text=write(found.mean), value=found.mean)
+    measured = TableCell(text=write(found.mean), value=found.mean)
     inside = lowest <= found.mean <= highest
     outcome = "holds" if inside else "does not hold"
     if found.low is None or found.high is None:
         outcome += f" on the mean, untested: {found.reason}"
-    elif found.n < FEWEST:
-        outcome += f" on the mean, untested: {FEWEST} seeds and more can tell"
+    elif found.n < MIN_SEEDS:
+        outcome += f" on the mean, untested: {MIN_SEEDS} seeds and more can tell"
     elif not (
         lowest <= found.low and found.high <= highest
         if inside

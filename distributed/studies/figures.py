@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from distributed.reporting import figures
 from distributed.reporting.page import Figure, slug
-from distributed.reporting.significance import Ranking, Summary, rank, summarise
+from distributed.reporting.significance import Ranking, Summary, rank_variants, summarise
 from distributed.studies.cells import Plan
 from distributed.studies.definition import Choice, Study
 from distributed.studies.views import View, in_percent, name_of, scale_of
@@ -26,7 +26,7 @@ def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
         if scores:
             percent = in_percent(study.metric)
             words = f"{name_of(study.metric)}{' (%)' if percent else ''}"
-            figure = figures.strip(
+            figure = figures.strip_plot(
                 {n: list(v.values()) for n, v in scores.items()},
                 view.means(study.metric),
                 words,
@@ -45,7 +45,7 @@ def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
             )
             found.append(
                 Figure(
-                    figure=figures.bars(bars, y="accuracy (%)"),
+                    figure=figures.bar_plot(bars, y="accuracy (%)"),
                     caption=caption,
                     name=slug(f"shots-{view.data}"),
                 )
@@ -61,7 +61,7 @@ def forests(study: Study, seen: Sequence[View], metric: str) -> list[Figure]:
         comparisons = view.comparisons(metric)
         if comparisons:
             lower = metric_named(metric).lower_is_better
-            figure = figures.forest(
+            figure = figures.forest_plot(
                 comparisons, name_of(metric), scale=scale, unit=unit, lower_is_better=lower
             )
             caption = f"{_place(view)}: {name_of(metric)} against {study.reference}, paired over seeds, 95 % intervals."
@@ -134,7 +134,7 @@ def _curve(
     log = numbers and min(places) > 0 and max(places) / min(places) >= 20
     percent = in_percent(metric)
     words = f"{name_of(metric)}{' (%)' if percent else ''}"
-    figure = figures.curves(series, x=axis, y=words, scale=100 if percent else 1, log_x=log)
+    figure = figures.line_plot(series, x=axis, y=words, scale=100 if percent else 1, log_x=log)
     return [
         Figure(
             figure=figure,
@@ -168,7 +168,7 @@ def _expert_curves(
             caption = f"{place}weights of the experts of {variant} by {axis}, means with 95 % intervals over seeds."
             found.append(
                 Figure(
-                    figure=figures.curves(series, x=axis, y="expert weight", scale=1),
+                    figure=figures.line_plot(series, x=axis, y="expert weight", scale=1),
                     caption=caption,
                     name=slug(f"{name}-{variant}"),
                 )
@@ -200,17 +200,21 @@ def rank_over_sets(
                     table.setdefault(view.common.get(name, name), {})[view.data] = summary.mean
     whole = {name: values for name, values in table.items() if values.keys() == plans.keys()}
     known = dict.fromkeys(v.common or v.name for p in plans.values() for v in p.variants)
-    ranking = rank(whole, lower_is_better=metric_named(study.metric).lower_is_better)
+    ranking = rank_variants(whole, lower_is_better=metric_named(study.metric).lower_is_better)
     left_out = [name for name in known if name not in whole]
-    if ranking.sets < 2 or not ranking.ranks:
+    if ranking.data_sets < 2 or not ranking.ranks:
         return ranking, left_out, []
     told = (
         ""
-        if ranking.distance is None
+        if ranking.critical_difference is None
         else "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
     )
-    caption = f"Mean rank of {name_of(study.metric)} over {ranking.sets} data sets, under the first condition of each{told}."
-    return ranking, left_out, [Figure(figure=figures.ranks(ranking), caption=caption, name="ranks")]
+    caption = f"Mean rank of {name_of(study.metric)} over {ranking.data_sets} data sets, under the first condition of each{told}."
+    return (
+        ranking,
+        left_out,
+        [Figure(figure=figures.rank_plot(ranking), caption=caption, name="ranks")],
+    )
 
 
 def _first(seen: Sequence[View]) -> list[View]:

@@ -18,8 +18,8 @@ from distributed.reporting.page import (
     Text,
 )
 from distributed.reporting.significance import summarise
-from distributed.reporting.tables import Table
-from distributed.reporting.verdicts import floor_note
+from distributed.reporting.tables import ReportTable
+from distributed.reporting.verdicts import seed_limit_note
 from distributed.runtime import storage
 from distributed.runtime.storage import is_uri, join
 from distributed.studies import claims as study_claims
@@ -100,7 +100,7 @@ def write(
 
 
 def _put(folder: str, name: str, content: str) -> None:
-    storage.write_file(join(folder, name), report.redact(content).encode())
+    storage.write_file(join(folder, name), report.redact_secrets(content).encode())
 
 
 def _named_apart(sections: Sequence[Section]) -> list[Section]:
@@ -128,10 +128,10 @@ def _pictures(folder: str, sections: Sequence[Section]) -> str:
         for b in s.blocks
         if isinstance(b, Figure) and b.name
     }
-    return figures.save_png(named) if named else ""
+    return figures.save_png_files(named) if named else ""
 
 
-def main_table(study: Study, seen: Sequence[View]) -> Table:
+def main_table(study: Study, seen: Sequence[View]) -> ReportTable:
     """Scores of every variant with the difference to the reference in the main metric and in that of the tail."""
     metrics = _metrics(study)
     caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
@@ -163,7 +163,7 @@ def _metrics(study: Study) -> list[str]:
     return list(dict.fromkeys((study.metric, study.tail, *study_tables.COLUMNS)))
 
 
-def _short(main: Table) -> Table:
+def _short(main: ReportTable) -> ReportTable:
     """What fits on a terminal: the first columns of the main table."""
     last = main.columns.index("seeds") + 7
     return replace(main, columns=main.columns[:last], rows=[row[:last] for row in main.rows])
@@ -173,7 +173,7 @@ def build(
     study: Study,
     plans: Mapping[str, Plan],
     seen: Sequence[View],
-    main: Table,
+    main: ReportTable,
     rows: Sequence[Row],
     command: str,
 ) -> list[Section]:
@@ -239,7 +239,7 @@ def seeds_note(study: Study, seen: Sequence[View]) -> str:
         (n for n in seeds if n > 1), default=1
     )  # a variant with one finished seed is untested, and its rows say so
     families = [c.family for v in seen for c in v.comparisons(study.metric)]
-    return floor_note(several, max(families)) if families else ""
+    return seed_limit_note(several, max(families)) if families else ""
 
 
 def _cut(plans: Mapping[str, Plan]) -> str:
@@ -336,8 +336,8 @@ def ranking_words(ranking: object) -> str:
     test = "" if ranking.p is None else f" Friedman's test: p = {ranking.p:.3g}."
     reach = (
         ""
-        if ranking.distance is None
-        else f" Critical difference (Nemenyi, 5 %): {ranking.distance:.2f}."
+        if ranking.critical_difference is None
+        else f" Critical difference (Nemenyi, 5 %): {ranking.critical_difference:.2f}."
     )
     alike = (
         ""
@@ -345,7 +345,7 @@ def ranking_words(ranking: object) -> str:
         else " Not told apart: " + "; ".join(", ".join(g) for g in ranking.groups) + "."
     )
     note = f" Note: {ranking.reason}." if ranking.reason else ""
-    return f"Mean ranks over {ranking.sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
+    return f"Mean ranks over {ranking.data_sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
 
 
 def _weights(seen: Sequence[View]) -> list[report.Block]:
@@ -383,7 +383,11 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
     return [
         *([Text(f"{missing} cells have not run yet; --resume runs them.")] if missing else []),
         *(
-            [Table(columns=columns, rows=failed, caption="Failed cells; --resume runs them again.")]
+            [
+                ReportTable(
+                    columns=columns, rows=failed, caption="Failed cells; --resume runs them again."
+                )
+            ]
             if failed
             else []
         ),
@@ -395,7 +399,7 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
         ),
         *(
             [
-                Table(
+                ReportTable(
                     columns=columns,
                     rows=notes,
                     caption="Notes of test-time aggregation.",
@@ -452,26 +456,28 @@ def _rows_used(seen: Sequence[View]) -> list[report.Block]:
             ]
         )
     caption = "Rows used: in training, the largest class over the smallest there, in the test. Few test rows make single rows weigh much."
-    return [Table(columns=("data", "condition", *USED.values()), rows=found, caption=caption)]
+    return [ReportTable(columns=("data", "condition", *USED.values()), rows=found, caption=caption)]
 
 
-def _variants(plans: Mapping[str, Plan]) -> Table:
+def _variants(plans: Mapping[str, Plan]) -> ReportTable:
     known = {v.name: v for p in plans.values() for v in p.variants}
     rows = []
     for v in known.values():
         changes = {**v.settings, **{f"test {k}": w for k, w in v.test.items()}}
         words = ", ".join(f"{k} = {w}" for k, w in changes.items()) or "the defaults"
         rows.append([v.name, "gradient boosting on the table" if v.model == "boosting" else words])
-    return Table(columns=("variant", "settings"), rows=rows, caption="What each variant changes.")
+    return ReportTable(
+        columns=("variant", "settings"), rows=rows, caption="What each variant changes."
+    )
 
 
-def _cost(seen: Sequence[View]) -> Table:
+def _cost(seen: Sequence[View]) -> ReportTable:
     return study_tables.score_table(
         seen, ["train_seconds"], "Seconds of training, evaluation left out."
     )
 
 
-def _all_cells(study: Study, rows: Sequence[Row]) -> Table:
+def _all_cells(study: Study, rows: Sequence[Row]) -> ReportTable:
     metrics = (study.metric, study.tail)
     found = [
         [
@@ -484,7 +490,7 @@ def _all_cells(study: Study, rows: Sequence[Row]) -> Table:
         ]
         for r in rows
     ]
-    return Table(
+    return ReportTable(
         columns=("data", "condition", "variant", "seed", "state", *map(name_of, metrics)),
         rows=found,
         caption="All cells",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distributed.reporting.significance import Comparison, Summary
-from distributed.reporting.tables import Cell, Table
-from distributed.reporting.verdicts import signed
+from distributed.reporting.tables import ReportTable, TableCell
+from distributed.reporting.verdicts import format_signed
 from distributed.studies.views import (
     PLACES,
     View,
@@ -31,7 +31,7 @@ COLUMNS = (
 MOST_OPEN = 60  # rows of a table that is not folded
 
 
-def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> Table:
+def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> ReportTable:
     """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
     labels = place_columns(seen)
     head = [
@@ -47,7 +47,7 @@ def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> T
         for name, count in view.finished.items():
             cells = [_mean_cell(means[m].get(name), m, name in best[m]) for m in metrics]
             rows.append([*place_cells(view, labels), name, count, *cells])
-    return Table(columns=tuple(head), rows=rows, caption=caption)
+    return ReportTable(columns=tuple(head), rows=rows, caption=caption)
 
 
 def place_columns(seen: Sequence[View]) -> list[str]:
@@ -69,14 +69,16 @@ def _best(means: Mapping[str, Summary], metric: str) -> set[str]:
     return {name for name, text in known.items() if text == top}
 
 
-def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> Cell | None:
+def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> TableCell | None:
     if summary is None or summary.mean is None:
         return None
     spread = "" if summary.sd is None else f" ± {shown(metric, summary.sd)}"
-    return Cell(text=f"{shown(metric, summary.mean)}{spread}", value=summary.mean, strong=strong)
+    return TableCell(
+        text=f"{shown(metric, summary.mean)}{spread}", value=summary.mean, strong=strong
+    )
 
 
-def confidence_table(seen: Sequence[View]) -> Table:
+def confidence_table(seen: Sequence[View]) -> ReportTable:
     """Every modality's confidence in every variant against the truth that it speaks of, and how the seeds agree on it."""
     labels = place_columns(seen)
     rows = []
@@ -112,16 +114,16 @@ def confidence_table(seen: Sequence[View]) -> Table:
         "classes",
         *(fact.replace("_", " ") for fact in CONFIDENCE_FACTS),
     )
-    return Table(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
+    return ReportTable(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 
 def gap_columns(
     seen: Sequence[View], metric: str, prefix: str = ""
-) -> tuple[tuple[str, str], list[list[Cell | None]]]:
+) -> tuple[tuple[str, str], list[list[TableCell | None]]]:
     """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
-    rows: list[list[Cell | None]] = []
+    rows: list[list[TableCell | None]] = []
     for view in seen:
         found = {c.name: c for c in view.comparisons(metric)}
         for name in view.finished:
@@ -151,7 +153,7 @@ TIDY = (
 TIDY += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
 
 
-def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> Table:
+def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> ReportTable:
     """For programs: a line a data set, condition, variant and metric, shares as shares, with everything that is known of it."""
     rows = []
     for view in seen:
@@ -189,24 +191,26 @@ def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> Table:
                         last,
                     ]
                 )
-    return Table(columns=TIDY, rows=rows)
+    return ReportTable(columns=TIDY, rows=rows)
 
 
-def _gap_cell(c: Comparison, scale: float, digits: int) -> Cell:
+def _gap_cell(c: Comparison, scale: float, digits: int) -> TableCell:
     assert c.difference is not None
     between = (
         ""
         if c.low is None or c.high is None
-        else f" ({signed(c.low * scale, digits)} to {signed(c.high * scale, digits)})"
+        else f" ({format_signed(c.low * scale, digits)} to {format_signed(c.high * scale, digits)})"
     )
-    return Cell(text=f"{signed(c.difference * scale, digits)}{between}", value=c.difference)
+    return TableCell(
+        text=f"{format_signed(c.difference * scale, digits)}{between}", value=c.difference
+    )
 
 
-def _p_cell(p: float | None) -> Cell | None:
-    return None if p is None else Cell(text="< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
+def _p_cell(p: float | None) -> TableCell | None:
+    return None if p is None else TableCell(text="< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
 
 
-def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
+def test_table(seen: Sequence[View], metric: str, caption: str) -> ReportTable:
     """Each variant against the reference: difference, interval, effect, both tests before and after Holm's correction, the verdict."""
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
@@ -226,18 +230,20 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
     rows = []
     for view in seen:
         for c in view.comparisons(metric):
-            low, high = (None if v is None else signed(v * scale, digits) for v in (c.low, c.high))
+            low, high = (
+                None if v is None else format_signed(v * scale, digits) for v in (c.low, c.high)
+            )
             gap = (
                 None
                 if c.difference is None
-                else Cell(text=signed(c.difference * scale, digits), value=c.difference)
+                else TableCell(text=format_signed(c.difference * scale, digits), value=c.difference)
             )
             between = None if low is None else f"{low} to {high}"
             p_values = [_p_cell(p) for p in (c.t_p, c.t_holm, c.wilcoxon_p, c.wilcoxon_holm)]
             effect = (
                 None
                 if c.effect is None
-                else Cell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
+                else TableCell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
             )
             rows.append(
                 [
@@ -250,7 +256,7 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> Table:
                     *p_values,
                 ]
             )
-    return Table(columns=tuple(head), rows=rows, caption=caption)
+    return ReportTable(columns=tuple(head), rows=rows, caption=caption)
 
 
 def verdict(c: Comparison, metric: str) -> str:

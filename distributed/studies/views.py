@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from distributed.reporting.significance import Comparison, Summary, compare, summarise
+from distributed.reporting.significance import Comparison, Summary, compare_to_reference, summarise
 from distributed.studies.cells import Plan
 from distributed.studies.definition import Study
 from distributed.studies.results import Row
@@ -94,7 +94,11 @@ class View:
     def comparisons(self, metric: str) -> list[Comparison]:
         """Against the reference; empty where the reference itself has no score."""
         scores = self.scores(metric)
-        return compare(scores, self.study.reference) if self.study.reference in scores else []
+        return (
+            compare_to_reference(scores, self.study.reference)
+            if self.study.reference in scores
+            else []
+        )
 
 
 def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[View]:

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from distributed.reporting import figures
-from distributed.reporting.significance import Ranking, compare, rank, summarise
+from distributed.reporting.significance import (
+    Ranking,
+    compare_to_reference,
+    rank_variants,
+    summarise,
+)
 from distributed.searches.pages import figures as search_figures
 
 BASE = {i: 0.5 + 0.01 * i for i in range(6)}
@@ -47,25 +52,25 @@ NAMES = ["loss.margin", "optim.lr", "kind", "one"]
 
 
 def test_forest_tells_better_worse_and_noise_apart() -> None:
-    figure = figures.forest(compare(SCORES, "base"), "balanced accuracy")
+    figure = figures.forest_plot(compare_to_reference(SCORES, "base"), "balanced accuracy")
     drawn = {trace.name: (list(trace.y), trace.x[0]) for trace in figure.data}
     assert drawn["better"] == (["&lt;b&gt;good&lt;/b&gt;"], pytest.approx(10.1))
     assert drawn["worse"][0] == ["bad"]
     assert drawn["not shown to differ"][0] == ["same"]
-    flipped = figures.forest(compare(SCORES, "base"), "NLL", lower_is_better=True)
+    flipped = figures.forest_plot(compare_to_reference(SCORES, "base"), "NLL", lower_is_better=True)
     assert {t.name: list(t.y) for t in flipped.data}["better"] == ["bad"]
 
 
 def test_forest_intervals_end_where_the_comparison_says() -> None:
-    (found,) = (c for c in compare(SCORES, "base") if c.name == "same")
-    (trace,) = (t for t in figures.forest([found], "accuracy").data)
+    (found,) = (c for c in compare_to_reference(SCORES, "base") if c.name == "same")
+    (trace,) = (t for t in figures.forest_plot([found], "accuracy").data)
     assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * found.high)
     assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * found.low)
 
 
 def test_strip_shows_every_seed_and_the_mean() -> None:
     values = {n: list(v.values()) for n, v in SCORES.items()}
-    dots, means = figures.strip(
+    dots, means = figures.strip_plot(
         values, {n: summarise(v) for n, v in values.items()}, "accuracy"
     ).data
     assert len(dots.x) == 24
@@ -73,7 +78,7 @@ def test_strip_shows_every_seed_and_the_mean() -> None:
 
 
 def test_curves_skip_points_without_a_mean_and_label_log_ticks() -> None:
-    figure = figures.curves(
+    figure = figures.line_plot(
         {"a": [(1, summarise([0.5, 0.6])), (100, summarise([]))], "b": [(10, summarise([0.4]))]},
         x="ratio",
         y="acc",
@@ -88,13 +93,13 @@ def test_rank_view_colours_what_differs_from_the_best() -> None:
         name: {str(d): level for d in range(12)}
         for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()
     }
-    drawn = {t.name: list(t.y) for t in figures.ranks(rank(table)).data}
+    drawn = {t.name: list(t.y) for t in figures.rank_plot(rank_variants(table)).data}
     assert drawn == {
         "not told apart from the best": ["good"],
         "worse than the best": ["fair", "poor"],
     }
     assert (
-        figures.ranks(Ranking(ranks={"a": 1.0, "b": 2.0}, sets=1, reason="one data set"))
+        figures.rank_plot(Ranking(ranks={"a": 1.0, "b": 2.0}, data_sets=1, reason="one data set"))
         .data[0]
         .error_x.value
         is None
@@ -104,7 +109,9 @@ def test_rank_view_colours_what_differs_from_the_best() -> None:
 def test_long_names_that_begin_alike_have_a_row_each() -> None:
     names = [f"confidence, cross-fitted, shrunk, checked, temperature {t}" for t in (0.1, 0.5)]
     scores = {n: [0.5 + i] for i, n in enumerate(names)}
-    dots, _ = figures.strip(scores, {n: summarise(v) for n, v in scores.items()}, "accuracy").data
+    dots, _ = figures.strip_plot(
+        scores, {n: summarise(v) for n, v in scores.items()}, "accuracy"
+    ).data
     assert len(set(dots.y)) == 2
     assert {y.replace("<br>", " ") for y in dots.y} == set(names)
 
@@ -114,17 +121,19 @@ def test_without_a_critical_difference_no_rank_is_called_worse() -> None:
         name: {str(d): level for d in range(4)}
         for name, level in {"good": 0.9, "poor": 0.5}.items()
     }
-    assert [t.name for t in figures.ranks(rank(table)).data] == ["not told apart from the best"]
+    assert [t.name for t in figures.rank_plot(rank_variants(table)).data] == [
+        "not told apart from the best"
+    ]
 
 
 def test_confusion_shares_are_of_the_true_class() -> None:
-    (heat,) = figures.confusion([[8, 2], [0, 0]], ["<i>", "b"]).data
+    (heat,) = figures.confusion_heatmap([[8, 2], [0, 0]], ["<i>", "b"]).data
     assert np.array(heat.z).tolist() == [[0.8, 0.2], [0.0, 0.0]]
     assert list(heat.x) == ["&lt;i&gt;", "b"]
 
 
 def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
-    drawn = figures.bars(
+    drawn = figures.bar_plot(
         {"a": {"many": summarise([0.5]), "few": summarise([])}, "b": {"many": summarise([0.25])}},
         y="acc",
     ).data
@@ -176,9 +185,9 @@ def test_front_holds_what_nothing_beats() -> None:
 
 def test_empty_inputs_draw_empty_figures() -> None:
     drawn = [
-        figures.forest([], "m"),
-        figures.curves({}, x="", y="", log_x=True),
-        figures.ranks(rank({})),
+        figures.forest_plot([], "m"),
+        figures.line_plot({}, x="", y="", log_x=True),
+        figures.rank_plot(rank_variants({})),
         search_figures.slices([], NAMES, "score"),
         search_figures.parallel([], NAMES, "score"),
         search_figures.contour([], "a", "b", "score"),
@@ -199,7 +208,7 @@ def test_png_without_kaleido_is_one_clear_line(
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_kaleido)
-    said = figures.save_png({tmp_path / "x.png": figures.blank()})
+    said = figures.save_png_files({tmp_path / "x.png": figures.empty_figure()})
     assert "pip install kaleido" in said
     assert "\n" not in said
     assert not (tmp_path / "x.png").exists()

@@ -16,14 +16,13 @@ from distributed.reporting import page as report
 from distributed.reporting import tables
 from distributed.reporting.page import (
     Bullets,
-    Cell,
     Code,
     Figure,
     Heading,
     Section,
-    Table,
     Text,
 )
+from distributed.reporting.tables import ReportTable, TableCell
 from distributed.searches.baselines import STARTING_POINT
 from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables as search_tables
@@ -75,9 +74,11 @@ def searched(
     return experiment
 
 
-def table() -> Table:
-    rows = [[EVIL, Cell(text="63.2 ± 0.4", value=0.632, strong=True), None], ["b", 1, 0.25]]
-    return Table(columns=("variant", "balanced accuracy", "p"), rows=rows, caption="a caption")
+def table() -> ReportTable:
+    rows = [[EVIL, TableCell(text="63.2 ± 0.4", value=0.632, strong=True), None], ["b", 1, 0.25]]
+    return ReportTable(
+        columns=("variant", "balanced accuracy", "p"), rows=rows, caption="a caption"
+    )
 
 
 def sections() -> list[Section]:
@@ -94,7 +95,7 @@ def sections() -> list[Section]:
 
 
 def test_page_is_self_contained_and_small(tmp_path: Path) -> None:
-    path = report.write(tmp_path, "A study", sections(), lead="made today")
+    path = report.write_report(tmp_path, "A study", sections(), lead="made today")
     page = path.read_text()
     assert path.stat().st_size < 2_500_000
     assert Tags(page).addresses == ["#what-is-shown"]  # nothing is fetched
@@ -102,7 +103,7 @@ def test_page_is_self_contained_and_small(tmp_path: Path) -> None:
 
 
 def test_page_without_figures_carries_no_library(tmp_path: Path) -> None:
-    path = report.write(tmp_path, "A study", [Section("Words", [Text("only words")])])
+    path = report.write_report(tmp_path, "A study", [Section("Words", [Text("only words")])])
     assert path.stat().st_size < 10_000
 
 
@@ -138,7 +139,7 @@ def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abc&12345678")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/tmp/where-the-token-lies")
     words = "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678 /tmp/where-the-token-lies mail@example.org"
-    path = report.write(tmp_path, "t", [Section("s", [Code(words)])])
+    path = report.write_report(tmp_path, "t", [Section("s", [Code(words)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
         assert (
             "postgresql://***@host/db s3://***@bucket/x *** /tmp/where-the-token-lies mail@example.org"
@@ -151,14 +152,14 @@ def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
-    report.write_file(path, "old")
+    report.write_atomically(path, "old")
 
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
-        report.write_file(path, "new")
+        report.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -171,7 +172,7 @@ def test_numbers_sort_by_value_and_keep_their_precision() -> None:
 
 def test_markdown_emphasises_nothing_that_is_a_users() -> None:
     assert (
-        tables.markdown_text("__init__ few_shot ~~x~~ $y$ &lt;")
+        tables.escape_markdown("__init__ few_shot ~~x~~ $y$ &lt;")
         == r"\_\_init\_\_ few_shot \~\~x\~\~ \$y\$ &amp;lt;"
     )
 
@@ -184,7 +185,8 @@ def test_latex_is_escaped() -> None:
     assert r"\begin{tabular}{lrr}" in found
     assert r"\label{tab:x}" in found
     first = tables.to_latex(
-        Table(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]), label="tab:my%study"
+        ReportTable(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]),
+        label="tab:my%study",
     )
     assert "{}[x] & 1" in first, "else an option of the line before"
     assert "{}* & 2" in first
@@ -205,7 +207,9 @@ def test_names_that_differ_in_what_a_file_name_loses_stay_apart(one: str, other:
 
 
 def test_long_listings_are_folded() -> None:
-    page = tables.to_html(Table(columns=("a",), rows=[[1], [2]], caption="All runs", folded=True))
+    page = tables.to_html(
+        ReportTable(columns=("a",), rows=[[1], [2]], caption="All runs", folded=True)
+    )
     assert page.startswith("<details><summary>All runs (2 rows)</summary>")
 
 
@@ -221,7 +225,7 @@ def test_long_listings_are_folded() -> None:
     ],
 )
 def test_numbers_read_plainly(value: float, shown: str) -> None:
-    assert tables.number(value) == shown
+    assert tables.format_number(value) == shown
 
 
 def test_a_search_says_what_three_seeds_cannot_show(tmp_path: Path) -> None:

@@ -12,14 +12,18 @@ from scipy import stats
 
 from distributed.reporting import significance
 from distributed.reporting.significance import (
-    compare,
-    holm,
-    interval,
-    paired,
-    rank,
+    bootstrap_interval,
+    compare_to_reference,
+    holm_correction,
+    paired_comparison,
+    rank_variants,
     summarise,
 )
-from distributed.reporting.verdicts import floor_note, helps, in_words
+from distributed.reporting.verdicts import (
+    describe_comparison,
+    describe_whether_helps,
+    seed_limit_note,
+)
 
 CONCAT = dict(enumerate([0.50, 0.52, 0.49, 0.51, 0.53]))
 BETTER = dict(enumerate([0.55, 0.58, 0.53, 0.56, 0.57]))
@@ -57,7 +61,7 @@ def test_equal_values_have_no_spread_even_after_rounding() -> None:
 
 def test_bootstrap_interval_of_five_normal_values_covers_about_95_percent() -> None:
     draws = np.random.default_rng(0).normal(size=(400, 5))
-    hits = sum(low <= 0 <= high for low, high in map(interval, draws))
+    hits = sum(low <= 0 <= high for low, high in map(bootstrap_interval, draws))
     assert hits / 400 == pytest.approx(
         0.9375, abs=0.03
     )  # the plain percentile interval covers 0.83
@@ -65,13 +69,13 @@ def test_bootstrap_interval_of_five_normal_values_covers_about_95_percent() -> N
 
 def test_interval_agrees_with_the_t_interval_for_many_values() -> None:
     values = np.random.default_rng(0).normal(size=200)
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     expected = stats.t.interval(0.95, 199, loc=values.mean(), scale=stats.sem(values))
     assert (low, high) == pytest.approx(expected, abs=0.01)
 
 
 def test_paired_numbers_are_those_of_scipy_and_of_the_hand() -> None:
-    found = paired(BETTER, CONCAT)
+    found = paired_comparison(BETTER, CONCAT)
     ours, theirs = list(BETTER.values()), list(CONCAT.values())
     gaps = np.subtract(ours, theirs)  # .05 .06 .04 .05 .04
     assert found.difference == pytest.approx(0.048)
@@ -85,7 +89,7 @@ def test_paired_numbers_are_those_of_scipy_and_of_the_hand() -> None:
 def test_wilcoxon_without_ties_is_the_exact_test() -> None:
     ours = {i: v for i, v in enumerate([1.1, 2.3, 2.75, 4.8, 4.4, 6.05, 7.7])}
     theirs = {i: float(i + 1) for i in range(7)}
-    assert paired(ours, theirs).wilcoxon_p == pytest.approx(
+    assert paired_comparison(ours, theirs).wilcoxon_p == pytest.approx(
         stats.wilcoxon([ours[i] - theirs[i] for i in range(7)], method="exact").pvalue
     )
 
@@ -101,21 +105,26 @@ def test_wilcoxon_without_ties_is_the_exact_test() -> None:
 )
 def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p: float) -> None:
     # the last one: ranks 1.5 3 4 5 -1.5, sum 12; 3 of 32 flips reach 12 (none or one of the two 1.5s negative), 3 reach -12
-    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(len(gaps)), 0.0)).wilcoxon_p == p
+    assert (
+        paired_comparison(dict(enumerate(gaps)), dict.fromkeys(range(len(gaps)), 0.0)).wilcoxon_p
+        == p
+    )
 
 
 def test_wilcoxon_of_many_pairs_is_that_of_scipy() -> None:
     gaps = np.random.default_rng(0).normal(0.3, 1, 30)
-    assert paired(dict(enumerate(gaps)), dict.fromkeys(range(30), 0.0)).wilcoxon_p == pytest.approx(
-        stats.wilcoxon(gaps).pvalue
-    )
+    assert paired_comparison(
+        dict(enumerate(gaps)), dict.fromkeys(range(30), 0.0)
+    ).wilcoxon_p == pytest.approx(stats.wilcoxon(gaps).pvalue)
 
 
 def test_holm_by_hand() -> None:
     # sorted .01 .02 .03 .04: x4 .04, x3 .06, x2 .06, x1 max(.04, .06)
-    assert holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm_correction([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx(
+        [0.06, 0.04, None, 0.06, 0.06]
+    )
+    assert holm_correction([0.6, 0.7]) == [1.0, 1.0]
+    assert holm_correction([]) == []
 
 
 def test_correction_makes_the_family_count() -> None:
@@ -123,7 +132,10 @@ def test_correction_makes_the_family_count() -> None:
         f"other {i}": {s: v + 0.001 * math.sin(7 * s + i) for s, v in CONCAT.items()}
         for i in range(9)
     }
-    found = {c.name: c for c in compare({"concat": CONCAT, "better": BETTER, **noise}, "concat")}
+    found = {
+        c.name: c
+        for c in compare_to_reference({"concat": CONCAT, "better": BETTER, **noise}, "concat")
+    }
     assert found["better"].family == 10
     assert found["better"].t_holm == pytest.approx(10 * found["better"].t_p)
     assert found["better"].verdict == "higher"
@@ -131,7 +143,7 @@ def test_correction_makes_the_family_count() -> None:
 
 
 def test_unpaired_seeds_are_left_out() -> None:
-    found = paired({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 3.0})
+    found = paired_comparison({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 3.0})
     assert (found.n, found.difference) == (2, pytest.approx(0.75))
 
 
@@ -146,33 +158,36 @@ def test_unpaired_seeds_are_left_out() -> None:
     ],
 )
 def test_degenerate_comparisons_say_why(ours: dict[int, float], verdict: str, reason: str) -> None:
-    (found,) = compare({"concat": CONCAT, "other": ours}, "concat")
+    (found,) = compare_to_reference({"concat": CONCAT, "other": ours}, "concat")
     assert found.verdict == verdict
     assert reason in found.reason
     assert not any(
         isinstance(v, float) and math.isnan(v)
         for v in (getattr(found, f.name) for f in fields(found))
     )
-    assert "nan" not in in_words(found, "accuracy").lower()
+    assert "nan" not in describe_comparison(found, "accuracy").lower()
 
 
 def test_unknown_reference_is_named() -> None:
     with pytest.raises(ValueError, match="the reference must be one of the variants: a; got 'b'"):
-        compare({"a": CONCAT}, "b")
+        compare_to_reference({"a": CONCAT}, "b")
 
 
 def test_results_do_not_depend_on_the_order_of_rows() -> None:
     rng = random.Random(0)
     scores = {name: {s: rng.random() for s in range(8)} for name in "abcd"}
-    expected = {c.name: c for c in compare(scores, "a")}
-    ranks = rank({n: {str(k): v for k, v in s.items()} for n, s in scores.items()})
+    expected = {c.name: c for c in compare_to_reference(scores, "a")}
+    ranks = rank_variants({n: {str(k): v for k, v in s.items()} for n, s in scores.items()})
     for _ in range(5):
         shuffled = {
             n: dict(rng.sample(list(s.items()), len(s)))
             for n, s in rng.sample(list(scores.items()), len(scores))
         }
-        assert {c.name: c for c in compare(shuffled, "a")} == expected
-        assert rank({n: {str(k): v for k, v in s.items()} for n, s in shuffled.items()}) == ranks
+        assert {c.name: c for c in compare_to_reference(shuffled, "a")} == expected
+        assert (
+            rank_variants({n: {str(k): v for k, v in s.items()} for n, s in shuffled.items()})
+            == ranks
+        )
         assert summarise(list(shuffled["b"].values())) == summarise(list(scores["b"].values()))
 
 
@@ -246,13 +261,13 @@ DEMSAR = {
 
 
 def test_ranks_and_critical_difference_are_those_of_demsar() -> None:
-    found = rank(
+    found = rank_variants(
         {name: {str(i): v for i, v in enumerate(values)} for name, values in DEMSAR.items()}
     )
     assert found.ranks == pytest.approx(
         {"C4.5+m": 2.000, "C4.5+m+cf": 1.964, "C4.5+cf": 2.893, "C4.5": 3.143}, abs=5e-4
     )
-    assert found.distance == pytest.approx(
+    assert found.critical_difference == pytest.approx(
         2.569 * math.sqrt(4 * 5 / (6 * 14)), abs=2e-3
     )  # 1.25 in the paper
     assert found.p == pytest.approx(stats.friedmanchisquare(*DEMSAR.values()).pvalue)
@@ -264,12 +279,12 @@ def test_critical_difference_separates_a_clear_winner() -> None:
         name: {str(d): level + 0.001 * d for d in range(12)}
         for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()
     }
-    found = rank(table)
+    found = rank_variants(table)
     assert list(found.ranks.items()) == [("good", 1.0), ("fair", 2.0), ("poor", 3.0)]
     # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957: neighbours differ by 1, so no group
-    assert found.distance == pytest.approx(0.957, abs=1e-3)
+    assert found.critical_difference == pytest.approx(0.957, abs=1e-3)
     assert found.groups == ()
-    assert rank(table, lower_is_better=True).ranks["poor"] == 1.0
+    assert rank_variants(table, lower_is_better=True).ranks["poor"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -284,16 +299,16 @@ def test_critical_difference_separates_a_clear_winner() -> None:
     ],
 )
 def test_ranking_without_a_test_says_why(table: dict[str, dict[str, float]], reason: str) -> None:
-    found = rank(table)
+    found = rank_variants(table)
     assert found.p is None
     assert reason in found.reason
 
 
 def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
     """Of two variants on four sets the difference 0.98 would tell apart what a sign test gives p = 0.125."""
-    two = rank({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
-    assert (two.distance, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
-    mixed = rank(
+    two = rank_variants({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
+    assert (two.critical_difference, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
+    mixed = rank_variants(
         {
             "a": {"x": 1.0, "y": 2.0, "z": 3.0},
             "b": {"x": 2.0, "y": 3.0, "z": 1.0},
@@ -301,28 +316,32 @@ def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
         }
     )
     assert mixed.p == pytest.approx(1.0)
-    assert (mixed.distance, mixed.groups) == (None, (("a", "b", "c"),))
+    assert (mixed.critical_difference, mixed.groups) == (None, (("a", "b", "c"),))
 
 
 def test_words_say_better_worse_and_noise() -> None:
-    better, similar = compare(
+    better, similar = compare_to_reference(
         {"concatenation": CONCAT, "confidence": BETTER, "gate": SIMILAR}, "concatenation"
     )
-    assert in_words(better, "balanced accuracy").startswith(
+    assert describe_comparison(better, "balanced accuracy").startswith(
         "confidence is better than concatenation in balanced accuracy (+4.8 points"
     )
-    assert "is worse than" in in_words(better, "NLL", scale=1, unit="", lower_is_better=True)
-    assert "inside the noise" in in_words(similar, "balanced accuracy")
-    assert helps("fusion", better, "balanced accuracy").startswith("Fusion helps here: ")
-    assert helps("fusion", better, "NLL", lower_is_better=True).startswith(
+    assert "is worse than" in describe_comparison(
+        better, "NLL", scale=1, unit="", lower_is_better=True
+    )
+    assert "inside the noise" in describe_comparison(similar, "balanced accuracy")
+    assert describe_whether_helps("fusion", better, "balanced accuracy").startswith(
+        "Fusion helps here: "
+    )
+    assert describe_whether_helps("fusion", better, "NLL", lower_is_better=True).startswith(
         "Fusion does harm here: "
     )
-    assert helps("fusion", similar, "balanced accuracy").startswith(
+    assert describe_whether_helps("fusion", similar, "balanced accuracy").startswith(
         "Fusion does not help here as far as 5 seeds can show: "
     )
-    (same,) = compare({"a": CONCAT, "b": dict(CONCAT)}, "a")
+    (same,) = compare_to_reference({"a": CONCAT, "b": dict(CONCAT)}, "a")
     assert (
-        helps("having experts", same, "accuracy")
+        describe_whether_helps("having experts", same, "accuracy")
         == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
     )
 
@@ -339,21 +358,23 @@ def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
         t_holm=0.12,
         family=6,
     )
-    assert "does not survive the correction for 6 comparisons, so inside the noise" in in_words(
-        lost, "accuracy"
+    assert (
+        "does not survive the correction for 6 comparisons, so inside the noise"
+        in describe_comparison(lost, "accuracy")
     )
-    never = in_words(
+    never = describe_comparison(
         replace(lost, t_p=0.29, t_holm=0.58), "accuracy"
     )  # all seeds on one side, far apart
     assert "inside the noise" in never
     assert "correction" not in never
     tiny = replace(lost, difference=-0.0002, low=-0.0004, high=-0.0001, t_holm=0.04)
-    assert "is worse than b in accuracy (less than 0.05 points, 95 % interval" in in_words(
-        tiny, "accuracy"
+    assert (
+        "is worse than b in accuracy (less than 0.05 points, 95 % interval"
+        in describe_comparison(tiny, "accuracy")
     )
 
 
 def test_few_seeds_are_owned_up_to() -> None:
-    assert "One seed" in floor_note(1)
-    assert "cannot go below p = 0.0625" in floor_note(5)
-    assert floor_note(6) == ""
+    assert "One seed" in seed_limit_note(1)
+    assert "cannot go below p = 0.0625" in seed_limit_note(5)
+    assert seed_limit_note(6) == ""

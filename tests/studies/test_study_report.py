@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from distributed.reporting.page import Figure
-from distributed.reporting.tables import Table, text
-from distributed.reporting.verdicts import signed
+from distributed.reporting.tables import ReportTable, cell_text
+from distributed.reporting.verdicts import format_signed
 from distributed.studies import board as study_board
 from distributed.studies import figures as study_figures
 from distributed.studies import report as study_report
@@ -215,8 +215,8 @@ def values(
     return np.array([r[f"test/{metric}"] for r in sorted(rows, key=lambda r: r["seed"])])
 
 
-def by_column(table: Table, row: int) -> dict[str, str]:
-    return dict(zip(table.columns, map(text, table.rows[row]), strict=True))
+def by_column(table: ReportTable, row: int) -> dict[str, str]:
+    return dict(zip(table.columns, map(cell_text, table.rows[row]), strict=True))
 
 
 def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None:
@@ -237,13 +237,15 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     for i, name in enumerate(("confidence", "late")):
         found, short = by_column(tests, i), by_column(main, i + 1)
         assert (found["variant"], short["variant"]) == (name, name)
-        assert found["difference"] == signed(100 * gaps[name].mean())
+        assert found["difference"] == format_signed(100 * gaps[name].mean())
         assert float(found["t p"].replace("< 0.001", "0")) == pytest.approx(t[name], abs=1e-3)
         assert float(found["Holm"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
         assert float(found["Wilcoxon p"]) == pytest.approx(w[name], abs=1e-3)
-        assert short["difference"].startswith(signed(100 * gaps[name].mean()))
+        assert short["difference"].startswith(format_signed(100 * gaps[name].mean()))
         assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
-    assert by_column(main, 1)["few-shot accuracy: difference"].startswith(signed(100 * tail.mean()))
+    assert by_column(main, 1)["few-shot accuracy: difference"].startswith(
+        format_signed(100 * tail.mean())
+    )
     alike = study_report.main_table(replace(state.study, tail="balanced_accuracy"), seen)
     assert (len(set(alike.columns)), len(alike.columns)) == (
         len(alike.columns),
@@ -421,7 +423,7 @@ def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
     assert "Worse: late" in words.replace("worse", "Worse")
     assert "confidence 1.00, concatenation 2.00, late 3.00" in words
     (table,) = [
-        b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, Table)
+        b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, ReportTable)
     ]
     assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
     (forest, *_) = study_figures.forests(state.study, seen, "nll")

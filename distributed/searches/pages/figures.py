@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from distributed.reporting.figures import COLOURS, NOISE, blank, label, translucent
+from distributed.reporting.figures import COLOURS, GREY, empty_figure, short_label, with_opacity
 
 SCALE = "Viridis"
 Trials = Sequence[Mapping[str, Any]]
@@ -56,10 +56,10 @@ def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float 
     rows = _having(trials, metric)
     dimensions = [_dimension(rows, n) for n in varied(rows, names)]
     scores = [t[metric] * scale for t in rows]
-    figure = blank(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
+    figure = empty_figure(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
     line = {"color": scores, "colorscale": SCALE, "showscale": True}
     figure.add_parcoords(
-        dimensions=[*dimensions, {"label": label(metric, 22), "values": scores}],
+        dimensions=[*dimensions, {"label": short_label(metric, 22), "values": scores}],
         line=line,
         labelangle=-12,
     )
@@ -69,13 +69,13 @@ def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float 
 def _dimension(rows: Trials, name: str) -> dict[str, Any]:
     values = [t.get(name) for t in rows]
     known = [v for v in values if usable(v)]
-    short = label(name.split(".", 1)[-1], 22)
+    short = short_label(name.split(".", 1)[-1], 22)
     if not _is_number(known):
         kinds = sorted({str(v) for v in known})
         places = {k: i for i, k in enumerate(kinds)}
         ticks: dict[str, Any] = {
             "tickvals": list(places.values()),
-            "ticktext": [label(k, 14) for k in kinds],
+            "ticktext": [short_label(k, 14) for k in kinds],
         }
         return {
             "label": short,
@@ -114,31 +114,31 @@ def slices(
         horizontal_spacing=0.05,
         vertical_spacing=min(0.25, 0.5 / rows),
     )
-    figure.update_layout(blank(60 + 240 * rows).layout)
+    figure.update_layout(empty_figure(60 + 240 * rows).layout)
     figure.update_layout(showlegend=False)
     for i, name in enumerate(kept):
         points = _having(trials, metric, name)
         values = [t[name] for t in points]
         place = {"row": i // across + 1, "col": i % across + 1}
         marker = {"color": list(range(len(points))), "colorscale": SCALE, "size": 7, "opacity": 0.8}
-        xs = values if _is_number(values) else [label(v, 14) for v in values]
+        xs = values if _is_number(values) else [short_label(v, 14) for v in values]
         figure.add_scatter(
             x=xs, y=[t[metric] * scale for t in points], mode="markers", marker=marker, **place
         )
         figure.update_xaxes(
-            title={"text": label(name, 26), "font": {"size": 12}},
+            title={"text": short_label(name, 26), "font": {"size": 12}},
             type="log" if _is_log(values) else None,
             automargin=True,
             **place,
         )
-    figure.update_yaxes(title={"text": label(metric)}, col=1)
+    figure.update_yaxes(title={"text": short_label(metric)}, col=1)
     return figure
 
 
 def contour(trials: Trials, x: str, y: str, metric: str, *, scale: float = 100) -> go.Figure:
     """The metric over two settings: trials as dots, filled between them where there are enough (never beyond them)."""
     points = [t for t in _having(trials, x, y, metric) if _is_number([t[x], t[y]])]
-    figure = blank(460, x=label(x), y=label(y), showlegend=False)
+    figure = empty_figure(460, x=short_label(x), y=short_label(y), showlegend=False)
     xs, ys, zs = ([float(t[n]) for t in points] for n in (x, y, metric))
     log_x, log_y = _is_log(xs), _is_log(ys)
     zs = [z * scale for z in zs]
@@ -152,7 +152,7 @@ def contour(trials: Trials, x: str, y: str, metric: str, *, scale: float = 100) 
             gx, gy, gz = grid
             surface = {
                 "colorscale": SCALE,
-                "colorbar": {"title": {"text": label(metric, 20)}},
+                "colorbar": {"title": {"text": short_label(metric, 20)}},
                 "contours": {"coloring": "heatmap"},
                 "line": {"width": 0.5},
             }
@@ -215,17 +215,17 @@ def front(
 def pareto(trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()) -> go.Figure:
     """Two metrics against each other; the trials on the front are joined."""
     points, best = _having(trials, first, second), front(trials, first, second, lower=lower)
-    figure = blank(
+    figure = empty_figure(
         440,
-        x=label(first) + (" (lower is better)" if first in lower else ""),
-        y=label(second) + (" (lower is better)" if second in lower else ""),
+        x=short_label(first) + (" (lower is better)" if first in lower else ""),
+        y=short_label(second) + (" (lower is better)" if second in lower else ""),
     )
     figure.add_scatter(
         x=[t[first] for t in points],
         y=[t[second] for t in points],
         mode="markers",
         name="trial",
-        marker={"color": NOISE, "size": 7},
+        marker={"color": GREY, "size": 7},
     )
     line = {"color": COLOURS[1], "width": 2, "shape": "linear"}
     figure.add_scatter(
@@ -242,13 +242,13 @@ def pareto(trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()
 def importances(shares: Mapping[str, float]) -> go.Figure:
     """How much of the metric's variation each setting explains."""
     ordered = sorted(shares.items(), key=lambda item: item[1])
-    figure = blank(
+    figure = empty_figure(
         90 + 28 * max(2, len(ordered)), x="share of the variation explained", showlegend=False
     )
     figure.add_bar(
         x=[v for _, v in ordered],
-        y=[label(n) for n, _ in ordered],
+        y=[short_label(n) for n, _ in ordered],
         orientation="h",
-        marker={"color": translucent(COLOURS[0], 0.9)},
+        marker={"color": with_opacity(COLOURS[0], 0.9)},
     )
     return figure

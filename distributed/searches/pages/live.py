@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from distributed.reporting.tables import Table, text
+from distributed.reporting.tables import ReportTable, cell_text
 from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables
 from distributed.searches.records import SearchRecord
@@ -113,9 +113,9 @@ class SearchView:
         return shown
 
 
-def print_table(table: Table) -> None:
+def print_table(table: ReportTable) -> None:
     """A table as plain aligned columns on stdout: it may be a log."""
-    cells = [list(table.columns), *[[text(c) for c in row] for row in table.rows]]
+    cells = [list(table.columns), *[[cell_text(c) for c in row] for row in table.rows]]
     widths = [min(60, max(len(row[i]) for row in cells)) for i in range(len(table.columns))]
     print(f"\n{table.caption}")
     for row in cells:

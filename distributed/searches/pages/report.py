@@ -15,7 +15,7 @@ from distributed.reporting.page import (
     Figure,
     Section,
     Text,
-    write,
+    write_report,
 )
 from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables
@@ -289,6 +289,6 @@ class Writer:
         self.write_all(True)
 
 
-def write_report(folder: Path, experiment: Experiment, found: list[Section]) -> None:
+def write_search_report(folder: Path, experiment: Experiment, found: list[Section]) -> None:
     words = f"{len(experiment.configurations())} configurations, decided by {tables.plain(experiment.metric)} on validation"
-    write(folder, "Search", found, lead=words)
+    write_report(folder, "Search", found, lead=words)

@@ -10,10 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed.config import setting_fields, to_toml
-from distributed.reporting.page import write_file
-from distributed.reporting.significance import ALPHA, Comparison, Summary, compare, summarise
-from distributed.reporting.tables import Cell, Table, number
-from distributed.reporting.verdicts import floor_note, in_words, one_sided
+from distributed.reporting.page import write_atomically
+from distributed.reporting.significance import (
+    ALPHA,
+    Comparison,
+    Summary,
+    compare_to_reference,
+    summarise,
+)
+from distributed.reporting.tables import ReportTable, TableCell, format_number
+from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
 from distributed.searches.baselines import STARTING_POINT
 from distributed.searches.experiment import Experiment, Standing
 from distributed.searches.records import SearchRecord
@@ -85,7 +91,9 @@ def against_start(experiment: Experiment, winner: Standing) -> Comparison | None
     if start is None or start is winner.record:
         return None
     compared = {r.name: seeds_of(experiment, r, experiment.metric) for r in experiment.candidates()}
-    found = next(c for c in compare(compared, start.name) if c.name == winner.record.name)
+    found = next(
+        c for c in compare_to_reference(compared, start.name) if c.name == winner.record.name
+    )
     return dataclasses.replace(found, name="the best found", reference=called(start))
 
 
@@ -105,19 +113,21 @@ def verdict(experiment: Experiment) -> str:
         return f"The best so far is {title(winner.record)}; there is no finished run of the starting point to compare it with."
     metric, lower = experiment.metric, metric_named(experiment.metric).lower_is_better
     unit = "points" if percent(metric) else ""
-    words = in_words(found, plain(metric), scale=scale_of(metric), unit=unit, lower_is_better=lower)
+    words = describe_comparison(
+        found, plain(metric), scale=scale_of(metric), unit=unit, lower_is_better=lower
+    )
     chosen = f" p is corrected for the {found.family} that were compared with {found.reference}; the gap is that of the best of them."
     return words[0].upper() + words[1:] + (chosen if found.family > 1 else "")
 
 
 def limits(experiment: Experiment) -> str:
     """What so few seeds cannot show; nothing where there are no replicates, or enough."""
-    return floor_note(experiment.replicates) if experiment.replicates > 1 else ""
+    return seed_limit_note(experiment.replicates) if experiment.replicates > 1 else ""
 
 
 def _nominal(seeds: int) -> str:
     """How the interval of so few seeds is to be read."""
-    missed = one_sided(seeds)
+    missed = smallest_wilcoxon_p(seeds)
     return (
         "95 % interval"
         if seeds < 2 or missed <= ALPHA
@@ -129,7 +139,7 @@ def title(record: SearchRecord) -> str:
     return IN_WORDS.get(record.job.label, record.job.label) or f"trial {record.name}"
 
 
-def standings(experiment: Experiment) -> Table:
+def standings(experiment: Experiment) -> ReportTable:
     """The best found, the defaults and the baselines, on validation."""
     winner, metric = experiment.winner(), experiment.metric
     rows = []
@@ -145,8 +155,8 @@ def standings(experiment: Experiment) -> Table:
         rest = [shown(summary(experiment, record, m).mean, m) for m in experiment.metrics[1:]]
         rows.append(
             (
-                Cell(text=name, strong=best),
-                Cell(text=words, value=value.mean, strong=best),
+                TableCell(text=name, strong=best),
+                TableCell(text=words, value=value.mean, strong=best),
                 *rest,
                 value.n,
             )
@@ -165,10 +175,12 @@ def standings(experiment: Experiment) -> Table:
         if count == 1
         else f"mean of {count} fresh seeds with its {_nominal(count)}"
     )
-    return Table(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
+    return ReportTable(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 
-def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[str, Any]) -> Table:
+def settings(
+    experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> ReportTable:
     """The winner's settings that differ from the defaults, with what each means."""
     winner = experiment.winner()
     values = {} if winner is None else {**base, **winner.record.job.settings}
@@ -189,14 +201,14 @@ def settings(experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[
         for k in order
     ]
     columns = ("setting", "best", "default", "chosen by", "meaning")
-    return Table(
+    return ReportTable(
         columns=columns, rows=rows, caption="Best settings, where they differ from the defaults"
     )
 
 
 def _value(value: Any) -> str:
     return (
-        number(value, 3)
+        format_number(value, 3)
         if isinstance(value, int | float) and not isinstance(value, bool)
         else str(value)
     )
@@ -224,7 +236,7 @@ def row(experiment: Experiment, record: SearchRecord) -> dict[str, Any]:
     }
 
 
-def trials(experiment: Experiment, *, short: bool = False, folded: bool = False) -> Table:
+def trials(experiment: Experiment, *, short: bool = False, folded: bool = False) -> ReportTable:
     """Every configuration in the order it was tried: every column there is, or with `short` those that a reader wants."""
     rows = [row(experiment, r) for r in experiment.configurations()]
     searched = list(dict.fromkeys(k for r in experiment.configurations() for k in r.job.settings))
@@ -245,7 +257,7 @@ def trials(experiment: Experiment, *, short: bool = False, folded: bool = False)
             )
             or c in searched
         ]
-    return Table(
+    return ReportTable(
         columns=tuple(columns),
         rows=[[r.get(c) for c in columns] for r in rows],
         caption="All configurations",
@@ -253,16 +265,16 @@ def trials(experiment: Experiment, *, short: bool = False, folded: bool = False)
     )
 
 
-def failures(experiment: Experiment) -> Table:
+def failures(experiment: Experiment) -> ReportTable:
     failed = [
         r for r in experiment.of_kind("search", "named", "replicate", "test") if r.state == "failed"
     ]
-    return Table(
+    return ReportTable(
         columns=("run", "reason"), rows=[(r.name, r.reason) for r in failed], caption="Failed runs"
     )
 
 
-def test_scores(experiment: Experiment) -> Table:
+def test_scores(experiment: Experiment) -> ReportTable:
     """The winner on the test split."""
     runs, rows = experiment.tests(), []
     for metric in dict.fromkeys(
@@ -282,7 +294,7 @@ def test_scores(experiment: Experiment) -> Table:
             rows.append(
                 (
                     plain(metric),
-                    Cell(
+                    TableCell(
                         text=shown(found.mean, metric) + interval(found, metric), value=found.mean
                     ),
                     found.n,
@@ -291,7 +303,7 @@ def test_scores(experiment: Experiment) -> Table:
     caption = f"The winner on the test split, {when_read(experiment)}"
     if len(runs) > 1:
         caption += f" (mean with its {_nominal(len(runs))})"
-    return Table(columns=("metric", "test split", "runs"), rows=rows, caption=caption)
+    return ReportTable(columns=("metric", "test split", "runs"), rows=rows, caption=caption)
 
 
 def when_read(experiment: Experiment) -> str:
@@ -306,7 +318,7 @@ def when_read(experiment: Experiment) -> str:
     )
 
 
-def cost(experiment: Experiment, wall: float) -> Table:
+def cost(experiment: Experiment, wall: float) -> ReportTable:
     ended = [
         r
         for r in experiment.of_kind("search", "named", "replicate", "test")
@@ -322,18 +334,18 @@ def cost(experiment: Experiment, wall: float) -> Table:
         ("seconds of training, all runs together", round(trained, 1)),
         ("seconds on the clock, this sitting", round(wall, 1)),
     ]
-    return Table(columns=("what", "how much"), rows=rows, caption="Cost")
+    return ReportTable(columns=("what", "how much"), rows=rows, caption="Cost")
 
 
 def write_files(experiment: Experiment, base: Mapping[str, Any]) -> None:
     """trials.csv and best.toml."""
     table, text = trials(experiment), io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
-    write_file(experiment.folder / "trials.csv", text.getvalue())
+    write_atomically(experiment.folder / "trials.csv", text.getvalue())
     winner = experiment.winner()
     if winner is not None:
         score = shown(winner.score(experiment.metric), experiment.metric)
         head = f"# {title(winner.record)}: {plain(experiment.metric)} {score} on validation. For python distributed/train.py --config\n"
-        write_file(
+        write_atomically(
             experiment.folder / "best.toml", head + to_toml({**base, **winner.record.job.settings})
         )
