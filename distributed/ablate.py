@@ -41,7 +41,9 @@ class DataSet:
 
 
 def parser() -> argparse.ArgumentParser:
-    shipped = "\n".join(f"  {name:12} {study.read(name).title}" for name in study.names())
+    shipped = "\n".join(
+        f"  {name:12} {study.read_study(name).title}" for name in study.study_names()
+    )
     made = options_.Parser(
         prog="ablate.py",
         description=__doc__,
@@ -102,21 +104,21 @@ def _quick_words() -> str:
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
-    asked = study.read(options.study)
+    asked = study.read_study(options.study)
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds must be at least 1; got {options.seeds}")
     seeds = options.seeds or (min(QUICK_SEEDS, asked.seeds) if options.quick else asked.seeds)
     extra = {**(QUICK if options.quick else {}), **config.parse_assignments(options.set)}
     sets = data_sets(options.data or [])
-    from distributed.studies.state import State, plans_of
+    from distributed.studies.state import StudyState, study_cells
 
-    plans = plans_of(asked, sets, seeds, extra, options.variants, options.conditions)
+    plans = study_cells(asked, sets, seeds, extra, options.variants, options.conditions)
     out = storage.absolute_location(
         options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}"
     )
     command = shlex.join(["python", "distributed/ablate.py", *argv])
     with storage.writable(out):
-        state = State.open(
+        state = StudyState.open(
             out,
             asked,
             plans,
@@ -263,10 +265,10 @@ def _start(
     state: Any, group: list[tuple[str, Cell]], sets: Mapping[str, DataSet], arrays: Any
 ) -> Any:
     """The task of one training."""
-    from distributed.studies.cell_runs import run_group
+    from distributed.studies.cell_runs import run_cells
 
     name, cells = group[0][0], [cell for _, cell in group]
-    return _task(run_group, cells[0]).remote(
+    return _task(run_cells, cells[0]).remote(
         sets[name].shards, cells, arrays, state.run_folder(group)
     )
 

@@ -13,7 +13,7 @@ from distributed.reporting.page import slug
 from distributed.runtime import storage
 from distributed.runtime.storage import is_uri, join
 from distributed.studies.definition import Cell
-from distributed.studies.results import Row
+from distributed.studies.results import CellRow
 from distributed.training.board import scalar_tag
 
 SHOWN = (
@@ -30,7 +30,7 @@ SHOWN = (
 def write(
     folder: str,
     group: Sequence[tuple[str, Cell]],
-    rows: Sequence[Row],
+    rows: Sequence[CellRow],
     history: Sequence[dict[str, float]],
     *,
     several: bool,
@@ -57,7 +57,7 @@ def _write_one(
     folder: str,
     data: str,
     cell: Cell,
-    row: Row,
+    row: CellRow,
     history: Sequence[dict[str, float]],
     last: int,
     several: bool,
@@ -77,7 +77,7 @@ def _write_one(
 
 
 def _events(
-    place: str, cell: Cell, row: Row, history: Sequence[dict[str, float]], last: int
+    place: str, cell: Cell, row: CellRow, history: Sequence[dict[str, float]], last: int
 ) -> None:
     from tensorboard.plugins.hparams import summary_v2
     from torch.utils.tensorboard import SummaryWriter

@@ -19,7 +19,7 @@ LEAVES = (4, 31)  # of a tree; 31 are scikit-learn's own
 MOST_CATEGORIES = 255  # scikit-learn's limit; a column with more is treated as numbers
 
 
-def run(
+def run_boosting(
     shards: str,
     settings: Mapping[str, Any],
     arrays: Mapping[str, Any] | None = None,
@@ -33,9 +33,9 @@ def run(
     job = RunSpec(shards=shards, settings=dict(settings))
     train = open_split(job, "train", Exchange(), arrays, train=False)  # every row once
     started = time.perf_counter()
-    models = fit(train, job.config.optim.seed)
+    models = fit_classifiers(train, job.config.optim.seed)
     seconds = time.perf_counter() - started
-    val = choices(models, open_split(job, "val", Exchange(), arrays))
+    val = metrics_by_size(models, open_split(job, "val", Exchange(), arrays))
     leaves, trees = max(val, key=lambda size: (val[size]["balanced_accuracy"], -size[1]))
     common = {"train_seconds": seconds, "best_epoch": trees, "val": val[leaves, trees]}
     found = []
@@ -43,17 +43,17 @@ def run(
         both = ",".join(filter(None, (job.config.data.corrupt, corruption)))
         tested = RunSpec(shards=shards, settings={**settings, "data.corrupt": both})
         test = open_split(tested, "test", Exchange(), arrays)
-        (judged,) = judge(models[leaves], test.schema, *columns(test), trees, trees)
+        (judged,) = staged_metrics(models[leaves], test.schema, *table_columns(test), trees, trees)
         found.append({**common, "test": judged})
     return found
 
 
-def fit(train: Any, seed: int) -> dict[int, Any]:
+def fit_classifiers(train: Any, seed: int) -> dict[int, Any]:
     """A classifier for every number of leaves."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    cells_NK, labels_N = columns(train)
-    kinds_K = categorical(train.schema)
+    cells_NK, labels_N = table_columns(train)
+    kinds_K = category_columns(train.schema)
     cells_NK[:, np.isnan(cells_NK).all(0)] = (
         0.0  # scikit-learn bins no column without a value; a constant one is never asked for
     )
@@ -69,17 +69,19 @@ def fit(train: Any, seed: int) -> dict[int, Any]:
     }
 
 
-def choices(models: Mapping[int, Any], source: Any) -> dict[tuple[int, int], dict[str, float]]:
+def metrics_by_size(
+    models: Mapping[int, Any], source: Any
+) -> dict[tuple[int, int], dict[str, float]]:
     """The metrics on the rows of a source by (leaves, trees a class)."""
-    rows = columns(source)
+    rows = table_columns(source)
     return {
         (leaves, n): m
         for leaves, model in models.items()
-        for n, m in enumerate(judge(model, source.schema, *rows), start=1)
+        for n, m in enumerate(staged_metrics(model, source.schema, *rows), start=1)
     }
 
 
-def judge(
+def staged_metrics(
     model: Any,
     schema: Schema,
     cells_NK: np.ndarray,
@@ -104,7 +106,7 @@ def judge(
     return found
 
 
-def columns(source: Any) -> tuple[np.ndarray, np.ndarray]:
+def table_columns(source: Any) -> tuple[np.ndarray, np.ndarray]:
     """All table cells of a source as numbers, NaN where missing, and the labels of its rows; rows without a label are left out."""
     parts, labels = [], []
     for batch in source.batches(0):
@@ -128,7 +130,7 @@ def columns(source: Any) -> tuple[np.ndarray, np.ndarray]:
     return cells_NK[labels_N >= 0], labels_N[labels_N >= 0]
 
 
-def categorical(schema: Schema) -> np.ndarray:
+def category_columns(schema: Schema) -> np.ndarray:
     """Which columns are categories, in the order of `columns`."""
     kinds: list[bool] = []
     for table in schema.tables:

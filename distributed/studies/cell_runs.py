@@ -15,8 +15,8 @@ from distributed.inference import weighing as inference
 from distributed.shards.manifest import read_manifest
 from distributed.shards.sampling import Ints, training_counts
 from distributed.studies import boosting
-from distributed.studies.definition import RAREST, Cell
-from distributed.studies.results import Row, flat
+from distributed.studies.definition import RAREST_ACCURACY, Cell
+from distributed.studies.results import CellRow, finite_metrics
 from distributed.training import run
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
@@ -28,20 +28,22 @@ from model.batch import Batch
 Arrays = Mapping[str, Any]
 
 
-def run_group(
+def run_cells(
     shards: str, cells: Sequence[Cell], arrays: Arrays | None = None, folder: str = ""
-) -> tuple[list[Row], list[dict[str, float]]]:
+) -> tuple[list[CellRow], list[dict[str, float]]]:
     """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row.
 
     folder: where a training keeps its state, or a training of several workers its run; the state stays until the rows are on disk.
     """
     try:
         if cells[0].model == "boosting":
-            found = boosting.run(
+            found = boosting.run_boosting(
                 shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells]
             )
             return _described(
-                shards, cells[0].settings, [{"state": "done", **flat(metrics)} for metrics in found]
+                shards,
+                cells[0].settings,
+                [{"state": "done", **finite_metrics(metrics)} for metrics in found],
             ), []
         checkpoint, metrics, history = train(shards, cells, arrays, folder)
     except Exception as error:
@@ -53,7 +55,7 @@ def run_group(
     ), history
 
 
-def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[CellRow]) -> list[CellRow]:
     """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
     imbalance ratio, unlike few-shot classes."""
     data, manifest = (
@@ -73,7 +75,11 @@ def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[Row]) ->
     for row in rows:
         recalls = [row[name] for name in rarest if name in row]
         found.append(
-            {**facts, **row, **({f"test/{RAREST}": float(np.mean(recalls))} if recalls else {})}
+            {
+                **facts,
+                **row,
+                **({f"test/{RAREST_ACCURACY}": float(np.mean(recalls))} if recalls else {}),
+            }
         )
     return found
 
@@ -100,12 +106,12 @@ def _tested(
     checkpoint: Checkpoint,
     metrics: Mapping[str, Any],
     arrays: Arrays | None,
-) -> Row:
-    whole = flat(metrics)
+) -> CellRow:
+    whole = finite_metrics(metrics)
     if not cell.test:
         return {"state": "done", **whole}
     try:
-        found, note = examine(shards, cell, checkpoint, arrays)
+        found, note = score_under_test_conditions(shards, cell, checkpoint, arrays)
     except Exception as error:
         return {"state": "failed", "reason": run.failure_reason(error)}
     kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
@@ -117,7 +123,7 @@ def _tested(
     }
 
 
-def examine(
+def score_under_test_conditions(
     shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | None = None
 ) -> tuple[dict[str, float], str]:
     """Metrics of the test split under the cell's test conditions, the experts' weights among them, and the guard's note."""
@@ -133,7 +139,7 @@ def examine(
     source = open_split(job, "test", Exchange(), arrays)
     if cell.test.get("shift"):
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
-        source = Chosen(
+        source = SelectedRows(
             source,
             testing.shifted(
                 labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed
@@ -162,7 +168,7 @@ def examine(
 
 
 @dataclass
-class Chosen:
+class SelectedRows:
     """Some rows of a source, by their positions in it."""
 
     source: Any

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distributed.config import Config, apply_changes, split_list
-from distributed.studies.definition import Cell, Choice, Study, dotted
+from distributed.studies.definition import Cell, Choice, Study, dotted_names
 
-PLACE = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
+PLACEHOLDER = re.compile(r"\{([\w.]+(?:=\w+)?)\}")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DataSetCells:
     """All cells of a study on one data set, its variants and conditions in order, and what was left out and why.
 
     whole: of a plan that was cut down to some variants and conditions, the one before the cut.
@@ -26,9 +26,9 @@ class Plan:
     conditions: tuple[Choice, ...]
     left_out: tuple[str, ...]
     modalities: tuple[str, ...] = ()
-    whole: Plan | None = None
+    whole: DataSetCells | None = None
 
-    def narrow(self, cells: Iterable[Cell]) -> Plan:
+    def narrow(self, cells: Iterable[Cell]) -> DataSetCells:
         """The plan with these of its cells only, and the variants and conditions that they have."""
         kept = tuple(cells)
         variants, conditions = {c.variant for c in kept}, {c.condition for c in kept}
@@ -41,13 +41,13 @@ class Plan:
         )
 
 
-def plan(
+def cells_for_data_set(
     study: Study,
     modalities: Sequence[str],
     tables: Sequence[str],
     seeds: int,
     extra: Mapping[str, Any] | None = None,
-) -> Plan:
+) -> DataSetCells:
     """extra: settings that win over the study's `set`, not over its variants and conditions (--set and --quick)."""
     variants, conditions = (
         [c for entry in entries for c in _expand(entry, modalities, tables)]
@@ -88,13 +88,14 @@ def plan(
         ):
             if (
                 given
-                and not {fill(given, _meanings(m, modalities)) for m in modalities} & names[kind]
+                and not {fill_placeholders(given, _meanings(m, modalities)) for m in modalities}
+                & names[kind]
             ):
                 valid = ", ".join(map(repr, sorted(names[kind])))
                 raise ValueError(
                     f"the claim {claim.text!r} must name a {kind} of the study: {valid}; got {given!r}"
                 )
-    return Plan(
+    return DataSetCells(
         tuple(cells),
         kept,
         tuple(conditions),
@@ -112,7 +113,7 @@ def _misfit(variant: Choice, condition: Choice, tables: Sequence[str]) -> str:
     if variant.model == "boosting" and not _tables_kept(variant, condition, tables):
         return f"{variant.name} under {condition.name}: no table is left to gradient boosting"
     given = (*variant.settings.values(), *variant.test.values())
-    unfilled = {m for v in given if isinstance(v, str) for m in PLACE.findall(v)} & {
+    unfilled = {m for v in given if isinstance(v, str) for m in PLACEHOLDER.findall(v)} & {
         "modality",
         "others",
     }
@@ -124,7 +125,7 @@ def _tables_kept(variant: Choice, condition: Choice, tables: Sequence[str]) -> l
     asked = (
         variant.settings.get("data.modalities") or condition.settings.get("data.modalities") or ""
     )
-    kept = split_list(str(fill(asked, condition.bound)))
+    kept = split_list(str(fill_placeholders(asked, condition.bound)))
     return [table for table in tables if not kept or table in kept]
 
 
@@ -144,26 +145,26 @@ def _expand(
 ) -> Iterator[Choice]:
     """One choice for every modality (`each`) and every combination (`grid`)."""
     kinds = {m: "table" if m in tables else "image" for m in modalities}
-    grid = dotted(entry.get("grid", {}))
+    grid = dotted_names(entry.get("grid", {}))
     for modality in modalities if entry.get("each") else [""]:
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values))
             meanings = {**point, **_meanings(modality, modalities)}
             only_one = list(kinds.values()).count(kinds.get(modality, "")) == 1
             yield Choice(
-                name=fill(entry["name"], meanings),
-                common=fill(
+                name=fill_placeholders(entry["name"], meanings),
+                common=fill_placeholders(
                     entry["name"],
                     {**meanings, "modality": f"the {kinds[modality]}"} if only_one else meanings,
                 ),
                 settings={
-                    k: fill(v, meanings)
-                    for k, v in {**dotted(entry.get("set", {})), **point}.items()
+                    k: fill_placeholders(v, meanings)
+                    for k, v in {**dotted_names(entry.get("set", {})), **point}.items()
                 },
-                test={k: fill(v, meanings) for k, v in entry.get("test", {}).items()},
+                test={k: fill_placeholders(v, meanings) for k, v in entry.get("test", {}).items()},
                 model=entry.get("model", "network"),
-                axis=fill(entry.get("axis", ""), meanings),
-                at=_place(fill(entry.get("at"), meanings)),
+                axis=fill_placeholders(entry.get("axis", ""), meanings),
+                at=_place(fill_placeholders(entry.get("at"), meanings)),
                 bound={k: v for k, v in meanings.items() if k in ("modality", "others")}
                 if modality
                 else {},
@@ -185,10 +186,10 @@ def _meanings(modality: str, modalities: Sequence[str]) -> dict[str, str]:
     )
 
 
-def fill(value: Any, meanings: Mapping[str, Any]) -> Any:
+def fill_placeholders(value: Any, meanings: Mapping[str, Any]) -> Any:
     """Text with the placeholders that have a meaning replaced; anything else as it is."""
     return (
-        PLACE.sub(lambda m: str(meanings.get(m[1], m[0])), value)
+        PLACEHOLDER.sub(lambda m: str(meanings.get(m[1], m[0])), value)
         if isinstance(value, str)
         else value
     )
@@ -203,7 +204,7 @@ def _place(at: Any) -> float | str | None:
 
 def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, Any]) -> Cell:
     own, tested = (
-        {k: fill(v, condition.bound) for k, v in given.items()}
+        {k: fill_placeholders(v, condition.bound) for k, v in given.items()}
         for given in (variant.settings, variant.test)
     )
     settings = {**study.settings, **extra, **condition.settings, **own}
@@ -216,7 +217,9 @@ def _cell(study: Study, variant: Choice, condition: Choice, extra: Mapping[str, 
             )
     test = {**condition.test, **tested}
     unfilled = [
-        v for v in (*settings.values(), *test.values()) if isinstance(v, str) and PLACE.search(v)
+        v
+        for v in (*settings.values(), *test.values())
+        if isinstance(v, str) and PLACEHOLDER.search(v)
     ]
     if unfilled:
         raise ValueError(

@@ -16,14 +16,14 @@ from distributed.reporting.significance import (
 )
 from distributed.reporting.tables import ReportTable, TableCell
 from distributed.reporting.verdicts import describe_whether_helps, format_signed
-from distributed.studies.cells import PLACE, Plan, fill
+from distributed.studies.cells import PLACEHOLDER, DataSetCells, fill_placeholders
 from distributed.studies.definition import Claim, Study
-from distributed.studies.tables import place_cells, place_columns, verdict
-from distributed.studies.views import View, digits_of, name_of, scale_of
+from distributed.studies.tables import varying_columns, varying_values, verdict_text
+from distributed.studies.views import ConditionView, digits_of, name_of, scale_of
 from model.metrics.names import metric as metric_named
 
 
-def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
+def comparison_lines(seen: Sequence[ConditionView], metric: str) -> list[str]:
     """One line a data set and condition: who is better, who is worse, who is inside the noise."""
     lines = []
     for view in seen:
@@ -33,7 +33,7 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
                 f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it."
             )
         for c in view.comparisons(metric):
-            kind = verdict(c, metric).split(":")[0]
+            kind = verdict_text(c, metric).split(":")[0]
             gap = (
                 ""
                 if c.difference is None or kind == "equal"
@@ -49,18 +49,18 @@ def summary_lines(seen: Sequence[View], metric: str) -> list[str]:
     return lines
 
 
-def _where(view: View, seen: Sequence[View]) -> str:
+def _where(view: ConditionView, seen: Sequence[ConditionView]) -> str:
     """Data set and condition, as far as they vary."""
-    words = ", ".join(place_cells(view, place_columns(seen)))
+    words = ", ".join(varying_values(view, varying_columns(seen)))
     return f"{words}: " if words else ""
 
 
 def answers(
-    study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
+    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
 ) -> tuple[list[str], ReportTable | None]:
     """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
     lines, rows = [], []
-    labels = place_columns(seen)
+    labels = varying_columns(seen)
     for claim in study.claims:
         for view in seen:
             plan = plans.get(view.data)
@@ -68,11 +68,11 @@ def answers(
                 bound = replace(
                     claim,
                     **{
-                        n: fill(getattr(claim, n), words)
+                        n: fill_placeholders(getattr(claim, n), words)
                         for n in ("text", "variant", "metric", "against")
                     },
                 )
-                asked = {fill(name, words) for name in claim.conditions}
+                asked = {fill_placeholders(name, words) for name in claim.conditions}
                 if (asked and view.condition not in asked) or not _applies(bound, view, plan):
                     continue
                 scores = view.scores(bound.metric)
@@ -90,7 +90,7 @@ def answers(
                         if missing
                         else _limit(bound, scores)
                     )
-                    rows.append([bound.text, *place_cells(view, labels), *found])
+                    rows.append([bound.text, *varying_values(view, labels), *found])
                 else:
                     said = (
                         f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}."
@@ -104,7 +104,7 @@ def answers(
     ) if rows else None
 
 
-def _applies(claim: Claim, view: View, plan: Plan | None) -> bool:
+def _applies(claim: Claim, view: ConditionView, plan: DataSetCells | None) -> bool:
     """Whether the study has what the claim speaks of here: its variants, two of them if it compares, and another modality to weigh."""
     if claim.variant == claim.against or (
         claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2
@@ -118,15 +118,17 @@ def _applies(claim: Claim, view: View, plan: Plan | None) -> bool:
     return {claim.variant, claim.against} - {""} <= planned
 
 
-def _bindings(claim: Claim, view: View, plan: Plan | None) -> list[Mapping[str, str]]:
+def _bindings(
+    claim: Claim, view: ConditionView, plan: DataSetCells | None
+) -> list[Mapping[str, str]]:
     """What {modality} stands for: the condition's own, else each modality of the data set in turn."""
     own = next((c.bound for c in plan.conditions if c.name == view.condition), {}) if plan else {}
-    if own or not PLACE.search(claim.text + claim.variant + claim.metric + claim.against):
+    if own or not PLACEHOLDER.search(claim.text + claim.variant + claim.metric + claim.against):
         return [own]
     return [{"modality": m} for m in plan.modalities] if plan else []
 
 
-def _helps(claim: Claim, view: View) -> str:
+def _helps(claim: Claim, view: ConditionView) -> str:
     """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
     metric = claim.metric
     scores = view.scores(metric)

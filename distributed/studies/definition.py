@@ -46,7 +46,7 @@ MODELS = {
     "boosting": "boosting, the best on validation",
 }  # a change of what it does is another word
 TEST_KEYS = ("corrupt", "shift", "aggregation", "unfamiliar")
-RAREST = "rarest_accuracy"  # of the third of the classes that has the fewest training rows before any cut
+RAREST_ACCURACY = "rarest_accuracy"  # of the third of the classes that has the fewest training rows before any cut
 KEYS = {
     "study": (
         "title",
@@ -135,30 +135,30 @@ class Cell:
         ).hexdigest()[:16]
 
 
-def names() -> list[str]:
+def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
-def read(word: str) -> Study:
+def read_study(word: str) -> Study:
     """A shipped study by name or one's own by path; every mistake in it is one ValueError."""
-    path = STUDIES / f"{word}.toml" if word in names() else Path(word)
+    path = STUDIES / f"{word}.toml" if word in study_names() else Path(word)
     if not path.is_file():
-        near = difflib.get_close_matches(word, names(), n=1)
+        near = difflib.get_close_matches(word, study_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"--study must be a shipped study or a TOML file that exists; got {word!r}; {hint}shipped: {', '.join(names())}"
+            f"--study must be a shipped study or a TOML file that exists; got {word!r}; {hint}shipped: {', '.join(study_names())}"
         )
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"--study must be valid TOML; {path}: {error}") from None
     try:
-        return parse(plain, path.stem)
+        return parse_study(plain, path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def parse(plain: Mapping[str, Any], name: str) -> Study:
+def parse_study(plain: Mapping[str, Any], name: str) -> Study:
     """Checks keys and types; settings are checked in `expand`, when placeholders are filled in."""
     _check_keys(plain, "study", "the study")
     variants, conditions = (_entries(plain, kind) for kind in ("variants", "conditions"))
@@ -180,7 +180,7 @@ def parse(plain: Mapping[str, Any], name: str) -> Study:
         metric=_metric("metric", _word(plain, "metric", "balanced_accuracy")),
         tail=_metric("tail", _word(plain, "tail", "few_shot_accuracy")),
         seeds=seeds,
-        settings=dotted(_table(plain, "set", "the study")),
+        settings=dotted_names(_table(plain, "set", "the study")),
         variants=tuple(variants),
         conditions=tuple(conditions or [{"name": "clean"}]),
         claims=tuple(_claim(entry) for entry in _list(plain, "claims")),
@@ -200,7 +200,7 @@ def _entries(plain: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
             raise ValueError(f"at must be a number or a word; got {entry['at']!r} in {where}")
         if entry.get("each", "modality") != "modality":
             raise ValueError(f"each must be 'modality'; got {entry['each']!r} in {where}")
-        for name, values in dotted(_table(entry, "grid", where)).items():
+        for name, values in dotted_names(_table(entry, "grid", where)).items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"grid.{name} must be a list of values; got {values!r} in {where}")
         for name, value in _table(entry, "test", where).items():
@@ -253,7 +253,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
 
 
 def _metric(name: str, metric: str) -> str:
-    check_name(name, metric, "train_seconds", RAREST)
+    check_name(name, metric, "train_seconds", RAREST_ACCURACY)
     return metric
 
 
@@ -288,11 +288,11 @@ def _word(plain: Mapping[str, Any], key: str, default: str) -> str:
     return found
 
 
-def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted_names(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat.update(
-            dotted(value, f"{prefix}{key}.")
+            dotted_names(value, f"{prefix}{key}.")
             if isinstance(value, dict)
             else {f"{prefix}{key}": value}
         )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from distributed.reporting import figures
 from distributed.reporting.page import Figure, slug
 from distributed.reporting.significance import Ranking, Summary, rank_variants, summarise
-from distributed.studies.cells import Plan
+from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study
-from distributed.studies.views import View, in_percent, name_of, scale_of
+from distributed.studies.views import ConditionView, in_percent, name_of, scale_of
 from model.metrics.names import metric as metric_named
 
 SHOTS = {"many": "many_shot_accuracy", "medium": "medium_shot_accuracy", "few": "few_shot_accuracy"}
@@ -18,7 +18,7 @@ MOST_FORESTS = (
 )
 
 
-def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
+def score_figures(study: Study, seen: Sequence[ConditionView]) -> list[Figure]:
     """Every seed of the main metric, and the shot groups, under the first condition of each data set."""
     found = []
     for view in _first(seen):
@@ -53,7 +53,7 @@ def score_figures(study: Study, seen: Sequence[View]) -> list[Figure]:
     return found
 
 
-def forests(study: Study, seen: Sequence[View], metric: str) -> list[Figure]:
+def forest_figures(study: Study, seen: Sequence[ConditionView], metric: str) -> list[Figure]:
     """Differences to the reference under every condition."""
     scale, unit = scale_of(metric)
     found = []
@@ -75,7 +75,9 @@ def forests(study: Study, seen: Sequence[View], metric: str) -> list[Figure]:
     return found
 
 
-def axis_figures(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[Figure]:
+def axis_figures(
+    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
+) -> list[Figure]:
     """Curves over the conditions of one axis: the metrics of every variant, the weight of the modality concerned, the experts' weights."""
     found = []
     for data, plan in plans.items():
@@ -115,7 +117,7 @@ def axis_figures(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) 
 def _curve(
     axis: str,
     line: Sequence[Choice],
-    mine: Mapping[str, View],
+    mine: Mapping[str, ConditionView],
     metric: str,
     caption: str,
     name: str,
@@ -150,7 +152,7 @@ def _flat(points: Sequence[tuple[float | str, Summary]]) -> bool:
 
 
 def _expert_curves(
-    axis: str, line: Sequence[Choice], mine: Mapping[str, View], place: str, name: str
+    axis: str, line: Sequence[Choice], mine: Mapping[str, ConditionView], place: str, name: str
 ) -> list[Figure]:
     """One figure a variant whose expert weights move along the axis."""
     found = []
@@ -176,7 +178,7 @@ def _expert_curves(
     return found
 
 
-def _expert_metrics(view: View, variant: str) -> list[str]:
+def _expert_metrics(view: ConditionView, variant: str) -> list[str]:
     names = {
         n.removeprefix("test/")
         for r in view.rows
@@ -187,8 +189,8 @@ def _expert_metrics(view: View, variant: str) -> list[str]:
     return sorted(n for n in names if variant in view.scores(n))
 
 
-def rank_over_sets(
-    study: Study, plans: Mapping[str, Plan], seen: Sequence[View]
+def rank_over_data_sets(
+    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
 ) -> tuple[Ranking, list[str], list[Figure]]:
     """The critical-difference view over data sets, of the mean over seeds under each data set's first condition; and the names of the
     variants that it leaves out, since some data set has no result of them there."""
@@ -217,10 +219,10 @@ def rank_over_sets(
     )
 
 
-def _first(seen: Sequence[View]) -> list[View]:
+def _first(seen: Sequence[ConditionView]) -> list[ConditionView]:
     """The first view of every data set."""
     return list({view.data: view for view in reversed(seen)}.values())[::-1]
 
 
-def _place(view: View) -> str:
+def _place(view: ConditionView) -> str:
     return f"{view.data}, {view.condition}"

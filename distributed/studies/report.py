@@ -26,10 +26,10 @@ from distributed.studies import claims as study_claims
 from distributed.studies import figures as study_figures
 from distributed.studies import tables as study_tables
 from distributed.studies import views as study_stats
-from distributed.studies.cells import Plan
+from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Study
-from distributed.studies.results import Row
-from distributed.studies.views import View, name_of
+from distributed.studies.results import CellRow
+from distributed.studies.views import ConditionView, name_of
 
 MOST_LINES = 20
 USED = {
@@ -51,17 +51,17 @@ METHOD = (
 )
 
 
-def write(
+def write_report(
     folder: str,
     study: Study,
-    plans: Mapping[str, Plan],
-    rows: Sequence[Row],
+    plans: Mapping[str, DataSetCells],
+    rows: Sequence[CellRow],
     command: str,
     *,
     pictures: bool = False,
 ) -> tuple[str, str, str]:
     """Writes all; returns the report's place, the main table for a terminal, and why there are no PNG pictures, if asked for and none."""
-    seen = study_stats.views(study, plans, rows)
+    seen = study_stats.condition_views(study, plans, rows)
     main = main_table(study, seen)
     for ending, content in (
         ("md", tables.to_markdown(main)),
@@ -77,7 +77,7 @@ def write(
         ),
     ):
         _put(folder, f"table.{ending}", content)
-    sections = _named_apart(build(study, plans, seen, main, rows, command))
+    sections = _named_apart(report_sections(study, plans, seen, main, rows, command))
     missing = _pictures(folder, sections) if pictures and not is_uri(folder) else ""
     title = f"Study: {study.title}"
     failed = sum(row["state"] == "failed" for row in rows)
@@ -131,16 +131,16 @@ def _pictures(folder: str, sections: Sequence[Section]) -> str:
     return figures.save_png_files(named) if named else ""
 
 
-def main_table(study: Study, seen: Sequence[View]) -> ReportTable:
+def main_table(study: Study, seen: Sequence[ConditionView]) -> ReportTable:
     """Scores of every variant with the difference to the reference in the main metric and in that of the tail."""
     metrics = _metrics(study)
     caption = f"{study.title}: mean ± standard deviation over seeds, test split; differences to {study.reference}, paired; best means bold."
     base = study_tables.score_table(seen, metrics, caption)
-    first, at = study_tables.gap_columns(seen, study.metric), base.columns.index("seeds") + 2
+    first, at = study_tables.difference_columns(seen, study.metric), base.columns.index("seeds") + 2
     tail = (
         ((), [[]] * len(base.rows))
         if study.tail == study.metric
-        else study_tables.gap_columns(seen, study.tail, f"{name_of(study.tail)}: ")
+        else study_tables.difference_columns(seen, study.tail, f"{name_of(study.tail)}: ")
     )
     rows = [
         [*row[:at], *first[1][i], row[at], *tail[1][i], *row[at + 1 :]]
@@ -160,7 +160,7 @@ def main_table(study: Study, seen: Sequence[View]) -> ReportTable:
 
 
 def _metrics(study: Study) -> list[str]:
-    return list(dict.fromkeys((study.metric, study.tail, *study_tables.COLUMNS)))
+    return list(dict.fromkeys((study.metric, study.tail, *study_tables.SCORE_METRICS)))
 
 
 def _short(main: ReportTable) -> ReportTable:
@@ -169,12 +169,12 @@ def _short(main: ReportTable) -> ReportTable:
     return replace(main, columns=main.columns[:last], rows=[row[:last] for row in main.rows])
 
 
-def build(
+def report_sections(
     study: Study,
-    plans: Mapping[str, Plan],
-    seen: Sequence[View],
+    plans: Mapping[str, DataSetCells],
+    seen: Sequence[ConditionView],
     main: ReportTable,
-    rows: Sequence[Row],
+    rows: Sequence[CellRow],
     command: str,
 ) -> list[Section]:
     if not seen:
@@ -211,11 +211,13 @@ def build(
     ]
 
 
-def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> list[report.Block]:
+def _shown(
+    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
+) -> list[report.Block]:
     """The question, what its claims came to, then who differs from the reference, a line a data set and condition where these are few."""
     lines, limits = study_claims.answers(study, plans, seen)
     metrics = dict.fromkeys((study.metric, study.tail))
-    against = [line for m in metrics for line in study_claims.summary_lines(seen, m)]
+    against = [line for m in metrics for line in study_claims.comparison_lines(seen, m)]
     if len(against) > MOST_LINES:
         against = [
             *against[:MOST_LINES],
@@ -232,7 +234,7 @@ def _shown(study: Study, plans: Mapping[str, Plan], seen: Sequence[View]) -> lis
     ]
 
 
-def seeds_note(study: Study, seen: Sequence[View]) -> str:
+def seeds_note(study: Study, seen: Sequence[ConditionView]) -> str:
     """What so few seeds cannot show."""
     seeds = [s.n for v in seen for s in v.means(study.metric).values()]
     several = min(
@@ -242,7 +244,7 @@ def seeds_note(study: Study, seen: Sequence[View]) -> str:
     return seed_limit_note(several, max(families)) if families else ""
 
 
-def _cut(plans: Mapping[str, Plan]) -> str:
+def _cut(plans: Mapping[str, DataSetCells]) -> str:
     """What of the study is not in this report, because --variants or --conditions left it out and it has no result from another time."""
     said = []
     for kind in ("variants", "conditions"):
@@ -263,13 +265,13 @@ def _cut(plans: Mapping[str, Plan]) -> str:
     )
 
 
-def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Block]:
-    table = study_tables.test_table(
+def _against(study: Study, seen: Sequence[ConditionView], metric: str) -> list[report.Block]:
+    table = study_tables.significance_table(
         seen, metric, f"Differences to {study.reference} in {name_of(metric)}, paired over seeds."
     )
     if not table.rows:
         return []
-    drawn = study_figures.forests(study, seen, metric)
+    drawn = study_figures.forest_figures(study, seen, metric)
     left = (
         [Text(f"Drawn are {len(drawn)} of {len(seen)} data sets and conditions.")]
         if 0 < len(drawn) < len(seen)
@@ -279,13 +281,16 @@ def _against(study: Study, seen: Sequence[View], metric: str) -> list[report.Blo
 
 
 def _over_sets(
-    study: Study, plans: Mapping[str, Plan], seen: Sequence[View], means: Sequence[View]
+    study: Study,
+    plans: Mapping[str, DataSetCells],
+    seen: Sequence[ConditionView],
+    means: Sequence[ConditionView],
 ) -> list[report.Block]:
     """Ranks and means over data sets, and what they leave out."""
-    ranking, unranked, rank_figures = study_figures.rank_over_sets(study, plans, seen)
+    ranking, unranked, rank_figures = study_figures.rank_over_data_sets(study, plans, seen)
     missing = study_stats.left_out_of_means(means, plans)
     return [
-        Text(ranking_words(ranking)),
+        Text(ranking_text(ranking)),
         *(
             [
                 Text(
@@ -314,19 +319,19 @@ def _over_sets(
     ]
 
 
-def _means(study: Study, means: Sequence[View]) -> list[report.Block]:
+def _means(study: Study, means: Sequence[ConditionView]) -> list[report.Block]:
     """Tests of the mean over data sets."""
     caption = f"Differences to {study.reference} in the mean {name_of(study.metric)} over data sets, paired over seeds."
     if not means:
         return []
     return [
         main_table(study, means),
-        study_tables.test_table(means, study.metric, caption),
-        *study_figures.forests(study, means, study.metric),
+        study_tables.significance_table(means, study.metric, caption),
+        *study_figures.forest_figures(study, means, study.metric),
     ]
 
 
-def ranking_words(ranking: object) -> str:
+def ranking_text(ranking: object) -> str:
     from distributed.reporting.significance import Ranking
 
     assert isinstance(ranking, Ranking)
@@ -348,7 +353,7 @@ def ranking_words(ranking: object) -> str:
     return f"Mean ranks over {ranking.data_sets} data sets, under the first condition of each (1 is the best): {order}.{test}{reach}{alike}{note}"
 
 
-def _weights(seen: Sequence[View]) -> list[report.Block]:
+def _weights(seen: Sequence[ConditionView]) -> list[report.Block]:
     wanted = ("test/weight/", "test/confidence/", "test/unfamiliar/")
     metrics = sorted(
         {n.removeprefix("test/") for v in seen for r in v.rows for n in r if n.startswith(wanted)}
@@ -363,7 +368,7 @@ def _weights(seen: Sequence[View]) -> list[report.Block]:
     return [*found, study_tables.confidence_table(seen)] if facts else found
 
 
-def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Block]:
+def _failures(plans: Mapping[str, DataSetCells], rows: Sequence[CellRow]) -> list[report.Block]:
     failed = [
         [r["data"], r["variant"], r["condition"], r["seed"], r["reason"]]
         for r in rows
@@ -412,7 +417,7 @@ def _failures(plans: Mapping[str, Plan], rows: Sequence[Row]) -> list[report.Blo
     ]
 
 
-def _fell_back(plans: Mapping[str, Plan], rows: Sequence[Row]) -> str:
+def _fell_back(plans: Mapping[str, DataSetCells], rows: Sequence[CellRow]) -> str:
     """How often each variant that weighs the experts at test time was refused by the guard, of how many cells."""
     weighing = {
         (d, c.variant, c.condition, c.seed)
@@ -440,7 +445,7 @@ def _made(command: str) -> list[report.Block]:
     return [Code(command), *(Text(words) for words in METHOD), Text(f"Versions: {versions}.")]
 
 
-def _rows_used(seen: Sequence[View]) -> list[report.Block]:
+def _rows_used(seen: Sequence[ConditionView]) -> list[report.Block]:
     """What a result rests on: rows of training and test, and how unequal the classes were."""
     found = []
     for view in seen:
@@ -459,7 +464,7 @@ def _rows_used(seen: Sequence[View]) -> list[report.Block]:
     return [ReportTable(columns=("data", "condition", *USED.values()), rows=found, caption=caption)]
 
 
-def _variants(plans: Mapping[str, Plan]) -> ReportTable:
+def _variants(plans: Mapping[str, DataSetCells]) -> ReportTable:
     known = {v.name: v for p in plans.values() for v in p.variants}
     rows = []
     for v in known.values():
@@ -471,13 +476,13 @@ def _variants(plans: Mapping[str, Plan]) -> ReportTable:
     )
 
 
-def _cost(seen: Sequence[View]) -> ReportTable:
+def _cost(seen: Sequence[ConditionView]) -> ReportTable:
     return study_tables.score_table(
         seen, ["train_seconds"], "Seconds of training, evaluation left out."
     )
 
 
-def _all_cells(study: Study, rows: Sequence[Row]) -> ReportTable:
+def _all_cells(study: Study, rows: Sequence[CellRow]) -> ReportTable:
     metrics = (study.metric, study.tail)
     found = [
         [

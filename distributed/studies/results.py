@@ -14,7 +14,7 @@ from distributed.runtime.storage import join
 
 WORDS = ("data", "variant", "condition", "key", "state", "reason", "note")
 FIRST = ("data", "variant", "condition", "seed", "state", "reason", "note", "key", "train_seconds")
-Row = dict[str, Any]
+CellRow = dict[str, Any]
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Results:
     what was run before the change is kept."""
 
     folder: str
-    rows: dict[tuple[str, str, str, int, str], Row] = field(default_factory=dict)
+    rows: dict[tuple[str, str, str, int, str], CellRow] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str) -> Results:
@@ -43,17 +43,17 @@ class Results:
                 )
         return results
 
-    def put(self, row: Row) -> None:
+    def put(self, row: CellRow) -> None:
         self.rows[row["data"], row["variant"], row["condition"], int(row["seed"]), row["key"]] = {
             **row,
             "seed": int(row["seed"]),
         }
 
-    def finished(self) -> dict[str, Row]:
+    def finished(self) -> dict[str, CellRow]:
         """A finished row for every key that has one."""
         return {row["key"]: row for row in self.rows.values() if row["state"] == "done"}
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[CellRow]) -> None:
         """Takes rows in and writes the whole table."""
         for row in rows:
             self.put(row)
@@ -82,12 +82,12 @@ def _number(text: str) -> float | str:
         return text
 
 
-def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """A run's nested metrics with `val/` and `test/` names; only finite numbers."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}/{inner}": v for inner, v in flat(value).items()}
+            found |= {f"{name}/{inner}": v for inner, v in finite_metrics(value).items()}
         elif isinstance(value, int | float) and math.isfinite(value):
             found[name] = float(value)
     return found

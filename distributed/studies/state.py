@@ -15,26 +15,26 @@ from distributed.shards import corruption as corrupt
 from distributed.studies import board as study_board
 from distributed.studies import report as study_report
 from distributed.studies import views as study_stats
-from distributed.studies.cells import Plan, plan
+from distributed.studies.cells import DataSetCells, cells_for_data_set
 from distributed.studies.definition import Cell, Study
-from distributed.studies.results import Results, Row
+from distributed.studies.results import CellRow, Results
 
 Group = list[tuple[str, Cell]]  # the cells that share one training, with their data set's name
 
 
-def plans_of(
+def study_cells(
     study: Study,
     sets: Sequence[Any],
     seeds: int,
     extra: Mapping[str, Any],
     variants: str | None = None,
     conditions: str | None = None,
-) -> dict[str, Plan]:
+) -> dict[str, DataSetCells]:
     """A plan for every data set, by its name, cut down to the variants and conditions asked for: names, comma-separated."""
     plans = {}
     for data in sets:
         schema = data.manifest.schema
-        plans[data.name] = plan(
+        plans[data.name] = cells_for_data_set(
             study, schema.modalities, [t.name for t in schema.tables], seeds, extra
         )
     if variants is not None or conditions is not None:
@@ -63,7 +63,7 @@ def plans_of(
     return plans
 
 
-def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
+def _chosen(asked: str | None, kind: str, plans: Collection[DataSetCells]) -> set[str]:
     """The names of variants or conditions that are asked for; a name may hold commas itself."""
     known = dict.fromkeys(c.name for p in plans for c in getattr(p, kind))
     if asked is None:
@@ -81,12 +81,12 @@ def _chosen(asked: str | None, kind: str, plans: Collection[Plan]) -> set[str]:
 
 
 @dataclass
-class State:
+class StudyState:
     """A study in its folder. Results are on disk after every training; the rest is made anew from them."""
 
     folder: str
     study: Study
-    plans: dict[str, Plan]
+    plans: dict[str, DataSetCells]
     keys: dict[tuple[str, str, str, int], str]  # of every cell of the study, asked for or not
     trainings: dict[tuple[str, str, str, int], str]
     results: Results
@@ -97,12 +97,12 @@ class State:
         cls,
         folder: str,
         study: Study,
-        plans: dict[str, Plan],
+        plans: dict[str, DataSetCells],
         digests: Mapping[str, str],
         *,
         resume: bool,
         command: str,
-    ) -> State:
+    ) -> StudyState:
         results = Results.load(folder)
         if results.rows and not resume:
             raise ValueError(
@@ -122,7 +122,7 @@ class State:
     def todo(self) -> dict[str, Group]:
         """Trainings left to run, first all of seed 0, then all of seed 1: an interrupted study has whole seeds."""
         finished = self.results.finished()
-        copies: list[Row] = []
+        copies: list[CellRow] = []
         left: dict[str, Group] = {}
         for data, p in self.plans.items():
             for cell in p.cells:
@@ -136,7 +136,7 @@ class State:
             self.results.put(row)
         return dict(sorted(left.items(), key=lambda item: item[1][0][1].seed))
 
-    def take(self, group: Group, outcome: tuple[list[Row], list[dict[str, float]]]) -> str:
+    def take(self, group: Group, outcome: tuple[list[CellRow], list[dict[str, float]]]) -> str:
         """Writes a training's rows; returns a line about it."""
         rows, history = outcome
         rows = rows if len(rows) == len(group) else rows * len(group)
@@ -173,7 +173,7 @@ class State:
             self.run_folder(group) if alone else join(self.run_folder(group), "state")
         )
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[CellRow]:
         """The rows of the study's cells only, and only where they are of the settings planned."""
         return [
             self.results.rows[*p, key]
@@ -181,7 +181,7 @@ class State:
             if (*p, key) in self.results.rows
         ]
 
-    def shown(self) -> dict[str, Plan]:
+    def shown(self) -> dict[str, DataSetCells]:
         """The plans with the cells that were asked for and those that have a result from another time: whoever asks for few variants
         after many were run must not escape the correction over them all."""
         there = {_place_of(row) for row in self.rows()}
@@ -196,7 +196,7 @@ class State:
     def asked(self) -> set[tuple[str, str, str, int]]:
         return {_place(data, cell) for data, p in self.plans.items() for cell in p.cells}
 
-    def failures(self) -> list[Row]:
+    def failures(self) -> list[CellRow]:
         """Of the cells that were asked for."""
         asked = self.asked()
         return [row for row in self.rows() if row["state"] == "failed" and _place_of(row) in asked]
@@ -211,7 +211,7 @@ class State:
     def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
         """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
         self.describe()
-        return study_report.write(
+        return study_report.write_report(
             self.folder, self.study, self.shown(), self.rows(), self.command, pictures=pictures
         )
 
@@ -220,9 +220,9 @@ def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:
     return data, cell.variant, cell.condition, cell.seed
 
 
-def _names(place: tuple[str, str, str, int]) -> Row:
+def _names(place: tuple[str, str, str, int]) -> CellRow:
     return dict(zip(("data", "variant", "condition", "seed"), place))
 
 
-def _place_of(row: Row) -> tuple[str, str, str, int]:
+def _place_of(row: CellRow) -> tuple[str, str, str, int]:
     return row["data"], row["variant"], row["condition"], row["seed"]

@@ -9,7 +9,7 @@ from distributed.reporting.tables import ReportTable, TableCell
 from distributed.reporting.verdicts import format_signed
 from distributed.studies.views import (
     PLACES,
-    View,
+    ConditionView,
     digits_of,
     in_percent,
     name_of,
@@ -19,7 +19,7 @@ from distributed.studies.views import (
 from model.metrics.names import CONFIDENCE_FACTS
 from model.metrics.names import metric as metric_named
 
-COLUMNS = (
+SCORE_METRICS = (
     "macro_f1",
     "worst_recall",
     "many_shot_accuracy",
@@ -31,9 +31,9 @@ COLUMNS = (
 MOST_OPEN = 60  # rows of a table that is not folded
 
 
-def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> ReportTable:
+def score_table(seen: Sequence[ConditionView], metrics: Sequence[str], caption: str) -> ReportTable:
     """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
-    labels = place_columns(seen)
+    labels = varying_columns(seen)
     head = [
         *labels,
         "variant",
@@ -46,17 +46,17 @@ def score_table(seen: Sequence[View], metrics: Sequence[str], caption: str) -> R
         best = {m: _best(values, m) for m, values in means.items()}
         for name, count in view.finished.items():
             cells = [_mean_cell(means[m].get(name), m, name in best[m]) for m in metrics]
-            rows.append([*place_cells(view, labels), name, count, *cells])
+            rows.append([*varying_values(view, labels), name, count, *cells])
     return ReportTable(columns=tuple(head), rows=rows, caption=caption)
 
 
-def place_columns(seen: Sequence[View]) -> list[str]:
+def varying_columns(seen: Sequence[ConditionView]) -> list[str]:
     """data and condition only where they vary."""
     parts = {"data": {v.data for v in seen}, "condition": {v.condition for v in seen}}
     return [name for name, values in parts.items() if len(values) > 1]
 
 
-def place_cells(view: View, labels: Sequence[str]) -> list[str]:
+def varying_values(view: ConditionView, labels: Sequence[str]) -> list[str]:
     return [{"data": view.data, "condition": view.condition}[name] for name in labels]
 
 
@@ -78,9 +78,9 @@ def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> TableCell 
     )
 
 
-def confidence_table(seen: Sequence[View]) -> ReportTable:
+def confidence_table(seen: Sequence[ConditionView]) -> ReportTable:
     """Every modality's confidence in every variant against the truth that it speaks of, and how the seeds agree on it."""
-    labels = place_columns(seen)
+    labels = varying_columns(seen)
     rows = []
     for view in seen:
         facts = sorted(
@@ -101,7 +101,7 @@ def confidence_table(seen: Sequence[View]) -> ReportTable:
                     _mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False)
                     for fact in CONFIDENCE_FACTS
                 ]
-                rows.append([*place_cells(view, labels), name, modality, group, *told])
+                rows.append([*varying_values(view, labels), name, modality, group, *told])
     caption = (
         "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, what of it the fusion uses "
         "(drawn towards the mean of its class), the true-class probability that came, the rank correlation of the first with it over the "
@@ -117,8 +117,8 @@ def confidence_table(seen: Sequence[View]) -> ReportTable:
     return ReportTable(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
 
 
-def gap_columns(
-    seen: Sequence[View], metric: str, prefix: str = ""
+def difference_columns(
+    seen: Sequence[ConditionView], metric: str, prefix: str = ""
 ) -> tuple[tuple[str, str], list[list[TableCell | None]]]:
     """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
     scale, _ = scale_of(metric)
@@ -136,7 +136,7 @@ def gap_columns(
     return (f"{prefix}difference", f"{prefix}Holm p"), rows
 
 
-TIDY = (
+TIDY_COLUMNS = (
     "data",
     "condition",
     "variant",
@@ -150,10 +150,10 @@ TIDY = (
     "difference",
     "difference_low",
 )
-TIDY += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
+TIDY_COLUMNS += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
 
 
-def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> ReportTable:
+def tidy_table(seen: Sequence[ConditionView], metrics: Sequence[str]) -> ReportTable:
     """For programs: a line a data set, condition, variant and metric, shares as shares, with everything that is known of it."""
     rows = []
     for view in seen:
@@ -191,7 +191,7 @@ def tidy_table(seen: Sequence[View], metrics: Sequence[str]) -> ReportTable:
                         last,
                     ]
                 )
-    return ReportTable(columns=TIDY, rows=rows)
+    return ReportTable(columns=TIDY_COLUMNS, rows=rows)
 
 
 def _gap_cell(c: Comparison, scale: float, digits: int) -> TableCell:
@@ -210,11 +210,11 @@ def _p_cell(p: float | None) -> TableCell | None:
     return None if p is None else TableCell(text="< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
 
 
-def test_table(seen: Sequence[View], metric: str, caption: str) -> ReportTable:
+def significance_table(seen: Sequence[ConditionView], metric: str, caption: str) -> ReportTable:
     """Each variant against the reference: difference, interval, effect, both tests before and after Holm's correction, the verdict."""
     scale, _ = scale_of(metric)
     digits = digits_of(metric)
-    labels = place_columns(seen)
+    labels = varying_columns(seen)
     head = [
         *labels,
         "variant",
@@ -247,11 +247,11 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> ReportTable:
             )
             rows.append(
                 [
-                    *place_cells(view, labels),
+                    *varying_values(view, labels),
                     c.name,
                     gap,
                     between,
-                    verdict(c, metric),
+                    verdict_text(c, metric),
                     effect,
                     *p_values,
                 ]
@@ -259,7 +259,7 @@ def test_table(seen: Sequence[View], metric: str, caption: str) -> ReportTable:
     return ReportTable(columns=tuple(head), rows=rows, caption=caption)
 
 
-def verdict(c: Comparison, metric: str) -> str:
+def verdict_text(c: Comparison, metric: str) -> str:
     good = (c.verdict == "higher") != (metric_named(metric).lower_is_better)
     words = {"noise": "inside the noise", "equal": "equal", "untested": f"not tested: {c.reason}"}
     return words.get(c.verdict) or ("better" if good else "worse")

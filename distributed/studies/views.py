@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from distributed.reporting.significance import Comparison, Summary, compare_to_reference, summarise
-from distributed.studies.cells import Plan
+from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Study
-from distributed.studies.results import Row
+from distributed.studies.results import CellRow
 
 SHARES = ("accuracy", "recall", "f1", "g_mean", "auroc", "auprc")
 TITLES = {
@@ -56,14 +56,14 @@ def shown(metric: str, value: float) -> str:
 
 
 @dataclass(frozen=True)
-class View:
+class ConditionView:
     """One data set under one condition: the rows of its finished cells, and its variants in order."""
 
     study: Study
     data: str
     condition: str
     variants: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CellRow, ...]
     common: Mapping[str, str] = field(
         default_factory=dict
     )  # the name over data sets of a variant that is named after a modality
@@ -101,7 +101,9 @@ class View:
         )
 
 
-def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[View]:
+def condition_views(
+    study: Study, plans: Mapping[str, DataSetCells], rows: Iterable[CellRow]
+) -> list[ConditionView]:
     """Every data set under every condition that has a finished cell."""
     done = [row for row in rows if row["state"] == "done"]
     found = []
@@ -111,7 +113,7 @@ def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[
             if mine:
                 common = {v.name: v.common for v in plan.variants}
                 found.append(
-                    View(
+                    ConditionView(
                         study,
                         data,
                         condition.name,
@@ -123,13 +125,13 @@ def views(study: Study, plans: Mapping[str, Plan], rows: Iterable[Row]) -> list[
     return found
 
 
-def mean_views(seen: Sequence[View], sets: Collection[str]) -> list[View]:
+def mean_views(seen: Sequence[ConditionView], sets: Collection[str]) -> list[ConditionView]:
     """For every condition that all data sets have: each variant's mean over the data sets, seed by seed, as if it were one more set."""
     found = []
     for condition in dict.fromkeys(v.condition for v in seen) if len(sets) > 1 else ():
         mine = [v for v in seen if v.condition == condition]
         if len(mine) == len(sets):
-            places: dict[tuple[str, int], list[Row]] = {}
+            places: dict[tuple[str, int], list[CellRow]] = {}
             for view in mine:
                 for row in view.rows:
                     places.setdefault(
@@ -150,11 +152,15 @@ def mean_views(seen: Sequence[View], sets: Collection[str]) -> list[View]:
                 mine[0].study,
                 reference=common.get(mine[0].study.reference, mine[0].study.reference),
             )
-            found.append(View(study, f"mean of {len(sets)} data sets", condition, kept, rows))
+            found.append(
+                ConditionView(study, f"mean of {len(sets)} data sets", condition, kept, rows)
+            )
     return [v for v in found if v.rows]
 
 
-def left_out_of_means(means: Sequence[View], plans: Mapping[str, Plan]) -> list[str]:
+def left_out_of_means(
+    means: Sequence[ConditionView], plans: Mapping[str, DataSetCells]
+) -> list[str]:
     """What every data set should have and the means over data sets lack, since some data set has no result of it."""
     found = {v.condition: v.finished for v in means}
     planned = []
@@ -173,7 +179,7 @@ def left_out_of_means(means: Sequence[View], plans: Mapping[str, Plan]) -> list[
     ]
 
 
-def _mean_row(name: str, rows: Sequence[Row]) -> Row:
+def _mean_row(name: str, rows: Sequence[CellRow]) -> CellRow:
     """Only the metrics that every data set has."""
     shared = [
         n

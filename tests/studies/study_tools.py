@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distributed.studies import definition as study
-from distributed.studies.state import State, plans_of
+from distributed.studies.state import StudyState, study_cells
 from model.schema import Image, Numeric, Schema, Table
 
 EVIL = "<script>alert(1)</script> | _x_"
@@ -19,7 +19,7 @@ LEVELS = {"concatenation": 0.5, "confidence": 0.55, "renamed": 0.0}
 
 
 def parsed(text: str) -> study.Study:
-    return study.parse(tomllib.loads(text), "own")
+    return study.parse_study(tomllib.loads(text), "own")
 
 
 def data_sets(*names: str, image: str = "image") -> list[Any]:
@@ -44,10 +44,10 @@ def opened(
     sets: list[Any] | None = None,
     variants: str | None = None,
     **extra: Any,
-) -> State:
+) -> StudyState:
     sets, own = sets or data_sets(*(names or ("set",))), parsed(text)
-    plans = plans_of(own, sets, seeds, extra, variants)
-    return State.open(
+    plans = study_cells(own, sets, seeds, extra, variants)
+    return StudyState.open(
         str(folder),
         own,
         plans,
@@ -58,7 +58,7 @@ def opened(
 
 
 def invented(
-    state: State,
+    state: StudyState,
     level: dict[str, float],
     tail: float = -0.2,
     failed: tuple[str, int] = ("", 0),

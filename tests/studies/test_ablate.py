@@ -27,8 +27,8 @@ from distributed.studies import boosting, cells
 from distributed.studies import cell_runs as study_run
 from distributed.studies import definition as study
 from distributed.studies.definition import Cell
-from distributed.studies.results import Results, flat
-from distributed.studies.state import plans_of
+from distributed.studies.results import Results, finite_metrics
+from distributed.studies.state import study_cells
 from distributed.training import loop, run, states
 from distributed.training.exchange import Exchange
 from distributed.training.run import RunSpec, open_split
@@ -188,17 +188,17 @@ def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
 )
 def test_a_mistake_that_shows_on_the_data_is_one_clear_error(text: str, error: str) -> None:
     with pytest.raises(ValueError, match=".") as raised:
-        plans_of(parsed(text), data_sets("set"), 2, {})
+        study_cells(parsed(text), data_sets("set"), 2, {})
     assert error in str(raised.value)
 
 
 def test_what_is_not_chosen_need_not_fit_the_data() -> None:
     text = '[[variants]]\nname = "a"\n[[conditions]]\nname = "clean"\n[[conditions]]\nname = "c"\nset = { data.corrupt = "sound=noise" }'
     own = parsed(text)
-    clean = plans_of(own, data_sets("set"), 1, {}, conditions="clean")["set"]
+    clean = study_cells(own, data_sets("set"), 1, {}, conditions="clean")["set"]
     assert {c.condition for c in clean.cells} == {"clean"}
     with pytest.raises(ValueError, match="valid: image, table"):
-        plans_of(own, data_sets("set"), 1, {}, conditions="clean,c")
+        study_cells(own, data_sets("set"), 1, {}, conditions="clean,c")
 
 
 def test_an_unknown_study_lists_the_shipped_ones() -> None:
@@ -206,13 +206,13 @@ def test_an_unknown_study_lists_the_shipped_ones() -> None:
         ValueError,
         match="did you mean 'fusion'.*shipped: experts, fusion, .*, missing, paper, sabotage, shift",
     ):
-        study.read("fusoin")
+        study.read_study("fusoin")
 
 
 def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
-    fusion = study.read("fusion")
+    fusion = study.read_study("fusion")
     asked = "gate, confidence, cross-fitted, shrunk, checked,only image"
-    chosen = plans_of(fusion, data_sets("set"), 1, {}, asked)["set"]
+    chosen = study_cells(fusion, data_sets("set"), 1, {}, asked)["set"]
     assert {v.name for v in chosen.variants} == {
         fusion.reference,
         "gate",
@@ -224,22 +224,22 @@ def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
         ValueError,
         match="--variants must name variants of the study: 'concatenation', .*; got 'shrunk'",
     ):
-        plans_of(fusion, data_sets("set"), 1, {}, "gate,shrunk")
+        study_cells(fusion, data_sets("set"), 1, {}, "gate,shrunk")
 
 
-@pytest.mark.parametrize("name", study.names())
+@pytest.mark.parametrize("name", study.study_names())
 def test_every_shipped_study_fits_its_data(name: str) -> None:
-    plans = plans_of(study.read(name), data_sets("set"), 2, {})
+    plans = study_cells(study.read_study(name), data_sets("set"), 2, {})
     assert plans["set"].cells
     assert not plans["set"].left_out
-    claimed = {c.variant for c in study.read(name).claims}
+    claimed = {c.variant for c in study.read_study(name).claims}
     assert claimed <= {v.name for v in plans["set"].variants}
 
 
 def test_studies_share_what_need_not_be_trained_twice() -> None:
-    plan = plans_of(study.read("shift"), data_sets("set"), 1, {})["set"]
+    plan = study_cells(study.read_study("shift"), data_sets("set"), 1, {})["set"]
     assert (len(plan.cells), len({c.training("d") for c in plan.cells})) == (35, 2)
-    plan = plans_of(study.read("sabotage"), data_sets("set"), 1, {})["set"]
+    plan = study_cells(study.read_study("sabotage"), data_sets("set"), 1, {})["set"]
     alone = {
         c.training("d")
         for c in plan.cells
@@ -276,7 +276,7 @@ def test_placeholders_and_grids_make_the_cells() -> None:
     name = "shared"
     set = { data.corrupt = "{shares=missing}" }
     """
-    plan = cells.plan(
+    plan = cells.cells_for_data_set(
         dataclasses.replace(parsed(text + NOISY), reference="1 experts"),
         ["image", "table"],
         ["table"],
@@ -321,7 +321,7 @@ set = { inference.aggregation = "stability" }
 
 
 def test_spaces_after_commas_lose_no_corruption() -> None:
-    plan = cells.plan(parsed(SPACED), ["image", "table"], ["table"], 1)
+    plan = cells.cells_for_data_set(parsed(SPACED), ["image", "table"], ["table"], 1)
     whole, alone = plan.cells
     assert (alone.settings["data.corrupt"], alone.test) == (
         "table = missing:0.3",
@@ -331,7 +331,7 @@ def test_spaces_after_commas_lose_no_corruption() -> None:
 
 
 def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_training() -> None:
-    plan = cells.plan(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
+    plan = cells.cells_for_data_set(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
     found = {(c.variant, c.condition): c for c in plan.cells}
     assert ("lacks it at test", "clean") not in found
     assert found["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}
@@ -341,7 +341,7 @@ def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_t
 
 
 def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
-    plan = cells.plan(
+    plan = cells.cells_for_data_set(
         parsed('[[variants]]\nname = "a"\n[[variants]]\nname = "trees"\nmodel = "boosting"'),
         ["image"],
         [],
@@ -359,7 +359,7 @@ def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_
         + '[[variants]]\nname = "boosting"\nmodel = "boosting"\n[[conditions]]\nname = "{modality}"\neach = "modality"\n'
     )
     text += 'set = { data.modalities = "{modality}" }\n[[conditions]]\nname = "both"\nset = { data.modalities = "image,table" }\n'
-    plan = plans_of(parsed(text), data_sets("set"), 1, {})["set"]
+    plan = study_cells(parsed(text), data_sets("set"), 1, {})["set"]
     kept = {c.condition: c.settings["data.modalities"] for c in plan.cells if c.model == "boosting"}
     assert kept == {"table": "table", "both": "table"}
     assert plan.left_out == ("boosting under image: no table is left to gradient boosting",)
@@ -435,7 +435,7 @@ def test_results_come_back_exactly_and_in_one_order(tmp_path: Path) -> None:
 
 
 def test_only_finite_numbers_become_columns() -> None:
-    assert flat({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {
+    assert finite_metrics({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {
         "test/a": 1.0,
         "n": 2.0,
     }
@@ -572,7 +572,7 @@ def test_an_unknown_shift_is_refused(kind: str) -> None:
 
 
 def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
-    small = study.dotted(tomllib.loads(TINY))
+    small = study.dotted_names(tomllib.loads(TINY))
     return [
         Cell(
             variant="v",
@@ -594,7 +594,7 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
         {"aggregation": "prior"},
         {"corrupt": "sound=noise"},
     ]
-    rows, history = study_run.run_group(
+    rows, history = study_run.run_cells(
         wafer_shards, group(*tests), stream.load_splits(wafer_shards, Config(), SPLITS)
     )
     assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
@@ -614,7 +614,7 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
     schema = read_manifest(wafer_shards).schema
     rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
     found = [
-        study_run.run_group(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0]
+        study_run.run_cells(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0]
         for r in (0, 4)
     ]
     for row in found:
@@ -631,11 +631,11 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
 
 def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
     tests = ({}, {"unfamiliar": "trusted"})
-    taught, _ = study_run.run_group(wafer_shards, group(*tests))
-    raw, _ = study_run.run_group(
+    taught, _ = study_run.run_cells(wafer_shards, group(*tests))
+    raw, _ = study_run.run_cells(
         wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.checked": False})
     )
-    untaught, _ = study_run.run_group(
+    untaught, _ = study_run.run_cells(
         wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"})
     )
     for row in taught:
@@ -657,10 +657,10 @@ def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
     monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
     noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
-    (trusting, wary), _ = study_run.run_group(
+    (trusting, wary), _ = study_run.run_cells(
         wafer_shards, group(noise | trusted, noise, **settings)
     )
-    (without,), _ = study_run.run_group(
+    (without,), _ = study_run.run_cells(
         wafer_shards, group(noise, **settings, **{"fusion.familiar": False})
     )
     scored = [
@@ -671,7 +671,7 @@ def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
 
 
 def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
-    rows, _ = study_run.run_group(
+    rows, _ = study_run.run_cells(
         wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"})
     )
     assert rows[0]["state"] == "failed"
@@ -687,12 +687,12 @@ def test_a_killed_cell_goes_on_from_its_last_state(
     with monkeypatch.context() as patch:
         patch.setattr(run, "finish", killed)  # after the last epoch
         with pytest.raises(KeyboardInterrupt):
-            study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
+            study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir())
     monkeypatch.setattr(loop, "train_epoch", killed)  # nothing is trained twice
-    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    rows, history = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
-    again, _ = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    again, _ = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert again == rows, "a driver killed before it has the rows asks for them again"
 
 
@@ -705,7 +705,7 @@ def test_a_state_of_another_version_is_trained_anew(
     """Else every --resume of the study would fail again."""
     States(str(tmp_path)).save(1, {"epoch": 1})
     monkeypatch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT + 1)
-    rows, history = study_run.run_group(wafer_shards, group({}), folder=str(tmp_path))
+    rows, history = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path))
     assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert "this training starts anew" in capsys.readouterr().err
 
@@ -713,15 +713,15 @@ def test_a_state_of_another_version_is_trained_anew(
 def test_boosting_has_every_training_row_once(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, columns = [], boosting.columns
+    seen, columns = [], boosting.table_columns
 
     def counted(source: Any) -> Any:
         cells, labels = columns(source)
         seen.append(len(labels))
         return cells, labels
 
-    monkeypatch.setattr(boosting, "columns", counted)
-    boosting.run(
+    monkeypatch.setattr(boosting, "table_columns", counted)
+    boosting.run_boosting(
         wafer_shards,
         {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512},
     )
@@ -729,7 +729,7 @@ def test_boosting_has_every_training_row_once(
 
 
 def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: str) -> None:
-    (found,) = boosting.run(
+    (found,) = boosting.run_boosting(
         wafer_shards,
         {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100},
     )
@@ -737,17 +737,19 @@ def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: 
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
-    found, noisy = boosting.run(
+    found, noisy = boosting.run_boosting(
         wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
     )
     job = RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
-    models = boosting.fit(open_split(job, "train", Exchange(), None, train=False), seed=0)
-    val = boosting.choices(models, open_split(job, "val", Exchange(), None))
+    models = boosting.fit_classifiers(
+        open_split(job, "train", Exchange(), None, train=False), seed=0
+    )
+    val = boosting.metrics_by_size(models, open_split(job, "val", Exchange(), None))
     assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
         "its size is the best on validation"
     )
     assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
-    (trained_on_noise,) = boosting.run(
+    (trained_on_noise,) = boosting.run_boosting(
         wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"}
     )
     assert noisy["val"] == found["val"]

@@ -21,8 +21,8 @@ from distributed.studies import report as study_report
 from distributed.studies import tables as study_tables
 from distributed.studies import views as study_stats
 from distributed.studies.results import Results
-from distributed.studies.state import State
-from distributed.studies.views import View
+from distributed.studies.state import StudyState
+from distributed.studies.views import ConditionView
 from tests.studies.study_tools import (
     EVIL,
     LEVELS,
@@ -197,14 +197,14 @@ FAR = {"concatenation": 0.5, "confidence": 0.55, "late": 0.498}
 
 def filled(
     tmp_path: Path, text: str, levels: dict[str, float], *names: str, **more: Any
-) -> tuple[State, list[View]]:
+) -> tuple[StudyState, list[ConditionView]]:
     state = opened(tmp_path, text, *names)
     invented(state, levels, **more)
-    return state, study_stats.views(state.study, state.plans, state.rows())
+    return state, study_stats.condition_views(state.study, state.plans, state.rows())
 
 
 def values(
-    state: State, variant: str, metric: str = "balanced_accuracy", **where: Any
+    state: StudyState, variant: str, metric: str = "balanced_accuracy", **where: Any
 ) -> np.ndarray:
     """By seed, straight from the results."""
     rows = [
@@ -229,7 +229,7 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
     small, large = sorted(t, key=t.__getitem__)
     holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
-    tests = study_tables.test_table(seen, "balanced_accuracy", "")
+    tests = study_tables.significance_table(seen, "balanced_accuracy", "")
     main = study_report.main_table(state.study, seen)
     tail = values(state, "confidence", "few_shot_accuracy") - values(
         state, "concatenation", "few_shot_accuracy"
@@ -302,7 +302,7 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
     )
     state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
     invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
-    seen = study_stats.views(state.study, state.plans, state.rows())
+    seen = study_stats.condition_views(state.study, state.plans, state.rows())
     (mean,) = study_stats.mean_views(seen, state.plans)
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
@@ -313,7 +313,7 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
         [replace(v, study=replace(v.study, reference="only image")) for v in seen], state.plans
     )
     assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
-    ranking, _, _ = study_figures.rank_over_sets(state.study, state.plans, seen)
+    ranking, _, _ = study_figures.rank_over_data_sets(state.study, state.plans, seen)
     assert ranking.ranks == {
         "confidence": 1.0,
         "concatenation": 2.0,
@@ -374,7 +374,7 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
     ]
 
 
-def report_of(state: State, folder: Path) -> str:
+def report_of(state: StudyState, folder: Path) -> str:
     state.report()
     return (folder / "report.md").read_text()
 
@@ -426,7 +426,7 @@ def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
         b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, ReportTable)
     ]
     assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
-    (forest, *_) = study_figures.forests(state.study, seen, "nll")
+    (forest, *_) = study_figures.forest_figures(state.study, seen, "nll")
     assert {t.name: list(t.y) for t in forest.figure.data} == {
         "better": ["confidence"],
         "worse": ["late"],
@@ -617,7 +617,7 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
     state, seen = filled(tmp_path, THREE, FAR)
     for row in state.results.rows.values():
         row["test/many_shot_accuracy"], row["test/medium_shot_accuracy"] = 0.9, 0.6
-    (forest,) = study_figures.forests(state.study, seen, "balanced_accuracy")
+    (forest,) = study_figures.forest_figures(state.study, seen, "balanced_accuracy")
     points = {y: x for trace in forest.figure.data for x, y in zip(trace.x, trace.y, strict=True)}
     for name in ("confidence", "late"):
         assert points[name] == pytest.approx(
@@ -640,7 +640,7 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
 def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
     sections = study_report._named_apart(
-        study_report.build(
+        study_report.report_sections(
             state.study, state.plans, seen, study_report.main_table(state.study, seen), [], ""
         )
     )
@@ -650,7 +650,7 @@ def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path:
 
 def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
-    names = [f.name for f in study_figures.forests(state.study, seen, "few_shot_accuracy")]
+    names = [f.name for f in study_figures.forest_figures(state.study, seen, "few_shot_accuracy")]
     assert {
         f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")
     } <= set(names)
