@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -62,7 +63,9 @@ def seconds(table: str, out: str, cpus: int, size: int) -> float:
 
     import ray
 
-    from distributed import ingest
+    ingest = importlib.import_module(
+        "distributed.ingest"
+    )  # the script: distributed.ingest is the function
     from distributed.runtime import ray_session
 
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -129,7 +129,7 @@ def test_help_is_whole_and_needs_neither_ray_nor_torch(entry: str) -> None:
     assert shown.returncode == 0
     assert "--" in shown.stdout
     heavy = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(ROOT)!r})\n"
-    heavy += f"try:\n    from distributed import {entry}; {entry}.main(['--help'])\nexcept SystemExit: pass\n"
+    heavy += f"try:\n    import importlib; importlib.import_module('distributed.{entry}').main(['--help'])\nexcept SystemExit: pass\n"
     heavy += (
         "print('LOADED', [m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules])"
     )

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from distributed import evaluate
 from distributed.inference import evaluation
 from distributed.inference import inputs as prediction_input
 from distributed.inference.weighing import read_prior
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
-from tests.conftest import run_command
+from tests.conftest import run_command, script
 from tests.training import small_run, toy
+
+evaluate = script("evaluate")
 
 
 @pytest.fixture(scope="module")

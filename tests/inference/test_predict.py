@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed import predict
 from distributed.inference import inputs as prediction_input
 from distributed.inference import tasks as prediction_tasks
 from distributed.inference.tasks import Piece, tasks
 from distributed.raw import table as ingest_table
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import run_command
+from tests.conftest import run_command, script
 from tests.training import small_run
+
+predict = script("predict")
 
 CLASSES = list(small_run.CLASSES)
 P = [f"p/{name}" for name in CLASSES]
@@ -379,8 +380,7 @@ def test_estimates_are_those_of_evaluate(folder: Path, out: Path, method: str) -
     assert bool(told["aggregation/reason"]) == bool(told["aggregation/fell_back"])
     if method == "stability":
         return
-    from distributed import evaluate
-
+    evaluate = script("evaluate")
     words = [
         "--checkpoint",
         str(folder / "run"),

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from distributed import ingest
 from distributed.shards import manifest as shards
+from tests.conftest import script
+
+ingest = script("ingest")
 
 ROWS = 120
 

@@ -18,14 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed import ingest
 from distributed.ingestion import output as ingest_write
 from distributed.raw.rows import encode_rows
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import Failure
 from distributed.shards import manifest as shards
 from model.schema import Categorical, Numeric, Schema, Table
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, run_command, script
 from tests.ingestion.ingest_tools import (
     ROWS,
     make_shards,
@@ -35,6 +34,8 @@ from tests.ingestion.ingest_tools import (
     run,
     write_csv,
 )
+
+ingest = script("ingest")
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_help_names_the_options_without_importing_the_heavy_libraries() -> None:
     ):
         assert option in done.stdout
     heavy = "{'ray', 'torch', 'pandas', 'pyarrow'}"
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distributed import ingest; print(not {heavy} & set(sys.modules))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import distributed.ingest; print(not {heavy} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

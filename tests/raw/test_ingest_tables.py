@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed import ingest
 from distributed.raw import table as ingest_table
+from tests.conftest import script
 from tests.ingestion.ingest_tools import png, rows_of, run
+
+ingest = script("ingest")
 
 
 def names_of(file: Path, text: str, encoding: str = "utf-8", read_as: str = "utf-8") -> list[str]:
