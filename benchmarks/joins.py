@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from distributed.inference import shifts as testing
+    from distributed.inference import shifts
     from distributed.shards import batches as stream
     from distributed.training.checkpoint import load_checkpoint
     from distributed.training.scoring import forward_batches, modality_posteriors
@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
     counts_C = np.asarray(network.schema.counts)
     cuts = {
-        kind: percent(lambda k, kind=kind: testing.shifted(labels_N, counts_C, kind, k))
+        kind: percent(lambda k, kind=kind: shifts.shifted_rows(labels_N, counts_C, kind, k))
         for kind in SHIFTS
     }
     classes = [c for c, n in enumerate(np.bincount(labels_N)) if n >= LENGTHS[0]]

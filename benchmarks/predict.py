@@ -59,22 +59,23 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.made import make_shards
-    from distributed.inference import inputs as prediction_input
-    from distributed.inference import predictor as prediction
-    from distributed.inference.weighing import Weighing
+    from distributed.inference import inputs, predictor
+    from distributed.inference.weighing import FixedAggregation
     from distributed.shards import batches as stream
 
     torch.set_num_threads(1)
     make_shards(f"{folder}/shards", args.rows, args.size)
     checkpoint = make_checkpoint(f"{folder}/checkpoint", f"{folder}/shards")
     schema, batch_size = checkpoint.network.schema, checkpoint.config.inference.batch_size
-    rows, _ = prediction_input.open_rows(
+    rows, _ = inputs.open_input(
         checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size
     )
     wave = next(rows.waves(1))
-    recipe = prediction.Recipe(rows=rows, weighing=Weighing((1 / 3,) * 3), out=f"{folder}/out")
-    predictor = prediction.Predictor(checkpoint, recipe, threads=1)
-    prepared = [batch for task in wave.tasks for batch in predictor.prepared(wave, task)]
+    recipe = predictor.PredictionSettings(
+        rows=rows, weighing=FixedAggregation((1 / 3,) * 3), out=f"{folder}/out"
+    )
+    worker = predictor.Predictor(checkpoint, recipe, threads=1)
+    prepared = [batch for task in wave.tasks for batch in worker.prepared(wave, task)]
     batches = [stream.as_batch(one.arrays, schema) for one in prepared]
 
     @torch.inference_mode()
@@ -83,7 +84,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     def ours() -> None:
         for one in prepared:
-            predictor.predict(one)
+            worker.predict(one)
 
     @torch.inference_mode()
     def loop_files() -> None:
@@ -96,7 +97,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     def ours_files() -> None:
         for part, task in enumerate(wave.tasks):
-            predictor.work(wave, task, part)
+            worker.work(wave, task, part)
         shutil.rmtree(f"{folder}/out")
 
     memory, files = paired(ours, loop, args.pairs), paired(ours_files, loop_files, args.pairs)

@@ -27,7 +27,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
-    from distributed.inference import weighing as inference
+    from distributed.inference import weighing
     from distributed.shards import batches as stream
     from distributed.training.checkpoint import load_checkpoint
 
@@ -41,7 +41,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         for limit in (torch.zeros_like(limit_M), limit_M):
             network.familiarity.limit_M.copy_(limit)
             torch.manual_seed(0)
-            scores = inference.score(
+            scores = weighing.score_rows(
                 checkpoint, Changed(source, image, change), torch.device("cpu")
             )
             right_N = (

@@ -22,7 +22,7 @@ from distributed.shards.manifest import SPLITS
 from model.schema import listed
 
 if TYPE_CHECKING:
-    from distributed.inference.evaluation import Evaluation
+    from distributed.inference.evaluation import EvaluationResult
 
 MAIN = {
     "balanced_accuracy": "balanced accuracy",
@@ -144,8 +144,7 @@ def main(argv: list[str]) -> int:
         check_place(options.json)
     import torch
 
-    from distributed.inference import evaluation
-    from distributed.inference import weighing as inference
+    from distributed.inference import evaluation, weighing
     from distributed.runtime import storage
     from distributed.training.checkpoint import load_checkpoint
 
@@ -155,20 +154,20 @@ def main(argv: list[str]) -> int:
     if options.trust_unfamiliar:
         checkpoint.network.trust_all()
     classes = checkpoint.network.schema.classes
-    condition = evaluation.Condition(
+    condition = evaluation.EvaluationConditions(
         split=options.split,
-        aggregation=inference.method_of(
+        aggregation=weighing.aggregation_method(
             options.aggregation, options.prior, checkpoint.config.inference.aggregation
         ),
-        prior_C=inference.read_prior(options.prior, classes) if options.prior else None,
+        prior_C=weighing.read_prior(options.prior, classes) if options.prior else None,
         shift=options.shift,
         modalities=split_list(options.modalities),
         corrupt=options.corrupt,
         seed=options.seed,
         replicates=options.replicates,
     )
-    found = evaluation.evaluate(
-        checkpoint, options.data, condition, inference.pick_device(options.gpus)
+    found = evaluation.score_checkpoint(
+        checkpoint, options.data, condition, weighing.pick_device(options.gpus)
     )
     print(describe(found, options))
     if options.json:
@@ -193,7 +192,7 @@ def check_place(place: str) -> None:
         files.delete_file(f"{path}{name}")
 
 
-def describe(found: Evaluation, options: argparse.Namespace) -> str:
+def describe(found: EvaluationResult, options: argparse.Namespace) -> str:
     """What a person reads: conditions, metrics with intervals, recalls, confidences, and every remark."""
     from distributed.reporting.tables import to_text
 
@@ -223,7 +222,7 @@ def describe(found: Evaluation, options: argparse.Namespace) -> str:
     )
 
 
-def ratio(found: Evaluation) -> str:
+def ratio(found: EvaluationResult) -> str:
     """What a cut came to: every class that has rows keeps at least one, so that few rows fall short of a steep shape."""
     sizes = [count for count in found.class_rows.values() if count]
     return f"the largest class has {max(sizes) / min(sizes):.3g} times the rows of the smallest"
@@ -236,7 +235,7 @@ def conditions(options: argparse.Namespace) -> list[str]:
     ] * options.trust_unfamiliar
 
 
-def experts(found: Evaluation) -> str:
+def experts(found: EvaluationResult) -> str:
     """How the experts were weighed and what the guard said."""
     weights = " ".join(f"{w:.2f}" for w in found.aggregation.weights_E.tolist())
     told = (
@@ -251,7 +250,7 @@ def experts(found: Evaluation) -> str:
     )
 
 
-def metric_table(found: Evaluation) -> Any:
+def metric_table(found: EvaluationResult) -> Any:
     from distributed.reporting.tables import ReportTable
 
     def shown(name: str, value: float | None) -> str:
@@ -272,7 +271,7 @@ def metric_table(found: Evaluation) -> Any:
     return ReportTable(columns=("metric", "value", "95 % from", "to"), rows=rows)
 
 
-def class_table(found: Evaluation) -> Any:
+def class_table(found: EvaluationResult) -> Any:
     from distributed.reporting.tables import ReportTable
 
     def per_cent(name: str) -> str:
@@ -285,7 +284,7 @@ def class_table(found: Evaluation) -> Any:
     return ReportTable(columns=("class", "rows", "recall %", "precision %"), rows=rows)
 
 
-def confidence_table(found: Evaluation) -> Any:
+def confidence_table(found: EvaluationResult) -> Any:
     """Predicted against true probability of the true class, for each modality and shot group."""
     from distributed.reporting.tables import ReportTable
 

@@ -24,9 +24,9 @@ from distributed.shards.manifest import REJECTED, SPLITS
 from model.schema import listed
 
 if TYPE_CHECKING:
-    from distributed.inference.inputs import Rows
-    from distributed.inference.predictor import Outcome
-    from distributed.inference.weighing import Weighing
+    from distributed.inference.inputs import InputRows
+    from distributed.inference.predictor import PredictionTotals
+    from distributed.inference.weighing import FixedAggregation
     from distributed.training.checkpoint import Checkpoint
 
 SMALL_ROWS = 20_000  # up to here starting Ray would take longer than predicting
@@ -34,7 +34,7 @@ SUMMARY = "summary.json"
 MOST_REASONS = 10  # kinds of refusals that are told
 MANY_UNSEEN = 0.1  # share of a column's cells: some new categories are normal
 PARTS = "predictions"
-COLUMNS = """columns of the predictions, a row each record: id; split (of shards); label, where one is given; prediction, empty where
+COLUMNS = """columns of the predictions, a row each record: id; split (of shards); label, where one is given; predictor, empty where
 abstained; probability, of the best class; abstained; entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion; unfamiliar/MODALITY,
 whether it is unlike anything in training; expert_weight/N"""
 
@@ -121,9 +121,7 @@ def main(argv: list[str]) -> int:
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
     with storage.writable(out):
         free(out)
-    from distributed.inference import inputs as prediction_input
-    from distributed.inference import predictor as prediction
-    from distributed.inference import weighing as inference
+    from distributed.inference import inputs, predictor, weighing
     from distributed.training.checkpoint import find_checkpoint, parse_checkpoint
 
     content = find_checkpoint(options.checkpoint)
@@ -131,7 +129,7 @@ def main(argv: list[str]) -> int:
     if options.trust_unfamiliar:
         checkpoint.network.trust_all()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size
-    rows, notes = prediction_input.open_rows(
+    rows, notes = inputs.open_input(
         checkpoint,
         options.data,
         images=folders(options.image),
@@ -139,11 +137,11 @@ def main(argv: list[str]) -> int:
         batch_size=batch_size,
         encoding=options.encoding,
     )
-    method = inference.method_of(
+    method = weighing.aggregation_method(
         options.aggregation or "", options.prior, checkpoint.config.inference.aggregation
     )
     prior = (
-        tuple(inference.read_prior(options.prior, checkpoint.network.schema.classes).tolist())
+        tuple(weighing.read_prior(options.prior, checkpoint.network.schema.classes).tolist())
         if method == "given"
         else ()
     )
@@ -153,7 +151,7 @@ def main(argv: list[str]) -> int:
     started = time.perf_counter()
     weighing, facts = decide(checkpoint, rows, method, prior, options, batch_size)
     storage.remove_folder(join(out, PARTS))
-    recipe = prediction.Recipe(
+    recipe = predictor.PredictionSettings(
         rows=rows,
         weighing=weighing,
         out=out,
@@ -161,13 +159,13 @@ def main(argv: list[str]) -> int:
         gpus=options.gpus_per_actor,
         trust=options.trust_unfamiliar,
     )
-    waves, total = prediction_input.Counted(rows), prediction.Outcome()
+    waves, total = inputs.CountedWaves(rows), predictor.PredictionTotals()
     if pooled(rows, options):
         actors = pool_size(options)
         with signals.stop_requests():
-            gather(prediction.in_pool(content, recipe, waves.of(actors), actors), total, waves)
+            gather(predictor.predict_in_pool(content, recipe, waves.of(actors), actors), total, waves)
     else:
-        gather(prediction.in_process(checkpoint, recipe, waves.of(1)), total, waves)
+        gather(predictor.predict_in_process(checkpoint, recipe, waves.of(1)), total, waves)
     seconds = time.perf_counter() - started
     if total.rows != waves.rows or total.rows != total.predicted + len(total.refused):
         raise errors.Failure(
@@ -229,36 +227,35 @@ def free(out: str) -> None:
 
 def decide(
     checkpoint: Checkpoint,
-    rows: Rows,
+    rows: InputRows,
     method: str,
     prior: tuple[float, ...],
     options: argparse.Namespace,
     batch_size: int,
-) -> tuple[Weighing, dict[str, Any]]:
+) -> tuple[FixedAggregation, dict[str, Any]]:
     """How the experts are weighed, the same for every row; estimated on a sample of them where the method says so."""
-    from distributed.inference import predictor as prediction
-    from distributed.inference import weighing as inference
-    from distributed.inference.weighing import Weighing
+    from distributed.inference import predictor, weighing
+    from distributed.inference.weighing import FixedAggregation
 
-    classes, experts = checkpoint.network.schema.classes, inference.experts(checkpoint)
+    classes, experts = checkpoint.network.schema.classes, weighing.expert_count(checkpoint)
     if method in ("uniform", "given"):
-        return Weighing((1 / experts,) * experts, prior), {"aggregation": method}
-    device = inference.pick_device(options.gpus_per_actor)
-    source = prediction.sample(checkpoint, rows, batch_size)
+        return FixedAggregation((1 / experts,) * experts, prior), {"aggregation": method}
+    device = weighing.pick_device(options.gpus_per_actor)
+    source = predictor.sample_rows(checkpoint, rows, batch_size)
     if not len(source.arrays["labels"]):
-        return Weighing((1 / experts,) * experts, prior), {
+        return FixedAggregation((1 / experts,) * experts, prior), {
             "aggregation": "uniform",
             "aggregation/reason": "no row to estimate from",
         }
-    logits_NEC = inference.score(checkpoint, source, device).logits_NEC
-    found = inference.weigh(checkpoint, method, logits_NEC, source, device)
-    facts = inference.facts_of(found, method) | {"aggregation/rows": float(len(logits_NEC))}
+    logits_NEC = weighing.score_rows(checkpoint, source, device).logits_NEC
+    found = weighing.aggregate_experts(checkpoint, method, logits_NEC, source, device)
+    facts = weighing.aggregation_facts(found, method) | {"aggregation/rows": float(len(logits_NEC))}
     if found.prior_C is not None:
         facts |= {f"prior/{name}": float(p) for name, p in zip(classes, found.prior_C, strict=True)}
-    return Weighing.of(found), facts
+    return FixedAggregation.of(found), facts
 
 
-def pooled(rows: Rows, options: argparse.Namespace) -> bool:
+def pooled(rows: InputRows, options: argparse.Namespace) -> bool:
     """Whether the rows are worth a pool of actors."""
     if options.concurrency is not None and options.concurrency > 1:
         return True
@@ -285,7 +282,7 @@ def pool_size(options: argparse.Namespace) -> int:
     return int(options.concurrency or max(1, room))
 
 
-def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
+def gather(outcomes: Iterable[PredictionTotals], total: PredictionTotals, waves: Any) -> None:
     with progress.show_progress("predicting", waves.expected) as advance:
         for outcome in outcomes:
             total.add(outcome)
@@ -294,14 +291,14 @@ def gather(outcomes: Iterable[Outcome], total: Outcome, waves: Any) -> None:
 
 def summary(
     checkpoint: Checkpoint,
-    total: Outcome,
+    total: PredictionTotals,
     notes: list[str],
     prior: tuple[float, ...],
     seconds: float,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
-    from distributed.inference.weighing import agreement_notes, prior_notes, unfamiliar_notes
+    from distributed.inference.notes import cross_modal_notes, prior_notes, unfamiliar_notes
     from distributed.ingestion.summary import kinds_of
     from distributed.raw.rows import EMPTY_CELLS
 
@@ -335,13 +332,13 @@ def summary(
         *notes,
         *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted),
     ]
-    notes += agreement_notes(schema.modalities, total.agreement, checkpoint.expectation)
+    notes += cross_modal_notes(schema.modalities, total.agreement, checkpoint.expectation)
     notes += unread_notes(checkpoint, total)
     notes += prior_notes(schema.classes, prior)
     return found | {"notes": notes}
 
 
-def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
+def unread_notes(checkpoint: Checkpoint, total: PredictionTotals) -> list[str]:
     """Cells of the table that hold something and tell nothing: another date format, another spelling of the categories."""
     from distributed.raw.columns import READ_AS
     from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
@@ -383,7 +380,7 @@ def unread_notes(checkpoint: Checkpoint, total: Outcome) -> list[str]:
     return found
 
 
-def write(out: str, told: dict[str, Any], total: Outcome) -> None:
+def write(out: str, told: dict[str, Any], total: PredictionTotals) -> None:
     """The refused rows, and the summary last: it says that the folder is whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distributed.inference import shifts as testing
-from distributed.inference import weighing as inference
-from distributed.inference.matching import Match, match
+from distributed.inference import notes, shifts, weighing
+from distributed.inference.matching import SchemaMatch, match_schemas
 from distributed.shards import batches as stream
 from distributed.shards.corruption import corrupt, parse
 from distributed.shards.decode import Arrays, decode, empty
@@ -33,7 +32,7 @@ SHOWN = ("rows", *CONFIDENCE_FACTS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
+class EvaluationConditions:
     """What is asked of an evaluation. prior_C: a known class prior of the test rows."""
 
     split: str = "test"
@@ -47,7 +46,7 @@ class Condition:
 
 
 @dataclass
-class Evaluation:
+class EvaluationResult:
     """Everything that was found; `flat` is all of it under flat names."""
 
     metrics: dict[str, float]
@@ -69,7 +68,7 @@ class Evaluation:
         }
         for name, (low, high) in self.intervals.items():
             found |= {f"{name}/low": low, f"{name}/high": high}
-        found |= inference.facts_of(self.aggregation, self.asked)
+        found |= weighing.aggregation_facts(self.aggregation, self.asked)
         for row in self.confidence:
             found |= {
                 f"confidence/{row['modality']}/{row['group']}/{name}": row[name] for name in SHOWN
@@ -84,14 +83,14 @@ class Evaluation:
         return found | {"remarks": "; ".join(self.remarks)}
 
 
-def evaluate(
-    checkpoint: Checkpoint, shards: str, condition: Condition, device: torch.device
-) -> Evaluation:
+def score_checkpoint(
+    checkpoint: Checkpoint, shards: str, condition: EvaluationConditions, device: torch.device
+) -> EvaluationResult:
     """Labels of the split serve the cut, which is a protocol, and the metrics; no decision is made on them."""
     network, classes = checkpoint.network, checkpoint.network.schema.classes
-    source, found_match, available = open_rows(checkpoint, shards, condition)
-    seen = inference.score(checkpoint, source, device)
-    weighed = inference.weigh(
+    source, found_match, available = open_split(checkpoint, shards, condition)
+    seen = weighing.score_rows(checkpoint, source, device)
+    weighed = weighing.aggregate_experts(
         checkpoint,
         condition.aggregation,
         seen.logits_NEC,
@@ -113,8 +112,8 @@ def evaluate(
         seen.unfamiliar_NM.sum(0).tolist(),
         int(lost(seen.present_NM, seen.unfamiliar_NM).sum()),
     )
-    remarks += inference.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
-    remarks += inference.agreement_notes(
+    remarks += notes.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
+    remarks += notes.cross_modal_notes(
         network.schema.modalities, seen.agreement, checkpoint.expectation
     )
     nothing = int((~seen.present_NM.any(1)).sum())
@@ -123,7 +122,7 @@ def evaluate(
             f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing"
         )
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
-    remarks += inference.prior_notes(
+    remarks += notes.prior_notes(
         classes, () if condition.prior_C is None else condition.prior_C.tolist()
     )
     kept = network.schema.keep(condition.modalities).modalities
@@ -138,7 +137,7 @@ def evaluate(
         remarks.append(
             f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})"
         )
-    return Evaluation(
+    return EvaluationResult(
         metrics=compute_metrics(seen, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap(
             *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
@@ -154,14 +153,14 @@ def evaluate(
     )
 
 
-def open_rows(
-    checkpoint: Checkpoint, shards: str, condition: Condition
-) -> tuple[stream.Source, Match, int]:
+def open_split(
+    checkpoint: Checkpoint, shards: str, condition: EvaluationConditions
+) -> tuple[stream.Source, SchemaMatch, int]:
     """The rows of the condition as batches, from memory or streamed by size; and the rows that the split has."""
     schema, config = checkpoint.network.schema, checkpoint.config
     manifest = read_manifest(shards)
-    found = match(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
-    spec = corruption(checkpoint, condition)
+    found = match_schemas(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
+    spec = corruption_spec(checkpoint, condition)
     if not manifest.rows[condition.split]:
         raise ValueError(
             f"a split must have rows to be evaluated; {shards} has none in {condition.split}/"
@@ -169,7 +168,9 @@ def open_rows(
     index = read_index(shards, condition.split)
     check_labels(found, manifest.schema, index.labels_R, shards, condition.split)
     labels_R = found.labels(index.labels_R).astype(np.int64)
-    rows_R = testing.shifted(labels_R, np.asarray(schema.counts), condition.shift, condition.seed)
+    rows_R = shifts.shifted_rows(
+        labels_R, np.asarray(schema.counts), condition.shift, condition.seed
+    )
     selection = Selection(
         rows_R,
         labels_R[rows_R],
@@ -201,7 +202,7 @@ def open_rows(
     )
 
 
-def corruption(checkpoint: Checkpoint, condition: Condition) -> str:
+def corruption_spec(checkpoint: Checkpoint, condition: EvaluationConditions) -> str:
     """The run's own sabotage, what is asked for on top of it, and modalities that are taken away, as one specification."""
     schema = checkpoint.network.schema
     kept = schema.keep(condition.modalities).modalities
@@ -210,7 +211,7 @@ def corruption(checkpoint: Checkpoint, condition: Condition) -> str:
     return ",".join(filter(None, (checkpoint.config.data.corrupt, condition.corrupt, *taken)))
 
 
-def check_labels(found: Match, data: Schema, labels_R: Ints, shards: str, split: str) -> None:
+def check_labels(found: SchemaMatch, data: Schema, labels_R: Ints, shards: str, split: str) -> None:
     """Rows of a class that the network cannot give would only count as its mistakes."""
     if not (labels_R >= 0).any():
         raise ValueError(
@@ -229,7 +230,7 @@ def check_labels(found: Match, data: Schema, labels_R: Ints, shards: str, split:
 class MatchedReader(Reader):
     """A reader whose batches come out in the checkpoint's terms; `schema` is what it decodes."""
 
-    match: Match = None  # type: ignore[assignment]
+    match: SchemaMatch = None  # type: ignore[assignment]
 
     def blank(self, rows: int) -> Arrays:
         return {

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distributed.inference.matching import Match, match, narrowed
+from distributed.inference.matching import SchemaMatch, keep_modalities, match_schemas
 from distributed.inference.tasks import (
-    Piece,
+    RowRange,
     Wave,
     csv_chunks,
+    make_tasks,
     parquet_batches,
-    pieces,
-    tasks,
+    row_ranges,
 )
 from distributed.raw import headers as ingest_heads
 from distributed.raw import rows as ingest_rows
@@ -30,7 +30,7 @@ from model.schema import listed
 
 
 @dataclass
-class Prepared:
+class PreparedBatch:
     """One batch: arrays in the network's terms with what identifies their rows, and the rows that were refused."""
 
     arrays: Arrays
@@ -49,24 +49,26 @@ class ShardRows:
 
     uri: str
     splits: tuple[str, ...]
-    match: Match
+    match: SchemaMatch
     batch_size: int
 
     def waves(self, workers: int) -> Iterator[Wave]:
         files = [(path, split) for split in self.splits for path in part_files(self.uri, split)]
-        yield Wave(tasks(pieces(self.uri, files), self.batch_size, workers))
+        yield Wave(make_tasks(row_ranges(self.uri, files), self.batch_size, workers))
 
-    def batches(self, wave: Wave, task: Sequence[Piece]) -> Iterator[tuple[pa.Table, Piece, int]]:
+    def batches(
+        self, wave: Wave, task: Sequence[RowRange]
+    ) -> Iterator[tuple[pa.Table, RowRange, int]]:
         return parquet_batches(
             self.uri, task, self.batch_size, ["id", "label", *columns_of(self.match.read)]
         )
 
-    def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
+    def prepare(self, raw: pa.Table, piece: RowRange, first: int) -> PreparedBatch:
         arrays = self.match.apply(decode(numpy_columns(raw.drop_columns("id")), self.match.read))
-        return Prepared(
+        return PreparedBatch(
             arrays,
             raw["id"].cast(pa.string()).combine_chunks(),
-            names(arrays["labels"], self.match.model.classes),
+            label_names(arrays["labels"], self.match.model.classes),
             piece.split,
         )
 
@@ -91,8 +93,8 @@ class TableRows:
     def waves(self, workers: int) -> Iterator[Wave]:
         if self.table.kind == "parquet":
             yield Wave(
-                tasks(
-                    pieces(self.table.uri, [(path, "") for path in self.table.files]),
+                make_tasks(
+                    row_ranges(self.table.uri, [(path, "") for path in self.table.files]),
                     self.batch_size,
                     workers,
                 )
@@ -100,11 +102,13 @@ class TableRows:
             return
         first = 0
         for chunk in csv_chunks(self.table, self.columns, self.batch_size):
-            whole = [Piece("", 0, 0, chunk.num_rows, first)]
-            yield Wave(tasks(whole, self.batch_size, workers), chunk)
+            whole = [RowRange("", 0, 0, chunk.num_rows, first)]
+            yield Wave(make_tasks(whole, self.batch_size, workers), chunk)
             first += chunk.num_rows
 
-    def batches(self, wave: Wave, task: Sequence[Piece]) -> Iterator[tuple[pa.Table, Piece, int]]:
+    def batches(
+        self, wave: Wave, task: Sequence[RowRange]
+    ) -> Iterator[tuple[pa.Table, RowRange, int]]:
         if wave.table is None:
             yield from parquet_batches(self.table.uri, task, self.batch_size, self.columns)
             return
@@ -113,7 +117,7 @@ class TableRows:
                 rows = min(self.batch_size, piece.rows - low)
                 yield wave.table.slice(piece.skip + low, rows), piece, piece.first + low
 
-    def prepare(self, raw: pa.Table, piece: Piece, first: int) -> Prepared:
+    def prepare(self, raw: pa.Table, piece: RowRange, first: int) -> PreparedBatch:
         unread: Counter[str] = Counter()
         commas = self.table.delimiter == ";"
         good, refused = ingest_rows.encode_rows(
@@ -122,8 +126,8 @@ class TableRows:
         columns = numpy_columns(good.drop_columns("id"))
         arrays = decode(columns, self.manifest.schema)
         pairs = zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)
-        labels = names(arrays["labels"], self.manifest.schema.classes)
-        return Prepared(
+        labels = label_names(arrays["labels"], self.manifest.schema.classes)
+        return PreparedBatch(
             arrays,
             good["id"].cast(pa.string()).combine_chunks(),
             labels,
@@ -133,15 +137,15 @@ class TableRows:
         )
 
 
-Rows = ShardRows | TableRows
+InputRows = ShardRows | TableRows
 
 
-def names(labels_B: np.ndarray[Any, Any], classes: Sequence[str]) -> pa.Array:
+def label_names(labels_B: np.ndarray[Any, Any], classes: Sequence[str]) -> pa.Array:
     """Class names of labels; null for -1."""
     return pa.array([*classes], pa.string()).take(pa.array(labels_B, pa.int32(), mask=labels_B < 0))
 
 
-def open_rows(
+def open_input(
     checkpoint: Checkpoint,
     data: str,
     *,
@@ -149,7 +153,7 @@ def open_rows(
     split: str,
     batch_size: int,
     encoding: str = "utf-8",
-) -> tuple[Rows, list[str]]:
+) -> tuple[InputRows, list[str]]:
     """The rows of a SHARDS folder or of a table, and what there is to note about them."""
     if has_manifest(data):
         if images:
@@ -157,7 +161,7 @@ def open_rows(
                 f"--image is for tables; {data} is a SHARDS folder, whose images are in it"
             )
         manifest = read_manifest(data)
-        found = match(
+        found = match_schemas(
             manifest.schema,
             checkpoint.network.schema,
             manifest.prepare,
@@ -178,7 +182,7 @@ def open_rows(
         raise ValueError(
             f"--split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})"
         )
-    return open_table(checkpoint, data, images, batch_size, encoding)
+    return open_table_rows(checkpoint, data, images, batch_size, encoding)
 
 
 def has_manifest(data: str) -> bool:
@@ -191,7 +195,7 @@ def has_manifest(data: str) -> bool:
         raise ingest_heads.damaged(data, error) from None
 
 
-def open_table(
+def open_table_rows(
     checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str
 ) -> tuple[TableRows, list[str]]:
     """The table with its columns checked against those of the checkpoint."""
@@ -204,7 +208,7 @@ def open_table(
         table = ingest_table.open_table(data, encoding)
     except ValueError as error:
         raise ValueError(str(error).replace("--table", "--data")) from None
-    kept, prepare = narrowed(checkpoint.manifest.schema, made, schema)
+    kept, prepare = keep_modalities(checkpoint.manifest.schema, made, schema)
     columns = [image["column"] for image in prepare["images"]]
     for name in images:
         if name not in columns:
@@ -261,10 +265,10 @@ def absolute(table: ingest_table.RawTable) -> ingest_table.RawTable:
 
 
 @dataclass
-class Counted:
+class CountedWaves:
     """Waves of rows, counted on their way."""
 
-    source: Rows
+    source: InputRows
     rows: int = 0
 
     @property

@@ -20,7 +20,7 @@ ALIKE = 0.01  # of a window: what its ends may differ by, which is two or three 
 
 
 @dataclass(frozen=True)
-class Match:
+class SchemaMatch:
     """How to read one SHARDS folder for one checkpoint."""
 
     model: Schema  # what the network takes
@@ -61,12 +61,12 @@ class Match:
         return found
 
 
-def match(
+def match_schemas(
     data: Schema,
     model: Schema,
     made: Mapping[str, Any] | None = None,
     as_made: Mapping[str, Any] | None = None,
-) -> Match:
+) -> SchemaMatch:
     """Compares what the shards hold with what the network takes; one error names the first thing that cannot be matched.
 
     made, as_made: `prepare` of the manifests of the shards and of the checkpoint, where ingest made them.
@@ -117,7 +117,7 @@ def match(
         )
     if data.classes != model.classes and not strangers:
         notes.append("classes are numbered otherwise in the shards: matched by name")
-    return Match(model, model.keep(kept), labels_C, categories, strangers, tuple(notes))
+    return SchemaMatch(model, model.keep(kept), labels_C, categories, strangers, tuple(notes))
 
 
 def _images_alike(
@@ -194,7 +194,9 @@ def _places(names: Sequence[str], wanted: Sequence[str], absent: int) -> list[in
     return [exact.get(name, alike.get(spelling(name), absent)) for name in names]
 
 
-def narrowed(schema: Schema, plain: dict[str, Any], kept: Schema) -> tuple[Schema, dict[str, Any]]:
+def keep_modalities(
+    schema: Schema, plain: dict[str, Any], kept: Schema
+) -> tuple[Schema, dict[str, Any]]:
     """A manifest's schema and `prepare` with only the modalities that a network takes."""
     images = [image for image in plain.get("images", ()) if image["name"] in kept.modalities]
     return dataclasses.replace(schema.keep(kept.modalities), classes=kept.classes), {

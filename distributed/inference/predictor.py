@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.inference import weighing as inference
-from distributed.inference.inputs import Prepared, Rows
-from distributed.inference.tasks import Piece, Wave
-from distributed.inference.weighing import Weighing
+from distributed.inference import weighing
+from distributed.inference.inputs import InputRows, PreparedBatch
+from distributed.inference.tasks import RowRange, Wave
+from distributed.inference.weighing import FixedAggregation
 from distributed.runtime.storage import filesystem, join
 from distributed.shards import batches as stream
 from distributed.shards import reader
@@ -39,11 +39,11 @@ SAMPLE_ROWS = 8192  # an estimate of a few numbers needs no more rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class PredictionSettings:
     """What is done with every row."""
 
-    rows: Rows
-    weighing: Weighing
+    rows: InputRows
+    weighing: FixedAggregation
     out: str
     abstain: float = 0.0
     gpus: float = 0.0
@@ -51,7 +51,7 @@ class Recipe:
 
 
 @dataclass
-class Outcome:
+class PredictionTotals:
     """What became of some rows."""
 
     rows: int = 0
@@ -70,7 +70,7 @@ class Outcome:
     )  # cells of a table's columns that hold what tells nothing
     blank: int = 0  # predicted rows without any modality
 
-    def add(self, other: Outcome) -> None:
+    def add(self, other: PredictionTotals) -> None:
         self.rows += other.rows
         self.predicted += other.predicted
         self.abstained += other.abstained
@@ -103,7 +103,7 @@ class Outcome:
         return {**vars(self), "agreement": sums}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Outcome:
+    def from_plain(cls, plain: dict[str, Any]) -> PredictionTotals:
         agreement = Agreement.from_state_dict(plain["agreement"]) if plain["agreement"] else None
         return cls(**{**plain, "agreement": agreement, "unread": Counter(plain["unread"])})
 
@@ -111,17 +111,17 @@ class Outcome:
 class Predictor:
     """The network with all that is applied after it; loaded once in each process that predicts."""
 
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, recipe: PredictionSettings, threads: int) -> None:
         self.checkpoint, self.recipe, self.threads = checkpoint, recipe, threads
-        self.device = inference.pick_device(recipe.gpus)
+        self.device = weighing.pick_device(recipe.gpus)
         self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         if recipe.trust:
             self.network.trust_all()
         self.trained_C = priors.mean_class_prior(checkpoint)
-        self.schema = arrow_schema(checkpoint, bool(getattr(recipe.rows, "splits", ())))
+        self.schema = output_schema(checkpoint, bool(getattr(recipe.rows, "splits", ())))
 
     @torch.inference_mode()
-    def predict(self, prepared: Prepared) -> tuple[pa.Table, Outcome]:
+    def predict(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
         """The predictions of one batch."""
         classes, modalities = self.network.schema.classes, self.network.schema.modalities
         batch = stream.as_batch(prepared.arrays, self.network.schema).to(self.device)
@@ -175,7 +175,7 @@ class Predictor:
             nowhere,
             agreement,
         )
-        found = Outcome(
+        found = PredictionTotals(
             rows + len(prepared.refused),
             rows,
             int(abstained_B.sum()),
@@ -186,9 +186,9 @@ class Predictor:
         )
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema), found
 
-    def work(self, wave: Wave, task: list[Piece], part: int) -> Outcome:
+    def work(self, wave: Wave, task: list[RowRange], part: int) -> PredictionTotals:
         """Predicts a task and writes its part file, whole or not at all."""
-        total = Outcome()
+        total = PredictionTotals()
         path = join(self.recipe.out, PARTS, f"part-{part:05d}.parquet")
         system, target = filesystem(path)
         system.create_dir(target.rpartition("/")[0], recursive=True)
@@ -202,7 +202,7 @@ class Predictor:
                     table, found = self.predict(prepared)
                     held.append(table)
                 else:
-                    found = Outcome(
+                    found = PredictionTotals(
                         rows=len(prepared.refused), refused=prepared.refused, unread=prepared.unread
                     )
                 total.add(found)
@@ -214,7 +214,7 @@ class Predictor:
         system.move(f"{target}.tmp", target)
         return total
 
-    def prepared(self, wave: Wave, task: list[Piece]) -> Iterator[Prepared]:
+    def prepared(self, wave: Wave, task: list[RowRange]) -> Iterator[PreparedBatch]:
         """The task's batches, decoded by threads ahead of their use."""
         rows = self.recipe.rows
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
@@ -223,7 +223,7 @@ class Predictor:
             )
 
 
-def arrow_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
+def output_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
     """Columns of a part file, one a class: probabilities can be filtered, sorted and averaged by name in any tool."""
     schema = checkpoint.network.schema
     columns = [
@@ -241,16 +241,16 @@ def arrow_schema(checkpoint: Checkpoint, splits: bool) -> pa.Schema:
             *columns,
             *(
                 (f"expert_weight/{e + 1}", pa.float32())
-                for e in range(inference.experts(checkpoint))
+                for e in range(weighing.expert_count(checkpoint))
             ),
         ]
     )
 
 
-class Actor:
+class PredictorActor:
     """A worker of the pool: Ray Data hands it numbers of tasks. It loads the model with its first one."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: PredictionSettings) -> None:
         torch.set_num_threads(1)
         self.recipe = recipe
         self.predictor: Predictor | None = None
@@ -275,7 +275,9 @@ class Actor:
         return pa.table({"outcome": [json.dumps(one) for one in told]})
 
 
-def in_process(checkpoint: Checkpoint, recipe: Recipe, waves: Iterator[Wave]) -> Iterator[Outcome]:
+def predict_in_process(
+    checkpoint: Checkpoint, recipe: PredictionSettings, waves: Iterator[Wave]
+) -> Iterator[PredictionTotals]:
     """Every task in this process."""
     torch.set_num_threads(1)
     predictor = Predictor(checkpoint, recipe, threads=reader.threads())
@@ -286,9 +288,9 @@ def in_process(checkpoint: Checkpoint, recipe: Recipe, waves: Iterator[Wave]) ->
             part += 1
 
 
-def in_pool(
-    content: bytes, recipe: Recipe, waves: Iterator[Wave], actors: int
-) -> Iterator[Outcome]:
+def predict_in_pool(
+    content: bytes, recipe: PredictionSettings, waves: Iterator[Wave], actors: int
+) -> Iterator[PredictionTotals]:
     """Every task in a pool of actors; each loads the model once from the object store."""
     import ray
     import ray.data
@@ -301,7 +303,7 @@ def in_pool(
         ]  # in a list, so that Ray hands on the references and not the values
         numbers = ray.data.from_arrow([pa.table({"task": [k]}) for k in range(len(wave.tasks))])
         done = numbers.map_batches(
-            Actor,
+            PredictorActor,
             fn_constructor_args=(recipe,),
             fn_args=(shared, part),
             batch_size=1,
@@ -314,12 +316,12 @@ def in_pool(
             for told in map(json.loads, batch["outcome"].to_pylist()):
                 if "error" in told:
                     raise ValueError(told["error"])
-                yield Outcome.from_plain(told)
+                yield PredictionTotals.from_plain(told)
         part += len(wave.tasks)
 
 
 @dataclass
-class Sample:
+class SampledRows:
     """A source of evenly spread rows of the input, for estimates."""
 
     schema: Schema
@@ -337,7 +339,7 @@ class Sample:
             )
 
 
-def sample(checkpoint: Checkpoint, rows: Rows, batch_size: int) -> Sample:
+def sample_rows(checkpoint: Checkpoint, rows: InputRows, batch_size: int) -> SampledRows:
     """Every k-th row of the input, at most SAMPLE_ROWS; refused ones left out."""
     schema = checkpoint.network.schema
     stride = max(1, -(-sum(wave.rows for wave in rows.waves(1)) // SAMPLE_ROWS))
@@ -348,7 +350,7 @@ def sample(checkpoint: Checkpoint, rows: Rows, batch_size: int) -> Sample:
                 chosen = list(range(-first % stride, raw.num_rows, stride))
                 if chosen:
                     parts.append(rows.prepare(raw.take(chosen), piece, first).arrays)
-    return Sample(
+    return SampledRows(
         schema,
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
         batch_size,

@@ -10,7 +10,7 @@ CUT = 7  # the random stream of the cut, beside those of sampling.py
 RULE = "a test distribution must be uniform, forward-K or backward-K with K of at least 1"
 
 
-def shifted(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
+def shifted_rows(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
     """The largest subset of rows with class sizes as `kind` says: forward-K falls by K from the most trained class, backward-K rises.
 
     Labels serve the cut, which is a protocol, not a decision. Every class that has rows keeps at least one.

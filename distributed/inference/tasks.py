@@ -17,7 +17,7 @@ CHUNK_BYTES = 64 << 20  # text of a CSV table that is held at a time
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowRange:
     """Neighbouring rows of one row group, in whole batches but for the group's end."""
 
     file: str
@@ -32,7 +32,7 @@ class Piece:
 class Wave:
     """Tasks that are worked on together. Each is a list of pieces; those of a CSV table are ranges of `table`."""
 
-    tasks: list[list[Piece]]
+    tasks: list[list[RowRange]]
     table: pa.Table | None = None
 
     @property
@@ -40,10 +40,10 @@ class Wave:
         return sum(piece.rows for task in self.tasks for piece in task)
 
 
-def pieces(uri: str, files: Sequence[tuple[str, str]]) -> list[Piece]:
+def row_ranges(uri: str, files: Sequence[tuple[str, str]]) -> list[RowRange]:
     """Every row group of these Parquet files."""
     system, _ = filesystem(uri)
-    found: list[Piece] = []
+    found: list[RowRange] = []
     first = 0
     for path, split in files:
         with system.open_input_file(path) as source:
@@ -51,12 +51,12 @@ def pieces(uri: str, files: Sequence[tuple[str, str]]) -> list[Piece]:
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if rows:
-                found.append(Piece(path, group, 0, rows, first, split))
+                found.append(RowRange(path, group, 0, rows, first, split))
             first += rows
     return found
 
 
-def tasks(groups: Sequence[Piece], batch_size: int, workers: int) -> list[list[Piece]]:
+def make_tasks(groups: Sequence[RowRange], batch_size: int, workers: int) -> list[list[RowRange]]:
     """The pieces dealt out in order: several tasks a worker, none above PART_ROWS unless a row group would be read too often.
 
     Where batches begin does not depend on `workers`, so neither does any prediction.
@@ -64,7 +64,7 @@ def tasks(groups: Sequence[Piece], batch_size: int, workers: int) -> list[list[P
     total = sum(piece.rows for piece in groups)
     size = PART_ROWS if workers == 1 else min(PART_ROWS, -(-total // (4 * workers)))
     size = max(1, size // batch_size) * batch_size
-    found: list[list[Piece]] = [[]]
+    found: list[list[RowRange]] = [[]]
     filled = 0
     for group in groups:
         # A worker that begins inside a row group of a file reads what lies before, too: two cuts a worker and no more.
@@ -79,7 +79,7 @@ def tasks(groups: Sequence[Piece], batch_size: int, workers: int) -> list[list[P
                 found.append([])
                 filled = 0
             found[-1].append(
-                Piece(
+                RowRange(
                     group.file, group.group, group.skip + low, rows, group.first + low, group.split
                 )
             )
@@ -88,8 +88,8 @@ def tasks(groups: Sequence[Piece], batch_size: int, workers: int) -> list[list[P
 
 
 def parquet_batches(
-    uri: str, task: Sequence[Piece], batch_size: int, columns: Sequence[str]
-) -> Iterator[tuple[pa.Table, Piece, int]]:
+    uri: str, task: Sequence[RowRange], batch_size: int, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, RowRange, int]]:
     """Raw batches of a task with the number of their first row; one batch of a row group is in memory at a time."""
     system, _ = filesystem(uri)
     for piece in task:

@@ -21,7 +21,6 @@ from model.batch import Batch
 from model.config import WITHOUT_EXPERTS
 from model.decisions import aggregation
 from model.decisions.aggregation import Aggregation, Validation
-from model.fusion.cross_modal import Agreement, Expectation
 from model.learning.augment import augment, drop_modalities, resample_cells
 from model.learning.posthoc import adjust
 from model.schema import listed
@@ -31,43 +30,8 @@ RESAMPLED_CELLS = 0.2
 DROPPED = 0.1
 
 
-def unfamiliar_notes(
-    names: Sequence[str], unlike: Sequence[int], nowhere: int, rows: int
-) -> list[str]:
-    """What is to be said of rows that are unlike training: in each modality, and in all that they have."""
-    told = [
-        f"{name} is unlike anything in training in {n:,} of {rows:,} rows: it counts as absent; --trust-unfamiliar goes by it"
-        for name, n in zip(names, unlike)
-        if n
-    ]
-    return told + [
-        f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"
-    ] * (nowhere > 0)
-
-
-def prior_notes(classes: Sequence[str], prior: Sequence[float]) -> list[str]:
-    """What is to be said of a known prior, if there is one."""
-    ruled_out = [name for name, weight in zip(classes, prior) if not weight]
-    return (
-        [f"the known prior gives {listed(ruled_out)} no weight: never predicted"]
-        if ruled_out
-        else []
-    )
-
-
-def agreement_notes(
-    names: Sequence[str], now: Agreement | None, known: Expectation | None
-) -> list[str]:
-    """What is to be said of modalities that no longer belong together."""
-    return [
-        f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: in part of the rows one of the two "
-        "may be broken, or of another record (a wrong join?), or the classes are much differently distributed"
-        for i, j, share in (now.fallen(known) if now and known else [])
-    ]
-
-
 @dataclass
-class Perturbed:
+class PerturbedView:
     """A source whose batches are seen under random changes: one of the two views of the stability objective."""
 
     source: Batches
@@ -85,7 +49,7 @@ class Perturbed:
             yield drop_modalities(batch, max(DROPPED, config.fusion.modality_dropout), seed, step)
 
 
-def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
+def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
     """What the network gives every row, on the CPU."""
     checkpoint.network.to(device)
     precision = loop.compute_dtype(checkpoint.config, device)
@@ -94,14 +58,14 @@ def score(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scor
     )
 
 
-def experts(checkpoint: Checkpoint) -> int:
+def expert_count(checkpoint: Checkpoint) -> int:
     """How many rows of logits the network gives."""
     return (
         1 if checkpoint.config.fusion.kind in WITHOUT_EXPERTS else checkpoint.config.experts.count
     )
 
 
-def weigh(
+def aggregate_experts(
     checkpoint: Checkpoint,
     method: str,
     logits_NEC: Tensor,
@@ -115,7 +79,9 @@ def weigh(
     views = None
     if method == "stability":
         first, second = (
-            score(checkpoint, Perturbed(source, checkpoint, device, view, seed), device).logits_NEC
+            score_rows(
+                checkpoint, PerturbedView(source, checkpoint, device, view, seed), device
+            ).logits_NEC
             for view in range(2)
         )
         views = scale(first), scale(second)
@@ -131,7 +97,7 @@ def weigh(
 
 
 @dataclass(frozen=True)
-class Weighing:
+class FixedAggregation:
     """An aggregation as plain numbers: all that a worker needs to apply it to further rows."""
 
     experts: tuple[float, ...]
@@ -140,7 +106,7 @@ class Weighing:
     ] = ()  # the prior that the probabilities are moved to; empty: they stay as the experts give them
 
     @classmethod
-    def of(cls, found: Aggregation) -> Weighing:
+    def of(cls, found: Aggregation) -> FixedAggregation:
         return cls(
             tuple(found.weights_E.tolist()),
             () if found.prior_C is None else tuple(found.prior_C.tolist()),
@@ -158,7 +124,7 @@ class Weighing:
         return logits_NC.softmax(1)
 
 
-def method_of(asked: str, prior: str, default: str) -> str:
+def aggregation_method(asked: str, prior: str, default: str) -> str:
     """The aggregation in use: a known prior needs no estimate, and excludes stability."""
     if prior and asked == "stability":
         raise ValueError(
@@ -214,7 +180,7 @@ def pick_device(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus else "cpu")
 
 
-def facts_of(found: Aggregation, asked: str) -> dict[str, str | float]:
+def aggregation_facts(found: Aggregation, asked: str) -> dict[str, str | float]:
     """The facts of an aggregation by flat name."""
     facts: dict[str, str | float] = {
         "aggregation": found.method,

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributed.inference import shifts as testing
-from distributed.inference import weighing as inference
+from distributed.inference import shifts, weighing
 from distributed.shards.manifest import read_manifest
 from distributed.shards.sampling import Ints, training_counts
 from distributed.studies import boosting
@@ -141,12 +140,12 @@ def score_under_test_conditions(
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
         source = SelectedRows(
             source,
-            testing.shifted(
+            shifts.shifted_rows(
                 labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed
             ),
         )
-    seen = inference.score(checkpoint, source, device)
-    weighed = inference.weigh(
+    seen = weighing.score_rows(checkpoint, source, device)
+    weighed = weighing.aggregate_experts(
         checkpoint,
         cell.test.get("aggregation", "uniform"),
         seen.logits_NEC,

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.inference import evaluation
-from distributed.inference import inputs as prediction_input
+from distributed.inference import evaluation, inputs
 from distributed.inference.weighing import read_prior
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
@@ -429,9 +428,11 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     saved = load_checkpoint(str(tmp_path / "run"))
     ways = (
         lambda: (
-            evaluation.open_rows(saved, str(tmp_path / "shards"), evaluation.Condition())[1].notes
+            evaluation.open_split(
+                saved, str(tmp_path / "shards"), evaluation.EvaluationConditions()
+            )[1].notes
         ),
-        lambda: prediction_input.open_rows(
+        lambda: inputs.open_input(
             saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8
         )[1],
     )

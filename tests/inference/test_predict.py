@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.inference import inputs as prediction_input
-from distributed.inference import tasks as prediction_tasks
-from distributed.inference.tasks import Piece, tasks
+from distributed.inference import inputs, tasks
+from distributed.inference.tasks import RowRange, make_tasks
 from distributed.raw import table as ingest_table
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
@@ -432,9 +431,9 @@ def test_a_mistake_found_by_an_actor_is_one_line_too(
 def test_tasks_have_every_row_once_and_begin_at_batches(workers: int, file: str) -> None:
     groups, first = [], 0
     for group, rows in enumerate((1000, 37, 40_000, 64, 1)):
-        groups.append(Piece(file, group, 0, rows, first))
+        groups.append(RowRange(file, group, 0, rows, first))
         first += rows
-    dealt = tasks(groups, 64, workers)
+    dealt = make_tasks(groups, 64, workers)
     flat = [piece for task in dealt for piece in task]
     assert np.concatenate([np.arange(p.first, p.first + p.rows) for p in flat]).tolist() == list(
         range(first)
@@ -454,7 +453,7 @@ def test_a_csv_in_many_chunks_is_one_table(
     whole, told = ask(folder, "long.csv", out, *words)
     assert whole["id"].tolist() == [str(i) for i in range(285)]
     assert told["notes"] == ["rows are numbered from 0: the table has no id column 'id'"]
-    monkeypatch.setattr(prediction_tasks, "CHUNK_BYTES", 1500)
+    monkeypatch.setattr(tasks, "CHUNK_BYTES", 1500)
     options = ingest_table.csv_options
 
     def small_blocks(table: ingest_table.RawTable) -> dict[str, Any]:
@@ -464,7 +463,7 @@ def test_a_csv_in_many_chunks_is_one_table(
 
     monkeypatch.setattr(ingest_table, "csv_options", small_blocks)
     checkpoint = load_checkpoint(str(folder / "run"))
-    rows, _ = prediction_input.open_rows(
+    rows, _ = inputs.open_input(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10
     )
     waves = list(rows.waves(1))

@@ -143,7 +143,7 @@ def test_shards_of_before_match_by_the_one_spelling_of_booleans() -> None:
         (of("true", "false"), of("False", "True")),
         (of("False", "True"), of("true", "false")),
     ):
-        found = matching.match(data, model)
+        found = matching.match_schemas(data, model)
         assert found.labels_C.tolist() == [1, 0, -1]
         assert found.categories["table"][0].tolist() == [-1, 1, 0, 2]
         assert found.strangers == ()

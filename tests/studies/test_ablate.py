@@ -20,7 +20,7 @@ import pytest
 
 from distributed import ablate
 from distributed.config import Config
-from distributed.inference import shifts as testing
+from distributed.inference import shifts
 from distributed.shards import batches as stream
 from distributed.shards.manifest import SPLITS, read_manifest, write_manifest
 from distributed.studies import boosting, cells
@@ -545,19 +545,19 @@ def test_a_renamed_variant_keeps_its_results(tmp_path: Path) -> None:
 )
 def test_a_shift_takes_the_largest_subset_of_its_shape(kind: str, sizes: list[int]) -> None:
     labels = np.repeat([0, 1, 2], [40, 20, 4])
-    rows = testing.shifted(labels, np.array([400, 200, 40]), kind, seed=0)
+    rows = shifts.shifted_rows(labels, np.array([400, 200, 40]), kind, seed=0)
     assert np.bincount(labels[rows]).tolist() == sizes
     assert (np.diff(rows) > 0).all()
     if kind:
         assert (
-            testing.shifted(labels, np.array([400, 200, 40]), kind, seed=1).tolist()
+            shifts.shifted_rows(labels, np.array([400, 200, 40]), kind, seed=1).tolist()
             != rows.tolist()
         )
 
 
 def test_a_shift_follows_the_training_order_not_the_test_order() -> None:
     labels = np.repeat([0, 1], [10, 10])
-    rows = testing.shifted(labels, np.array([5, 500]), "forward-5", seed=0)
+    rows = shifts.shifted_rows(labels, np.array([5, 500]), "forward-5", seed=0)
     assert np.bincount(labels[rows]).tolist() == [2, 10]
 
 
@@ -568,7 +568,7 @@ def test_an_unknown_shift_is_refused(kind: str) -> None:
     with pytest.raises(
         ValueError, match="a test distribution must be uniform, forward-K or backward-K"
     ):
-        testing.shifted(np.array([0, 1]), np.array([1, 1]), kind, seed=0)
+        shifts.shifted_rows(np.array([0, 1]), np.array([1, 1]), kind, seed=0)
 
 
 def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
