@@ -163,7 +163,9 @@ def main(argv: list[str]) -> int:
     if pooled(rows, options):
         actors = pool_size(options)
         with signals.stop_requests():
-            gather(predictor.predict_in_pool(content, recipe, waves.of(actors), actors), total, waves)
+            gather(
+                predictor.predict_in_pool(content, recipe, waves.of(actors), actors), total, waves
+            )
     else:
         gather(predictor.predict_in_process(checkpoint, recipe, waves.of(1)), total, waves)
     seconds = time.perf_counter() - started
