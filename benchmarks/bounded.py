@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 def pass_through(shards: str, args: argparse.Namespace) -> dict[str, Any]:
     """One epoch, with the memory at its start, its peaks and the rate."""
     from distributed.config import Config, apply_changes
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
 
     config = apply_changes(
         Config(),
@@ -94,7 +94,7 @@ def pass_through(shards: str, args: argparse.Namespace) -> dict[str, Any]:
         while not done.wait(0.2):
             samples.append((time.perf_counter(), memory()))
 
-    source = stream.open_source(shards, "train", config, train=True)
+    source = open_batches(shards, "train", config, train=True)
     watcher = threading.Thread(target=watch, daemon=True)
     start = time.perf_counter()
     watcher.start()

@@ -77,7 +77,7 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     import torch.distributed as dist
 
     from distributed import config
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training import loop
     from distributed.training.exchange import Exchange
     from distributed.training.run import keep_memory
@@ -93,7 +93,7 @@ def worker(args: argparse.Namespace) -> dict[str, list[float]]:
     settings = config.load_config(
         sets=["data.cache=memory", f"image.width={args.width}", f"data.batch_size={args.batch}"]
     )
-    source = stream.open_source(f"{args.folder}/shards", "train", settings, train=True)
+    source = open_batches(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
     begun = []
     for one in (Exchange(), WorkerExchange(), WorkerExchange(global_norms=False)):

@@ -29,7 +29,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from benchmarks.made import make_shards
     from distributed import config
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training import exchange, loop
     from model.network import Network
 
@@ -38,7 +38,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     runs = []
     for count in (args.experts, 1):
         settings = config.load_config(sets=["data.cache=memory", f"experts.count={count}"])
-        source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
+        source = open_batches(f"{folder}/shards", "train", settings, train=True)
         runs.append(
             loop.begin(
                 Network(source.schema, settings.model),

@@ -53,9 +53,9 @@ def make_table(folder: str, rows: int, size: int) -> str:
 
 
 def _imports() -> str:
-    from distributed.raw import rows as ingest_rows
+    from distributed.raw import rows
 
-    return ingest_rows.__name__
+    return rows.__name__
 
 
 def seconds(table: str, out: str, cpus: int, size: int) -> float:

@@ -35,7 +35,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from distributed.inference import shifts
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training.checkpoint import load_checkpoint
     from distributed.training.scoring import forward_batches, modality_posteriors
 
@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     place = network.schema.modalities.index(network.schema.tables[0].name)
     seen, labels = [], []
     with torch.inference_mode():
-        source = stream.open_source(args.data, "test", checkpoint.config, train=False)
+        source = open_batches(args.data, "test", checkpoint.config, train=False)
         for batch, outputs in forward_batches(network, source, torch.device("cpu"), torch.float32):
             seen.append(modality_posteriors(outputs))
             labels.append(batch.labels_B)

@@ -38,7 +38,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from benchmarks.made import make_shards
     from distributed import config
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training import exchange, loop
     from model.network import Network
 
@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = config.load_config(
         sets=["data.cache=memory", f"optim.epochs={args.pairs + 1}", *args.set]
     )
-    source = stream.open_source(f"{folder}/shards", "train", settings, train=True)
+    source = open_batches(f"{folder}/shards", "train", settings, train=True)
     torch.manual_seed(0)
     run = loop.begin(
         Network(source.schema, settings.model),

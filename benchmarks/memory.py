@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from benchmarks.made import make_shards
     from distributed.config import Config, apply_changes
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training import exchange, loop
     from model.network import Network
 
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     make_shards(shards, args.rows, args.size)
     config = apply_changes(Config(), {"data.cache": "memory", "optim.epochs": 2 * args.pairs + 2})
     start = time.perf_counter()
-    source = stream.open_source(shards, "train", config, train=True)
+    source = open_batches(shards, "train", config, train=True)
     loading = time.perf_counter() - start
     run = loop.begin(
         Network(source.schema, config.model),

@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from benchmarks.made import make_shards
     from distributed.inference import inputs, predictor
     from distributed.inference.weighing import FixedAggregation
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import arrays_to_batch
 
     torch.set_num_threads(1)
     make_shards(f"{folder}/shards", args.rows, args.size)
@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     )
     worker = predictor.Predictor(checkpoint, recipe, threads=1)
     prepared = [batch for task in wave.tasks for batch in worker.prepared(wave, task)]
-    batches = [stream.as_batch(one.arrays, schema) for one in prepared]
+    batches = [arrays_to_batch(one.arrays, schema) for one in prepared]
 
     @torch.inference_mode()
     def loop() -> None:
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         found = []
         for task in wave.tasks:
             for raw, piece, first in rows.batches(wave, task):
-                batch = stream.as_batch(rows.prepare(raw, piece, first).arrays, schema)
+                batch = arrays_to_batch(rows.prepare(raw, piece, first).arrays, schema)
                 found.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
         torch.cat(found)
 

@@ -28,13 +28,13 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     import torch
 
     from distributed.inference import weighing
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
     from distributed.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(args.checkpoint)
     network, image = checkpoint.network, checkpoint.network.schema.images[0].name
     place, limit_M = network.schema.modalities.index(image), network.familiarity.limit_M.clone()
-    source = stream.open_source(args.data, "val", checkpoint.config, train=False)
+    source = open_batches(args.data, "val", checkpoint.config, train=False)
     told: dict[str, Any] = {}
     for name, change in changes().items():
         row = []

@@ -41,7 +41,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     from benchmarks.made import make_shards
     from distributed.config import Config, apply_changes
-    from distributed.shards import batches as stream
+    from distributed.shards.batches import open_batches
 
     torch.set_num_threads(1)
     shards = f"{folder}/shards"
@@ -52,7 +52,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         Config(),
         {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size},
     )
-    ours = stream.open_source(shards, "train", config, train=True)
+    ours = open_batches(shards, "train", config, train=True)
     cores = len(os.sched_getaffinity(0))
     processes, alone = loader(shards, args.batch_size, cores), loader(shards, args.batch_size, 0)
     speeds: dict[str, list[float]] = {"ours": [], "loader": [], "loader_in_process": []}
@@ -135,7 +135,7 @@ def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[A
     import torch
     from torch.utils.data import get_worker_info
 
-    from distributed.shards.decode import columns_of, decode, numpy_columns
+    from distributed.shards.decode import decode_columns, numpy_columns, shard_columns
     from distributed.shards.manifest import part_files, read_manifest
 
     schema, worker = read_manifest(shards).schema, get_worker_info()
@@ -151,7 +151,7 @@ def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[A
         path, group = groups[place]
         waiting.append(
             pq.ParquetFile(path).read_row_group(
-                group, columns=["label", "rank", *columns_of(schema)], use_threads=False
+                group, columns=["label", "rank", *shard_columns(schema)], use_threads=False
             )
         )
         if sum(map(len, waiting)) < buffer and step < len(groups):
@@ -159,7 +159,7 @@ def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[A
         columns = numpy_columns(pa.concat_tables(waiting))
         order, waiting = lot.permutation(len(columns["label"])), []
         for low in range(0, len(order), batch_size):
-            batch = decode(
+            batch = decode_columns(
                 {name: values[order[low : low + batch_size]] for name, values in columns.items()},
                 schema,
             )

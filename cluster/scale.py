@@ -50,16 +50,18 @@ def photographs(side: int, count: int = 24, quality: int = 90) -> list[bytes]:
             np.fft.fft2(generator.normal(size=(3, side, side))) / frequency**1.1
         ).real
         noise = 0.8 * noise[:1] + 0.2 * noise  # colours of a photograph are correlated
-        pixels = np.clip(128 + 50 * noise / noise.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        pixels_HWC = (
+            np.clip(128 + 50 * noise / noise.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        )
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality)
         made.append(buffer.getvalue())
     return made
 
 
 def measure_decoding() -> dict[str, float]:
     """Images a second and core, as the training stream decodes them (shards hold them at the modality's size), and bytes of each."""
-    from distributed.shards.decode import pixels
+    from distributed.shards.decode import decode_stored_image
     from model.schema import Image
 
     found = {}
@@ -68,7 +70,7 @@ def measure_decoding() -> dict[str, float]:
 
         def decode(files: list[bytes] = files, image: Image = image) -> None:
             for file in files:
-                pixels(file, image).transpose(2, 0, 1).copy()
+                decode_stored_image(file, image).transpose(2, 0, 1).copy()
 
         found[f"decode_{side}"] = len(files) / seconds_of(decode)
         found[f"jpeg_bytes_{side}"] = sum(map(len, files)) / len(files)
@@ -77,10 +79,13 @@ def measure_decoding() -> dict[str, float]:
 
 def measure_ingest() -> dict[str, float]:
     """Images of 448 pixels that one core reads, scales to 224 and encodes again in a second."""
-    from distributed.raw.images import ImageSpec, prepare
+    from distributed.raw.images import ImageSpec, prepare_image
 
     files, spec = photographs(448), ImageSpec(name="photo", height=224, width=224, channels=3)
-    return {"ingest_448_to_224": len(files) / seconds_of(lambda: [prepare(f, spec) for f in files])}
+    return {
+        "ingest_448_to_224": len(files)
+        / seconds_of(lambda: [prepare_image(f, spec) for f in files])
+    }
 
 
 def measure_order(rows: int = 2_000_000) -> dict[str, float]:
@@ -93,12 +98,15 @@ def measure_order(rows: int = 2_000_000) -> dict[str, float]:
     ranks, counts = np.zeros(rows, np.int32), np.bincount(labels)
     order = np.argsort(labels, kind="stable")
     ranks[order] = np.arange(rows) - np.concatenate(([0], np.cumsum(counts)[:-1]))[labels[order]]
-    selection = sampling.select(labels, ranks, counts)
+    selection = sampling.select_training_rows(labels, ranks, counts)
     units = np.arange(rows) // 1024
 
     def epoch() -> Any:
-        return sampling.nearby(
-            sampling.draw(selection, "instance", seed=0, epoch=0, epochs=1), units, seed=0, epoch=0
+        return sampling.order_by_unit(
+            sampling.draw_epoch(selection, "instance", seed=0, epoch=0, epochs=1),
+            units,
+            seed=0,
+            epoch=0,
         )
 
     kept = (

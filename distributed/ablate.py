@@ -153,7 +153,7 @@ def main(argv: list[str]) -> int:
 
 def data_sets(places: Sequence[str]) -> list[DataSet]:
     """The data sets under the names of their folders."""
-    from distributed.shards.manifest import digest, read_manifest
+    from distributed.shards.manifest import read_manifest, shards_digest
 
     found = []
     for place in places or [None]:
@@ -167,7 +167,7 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
         name = (
             BUILT_IN if place is None else parent if last in ("shards", "data") and parent else last
         )
-        found.append(DataSet(name, shards, digest(shards, manifest), manifest))
+        found.append(DataSet(name, shards, shards_digest(shards, manifest), manifest))
     names = [d.name for d in found]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -210,7 +210,7 @@ def run(
         check_fits(scaling, "a training")
     asked = {_decoding(group): group[0] for group in todo.values()}
     arrays = {
-        key: sharing.share(sets[name].shards, _cache(cell), SPLITS)
+        key: sharing.share_splits(sets[name].shards, _cache(cell), SPLITS)
         for key, (name, cell) in asked.items()
     }
     waiting, pending = list(todo.values())[::-1], {}

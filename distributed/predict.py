@@ -301,7 +301,7 @@ def summary(
 ) -> dict[str, Any]:
     """One flat object, like that of evaluate.py --json."""
     from distributed.inference.notes import cross_modal_notes, prior_notes, unfamiliar_notes
-    from distributed.ingestion.summary import kinds_of
+    from distributed.ingestion.summary import count_reasons
     from distributed.raw.rows import EMPTY_CELLS
 
     schema = checkpoint.network.schema
@@ -328,7 +328,9 @@ def summary(
     }
     found |= {
         f"refused/{reason}": n
-        for reason, n in kinds_of(reason for _, reason in total.refused).most_common(MOST_REASONS)
+        for reason, n in count_reasons(reason for _, reason in total.refused).most_common(
+            MOST_REASONS
+        )
     }
     notes = [
         *notes,
@@ -342,7 +344,7 @@ def summary(
 
 def unread_notes(checkpoint: Checkpoint, total: PredictionTotals) -> list[str]:
     """Cells of the table that hold something and tell nothing: another date format, another spelling of the categories."""
-    from distributed.raw.columns import READ_AS
+    from distributed.raw.columns import READING_NOTES
     from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
 
     schema, readings = checkpoint.network.schema, checkpoint.manifest.prepare.get("readings", {})
@@ -359,7 +361,9 @@ def unread_notes(checkpoint: Checkpoint, total: PredictionTotals) -> list[str]:
                 )
         for number in table.numeric:
             if count := total.unread.get(number.name):
-                wanted = READ_AS.get(readings.get(number.name, ""), "numbers").partition(":")[0]
+                wanted = READING_NOTES.get(readings.get(number.name, ""), "numbers").partition(":")[
+                    0
+                ]
                 found.append(
                     f"{number.name}: {count:,} of {total.rows:,} cells are no {wanted} as in training: missing"
                 )

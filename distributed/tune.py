@@ -159,9 +159,9 @@ class Search:
         data, self.test = setup.settings.data, manifest.rows["test"] > 0
         schema = manifest.schema.keep(config.split_list(data.modalities))
         if data.corrupt:
-            from distributed.shards import corruption as corrupt  # a quarter of a second
+            from distributed.shards.corruption import parse_corruption  # a quarter of a second
 
-            corrupt.parse(data.corrupt, schema)
+            parse_corruption(data.corrupt, schema)
         for metric in setup.metrics:
             check_class("--metric", metric, schema.classes)
         self.space = spaces.load_space(self.options["space"])
@@ -200,7 +200,7 @@ class Search:
         loading = threading.Thread(target=load_parts)
         loading.start()
         ray_session.start_ray(nested=True)
-        self.arrays = sharing.share(self.setup.shards, self.setup.base, ("train", "val"))
+        self.arrays = sharing.share_splits(self.setup.shards, self.setup.base, ("train", "val"))
         loading.join()
         searcher, stopper = self.searcher()
         writer = search_report.Writer(self.write)

@@ -181,7 +181,7 @@ def test_a_process_that_only_decodes_does_not_load_torch(wafer_shards: str) -> N
     code = (
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
         "from distributed.shards import sharing\n"
-        f"arrays = sharing.decode({wafer_shards!r}, {{}}, ('val',))\n"
+        f"arrays = sharing.decode_splits({wafer_shards!r}, {{}}, ('val',))\n"
         "print(len(arrays['val']['labels']) > 0, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

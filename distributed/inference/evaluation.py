@@ -13,12 +13,19 @@ from torch import Tensor
 
 from distributed.inference import notes, shifts, weighing
 from distributed.inference.matching import SchemaMatch, match_schemas
-from distributed.shards import batches as stream
-from distributed.shards.corruption import corrupt, parse
-from distributed.shards.decode import Arrays, decode, empty
+from distributed.shards.batches import (
+    BatchSource,
+    EpochPlan,
+    MemorySource,
+    StreamSource,
+    decide_cache,
+    load_arrays,
+)
+from distributed.shards.corruption import apply_corruption, parse_corruption
+from distributed.shards.decode import Arrays, decode_columns, empty_arrays
 from distributed.shards.manifest import read_manifest
-from distributed.shards.reader import Columns, Reader, read_index
-from distributed.shards.sampling import Ints, Selection
+from distributed.shards.reader import Columns, ShardReader, read_index
+from distributed.shards.sampling import IntArray, Selection
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.scoring import compute_metrics, confidence_report
 from model.decisions.aggregation import Aggregation
@@ -128,7 +135,7 @@ def score_checkpoint(
     kept = network.schema.keep(condition.modalities).modalities
     if taken := [
         term.modality
-        for term in parse(condition.corrupt, network.schema)
+        for term in parse_corruption(condition.corrupt, network.schema)
         if term.modality not in kept
     ]:
         remarks.append(f"{', '.join(taken)} is taken away: nothing of it is left to corrupt")
@@ -155,7 +162,7 @@ def score_checkpoint(
 
 def open_split(
     checkpoint: Checkpoint, shards: str, condition: EvaluationConditions
-) -> tuple[stream.Source, SchemaMatch, int]:
+) -> tuple[BatchSource, SchemaMatch, int]:
     """The rows of the condition as batches, from memory or streamed by size; and the rows that the split has."""
     schema, config = checkpoint.network.schema, checkpoint.config
     manifest = read_manifest(shards)
@@ -177,26 +184,26 @@ def open_split(
         index.ranks_R[rows_R].astype(np.int64),
         np.bincount(labels_R[rows_R].clip(0), minlength=len(schema.classes)),
     )
-    plan = stream.Plan(
+    plan = EpochPlan(
         selection=selection,
         size=min(config.inference.batch_size, len(rows_R)),
         train=False,
         seed=config.optim.seed,
     )
     seed = config.optim.seed
-    if stream.decide_cache(schema, index.rows, config) == "memory":
-        arrays = found.apply(stream.load_arrays(shards, condition.split, found.read))
+    if decide_cache(schema, index.rows, config) == "memory":
+        arrays = found.apply(load_arrays(shards, condition.split, found.read))
         return (
-            stream.MemorySource(
-                schema, plan, corrupt(arrays, spec, schema, seed=seed, split=condition.split)
+            MemorySource(
+                schema,
+                plan,
+                apply_corruption(arrays, spec, schema, seed=seed, split=condition.split),
             ),
             found,
             index.rows,
         )
     return (
-        stream.StreamSource(
-            schema, plan, MatchedReader(index, found.read, spec, seed, match=found)
-        ),
+        StreamSource(schema, plan, MatchedReader(index, found.read, spec, seed, match=found)),
         found,
         index.rows,
     )
@@ -206,12 +213,14 @@ def corruption_spec(checkpoint: Checkpoint, condition: EvaluationConditions) -> 
     """The run's own sabotage, what is asked for on top of it, and modalities that are taken away, as one specification."""
     schema = checkpoint.network.schema
     kept = schema.keep(condition.modalities).modalities
-    parse(condition.corrupt, schema)
+    parse_corruption(condition.corrupt, schema)
     taken = [f"{name}=missing" for name in schema.modalities if name not in kept]
     return ",".join(filter(None, (checkpoint.config.data.corrupt, condition.corrupt, *taken)))
 
 
-def check_labels(found: SchemaMatch, data: Schema, labels_R: Ints, shards: str, split: str) -> None:
+def check_labels(
+    found: SchemaMatch, data: Schema, labels_R: IntArray, shards: str, split: str
+) -> None:
     """Rows of a class that the network cannot give would only count as its mistakes."""
     if not (labels_R >= 0).any():
         raise ValueError(
@@ -227,7 +236,7 @@ def check_labels(found: SchemaMatch, data: Schema, labels_R: Ints, shards: str, 
 
 
 @dataclass
-class MatchedReader(Reader):
+class MatchedReader(ShardReader):
     """A reader whose batches come out in the checkpoint's terms; `schema` is what it decodes."""
 
     match: SchemaMatch = None  # type: ignore[assignment]
@@ -235,12 +244,12 @@ class MatchedReader(Reader):
     def blank(self, rows: int) -> Arrays:
         return {
             name: values
-            for name, values in empty(self.match.model, rows).items()
+            for name, values in empty_arrays(self.match.model, rows).items()
             if not values.size
         }
 
     def decode(self, columns: Columns) -> Arrays:
-        arrays = self.match.apply(decode(columns, self.schema))
-        return corrupt(
+        arrays = self.match.apply(decode_columns(columns, self.schema))
+        return apply_corruption(
             arrays, self.corruption, self.match.model, seed=self.seed, split=self.index.split
         )

@@ -19,11 +19,11 @@ from distributed.inference.tasks import (
     parquet_batches,
     row_ranges,
 )
-from distributed.raw import headers as ingest_heads
-from distributed.raw import rows as ingest_rows
-from distributed.raw import table as ingest_table
+from distributed.raw.headers import unreadable_file
+from distributed.raw.rows import encode_rows
+from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.storage import filesystem, is_uri, join
-from distributed.shards.decode import Arrays, columns_of, decode, numpy_columns
+from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import MANIFEST, Manifest, part_files, read_manifest
 from distributed.training.checkpoint import Checkpoint
 from model.schema import listed
@@ -60,11 +60,13 @@ class ShardRows:
         self, wave: Wave, task: Sequence[RowRange]
     ) -> Iterator[tuple[pa.Table, RowRange, int]]:
         return parquet_batches(
-            self.uri, task, self.batch_size, ["id", "label", *columns_of(self.match.read)]
+            self.uri, task, self.batch_size, ["id", "label", *shard_columns(self.match.read)]
         )
 
     def prepare(self, raw: pa.Table, piece: RowRange, first: int) -> PreparedBatch:
-        arrays = self.match.apply(decode(numpy_columns(raw.drop_columns("id")), self.match.read))
+        arrays = self.match.apply(
+            decode_columns(numpy_columns(raw.drop_columns("id")), self.match.read)
+        )
         return PreparedBatch(
             arrays,
             raw["id"].cast(pa.string()).combine_chunks(),
@@ -77,7 +79,7 @@ class ShardRows:
 class TableRows:
     """Rows of a CSV or Parquet table, prepared as the checkpoint's training rows were."""
 
-    table: ingest_table.RawTable
+    table: RawTable
     manifest: Manifest
     folders: dict[str, str]
     batch_size: int
@@ -120,11 +122,9 @@ class TableRows:
     def prepare(self, raw: pa.Table, piece: RowRange, first: int) -> PreparedBatch:
         unread: Counter[str] = Counter()
         commas = self.table.delimiter == ";"
-        good, refused = ingest_rows.encode_rows(
-            raw, self.manifest, self.folders, first, commas, unread
-        )
+        good, refused = encode_rows(raw, self.manifest, self.folders, first, commas, unread)
         columns = numpy_columns(good.drop_columns("id"))
-        arrays = decode(columns, self.manifest.schema)
+        arrays = decode_columns(columns, self.manifest.schema)
         pairs = zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)
         labels = label_names(arrays["labels"], self.manifest.schema.classes)
         return PreparedBatch(
@@ -192,7 +192,7 @@ def has_manifest(data: str) -> bool:
     try:
         return bool(system.get_file_info(path).type == FileType.File)
     except OSError as error:
-        raise ingest_heads.damaged(data, error) from None
+        raise unreadable_file(data, error) from None
 
 
 def open_table_rows(
@@ -205,7 +205,7 @@ def open_table_rows(
             f"a table needs a checkpoint whose shards were made by ingest.py, which says how to prepare it; got --data {data}"
         )
     try:
-        table = ingest_table.open_table(data, encoding)
+        table = open_raw_table(data, encoding)
     except ValueError as error:
         raise ValueError(str(error).replace("--table", "--data")) from None
     kept, prepare = keep_modalities(checkpoint.manifest.schema, made, schema)
@@ -226,7 +226,7 @@ def open_table_rows(
     manifest = Manifest(schema=kept, rows=checkpoint.manifest.rows, prepare=prepare)
     rows = TableRows(table if is_uri(table.uri) else absolute(table), manifest, folders, batch_size)
     blank = pa.table({field.name: pa.nulls(1, field.type) for field in table.schema})
-    ingest_rows.encode_rows(
+    encode_rows(
         blank, manifest, folders
     )  # refuses a table that lacks part of a modality, before any work is done
     there = set(table.schema.names)
@@ -257,7 +257,7 @@ def open_table_rows(
     return rows, notes
 
 
-def absolute(table: ingest_table.RawTable) -> ingest_table.RawTable:
+def absolute(table: RawTable) -> RawTable:
     """Workers run in other folders."""
     import dataclasses
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed.raw.cells import spelling
-from distributed.shards.decode import Arrays, empty
+from distributed.raw.cells import canonical_spelling
+from distributed.shards.decode import Arrays, empty_arrays
 from model.schema import Schema, Table, listed
 
 Lookup = NDArray[np.int32]
@@ -50,7 +50,7 @@ class SchemaMatch:
             )
         if not self.absent:
             return found
-        blank = empty(self.model, rows)
+        blank = empty_arrays(self.model, rows)
         for name, values in blank.items():
             if name not in found:
                 values[...] = {"f": np.nan, "i": -1}.get(values.dtype.kind, 0)
@@ -190,8 +190,8 @@ def _columns(there: Table, wanted: Table) -> tuple[list[Lookup], list[str]]:
 def _places(names: Sequence[str], wanted: Sequence[str], absent: int) -> list[int]:
     """The place of every name among the wanted ones; true and True are one name, as older shards hold either."""
     exact = {name: i for i, name in enumerate(wanted)}
-    alike = {spelling(name): i for name, i in exact.items()}
-    return [exact.get(name, alike.get(spelling(name), absent)) for name in names]
+    alike = {canonical_spelling(name): i for name, i in exact.items()}
+    return [exact.get(name, alike.get(canonical_spelling(name), absent)) for name in names]
 
 
 def keep_modalities(

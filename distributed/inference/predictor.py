@@ -22,9 +22,9 @@ from distributed.inference.inputs import InputRows, PreparedBatch
 from distributed.inference.tasks import RowRange, Wave
 from distributed.inference.weighing import FixedAggregation
 from distributed.runtime.storage import filesystem, join
-from distributed.shards import batches as stream
 from distributed.shards import reader
-from distributed.shards.decode import Arrays, empty
+from distributed.shards.batches import arrays_to_batch
+from distributed.shards.decode import Arrays, empty_arrays
 from distributed.training import loop, priors
 from distributed.training.checkpoint import Checkpoint, parse_checkpoint
 from distributed.training.scoring import modality_posteriors
@@ -124,7 +124,7 @@ class Predictor:
     def predict(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
         """The predictions of one batch."""
         classes, modalities = self.network.schema.classes, self.network.schema.modalities
-        batch = stream.as_batch(prepared.arrays, self.network.schema).to(self.device)
+        batch = arrays_to_batch(prepared.arrays, self.network.schema).to(self.device)
         with loop.autocast(self.checkpoint.config, self.device):
             outputs = self.network(batch)
         probabilities_BC = self.recipe.weighing.apply(
@@ -218,7 +218,7 @@ class Predictor:
         """The task's batches, decoded by threads ahead of their use."""
         rows = self.recipe.rows
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            yield from reader.ahead(
+            yield from reader.prefetch(
                 pool, lambda item: rows.prepare(*item), rows.batches(wave, task), self.threads
             )
 
@@ -280,7 +280,7 @@ def predict_in_process(
 ) -> Iterator[PredictionTotals]:
     """Every task in this process."""
     torch.set_num_threads(1)
-    predictor = Predictor(checkpoint, recipe, threads=reader.threads())
+    predictor = Predictor(checkpoint, recipe, threads=reader.decoding_threads())
     part = 0
     for wave in waves:
         for task in wave.tasks:
@@ -331,7 +331,7 @@ class SampledRows:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         total = len(self.arrays["labels"])
         for low in range(start * self.size, total, self.size):
-            yield stream.as_batch(
+            yield arrays_to_batch(
                 {name: values[low : low + self.size] for name, values in self.arrays.items()},
                 self.schema,
                 0,
@@ -343,7 +343,7 @@ def sample_rows(checkpoint: Checkpoint, rows: InputRows, batch_size: int) -> Sam
     """Every k-th row of the input, at most SAMPLE_ROWS; refused ones left out."""
     schema = checkpoint.network.schema
     stride = max(1, -(-sum(wave.rows for wave in rows.waves(1)) // SAMPLE_ROWS))
-    parts = [empty(schema, 0)]
+    parts = [empty_arrays(schema, 0)]
     for wave in rows.waves(1):
         for task in wave.tasks:
             for raw, piece, first in rows.batches(wave, task):

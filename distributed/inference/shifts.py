@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from distributed.shards.sampling import Ints, generator
+from distributed.shards.sampling import IntArray, random_generator
 
 CUT = 7  # the random stream of the cut, beside those of sampling.py
 RULE = "a test distribution must be uniform, forward-K or backward-K with K of at least 1"
 
 
-def shifted_rows(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
+def shifted_rows(labels_N: IntArray, counts_C: IntArray, kind: str, seed: int) -> IntArray:
     """The largest subset of rows with class sizes as `kind` says: forward-K falls by K from the most trained class, backward-K rises.
 
     Labels serve the cut, which is a protocol, not a decision. Every class that has rows keeps at least one.
@@ -33,7 +33,7 @@ def shifted_rows(labels_N: Ints, counts_C: Ints, kind: str, seed: int) -> Ints:
     shape = shape[::-1] if name == "backward" else shape
     sizes = np.maximum(np.floor((there_C[order] / shape).min() * shape + 1e-9).astype(int), 1)
     picked = [
-        generator(seed, CUT, int(c)).permutation(np.flatnonzero(labels_N == c))[:n]
+        random_generator(seed, CUT, int(c)).permutation(np.flatnonzero(labels_N == c))[:n]
         for c, n in zip(order, sizes)
     ]
     return np.sort(np.concatenate(picked))

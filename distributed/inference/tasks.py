@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.raw import table as ingest_table
+from distributed.raw.table import UNREADABLE, RawTable, csv_options, explain_reading_error
 from distributed.runtime.storage import filesystem
 
 PART_ROWS = 16_384  # of one task, hence of one part file
@@ -105,9 +105,7 @@ def parquet_batches(
                 yield pa.Table.from_batches([batch]), piece, piece.first + number * batch_size
 
 
-def csv_chunks(
-    table: ingest_table.RawTable, columns: Sequence[str], batch_size: int
-) -> Iterator[pa.Table]:
+def csv_chunks(table: RawTable, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
     """Stretches of a CSV table in whole batches, every cell as text; types are those of the checkpoint."""
     from pyarrow import csv as arrow_csv
 
@@ -116,7 +114,7 @@ def csv_chunks(
     try:
         for path in table.files:
             with table.system.open_input_stream(path, compression="detect") as stream:
-                for batch in arrow_csv.open_csv(stream, **ingest_table.csv_options(table)):
+                for batch in arrow_csv.open_csv(stream, **csv_options(table)):
                     held.append(batch.select(list(columns)))
                     size += held[-1].nbytes
                     if size >= CHUNK_BYTES:
@@ -125,7 +123,7 @@ def csv_chunks(
                         if cut:
                             yield whole.slice(0, cut).combine_chunks()
                         held, size = whole.slice(cut).to_batches(), 0
-    except ingest_table.UNREADABLE as error:
-        raise ingest_table.explain(table, error) from None
+    except UNREADABLE as error:
+        raise explain_reading_error(table, error) from None
     if held and (last := pa.Table.from_batches(held)).num_rows:
         yield last.combine_chunks()

@@ -12,42 +12,53 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.ingestion import leaks as ingest_checks
-from distributed.ingestion import passes as ingest_passes
 from distributed.ingestion import splits
-from distributed.ingestion import summary as ingest_report
-from distributed.ingestion.roles import Roles
+from distributed.ingestion.leaks import (
+    crossing_groups,
+    identical_images,
+    label_leak,
+    missing_words,
+    scarce_in_train,
+)
+from distributed.ingestion.passes import (
+    RowAssignment,
+    colour_as_grey,
+    image_digests,
+    without_window,
+)
+from distributed.ingestion.roles import ColumnRoles
+from distributed.ingestion.summary import IngestReport
 from distributed.raw import columns, images
 from distributed.raw.rows import (
+    EMPTY_ROW,
     GROUP,
     ID,
     LABEL,
-    NOTHING,
     REASON,
     SPLIT,
 )
 from distributed.shards import manifest
-from distributed.shards.manifest import NONE, TEST, TRAIN, VAL
+from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
 CUT = {VAL: 1 / 8, TEST: 1 / 5}  # shares cut from train where a given split has no such rows
 
 
 @dataclass
-class Assigned:
-    rows: ingest_passes.Assignment
+class SplitRows:
+    rows: RowAssignment
     classes: tuple[str, ...]
     rejected: pa.Table
     groups: np.ndarray | None
 
 
-def assign(
+def assign_rows(
     known: pa.Table,
-    roles: Roles,
+    roles: ColumnRoles,
     fractions: tuple[float, float, float],
     seed: int,
-    report: ingest_report.Report,
-) -> Assigned:
+    report: IngestReport,
+) -> SplitRows:
     """Class, split, rank and place of every row that is not refused."""
     n = known.num_rows
     ids = known[ID].to_pylist() if roles.id else [str(i) for i in range(n)]
@@ -57,9 +68,7 @@ def assign(
     good = np.array([r is None for r in reasons], dtype=bool)
     report.refused(reasons, n)
     for name in (LABEL, GROUP, ID):
-        for line in (
-            ingest_checks.missing_words(name, known[name]) if name in known.column_names else ()
-        ):
+        for line in missing_words(name, known[name]) if name in known.column_names else ():
             report.warn(line)
     if not good.any():
         first = next(r for r in reasons if r)
@@ -71,33 +80,33 @@ def assign(
     order = splits.reseed(hashes, seed)
     groups = _groups(known[GROUP], n, roles.group) if roles.group else None
     units, unit_order = _units(groups, order, good, seed, known[GROUP] if roles.group else None)
-    split = np.full(n, NONE, dtype=np.int64)
+    split = np.full(n, REFUSED_SPLIT, dtype=np.int64)
     if given is None:
-        split[good] = splits.assign(codes[good], units, unit_order, fractions)
+        split[good] = splits.assign_splits(codes[good], units, unit_order, fractions)
     else:
         split[good] = given[good]
-        if groups is not None and (line := ingest_checks.crossing_groups(groups, split)):
+        if groups is not None and (line := crossing_groups(groups, split)):
             report.warn(line)
         _fill_given(split, codes, good, units, unit_order, report)
     report.classes(classes, codes, split)
     if (
         groups is not None
         and given is None
-        and (scarce := ingest_checks.scarce_in_train(classes, report.totals, fractions[0]))
+        and (scarce := scarce_in_train(classes, report.totals, fractions[0]))
     ):
         report.warn(scarce)
-    rank = splits.ranks(split, codes, hashes)
-    position = splits.positions(split, order)
+    rank = splits.rank_within_class(split, codes, hashes)
+    position = splits.shuffled_positions(split, order)
     rejected = pa.table(
         {ID: pa.array([i or "" for i in ids], pa.string()), REASON: pa.array(reasons, pa.string())}
     ).filter(pa.array(~good))
-    rows = ingest_passes.Assignment(split=split, labels=codes, rank=rank, position=position)
-    return Assigned(rows, classes, rejected, groups)
+    rows = RowAssignment(split=split, labels=codes, rank=rank, position=position)
+    return SplitRows(rows, classes, rejected, groups)
 
 
-def refuse(known: pa.Table, blank: np.ndarray) -> pa.Table:
+def refuse_blank_rows(known: pa.Table, blank: np.ndarray) -> pa.Table:
     """The same rows, with a reason for those that turned out to be empty."""
-    reasons = pc.if_else(pa.array(blank), NOTHING, known[REASON])
+    reasons = pc.if_else(pa.array(blank), EMPTY_ROW, known[REASON])
     return known.set_column(known.column_names.index(REASON), REASON, reasons)
 
 
@@ -109,11 +118,11 @@ def _refuse_duplicates(ids: list[str | None], reasons: list[str | None]) -> None
             reasons[i] = f"duplicate id (first in row {seen[name]})"
 
 
-def _given_split(known: pa.Table, roles: Roles, reasons: list[str | None]) -> np.ndarray:
+def _given_split(known: pa.Table, roles: ColumnRoles, reasons: list[str | None]) -> np.ndarray:
     words = known[SPLIT].to_pylist()
-    given = np.full(len(words), NONE, dtype=np.int64)
+    given = np.full(len(words), REFUSED_SPLIT, dtype=np.int64)
     for i, word in enumerate(words):
-        place = manifest.NAMES.get((word or "").lower())
+        place = manifest.SPLIT_NAMES.get((word or "").lower())
         if place is None:
             reasons[i] = (
                 reasons[i]
@@ -179,7 +188,7 @@ def _fill_given(
     good: np.ndarray,
     units: np.ndarray,
     unit_order: np.ndarray,
-    report: ingest_report.Report,
+    report: IngestReport,
 ) -> None:
     """A given split without val or test gets them from train."""
     if not np.any(split == TRAIN):
@@ -194,31 +203,31 @@ def _fill_given(
         rows = np.flatnonzero(split == TRAIN)
         share = CUT[place]
         found, mine = np.unique(unit_of[rows], return_inverse=True)
-        cut = splits.assign(codes[rows], mine, unit_order[found], (1 - share, share, 0.0))
+        cut = splits.assign_splits(codes[rows], mine, unit_order[found], (1 - share, share, 0.0))
         split[rows[cut == VAL]] = place
         report.note(
             f"the split column has no {name} rows: {int(np.sum(cut == VAL))} were cut from train"
         )
 
 
-def schema(
-    roles: Roles,
+def build_schema(
+    roles: ColumnRoles,
     specs: Sequence[images.ImageSpec],
-    counts: Mapping[str, columns.Counts],
+    counts: Mapping[str, columns.ColumnStats],
     sums: Mapping[str, tuple[int, list[int]]],
-    assigned: Assigned,
-    report: ingest_report.Report,
+    assigned: SplitRows,
+    report: IngestReport,
 ) -> Schema:
     """The modalities with their training statistics. Columns and images that carry nothing are left out, and said."""
     decisions = {
         name: report.stay_dropped.get(name)
-        or columns.decide(name, counts[name], roles.forced.get(name, ""), roles.commas)
+        or columns.decide_column(name, counts[name], roles.forced.get(name, ""), roles.commas)
         for name in roles.features
     }
     for decision in decisions.values():
         report.column(decision)
     for name, why in roles.dropped.items():
-        report.column(columns.Decision(name, None, 0, 0.0, why))
+        report.column(columns.ColumnDecision(name, None, 0, 0.0, why))
     tables = []
     for name, members in roles.tables.items():
         found = [decisions[m].column for m in members]
@@ -271,31 +280,29 @@ def _image(spec: images.ImageSpec, n: int, sums: Sequence[int]) -> Image:
 
 def check_leaks(
     known: pa.Table,
-    counts: Mapping[str, columns.Counts],
+    counts: Mapping[str, columns.ColumnStats],
     made: Schema,
-    assigned: Assigned,
-    roles: Roles,
-    report: ingest_report.Report,
+    assigned: SplitRows,
+    roles: ColumnRoles,
+    report: IngestReport,
 ) -> None:
     """Warnings about what may make the results too good."""
     for table in made.tables:
         for column in (*table.numeric, *table.categorical):
             pairs = counts[column.name].table
-            if pairs is not None and (
-                line := ingest_checks.label_leak(column.name, pairs, len(made.classes))
-            ):
+            if pairs is not None and (line := label_leak(column.name, pairs, len(made.classes))):
                 report.warn(line)
     for image in made.images:
-        digests = ingest_passes.digests(known, image.name)
-        for line in ingest_checks.identical_images(
+        digests = image_digests(known, image.name)
+        for line in identical_images(
             image.name, digests, assigned.rows.split, assigned.rows.labels
         ):
             report.warn(line)
-        if grey := ingest_passes.colour_as_grey(known, image.name):
+        if grey := colour_as_grey(known, image.name):
             report.note(
                 f"{image.name}: {grey} colour images became grey, like the first of the table"
             )
-        if deep := ingest_passes.without_window(known, image.name):
+        if deep := without_window(known, image.name):
             report.warn(
                 f"{image.name}: {deep} images have more than 8 bits of grey and the sample had none: "
                 "0..65535 became black to white (--window LOW,HIGH sets another range)"
@@ -303,12 +310,12 @@ def check_leaks(
 
 
 def prepare_record(
-    roles: Roles,
+    roles: ColumnRoles,
     specs: Sequence[images.ImageSpec],
     made: Schema,
     seed: int,
     fractions: tuple[float, float, float],
-    report: ingest_report.Report,
+    report: IngestReport,
 ) -> dict[str, Any]:
     """What schema.json keeps so that new rows can be prepared in the same way."""
     return {

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.raw.cells import MISSING_WORDS
-from distributed.shards.manifest import NONE, TRAIN
+from distributed.shards.manifest import REFUSED_SPLIT, TRAIN
 from model.schema import listed
 
 ENOUGH = 20  # rows below which nothing is said
@@ -86,7 +86,7 @@ def missing_words(what: str, cells: pa.ChunkedArray) -> list[str]:
 
 def crossing_groups(groups: np.ndarray, split: np.ndarray) -> str:
     """groups: a number for every row."""
-    kept = split != NONE
+    kept = split != REFUSED_SPLIT
     pairs = np.unique(np.stack([groups[kept], split[kept]]), axis=1)
     _, times = np.unique(pairs[0], return_counts=True)
     if not np.any(times > 1):
@@ -112,7 +112,7 @@ def identical_images(
     name: str, digests: pa.ChunkedArray, split: np.ndarray, labels: np.ndarray
 ) -> list[str]:
     """Warnings about one photograph in several splits, or with several labels."""
-    there = pc.is_valid(digests).to_numpy(zero_copy_only=False) & (split != NONE)
+    there = pc.is_valid(digests).to_numpy(zero_copy_only=False) & (split != REFUSED_SPLIT)
     hashes = pc.fill_null(digests, 0).to_numpy()[there]
     split, labels = split[there], labels[there]
     _, codes, times = np.unique(hashes, return_inverse=True, return_counts=True)

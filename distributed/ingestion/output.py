@@ -19,13 +19,13 @@ from distributed.runtime import errors
 from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.manifest import MANIFEST, REJECTED, SPLITS, Manifest, write_manifest
 
-OURS = {MANIFEST, REJECTED, *SPLITS}
+SHARDS_ENTRIES = {MANIFEST, REJECTED, *SPLITS}
 ROW_GROUP = 1024  # rows; what a stream holds of one file at a time
-POSITION = "position"
+POSITION_COLUMN = "position"
 LOST = "lost+found"  # in the root of many a new volume
 
 
-class Target:
+class OutputFolder:
     """The --out folder. On a disk the shards are written beside it and renamed; in an object store, or where a volume is mounted, they
     are written in place and schema.json comes last."""
 
@@ -57,7 +57,7 @@ class Target:
             ) from None
 
     def _check(self) -> None:
-        others = sorted(set(self.there) - OURS)
+        others = sorted(set(self.there) - SHARDS_ENTRIES)
         if self.there and not self.overwrite:
             raise ValueError(
                 f"--out must be a new or an empty folder, or add --overwrite; {self.uri!r} is there already"
@@ -164,7 +164,7 @@ def part_path(folder: str, split: str, number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A file as it was written."""
 
     uri: str
@@ -172,9 +172,14 @@ class Written:
     digest: str  # of its bytes
 
 
-def write_part(uri: str, *pieces: pa.Table) -> Written:
+def write_part(uri: str, *pieces: pa.Table) -> WrittenFile:
     """One part file from its pieces, sorted by position."""
-    table = pa.concat_tables(pieces).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
+    table = (
+        pa.concat_tables(pieces)
+        .sort_by(POSITION_COLUMN)
+        .drop_columns([POSITION_COLUMN])
+        .combine_chunks()
+    )
     return write_table(uri, table)
 
 
@@ -194,7 +199,7 @@ class _Hashed(io.RawIOBase):
         return len(data)
 
 
-def write_table(uri: str, table: pa.Table) -> Written:
+def write_table(uri: str, table: pa.Table) -> WrittenFile:
     """A Parquet file; images are compressed already."""
     import pyarrow.parquet as pq
 
@@ -218,16 +223,16 @@ def write_table(uri: str, table: pa.Table) -> Written:
             use_dictionary=dictionary,
             store_schema=True,
         )
-    return Written(uri, out.size, out.hash.hexdigest())
+    return WrittenFile(uri, out.size, out.hash.hexdigest())
 
 
-def content(written: Sequence[Written]) -> str:
+def parts_digest(written: Sequence[WrittenFile]) -> str:
     """A digest of all parts, whatever order they were written in."""
     parts = sorted(f"{'/'.join(w.uri.split('/')[-2:])} {w.digest}" for w in written)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def verify(written: Sequence[Written]) -> None:
+def verify_parts(written: Sequence[WrittenFile]) -> None:
     """Every part must be seen from here: on a cluster, a path of one machine's own disk is not."""
     for part in written:
         system, path = filesystem(part.uri)

@@ -10,34 +10,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.ingestion.output import POSITION, Written, part_path, write_part
+from distributed.ingestion.output import POSITION_COLUMN, WrittenFile, part_path, write_part
 from distributed.raw import columns
-from distributed.raw import rows as ingest_rows
-from distributed.raw import table as ingest_table
 from distributed.raw.cells import as_text
 from distributed.raw.rows import (
     CELL,
     COLOUR,
     DEEP,
     DIGEST,
+    GROUP,
     ID,
     IMAGE,
     LABEL,
     SUMS,
-    Plan,
+    RowPlan,
+    image_columns,
+    prepare_rows,
+    table_columns,
 )
-from distributed.shards.manifest import NONE, SPLITS, TRAIN
+from distributed.raw.table import RawTable, ray_dataset
+from distributed.shards.manifest import REFUSED_SPLIT, SPLITS, TRAIN
 from model.schema import Schema
 
 GROUP_BYTES = 64 << 20  # prepared bytes of one task of the later passes
-MOST_BYTES = 1 << 30  # in one table: Arrow counts the bytes of a column of images in 31 bits
+MAX_TABLE_BYTES = 1 << 30  # in one table: Arrow counts the bytes of a column of images in 31 bits
 LENGTH = "length."
-WRITES_A_CPU = 2  # so that none waits for the driver
+WRITES_PER_CPU = 2  # so that none waits for the driver
 WRITE_SECONDS = 60.0  # a part takes few
 
 
 @dataclass
-class Blocks:
+class PreparedBlocks:
     """The prepared rows in the object store (spilled to disk by Ray when it is full), in the order of the table."""
 
     refs: list[Any]
@@ -50,7 +53,7 @@ class Blocks:
     def grouped(self, at_least: int) -> list[tuple[int, int, list[Any]]]:
         """(first row, rows, blocks) of runs of neighbours; the results never depend on how they are grouped."""
         total = sum(self.sizes)
-        limit = min(max(GROUP_BYTES, total // 128), total // max(1, at_least) + 1, MOST_BYTES)
+        limit = min(max(GROUP_BYTES, total // 128), total // max(1, at_least) + 1, MAX_TABLE_BYTES)
         found: list[tuple[int, int, list[Any]]] = []
         first = rows = size = 0
         refs: list[Any] = []
@@ -63,7 +66,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class RowAssignment:
     """For every row of the table: its split (-1 refused), class, rank and place."""
 
     split: np.ndarray
@@ -71,9 +74,9 @@ class Assignment:
     rank: np.ndarray
     position: np.ndarray
 
-    def slice(self, first: int, rows: int) -> Assignment:
+    def slice(self, first: int, rows: int) -> RowAssignment:
         part = slice(first, first + rows)
-        return Assignment(
+        return RowAssignment(
             split=self.split[part],
             labels=self.labels[part],
             rank=self.rank[part],
@@ -82,24 +85,24 @@ class Assignment:
 
 
 def prepare_all(
-    table: ingest_table.RawTable,
-    plan: Plan,
+    table: RawTable,
+    plan: RowPlan,
     names: Sequence[str],
     pixels: Sequence[float],
     cpus: int,
     advance: Callable[[int], None],
-) -> Blocks:
+) -> PreparedBlocks:
     """First pass, through Ray Data: read, decode, resize. pixels: of a row's source images."""
-    dataset = ingest_table.dataset(table, names, pixels, cpus)
+    dataset = ray_dataset(table, names, pixels, cpus)
     dataset = dataset.map_batches(
-        ingest_rows.prepare,
+        prepare_rows,
         fn_args=(plan,),
         batch_format="pyarrow",
         batch_size=256,
         zero_copy_batch=True,
     )
     dataset.context.execution_options.preserve_order = True
-    blocks = Blocks([], [], [])
+    blocks = PreparedBlocks([], [], [])
     for bundle in dataset.iter_internal_ref_bundles():
         for ref, metadata in zip(bundle.block_refs, bundle.metadata):
             if metadata.num_rows:
@@ -114,7 +117,7 @@ def _joined(blocks: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(blocks, promote_options="permissive")
 
 
-def narrow(*blocks: pa.Table) -> pa.Table:
+def without_cells(*blocks: pa.Table) -> pa.Table:
     """What the driver must know of every row: never its images or its cells."""
     table = _joined(blocks)
     names = [n for n in table.column_names if not n.startswith((CELL, IMAGE, SUMS))]
@@ -125,25 +128,25 @@ def narrow(*blocks: pa.Table) -> pa.Table:
     return kept
 
 
-def identities(blocks: Blocks, cpus: int) -> pa.Table:
+def collect_identities(blocks: PreparedBlocks, cpus: int) -> pa.Table:
     import ray
 
-    task = ray.remote(narrow)
+    task = ray.remote(without_cells)
     return pa.concat_tables(
         ray.get([task.remote(*refs) for _, _, refs in blocks.grouped(cpus)])
     ).combine_chunks()
 
 
-def count(
-    rows: Assignment, sampled: int, *blocks: pa.Table
-) -> tuple[dict[str, columns.Counts], dict[str, tuple[int, list[int]]]]:
+def block_statistics(
+    rows: RowAssignment, sampled: int, *blocks: pa.Table
+) -> tuple[dict[str, columns.ColumnStats], dict[str, tuple[int, list[int]]]]:
     """Counts of every column, and images with their pixel sums, over the training rows of some blocks."""
     table = _joined(blocks)
     train = rows.split == TRAIN
     table = table.filter(pa.array(train))
     labels, sample = rows.labels[train], rows.position[train] < sampled
     counts = {
-        n[len(CELL) :]: columns.count(table[n], labels, sample)
+        n[len(CELL) :]: columns.column_stats(table[n], labels, sample)
         for n in table.column_names
         if n.startswith(CELL)
     }
@@ -161,20 +164,24 @@ def count(
     return counts, sums
 
 
-def statistics(
-    blocks: Blocks, rows: Assignment, sampled: int, cpus: int, advance: Callable[[int], None]
-) -> tuple[dict[str, columns.Counts], dict[str, tuple[int, list[int]]]]:
+def training_statistics(
+    blocks: PreparedBlocks,
+    rows: RowAssignment,
+    sampled: int,
+    cpus: int,
+    advance: Callable[[int], None],
+) -> tuple[dict[str, columns.ColumnStats], dict[str, tuple[int, list[int]]]]:
     """Second pass: the training statistics of all blocks together."""
     import ray
 
-    task = ray.remote(count)
+    task = ray.remote(block_statistics)
     groups = blocks.grouped(cpus)
     refs = [task.remote(rows.slice(first, n), sampled, *refs) for first, n, refs in groups]
     parts = []
     for (_, n, _), ref in zip(groups, refs):
         parts.append(ray.get(ref))
         advance(n)
-    counts = {name: columns.combine([p[0][name] for p in parts]) for name in parts[0][0]}
+    counts = {name: columns.combine_stats([p[0][name] for p in parts]) for name in parts[0][0]}
     sums: dict[str, tuple[int, list[int]]] = {}
     for name in parts[0][1]:
         some = [p[1][name] for p in parts if p[1][name][0]]
@@ -185,7 +192,7 @@ def statistics(
     return counts, sums
 
 
-def blank(names: Sequence[str], *blocks: pa.Table) -> np.ndarray:
+def find_blank_rows(names: Sequence[str], *blocks: pa.Table) -> np.ndarray:
     """Which rows of some blocks have nothing in these columns."""
     table = _joined(blocks)
     rest = np.arange(table.num_rows)
@@ -212,39 +219,41 @@ def prepared_columns(schema: Schema) -> list[str]:
     return [*(IMAGE + image.name for image in schema.images), *columns]
 
 
-def blank_rows(blocks: Blocks, rows: Assignment, names: Sequence[str], cpus: int) -> np.ndarray:
+def all_blank_rows(
+    blocks: PreparedBlocks, rows: RowAssignment, names: Sequence[str], cpus: int
+) -> np.ndarray:
     """Which rows that are not refused have nothing in these columns."""
     import ray
 
-    task = ray.remote(blank)
+    task = ray.remote(find_blank_rows)
     found = ray.get([task.remote(names, *refs) for _, _, refs in blocks.grouped(cpus)])
-    return np.concatenate(found) & (rows.split != NONE)
+    return np.concatenate(found) & (rows.split != REFUSED_SPLIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class PartLayout:
     """How many part files every split has: rows are dealt to them evenly, by position."""
 
     rows: tuple[int, ...]
     files: tuple[int, ...]
 
-    def of(self, rows: Assignment) -> np.ndarray:
+    def of(self, rows: RowAssignment) -> np.ndarray:
         """The number of every row's part, counted through all splits; -1 for refused rows."""
         starts = np.concatenate([[0], np.cumsum(self.files)])[:-1]
         split = np.maximum(rows.split, 0)
         per_file = (
             np.array(self.files)[split] * rows.position // np.maximum(1, np.array(self.rows)[split])
         )
-        return np.where(rows.split == NONE, -1, starts[split] + per_file)
+        return np.where(rows.split == REFUSED_SPLIT, -1, starts[split] + per_file)
 
     def names(self) -> list[tuple[str, int]]:
         return [(split, i) for split, n in zip(SPLITS, self.files) for i in range(n)]
 
 
-def deal(
+def deal_rows(
     first: int,
-    rows: Assignment,
-    parts: Parts,
+    rows: RowAssignment,
+    parts: PartLayout,
     schema: Schema,
     readings: Mapping[str, str],
     *blocks: pa.Table,
@@ -261,33 +270,33 @@ def deal(
         LABEL: pa.array(rows.labels, pa.int32()),
         "rank": pa.array(rows.rank, pa.int32()),
     }
-    if ingest_rows.GROUP in table.column_names:
-        out[ingest_rows.GROUP] = table[ingest_rows.GROUP]
-    out.update(ingest_rows.image_columns(table, [i.name for i in schema.images]))
+    if GROUP in table.column_names:
+        out[GROUP] = table[GROUP]
+    out.update(image_columns(table, [i.name for i in schema.images]))
     cells = {n[len(CELL) :]: table[n] for n in table.column_names if n.startswith(CELL)}
-    out.update(ingest_rows.table_columns(cells, schema.tables, readings))
-    out[POSITION] = pa.array(rows.position)
+    out.update(table_columns(cells, schema.tables, readings))
+    out[POSITION_COLUMN] = pa.array(rows.position)
     shard = pa.table(out)
     numbers = parts.of(rows)
     pieces = [shard.take(np.flatnonzero(numbers == i)) for i in range(sum(parts.files))]
     return pieces if len(pieces) > 1 else pieces[0]
 
 
-def write_all(
-    blocks: Blocks,
-    rows: Assignment,
-    parts: Parts,
+def write_all_parts(
+    blocks: PreparedBlocks,
+    rows: RowAssignment,
+    parts: PartLayout,
     schema: Schema,
     readings: Mapping[str, str],
     folder: str,
     cpus: int,
     advance: Callable[[int], None],
-) -> list[Written]:
+) -> list[WrittenFile]:
     """Third pass: deal the rows out and write the parts. Gives the blocks up as it goes."""
     import ray
 
     n_parts = sum(parts.files)
-    dealing = ray.remote(deal).options(num_returns=n_parts)
+    dealing = ray.remote(deal_rows).options(num_returns=n_parts)
     groups = blocks.grouped(cpus)
     blocks.refs.clear()
     dealt = []
@@ -303,7 +312,7 @@ def write_all(
     task, running, written = ray.remote(write_part), [], []
     try:
         while left or running:
-            while left and len(running) < WRITES_A_CPU * cpus:
+            while left and len(running) < WRITES_PER_CPU * cpus:
                 uri, pieces = left.pop()
                 running.append(task.remote(uri, *pieces))
             done, running = ray.wait(running)
@@ -324,5 +333,5 @@ def without_window(table: pa.Table, name: str) -> int:
     return int(pc.sum(table[DEEP + name]).as_py() or 0)
 
 
-def digests(table: pa.Table, name: str) -> pa.ChunkedArray:
+def image_digests(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table[DIGEST + name]

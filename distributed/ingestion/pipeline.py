@@ -12,10 +12,10 @@ import ray
 
 from distributed.ingestion import assignment, output, passes, roles
 from distributed.ingestion.options import FRACTIONS, IngestOptions
-from distributed.ingestion.roles import Roles
-from distributed.ingestion.summary import Report
+from distributed.ingestion.roles import ColumnRoles
+from distributed.ingestion.summary import IngestReport
 from distributed.raw import images
-from distributed.raw import table as raw_table
+from distributed.raw.table import RawTable, explain_reading_error, open_raw_table
 from distributed.runtime import options as option_rules
 from distributed.runtime import progress, ray_session, signals
 from distributed.runtime.errors import OptionError
@@ -34,7 +34,7 @@ class IngestResult:
 
     shards: str  # folder or URI
     manifest: Manifest
-    report: Report
+    report: IngestReport
 
     def show(self) -> None:
         """Prints columns, classes, splits, refused rows, notes and warnings."""
@@ -45,11 +45,11 @@ def ingest(options: IngestOptions) -> IngestResult:
     """Makes a SHARDS folder from a table and its images. The folder appears whole or not at all."""
     option_rules.check(options)
     fractions = split_shares(options)
-    target = output.Target(options.out, options.overwrite)
-    table = raw_table.open_table(options.table, options.encoding)
-    chosen = roles.roles(options, table)
+    target = output.OutputFolder(options.out, options.overwrite)
+    table = open_raw_table(options.table, options.encoding)
+    chosen = roles.assign_roles(options, table)
     looks = [
-        roles.look_at_images(options, table, column, folder)
+        roles.inspect_image_column(options, table, column, folder)
         for column, folder in chosen.images.items()
     ]
     ray_session.start_ray()
@@ -80,14 +80,14 @@ def split_shares(options: IngestOptions) -> tuple[float, float, float]:
 
 
 def write_parts(
-    table: raw_table.RawTable,
-    chosen: Roles,
+    table: RawTable,
+    chosen: ColumnRoles,
     looks: list[tuple[images.ImageSpec, float]],
     options: IngestOptions,
     fractions: tuple[float, float, float],
     folder: str,
     clear: Callable[[], None],
-) -> tuple[Manifest, Report]:
+) -> tuple[Manifest, IngestReport]:
     """Writes the parts into `folder` and returns the manifest, which the caller commits, and what there is to tell.
 
     looks: from roles.look_at_images. clear: empties the folder, once all that can be wrong with the table is known.
@@ -96,7 +96,7 @@ def write_parts(
     specs = [spec for spec, _ in looks]
     try:
         with progress.show_progress("preparing rows", table.rows) as advance:
-            plan, names = roles.plan(chosen, specs), roles.source_columns(chosen)
+            plan, names = roles.row_plan(chosen, specs), roles.source_columns(chosen)
             blocks = passes.prepare_all(
                 table, plan, names, [pixels for _, pixels in looks], cpus, advance
             )
@@ -104,13 +104,13 @@ def write_parts(
         raise reading_error(table, error) from error
     if not len(blocks):
         raise OptionError(f"table must hold rows; {table.uri!r} has none", "table")
-    known = passes.identities(blocks, cpus)
+    known = passes.collect_identities(blocks, cpus)
     assigned, schema, report = settle(blocks, known, chosen, specs, options.seed, fractions, cpus)
     rows = assigned.rows
-    parts = part_files(rows.split, known, schema, options.rows_per_file)
+    parts = plan_parts(rows.split, known, schema, options.rows_per_file)
     clear()
     with progress.show_progress("writing files", sum(parts.files)) as advance:
-        written = passes.write_all(
+        written = passes.write_all_parts(
             blocks, rows, parts, schema, report.readings(), folder, cpus, advance
         )
     refused = (
@@ -118,47 +118,50 @@ def write_parts(
         if assigned.rejected.num_rows
         else []
     )
-    output.verify([*written, *refused])
+    output.verify_parts([*written, *refused])
     kept = {image.name for image in schema.images}
     prepare = assignment.prepare_record(
         chosen, [s for s in specs if s.name in kept], schema, options.seed, fractions, report
     )
     rows_of = dict(zip(SPLITS, parts.rows))
     return Manifest(
-        schema=schema, rows=rows_of, prepare=prepare, content=output.content(written)
+        schema=schema, rows=rows_of, prepare=prepare, content=output.parts_digest(written)
     ), report
 
 
 def settle(
-    blocks: passes.Blocks,
+    blocks: passes.PreparedBlocks,
     known: pa.Table,
-    chosen: Roles,
+    chosen: ColumnRoles,
     specs: list[images.ImageSpec],
     seed: int,
     fractions: tuple[float, float, float],
     cpus: int,
-) -> tuple[assignment.Assigned, Schema, Report]:
+) -> tuple[assignment.SplitRows, Schema, IngestReport]:
     """The rows of every split and the columns to keep. Rows that have nothing but dropped columns are refused, and all is settled anew."""
 
-    report = Report()
+    report = IngestReport()
     while True:
-        assigned = assignment.assign(known, chosen, fractions, seed, report)
+        assigned = assignment.assign_rows(known, chosen, fractions, seed, report)
         with progress.show_progress("counting rows", len(blocks)) as advance:
-            counts, sums = passes.statistics(blocks, assigned.rows, SAMPLED, cpus, advance)
-        schema = assignment.schema(chosen, specs, counts, sums, assigned, report)
+            counts, sums = passes.training_statistics(blocks, assigned.rows, SAMPLED, cpus, advance)
+        schema = assignment.build_schema(chosen, specs, counts, sums, assigned, report)
         names = passes.prepared_columns(schema)
         left_out = len(names) < len(chosen.features) + len(specs)
         if (
             not left_out
-            or not (blank := passes.blank_rows(blocks, assigned.rows, names, cpus)).any()
+            or not (blank := passes.all_blank_rows(blocks, assigned.rows, names, cpus)).any()
         ):
             break
-        known, report = assignment.refuse(known, blank), Report(stay_dropped=report.decisions)
+        known, report = (
+            assignment.refuse_blank_rows(known, blank),
+            IngestReport(stay_dropped=report.decisions),
+        )
     assignment.check_leaks(known, counts, schema, assigned, chosen, report)
     return assigned, schema, report
 
 
-def reading_error(table: raw_table.RawTable, error: Exception) -> Exception:
+def reading_error(table: RawTable, error: Exception) -> Exception:
     """Errors of the table's text and files as one line; anything else as it is."""
 
     cause = getattr(error, "cause", None) or error
@@ -170,11 +173,13 @@ def reading_error(table: raw_table.RawTable, error: Exception) -> Exception:
         or isinstance(cause, (pa.ArrowInvalid, UnicodeError))
         or "Failed to read CSV" in str(error)
     ):
-        return raw_table.explain(table, cause)
+        return explain_reading_error(table, cause)
     return error
 
 
-def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: int) -> passes.Parts:
+def plan_parts(
+    split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: int
+) -> passes.PartLayout:
     """Files of about 32 MiB, but not too many, and at least eight where the training rows suffice: workers share and shuffle them."""
 
     per_row = 32.0 + 4 * sum(len(t.numeric) + len(t.categorical) for t in schema.tables)
@@ -184,6 +189,6 @@ def part_files(split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: i
     counts = [int(np.sum(split == s)) for s in range(3)]
     small = min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8)))
     size = rows_per_file or max(
-        1, small, min(int(passes.MOST_BYTES / per_row), -(-sum(counts) // MOST_FILES))
+        1, small, min(int(passes.MAX_TABLE_BYTES / per_row), -(-sum(counts) // MOST_FILES))
     )
-    return passes.Parts(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))
+    return passes.PartLayout(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from distributed.ingestion.options import IngestOptions
 from distributed.raw import columns, images
-from distributed.raw import table as ingest_table
-from distributed.raw.rows import Plan
+from distributed.raw.rows import RowPlan
+from distributed.raw.table import RawTable, sample_rows
 from distributed.runtime.storage import is_uri
 
 LONGEST = 64  # pixels of the longer side that --image-size auto chooses at most
@@ -23,7 +23,7 @@ TABLE = "table"
 
 
 @dataclass
-class Roles:
+class ColumnRoles:
     """What every source column is used for. tables: modality -> its columns."""
 
     label: str
@@ -41,7 +41,7 @@ class Roles:
         return tuple(c for names in self.tables.values() for c in names)
 
 
-def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
+def assign_roles(options: IngestOptions, table: RawTable) -> ColumnRoles:
     """Every option's columns checked against the table; what is left over is features."""
     names = table.schema.names
     image_folders = {}
@@ -89,7 +89,7 @@ def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
         )
         if c
     }
-    found = Roles(
+    found = ColumnRoles(
         label=options.label,
         id=options.id,
         group=options.group,
@@ -104,7 +104,7 @@ def roles(options: IngestOptions, table: ingest_table.RawTable) -> Roles:
     rest = [n for n in names if n not in taken and n not in found.features]
     for column in [*rest, *found.features]:
         kind = table.schema.field(column).type
-        if not columns.usable(kind):
+        if not columns.is_usable(kind):
             if column in found.features:
                 raise ValueError(
                     f"--modality must name columns of numbers or words; {column!r} holds {kind}"
@@ -159,7 +159,7 @@ def _check_once(asked: dict[str, Sequence[str]]) -> None:
                 )
 
 
-def _check_names(found: Roles) -> None:
+def _check_names(found: ColumnRoles) -> None:
     """Modality names become column prefixes and parts of metric names."""
     for name in found.tables:
         if name == "image" or not re.fullmatch(r"[\w -]+", name):
@@ -181,16 +181,16 @@ def _check_names(found: Roles) -> None:
         )
 
 
-def look_at_images(
-    options: IngestOptions, table: ingest_table.RawTable, column: str, folder: str
+def inspect_image_column(
+    options: IngestOptions, table: RawTable, column: str, folder: str
 ) -> tuple[images.ImageSpec, float]:
     """Size, channels and grey window of an image modality, and the mean pixels of its sources, from a sample."""
-    cells = ingest_table.sample(table, [column])[column]
+    cells = sample_rows(table, [column])[column]
     if not _holds_images(cells.type):
         raise ValueError(
             f"--image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}"
         )
-    reader = images.Folder(folder)
+    reader = images.ImageFolder(folder)
     shapes, greys, deep = [], [], []
     why = ""
     for cell in cells.to_pylist():
@@ -198,8 +198,8 @@ def look_at_images(
             data = reader.read(cell)
             if data is None:
                 continue
-            seen = images.look(data, options.max_pixels)
-        except images.Refused as refused:
+            seen = images.inspect_image(data, options.max_pixels)
+        except images.RowRefused as refused:
             why = why or str(refused)
             continue
         shapes.append((seen.height, seen.width))
@@ -274,13 +274,13 @@ def _window(wanted: str, deep: Sequence[np.ndarray]) -> tuple[float, float] | No
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def plan(found: Roles, specs: Sequence[images.ImageSpec]) -> Plan:
+def row_plan(found: ColumnRoles, specs: Sequence[images.ImageSpec]) -> RowPlan:
     """What the workers are told."""
     sources = tuple(
         (spec, column, _absolute(folder))
         for spec, (column, folder) in zip(specs, found.images.items())
     )
-    return Plan(
+    return RowPlan(
         label=found.label,
         id=found.id,
         group=found.group,
@@ -295,7 +295,7 @@ def _absolute(folder: str) -> str:
     return folder if is_uri(folder) else os.path.abspath(folder)
 
 
-def source_columns(found: Roles) -> list[str]:
+def source_columns(found: ColumnRoles) -> list[str]:
     """The columns to read, in a fixed order."""
     singles = [c for c in (found.label, found.id, found.group, found.split) if c]
     return [*singles, *found.features, *found.images]

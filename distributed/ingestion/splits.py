@@ -9,13 +9,13 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed.shards.manifest import NONE, TEST, TRAIN, VAL
+from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
 
-Ints = NDArray[np.int64]
-Hashes = NDArray[np.uint64]
+IntArray = NDArray[np.int64]
+HashArray = NDArray[np.uint64]
 
 
-def hash_ids(ids: Iterable[str]) -> Hashes:
+def hash_ids(ids: Iterable[str]) -> HashArray:
     """64 stable bits of each id: Python's own hash differs between processes."""
     data = b"".join(
         hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in ids
@@ -23,7 +23,7 @@ def hash_ids(ids: Iterable[str]) -> Hashes:
     return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
 
-def reseed(hashes: Hashes, seed: int) -> Hashes:
+def reseed(hashes: HashArray, seed: int) -> HashArray:
     """Another order of the same ids for every seed (the splitmix64 finaliser)."""
     step = np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
     with np.errstate(over="ignore"):
@@ -33,7 +33,9 @@ def reseed(hashes: Hashes, seed: int) -> Hashes:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def assign(labels: Ints, units: Ints, order: Hashes, fractions: tuple[float, float, float]) -> Ints:
+def assign_splits(
+    labels: IntArray, units: IntArray, order: HashArray, fractions: tuple[float, float, float]
+) -> IntArray:
     """The split of every row. units: 0..U-1, rows that must stay together (groups, or single rows); order: a hash for every unit.
 
     Each unit counts for the rarest class in it. Class by class, the units in the order of their hashes are laid end to end and cut at the
@@ -59,7 +61,7 @@ def assign(labels: Ints, units: Ints, order: Hashes, fractions: tuple[float, flo
     return split_U[units]
 
 
-def _cut(sizes: Ints, fractions: tuple[float, float, float]) -> Ints:
+def _cut(sizes: IntArray, fractions: tuple[float, float, float]) -> IntArray:
     """Splits of the units of one class, in their order: train, val, test one after the other."""
     wanted = [s for s in (TRAIN, TEST, VAL) if fractions[s] > 0]
     if len(sizes) <= len(wanted):  # the largest trains; two units: train and test; three: one each
@@ -79,7 +81,7 @@ def _cut(sizes: Ints, fractions: tuple[float, float, float]) -> Ints:
     return split
 
 
-def _reach_train(split_U: Ints, labels: Ints, units: Ints, order: Hashes) -> None:
+def _reach_train(split_U: IntArray, labels: IntArray, units: IntArray, order: HashArray) -> None:
     """A class all of whose units count for rarer classes may have missed training: moves one of its units there."""
     in_train = np.bincount(labels[split_U[units] == TRAIN], minlength=int(labels.max()) + 1)
     for label in np.flatnonzero((in_train == 0) & (np.bincount(labels) > 0)):
@@ -87,7 +89,7 @@ def _reach_train(split_U: Ints, labels: Ints, units: Ints, order: Hashes) -> Non
         split_U[mine[np.argmin(order[mine])]] = TRAIN
 
 
-def ranks(split: Ints, labels: Ints, hashes: Hashes) -> Ints:
+def rank_within_class(split: IntArray, labels: IntArray, hashes: HashArray) -> IntArray:
     """Rank of every row within its class and split by the hash of its id; -1 for refused rows."""
     order = np.lexsort((np.arange(len(split)), hashes, labels, split))
     keys = split[order] * (int(labels.max(initial=0)) + 2) + labels[order]
@@ -99,10 +101,10 @@ def ranks(split: Ints, labels: Ints, hashes: Hashes) -> Ints:
     within = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
     found = np.full(len(split), -1, dtype=np.int64)
     found[order] = within
-    found[split == NONE] = -1
+    found[split == REFUSED_SPLIT] = -1
     return found
 
 
-def positions(split: Ints, order: Hashes) -> Ints:
+def shuffled_positions(split: IntArray, order: HashArray) -> IntArray:
     """Place of every row in its split's parts: shuffled by the seeded hash, for a table sorted by class would train badly."""
-    return ranks(split, np.zeros_like(split), order)
+    return rank_within_class(split, np.zeros_like(split), order)

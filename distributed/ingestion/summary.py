@@ -8,29 +8,29 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from distributed.raw.columns import Decision
+from distributed.raw.columns import ColumnDecision
 from distributed.raw.images import ImageSpec
-from distributed.shards.manifest import NONE, SPLITS, TRAIN, Manifest
+from distributed.shards.manifest import REFUSED_SPLIT, SPLITS, TRAIN, Manifest
 from model.schema import listed
 
 UNDIVIDED = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
 
 
-def kinds_of(reasons: Iterable[str]) -> Counter[str]:
+def count_reasons(reasons: Iterable[str]) -> Counter[str]:
     """Reasons counted by their words, without the values in them."""
     return Counter(re.sub(r"'[^']*'|\d+", "…", reason) for reason in reasons)
 
 
-class Report:
+class IngestReport:
     """Collects during the ingest, prints at its end. notes and warnings are kept in schema.json too."""
 
-    def __init__(self, stay_dropped: Sequence[Decision] = ()) -> None:
+    def __init__(self, stay_dropped: Sequence[ColumnDecision] = ()) -> None:
         self.stay_dropped = {
             d.name: d for d in stay_dropped if d.column is None
         }  # decided over rows some of which are refused by now
         self.notes: list[str] = []
         self.warnings: list[str] = []
-        self.decisions: list[Decision] = []
+        self.decisions: list[ColumnDecision] = []
         self.images: list[tuple[ImageSpec, int]] = []
         self.reasons: Counter[str] = Counter()
         self.totals = np.zeros((0, 3), dtype=np.int64)
@@ -42,14 +42,14 @@ class Report:
         self.warnings.append(line)
 
     def refused(self, reasons: Sequence[str | None], rows: int) -> None:
-        self.reasons += kinds_of(reason for reason in reasons if reason is not None)
+        self.reasons += count_reasons(reason for reason in reasons if reason is not None)
         n = self.reasons.total()
         if n > rows / 2:
             self.warn(f"{n} of {rows} rows were refused: more than half")
 
     def classes(self, names: Sequence[str], codes: np.ndarray, split: np.ndarray) -> None:
         """Rows of every class and split; classes that a split lacks."""
-        kept = split != NONE
+        kept = split != REFUSED_SPLIT
         self.totals = np.zeros((len(names), 3), dtype=np.int64)
         np.add.at(self.totals, (codes[kept], split[kept]), 1)
         lone = [n for n, row in zip(names, self.totals) if row.sum() == 1]
@@ -73,7 +73,7 @@ class Report:
                     f"classes without {where} rows: {listed(absent)}"
                 )
 
-    def column(self, decision: Decision) -> None:
+    def column(self, decision: ColumnDecision) -> None:
         self.decisions.append(decision)
         if decision.note:
             self.note(

@@ -30,7 +30,7 @@ THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # 1,234 is either
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-def flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+def flatten_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     """One plain array: chunks joined, dictionaries decoded. Lists and records are refused."""
     if pa.types.is_nested(array.type):
         raise ValueError(
@@ -47,12 +47,12 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def spelling(word: str) -> str:
+def canonical_spelling(word: str) -> str:
     """The word, a boolean or a whole number in the one spelling that categories and classes have: True, 1 for 1.0."""
     return BOOLEANS.get(word) or re.sub(WHOLE, r"\1", word, flags=re.ASCII)
 
 
-def spelled(words: pa.Array) -> pa.Array:
+def canonical_spellings(words: pa.Array) -> pa.Array:
     """`spelling` of every word."""
     places = pc.index_in(words, value_set=pa.array(list(BOOLEANS), words.type), skip_nulls=True)
     whole = pc.replace_substring_regex(words, WHOLE, r"\1")
@@ -61,7 +61,7 @@ def spelled(words: pa.Array) -> pa.Array:
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Cells as trimmed strings, null where missing; whole floats read as integers (a code column with gaps comes as floats)."""
-    array = flat(array)
+    array = flatten_array(array)
     if pa.types.is_floating(array.type):
         values = array.cast(pa.float64())
         whole = pc.and_(
@@ -77,7 +77,7 @@ def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     if not is_text(array.type):
         array = array.cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
-    return spelled(
+    return canonical_spellings(
         pc.if_else(pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string())), None, words)
     )
 
@@ -89,7 +89,7 @@ def as_numbers(
 
     reading: the one of READINGS that is tried on text that is no plain number.
     """
-    array = flat(array)
+    array = flatten_array(array)
     kind = array.type
     if pa.types.is_temporal(kind):
         array = _seconds(array)
@@ -157,14 +157,14 @@ def _booleans(words: pa.Array) -> np.ndarray:
     )
 
 
-DATES, COMMAS, TRUTHS = "dates", "decimal commas", "booleans"
+DATE_READING, COMMA_READING, BOOLEAN_READING = "dates", "decimal commas", "booleans"
 READINGS: dict[str, Callable[[pa.Array], np.ndarray]] = {
-    DATES: _dates,
-    COMMAS: _decimal_commas,
-    TRUTHS: _booleans,
+    DATE_READING: _dates,
+    COMMA_READING: _decimal_commas,
+    BOOLEAN_READING: _booleans,
 }
 
 
-def thousands(array: pa.Array) -> int:
+def count_thousands(array: pa.Array) -> int:
     """Cells of text such as 1,234, which some write for thousands and others for decimals."""
     return int(pc.sum(pc.match_substring_regex(as_text(array), THOUSANDS)).as_py() or 0)

@@ -12,38 +12,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.raw.cells import (
-    COMMAS,
-    DATES,
+    BOOLEAN_READING,
+    COMMA_READING,
+    DATE_READING,
     READINGS,
-    TRUTHS,
     as_numbers,
     as_text,
-    flat,
+    canonical_spellings,
+    count_thousands,
+    flatten_array,
     is_text,
-    spelled,
-    thousands,
 )
-from distributed.shards.manifest import NAMES
+from distributed.shards.manifest import SPLIT_NAMES
 from model.schema import FAR, Categorical, Numeric
 
-PARSED = 0.95  # a text column of which this share parses is numeric
-VOCABULARY = 1000  # values that a category keeps
-COUNTED = 20_000  # distinct values of a block that are counted one by one
-DENSE = (
+MIN_PARSED = 0.95  # a text column of which this share parses is numeric
+MAX_VOCABULARY = 1000  # values that a category keeps
+MAX_COUNTED = 20_000  # distinct values of a block that are counted one by one
+ID_DENSITY = (
     10  # different whole numbers within a range of this many times their count are taken for ids
 )
-STEPS = 0.01  # share of the spread: numbers that float32 keeps in larger steps are said
-KNOTS = 33  # quantiles kept for a numeric column
-READ_AS = {
-    DATES: "dates: seconds since 1970",
-    COMMAS: "decimal commas: numbers (a dot is a decimal point too)",
+MAX_STEP = 0.01  # share of the spread: numbers that float32 keeps in larger steps are said
+QUANTILES = 33  # quantiles kept for a numeric column
+READING_NOTES = {
+    DATE_READING: "dates: seconds since 1970",
+    COMMA_READING: "decimal commas: numbers (a dot is a decimal point too)",
 }
 EMPTY = "no training row has a value"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
 
 
 @dataclass
-class Numbers:
+class NumberStats:
     """The finite numbers of some cells, and how many were infinite."""
 
     parsed: int = 0
@@ -57,13 +57,13 @@ class Numbers:
 
 
 @dataclass
-class Counts:
+class ColumnStats:
     """What is known of one column over some training rows. table: value, label, n; `uncounted` rows had values beyond COUNTED."""
 
     rows: int = 0
     missing: int = 0
-    numbers: Numbers = field(default_factory=Numbers)
-    readings: dict[str, Numbers] = field(
+    numbers: NumberStats = field(default_factory=NumberStats)
+    readings: dict[str, NumberStats] = field(
         default_factory=dict
     )  # of text: the numbers by each reading that finds more of them
     thousands: int = 0  # cells such as 1,234
@@ -77,7 +77,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Decision:
+class ColumnDecision:
     """column is None for a dropped column; note says what the user should know, warning what may spoil the result."""
 
     name: str
@@ -99,11 +99,11 @@ class Decision:
         )
 
 
-def usable(kind: pa.DataType) -> bool:
+def is_usable(kind: pa.DataType) -> bool:
     """Whether a column of this Arrow type can be a feature."""
     t = pa.types
     if t.is_dictionary(kind):
-        return usable(kind.value_type)
+        return is_usable(kind.value_type)
     return any(
         test(kind)
         for test in (
@@ -119,20 +119,22 @@ def usable(kind: pa.DataType) -> bool:
     )
 
 
-def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndarray) -> Counts:
+def column_stats(
+    array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndarray
+) -> ColumnStats:
     """The counts of one block's training rows; `sample` says which of them are in the sample for quantiles."""
-    array = flat(array)
+    array = flatten_array(array)
     kind = array.type
     values, empty, infinite = as_numbers(array)
-    found = Counts(
+    found = ColumnStats(
         rows=len(array),
         missing=int(empty.sum()),
         numbers=_numbers(values, infinite, sample),
         is_number=not (pa.types.is_boolean(kind) or is_text(kind) or pa.types.is_null(kind)),
         text=is_text(kind),
-        reading=DATES
+        reading=DATE_READING
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-        else TRUTHS
+        else BOOLEAN_READING
         if pa.types.is_boolean(kind)
         else "",
     )
@@ -142,7 +144,7 @@ def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndar
             if not np.isnan(read(odd)).all():
                 values, _, infinite = as_numbers(array, reading)
                 found.readings[reading] = _numbers(values, infinite, sample)
-        found.thousands = thousands(array)
+        found.thousands = count_thousands(array)
     pairs = pa.table({"value": as_text(array), "label": pa.array(labels, pa.int32())})
     found.table, found.uncounted = _most_frequent(
         _grouped(pairs.append_column("n", pa.array(np.ones(len(labels), dtype=np.int64))))
@@ -150,10 +152,10 @@ def count(array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndar
     return found
 
 
-def _numbers(values: np.ndarray, infinite: int, sample: np.ndarray) -> Numbers:
+def _numbers(values: np.ndarray, infinite: int, sample: np.ndarray) -> NumberStats:
     exact = values[~np.isnan(values)]
     finite = exact.astype(np.float32).astype(np.float64)  # statistics of what the shards will hold
-    found = Numbers(
+    found = NumberStats(
         parsed=len(finite),
         infinite=infinite,
         whole=bool(np.all(exact == np.floor(exact))),
@@ -178,24 +180,24 @@ def _grouped(pairs: pa.Table) -> pa.Table:
 
 
 def _most_frequent(pairs: pa.Table) -> tuple[pa.Table, int]:
-    if pairs.num_rows <= COUNTED:
+    if pairs.num_rows <= MAX_COUNTED:
         return pairs, 0
     totals = (
         pairs.group_by("value")
         .aggregate([("n", "sum")])
         .sort_by([("n_sum", "descending"), ("value", "ascending")])
     )
-    if totals.num_rows <= COUNTED:
+    if totals.num_rows <= MAX_COUNTED:
         return pairs, 0
     kept = pairs.filter(
-        pc.is_in(pairs["value"], value_set=totals["value"].slice(0, COUNTED).combine_chunks())
+        pc.is_in(pairs["value"], value_set=totals["value"].slice(0, MAX_COUNTED).combine_chunks())
     )
-    return kept, int(pc.sum(totals["n_sum"].slice(COUNTED)).as_py())
+    return kept, int(pc.sum(totals["n_sum"].slice(MAX_COUNTED)).as_py())
 
 
-def combine(parts: Sequence[Counts]) -> Counts:
+def combine_stats(parts: Sequence[ColumnStats]) -> ColumnStats:
     """The counts of all blocks together."""
-    total = Counts(is_number=parts[0].is_number, text=parts[0].text, reading=parts[0].reading)
+    total = ColumnStats(is_number=parts[0].is_number, text=parts[0].text, reading=parts[0].reading)
     for part in parts:
         total.rows += part.rows
         total.missing += part.missing
@@ -209,9 +211,9 @@ def combine(parts: Sequence[Counts]) -> Counts:
     return total
 
 
-def _joined(parts: Sequence[Numbers]) -> Numbers:
+def _joined(parts: Sequence[NumberStats]) -> NumberStats:
     """Means and squares by Chan's rule."""
-    total = Numbers(sample=np.concatenate([p.sample for p in parts]))
+    total = NumberStats(sample=np.concatenate([p.sample for p in parts]))
     for part in parts:
         n = total.parsed + part.parsed
         if part.parsed:
@@ -225,7 +227,9 @@ def _joined(parts: Sequence[Numbers]) -> Numbers:
     return total
 
 
-def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) -> Decision:
+def decide_column(
+    name: str, counts: ColumnStats, forced: str = "", commas: bool = False
+) -> ColumnDecision:
     """The column's type and statistics, or why it is dropped. forced: numeric or categorical, as the user said.
 
     commas: the table is one whose cells are separated by ;, in which 1,234 is a decimal.
@@ -242,15 +246,15 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
     reading = _reading(counts, forced, commas)
     found = counts.readings.get(reading, counts.numbers)
     parses = (
-        counts.text and found.parsed + found.infinite >= PARSED * present and not _codes(values)
+        counts.text and found.parsed + found.infinite >= MIN_PARSED * present and not _codes(values)
     )
     numeric = forced == "numeric" or (not forced and (counts.is_number or parses))
     unclear = "; cells such as 1,234 may be thousands or decimals: write plain numbers" * (
-        counts.thousands > 0 and reading != COMMAS
+        counts.thousands > 0 and reading != COMMA_READING
     )
 
-    def dropped(note: str) -> Decision:
-        return Decision(name, None, distinct, missing, note + unclear)
+    def dropped(note: str) -> ColumnDecision:
+        return ColumnDecision(name, None, distinct, missing, note + unclear)
 
     if not forced and (present == 0 or (numeric and found.parsed == 0)):
         return dropped(f"none of its {present} values is finite as float32" if present else EMPTY)
@@ -264,7 +268,7 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
                 "every value is different: an id, not a feature (--categorical keeps it)"
             )
         if found.whole and present >= 100:
-            if found.high - found.low < DENSE * present:
+            if found.high - found.low < ID_DENSITY * present:
                 return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
             warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
             return dataclasses.replace(
@@ -278,7 +282,7 @@ def decide(name: str, counts: Counts, forced: str = "", commas: bool = False) ->
     return dataclasses.replace(decision, note=(decision.note + unclear).removeprefix("; "))
 
 
-def _reading(counts: Counts, forced: str, commas: bool) -> str:
+def _reading(counts: ColumnStats, forced: str, commas: bool) -> str:
     """How the column's text becomes numbers: by the type of the table, or by what most of its cells are."""
     if not counts.text:
         return counts.reading
@@ -286,11 +290,13 @@ def _reading(counts: Counts, forced: str, commas: bool) -> str:
         reading: numbers.parsed - counts.numbers.parsed
         for reading, numbers in counts.readings.items()
     }
-    if more.get(DATES, 0) >= (0.5 if forced else PARSED) * max(1, counts.rows - counts.missing):
-        return DATES
-    if more.get(COMMAS, 0) > (0 if commas else counts.thousands):
-        return COMMAS
-    return TRUTHS if forced == "numeric" and more.get(TRUTHS, 0) > 0 else ""
+    if more.get(DATE_READING, 0) >= (0.5 if forced else MIN_PARSED) * max(
+        1, counts.rows - counts.missing
+    ):
+        return DATE_READING
+    if more.get(COMMA_READING, 0) > (0 if commas else counts.thousands):
+        return COMMA_READING
+    return BOOLEAN_READING if forced == "numeric" and more.get(BOOLEAN_READING, 0) > 0 else ""
 
 
 def _codes(values: pa.Table) -> bool:
@@ -299,9 +305,11 @@ def _codes(values: pa.Table) -> bool:
     return sum(bool(CODE.match(w)) for w in words) > 0.05 * len(words)
 
 
-def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: int) -> Decision:
+def _numeric(
+    name: str, counts: ColumnStats, found: NumberStats, reading: str, distinct: int
+) -> ColumnDecision:
     bad = counts.rows - counts.missing - found.parsed - found.infinite
-    notes = [READ_AS[reading]] if counts.text and reading in READ_AS else []
+    notes = [READING_NOTES[reading]] if counts.text and reading in READING_NOTES else []
     notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [
         f"{found.infinite} infinite: missing"
     ] * bool(found.infinite)
@@ -316,7 +324,7 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
             f"{name}: --numeric keeps it though no cell of a training row is a number, such as {cell!r}"
             for cell in cells
         ]
-        return Decision(
+        return ColumnDecision(
             name,
             Numeric(name=name, missing=gone),
             distinct,
@@ -327,12 +335,12 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
         )
     sample = found.sample[~np.isnan(found.sample)]
     known = np.r_[sample, found.low, found.high].astype(np.float32)
-    knots = np.quantile(known, np.linspace(0, 1, KNOTS))
+    knots = np.quantile(known, np.linspace(0, 1, QUANTILES))
     # Rounded, so that sums added in another order on another machine give the same file.
     mean, std = float(f"{found.mean:.8g}"), float(f"{np.sqrt(found.m2 / found.parsed):.8g}")
     warning = ""
     step = float(np.spacing(np.float32(max(-found.low, found.high))))
-    if step > STEPS * std and np.any(sample != sample[:1]):
+    if step > MAX_STEP * std and np.any(sample != sample[:1]):
         notes.append(
             f"kept to about {step:g}: values of this size have no more digits here; subtract an offset"
         )
@@ -345,7 +353,7 @@ def _numeric(name: str, counts: Counts, found: Numbers, reading: str, distinct: 
         warning = f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
     quantiles = tuple(float(k) for k in np.unique(knots.astype(np.float32)))
     column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=gone)
-    return Decision(name, column, distinct, gone, "; ".join(notes), warning, reading)
+    return ColumnDecision(name, column, distinct, gone, "; ".join(notes), warning, reading)
 
 
 def _dwarfed(sample: np.ndarray, mean: float, std: float) -> bool:
@@ -361,13 +369,13 @@ def _inner(sample: np.ndarray) -> tuple[float, float]:
 
 
 def _categorical(
-    name: str, counts: Counts, values: pa.Table, distinct: int, missing: float
-) -> Decision:
+    name: str, counts: ColumnStats, values: pa.Table, distinct: int, missing: float
+) -> ColumnDecision:
     ordered = values.sort_by([("n_sum", "descending"), ("value", "ascending")])["value"]
-    vocabulary = tuple(ordered.slice(0, VOCABULARY).to_pylist())
+    vocabulary = tuple(ordered.slice(0, MAX_VOCABULARY).to_pylist())
     notes = [
-        f"keeps the {VOCABULARY} most frequent of {distinct} values, the others count as unseen"
-    ] * (distinct > VOCABULARY)
+        f"keeps the {MAX_VOCABULARY} most frequent of {distinct} values, the others count as unseen"
+    ] * (distinct > MAX_VOCABULARY)
     notes += [EMPTY] * (not vocabulary)
     if 0 < counts.numbers.parsed < counts.rows - counts.missing and counts.text:
         notes.append(
@@ -379,9 +387,9 @@ def _categorical(
         if likely_id
         else ""
     )
-    if {"train", "test"} <= {word.lower() for word in vocabulary} <= set(NAMES):
+    if {"train", "test"} <= {word.lower() for word in vocabulary} <= set(SPLIT_NAMES):
         warning = f"{name} looks like a split and is used as a feature: --split-column or --drop it"
-    return Decision(
+    return ColumnDecision(
         name,
         Categorical(name=name, vocabulary=vocabulary, missing=missing),
         distinct,
@@ -391,7 +399,7 @@ def _categorical(
     )
 
 
-def encode(
+def encode_column(
     array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = ""
 ) -> tuple[pa.Array, int]:
     """Cells as a shard column, and how many of them hold what tells nothing: no number, or a category that is not in the vocabulary.
@@ -405,7 +413,9 @@ def encode(
         return pa.array(values, mask=gone), int((gone & ~empty).sum())
     words = as_text(array)
     ids = pc.index_in(
-        words, value_set=spelled(pa.array(column.vocabulary, pa.large_string())), skip_nulls=True
+        words,
+        value_set=canonical_spellings(pa.array(column.vocabulary, pa.large_string())),
+        skip_nulls=True,
     )
     unseen = ids.null_count - words.null_count
     return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(
@@ -413,7 +423,7 @@ def encode(
     ), unseen
 
 
-def absent(rows: int, column: Numeric | Categorical) -> pa.Array:
+def absent_column(rows: int, column: Numeric | Categorical) -> pa.Array:
     """A shard column of a modality that none of the rows has."""
     return (
         pa.nulls(rows, pa.float32())

@@ -16,7 +16,7 @@ from distributed.raw.cells import is_text
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-BLOCK = 4 << 20  # bytes of a CSV that are parsed at a time: no line is longer
+CSV_BLOCK_BYTES = 4 << 20  # bytes of a CSV that are parsed at a time: no line is longer
 # Of a CSV whose delimiter is not known yet. A quote begins a quoted cell only where a cell begins.
 QUOTED = r'(?<![^,;\t|])"(?:[^"]|"")*+"'
 RECORD = re.compile(rf'((?:{QUOTED}|[^\r\n"]|(?<=[^,;\t|])")*+)[\r\n]')
@@ -24,10 +24,10 @@ PLAIN = {
     pa.string_view(): pa.large_string(),
     pa.binary_view(): pa.large_binary(),
 }  # the kinds that the rest of the ingest knows
-HINT = "name the table's own with --encoding, such as latin-1, cp1252 or utf-16"
+ENCODING_HINT = "name the table's own with --encoding, such as latin-1, cp1252 or utf-16"
 
 
-def parquet(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
+def parquet_header(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
     """Rows and columns of Parquet files; files without rows are left out."""
     from pyarrow import parquet as pq
 
@@ -41,7 +41,7 @@ def parquet(system: FileSystem, files: Sequence[str]) -> dict[str, Any]:
                 )
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
-                f"{name!r} is not a readable Parquet file: {one_line(error)}"
+                f"{name!r} is not a readable Parquet file: {error_text(error)}"
             ) from None
 
     with ThreadPoolExecutor(min(16, len(files))) as pool:
@@ -103,7 +103,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return pa.unify_schemas(schemas, promote_options="permissive").field("").type
 
 
-def csv(system: FileSystem, files: Sequence[str], encoding: str) -> dict[str, Any]:
+def csv_header(system: FileSystem, files: Sequence[str], encoding: str) -> dict[str, Any]:
     """Columns and delimiter of CSV files; files without rows are left out."""
     names: list[str] = []
     filled: list[str] = []
@@ -133,18 +133,20 @@ def _header(system: FileSystem, file: str, encoding: str) -> tuple[str, bool]:
     data, found = b"", None
     try:
         with system.open_input_stream(file, compression="detect") as stream:
-            for size in (1 << 16, BLOCK):
+            for size in (1 << 16, CSV_BLOCK_BYTES):
                 data += stream.read(size - len(data))
                 text = codecs.getincrementaldecoder(encoding)().decode(data).removeprefix("\ufeff")
                 whole = len(data) < size
                 if found := RECORD.match(text + "\n" * whole):
                     break
     except OSError as error:
-        raise damaged(file, error) from None
+        raise unreadable_file(file, error) from None
     except UnicodeError as error:
-        raise ValueError(f"{file!r} is not {encoding}: {bad_byte(error)}; {HINT}") from None
+        raise ValueError(
+            f"{file!r} is not {encoding}: {describe_bad_byte(error)}; {ENCODING_HINT}"
+        ) from None
     if found is None:
-        what = f"line of column names of at most {BLOCK >> 20} MiB"
+        what = f"line of column names of at most {CSV_BLOCK_BYTES >> 20} MiB"
         raise ValueError(
             f"--table must begin with a {what}; that of {file!r} does not end: a quote that is not closed?"
         )
@@ -153,7 +155,9 @@ def _header(system: FileSystem, file: str, encoding: str) -> tuple[str, bool]:
             f"--table must begin with a line of column names; {file!r} has an empty first line"
         )
     if "\0" in found[1]:
-        raise ValueError(f"{file!r} is not {encoding}: it begins with NUL characters; {HINT}")
+        raise ValueError(
+            f"{file!r} is not {encoding}: it begins with NUL characters; {ENCODING_HINT}"
+        )
     return found[1], not whole or bool(text[found.end() :].strip())
 
 
@@ -187,16 +191,16 @@ def _check_twice(names: Sequence[str], file: str) -> None:
         )
 
 
-def bad_byte(error: UnicodeError, first: int = 0) -> str:
+def describe_bad_byte(error: UnicodeError, first: int = 0) -> str:
     """Where text is not of its encoding. first: offset of what was decoded."""
     if not isinstance(error, UnicodeDecodeError):
         return str(error)  # UTF-16 lacks the mark that says which
     return f"byte 0x{error.object[error.start]:02x} at offset {first + error.start}"
 
 
-def damaged(file: str, error: BaseException) -> ValueError:
-    return ValueError(f"cannot read {file!r}: {one_line(error)}")
+def unreadable_file(file: str, error: BaseException) -> ValueError:
+    return ValueError(f"cannot read {file!r}: {error_text(error)}")
 
 
-def one_line(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]

@@ -25,7 +25,7 @@ GREYS = np.arange(256, dtype=np.int64)
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
 
 
-class Refused(Exception):
+class RowRefused(Exception):
     """A row cannot be used; the message is the reason that rejected.parquet states."""
 
 
@@ -43,7 +43,7 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImage:
     """One image, ready for a shard. sums: per channel the sum, then the sum of squares, of its pixels (0..255, exact)."""
 
     data: bytes
@@ -53,7 +53,7 @@ class Prepared:
     was_deep: bool
 
 
-class Folder:
+class ImageFolder:
     """Reads the files that an image column names, and none outside its folder."""
 
     def __init__(self, uri: str):
@@ -77,37 +77,37 @@ class Folder:
     def _read_local(self, name: str) -> bytes:
         plain = name.removeprefix("file://")
         if is_uri(plain) or "\0" in plain:
-            raise Refused(f"path leaves the folder of the images: {name!r}")
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
         path = os.path.realpath(os.path.join(self.root, plain))  # symbolic links resolved
         if os.path.commonpath([path, self.root]) != self.root:
-            raise Refused(f"path leaves the folder of the images: {name!r}")
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
         if not os.path.isfile(path):  # a pipe or a device would never end
-            raise Refused(
+            raise RowRefused(
                 f"no such file: {name!r}" if not os.path.exists(path) else f"not a file: {name!r}"
             )
         try:
             with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
-            raise Refused(f"unreadable file: {name!r} ({error.strerror})") from None
+            raise RowRefused(f"unreadable file: {name!r} ({error.strerror})") from None
 
     def _read_remote(self, name: str) -> bytes:
         prefix = self.uri.rstrip("/") + "/"
         if is_uri(name) and not name.startswith(prefix):
-            raise Refused(f"path leaves the folder of the images: {name!r}")
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
         path = posixpath.normpath(posixpath.join(self.root, name.removeprefix(prefix)))
         if not path.startswith(self.root.rstrip("/") + "/"):
-            raise Refused(f"path leaves the folder of the images: {name!r}")
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
         try:
             with self.system.open_input_file(path) as file:
                 return bytes(file.read())
         except FileNotFoundError:
-            raise Refused(f"no such file: {name!r}") from None
+            raise RowRefused(f"no such file: {name!r}") from None
         except OSError as error:
-            raise Refused(f"unreadable file: {name!r} ({_line(error)})") from None
+            raise RowRefused(f"unreadable file: {name!r} ({_line(error)})") from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
+def load_upright_image(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
     """A decoded, upright image. `about`: a side length that suffices, so that large JPEGs are decoded at a fraction of their size."""
     return _load(_open(data, max_pixels), about)
 
@@ -121,7 +121,7 @@ def _load(image: Image.Image, about: int) -> Image.Image:
             image.load()
             return _upright(image)
         except Exception as error:  # decoders of hostile bytes raise nearly anything
-            raise Refused(f"unreadable image: {_line(error)}") from None
+            raise RowRefused(f"unreadable image: {_line(error)}") from None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -131,18 +131,18 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
-            raise Refused(f"not an image of a known format ({', '.join(FORMATS)})") from None
+            raise RowRefused(f"not an image of a known format ({', '.join(FORMATS)})") from None
         except Exception as error:
-            raise Refused(f"unreadable image: {_line(error)}") from None
+            raise RowRefused(f"unreadable image: {_line(error)}") from None
     if image.width * image.height > max_pixels:
-        raise Refused(
+        raise RowRefused(
             f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)"
         )
     return image
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageHeader:
     """What a header says of an image; values are a sample of its greys where it has more than 8 bits of them."""
 
     height: int
@@ -151,7 +151,7 @@ class Look:
     values: np.ndarray | None
 
 
-def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
+def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """The upright shape and the kind of an image, without decoding it unless it is deep grey."""
     image = _open(data, max_pixels)
     turned = (
@@ -160,9 +160,9 @@ def look(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
     height, width = (image.width, image.height) if turned else (image.height, image.width)
     values = None
     if is_deep(image):
-        values = np.asarray(decode(data, max_pixels), dtype=np.float32).ravel()
+        values = np.asarray(load_upright_image(data, max_pixels), dtype=np.float32).ravel()
         values = values[:: max(1, len(values) // 4096)]
-    return Look(height, width, is_grey(image), values)
+    return ImageHeader(height, width, is_grey(image), values)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -190,7 +190,9 @@ def is_grey(image: Image.Image) -> bool:
     return is_deep(image) or image.mode in ("1", "L", "LA", "La")
 
 
-def to_mode(image: Image.Image, channels: int, window: tuple[float, float] | None) -> Image.Image:
+def convert_mode(
+    image: Image.Image, channels: int, window: tuple[float, float] | None
+) -> Image.Image:
     """8-bit grey or RGB: deep grey goes through the window, transparency onto white."""
     if is_deep(image):
         low, high = window or FULL_RANGE
@@ -205,7 +207,7 @@ def to_mode(image: Image.Image, channels: int, window: tuple[float, float] | Non
     return image if image.mode == wanted else image.convert(wanted)
 
 
-def fit_to(image: Image.Image, height: int, width: int, fit: str) -> Image.Image:
+def fit_image(image: Image.Image, height: int, width: int, fit: str) -> Image.Image:
     """The image at exactly this size; pad and crop keep its aspect, centred."""
     size = (width, height)
     if image.size == size:
@@ -227,7 +229,7 @@ def fit_to(image: Image.Image, height: int, width: int, fit: str) -> Image.Image
     return canvas
 
 
-def prepare(data: bytes, spec: ImageSpec) -> Prepared:
+def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
     """Bytes of any accepted image as bytes of the modality's size and mode. Bytes that already fit are kept as they are."""
     opened = _open(data, spec.max_pixels)
     stored = (
@@ -237,19 +239,21 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     )  # of the file: loading may shrink, convert or turn the image
     raw = _load(opened, max(spec.height, spec.width))
     try:
-        image = to_mode(raw, spec.channels, spec.window)
+        image = convert_mode(raw, spec.channels, spec.window)
     except Exception as error:  # a mode, such as LAB, that Pillow cannot turn into this one
-        raise Refused(f"unreadable image: {_line(error)}") from None
+        raise RowRefused(f"unreadable image: {_line(error)}") from None
     digest = hashlib.blake2b(image.tobytes(), digest_size=8, key=repr(image.size).encode()).digest()
-    fitted = fit_to(image, spec.height, spec.width, spec.fit)
+    fitted = fit_image(image, spec.height, spec.width, spec.fit)
     counts = np.array(fitted.histogram(), dtype=np.int64).reshape(spec.channels, 256)
     sums = (*(counts @ GREYS).tolist(), *(counts @ GREYS**2).tolist())
     keeps = fitted is raw and raw.format in ("JPEG", "PNG") and stored == (raw.size, raw.mode, 1)
-    encoded = data if keeps else encode(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
-    return Prepared(encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), is_deep(raw))
+    encoded = data if keeps else encode_image(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
+    return PreparedImage(
+        encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), is_deep(raw)
+    )
 
 
-def encode(image: Image.Image, kind: str) -> bytes:
+def encode_image(image: Image.Image, kind: str) -> bytes:
     """JPEG at quality 95 without chroma subsampling (it blurs colour at these sizes), or PNG."""
     buffer = io.BytesIO()
     options: dict[str, Any] = (

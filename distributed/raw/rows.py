@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.raw import columns, images
-from distributed.raw.cells import COMMAS, as_text, flat, is_text, spelled
+from distributed.raw.cells import (
+    COMMA_READING,
+    as_text,
+    canonical_spellings,
+    flatten_array,
+    is_text,
+)
 from distributed.shards.manifest import Manifest
 from model.schema import Table
 
@@ -29,11 +35,11 @@ EMPTY_CELLS, NO_CLASS = (
 )  # beside the names of columns in a count of cells
 PREPARED = pa.list_(pa.int64())
 REMOTE_THREADS = 16
-NOTHING = "no image and no table value"
+EMPTY_ROW = "no image and no table value"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RowPlan:
     """What to read of each row. images: source column and folder of every image modality."""
 
     label: str | None
@@ -44,7 +50,7 @@ class Plan:
     images: tuple[tuple[images.ImageSpec, str, str], ...]
 
 
-def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
+def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
     """Identity as strings, raw feature cells, prepared images, and the reason of every refused row (null for a good one)."""
     rows = batch.num_rows
     reasons: list[str | None] = [None] * rows
@@ -56,7 +62,9 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
         (SPLIT, plan.split),
     ):
         if source is not None:
-            out[name] = identity(batch[source]) if name != LABEL else class_names(batch[source])
+            out[name] = (
+                identity_strings(batch[source]) if name != LABEL else class_names(batch[source])
+            )
             if name != GROUP:
                 _refuse(
                     reasons,
@@ -65,7 +73,7 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
                 )
     filled = np.zeros(rows, dtype=bool)
     for name in plan.features:
-        cells = flat(batch[name])
+        cells = flatten_array(batch[name])
         out[CELL + name] = cells
         filled |= ~as_text(cells).is_null().to_numpy(zero_copy_only=False)
     for spec, source, folder in plan.images:
@@ -80,14 +88,14 @@ def prepare(batch: pa.Table, plan: Plan) -> pa.Table:
         out[DEEP + spec.name] = pa.array(
             [bool(p and p.was_deep and not spec.window) for p in prepared], pa.bool_()
         )
-    _refuse(reasons, pa.array(~filled), NOTHING)
+    _refuse(reasons, pa.array(~filled), EMPTY_ROW)
     out[REASON] = pa.array(reasons, pa.string())
     return pa.table(out)
 
 
-def identity(array: pa.ChunkedArray | pa.Array) -> pa.Array:
+def identity_strings(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Ids, labels, groups: strings, null where blank; words such as NA are names here."""
-    array = flat(array)
+    array = flatten_array(array)
     if not is_text(array.type):
         return as_text(array).cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.string()))
@@ -96,7 +104,7 @@ def identity(array: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def class_names(array: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Labels: true is True, from whatever kind of table."""
-    return spelled(identity(array))
+    return canonical_spellings(identity_strings(array))
 
 
 def _refuse(reasons: list[str | None], where: pa.Array, why: str) -> None:
@@ -111,13 +119,13 @@ def load_images(
     reasons: list[str | None],
 ) -> list[Any]:
     """Prepared images, None where a record has none; writes the reasons of refused rows."""
-    reader = images.Folder(folder)
+    reader = images.ImageFolder(folder)
 
-    def one(i: int, cell: Any) -> images.Prepared | None:
+    def one(i: int, cell: Any) -> images.PreparedImage | None:
         try:
             data = None if reasons[i] else reader.read(cell)
-            return None if data is None else images.prepare(data, spec)
-        except images.Refused as refused:
+            return None if data is None else images.prepare_image(data, spec)
+        except images.RowRefused as refused:
             reasons[i] = f"{spec.name}: {refused}"
             return None
 
@@ -150,9 +158,9 @@ def table_columns(
             cell = cells.get(column.name)
             reading = readings.get(column.name, "")
             found, nothing = (
-                (columns.absent(rows, column), 0)
+                (columns.absent_column(rows, column), 0)
                 if cell is None
-                else columns.encode(cell, column, reading)
+                else columns.encode_column(cell, column, reading)
             )
             out[f"{table.name}.{column.name}"] = found
             if unread is not None and nothing:
@@ -202,13 +210,13 @@ def encode_rows(
         if c.name in table.column_names
     )
     specs = tuple(
-        (spec_from(i), i["column"], folders.get(i["column"], "."))
+        (image_spec_from_dict(i), i["column"], folders.get(i["column"], "."))
         for i in made["images"]
         if i["column"] in table.column_names
     )
-    prepared = prepare(
+    prepared = prepare_rows(
         table,
-        Plan(label=None, id=given[ID], group=None, split=None, features=features, images=specs),
+        RowPlan(label=None, id=given[ID], group=None, split=None, features=features, images=specs),
     )
     ids = (
         prepared[ID]
@@ -222,7 +230,7 @@ def encode_rows(
         named = class_names(table[given[LABEL]])
         found = pc.index_in(
             named,
-            value_set=spelled(pa.array(manifest.schema.classes, pa.string())),
+            value_set=canonical_spellings(pa.array(manifest.schema.classes, pa.string())),
             skip_nulls=True,
         )
         labels = pc.fill_null(found, -1).cast(pa.int32())
@@ -237,7 +245,7 @@ def encode_rows(
             else pa.nulls(table.num_rows, pa.binary())
         )
     raw = {name: prepared[CELL + name] for name in features} or {"": ids}
-    readings = (dict.fromkeys(features, COMMAS) if commas else {}) | made.get("readings", {})
+    readings = (dict.fromkeys(features, COMMA_READING) if commas else {}) | made.get("readings", {})
     out.update(table_columns(raw, manifest.schema.tables, readings, unread))
     good = pc.is_null(prepared[REASON])
     refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]}).filter(
@@ -266,7 +274,7 @@ def _check_columns(table: pa.Table, manifest: Manifest) -> None:
         )
 
 
-def spec_from(plain: Mapping[str, Any]) -> images.ImageSpec:
+def image_spec_from_dict(plain: Mapping[str, Any]) -> images.ImageSpec:
     """An image specification as schema.json holds it."""
     window = plain.get("window")
     names = ("name", "height", "width", "channels", "fit", "max_pixels")

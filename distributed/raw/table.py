@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from distributed.raw import headers as ingest_heads
-from distributed.raw.headers import BLOCK, HINT, bad_byte, damaged, one_line
+from distributed.raw.headers import (
+    CSV_BLOCK_BYTES,
+    ENCODING_HINT,
+    csv_header,
+    describe_bad_byte,
+    error_text,
+    parquet_header,
+    unreadable_file,
+)
 from distributed.runtime.storage import filesystem, is_uri
 
 if TYPE_CHECKING:
     import ray.data
     from pyarrow.fs import FileSystem
 
-KINDS = {
+TABLE_KINDS = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".csv": "csv",
@@ -30,8 +37,8 @@ KINDS = {
 # A task that decodes should take a second or more: Ray Data looks for finished tasks every 0.1 s, and a task waits for two or three looks.
 TASK_SECONDS = 1.5
 IMAGE_SECONDS, PIXEL_SECONDS = 2.5e-4, 8e-9  # about what an image costs, and each of its pixels
-TASK_ROWS = 50  # at least
-TASKS_A_CPU = 4  # so that none waits long for the last task
+MIN_TASK_ROWS = 50  # at least
+TASKS_PER_CPU = 4  # so that none waits long for the last task
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, OSError)
 
 
@@ -67,10 +74,10 @@ class RawTable:
 
 def _suffix(path: str) -> str:
     name = path.lower().rsplit("/", 1)[-1]
-    return next((s for s in sorted(KINDS, key=len, reverse=True) if name.endswith(s)), "")
+    return next((s for s in sorted(TABLE_KINDS, key=len, reverse=True) if name.endswith(s)), "")
 
 
-def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
+def open_raw_table(uri: str, encoding: str = "utf-8") -> RawTable:
     """Finds the table's files and reads its column names and types."""
     from pyarrow.fs import FileSelector, FileType
 
@@ -93,7 +100,7 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
             else system.get_file_info(FileSelector(path, recursive=True))
         )
     except OSError as error:
-        raise ValueError(f"cannot read --table {uri!r}: {one_line(error)}") from None
+        raise ValueError(f"cannot read --table {uri!r}: {error_text(error)}") from None
     files = [
         f
         for f in found
@@ -102,24 +109,24 @@ def open_table(uri: str, encoding: str = "utf-8") -> RawTable:
         and f.size
         and not _hidden(f.path.removeprefix(path))
     ]
-    kinds = {KINDS[_suffix(f.path)] for f in files}
+    kinds = {TABLE_KINDS[_suffix(f.path)] for f in files}
     if not files or len(kinds) > 1:
         if info.type == FileType.File and not info.size:
             raise ValueError(f"--table must hold rows; {uri!r} is an empty file")
         what = "both kinds" if len(kinds) > 1 else "neither"
         raise ValueError(
-            f"--table must be CSV or Parquet (valid endings: {', '.join(KINDS)}); {uri!r} holds {what}"
+            f"--table must be CSV or Parquet (valid endings: {', '.join(TABLE_KINDS)}); {uri!r} holds {what}"
         )
     names = tuple(sorted(f.path for f in files))
     kind = kinds.pop()
     head = (
-        ingest_heads.parquet(system, names)
-        if kind == "parquet"
-        else ingest_heads.csv(system, names, encoding)
+        parquet_header(system, names) if kind == "parquet" else csv_header(system, names, encoding)
     )
     table = RawTable(uri=uri, kind=kind, size=sum(f.size for f in files), encoding=encoding, **head)
     if kind == "csv":
-        sample(table, table.schema.names)  # what is wrong in its first megabytes is said at once
+        sample_rows(
+            table, table.schema.names
+        )  # what is wrong in its first megabytes is said at once
     return table
 
 
@@ -133,7 +140,7 @@ def csv_options(table: RawTable) -> dict[str, Any]:
     from pyarrow import csv as arrow_csv
 
     return {
-        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=BLOCK),
+        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=CSV_BLOCK_BYTES),
         "parse_options": arrow_csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
         "convert_options": arrow_csv.ConvertOptions(
             column_types={name: pa.string() for name in table.schema.names},
@@ -144,22 +151,27 @@ def csv_options(table: RawTable) -> dict[str, Any]:
     }
 
 
-def tasks(rows: int, pixels: Sequence[float], cpus: int) -> int:
+def task_count(rows: int, pixels: Sequence[float], cpus: int) -> int:
     """How many tasks should prepare the rows, given the pixels of a row's images: these cost much more than their bytes say."""
     seconds = sum(IMAGE_SECONDS + PIXEL_SECONDS * p for p in pixels)
     return max(
-        1, min(4000, rows // TASK_ROWS, max(TASKS_A_CPU * cpus, int(rows * seconds / TASK_SECONDS)))
+        1,
+        min(
+            4000,
+            rows // MIN_TASK_ROWS,
+            max(TASKS_PER_CPU * cpus, int(rows * seconds / TASK_SECONDS)),
+        ),
     )
 
 
-def dataset(
+def ray_dataset(
     table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int
 ) -> ray.data.Dataset:
     """The table's rows in order; pixels: see `tasks`."""
     import ray.data
 
     blocks = (
-        tasks(table.rows or table.size // 100, pixels, cpus) if pixels else None
+        task_count(table.rows or table.size // 100, pixels, cpus) if pixels else None
     )  # without images, Ray Data's own choice by bytes
     common: dict[str, Any] = {
         "filesystem": table.system,
@@ -177,7 +189,7 @@ def dataset(
     return ray.data.read_csv(list(table.files), partitioning=None, **csv_options(table), **common)
 
 
-def sample(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
+def sample_rows(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
     """Some rows spread over the table as far as that is cheap: over row groups and files, or over the first megabytes of a CSV."""
     try:
         found = (
@@ -186,7 +198,7 @@ def sample(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table
             else _sample_csv(table, columns)
         )
     except UNREADABLE as error:
-        raise explain(table, error) from None
+        raise explain_reading_error(table, error) from None
     if found.num_rows <= rows:
         return found
     return found.take([i * found.num_rows // rows for i in range(rows)])
@@ -233,20 +245,20 @@ def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
     raise ValueError(f"--table must hold rows; {table.uri!r} has only a line of names")
 
 
-def explain(table: RawTable, error: BaseException) -> ValueError:
+def explain_reading_error(table: RawTable, error: BaseException) -> ValueError:
     """A reading error as one line for the user. Of a CSV, Ray keeps only that it failed: the place is found by reading again, here."""
     if table.kind == "csv":
         for name in table.files:
             try:
                 if place := _bad_byte(table, name):
-                    return ValueError(f"{name!r} is not {table.encoding}: {place}; {HINT}")
+                    return ValueError(f"{name!r} is not {table.encoding}: {place}; {ENCODING_HINT}")
                 if place := _bad_line(table, name):
                     return ValueError(
                         f"every line of {name!r} must have {len(table.schema.names)} cells: {place}"
                     )
             except OSError as damage:
-                return damaged(name, damage)
-    return ValueError(f"cannot read {table.uri!r}: {one_line(error)}")
+                return unreadable_file(name, damage)
+    return ValueError(f"cannot read {table.uri!r}: {error_text(error)}")
 
 
 def _bad_line(table: RawTable, name: str) -> str:
@@ -257,7 +269,7 @@ def _bad_line(table: RawTable, name: str) -> str:
             for _ in arrow_csv.open_csv(stream, **csv_options(table)):
                 pass
     except pa.ArrowInvalid as error:
-        return one_line(error)
+        return error_text(error)
     return ""
 
 
@@ -271,7 +283,7 @@ def _bad_byte(table: RawTable, name: str) -> str:
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeError as error:
-                return bad_byte(error, offset - held)
+                return describe_bad_byte(error, offset - held)
             if not chunk:
                 return ""
             offset += len(chunk)

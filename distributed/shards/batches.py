@@ -18,11 +18,17 @@ import numpy as np
 
 from distributed.config import Config, split_list
 from distributed.shards import sampling
-from distributed.shards.corruption import corrupt, parse
-from distributed.shards.decode import Arrays, decode, empty, gather, row_bytes
+from distributed.shards.corruption import apply_corruption, parse_corruption
+from distributed.shards.decode import (
+    Arrays,
+    decode_columns,
+    decoded_row_bytes,
+    empty_arrays,
+    take_rows,
+)
 from distributed.shards.manifest import read_manifest
-from distributed.shards.reader import Reader, Window, read, read_index
-from distributed.shards.sampling import Ints, Selection
+from distributed.shards.reader import ShardReader, Window, read_batches, read_index
+from distributed.shards.sampling import IntArray, Selection
 from model.schema import Schema
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 128 << 20  # most encoded bytes of one shuffle window
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where batches come from. `schema` has the kept modalities and the class counts of the training rows in use."""
 
     schema: Schema
@@ -44,7 +50,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EpochPlan:
     """How an epoch's rows are drawn and shared out."""
 
     selection: Selection
@@ -70,29 +76,29 @@ class Plan:
     def share(self, k: int) -> tuple[int, int, int]:
         """This worker's slice of global batch k, and that batch's rows."""
         total = min(self.size, self.rows - k * self.size)
-        return *sampling.bounds(total, self.rank, self.world, self.paired), total
+        return *sampling.rank_slice(total, self.rank, self.world, self.paired), total
 
-    def draws(self, epoch: int) -> Ints:
-        return sampling.draw(
+    def draws(self, epoch: int) -> IntArray:
+        return sampling.draw_epoch(
             self.selection, self.sampler, seed=self.seed, epoch=epoch, epochs=self.epochs
         )
 
-    def order(self, epoch: int) -> Ints:
+    def order(self, epoch: int) -> IntArray:
         """The epoch's order in the memory regime, as indices into the selection."""
         return (
-            sampling.shuffled(self.draws(epoch), seed=self.seed, epoch=epoch)
+            sampling.shuffle_draws(self.draws(epoch), seed=self.seed, epoch=epoch)
             if self.train
             else np.arange(self.rows)
         )
 
     def windows(
-        self, epoch: int, start: int, units: Ints, buffer: int
-    ) -> Iterator[tuple[Ints, tuple[int, ...]]]:
+        self, epoch: int, start: int, units: IntArray, buffer: int
+    ) -> Iterator[tuple[IntArray, tuple[int, ...]]]:
         """This worker's epoch in a stream from batch `start` on: stretches of the order that are read together, and their batches' ends."""
         shares = [self.share(k) for k in range(self.steps)]
         if self.train:
             low, high, _ = shares[0]
-            order = sampling.nearby(self.draws(epoch), units, seed=self.seed, epoch=epoch)
+            order = sampling.order_by_unit(self.draws(epoch), units, seed=self.seed, epoch=epoch)
             own = order[self.steps * low : self.steps * high]
         else:
             own = np.concatenate(
@@ -108,7 +114,7 @@ class Plan:
             window = own[origin : int(ends[min(first + batches, self.steps) - 1])]
             if self.train:
                 window = window[
-                    sampling.generator(
+                    sampling.random_generator(
                         self.seed, sampling.WINDOW, epoch, self.rank, first
                     ).permutation(len(window))
                 ]
@@ -125,7 +131,7 @@ class MemorySource:
     """A whole split in memory; a batch is one gather for each array."""
 
     schema: Schema
-    plan: Plan
+    plan: EpochPlan
     arrays: Arrays
 
     def __post_init__(self) -> None:
@@ -136,9 +142,9 @@ class MemorySource:
         for k in range(start, self.steps):
             low, high, total = self.plan.share(k)
             chosen = order[k * self.plan.size + low : k * self.plan.size + high]
-            arrays = gather(self.arrays, selection.rows_R[chosen])
+            arrays = take_rows(self.arrays, selection.rows_R[chosen])
             arrays["ranks"] = selection.ranks_R[chosen]
-            yield as_batch(arrays, self.schema, low, total)
+            yield arrays_to_batch(arrays, self.schema, low, total)
 
 
 @dataclass
@@ -146,8 +152,8 @@ class StreamSource:
     """A split that is read and decoded anew each epoch, in memory that does not grow with it (but for 48 bytes a row)."""
 
     schema: Schema
-    plan: Plan
-    reader: Reader
+    plan: EpochPlan
+    reader: ShardReader
     engine: str = "auto"
 
     def __post_init__(self) -> None:
@@ -163,18 +169,18 @@ class StreamSource:
         stretches = list(plan.windows(epoch, start, self._units, self._buffer))
         order = np.concatenate([chosen for chosen, _ in stretches]) if stretches else np.arange(0)
         windows = [Window(selection.rows_R[chosen], ends) for chosen, ends in stretches]
-        decoded = read(self.reader, windows, plan.world, self.engine)
+        decoded = read_batches(self.reader, windows, plan.world, self.engine)
         taken = 0
         for k in range(start, self.steps):
             low, high, total = plan.share(k)
-            arrays = next(decoded) if high > low else empty(self.schema, 0)
+            arrays = next(decoded) if high > low else empty_arrays(self.schema, 0)
             assert len(arrays["labels"]) == high - low
             arrays["ranks"] = selection.ranks_R[order[taken : taken + high - low]]
             taken += high - low
-            yield as_batch(arrays, self.schema, low, total)
+            yield arrays_to_batch(arrays, self.schema, low, total)
 
 
-def open_source(
+def open_batches(
     shards: str,
     split: str,
     config: Config,
@@ -183,12 +189,12 @@ def open_source(
     rank: int = 0,
     world: int = 1,
     arrays: Arrays | None = None,
-) -> Source:
+) -> BatchSource:
     """The batches of a split for one worker; `arrays`, from load_arrays, saves decoding it again."""
     data, seed = config.data, config.optim.seed
     manifest = read_manifest(shards)
     schema = manifest.schema.keep(split_list(data.modalities))
-    parse(data.corrupt, schema)
+    parse_corruption(data.corrupt, schema)
     counts_C = sampling.training_counts(manifest.schema.counts, data.imbalance_ratio, data.max_rows)
     schema = dataclasses.replace(schema, counts=tuple(int(n) for n in counts_C))
     if arrays is None and decide_cache(schema, manifest.rows[split], config) == "memory":
@@ -199,15 +205,15 @@ def open_source(
     )
     if train or split == "train":
         whole_C = np.bincount(labels_R[labels_R >= 0], minlength=len(schema.classes))
-        selection = sampling.select(
+        selection = sampling.select_training_rows(
             labels_R, ranks_R, whole_C, ratio=data.imbalance_ratio, most=data.max_rows, seed=seed
         )
     else:
-        selection = sampling.everything(labels_R, ranks_R, len(schema.classes))
+        selection = sampling.select_all(labels_R, ranks_R, len(schema.classes))
     if not len(selection):
         raise ValueError(f"a split must have rows to be used; {shards} has none in {split}/")
     size = data.batch_size if train else config.inference.batch_size
-    plan = Plan(
+    plan = EpochPlan(
         selection=selection,
         size=min(size, len(selection)),
         train=train,
@@ -220,33 +226,41 @@ def open_source(
         paired=train and config.loss.mix != "none",
     )
     if index is not None:
-        return StreamSource(schema, plan, Reader(index, schema, data.corrupt, seed), data.engine)
+        return StreamSource(
+            schema, plan, ShardReader(index, schema, data.corrupt, seed), data.engine
+        )
     return MemorySource(
         schema,
         plan,
-        corrupt(
-            subset(arrays, manifest.schema, schema), data.corrupt, schema, seed=seed, split=split
+        apply_corruption(
+            keep_modalities(arrays, manifest.schema, schema),
+            data.corrupt,
+            schema,
+            seed=seed,
+            split=split,
         ),
     )
 
 
-def as_stored(train: Source, size: int, most: int = 0) -> Source:
+def in_storage_order(train: BatchSource, size: int, most: int = 0) -> BatchSource:
     """The rows of a training source one after the other, without another copy of them; of more than `most`, the first of every class."""
-    selection = sampling.fewer(train.plan.selection, most) if most else train.plan.selection
+    selection = (
+        sampling.limit_selection(train.plan.selection, most) if most else train.plan.selection
+    )
     plan = dataclasses.replace(
         train.plan, selection=selection, size=min(size, len(selection)), train=False, paired=False
     )
     return dataclasses.replace(train, plan=plan)
 
 
-def subset(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
+def keep_modalities(arrays: Arrays, whole: Schema, kept: Schema) -> Arrays:
     """The kept modalities of arrays that were loaded with at least these."""
     loaded = [
         name
         for name in whole.modalities
         if f"images/{name}" in arrays or f"numbers/{name}" in arrays
     ]
-    names = empty(kept, 0)
+    names = empty_arrays(kept, 0)
     chosen = {name: values for name, values in arrays.items() if name in names}
     assert set(names) == set(chosen), (
         f"loaded: {', '.join(loaded)}; wanted: {', '.join(kept.modalities)}"
@@ -264,12 +278,12 @@ def decide_cache(schema: Schema, rows: int, config: Config) -> str:
         return config.data.cache
     return (
         "memory"
-        if rows * row_bytes(schema) <= config.data.memory_share * store_bytes()
+        if rows * decoded_row_bytes(schema) <= config.data.memory_share * object_store_bytes()
         else "stream"
     )
 
 
-def store_bytes() -> float:
+def object_store_bytes() -> float:
     """The smallest object store of the cluster's nodes; without Ray, the share of this machine's memory that Ray would give one."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
@@ -285,14 +299,14 @@ def store_bytes() -> float:
 def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
     """A whole split decoded once, in storage order: contiguous arrays for ray.put, which every process of a node then reads in place."""
     index = read_index(shards, split)
-    arrays = empty(schema, index.rows)
+    arrays = empty_arrays(schema, index.rows)
     rows, step = np.arange(index.rows), 256
     windows = [
         Window(w, (*range(step, len(w), step), len(w)))
         for w in np.split(rows, range(4096, index.rows, 4096))
     ]
     taken = 0
-    for part in read(Reader(index, schema), windows):
+    for part in read_batches(ShardReader(index, schema), windows):
         for name, values in part.items():
             arrays[name][taken : taken + len(values)] = values
         taken += len(part["labels"])
@@ -310,7 +324,7 @@ def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str,
     return {split: load_arrays(shards, split, schema) for split in rows}
 
 
-def as_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> Batch:
+def arrays_to_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> Batch:
     """Writable arrays as a batch, without a copy but for the small integers."""
     import torch  # here, so that a process that only decodes need not wait for it
 
@@ -330,6 +344,6 @@ def as_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int = 0) -> 
     )
 
 
-def to_batch(columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema) -> Batch:
+def columns_to_batch(columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema) -> Batch:
     """Raw shard columns as a batch."""
-    return as_batch(decode(columns, schema), schema)
+    return arrays_to_batch(decode_columns(columns, schema), schema)

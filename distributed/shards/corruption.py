@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distributed.shards.decode import Arrays
 from model.schema import Schema
 
-KINDS = ("noise", "shuffle", "missing")
+CORRUPTION_KINDS = ("noise", "shuffle", "missing")
 Keys = NDArray[np.uint64]
 
 
@@ -25,7 +25,7 @@ class Corruption:
     share: float
 
 
-def parse(spec: str, schema: Schema) -> tuple[Corruption, ...]:
+def parse_corruption(spec: str, schema: Schema) -> tuple[Corruption, ...]:
     """MODALITY=KIND[:FRACTION],... as terms. Terms with fractions take disjoint rows as long as the fractions sum to 1 or less."""
     terms: list[Corruption] = []
     low = 0.0
@@ -37,8 +37,10 @@ def parse(spec: str, schema: Schema) -> tuple[Corruption, ...]:
             raise ValueError(
                 f"{rule} with a modality of the data set; got {part!r}; valid: {', '.join(schema.modalities)}"
             )
-        if kind not in KINDS:
-            raise ValueError(f"{rule} with a known kind; got {part!r}; valid: {', '.join(KINDS)}")
+        if kind not in CORRUPTION_KINDS:
+            raise ValueError(
+                f"{rule} with a known kind; got {part!r}; valid: {', '.join(CORRUPTION_KINDS)}"
+            )
         try:
             share = float(fraction) if colon else 1.0
         except ValueError:
@@ -50,14 +52,14 @@ def parse(spec: str, schema: Schema) -> tuple[Corruption, ...]:
     return tuple(terms)
 
 
-def corrupt(arrays: Arrays, spec: str, schema: Schema, *, seed: int, split: str) -> Arrays:
+def apply_corruption(arrays: Arrays, spec: str, schema: Schema, *, seed: int, split: str) -> Arrays:
     """The arrays with the specification applied, copies where changed.
 
     Which rows and what noise are functions of (label, rank, split, seed): the same in every epoch, so that an encoder can memorise
     a dead modality as it would in life, and different between splits, so that what it memorised is of no use there. `shuffle`
     permutes among the rows given: those of the split in the memory regime, those of one batch in a stream.
     """
-    terms = parse(spec, schema)
+    terms = parse_corruption(spec, schema)
     if not terms:
         return arrays
     changed = dict(arrays)

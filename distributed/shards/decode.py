@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def columns_of(schema: Schema) -> list[str]:
+def shard_columns(schema: Schema) -> list[str]:
     """The shard columns that hold the schema's modalities."""
     images = [f"image.{image.name}" for image in schema.images]
     return images + [
@@ -30,14 +30,14 @@ def columns_of(schema: Schema) -> list[str]:
     ]
 
 
-def row_bytes(schema: Schema) -> int:
+def decoded_row_bytes(schema: Schema) -> int:
     """Memory that one decoded row takes."""
     pixels = sum(image.channels * image.height * image.width for image in schema.images)
     cells = sum(len(table.numeric) + len(table.categorical) for table in schema.tables)
     return pixels + 4 * cells + len(schema.modalities) + 8
 
 
-def empty(schema: Schema, rows: int) -> Arrays:
+def empty_arrays(schema: Schema, rows: int) -> Arrays:
     """Arrays for `rows` rows, not filled."""
     arrays: Arrays = {
         f"images/{m.name}": np.empty((rows, m.channels, m.height, m.width), np.uint8)
@@ -56,7 +56,7 @@ def numpy_columns(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def pixels(encoded: bytes, image: Image) -> np.ndarray[Any, Any]:
+def decode_stored_image(encoded: bytes, image: Image) -> np.ndarray[Any, Any]:
     """One image as uint8 [H, W, C]; ValueError when it is not of the modality's shape."""
     shape = (image.height, image.width, image.channels)
     if encoded[:2] == b"\xff\xd8" and image.channels in (1, 3):
@@ -85,7 +85,7 @@ def decode_images(
             pixels_BCHW[row] = 0
             continue
         try:
-            pixels_BCHW[row] = pixels(encoded, image).transpose(2, 0, 1)
+            pixels_BCHW[row] = decode_stored_image(encoded, image).transpose(2, 0, 1)
         except (ValueError, OSError) as error:
             rule = f"an image of column {image.name} must be a whole PNG or JPEG of {image.width}x{image.height}, {image.channels} channel(s)"
             raise ValueError(
@@ -111,12 +111,12 @@ def decode_table(
     present_B[:] = ~np.isnan(numbers_BN).all(1) | (categories_BK >= 0).any(1)
 
 
-def decode(
+def decode_columns(
     columns: Mapping[str, np.ndarray[Any, Any]], schema: Schema, out: Arrays | None = None
 ) -> Arrays:
     """Raw shard columns as arrays of the schema's modalities, written into `out` where given; no label column: labels and ranks are -1."""
     rows = len(next(iter(columns.values())))
-    arrays = empty(schema, rows) if out is None else out
+    arrays = empty_arrays(schema, rows) if out is None else out
     for i, image in enumerate(schema.images):
         decode_images(
             columns[f"image.{image.name}"],
@@ -131,6 +131,6 @@ def decode(
     return arrays
 
 
-def gather(arrays: Arrays, rows_B: np.ndarray[Any, Any]) -> Arrays:
+def take_rows(arrays: Arrays, rows_B: np.ndarray[Any, Any]) -> Arrays:
     """The named rows, one copy an array (the arrays themselves may be read-only memory shared by many processes)."""
     return {name: np.take(values, rows_B, axis=0) for name, values in arrays.items()}

@@ -93,7 +93,7 @@ def write_manifest(manifest: Manifest, uri: str) -> None:
         stream.write(text.encode())
 
 
-def digest(uri: str, manifest: Manifest) -> str:
+def shards_digest(uri: str, manifest: Manifest) -> str:
     """Names these rows: shards of other training, validation or test rows have another one. Older shards go by their parts' sizes."""
     content = manifest.content
     if not content:
@@ -121,14 +121,14 @@ def part_files(uri: str, split: str) -> list[str]:
     return sorted(f.path for f in found if f.type == FileType.File and f.path.endswith(".parquet"))
 
 
-NONE = -1  # split of a refused row
+REFUSED_SPLIT = -1  # split of a refused row
 
 
 TRAIN, VAL, TEST = 0, 1, 2
 
 
 # What the values of a given split column may be.
-NAMES = {
+SPLIT_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
     "val": VAL,

@@ -22,40 +22,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distributed.runtime.storage import filesystem
-from distributed.shards.corruption import corrupt
+from distributed.shards.corruption import apply_corruption
 from distributed.shards.decode import (
     Arrays,
-    columns_of,
-    decode,
-    empty,
+    decode_columns,
+    decoded_row_bytes,
+    empty_arrays,
     numpy_columns,
-    row_bytes,
+    shard_columns,
 )
 from distributed.shards.manifest import part_files
-from distributed.shards.sampling import Ints
+from distributed.shards.sampling import IntArray
 from model.schema import Schema
 
 Columns = dict[str, np.ndarray[Any, Any]]
 T = TypeVar("T")
 U = TypeVar("U")
-AHEAD = 2  # batches that are ready before they are asked for
-BLOCK = 8 << 20  # most bytes that a Ray Data task hands over at a time
-WORTHWHILE = (
+READY_BATCHES = 2  # batches that are ready before they are asked for
+RAY_BLOCK_BYTES = 8 << 20  # most bytes that a Ray Data task hands over at a time
+MIN_RAY_BYTES = (
     1 << 30
 )  # decoded bytes from which Ray Data's start (seconds for its processes, 0.4 s an epoch) is soon made good
 
 
 @dataclass(frozen=True)
-class Index:
+class SplitIndex:
     """Every row of a split in storage order: its label and rank, and the row group that holds it. 8 bytes a row."""
 
     shards: str
     split: str
     files: tuple[str, ...]
-    file_U: Ints  # file of each unit (row group)
-    group_U: Ints  # its number in that file
-    starts_U: Ints  # position of its first row; one more entry at the end
-    bytes_U: Ints
+    file_U: IntArray  # file of each unit (row group)
+    group_U: IntArray  # its number in that file
+    starts_U: IntArray  # position of its first row; one more entry at the end
+    bytes_U: IntArray
     labels_R: np.ndarray[Any, Any]
     ranks_R: np.ndarray[Any, Any]
 
@@ -63,12 +63,12 @@ class Index:
     def rows(self) -> int:
         return int(self.starts_U[-1])
 
-    def units(self, rows_B: Ints) -> Ints:
+    def units(self, rows_B: IntArray) -> IntArray:
         """The unit of each row."""
         return np.searchsorted(self.starts_U, rows_B, side="right") - 1
 
 
-def read_index(shards: str, split: str) -> Index:
+def read_index(shards: str, split: str) -> SplitIndex:
     """The index of a split, from the Parquet footers and two small columns."""
     system, _ = filesystem(shards)
     files = part_files(shards, split)
@@ -91,7 +91,7 @@ def read_index(shards: str, split: str) -> Index:
     sizes = np.array([n for rows, _, _ in parts for n in rows], dtype=np.int64)
     columns = numpy_columns(pa.concat_tables([table for _, _, table in parts]))
     unknown_R = np.full(int(sizes.sum()), -1, dtype=np.int32)
-    return Index(
+    return SplitIndex(
         shards=shards,
         split=split,
         files=tuple(files),
@@ -105,10 +105,10 @@ def read_index(shards: str, split: str) -> Index:
 
 
 @dataclass
-class Reader:
+class ShardReader:
     """Turns row positions into decoded arrays of the schema's modalities."""
 
-    index: Index
+    index: SplitIndex
     schema: Schema
     corruption: str = ""
     seed: int = 0
@@ -119,10 +119,10 @@ class Reader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "recent": {}}
 
-    def columns(self, rows_B: Ints) -> Columns:
+    def columns(self, rows_B: IntArray) -> Columns:
         """Raw columns of these rows, in this order; every row group is read once."""
         units = np.unique(self.index.units(rows_B))
-        names, recent = columns_of(self.schema), self.recent
+        names, recent = shard_columns(self.schema), self.recent
         tables = {int(u): recent[u] for u in units if u in recent}
         system, _ = filesystem(self.index.shards)
         for file in np.unique(self.index.file_U[units]):
@@ -151,13 +151,17 @@ class Reader:
     def blank(self, rows: int) -> Arrays:
         """The arrays that have no columns."""
         return {
-            name: values for name, values in empty(self.schema, rows).items() if not values.size
+            name: values
+            for name, values in empty_arrays(self.schema, rows).items()
+            if not values.size
         }
 
     def decode(self, columns: Columns) -> Arrays:
-        arrays = decode(columns, self.schema)
+        arrays = decode_columns(columns, self.schema)
         return (
-            corrupt(arrays, self.corruption, self.schema, seed=self.seed, split=self.index.split)
+            apply_corruption(
+                arrays, self.corruption, self.schema, seed=self.seed, split=self.index.split
+            )
             if self.corruption
             else arrays
         )
@@ -167,7 +171,7 @@ class Reader:
 class Window:
     """Rows read together, and where its batches end."""
 
-    rows: Ints
+    rows: IntArray
     ends: tuple[int, ...]
 
     def pieces(self, columns: Columns) -> Iterator[Columns]:
@@ -175,7 +179,7 @@ class Window:
             yield {name: values[low:high] for name, values in columns.items()}
 
 
-def ahead(
+def prefetch(
     pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], depth: int
 ) -> Iterator[U]:
     """work(item) in order, `depth` items ahead of what has been taken."""
@@ -192,7 +196,7 @@ def ahead(
             future.cancel()
 
 
-def threads(world: int = 1) -> int:
+def decoding_threads(world: int = 1) -> int:
     """Decoding threads of one of `world` workers: few, because what Pillow does under the interpreter lock limits more."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
@@ -208,22 +212,26 @@ def idle_cpus(world: int = 1) -> int:
     return int(ray.available_resources().get("CPU", 0)) // world
 
 
-def read(
-    reader: Reader, windows: list[Window], world: int = 1, engine: str = "auto"
+def read_batches(
+    reader: ShardReader, windows: list[Window], world: int = 1, engine: str = "auto"
 ) -> Iterator[Arrays]:
     """The windows' batches in order; by auto in Ray Data where there is much to decode and more CPUs lie idle than threads would use."""
     windows = [window for window in windows if len(window.rows)]
     if not windows:
         return iter(())
-    decoded = row_bytes(reader.schema) * sum(len(window.rows) for window in windows)
+    decoded = decoded_row_bytes(reader.schema) * sum(len(window.rows) for window in windows)
     if engine == "auto":
-        engine = "ray" if decoded > WORTHWHILE and idle_cpus(world) > threads(world) else "threads"
-    return {"ray": in_ray, "threads": in_threads}[engine](reader, windows, world)
+        engine = (
+            "ray"
+            if decoded > MIN_RAY_BYTES and idle_cpus(world) > decoding_threads(world)
+            else "threads"
+        )
+    return {"ray": read_in_ray, "threads": read_in_threads}[engine](reader, windows, world)
 
 
-def in_threads(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
+def read_in_threads(reader: ShardReader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
     """Batches decoded by threads of this process."""
-    pool = ThreadPoolExecutor(threads(world) + 1, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(decoding_threads(world) + 1, thread_name_prefix="decode")
     turn = threading.Lock()  # windows are read one after another, so that each finds the row groups that the last one left
 
     def pieces(window: Window) -> Iterator[Columns]:
@@ -231,13 +239,13 @@ def in_threads(reader: Reader, windows: list[Window], world: int = 1) -> Iterato
             return window.pieces(reader.columns(window.rows))
 
     try:
-        raw = (piece for window in ahead(pool, pieces, windows, 1) for piece in window)
-        yield from ahead(pool, reader.decode, raw, threads(world) + AHEAD)
+        raw = (piece for window in prefetch(pool, pieces, windows, 1) for piece in window)
+        yield from prefetch(pool, reader.decode, raw, decoding_threads(world) + READY_BATCHES)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
+def read_in_ray(reader: ShardReader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
     """Batches decoded by Ray Data tasks anywhere in the cluster, one window a task; every window but the last has whole batches."""
     import ray.data
 
@@ -246,7 +254,10 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
     )  # it reports every epoch's start, plan and end
     shared = ray.put((reader, windows))
     memory = ray.cluster_resources().get("object_store_memory", 0) / (4 * world)
-    decoded, block = row_bytes(reader.schema) * len(windows[0].rows), int(min(BLOCK, memory / 8))
+    decoded, block = (
+        decoded_row_bytes(reader.schema) * len(windows[0].rows),
+        int(min(RAY_BLOCK_BYTES, memory / 8)),
+    )
     data = ray.data.range(len(windows), override_num_blocks=len(windows))
     # Order is kept, so a task's batches wait in the store for those of the tasks before it: no more tasks than it has room for.
     tasks = ray.data.TaskPoolStrategy(size=max(1, min(idle_cpus(world), int(memory / decoded))))
@@ -264,7 +275,7 @@ def in_ray(reader: Reader, windows: list[Window], world: int = 1) -> Iterator[Ar
         object_store_memory=memory
     )
     for batch in data.iter_batches(
-        batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=AHEAD
+        batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=READY_BATCHES
     ):
         yield reader.blank(len(batch["labels"])) | {
             name: v if v.flags.writeable else v.copy() for name, v in batch.items()
@@ -277,7 +288,7 @@ def decode_windows(numbers: Columns, shared: Any, block_bytes: int) -> Iterator[
 
     reader, windows = ray.get(shared)
     for window in (windows[int(i)] for i in numbers["id"]):
-        together = max(1, block_bytes // (window.ends[0] * row_bytes(reader.schema)))
+        together = max(1, block_bytes // (window.ends[0] * decoded_row_bytes(reader.schema)))
         pieces = window.pieces(reader.columns(window.rows))
         while block := [reader.decode(piece) for piece in itertools.islice(pieces, together)]:
             yield {

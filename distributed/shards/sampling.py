@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 ORDER, DRAW, WINDOW, CUT = range(
     4
 )  # what a random stream is for, so that no two share their numbers
 
 
-def generator(seed: int, purpose: int, *rest: int) -> np.random.Generator:
+def random_generator(seed: int, purpose: int, *rest: int) -> np.random.Generator:
     """A random stream that depends on its arguments only, never on workers or on what was drawn before."""
     return np.random.default_rng([seed, purpose, *rest])
 
 
-def long_tail(counts_C: Ints, ratio: float) -> Ints:
+def long_tail(counts_C: IntArray, ratio: float) -> IntArray:
     """Class sizes n_max * ratio^(-i / (C - 1)), i the class's place by size: the largest exponential tail that the counts allow."""
     if 0 < ratio < 1:
         raise ValueError(f"data.imbalance_ratio must be 0 (off) or at least 1; got {ratio}")
@@ -35,12 +35,12 @@ def long_tail(counts_C: Ints, ratio: float) -> Ints:
     return target_C
 
 
-def limited(counts_C: Ints, most: int) -> Ints:
+def limit_counts(counts_C: IntArray, most: int) -> IntArray:
     """The counts scaled down to `most` rows in all by largest remainders; every class keeps at least one row while `most` allows it."""
     if not most or counts_C.sum() <= most:
         return counts_C.copy()
     exact: NDArray[np.float64] = counts_C * (most / counts_C.sum())
-    target_C: Ints = np.floor(exact).astype(np.int64)
+    target_C: IntArray = np.floor(exact).astype(np.int64)
     target_C[np.argsort(target_C - exact, kind="stable")[: most - int(target_C.sum())]] += 1
     for missing in np.flatnonzero((target_C == 0) & (counts_C > 0)):
         if target_C.max() > 1:
@@ -49,25 +49,25 @@ def limited(counts_C: Ints, most: int) -> Ints:
     return target_C
 
 
-def training_counts(counts: tuple[int, ...], ratio: float, most: int) -> Ints:
+def training_counts(counts: tuple[int, ...], ratio: float, most: int) -> IntArray:
     """Class counts of the rows that training really uses, from those of the whole training split."""
-    return limited(long_tail(np.asarray(counts, dtype=np.int64), ratio), most)
+    return limit_counts(long_tail(np.asarray(counts, dtype=np.int64), ratio), most)
 
 
 @dataclass(frozen=True)
 class Selection:
     """The rows in use: their positions in the split's storage order, labels, and ranks 0..n_c-1 within each class."""
 
-    rows_R: Ints
-    labels_R: Ints
-    ranks_R: Ints
-    counts_C: Ints
+    rows_R: IntArray
+    labels_R: IntArray
+    ranks_R: IntArray
+    counts_C: IntArray
 
     def __len__(self) -> int:
         return len(self.rows_R)
 
 
-def everything(labels_R: Ints, ranks_R: Ints, classes: int) -> Selection:
+def select_all(labels_R: IntArray, ranks_R: IntArray, classes: int) -> Selection:
     """Every row of a split, labelled or not."""
     counts_C = np.bincount(labels_R[labels_R >= 0], minlength=classes)
     return Selection(
@@ -75,10 +75,10 @@ def everything(labels_R: Ints, ranks_R: Ints, classes: int) -> Selection:
     )
 
 
-def select(
-    labels_R: Ints,
-    ranks_R: Ints,
-    counts_C: Ints,
+def select_training_rows(
+    labels_R: IntArray,
+    ranks_R: IntArray,
+    counts_C: IntArray,
     *,
     ratio: float = 0.0,
     most: int = 0,
@@ -89,19 +89,19 @@ def select(
     labels_R, ranks_R = labels_R.astype(np.int64), ranks_R.astype(np.int64)
     if ratio:
         starts_C = np.concatenate(([0], np.cumsum(counts_C)[:-1]))
-        shuffled = np.concatenate(
-            [generator(seed, CUT, c).permutation(int(n)) for c, n in enumerate(counts_C)]
+        shuffled_ranks = np.concatenate(
+            [random_generator(seed, CUT, c).permutation(int(n)) for c, n in enumerate(counts_C)]
         )
         ranks_R = np.where(
             labels_R >= 0,
-            shuffled[np.minimum(starts_C[labels_R] + ranks_R, len(shuffled) - 1)],
+            shuffled_ranks[np.minimum(starts_C[labels_R] + ranks_R, len(shuffled_ranks) - 1)],
             ranks_R,
         )
     rows_R = np.flatnonzero((labels_R >= 0) & (ranks_R < target_C[labels_R]))
     return Selection(rows_R, labels_R[rows_R], ranks_R[rows_R], target_C)
 
 
-def fewer(selection: Selection, most: int) -> Selection:
+def limit_selection(selection: Selection, most: int) -> Selection:
     """The first rows of every class, at most so many and at least one of each class."""
     if len(selection) <= most:
         return selection
@@ -112,7 +112,7 @@ def fewer(selection: Selection, most: int) -> Selection:
     )
 
 
-def class_shares(counts_C: Ints, sampler: str, progress: float) -> NDArray[np.float64]:
+def class_shares(counts_C: IntArray, sampler: str, progress: float) -> NDArray[np.float64]:
     """Share of an epoch's draws that each class gets."""
     instance, even = counts_C / counts_C.sum(), (counts_C > 0) / np.count_nonzero(counts_C)
     root = np.sqrt(counts_C) / np.sqrt(counts_C).sum()
@@ -125,7 +125,9 @@ def class_shares(counts_C: Ints, sampler: str, progress: float) -> NDArray[np.fl
     return shares[sampler]
 
 
-def draw(selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: int) -> Ints:
+def draw_epoch(
+    selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: int
+) -> IntArray:
     """Indices into the selection, as many as it has rows, in storage order: each class's quota dealt evenly over its rows.
 
     A row comes up floor(quota / n_c) times or once more, by lot anew each epoch: the same class frequencies as drawing with
@@ -135,7 +137,7 @@ def draw(selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: i
     if sampler == "instance" or not size:
         return np.arange(size)
     progress = min(epoch / max(epochs - 1, 1), 1.0)
-    lot = generator(seed, DRAW, epoch)
+    lot = random_generator(seed, DRAW, epoch)
     exact_C = class_shares(selection.counts_C, sampler, progress) * size
     quota_C = np.floor(exact_C).astype(np.int64)
     # Left-over draws go by systematic sampling, so that every class's expected quota is its exact one.
@@ -152,21 +154,21 @@ def draw(selection: Selection, sampler: str, *, seed: int, epoch: int, epochs: i
     )
 
 
-def shuffled(draws: Ints, *, seed: int, epoch: int) -> Ints:
+def shuffle_draws(draws: IntArray, *, seed: int, epoch: int) -> IntArray:
     """The epoch's order in the memory regime: a seeded permutation of all draws."""
-    return draws[generator(seed, ORDER, epoch).permutation(len(draws))]
+    return draws[random_generator(seed, ORDER, epoch).permutation(len(draws))]
 
 
-def nearby(draws: Ints, units: Ints, *, seed: int, epoch: int) -> Ints:
+def order_by_unit(draws: IntArray, units: IntArray, *, seed: int, epoch: int) -> IntArray:
     """The epoch's order in a stream before its windows are shuffled: storage units (row groups) in seeded order, each read once."""
-    places = generator(seed, ORDER, epoch).permutation(int(units.max(initial=-1)) + 1)
+    places = random_generator(seed, ORDER, epoch).permutation(int(units.max(initial=-1)) + 1)
     return draws[np.argsort(places[units[draws]], kind="stable")]
 
 
-def bounds(total: int, rank: int, world: int, paired: bool = False) -> tuple[int, int]:
+def rank_slice(total: int, rank: int, world: int, paired: bool = False) -> tuple[int, int]:
     """This worker's slice of a global batch of `total` rows: as numpy.array_split; `paired` keeps rows 2i and 2i + 1 together if it can."""
     if paired and total >= 2 * world:
-        low, high = bounds(total // 2, rank, world)
+        low, high = rank_slice(total // 2, rank, world)
         return 2 * low, total if rank == world - 1 else 2 * high
     small, larger = divmod(total, world)
     start = rank * small + min(rank, larger)

@@ -12,7 +12,7 @@ import torch
 
 from distributed.inference import shifts, weighing
 from distributed.shards.manifest import read_manifest
-from distributed.shards.sampling import Ints, training_counts
+from distributed.shards.sampling import IntArray, training_counts
 from distributed.studies import boosting
 from distributed.studies.definition import RAREST_ACCURACY, Cell
 from distributed.studies.results import CellRow, finite_metrics
@@ -171,7 +171,7 @@ class SelectedRows:
     """Some rows of a source, by their positions in it."""
 
     source: Any
-    rows_R: Ints
+    rows_R: IntArray
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         first = 0

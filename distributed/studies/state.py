@@ -11,7 +11,7 @@ from typing import Any
 from distributed.config import Config, apply_changes, split_list
 from distributed.runtime import storage
 from distributed.runtime.storage import join
-from distributed.shards import corruption as corrupt
+from distributed.shards.corruption import parse_corruption
 from distributed.studies import board as study_board
 from distributed.studies import report as study_report
 from distributed.studies import views as study_stats
@@ -52,7 +52,7 @@ def study_cells(
     for data in sets:
         for cell in plans[data.name].cells:
             seen = data.manifest.schema.keep(split_list(cell.settings.get("data.modalities", "")))
-            corrupt.parse(
+            parse_corruption(
                 ",".join(
                     filter(
                         None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))

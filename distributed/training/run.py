@@ -15,8 +15,8 @@ from torch import Tensor
 
 from distributed.config import Config, apply_changes, split_list
 from distributed.runtime import storage
-from distributed.shards import batches as stream
-from distributed.shards import corruption as corrupt
+from distributed.shards.batches import BatchSource, in_storage_order, open_batches
+from distributed.shards.corruption import parse_corruption
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.training import exchange, loop
 from distributed.training.board import RunBoard
@@ -128,8 +128,8 @@ class Opened:
     """What a run starts from."""
 
     manifest: Manifest
-    train: stream.Source
-    val: stream.Source
+    train: BatchSource
+    val: BatchSource
     network: Network
 
 
@@ -162,11 +162,11 @@ def open_split(
     arrays: Mapping[str, Any] | None,
     *,
     train: bool | None = None,
-) -> stream.Source:
+) -> BatchSource:
     """The batches of a split; training batches for `train` unless said otherwise."""
     train = split == "train" if train is None else train
     shared = (arrays or {}).get(split)
-    return stream.open_source(
+    return open_batches(
         job.shards,
         split,
         job.config,
@@ -187,7 +187,7 @@ def build_network(manifest: Manifest, schema: Schema, config: Config) -> Network
 def check_trainable(manifest: Manifest, config: Config) -> None:
     """Refuses, before anything is decoded or written, what this data set cannot be trained with."""
     schema = manifest.schema.keep(split_list(config.data.modalities))
-    corrupt.parse(config.data.corrupt, schema)
+    parse_corruption(config.data.corrupt, schema)
     build_network(manifest, schema, config)
 
 
@@ -239,8 +239,8 @@ class EpochRecorder:
 def finish(
     job: RunSpec,
     run: TrainingState,
-    train: stream.Source,
-    val: stream.Source,
+    train: BatchSource,
+    val: BatchSource,
     arrays: Mapping[str, Any] | None,
 ) -> Finished:
     """The best epoch's weights, the second stage, calibration on validation, and the metrics; test is read here and nowhere else."""
@@ -250,13 +250,13 @@ def finish(
     if config.fusion.checked:
         correct_confidences(network, score_split(network, val, run.device, run.exchange, kind))
     if hasattr(network, "familiarity"):
-        some = stream.as_stored(train, config.inference.batch_size, FAMILIAR_ROWS)
+        some = in_storage_order(train, config.inference.batch_size, FAMILIAR_ROWS)
         counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
         learn_novelty_gate(network, some, counts_C, val, run.device, run.exchange, kind)
     if config.stage.kind != "none":
         second_stage(
             network,
-            frozen_features(run, stream.as_stored(train, config.inference.batch_size)),
+            frozen_features(run, in_storage_order(train, config.inference.batch_size)),
             config,
         )
     scores = score_split(network, val, run.device, run.exchange, kind)
@@ -300,7 +300,7 @@ def calibrated_metrics(scores: Scores, network: Network, fitted: Calibration) ->
     ) | confidence_metrics(scores, network)
 
 
-def frozen_features(run: TrainingState, train: stream.Source) -> tuple[Tensor, Tensor]:
+def frozen_features(run: TrainingState, train: BatchSource) -> tuple[Tensor, Tensor]:
     """Frozen features [N, E, H] and labels of every row, not augmented, in the same order whatever the number of workers."""
     hidden, labels, places, first = [], [], [], 0
     with torch.inference_mode():

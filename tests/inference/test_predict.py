@@ -16,7 +16,7 @@ import pytest
 
 from distributed.inference import inputs, tasks
 from distributed.inference.tasks import RowRange, make_tasks
-from distributed.raw import table as ingest_table
+from distributed.raw.table import RawTable, csv_options
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
 from tests.training import small_run
@@ -454,14 +454,14 @@ def test_a_csv_in_many_chunks_is_one_table(
     assert whole["id"].tolist() == [str(i) for i in range(285)]
     assert told["notes"] == ["rows are numbered from 0: the table has no id column 'id'"]
     monkeypatch.setattr(tasks, "CHUNK_BYTES", 1500)
-    options = ingest_table.csv_options
+    options = csv_options
 
-    def small_blocks(table: ingest_table.RawTable) -> dict[str, Any]:
+    def small_blocks(table: RawTable) -> dict[str, Any]:
         from pyarrow import csv
 
         return {**options(table), "read_options": csv.ReadOptions(block_size=1000)}
 
-    monkeypatch.setattr(ingest_table, "csv_options", small_blocks)
+    monkeypatch.setattr(prediction_tasks, "csv_options", small_blocks)
     checkpoint = load_checkpoint(str(folder / "run"))
     rows, _ = inputs.open_input(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from distributed.shards import manifest as shards
+from distributed.shards.manifest import SPLITS, Manifest, part_files, read_manifest
 from tests.conftest import script
 
 ingest = script("ingest")
@@ -54,19 +54,16 @@ def write_csv(
     return str(folder / name)
 
 
-def run(*words: object) -> shards.Manifest:
+def run(*words: object) -> Manifest:
     """Ingest within this process, on the Ray that is already there."""
     argv = [str(w) for w in words]
     assert ingest.main(argv) == 0
-    return shards.read_manifest(argv[argv.index("--out") + 1])
+    return read_manifest(argv[argv.index("--out") + 1])
 
 
 def rows_of(folder: Path, split: str = "") -> pd.DataFrame:
     found = [
-        pq.read_table(f)
-        for s in shards.SPLITS
-        if split in ("", s)
-        for f in shards.part_files(str(folder), s)
+        pq.read_table(f) for s in SPLITS if split in ("", s) for f in part_files(str(folder), s)
     ]
     return pa.concat_tables(found).to_pandas()
 

@@ -16,12 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed.ingestion import output as ingest_write
+from distributed.ingestion.output import OutputFolder, verify_parts, write_table
 from distributed.ingestion.passes import LENGTH
-from distributed.ingestion.pipeline import part_files
+from distributed.ingestion.pipeline import plan_parts
 from distributed.raw.rows import encode_rows
 from distributed.runtime import storage
-from distributed.shards import manifest as shards
+from distributed.shards.manifest import (
+    SPLITS,
+    part_files,
+    read_manifest,
+    shards_digest,
+    write_manifest,
+)
 from model.schema import Schema
 from tests.conftest import run_command
 from tests.ingestion.ingest_tools import (
@@ -41,10 +47,10 @@ def made(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_shards_hold_every_row_once_with_the_agreed_columns(made: Path) -> None:
-    manifest = shards.read_manifest(str(made / "out"))
+    manifest = read_manifest(str(made / "out"))
     table = rows_of(made / "out")
     assert sorted(table["id"]) == records()["key"]
-    schema = pq.read_schema(shards.part_files(str(made / "out"), "val")[0])
+    schema = pq.read_schema(part_files(str(made / "out"), "val")[0])
     assert {n: str(t) for n, t in zip(schema.names, schema.types)} == {
         "id": "string",
         "label": "int32",
@@ -54,7 +60,7 @@ def test_the_shards_hold_every_row_once_with_the_agreed_columns(made: Path) -> N
         "table.age": "float",
         "table.site": "int32",
     }
-    assert manifest.rows == {s: len(rows_of(made / "out", s)) for s in shards.SPLITS}
+    assert manifest.rows == {s: len(rows_of(made / "out", s)) for s in SPLITS}
     assert manifest.schema.classes == ("a", "b", "c")
     assert manifest.schema.counts == tuple(np.bincount(rows_of(made / "out", "train")["label"]))
     assert not (made / "out" / "rejected.parquet").exists()
@@ -65,7 +71,7 @@ def test_part_files_are_of_one_size_and_not_too_many() -> None:
     def files(rows: int, megabytes: float) -> tuple[int, ...]:
         split = np.repeat([0, 1, 2], [rows * 8 // 10, rows // 10, rows // 10])
         known = pa.table({f"{LENGTH}photo": np.full(len(split), megabytes * 2**20)})
-        return part_files(
+        return plan_parts(
             split, known, Schema(images=(), tables=(), classes=(), counts=()), 0
         ).files
 
@@ -79,7 +85,7 @@ def test_part_files_are_of_one_size_and_not_too_many() -> None:
 
 
 def test_cells_are_those_of_the_table(made: Path) -> None:
-    manifest = shards.read_manifest(str(made / "out"))
+    manifest = read_manifest(str(made / "out"))
     found = rows_of(made / "out").set_index("id")
     wanted = pd.DataFrame(records()).set_index("key").loc[found.index]
     assert np.array_equal(found["table.age"].to_numpy(), wanted["age"].to_numpy(np.float32))
@@ -93,7 +99,7 @@ def test_cells_are_those_of_the_table(made: Path) -> None:
 
 
 def test_statistics_are_of_the_training_rows_only(made: Path) -> None:
-    schema = shards.read_manifest(str(made / "out")).schema
+    schema = read_manifest(str(made / "out")).schema
     train = rows_of(made / "out", "train")
     age = train["table.age"].to_numpy(float)
     assert schema.tables[0].numeric[0].mean == pytest.approx(age.mean(), rel=1e-6)
@@ -106,10 +112,10 @@ def test_statistics_are_of_the_training_rows_only(made: Path) -> None:
 
 
 def test_groups_never_cross_and_classes_keep_their_shares(made: Path) -> None:
-    parts = {s: rows_of(made / "out", s) for s in shards.SPLITS}
+    parts = {s: rows_of(made / "out", s) for s in SPLITS}
     groups = [set(p["group"]) for p in parts.values()]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
-    for split, share in zip(shards.SPLITS, (0.7, 0.1, 0.2)):
+    for split, share in zip(SPLITS, (0.7, 0.1, 0.2)):
         assert (
             np.abs(
                 np.bincount(parts[split]["label"], minlength=3) - share * np.array([72, 36, 12])
@@ -119,7 +125,7 @@ def test_groups_never_cross_and_classes_keep_their_shares(made: Path) -> None:
 
 
 def test_ranks_number_each_class_of_each_split(made: Path) -> None:
-    for split in shards.SPLITS:
+    for split in SPLITS:
         for _, rows in rows_of(made / "out", split).groupby("label"):
             assert sorted(rows["rank"]) == list(range(len(rows)))
 
@@ -153,8 +159,8 @@ def test_other_test_rows_are_another_data_set_and_the_same_rows_are_not(tmp_path
             "--out",
             str(tmp_path / name),
         )
-        manifest = shards.read_manifest(str(tmp_path / name))
-        digests[name] = (manifest.schema, shards.digest(str(tmp_path / name), manifest))
+        manifest = read_manifest(str(tmp_path / name))
+        digests[name] = (manifest.schema, shards_digest(str(tmp_path / name), manifest))
     assert digests["one"] == digests["twin"]
     assert digests["one"][0] == digests["other"][0], "training alone does not tell them apart"
     assert digests["one"][1] != digests["other"][1]
@@ -186,12 +192,10 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(
 def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distributed.ingestion import passes as ingest_passes
-    from distributed.raw import table as ingest_table
 
-    monkeypatch.setattr(ingest_table, "TASK_ROWS", 7)
-    monkeypatch.setattr(ingest_table, "TASKS_A_CPU", 1000)
-    monkeypatch.setattr(ingest_passes, "GROUP_BYTES", 1)
+    monkeypatch.setattr("distributed.raw.table.MIN_TASK_ROWS", 7)
+    monkeypatch.setattr("distributed.raw.table.TASKS_PER_CPU", 1000)
+    monkeypatch.setattr("distributed.ingestion.passes.GROUP_BYTES", 1)
     run(
         "--table",
         made / "t.csv",
@@ -226,7 +230,7 @@ def test_parquet_with_image_bytes_gives_the_same_rows_as_csv_with_files(
 
 
 def test_new_rows_are_prepared_as_the_training_rows_were(made: Path) -> None:
-    manifest = shards.read_manifest(str(made / "out"))
+    manifest = read_manifest(str(made / "out"))
     encoded, refused = encode_rows(pd.read_csv(made / "t.csv"), manifest, str(made / "images"))
     assert refused.num_rows == 0
     wanted = rows_of(made / "out").set_index("id").drop(columns=["group", "rank"])
@@ -236,7 +240,7 @@ def test_new_rows_are_prepared_as_the_training_rows_were(made: Path) -> None:
 
 
 def test_new_rows_without_labels_ids_or_a_modality(made: Path) -> None:
-    manifest = shards.read_manifest(str(made / "out"))
+    manifest = read_manifest(str(made / "out"))
     new = pa.table({"age": [1.5, None], "site": ["arm", "Mars"]})
     encoded, _ = encode_rows(new, manifest, first=7)
     vocabulary = manifest.schema.tables[0].categorical[0].vocabulary
@@ -359,7 +363,7 @@ def store() -> Iterator[dict[str, str]]:
 def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(
     made: Path, store: dict[str, str]
 ) -> None:
-    manifest = shards.read_manifest(str(made / "out"))
+    manifest = read_manifest(str(made / "out"))
     new = pa.table(
         {"photo": ["1.png", "s3://shards/raw/2.png", "../t.csv", "s3://other/2.png", "gone.png"]}
     )
@@ -373,27 +377,25 @@ def test_images_of_an_object_store_are_read_and_their_paths_stay_inside(
 def test_shards_in_a_bucket_stay_until_their_successors_are_sure(
     made: Path, store: dict[str, str], tmp_path: Path
 ) -> None:
-    before = shards.read_manifest(str(made / "out"))
-    part = ingest_write.write_table(
-        "s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]})
-    )
-    shards.write_manifest(before, "s3://shards/kept")
+    before = read_manifest(str(made / "out"))
+    part = write_table("s3://shards/kept/train/part-00000.parquet", pa.table({"x": [1]}))
+    write_manifest(before, "s3://shards/kept")
     table = write_csv(tmp_path, {"y": ["a"] * 60, "x": list(range(60))})
     with pytest.raises(ValueError, match="at least two classes"):
         run("--table", table, "--label", "y", "--overwrite", "--out", "s3://shards/kept")
-    assert shards.read_manifest("s3://shards/kept") == before
-    ingest_write.verify([part])
-    target = ingest_write.Target("s3://shards/kept", overwrite=True)
+    assert read_manifest("s3://shards/kept") == before
+    verify_parts([part])
+    target = OutputFolder("s3://shards/kept", overwrite=True)
     with target.writing():
         target.clear()
-        assert shards.part_files("s3://shards/kept", "train") == []
+        assert part_files("s3://shards/kept", "train") == []
         target.commit(dataclasses.replace(before, rows={"train": 0, "val": 0, "test": 0}))
     with (
         pytest.raises(RuntimeError),
-        ingest_write.Target("s3://shards/kept", overwrite=True).writing(),
+        OutputFolder("s3://shards/kept", overwrite=True).writing(),
     ):
         raise RuntimeError("before clear()")
-    assert shards.read_manifest("s3://shards/kept").rows["train"] == 0
+    assert read_manifest("s3://shards/kept").rows["train"] == 0
 
 
 @pytest.mark.slow
@@ -412,13 +414,13 @@ def test_table_images_and_shards_in_an_object_store(made: Path, store: dict[str,
     words += ["--image", "photo", "--out", "s3://shards/out"]
     done = run_command(*words, **store)
     assert done.returncode == 0, done.stderr
-    assert shards.read_manifest("s3://shards/out") == shards.read_manifest(str(made / "out"))
+    assert read_manifest("s3://shards/out") == read_manifest(str(made / "out"))
     system, _ = storage.filesystem("s3://shards/out")
-    for split in shards.SPLITS:
-        remote = pq.read_table(shards.part_files("s3://shards/out", split)[0], filesystem=system)
-        assert remote.equals(pq.read_table(shards.part_files(str(made / "out"), split)[0]))
+    for split in SPLITS:
+        remote = pq.read_table(part_files("s3://shards/out", split)[0], filesystem=system)
+        assert remote.equals(pq.read_table(part_files(str(made / "out"), split)[0]))
     done = run_command(*words, **store)
     assert (done.returncode, "or add --overwrite" in done.stderr) == (2, True)
     done = run_command(*words, "--overwrite", "--seed", "5", **store)
     assert done.returncode == 0, done.stderr
-    assert shards.read_manifest("s3://shards/out").prepare["seed"] == 5
+    assert read_manifest("s3://shards/out").prepare["seed"] == 5

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed.ingestion import output as ingest_write
+from distributed.ingestion.output import WrittenFile, verify_parts
 from distributed.raw.rows import encode_rows
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import Failure
-from distributed.shards import manifest as shards
+from distributed.shards.manifest import Manifest, read_manifest
 from model.schema import Categorical, Numeric, Schema, Table
 from tests.conftest import ROOT, run_command, script
 from tests.ingestion.ingest_tools import (
@@ -98,7 +98,7 @@ def test_every_refused_row_has_its_reason_and_the_others_stay(
     kept = rows_of(tmp_path / "out").set_index("id")
     assert len(kept) == sum(manifest.rows.values()) == ROWS - len(expected)
     assert kept.loc["r0010", "image.photo"] is None
-    assert set(shards.read_manifest(str(tmp_path / "out")).schema.classes) == {"a", "b", "c"}
+    assert set(read_manifest(str(tmp_path / "out")).schema.classes) == {"a", "b", "c"}
     assert "refused: 10 (see rejected.parquet)" in capsys.readouterr().out
 
 
@@ -244,9 +244,7 @@ def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) ->
             ),
         )
     )
-    manifest = shards.Manifest(
-        schema=schema, rows={}, prepare={"label": "y", "id": "key", "images": []}
-    )
+    manifest = Manifest(schema=schema, rows={}, prepare={"label": "y", "id": "key", "images": []})
     rows = {"y": ["a"], "key": ["1"], "age": [1.0], "site": ["a"], column: [["a", "b"]]}
     with pytest.raises(
         ValueError, match="must hold numbers or words; one that is to be read holds list<"
@@ -576,10 +574,10 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import pyarrow as pa; from distributed.runtime import command; from distributed.ingestion.output import Target, write_table\n"
+        "import pyarrow as pa; from distributed.runtime import command; from distributed.ingestion.output import OutputFolder, write_table\n"
         "def main(argv):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "    with Target(argv[1]).writing() as folder:\n"
+        "    with OutputFolder(argv[1]).writing() as folder:\n"
         "        write_table(folder + '/train/part-00000.parquet', pa.table({'x': [bytes(100000)]}))\n"
         "command.run(main)\n"
     )
@@ -599,7 +597,7 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
 
 def test_a_part_that_is_not_there_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="storage that every machine of the cluster shares"):
-        ingest_write.verify([ingest_write.Written(str(tmp_path / "part-00000.parquet"), 100, "")])
+        verify_parts([WrittenFile(str(tmp_path / "part-00000.parquet"), 100, "")])
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from distributed.inference import matching
-from distributed.raw import table as ingest_table
 from distributed.raw.rows import encode_rows
+from distributed.raw.table import open_raw_table, sample_rows
 from distributed.shards.manifest import Manifest
 from model.schema import Categorical, Numeric, Schema, Table
 from tests.ingestion.ingest_tools import records, rows_of, run, write_csv, write_images
@@ -78,7 +78,7 @@ def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table
         tmp_path / "comma.csv", index=False, sep=";", decimal=","
     )
     tables = {
-        name: ingest_table.open_table(str(tmp_path / name))
+        name: open_raw_table(str(tmp_path / name))
         for name in ("t.parquet", "point.csv", "comma.csv")
     }
     made = {
@@ -102,7 +102,7 @@ def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table
         assert rows_of(tmp_path / f"{name}.out").equals(wanted)
         for table in tables.values():
             found, refused = encode_rows(
-                ingest_table.sample(table, table.schema.names, 120),
+                sample_rows(table, table.schema.names, 120),
                 manifest,
                 commas=table.delimiter == ";",
             )

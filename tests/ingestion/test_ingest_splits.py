@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distributed.ingestion import leaks as ingest_checks
 from distributed.ingestion import splits
-from distributed.ingestion.summary import Report
-from distributed.shards.manifest import NONE, TEST, TRAIN, VAL
+from distributed.ingestion.leaks import scarce_in_train
+from distributed.ingestion.summary import IngestReport
+from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
 
 SHARES = (0.7, 0.1, 0.2)
 
@@ -20,7 +20,7 @@ def hashes(n: int, seed: int = 0) -> np.ndarray:
 def alone(
     labels: np.ndarray, seed: int = 0, shares: tuple[float, float, float] = SHARES
 ) -> np.ndarray:
-    return splits.assign(labels, np.arange(len(labels)), hashes(len(labels), seed), shares)
+    return splits.assign_splits(labels, np.arange(len(labels)), hashes(len(labels), seed), shares)
 
 
 def test_every_class_has_its_shares() -> None:
@@ -50,7 +50,7 @@ def test_the_largest_group_of_a_class_is_not_what_fills_an_empty_part(seed: int)
     sizes = np.array([6, 5, 7, 5, 70])  # patients with the rare disease
     labels = np.array([0] * 400 + [1] * sizes.sum())
     units = np.concatenate([np.arange(400), 400 + np.repeat(np.arange(5), sizes)])
-    split = splits.assign(labels, units, hashes(405, seed), SHARES)
+    split = splits.assign_splits(labels, units, hashes(405, seed), SHARES)
     assert np.bincount(split[labels == 1], minlength=3).min() > 0
     assert np.mean(split[labels == 1] == TRAIN) > 0.7
 
@@ -60,7 +60,7 @@ def test_groups_stay_whole_and_every_class_reaches_train(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.choice(6, 2000, p=[0.5, 0.3, 0.1, 0.06, 0.03, 0.01])
     units = np.unique(rng.integers(0, 300, 2000), return_inverse=True)[1]
-    split = splits.assign(labels, units, hashes(units.max() + 1, seed), SHARES)
+    split = splits.assign_splits(labels, units, hashes(units.max() + 1, seed), SHARES)
     assert all(len(set(split[units == u])) == 1 for u in range(units.max() + 1))
     assert set(labels[split == TRAIN]) == set(labels)
     assert np.abs(np.bincount(split) / 2000 - SHARES).max() < 0.05
@@ -73,7 +73,7 @@ def test_a_class_whose_groups_all_count_for_rarer_classes_still_reaches_train() 
         [np.arange(300), 300 + np.repeat(np.arange(3), 4), 303 + np.repeat(np.arange(3), 2)]
     )
     for seed in range(20):
-        split = splits.assign(labels, units, hashes(306, seed), SHARES)
+        split = splits.assign_splits(labels, units, hashes(306, seed), SHARES)
         assert set(labels[split == TRAIN]) == {0, 1, 2, 3}
 
 
@@ -82,7 +82,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert np.array_equal(alone(labels, 1), alone(labels, 1))
     assert not np.array_equal(alone(labels, 1), alone(labels, 2))
     shuffled = np.random.default_rng(1).permutation(500)
-    again = splits.assign(labels[shuffled], np.arange(500), hashes(500, 1)[shuffled], SHARES)
+    again = splits.assign_splits(labels[shuffled], np.arange(500), hashes(500, 1)[shuffled], SHARES)
     assert np.array_equal(
         again, alone(labels, 1)[shuffled]
     )  # the order of the rows does not matter
@@ -101,20 +101,22 @@ def test_hashes_are_those_of_every_machine() -> None:
 
 
 def test_ranks_count_within_class_and_split_in_the_order_of_the_hash() -> None:
-    split = np.array([0, 0, 0, 1, NONE, 0])
+    split = np.array([0, 0, 0, 1, REFUSED_SPLIT, 0])
     labels = np.array([1, 1, 0, 1, -1, 1])
     order = np.array([9, 2, 5, 1, 0, 4], dtype=np.uint64)
-    assert splits.ranks(split, labels, order).tolist() == [2, 0, 0, 0, -1, 1]
-    assert splits.positions(split, order).tolist() == [3, 0, 2, 0, -1, 1]
-    assert splits.assign(np.zeros(0, int), np.zeros(0, int), order[:0], SHARES).tolist() == []
+    assert splits.rank_within_class(split, labels, order).tolist() == [2, 0, 0, 0, -1, 1]
+    assert splits.shuffled_positions(split, order).tolist() == [3, 0, 2, 0, -1, 1]
+    assert (
+        splits.assign_splits(np.zeros(0, int), np.zeros(0, int), order[:0], SHARES).tolist() == []
+    )
     assert TEST == 2
 
 
 def test_a_split_without_rows_is_told() -> None:
-    report = Report()
+    report = IngestReport()
     report.classes(["a", "b"], np.array([0, 1, 0, 1]), np.array([TRAIN, TRAIN, TEST, TEST]))
     assert report.warnings[0].startswith("no row is in val, without which nothing can be trained")
-    report = Report()
+    report = IngestReport()
     report.classes(["a", "b"], np.array([0, 1, 0]), np.array([TRAIN, TRAIN, VAL]))
     assert (report.warnings, report.notes[-2:]) == (
         [],
@@ -124,9 +126,9 @@ def test_a_split_without_rows_is_told() -> None:
 
 def test_classes_that_hardly_train_are_told() -> None:
     totals = np.array([[70, 10, 20], [15, 70, 8], [1, 1, 1]])
-    told = ingest_checks.scarce_in_train(["a", "b", "c"], totals, 0.7)
+    told = scarce_in_train(["a", "b", "c"], totals, 0.7)
     assert (
         told
         == "groups leave much less than 70% to training of b (15 of 93 rows): another --seed cuts them otherwise"
     )
-    assert ingest_checks.scarce_in_train(["a"], totals[:1], 0.7) == ""
+    assert scarce_in_train(["a"], totals[:1], 0.7) == ""

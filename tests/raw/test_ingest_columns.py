@@ -9,26 +9,28 @@ import pyarrow as pa
 import pytest
 import torch
 
-from distributed.ingestion import leaks as ingest_checks
+from distributed.ingestion.leaks import crossing_groups, identical_images, label_leak
 from distributed.raw import columns
-from distributed.raw.cells import as_numbers, as_text, spelling
-from distributed.raw.columns import Decision
+from distributed.raw.cells import as_numbers, as_text, canonical_spelling
+from distributed.raw.columns import ColumnDecision
 from model.encoders.table import NumberEmbedding
 from model.schema import Categorical, Numeric
 
 
 def decided(
     values: object, forced: str = "", kind: pa.DataType | None = None, pieces: int = 1
-) -> Decision:
+) -> ColumnDecision:
     array = values if isinstance(values, pa.Array) else pa.array(values, kind)
     bounds = np.linspace(0, len(array), pieces + 1).astype(int)
     parts = []
     for low, high in zip(bounds[:-1], bounds[1:]):
         n = high - low
         parts.append(
-            columns.count(array.slice(low, n), np.arange(low, high) % 2, np.ones(n, dtype=bool))
+            columns.column_stats(
+                array.slice(low, n), np.arange(low, high) % 2, np.ones(n, dtype=bool)
+            )
         )
-    return columns.decide("x", columns.combine(parts), forced)
+    return columns.decide_column("x", columns.combine_stats(parts), forced)
 
 
 def test_numbers_have_their_mean_spread_and_quantiles_over_any_cut_into_blocks() -> None:
@@ -115,7 +117,7 @@ def test_what_the_user_decides_is_kept_though_constant_or_empty(values: list[obj
     embedded_BND = NumberEmbedding((found.column,), "piecewise", 4)(torch.tensor(cells)[:, None])
     assert embedded_BND.isfinite().all()
     assert ("no training row has a value" in found.note) == bool(np.isnan(cells).all())
-    there = {spelling(str(v)) for v in values if v}
+    there = {canonical_spelling(str(v)) for v in values if v}
     category = decided([v and str(v) for v in values], "categorical").column
     assert isinstance(category, Categorical)
     assert set(category.vocabulary) == there
@@ -123,7 +125,7 @@ def test_what_the_user_decides_is_kept_though_constant_or_empty(values: list[obj
 
 def test_whole_numbers_are_told_before_they_become_float32() -> None:
     rng = np.random.default_rng(0)
-    assert not columns.count(
+    assert not columns.column_stats(
         pa.array([2.0**23 + 0.5, 2e9 + 0.25]), np.zeros(2, dtype=int), np.ones(2, dtype=bool)
     ).numbers.whole
     close = decided(2.5e7 + 100 * rng.random(300))
@@ -172,7 +174,7 @@ def test_infinite_and_too_large_numbers_are_missing_and_counted() -> None:
         assert "20 infinite" in found.note
         assert found.column.missing == 0.5
         assert max(found.column.quantiles) == 2
-        cells = columns.encode(pa.array(values), found.column)[0].to_pylist()
+        cells = columns.encode_column(pa.array(values), found.column)[0].to_pylist()
         assert cells[:4] == [1.0, 2.0, None, None]
 
 
@@ -220,17 +222,19 @@ def test_thousands_of_values_keep_the_most_frequent() -> None:
     values = [f"v{i % 3000}" for i in range(6000)] + ["often"] * 5
     found = decided(values)
     assert isinstance(found.column, Categorical)
-    assert len(found.column.vocabulary) == columns.VOCABULARY
+    assert len(found.column.vocabulary) == columns.MAX_VOCABULARY
     assert found.column.vocabulary[0] == "often"
     assert "1000 most frequent of 3001" in found.note
-    unseen = columns.encode(pa.array(["often", "v999999", None]), found.column)[0].to_pylist()
-    assert unseen == [0, columns.VOCABULARY, -1]
+    unseen = columns.encode_column(pa.array(["often", "v999999", None]), found.column)[
+        0
+    ].to_pylist()
+    assert unseen == [0, columns.MAX_VOCABULARY, -1]
 
 
 def test_a_block_with_more_values_than_are_counted_still_shows_an_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(columns, "COUNTED", 50)
+    monkeypatch.setattr(columns, "MAX_COUNTED", 50)
     ids = decided([f"id{i}" for i in range(400)], pieces=3)
     assert ids.column is None
     often = decided([f"v{i % 200}" for i in range(400)], pieces=2)
@@ -251,17 +255,19 @@ def test_every_kind_of_text_is_encoded_alike(kind: pa.DataType) -> None:
     array = pa.chunked_array(
         [pa.array(["a", " b", None]).cast(pa.string()), pa.array(["", "z"])]
     ).cast(kind)
-    assert columns.encode(array, column)[0].to_pylist() == [0, 1, -1, -1, 2]
+    assert columns.encode_column(array, column)[0].to_pylist() == [0, 1, -1, -1, 2]
 
 
 def test_numbers_as_categories_match_whether_they_come_as_integers_floats_or_text() -> None:
     column = Categorical(name="x", vocabulary=("1", "2"))
     for array in (pa.array([1, 2, None]), pa.array([1.0, 2.0, None]), pa.array(["1", "2", ""])):
-        assert columns.encode(array, column)[0].to_pylist() == [0, 1, -1]
+        assert columns.encode_column(array, column)[0].to_pylist() == [0, 1, -1]
 
 
 def pairs(values: list[object], labels: list[int]) -> pa.Table:
-    counted = columns.count(pa.array(values), np.array(labels), np.zeros(len(labels), dtype=bool))
+    counted = columns.column_stats(
+        pa.array(values), np.array(labels), np.zeros(len(labels), dtype=bool)
+    )
     assert counted.table is not None
     return counted.table
 
@@ -270,32 +276,23 @@ LABELS = [0] * 70 + [1] * 20 + [2] * 10
 
 
 def test_a_copy_of_the_label_is_a_leak() -> None:
-    assert "determines the label" in ingest_checks.label_leak(
-        "x", pairs([f"name{c}" for c in LABELS], LABELS), 3
-    )
-    assert "determines the label" in ingest_checks.label_leak(
-        "x", pairs([float(c) for c in LABELS], LABELS), 3
-    )
+    assert "determines the label" in label_leak("x", pairs([f"name{c}" for c in LABELS], LABELS), 3)
+    assert "determines the label" in label_leak("x", pairs([float(c) for c in LABELS], LABELS), 3)
     finer = [f"{c}-{i % 2}" for i, c in enumerate(LABELS)]
-    assert "determines the label" in ingest_checks.label_leak("x", pairs(finer, LABELS), 3)
+    assert "determines the label" in label_leak("x", pairs(finer, LABELS), 3)
 
 
 def test_a_column_that_is_missing_by_class_is_a_leak() -> None:
     labels = [0] * 50 + [1] * 50
-    assert "determines the label" in ingest_checks.label_leak(
-        "x", pairs([None] * 50 + ["seen"] * 50, labels), 2
-    )
+    assert "determines the label" in label_leak("x", pairs([None] * 50 + ["seen"] * 50, labels), 2)
 
 
 def test_all_different_values_and_honest_columns_are_none() -> None:
     rng = np.random.default_rng(0)
-    assert ingest_checks.label_leak("x", pairs([f"id{i}" for i in range(100)], LABELS), 3) == ""
-    assert (
-        ingest_checks.label_leak("x", pairs(rng.choice(["a", "b", "c"], 100).tolist(), LABELS), 3)
-        == ""
-    )
+    assert label_leak("x", pairs([f"id{i}" for i in range(100)], LABELS), 3) == ""
+    assert label_leak("x", pairs(rng.choice(["a", "b", "c"], 100).tolist(), LABELS), 3) == ""
     good_feature = [c if rng.random() < 0.8 else int(rng.integers(3)) for c in LABELS]
-    assert ingest_checks.label_leak("x", pairs(good_feature, LABELS), 3) == ""
+    assert label_leak("x", pairs(good_feature, LABELS), 3) == ""
 
 
 def test_a_value_of_one_class_only_is_said_when_it_covers_many_rows() -> None:
@@ -305,23 +302,23 @@ def test_a_value_of_one_class_only_is_said_when_it_covers_many_rows() -> None:
         ("follow-up" if rng.random() < 0.9 else "histology") if c == 0 else "histology"
         for c in labels
     ]
-    assert "occurs with one label only" in ingest_checks.label_leak("x", pairs(values, labels), 3)
+    assert "occurs with one label only" in label_leak("x", pairs(values, labels), 3)
 
 
 def test_groups_and_images_on_both_sides_are_counted() -> None:
     split = np.array([0, 1, 0, 2, -1, 0])
-    assert ingest_checks.crossing_groups(np.array([5, 5, 6, 7, 6, 6]), split).startswith(
+    assert crossing_groups(np.array([5, 5, 6, 7, 6, 6]), split).startswith(
         "1 groups (2 rows) cross"
     )
-    assert ingest_checks.crossing_groups(np.array([5, 4, 6, 7, 7, 6]), split) == ""
+    assert crossing_groups(np.array([5, 4, 6, 7, 7, 6]), split) == ""
     digests = pa.chunked_array([pa.array([1, 1, 2, 3, 3, None], pa.uint64())])
-    lines = ingest_checks.identical_images("x", digests, split, np.array([0, 1, 0, 0, 0, 0]))
+    lines = identical_images("x", digests, split, np.array([0, 1, 0, 0, 0, 0]))
     assert lines[0].startswith(
         "x: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train"
     )
     assert lines[1].startswith("x: 1 identical images (2 rows) are in several labels")
     assert (
-        ingest_checks.identical_images(
+        identical_images(
             "x",
             pa.chunked_array([pa.array([1, 4, 2, 3, 3, None], pa.uint64())]),
             split,
@@ -349,7 +346,7 @@ def test_booleans_are_the_same_category_as_text_and_as_a_type_whichever_was_trai
         Categorical(name="x", vocabulary=("true", "false")),
     ):  # the last as older shards have it
         for cells in (words, YES):
-            assert columns.encode(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
+            assert columns.encode_column(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
 
 
 @pytest.mark.parametrize(
@@ -367,10 +364,12 @@ def test_whole_numbers_are_the_same_category_from_every_kind_of_table(
             column,
             Categorical(name="x", vocabulary=("1.0", "10.0", "2.0")),
         ):  # the last as older shards have it
-            assert columns.encode(pa.array(cells), each)[0].to_pylist() == [0, 2, -1, 1]
+            assert columns.encode_column(pa.array(cells), each)[0].to_pylist() == [0, 2, -1, 1]
     words = ["1.5", "01.0", "1.0.0", "v1.0", ".0", "-1.0"]
     assert (
-        as_text(pa.array(words)).to_pylist() == [spelling(w) for w in words] == [*words[:5], "-1"]
+        as_text(pa.array(words)).to_pylist()
+        == [canonical_spelling(w) for w in words]
+        == [*words[:5], "-1"]
     )
 
 
@@ -430,7 +429,9 @@ def test_booleans_that_must_be_numbers_are_0_and_1_as_text_too() -> None:
     for cells, other in ((["True", "False"], [True, False]), ([True, False], ["True", "False"])):
         found = decided(cells * 10, "numeric")
         assert isinstance(found.column, Numeric)
-        assert columns.encode(pa.array(other), found.column, found.reading)[0].to_pylist() == [1, 0]
+        assert columns.encode_column(pa.array(other), found.column, found.reading)[
+            0
+        ].to_pylist() == [1, 0]
 
 
 SEEN = [
@@ -453,10 +454,10 @@ def test_dates_as_text_are_the_seconds_of_a_timestamp_whichever_was_trained() ->
         assert isinstance(found.column, Numeric)
         for cells in (SEEN, SEEN_TEXT):
             assert (
-                columns.encode(pa.array(cells), found.column, found.reading)[0].to_pylist()
+                columns.encode_column(pa.array(cells), found.column, found.reading)[0].to_pylist()
                 == seconds
             )
-        odd = columns.encode(
+        odd = columns.encode_column(
             pa.array(["2020-02-31", "soon", "1969-12-31", "5"]), found.column, found.reading
         )[0]
         assert odd.to_pylist() == [None, None, -86400, 5]
@@ -483,7 +484,7 @@ def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
         assert found.column == plain.column
         assert (found.reading, found.note.split(":")[0]) == ("decimal commas", "decimal commas")
     assert isinstance(found.column, Numeric)
-    cells = columns.encode(
+    cells = columns.encode_column(
         pa.array(["-3,5", "2.25", "1e2", "1.234,5", ""]), found.column, found.reading
     )[0]
     assert cells.to_pylist() == [-3.5, 2.25, 100, None, None]
@@ -491,10 +492,10 @@ def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
 
 def test_what_may_be_thousands_is_a_decimal_only_in_a_table_of_semicolons() -> None:
     cells = ["1,234", "12,500", "7"] * 10
-    counts = columns.count(pa.array(cells), np.arange(30) % 2, np.ones(30, dtype=bool))
-    unclear = columns.decide("x", counts)
+    counts = columns.column_stats(pa.array(cells), np.arange(30) % 2, np.ones(30, dtype=bool))
+    unclear = columns.decide_column("x", counts)
     assert unclear.kind == "category"
     assert "may be thousands or decimals" in unclear.note
-    found = columns.decide("x", counts, commas=True).column
+    found = columns.decide_column("x", counts, commas=True).column
     assert isinstance(found, Numeric)
     assert (found.quantiles[0], found.quantiles[-1]) == (np.float32(1.234), 12.5)

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed.ingestion import roles as ingest_plan
 from distributed.ingestion.options import IngestOptions
+from distributed.ingestion.roles import inspect_image_column
 from distributed.raw import images
-from distributed.raw import rows as ingest_rows
-from distributed.raw import table as ingest_table
-from distributed.raw.images import Folder, ImageSpec, Refused
+from distributed.raw.images import ImageFolder, ImageSpec, RowRefused
+from distributed.raw.rows import load_images
+from distributed.raw.table import open_raw_table
 
 
 def stored(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -44,22 +44,22 @@ def noise(height: int, width: int, *, channels: int = 3, seed: int = 0) -> np.nd
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_bytes_of_the_right_size_and_mode_are_kept(kind: str) -> None:
     data = stored(Image.fromarray(noise(8, 8)), kind)
-    assert images.prepare(data, spec()).data == data
+    assert images.prepare_image(data, spec()).data == data
     grey = stored(Image.fromarray(noise(8, 8, channels=1)), kind)
-    assert images.prepare(grey, spec(channels=1)).data == grey
-    assert images.prepare(grey, spec()).data != grey
+    assert images.prepare_image(grey, spec(channels=1)).data == grey
+    assert images.prepare_image(grey, spec()).data != grey
 
 
 def test_a_resized_jpeg_stays_jpeg_and_anything_else_becomes_png() -> None:
     big = Image.fromarray(noise(20, 20))
-    assert opened(images.prepare(stored(big, "JPEG"), spec()).data).format == "JPEG"
+    assert opened(images.prepare_image(stored(big, "JPEG"), spec()).data).format == "JPEG"
     for kind in ("PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"):
-        assert opened(images.prepare(stored(big, kind), spec()).data).format == "PNG"
+        assert opened(images.prepare_image(stored(big, kind), spec()).data).format == "PNG"
 
 
 def test_a_large_jpeg_decoded_at_a_fraction_is_not_kept_whole() -> None:
     data = stored(Image.fromarray(noise(128, 128)), "JPEG")
-    result = images.prepare(data, spec((16, 16)))
+    result = images.prepare_image(data, spec((16, 16)))
     assert opened(result.data).size == (16, 16)
 
 
@@ -70,7 +70,7 @@ def test_exif_orientation_turns_the_image_and_is_gone_afterwards() -> None:
     exif[images.ORIENTATION] = 6  # turn a quarter clockwise: the left half goes on top
     for kind in ("PNG", "JPEG"):
         upright = opened(
-            images.prepare(
+            images.prepare_image(
                 stored(
                     Image.fromarray(pixels),
                     kind,
@@ -84,7 +84,10 @@ def test_exif_orientation_turns_the_image_and_is_gone_afterwards() -> None:
         assert values[:3].min() > 200
         assert values[5:].max() < 50
         assert images.orientation(upright) == 1
-    assert (images.look(stored(Image.new("RGB", (10, 20)), exif=exif)).height, 10) == (10, 10)
+    assert (images.inspect_image(stored(Image.new("RGB", (10, 20)), exif=exif)).height, 10) == (
+        10,
+        10,
+    )
 
 
 def test_the_size_of_a_turned_image_is_that_of_its_pixels_in_every_format() -> None:
@@ -92,44 +95,53 @@ def test_the_size_of_a_turned_image_is_that_of_its_pixels_in_every_format() -> N
     exif[images.ORIENTATION] = 6
     for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
         data = stored(Image.new("RGB", (20, 40)), kind, exif=exif)
-        seen, pixels = images.look(data), images.decode(data)
+        seen, pixels = images.inspect_image(data), images.load_upright_image(data)
         assert (seen.width, seen.height) == pixels.size == (40, 20)
 
 
 def test_transparency_goes_onto_white_and_palettes_to_rgb() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert np.asarray(opened(images.prepare(stored(clear), spec()).data)).min() == 255
+    assert np.asarray(opened(images.prepare_image(stored(clear), spec()).data)).min() == 255
     half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
-    assert abs(int(np.asarray(opened(images.prepare(stored(half), spec()).data)).mean()) - 127) <= 1
+    assert (
+        abs(int(np.asarray(opened(images.prepare_image(stored(half), spec()).data)).mean()) - 127)
+        <= 1
+    )
     palette = Image.new("RGB", (8, 8), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
-    result = opened(images.prepare(stored(palette), spec()).data)
+    result = opened(images.prepare_image(stored(palette), spec()).data)
     assert result.mode == "RGB"
     assert np.asarray(result)[0, 0].tolist() == [10, 200, 30]
     see_through = Image.new("P", (8, 8))
     see_through.putpalette([0, 0, 0, 9, 9, 9])
     assert (
-        np.asarray(opened(images.prepare(stored(see_through, transparency=0), spec()).data)).min()
+        np.asarray(
+            opened(images.prepare_image(stored(see_through, transparency=0), spec()).data)
+        ).min()
         == 255
     )
     shadow = Image.new("LA", (8, 8), (0, 0))
-    assert np.asarray(opened(images.prepare(stored(shadow), spec(channels=1)).data)).min() == 255
+    assert (
+        np.asarray(opened(images.prepare_image(stored(shadow), spec(channels=1)).data)).min() == 255
+    )
 
 
 def test_cmyk_becomes_rgb() -> None:
     data = stored(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")
-    assert opened(images.prepare(data, spec()).data).mode == "RGB"
+    assert opened(images.prepare_image(data, spec()).data).mode == "RGB"
 
 
 def test_sixteen_bit_grey_goes_through_its_window() -> None:
     values = np.tile(np.linspace(1000, 3000, 8).astype(np.uint16), (8, 1))
     data = stored(Image.fromarray(values))
-    seen = np.asarray(opened(images.prepare(data, spec(channels=1, window=(1000.0, 3000.0))).data))
+    seen = np.asarray(
+        opened(images.prepare_image(data, spec(channels=1, window=(1000.0, 3000.0))).data)
+    )
     assert seen[0].tolist() == [round(255 * (int(v) - 1000) / 2000) for v in values[0]]
     dark = np.asarray(
-        opened(images.prepare(data, spec(channels=1)).data)
+        opened(images.prepare_image(data, spec(channels=1)).data)
     )  # the full range without a window
     assert dark.max() == round(255 * 3000 / 65535)
-    look = images.look(data)
+    look = images.inspect_image(data)
     assert look.grey
     assert look.values is not None
     assert look.values.max() == 3000
@@ -138,7 +150,7 @@ def test_sixteen_bit_grey_goes_through_its_window() -> None:
     assert (
         np.asarray(
             opened(
-                images.prepare(
+                images.prepare_image(
                     stored(Image.fromarray(floats), "TIFF"), spec(channels=1, window=(1000, 3000))
                 ).data
             )
@@ -155,36 +167,36 @@ def test_a_sample_without_a_finite_grey_has_no_window(tmp_path: Path) -> None:
         tmp_path / "t.parquet",
     )
     options = IngestOptions(table=str(tmp_path / "t.parquet"), label="y", out="o")
-    table = ingest_table.open_table(options.table)
-    assert ingest_plan.look_at_images(options, table, "dead", "")[0].window is None
-    assert ingest_plan.look_at_images(options, table, "one", "")[0].window == pytest.approx((-5, 5))
+    table = open_raw_table(options.table)
+    assert inspect_image_column(options, table, "dead", "")[0].window is None
+    assert inspect_image_column(options, table, "one", "")[0].window == pytest.approx((-5, 5))
 
 
 def test_fits_pad_crop_and_stretch() -> None:
     wide = Image.new("RGB", (40, 20), (255, 255, 255))
-    padded = np.asarray(images.fit_to(wide, 8, 8, "pad"))
+    padded = np.asarray(images.fit_image(wide, 8, 8, "pad"))
     assert padded[:2].max() == padded[6:].max() == 0
     assert padded[2:6].min() == 255
     striped = np.zeros((20, 40, 3), dtype=np.uint8)
     striped[:, 10:30] = 255  # the middle square
-    assert np.asarray(images.fit_to(Image.fromarray(striped), 8, 8, "crop"))[:, 1:7].min() > 240
-    assert np.asarray(images.fit_to(wide, 8, 8, "stretch")).min() == 255
+    assert np.asarray(images.fit_image(Image.fromarray(striped), 8, 8, "crop"))[:, 1:7].min() > 240
+    assert np.asarray(images.fit_image(wide, 8, 8, "stretch")).min() == 255
     for fit in images.FITS:
-        assert images.fit_to(Image.new("L", (5000, 1)), 8, 16, fit).size == (16, 8)
+        assert images.fit_image(Image.new("L", (5000, 1)), 8, 16, fit).size == (16, 8)
 
 
 def test_pixel_sums_are_exact() -> None:
     pixels = noise(8, 8)
-    sums = images.prepare(stored(Image.fromarray(pixels)), spec()).sums
+    sums = images.prepare_image(stored(Image.fromarray(pixels)), spec()).sums
     wide = pixels.reshape(-1, 3).astype(int)
     assert sums == (*wide.sum(0), *(wide**2).sum(0))
 
 
 def test_the_same_pixels_have_the_same_digest_whatever_the_file() -> None:
     image = Image.fromarray(noise(9, 7))
-    one, two = (images.prepare(stored(image, kind), spec()).digest for kind in ("PNG", "BMP"))
+    one, two = (images.prepare_image(stored(image, kind), spec()).digest for kind in ("PNG", "BMP"))
     assert one == two
-    assert one != images.prepare(stored(Image.fromarray(noise(9, 7, seed=1))), spec()).digest
+    assert one != images.prepare_image(stored(Image.fromarray(noise(9, 7, seed=1))), spec()).digest
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -215,15 +227,15 @@ def bomb(width: int, height: int) -> bytes:
     ],
 )
 def test_what_cannot_be_decoded_is_refused_with_its_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(Refused, match=reason):
-        images.prepare(data, spec())
+    with pytest.raises(RowRefused, match=reason):
+        images.prepare_image(data, spec())
 
 
 def test_a_mode_that_cannot_become_grey_is_refused() -> None:
     data = stored(Image.new("LAB", (8, 8)), "TIFF")
-    assert opened(images.prepare(data, spec()).data).mode == "RGB"
-    with pytest.raises(Refused, match="unreadable image: conversion from LAB"):
-        images.prepare(data, spec(channels=1))
+    assert opened(images.prepare_image(data, spec()).data).mode == "RGB"
+    with pytest.raises(RowRefused, match="unreadable image: conversion from LAB"):
+        images.prepare_image(data, spec(channels=1))
 
 
 def test_every_truncation_is_refused_or_decoded_never_a_crash() -> None:
@@ -231,8 +243,8 @@ def test_every_truncation_is_refused_or_decoded_never_a_crash() -> None:
         data = stored(Image.fromarray(noise(16, 16)), kind)
         for cut in range(0, len(data), max(1, len(data) // 40)):
             try:
-                result = images.prepare(data[:cut] + bytes(cut % 7), spec())
-            except Refused:
+                result = images.prepare_image(data[:cut] + bytes(cut % 7), spec())
+            except RowRefused:
                 continue
             assert opened(result.data).size == (8, 8)
 
@@ -251,7 +263,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_inside_the_folder_are_read(folder: Path) -> None:
-    reader = Folder(str(folder))
+    reader = ImageFolder(str(folder))
     for name in (
         "deep/a.png",
         "deep/../deep/a.png",
@@ -266,7 +278,7 @@ def test_files_inside_the_folder_are_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("cell", [None, "", "  ", b"", {"bytes": None, "path": None}])
 def test_an_empty_cell_is_no_image(folder: Path, cell: object) -> None:
-    assert Folder(str(folder)).read(cell) is None
+    assert ImageFolder(str(folder)).read(cell) is None
 
 
 @pytest.mark.parametrize(
@@ -282,18 +294,18 @@ def test_an_empty_cell_is_no_image(folder: Path, cell: object) -> None:
     ],
 )
 def test_paths_that_leave_the_folder_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises(Refused, match="path leaves the folder"):
-        Folder(str(folder)).read(name)
+    with pytest.raises(RowRefused, match="path leaves the folder"):
+        ImageFolder(str(folder)).read(name)
 
 
 def test_missing_files_folders_and_pipes_are_refused(folder: Path) -> None:
-    reader = Folder(str(folder))
-    with pytest.raises(Refused, match=r"no such file: 'gone\.png'"):
+    reader = ImageFolder(str(folder))
+    with pytest.raises(RowRefused, match=r"no such file: 'gone\.png'"):
         reader.read("gone.png")
     for name in ("deep", "pipe.png"):
-        with pytest.raises(Refused, match="not a file"):
+        with pytest.raises(RowRefused, match="not a file"):
             reader.read(name)
-    with pytest.raises(Refused, match="no such file|unreadable"):
+    with pytest.raises(RowRefused, match="no such file|unreadable"):
         reader.read("x" * 5000)
 
 
@@ -307,6 +319,6 @@ def test_columns_of_records_and_of_dictionary_words_are_read(folder: Path) -> No
     words = pa.chunked_array([["b.png", None, "b.png"]]).dictionary_encode()
     for cells, there in ((records, [True, True, False]), (words, [True, False, True])):
         reasons: list[str | None] = [None] * 3
-        found = ingest_rows.load_images(cells, spec(), str(folder), reasons)
+        found = load_images(cells, spec(), str(folder), reasons)
         assert [p is not None and p.data == data for p in found] == there
         assert reasons == [None] * 3

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.raw import table as ingest_table
+from distributed.raw.table import open_raw_table, sample_rows
 from tests.conftest import script
 from tests.ingestion.ingest_tools import png, rows_of, run
 
@@ -20,8 +20,8 @@ ingest = script("ingest")
 def names_of(file: Path, text: str, encoding: str = "utf-8", read_as: str = "utf-8") -> list[str]:
     """The column names, once the rows have been read by them."""
     file.write_bytes(text.encode(encoding))
-    table = ingest_table.open_table(str(file), read_as)
-    assert ingest_table.sample(table, table.schema.names).num_rows
+    table = open_raw_table(str(file), read_as)
+    assert sample_rows(table, table.schema.names).num_rows
     return list(table.schema.names)
 
 
@@ -41,9 +41,9 @@ def test_column_names_of_any_length_are_read(
     text = (line + "\n" + "1," * (len(names) - 1) + "1\n").encode()
     file = tmp_path / ("t.csv.gz" if packed else "t.csv")
     file.write_bytes(gzip.compress(text) if packed else text)
-    table = ingest_table.open_table(str(file))
+    table = open_raw_table(str(file))
     assert table.schema.names == names
-    assert ingest_table.sample(table, names[-1:])[names[-1]].to_pylist() == ["1"]
+    assert sample_rows(table, names[-1:])[names[-1]].to_pylist() == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_files_of_hidden_folders_and_files_without_rows_do_not_count(
     manifest = run("--table", table, "--label", "y", "--out", tmp_path / "out")
     assert sum(manifest.rows.values()) == 42
     (tmp_path / "_t.csv").write_text("y,x\na,1\n")
-    assert ingest_table.open_table(str(tmp_path / "_t.csv")).files == (str(tmp_path / "_t.csv"),)
+    assert open_raw_table(str(tmp_path / "_t.csv")).files == (str(tmp_path / "_t.csv"),)
 
 
 def write_parts(folder: Path, *columns: pa.Array) -> Path:

@@ -13,7 +13,7 @@ import torch
 from distributed import config
 from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS
-from distributed.shards import batches as stream
+from distributed.shards.batches import MemorySource, in_storage_order, load_splits, open_batches
 from distributed.training import board, priors, run
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange
@@ -37,7 +37,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
-    found = stream.load_splits(
+    found = load_splits(
         wafer_shards, config.apply_changes(config.Config(), SMALL), ("train", "val")
     )
     assert found is not None
@@ -158,7 +158,7 @@ def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> N
 
 def test_a_streamed_data_set_is_not_shared(wafer_shards: str) -> None:
     assert (
-        stream.load_splits(
+        load_splits(
             wafer_shards,
             config.apply_changes(config.Config(), {"data.cache": "stream"}),
             ("train", "val"),
@@ -220,9 +220,9 @@ def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
 def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(
     wafer_shards: str,
 ) -> None:
-    train = stream.open_source(wafer_shards, "train", config.Config(), train=True)
-    assert isinstance(train, stream.MemorySource)
-    some = stream.as_stored(train, 32, 60)
+    train = open_batches(wafer_shards, "train", config.Config(), train=True)
+    assert isinstance(train, MemorySource)
+    some = in_storage_order(train, 32, 60)
     counts_C = some.plan.selection.counts_C
     labels = torch.cat([batch.labels_B for batch in some.batches(0)])
     assert torch.bincount(labels, minlength=len(counts_C)).tolist() == counts_C.tolist()
@@ -230,7 +230,7 @@ def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_a
     assert len(labels) <= 60 + len(counts_C)
     assert some.arrays is train.arrays, "nothing is decoded again"
     assert (
-        len(torch.cat([batch.labels_B for batch in stream.as_stored(train, 32).batches(0)]))
+        len(torch.cat([batch.labels_B for batch in in_storage_order(train, 32).batches(0)]))
         == train.rows
     )
 
@@ -242,7 +242,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
             yield batch
             yield batch.select(slice(0, 0))
 
-    source = stream.open_source(wafer_shards, "val", config.Config(), train=False)
+    source = open_batches(wafer_shards, "val", config.Config(), train=False)
     network = Network(
         source.schema,
         config.apply_changes(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
@@ -262,7 +262,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
     for familiar in (True, False):
         finished = run.run_once(wafer_shards, {**settings, "fusion.familiar": familiar})
         for what in ("", "map=noise", "map=missing"):
-            source = stream.open_source(
+            source = open_batches(
                 wafer_shards,
                 "test",
                 config.apply_changes(config.Config(), {"data.corrupt": what}),

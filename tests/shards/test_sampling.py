@@ -8,10 +8,10 @@ import pytest
 from distributed.shards import sampling
 from distributed.shards.sampling import (
     Selection,
-    draw,
-    limited,
+    draw_epoch,
+    limit_counts,
     long_tail,
-    select,
+    select_training_rows,
     training_counts,
 )
 
@@ -27,7 +27,7 @@ def rows_of(counts: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def chosen(counts: list[int], **settings: float) -> Selection:
     labels_R, ranks_R = rows_of(counts)
-    return select(labels_R, ranks_R, np.array(counts), **settings)
+    return select_training_rows(labels_R, ranks_R, np.array(counts), **settings)
 
 
 def test_balanced_counts_are_cut_to_an_exponential_tail() -> None:
@@ -56,9 +56,9 @@ def test_a_ratio_below_one_is_refused() -> None:
 
 
 def test_the_row_limit_is_exact_stratified_and_keeps_every_class() -> None:
-    assert limited(np.array([600, 300, 99, 1]), 100).tolist() == [59, 30, 10, 1]
-    assert limited(np.array([5, 5]), 100).tolist() == [5, 5]
-    assert limited(np.array([5, 5, 5]), 2).sum() == 2
+    assert limit_counts(np.array([600, 300, 99, 1]), 100).tolist() == [59, 30, 10, 1]
+    assert limit_counts(np.array([5, 5]), 100).tolist() == [5, 5]
+    assert limit_counts(np.array([5, 5, 5]), 2).sum() == 2
 
 
 def test_training_counts_are_the_selected_rows() -> None:
@@ -81,15 +81,17 @@ def test_the_cut_is_a_function_of_ranks_and_seed_not_of_storage() -> None:
     labels_R, ranks_R = rows_of([300, 100, 40])
     moved = np.random.default_rng(9).permutation(len(labels_R))
     counts_C = np.array([300, 100, 40])
-    one = select(labels_R, ranks_R, counts_C, ratio=20.0, seed=1)
-    other = select(labels_R[moved], ranks_R[moved], counts_C, ratio=20.0, seed=1)
+    one = select_training_rows(labels_R, ranks_R, counts_C, ratio=20.0, seed=1)
+    other = select_training_rows(labels_R[moved], ranks_R[moved], counts_C, ratio=20.0, seed=1)
     assert set(one.rows_R) == set(moved[other.rows_R])
-    assert set(one.rows_R) != set(select(labels_R, ranks_R, counts_C, ratio=20.0, seed=2).rows_R)
+    assert set(one.rows_R) != set(
+        select_training_rows(labels_R, ranks_R, counts_C, ratio=20.0, seed=2).rows_R
+    )
 
 
 def test_the_row_limit_takes_the_lowest_ranks() -> None:
     labels_R, ranks_R = rows_of([80, 20])
-    selection = select(labels_R, ranks_R, np.array([80, 20]), most=50)
+    selection = select_training_rows(labels_R, ranks_R, np.array([80, 20]), most=50)
     assert (ranks_R[selection.rows_R] < np.array([40, 10])[selection.labels_R]).all()
     assert (selection.ranks_R == ranks_R[selection.rows_R]).all()
 
@@ -97,9 +99,9 @@ def test_the_row_limit_takes_the_lowest_ranks() -> None:
 def test_unlabelled_rows_are_not_trained_on() -> None:
     labels_R, ranks_R = np.array([0, -1, 1, 0]), np.array([1, -1, 0, 0])
     for ratio in (0.0, 2.0):
-        selection = select(labels_R, ranks_R, np.array([2, 1]), ratio=ratio)
+        selection = select_training_rows(labels_R, ranks_R, np.array([2, 1]), ratio=ratio)
         assert selection.rows_R.tolist() == [0, 2, 3]
-    assert len(sampling.everything(labels_R, ranks_R, 2)) == 4
+    assert len(sampling.select_all(labels_R, ranks_R, 2)) == 4
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_class_frequencies_of_samplers(sampler: str, shares: list[float]) -> Non
     selection = chosen([2304, 768, 77, 10])
     seen_C = np.zeros(4)
     for epoch in range(20):
-        draws = draw(selection, sampler, seed=0, epoch=epoch, epochs=20)
+        draws = draw_epoch(selection, sampler, seed=0, epoch=epoch, epochs=20)
         assert len(draws) == len(selection)
         seen_C += np.bincount(selection.labels_R[draws], minlength=4)
     np.testing.assert_allclose(seen_C / seen_C.sum(), shares, atol=1e-3)
@@ -118,7 +120,9 @@ def test_class_frequencies_of_samplers(sampler: str, shares: list[float]) -> Non
 def test_progressive_goes_from_instance_to_balanced() -> None:
     selection = chosen([900, 90, 10])
     first, middle, last = (
-        np.bincount(selection.labels_R[draw(selection, "progressive", seed=0, epoch=e, epochs=11)])
+        np.bincount(
+            selection.labels_R[draw_epoch(selection, "progressive", seed=0, epoch=e, epochs=11)]
+        )
         for e in (0, 5, 10)
     )
     assert first.tolist() == [900, 90, 10]
@@ -128,10 +132,14 @@ def test_progressive_goes_from_instance_to_balanced() -> None:
 
 def test_rows_of_a_class_are_used_evenly_and_by_lot() -> None:
     selection = chosen([900, 90, 10])
-    times_R = np.bincount(draw(selection, "balanced", seed=0, epoch=0, epochs=1), minlength=1000)
+    times_R = np.bincount(
+        draw_epoch(selection, "balanced", seed=0, epoch=0, epochs=1), minlength=1000
+    )
     for c, low in enumerate((0, 3, 33)):
         assert set(times_R[selection.labels_R == c]) <= {low, low + 1}
-    again_R = np.bincount(draw(selection, "balanced", seed=0, epoch=1, epochs=1), minlength=1000)
+    again_R = np.bincount(
+        draw_epoch(selection, "balanced", seed=0, epoch=1, epochs=1), minlength=1000
+    )
     assert (times_R != again_R).any()
     head = selection.labels_R == 0
     expected_both = times_R[head].mean() * again_R[head].mean()
@@ -140,24 +148,26 @@ def test_rows_of_a_class_are_used_evenly_and_by_lot() -> None:
 
 def test_stream_order_reads_each_unit_once() -> None:
     units_R = np.repeat(np.arange(20), 50)
-    order = sampling.nearby(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=0)
+    order = sampling.order_by_unit(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=0)
     assert sorted(order) == sorted(np.repeat(np.arange(1000), 2))
     assert np.count_nonzero(np.diff(units_R[order])) == 19
-    assert (order != sampling.nearby(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=1)).any()
+    assert (
+        order != sampling.order_by_unit(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=1)
+    ).any()
 
 
 def test_bounds_are_those_of_array_split() -> None:
     for total in (0, 1, 7, 64):
         for world in (1, 3, 8):
             expected = np.array_split(np.arange(total), world)
-            found = [np.arange(*sampling.bounds(total, rank, world)) for rank in range(world)]
+            found = [np.arange(*sampling.rank_slice(total, rank, world)) for rank in range(world)]
             assert all((a == b).all() and len(a) == len(b) for a, b in zip(expected, found))
 
 
 def test_pairs_stay_on_one_worker() -> None:
     for total in (2, 7, 64, 65):
         for world in (1, 2, 3, 8):
-            edges = [sampling.bounds(total, rank, world, paired=True) for rank in range(world)]
+            edges = [sampling.rank_slice(total, rank, world, paired=True) for rank in range(world)]
             assert (edges[0][0], edges[-1][1]) == (0, total)
             assert all(a[1] == b[0] for a, b in zip(edges, edges[1:]))
             if total >= 2 * world:

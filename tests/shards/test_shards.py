@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from distributed.runtime import storage
-from distributed.shards import manifest as shards
-from distributed.shards.manifest import Manifest
+from distributed.shards.manifest import (
+    VERSION,
+    Manifest,
+    part_files,
+    read_manifest,
+    shards_digest,
+    write_manifest,
+)
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
 SCHEMA = Schema(
@@ -30,16 +36,16 @@ MANIFEST = Manifest(schema=SCHEMA, rows={"train": 4, "val": 0, "test": 2}, prepa
 
 
 def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    shards.write_manifest(MANIFEST, str(tmp_path))
-    assert shards.read_manifest(str(tmp_path)) == MANIFEST
-    assert shards.read_manifest(f"file://{tmp_path}") == MANIFEST
+    write_manifest(MANIFEST, str(tmp_path))
+    assert read_manifest(str(tmp_path)) == MANIFEST
+    assert read_manifest(f"file://{tmp_path}") == MANIFEST
 
 
 def test_a_missing_folder_and_one_without_a_schema_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must exist; got"):
-        shards.read_manifest(str(tmp_path / "nowhere"))
+        read_manifest(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"must hold schema\.json"):
-        shards.read_manifest(str(tmp_path))
+        read_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -48,35 +54,35 @@ def test_a_missing_folder_and_one_without_a_schema_are_told_apart(tmp_path: Path
 def test_another_file_of_that_name_is_no_schema(tmp_path: Path, text: str) -> None:
     (tmp_path / "schema.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="is not the schema of a SHARDS folder"):
-        shards.read_manifest(str(tmp_path))
+        read_manifest(str(tmp_path))
 
 
 def test_a_damaged_schema_is_said_to_be_damaged(tmp_path: Path) -> None:
-    shards.write_manifest(MANIFEST, str(tmp_path))
+    write_manifest(MANIFEST, str(tmp_path))
     plain = json.loads((tmp_path / "schema.json").read_text())
     del plain["schema"]["classes"]
     (tmp_path / "schema.json").write_text(json.dumps(plain))
     with pytest.raises(ValueError, match="is damaged"):
-        shards.read_manifest(str(tmp_path))
+        read_manifest(str(tmp_path))
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
-    shards.write_manifest(dataclasses.replace(MANIFEST, version=shards.VERSION + 1), str(tmp_path))
+    write_manifest(dataclasses.replace(MANIFEST, version=VERSION + 1), str(tmp_path))
     with pytest.raises(ValueError, match="shards of version 2; this code reads up to version 1"):
-        shards.read_manifest(str(tmp_path))
+        read_manifest(str(tmp_path))
 
 
 def test_parts_come_in_order_and_only_parquet(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     for name in ("part-00001.parquet", "part-00000.parquet", "notes.txt"):
         (tmp_path / "train" / name).write_text("")
-    assert [Path(p).name for p in shards.part_files(str(tmp_path), "train")] == [
+    assert [Path(p).name for p in part_files(str(tmp_path), "train")] == [
         "part-00000.parquet",
         "part-00001.parquet",
     ]
-    assert shards.part_files(str(tmp_path), "val") == []
+    assert part_files(str(tmp_path), "val") == []
     with pytest.raises(ValueError, match="must be one of train, val, test; got 'dev'"):
-        shards.part_files(str(tmp_path), "dev")
+        part_files(str(tmp_path), "dev")
 
 
 def test_shards_without_a_digest_of_their_content_go_by_the_sizes_of_their_parts(
@@ -87,12 +93,12 @@ def test_shards_without_a_digest_of_their_content_go_by_the_sizes_of_their_parts
         for split, content in (("train", b"1"), ("test", test_rows)):
             (tmp_path / split).mkdir(exist_ok=True)
             (tmp_path / split / "part-00000.parquet").write_bytes(content)
-        found.append(shards.digest(str(tmp_path), MANIFEST))
+        found.append(shards_digest(str(tmp_path), MANIFEST))
     assert found[0] != found[1]
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "train", moved / "train")
     shutil.copytree(tmp_path / "test", moved / "test")
-    assert shards.digest(str(moved), MANIFEST) == found[1]
+    assert shards_digest(str(moved), MANIFEST) == found[1]
 
 
 def test_locations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,9 +20,19 @@ from pyarrow import fs
 
 from distributed.config import Config, apply_changes
 from distributed.runtime.storage import filesystem
-from distributed.shards import batches as stream
 from distributed.shards import reader, sampling
-from distributed.shards.corruption import corrupt, parse
+from distributed.shards.batches import (
+    Arrays,
+    BatchSource,
+    MemorySource,
+    StreamSource,
+    arrays_to_batch,
+    columns_to_batch,
+    decide_cache,
+    load_arrays,
+    open_batches,
+)
+from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import numpy_columns
 from distributed.shards.manifest import Manifest, read_manifest, write_manifest
 from model.batch import Batch
@@ -121,7 +131,7 @@ def source(
     world: int = 1,
     **changes: object,
 ):
-    return stream.open_source(
+    return open_batches(
         shards, split, settings(cache, **changes), train=train, rank=rank, world=world
     )
 
@@ -131,7 +141,7 @@ def keys(batch: Batch) -> list[tuple[int, int]]:
     return list(zip(batch.labels_B.tolist(), batch.ranks_B.tolist()))
 
 
-def epoch(where: stream.Source, number: int = 0, start: int = 0) -> list[Batch]:
+def epoch(where: BatchSource, number: int = 0, start: int = 0) -> list[Batch]:
     return list(where.batches(number, start))
 
 
@@ -190,11 +200,11 @@ def test_two_regimes_give_identical_tensors_for_the_same_row(shards: str) -> Non
 def test_a_missing_image_changes_its_own_presence_and_pixels_only(shards: str) -> None:
     raw = numpy_columns(pq.read_table(Path(shards) / "val"))
     schema = read_manifest(shards).schema
-    whole = stream.to_batch(raw, schema)
+    whole = columns_to_batch(raw, schema)
     row = int(np.flatnonzero(whole.present_BM[:, 0].numpy())[3])
     photos = raw["image.photo"].copy()
     photos[row] = None
-    lacking = stream.to_batch({**raw, "image.photo": photos}, schema)
+    lacking = columns_to_batch({**raw, "image.photo": photos}, schema)
     assert not lacking.present_BM[row, 0]
     lacking.present_BM[row, 0] = True
     lacking.images["photo"][row] = whole.images["photo"][row]
@@ -203,7 +213,7 @@ def test_a_missing_image_changes_its_own_presence_and_pixels_only(shards: str) -
 
 def test_no_label_columns_mean_unknown_labels(shards: str) -> None:
     table = pq.read_table(Path(shards) / "val").drop_columns(["label", "rank"])
-    batch = stream.to_batch(numpy_columns(table), read_manifest(shards).schema)
+    batch = columns_to_batch(numpy_columns(table), read_manifest(shards).schema)
     assert set(keys(batch)) == {(-1, -1)}
 
 
@@ -221,7 +231,7 @@ def test_a_truncated_or_wrong_sized_image_is_one_clear_error(shards: str) -> Non
         with pytest.raises(
             ValueError, match=r"an image of column photo must be a whole PNG or JPEG of 12x8"
         ):
-            stream.to_batch({"image.photo": np.array([whole, bad], dtype=object)}, schema)
+            columns_to_batch({"image.photo": np.array([whole, bad], dtype=object)}, schema)
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])
@@ -371,14 +381,14 @@ def test_only_the_kept_modalities_are_read(shards: str, cache: str) -> None:
 
 
 def test_arrays_of_all_modalities_serve_a_run_with_some_and_are_not_written_to(shards: str) -> None:
-    arrays = stream.load_arrays(shards, "train", read_manifest(shards).schema)
+    arrays = load_arrays(shards, "train", read_manifest(shards).schema)
     for values in arrays.values():
         values.flags.writeable = False
     assert arrays["images/photo"].flags.c_contiguous
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = settings(data__modalities="table", data__corrupt="table=noise:0.5")
-        given = epoch(stream.open_source(shards, "train", config, train=True, arrays=arrays))
+        given = epoch(open_batches(shards, "train", config, train=True, arrays=arrays))
     opened = epoch(source(shards, data__modalities="table", data__corrupt="table=noise:0.5"))
     assert all(same(a, b) for a, b in zip(given, opened, strict=True))
 
@@ -395,15 +405,17 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
         for w in np.split(order, range(128, len(order), 128))
     ]
     for schema in (whole.keep(("photo", "table")), sites_only):
-        reads = reader.Reader(index, schema, f"{schema.modalities[0]}=shuffle")
+        reads = reader.ShardReader(index, schema, f"{schema.modalities[0]}=shuffle")
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "error", UserWarning
             )  # torch warns of memory that it must not write to
             pairs = [
-                [stream.as_batch(arrays, schema) for arrays in both]
+                [arrays_to_batch(arrays, schema) for arrays in both]
                 for both in zip(
-                    reader.in_threads(reads, windows), reader.in_ray(reads, windows), strict=True
+                    reader.read_in_threads(reads, windows),
+                    reader.read_in_ray(reads, windows),
+                    strict=True,
                 )
             ]
         assert len(pairs) == 19
@@ -413,15 +425,15 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
 def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(
     shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads = reader.Reader(reader.read_index(shards, "train"), read_manifest(shards).schema)
+    reads = reader.ShardReader(reader.read_index(shards, "train"), read_manifest(shards).schema)
     windows = [reader.Window(np.arange(64), (64,))]
-    monkeypatch.setattr(reader, "in_ray", lambda *_: "ray")
-    monkeypatch.setattr(reader, "in_threads", lambda *_: "threads")
+    monkeypatch.setattr(reader, "read_in_ray", lambda *_: "ray")
+    monkeypatch.setattr(reader, "read_in_threads", lambda *_: "threads")
     for worthwhile, idle, engine in ((0, 99, "ray"), (0, 2, "threads"), (1 << 30, 99, "threads")):
-        monkeypatch.setattr(reader, "WORTHWHILE", worthwhile)
+        monkeypatch.setattr(reader, "MIN_RAY_BYTES", worthwhile)
         monkeypatch.setattr(reader, "idle_cpus", lambda world, idle=idle: idle)
-        assert reader.read(reads, windows) == engine
-    assert list(reader.read(reads, [])) == []
+        assert reader.read_batches(reads, windows) == engine
+    assert list(reader.read_batches(reads, [])) == []
 
 
 def test_a_stream_left_in_the_middle_of_an_epoch_stops_its_threads(shards: str) -> None:
@@ -437,14 +449,14 @@ def test_a_stream_left_in_the_middle_of_an_epoch_stops_its_threads(shards: str) 
 def test_the_regime_is_chosen_by_size(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = read_manifest(shards).schema
     row = 8 * 12 * 3 + 6 * 6 + 4 * 2 + 3 + 8
-    monkeypatch.setattr(stream, "store_bytes", lambda: 1000 * row)
-    assert [stream.decide_cache(schema, rows, settings("auto")) for rows in (300, 301)] == [
+    monkeypatch.setattr("distributed.shards.batches.object_store_bytes", lambda: 1000 * row)
+    assert [decide_cache(schema, rows, settings("auto")) for rows in (300, 301)] == [
         "memory",
         "stream",
     ]
-    assert stream.decide_cache(schema, 10**9, settings("memory")) == "memory"
-    assert isinstance(source(shards, "auto"), stream.StreamSource)
-    assert isinstance(source(shards, "auto", split="val", train=False), stream.MemorySource)
+    assert decide_cache(schema, 10**9, settings("memory")) == "memory"
+    assert isinstance(source(shards, "auto"), StreamSource)
+    assert isinstance(source(shards, "auto", split="val", train=False), MemorySource)
 
 
 def test_corruption_is_the_same_in_both_regimes_and_every_epoch(shards: str) -> None:
@@ -470,9 +482,9 @@ def test_corruption_is_the_same_in_both_regimes_and_every_epoch(shards: str) -> 
 
 def test_noise_differs_between_splits_and_follows_the_training_marginals(shards: str) -> None:
     schema = read_manifest(shards).schema
-    arrays = stream.load_arrays(shards, "train", schema)
+    arrays = load_arrays(shards, "train", schema)
     noisy = [
-        corrupt(arrays, "photo=noise,table=noise", schema, seed=0, split=split)
+        apply_corruption(arrays, "photo=noise,table=noise", schema, seed=0, split=split)
         for split in ("train", "val")
     ]
     rows = arrays["present"][:, 0] & arrays["present"][:, 2]
@@ -489,10 +501,10 @@ def test_noise_differs_between_splits_and_follows_the_training_marginals(shards:
 
 def test_shuffle_permutes_content_and_presence_together(shards: str) -> None:
     schema = read_manifest(shards).schema
-    arrays = stream.load_arrays(shards, "train", schema)
-    mixed = corrupt(arrays, "photo=shuffle", schema, seed=0, split="train")
+    arrays = load_arrays(shards, "train", schema)
+    mixed = apply_corruption(arrays, "photo=shuffle", schema, seed=0, split="train")
 
-    def content(a: stream.Arrays) -> Counter[tuple[bytes, bool]]:
+    def content(a: Arrays) -> Counter[tuple[bytes, bool]]:
         return Counter(
             (a["images/photo"][i].tobytes(), bool(a["present"][i, 0]))
             for i in range(len(a["labels"]))
@@ -523,9 +535,9 @@ def test_a_wrong_corruption_is_one_clear_error(shards: str, spec: str, words: st
 
 def test_terms_of_a_corruption_take_disjoint_stretches(shards: str) -> None:
     schema = read_manifest(shards).schema
-    terms = parse("photo=missing:0.33,table=missing:0.33", schema)
+    terms = parse_corruption("photo=missing:0.33,table=missing:0.33", schema)
     assert [(t.low, t.share) for t in terms] == [(0.0, 0.33), (0.33, 0.33)]
-    assert parse("", schema) == ()
+    assert parse_corruption("", schema) == ()
 
 
 def test_missing_or_empty_shards_are_one_clear_error(shards: str, tmp_path: Path) -> None:
@@ -542,7 +554,7 @@ def test_two_workers_stream_through_ray_data_at_once(shards: str, ray_local: Non
 
     @ray.remote(num_cpus=0)
     def worker(rank: int) -> list[list[tuple[int, int]]]:
-        reader.WORTHWHILE, reader.threads = 0, lambda world: 0
+        reader.MIN_RAY_BYTES, reader.decoding_threads = 0, lambda world: 0
         return [keys(b) for b in epoch(source(shards, "stream", rank=rank, world=2))]
 
     shares = ray.get([worker.remote(r) for r in range(2)], timeout=200)

@@ -21,7 +21,7 @@ import pytest
 from distributed import ablate
 from distributed.config import Config
 from distributed.inference import shifts
-from distributed.shards import batches as stream
+from distributed.shards.batches import load_splits
 from distributed.shards.manifest import SPLITS, read_manifest, write_manifest
 from distributed.studies import boosting, cells
 from distributed.studies import cell_runs as study_run
@@ -595,7 +595,7 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
         {"corrupt": "sound=noise"},
     ]
     rows, history = study_run.run_cells(
-        wafer_shards, group(*tests), stream.load_splits(wafer_shards, Config(), SPLITS)
+        wafer_shards, group(*tests), load_splits(wafer_shards, Config(), SPLITS)
     )
     assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
     assert "valid: map, table" in rows[4]["reason"]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as pillow
 
-from distributed.raw import rows as ingest_rows
+from distributed.raw.rows import encode_rows
 from distributed.shards.manifest import Manifest, write_manifest
 from distributed.training.run import Finished, RunSpec, execute
 from model.fusion import cross_modal as agreement
@@ -113,7 +113,7 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
         prepare=prepare(made),
     )
     for seed, (split, counts) in enumerate(SPLITS.items()):
-        good, refused = ingest_rows.encode_rows(raw(counts, seed, split), manifest)
+        good, refused = encode_rows(raw(counts, seed, split), manifest)
         assert not refused.num_rows
         labels = good["label"].to_numpy()
         ranks = pd.Series(labels).groupby(labels).cumcount().to_numpy(dtype=np.int32)

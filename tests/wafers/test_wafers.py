@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from distributed.wafers import generator as wafers
+from distributed.wafers.generator import (
+    CLASSES,
+    class_counts,
+    contact_sheet,
+    default_shards,
+    generate,
+    main,
+    write_shards,
+    write_table,
+)
 from distributed.wafers.maps import FAIL, GRIDS, OUTSIDE, PASS, PATTERNS
 from distributed.wafers.readings import BLAME, CAUSES, READINGS, TOOLS
 from tests.conftest import run_command
@@ -35,16 +44,16 @@ def failure_share(frame: pd.DataFrame) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def default() -> pd.DataFrame:
-    return wafers.generate(truth=True)
+    return generate(truth=True)
 
 
 @pytest.fixture(scope="module")
 def clean() -> pd.DataFrame:
-    return wafers.generate(rows=1800, imbalance=2, **CLEAN)
+    return generate(rows=1800, imbalance=2, **CLEAN)
 
 
 def test_the_literals_agree_on_names() -> None:
-    assert set(wafers.CLASSES) == set(PATTERNS) == set(CAUSES)
+    assert set(CLASSES) == set(PATTERNS) == set(CAUSES)
     assert all(set(effects) <= set(READINGS) for effects in CAUSES.values())
     assert all(
         tool in TOOLS[column] for blamed in BLAME.values() for column, (tool, _) in blamed.items()
@@ -57,28 +66,28 @@ def test_the_same_parameters_give_the_same_bytes_and_another_seed_other_ones(
     tmp_path: Path,
 ) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        wafers.write_table(tmp_path / f"{name}.parquet", wafers.generate(rows=300, seed=seed))
+        write_table(tmp_path / f"{name}.parquet", generate(rows=300, seed=seed))
     a, b, c = ((tmp_path / f"{name}.parquet").read_bytes() for name in "abc")
     assert a == b
     assert a != c
 
 
 def test_one_parameter_changes_one_aspect() -> None:
-    base = wafers.generate(rows=300)
-    other_table = wafers.generate(rows=300, table_informative=0.2)
-    other_image = wafers.generate(rows=300, image_informative=0.2)
+    base = generate(rows=300)
+    other_table = generate(rows=300, table_informative=0.2)
+    other_image = generate(rows=300, image_informative=0.2)
     assert base["map"].equals(other_table["map"])
     assert not base[list(READINGS)].equals(other_table[list(READINGS)])
     assert base.drop(columns="map").equals(other_image.drop(columns="map"))
     assert not base["map"].equals(other_image["map"])
-    assert base.equals(wafers.generate(rows=300, truth=True).iloc[:, :-2])
+    assert base.equals(generate(rows=300, truth=True).iloc[:, :-2])
 
 
 @pytest.mark.parametrize(
     ("rows", "imbalance"), [(4000, 50), (900, 1), (27, 1000), (28, 1), (1000, 100)]
 )
 def test_class_counts_are_an_exponential_tail_that_adds_up(rows: int, imbalance: float) -> None:
-    counts = list(wafers.class_counts(rows, imbalance).values())
+    counts = list(class_counts(rows, imbalance).values())
     assert sum(counts) == rows
     assert min(counts) >= 3
     assert counts == sorted(counts, reverse=True)
@@ -91,14 +100,14 @@ def test_class_counts_are_an_exponential_tail_that_adds_up(rows: int, imbalance:
 
 def test_the_columns_and_the_long_tail(default: pd.DataFrame) -> None:
     assert list(default)[:4] == ["id", "lot", "label", "map"]
-    assert default["label"].value_counts().to_dict() == wafers.class_counts(4000, 50)
+    assert default["label"].value_counts().to_dict() == class_counts(4000, 50)
     assert default["id"].is_unique
     assert default.groupby("lot").size().eq(25).all()
 
 
 @pytest.mark.parametrize("rows", [200, 600, 4000])
 def test_every_class_is_spread_over_many_lots(rows: int) -> None:
-    frame = wafers.generate(rows=rows, imbalance=50)
+    frame = generate(rows=rows, imbalance=50)
     lots, counts = frame.groupby("label")["lot"].nunique(), frame.groupby("label").size()
     assert frame["lot"].nunique() >= 40
     assert (lots >= np.minimum(12, 0.6 * counts)).all()
@@ -117,7 +126,7 @@ def test_maps_are_round_grey_images_of_three_levels(clean: pd.DataFrame) -> None
 
 
 def test_another_size_shows_the_same_wafers() -> None:
-    small, large = (wafers.generate(rows=200, size=size, **CLEAN) for size in (32, 64))
+    small, large = (generate(rows=200, size=size, **CLEAN) for size in (32, 64))
     assert pixels(large).shape[1:] == (64, 64)
     assert small.drop(columns="map").equals(large.drop(columns="map"))
     assert failure_share(small) == pytest.approx(failure_share(large), abs=0.05)
@@ -164,7 +173,7 @@ def test_a_scratch_is_long_and_thin(clean: pd.DataFrame) -> None:
 
 
 def test_evidence_varies_smoothly_and_has_the_given_means() -> None:
-    frame = wafers.generate(
+    frame = generate(
         rows=4000, image_informative=0.6, table_informative=0.3, corrupt=0, missing=0, truth=True
     )
     assert frame["map_evidence"].mean() == pytest.approx(0.6, abs=0.02)
@@ -174,7 +183,7 @@ def test_evidence_varies_smoothly_and_has_the_given_means() -> None:
 
 
 def test_washed_out_maps_lose_their_pattern_and_dead_halves_say_nothing() -> None:
-    frame = wafers.generate(
+    frame = generate(
         rows=1800, imbalance=1, image_informative=0, table_informative=0, corrupt=0, missing=0
     )
     by_class = pd.Series(failure_share(frame)).groupby(frame["label"].to_numpy()).mean()
@@ -211,7 +220,7 @@ def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(
     assert default["map"].isna().mean() == pytest.approx(0.015, abs=0.006)
     assert not (gone & default["map"].isna()).any()
     # Not at random: what was lost, which the same wafers without losses tell, is further from the middle than what was kept.
-    heavy, whole = (wafers.generate(missing=missing) for missing in (0.3, 0))
+    heavy, whole = (generate(missing=missing) for missing in (0.3, 0))
     assert not whole.isna().to_numpy().any()
     for name in sensors:
         far, lost = (
@@ -222,7 +231,7 @@ def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(
 
 
 def test_corrupt_spoils_one_half_of_the_given_share(default: pd.DataFrame) -> None:
-    frame = wafers.generate(rows=2000, corrupt=0.4, missing=0, truth=True)
+    frame = generate(rows=2000, corrupt=0.4, missing=0, truth=True)
     no_map, no_log = frame["map_evidence"] == 0, frame["table_evidence"] == 0
     assert no_map.mean() == pytest.approx(0.2, abs=0.03)
     assert no_log.mean() == pytest.approx(0.2, abs=0.03)
@@ -267,7 +276,7 @@ def test_fusion_pays_and_neither_half_suffices(default: pd.DataFrame) -> None:
 def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_path: Path) -> None:
     from distributed.shards.manifest import SPLITS, read_manifest
 
-    wafers.write_shards(tmp_path / "shards", rows=600, imbalance=20, size=24, seed=1)
+    write_shards(tmp_path / "shards", rows=600, imbalance=20, size=24, seed=1)
     manifest = read_manifest(str(tmp_path / "shards"))
     assert manifest.schema.modalities == ("map", "table")
     assert (manifest.schema.images[0].height, manifest.schema.images[0].channels) == (24, 1)
@@ -286,9 +295,9 @@ def test_the_default_shards_are_made_once(
     from distributed.shards.manifest import read_manifest
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = wafers.default_shards()
+    first = default_shards()
     made = (Path(first) / "schema.json").stat().st_mtime_ns
-    assert wafers.default_shards() == first
+    assert default_shards() == first
     assert (Path(first) / "schema.json").stat().st_mtime_ns == made
     assert Path(first).is_relative_to(tmp_path)
     manifest = read_manifest(first)
@@ -314,7 +323,7 @@ def test_a_parameter_out_of_range_is_one_clear_error(
     parameters: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        wafers.generate(**parameters)
+        generate(**parameters)
     assert "\n" not in str(error.value)
 
 
@@ -323,14 +332,14 @@ def test_a_parameter_out_of_range_is_one_clear_error(
     [{"rows": 27, "imbalance": 1e6}, {"corrupt": 1.0, "missing": 0.9}, {"size": 16}, {"size": 97}],
 )
 def test_the_extremes_generate(parameters: dict[str, float]) -> None:
-    frame = wafers.generate(**{"rows": 100, **parameters})
-    assert set(frame["label"]) == set(wafers.CLASSES)
+    frame = generate(**{"rows": 100, **parameters})
+    assert set(frame["label"]) == set(CLASSES)
     assert len(frame) == parameters.get("rows", 100)
 
 
 def test_the_contact_sheet_has_a_row_a_class_and_the_clear_maps_first(tmp_path: Path) -> None:
-    frame = wafers.generate(rows=600, imbalance=1, corrupt=0, missing=0, truth=True)
-    wafers.contact_sheet(frame, tmp_path / "deep" / "sheet.png", columns=6, scale=32)
+    frame = generate(rows=600, imbalance=1, corrupt=0, missing=0, truth=True)
+    contact_sheet(frame, tmp_path / "deep" / "sheet.png", columns=6, scale=32)
     sheet = np.asarray(Image.open(tmp_path / "deep" / "sheet.png"))
     assert sheet.shape == (9 * 36 + 4, 110 + 6 * 36)
     near_full = sheet[8 * 36 :, 110:]
@@ -366,7 +375,7 @@ def test_the_command_writes_what_the_function_returns(tmp_path: Path) -> None:
     done = run_command("distributed/wafers", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("200 wafers: none 4")
-    expected = wafers.generate(200, 5, 0.9, 0.4, 0.2, 0.1, 24, 7)
+    expected = generate(200, 5, 0.9, 0.4, 0.2, 0.1, 24, 7)
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected, check_dtype=False)
     assert sheet.stat().st_size > 1000
     assert [p.name for p in out.parent.iterdir()] == ["t.parquet"]
@@ -387,7 +396,7 @@ def test_the_command_writes_what_the_function_returns(tmp_path: Path) -> None:
 )
 def test_a_users_mistake_is_named(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        wafers.main(words)
+        main(words)
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:

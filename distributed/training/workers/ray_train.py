@@ -142,7 +142,7 @@ def train_on_ray(job: RunSpec) -> None:
             "job": dataclasses.asdict(
                 dataclasses.replace(job, resume=True)
             ),  # resume: a group that starts again
-            "arrays": sharing.share(
+            "arrays": sharing.share_splits(
                 job.shards,
                 dict(job.settings),
                 ("train", "val", "test") if job.test else ("train", "val"),
