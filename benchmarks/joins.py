@@ -40,7 +40,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     from distributed.training.scoring import forward_batches, modality_posteriors
 
     checkpoint = load_checkpoint(args.checkpoint)
-    network, known = checkpoint.network, checkpoint.expectation
+    network, known = checkpoint.network, checkpoint.cross_modal
     assert known is not None, "a run of one modality"
     place = network.schema.modalities.index(network.schema.tables[0].name)
     seen, labels = [], []
@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         wrong = int(share * len(rows_R))
         for part in (found_RMC, there_RM):
             part[:wrong, place] = part[:wrong, place].roll(1, 0)
-        return bool(known.compare(found_RMC, there_RM).fallen(known))
+        return bool(known.compare(found_RMC, there_RM).broken_pairs(known))
 
     def percent(draw: Any, share: float = 0.0) -> float:
         return round(100 * sum(told(draw(k), share) for k in range(args.files)) / args.files, 1)

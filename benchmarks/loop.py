@@ -104,7 +104,7 @@ class Plain:
             settings,
             device,
         )
-        self.optimiser = optimisers.build(network, settings.optim)
+        self.optimiser = optimisers.build_optimiser(network, settings.optim)
         self.step = self.epochs = 0
 
     def epoch(self) -> float:
@@ -126,13 +126,13 @@ class Plain:
             with autocast(settings, torch.device(self.device)):
                 outputs = network(batch)
             loss = sum(
-                losses.terms(
+                losses.loss_terms(
                     outputs, batch, network.counts_C, settings.model, self.step / steps
                 ).values()
             )
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            network.observe(outputs, batch)
+            network.update_running_confidence(outputs, batch)
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.optim.clip)
             self.optimiser.step()
             total += float(loss.detach()) if self.device == "cpu" else 0.0

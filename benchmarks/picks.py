@@ -2,7 +2,7 @@
 
 The test split is not read. One training a seed, every epoch's predictions for the validation rows kept. Then, many times over, a share of
 each class's rows is drawn to pick by, and the picked epoch's balanced accuracy is that of the rest. Numbers are in points above the
-best of all epochs (`optim.pick_after=0`), with their standard errors over the seeds; "best there is" picks by the rows that judge.
+best of all epochs (`optim.best_epoch_after=0`), with their standard errors over the seeds; "best there is" picks by the rows that judge.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     run = loop.train_network(opened.network, opened.train, opened.val, job.config, report)
     finished = finish(job, run, opened.train, opened.val, None)
     labels_V = torch.cat([batch.labels_B for batch in opened.val.batches(0)])
-    reached = metrics.compute(
+    reached = metrics.compute_metrics(
         other.probabilities(opened.val),
         labels_V,
         opened.network.counts_C,

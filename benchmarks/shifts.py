@@ -1,4 +1,4 @@
-"""What changed pictures do to a trained network, going by them and not (`fusion.familiar`): on validation rows. Prints one JSON line.
+"""What changed pictures do to a trained network, going by them and not (`fusion.reject_unfamiliar`): on validation rows. Prints one JSON line.
 
 For every change: balanced accuracy where every picture is trusted, where those unlike training count as absent, and the share that do.
 """
@@ -33,13 +33,13 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     checkpoint = load_checkpoint(args.checkpoint)
     network, image = checkpoint.network, checkpoint.network.schema.images[0].name
-    place, limit_M = network.schema.modalities.index(image), network.familiarity.limit_M.clone()
+    place, limit_M = network.schema.modalities.index(image), network.novelty_gate.limit_M.clone()
     source = open_batches(args.data, "val", checkpoint.config, train=False)
     told: dict[str, Any] = {}
     for name, change in changes().items():
         row = []
         for limit in (torch.zeros_like(limit_M), limit_M):
-            network.familiarity.limit_M.copy_(limit)
+            network.novelty_gate.limit_M.copy_(limit)
             torch.manual_seed(0)
             scores = weighing.score_rows(
                 checkpoint, Changed(source, image, change), torch.device("cpu")

@@ -2,7 +2,7 @@
 
 `ratio`: every worker has as many rows in a batch as the one alone, so that the same kernels run on the same shapes. `ratio_same_batch`: the
 two share the one's batch; a core is slower on half the rows, as the work on the weights is not halved. `ratio_own_norms`: as `ratio`, but
-each goes by the batch statistics of its own rows (scaling.global_norms=false), so that they exchange little but gradients.
+each goes by the batch statistics of its own rows (scaling.sync_batch_norm=false), so that they exchange little but gradients.
 `alone_together` is what the machine itself gives: two runs of one worker at the same time, which exchange nothing, their rates added,
 against one.
 
@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         ones += together(args, folder, [(f"{pair}-one", 1)], args.batch)
         halves += together(args, folder, [(f"{pair}-half", 2)], args.batch)
         owns += together(
-            args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.global_norms=false"
+            args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.sync_batch_norm=false"
         )
         boths.append(
             sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)], args.batch))

@@ -32,6 +32,21 @@ SECOND_STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
 MIN_ROWS_PER_OWN_NORM = 16  # of a worker that goes by its own batch statistics, at least
 OFFSET_METRICS = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
+# Settings that had another name in an earlier version: an old name is refused with the new one.
+RENAMED = {
+    "fusion.checked": "fusion.correct_on_validation",
+    "fusion.familiar": "fusion.reject_unfamiliar",
+    "fusion.half": "fusion.half_weight_at",
+    "inference.offsets": "inference.decision_offsets",
+    "loss.centre": "loss.average_prior_strength",
+    "loss.mix_kappa": "loss.remix_kappa",
+    "loss.mix_tau": "loss.remix_tau",
+    "loss.spread": "loss.spread_of_prior_strength",
+    "optim.pick_after": "optim.best_epoch_after",
+    "scaling.global_norms": "scaling.sync_batch_norm",
+    "table.embedding": "table.embedding_size",
+    "table.numbers": "table.numeric_embedding",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +133,7 @@ class OptimConfig:
     patience: int = option(
         0, "stop after this many epochs without a better validation score; 0 is never", low=0
     )
-    pick_after: float = option(
+    best_epoch_after: float = option(
         0.33,
         "share of the epochs that must be over before one counts as the best; 0, or with optim.patience: all count",
         low=0.0,
@@ -146,7 +161,7 @@ class StageConfig:
 class InferenceConfig:
     aggregation: str = option("uniform", "how experts are weighted at test", choices=AGGREGATIONS)
     calibrate: bool = option(True, "fit temperatures on validation")
-    offsets: str = option(
+    decision_offsets: str = option(
         "none",
         "fit one decision offset a class on validation for this metric",
         choices=OFFSET_METRICS,
@@ -163,7 +178,7 @@ class ScalingConfig:
     gpus_per_worker: float = option(0.0, "GPUs a worker, fractions allowed; 0 is CPU", low=0.0)
     cpus_per_worker: float = option(1.0, "CPUs a worker", low=0.0)
     threads: int = option(1, "torch threads a worker; 0 leaves torch's default", low=0)
-    global_norms: bool = option(
+    sync_batch_norm: bool = option(
         True,
         "batch statistics of all workers' rows, so that N workers train as one; false: of each one's own, two exchanges less a layer",
     )
@@ -227,12 +242,7 @@ def apply_changes(config: Config, changes: Mapping[str, Any]) -> Config:
     """The configuration with dotted changes applied and checked; unknown keys and wrong types are named."""
     known = setting_fields()
     for name, value in changes.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            section = [k for k in known if k.split(".")[0] == name.split(".")[0]]
-            raise ValueError(
-                f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}"
-            )
+        check_exists(name)
         config = _set(config, name.split("."), _typed(name, value, type(known[name].default)))
     check(config)
     check_name("optim.metric", config.optim.metric)
@@ -250,14 +260,27 @@ def apply_changes(config: Config, changes: Mapping[str, Any]) -> Config:
         )
     least = MIN_ROWS_PER_OWN_NORM * config.scaling.workers
     if (
-        not config.scaling.global_norms
+        not config.scaling.sync_batch_norm
         and config.scaling.workers > 1
         and config.data.batch_size < least
     ):
         raise ValueError(
-            f"scaling.global_norms=false needs {MIN_ROWS_PER_OWN_NORM} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
+            f"scaling.sync_batch_norm=false needs {MIN_ROWS_PER_OWN_NORM} rows a worker: data.batch_size of at least {least}; got {config.data.batch_size}"
         )
     return config
+
+
+def check_exists(name: str) -> None:
+    """Raises ValueError for a setting that does not exist, with its new name or with close names."""
+    if name in RENAMED:
+        raise ValueError(f"{name} is now {RENAMED[name]}")
+    known = setting_fields()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        section = [k for k in known if k.split(".")[0] == name.split(".")[0]]
+        raise ValueError(
+            f"a setting must exist; got {name!r}; valid: {', '.join(near or section or known)}"
+        )
 
 
 def _set(config: Any, path: list[str], value: Any) -> Any:

@@ -19,7 +19,7 @@ from distributed.runtime import command as cli
 from distributed.runtime import options as options_
 from distributed.runtime.storage import filesystem
 from distributed.shards.manifest import SPLITS
-from model.schema import listed
+from model.schema import join_names
 
 if TYPE_CHECKING:
     from distributed.inference.evaluation import EvaluationResult
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> int:
     if checkpoint.config.scaling.threads:
         torch.set_num_threads(checkpoint.config.scaling.threads)
     if options.trust_unfamiliar:
-        checkpoint.network.trust_all()
+        checkpoint.network.accept_all_modalities()
     classes = checkpoint.network.schema.classes
     condition = evaluation.EvaluationConditions(
         split=options.split,
@@ -306,7 +306,7 @@ def grouped(notes: dict[str, str]) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for name, text in notes.items():
         names.setdefault(text, []).append(name)
-    return {listed(same): text for text, same in names.items()}
+    return {join_names(same): text for text, same in names.items()}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from distributed.runtime import errors, progress, ray_session, signals, storage
 from distributed.runtime import options as options_
 from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.manifest import REJECTED, SPLITS
-from model.schema import listed
+from model.schema import join_names
 
 if TYPE_CHECKING:
     from distributed.inference.inputs import InputRows
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> int:
     content = find_checkpoint(options.checkpoint)
     checkpoint = parse_checkpoint(content, options.checkpoint)
     if options.trust_unfamiliar:
-        checkpoint.network.trust_all()
+        checkpoint.network.accept_all_modalities()
     batch_size = options.batch_size or checkpoint.config.inference.batch_size
     rows, notes = inputs.open_input(
         checkpoint,
@@ -336,7 +336,7 @@ def summary(
         *notes,
         *unfamiliar_notes(schema.modalities, total.unlike, total.nowhere, total.predicted),
     ]
-    notes += cross_modal_notes(schema.modalities, total.agreement, checkpoint.expectation)
+    notes += cross_modal_notes(schema.modalities, total.agreement, checkpoint.cross_modal)
     notes += unread_notes(checkpoint, total)
     notes += prior_notes(schema.classes, prior)
     return found | {"notes": notes}
@@ -370,14 +370,14 @@ def unread_notes(checkpoint: Checkpoint, total: PredictionTotals) -> list[str]:
         for category in table.categorical:
             count = total.unread.get(category.name, 0)
             if count and count >= MANY_UNSEEN * total.rows:
-                known = listed(category.vocabulary)
+                known = join_names(category.vocabulary)
                 found.append(
                     f"{category.name}: {count:,} of {total.rows:,} cells are none of the categories of training ({known})"
                 )
     if count := total.unread.get(NO_CLASS):
         label = checkpoint.manifest.prepare.get("label")
         found.append(
-            f"{label}: {count:,} of {total.rows:,} labels are none of the classes ({listed(schema.classes)}): no label there"
+            f"{label}: {count:,} of {total.rows:,} labels are none of the classes ({join_names(schema.classes)}): no label there"
         )
     if total.blank:
         found.append(

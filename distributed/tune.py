@@ -166,6 +166,8 @@ class Search:
             check_class("--metric", metric, schema.classes)
         self.space = spaces.load_space(self.options["space"])
         self.names = spaces.names(self.space, setup.pins)
+        for name in set(self.names) & set(config.RENAMED):
+            config.check_exists(name)  # names the new one
         if unknown := [n for n in self.names if n not in config.setting_fields()]:
             raise ValueError(
                 f"--space must ask for settings that exist; got {', '.join(unknown)}; see --help for all settings"

@@ -2,11 +2,11 @@
 
 Build a network from a schema, train it on tensors, read every loss term:
 
-    from model import Batch, Image, ModelConfig, Network, Schema, Table, terms
+    from model import Batch, Image, ModelConfig, Network, Schema, Table, loss_terms
 
     network = Network(schema, ModelConfig())
     outputs = network(batch)
-    loss = sum(terms(outputs, batch, network.counts_C, network.config, progress=0.0).values())
+    loss = sum(loss_terms(outputs, batch, network.counts_C, network.config, progress=0.0).values())
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXPORTS = {
     "Outputs": "model.outputs",
     "Schema": "model.schema",
     "Table": "model.schema",
-    "terms": "model.learning.losses",
+    "loss_terms": "model.learning.losses",
 }
 __all__ = list(EXPORTS)
 

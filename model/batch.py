@@ -32,7 +32,7 @@ class Batch:
         0  # position of the first record in the global batch of which this is one worker's share
     )
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
-    whole_M: tuple[
+    complete_M: tuple[
         bool, ...
     ] = ()  # modalities that every record has, where that is known without asking the device
 
@@ -53,16 +53,16 @@ class Batch:
             shares_B=None if self.shares_B is None else change(self.shares_B),
             start=self.start,
             total=self.total,
-            whole_M=self.whole_M,
+            complete_M=self.complete_M,
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        whole_M = (
+        complete_M = (
             tuple(self.present_BM.all(0).tolist())
             if self.present_BM.device.type == "cpu"
-            else self.whole_M
+            else self.complete_M
         )
-        return self.apply(lambda t: t.to(device, non_blocking=True)).replace(whole_M=whole_M)
+        return self.apply(lambda t: t.to(device, non_blocking=True)).replace(complete_M=complete_M)
 
     def select(self, index: Tensor | slice) -> Batch:
         """The records at `index` (a slice, a bool mask or row numbers)."""

@@ -92,10 +92,10 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
-    numbers: str = option(
+    numeric_embedding: str = option(
         "piecewise", "how a numeric column is embedded", choices=NUMBER_EMBEDDINGS
     )
-    embedding: int = option(16, "size of one column's embedding", low=1, high=256)
+    embedding_size: int = option(16, "size of one column's embedding", low=1, high=256)
     width: int = option(128, "hidden units of the residual table network", low=4, high=4096)
     blocks: int = option(2, "residual blocks of the table network", low=0, high=16)
 
@@ -105,11 +105,11 @@ class FusionConfig:
     kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
     score: str = option(
         "surplus",
-        "what a confidence counts for: surplus: how far above chance it is, beside the record's best modality, in full beyond fusion.half;"
+        "what a confidence counts for: surplus: how far above chance it is, beside the record's best modality, in full beyond fusion.half_weight_at;"
         " share: the confidence in proportion; level: its exponential",
         choices=SCORES,
     )
-    half: float = option(
+    half_weight_at: float = option(
         0.2,
         "surplus: the share of the best modality's confidence above chance at which another counts half",
         low=1e-3,
@@ -136,10 +136,10 @@ class FusionConfig:
         "kappa, in training samples: how many a class needs before a sample's own confidence counts half",
         low=0.0,
     )
-    checked: bool = option(
+    correct_on_validation: bool = option(
         True, "correct the confidences by what validation shows after every epoch"
     )
-    familiar: bool = option(
+    reject_unfamiliar: bool = option(
         True,
         "a modality of a record that is farther from the training rows than all of validation counts as absent (fusion.kind=confidence)",
     )
@@ -169,12 +169,12 @@ class ExpertsConfig:
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     name: str = option("prior", "the experts' classification loss", choices=LOSSES)
-    centre: float = option(
+    average_prior_strength: float = option(
         1.0, "mean prior strength: 0 plain softmax, 1 balanced softmax", low=-4.0, high=4.0
     )
-    spread: float = option(
+    spread_of_prior_strength: float = option(
         0.5,
-        "experts' prior strengths run from centre - spread to centre + spread",
+        "the experts' prior strengths run from the average less this to the average plus this",
         low=0.0,
         high=4.0,
     )
@@ -214,8 +214,8 @@ class LossConfig:
     )
     mix: str = option("none", "blend pairs of training samples", choices=MIXES)
     mix_alpha: float = option(0.2, "Beta(alpha, alpha) of the blend", low=0.01, high=10.0)
-    mix_kappa: float = option(3.0, "Remix: count ratio from which the rarer label wins", low=1.0)
-    mix_tau: float = option(
+    remix_kappa: float = option(3.0, "Remix: count ratio from which the rarer label wins", low=1.0)
+    remix_tau: float = option(
         0.5, "Remix: blend share below which the rarer label wins", low=0.0, high=1.0
     )
 

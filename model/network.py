@@ -15,8 +15,13 @@ from model.config import WITHOUT_EXPERTS, ModelConfig, check
 from model.encoders.image import ImageEncoder
 from model.encoders.table import TableEncoder
 from model.fusion import weights as fusion
-from model.fusion.confidence import AuxiliaryHeads, ConfidenceHeads, RunningConfidence, held_out
-from model.fusion.novelty import Familiarity
+from model.fusion.confidence import (
+    AuxiliaryHeads,
+    ConfidenceHeads,
+    RunningConfidence,
+    held_out_logits,
+)
+from model.fusion.novelty import NoveltyGate
 from model.learning import losses
 from model.learning.experts import Experts
 from model.outputs import Outputs
@@ -45,7 +50,9 @@ class Network(nn.Module):
         if not schema.modalities:
             raise ValueError("a data set needs at least one image or table modality; got none")
         self.schema, self.config = schema, config
-        self.reduce: Reduce = alone  # sums a tensor over workers; the worker glue puts its own here
+        self.sum_over_workers: Reduce = (
+            alone  # sums a tensor over workers; the worker glue puts its own here
+        )
         modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
         self.register_buffer(
             "counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32)
@@ -56,8 +63,10 @@ class Network(nn.Module):
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim)
         self.running = RunningConfidence(modalities, classes, config.fusion)
-        if config.fusion.kind == "confidence" and config.fusion.familiar and modalities > 1:
-            self.familiarity = Familiarity(modalities, dim)
+        has_gate = config.fusion.kind == "confidence" and config.fusion.reject_unfamiliar
+        self.novelty_gate: NoveltyGate | None = (
+            NoveltyGate(modalities, dim) if has_gate and modalities > 1 else None
+        )
         if config.fusion.kind == "gate":
             self.gate = fusion.Gate(modalities, dim)
         self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
@@ -69,14 +78,14 @@ class Network(nn.Module):
             self.experts.requires_grad_(False)
 
     @property
-    def limited(self) -> bool:
+    def has_novelty_limits(self) -> bool:
         """Whether a modality that is unlike training would be noticed."""
-        return hasattr(self, "familiarity") and bool((self.familiarity.limit_M > 0).any())
+        return self.novelty_gate is not None and bool((self.novelty_gate.limit_M > 0).any())
 
-    def trust_all(self) -> None:
+    def accept_all_modalities(self) -> None:
         """Goes by every modality, however unlike training it is."""
-        if hasattr(self, "familiarity"):
-            self.familiarity.limit_M.zero_()
+        if self.novelty_gate is not None:
+            self.novelty_gate.limit_M.zero_()
 
     def encode(self, batch: Batch) -> Tensor:
         """[B, M, D]."""
@@ -88,7 +97,7 @@ class Network(nn.Module):
                     encoder(
                         batch.images[name],
                         present_B,
-                        whole=bool(batch.whole_M) and batch.whole_M[m],
+                        whole=bool(batch.complete_M) and batch.complete_M[m],
                     )
                 )
             else:
@@ -100,9 +109,9 @@ class Network(nn.Module):
         visible_BM = (
             batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
         )
-        if self.training or not hasattr(self, "familiarity"):
+        if self.training or self.novelty_gate is None:
             return visible_BM, torch.zeros_like(visible_BM)
-        unfamiliar_BM = self.familiarity(embeddings_BMD, visible_BM)
+        unfamiliar_BM = self.novelty_gate(embeddings_BMD, visible_BM)
         familiar_BM = visible_BM & ~unfamiliar_BM
         return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM), unfamiliar_BM
 
@@ -112,7 +121,9 @@ class Network(nn.Module):
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = (
-            held_out(auxiliary_BMFC, batch.ranks_B) if self.training else auxiliary_BMFC.mean(2)
+            held_out_logits(auxiliary_BMFC, batch.ranks_B)
+            if self.training
+            else auxiliary_BMFC.mean(2)
         )
         posterior_BMC = alone_BMC.detach().float().softmax(-1)
         told_BM = (
@@ -148,13 +159,13 @@ class Network(nn.Module):
             return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
         if self.config.fusion.kind == "uniform":
             return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        scores_BM = fusion.scores(
+        scores_BM = fusion.fusion_scores(
             shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes)
         )
         return fusion.confidence_weights(scores_BM, visible_BM, self.config.fusion.temperature)
 
     @torch.no_grad()
-    def observe(self, outputs: Outputs, batch: Batch) -> None:
+    def update_running_confidence(self, outputs: Outputs, batch: Batch) -> None:
         """Updates the running confidence means after a training step."""
         true_BM = losses.true_class_probability(outputs, batch)
-        self.running.observe(true_BM, outputs.present_BM, batch.labels_B, self.reduce)
+        self.running.update(true_BM, outputs.present_BM, batch.labels_B, self.sum_over_workers)

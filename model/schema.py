@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 TINY = 2.0**-126  # the smallest normal float32
-NAMED = 12  # names in one line
+MAX_NAMES = 12  # names in one line
 MANY_ROWS, FEW_ROWS = 100, 20  # training rows: more make a class many-shot, fewer few-shot
-FAR = 20.0  # standard deviations: a number is nowhere taken as farther off
+MAX_DEVIATIONS = 20.0  # standard deviations: a number is nowhere taken as farther off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +115,13 @@ def from_dict(plain: dict[str, Any]) -> Schema:
     )
 
 
-def by_thirds(counts: Sequence[float]) -> bool:
+def groups_are_terciles(counts: Sequence[float]) -> bool:
     """Whether many, medium and few-shot classes are thirds of the classes, since by their numbers of rows one group would be empty."""
     return len({(count > MANY_ROWS) - (count < FEW_ROWS) for count in counts}) < 3
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names of classes for a person to read; of very many only the first."""
-    return ", ".join(names[:NAMED]) + (
-        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:MAX_NAMES]) + (
+        f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     )

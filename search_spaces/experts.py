@@ -10,8 +10,8 @@ import optuna
 
 def space(trial: optuna.Trial) -> None:
     if count(trial) > 1:
-        trial.suggest_float("loss.spread", 0.0, 2.0)
-    trial.suggest_float("loss.centre", 0.0, 2.0)
+        trial.suggest_float("loss.spread_of_prior_strength", 0.0, 2.0)
+    trial.suggest_float("loss.average_prior_strength", 0.0, 2.0)
 
 
 def count(trial: optuna.Trial) -> int:

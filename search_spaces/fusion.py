@@ -21,7 +21,7 @@ def kind(trial: optuna.Trial) -> str:
     if kind in ("confidence", "late"):
         score = trial.suggest_categorical("fusion.score", ["surplus", "share", "level"])
         if score == "surplus":
-            trial.suggest_float("fusion.half", 0.02, 0.5, log=True)
+            trial.suggest_float("fusion.half_weight_at", 0.02, 0.5, log=True)
         trial.suggest_float("fusion.temperature", 0.05, 20.0, log=True)
         trial.suggest_int("fusion.folds", 1, 4)
         trial.suggest_float("fusion.shrinkage", 1.0, 5000.0, log=True)

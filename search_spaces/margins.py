@@ -14,9 +14,9 @@ def space(trial: optuna.Trial, experts: int = 3) -> None:
     if trial.suggest_categorical("loss.name", ["prior", "focal"]) == "focal":
         trial.suggest_float("loss.focal_gamma", 0.5, 3.0)
     else:
-        trial.suggest_float("loss.centre", 0.0, 2.0)
+        trial.suggest_float("loss.average_prior_strength", 0.0, 2.0)
         if experts > 1:
-            trial.suggest_float("loss.spread", 0.0, 2.0)
+            trial.suggest_float("loss.spread_of_prior_strength", 0.0, 2.0)
     if experts and trial.suggest_float("loss.margin", 0.0, 0.5, step=0.05) > 0:
         trial.suggest_float("loss.scale", 4.0, 48.0, log=True)
     if trial.suggest_float("loss.drw", 0.0, 0.6, step=0.1) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,16 @@ TWO = Schema(classes=("a", "b"), counts=(8, 2))
 
 def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
-    file.write_text("dim = 64\n[loss]\nmargin = 0.2\nspread = 1\n[optim]\nepochs = 7\n")
+    file.write_text(
+        "dim = 64\n[loss]\nmargin = 0.2\nspread_of_prior_strength = 1\n[optim]\nepochs = 7\n"
+    )
     made = config.load_config(file, ["loss.margin=0.4"])
-    assert (made.dim, made.loss.margin, made.loss.spread, made.optim.epochs) == (64, 0.4, 1.0, 7)
+    assert (made.dim, made.loss.margin, made.loss.spread_of_prior_strength, made.optim.epochs) == (
+        64,
+        0.4,
+        1.0,
+        7,
+    )
     assert made.optim.lr == Config().optim.lr
 
 
@@ -66,6 +74,27 @@ def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str
     with pytest.raises(ValueError) as caught:
         config.load_config(sets=[change])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new"), config.RENAMED.items())
+def test_an_old_name_of_a_setting_is_answered_with_the_new_one(
+    old: str, new: str, tmp_path: Path
+) -> None:
+    assert new in config.setting_fields()
+    assert old not in config.setting_fields()
+    line = f"^{re.escape(old)} is now {re.escape(new)}$"
+    with pytest.raises(ValueError, match=line):
+        config.load_config(sets=[f"{old}=1"])
+    file = tmp_path / "old.toml"
+    file.write_text(f"{old} = 1\n")
+    with pytest.raises(ValueError, match=line):
+        config.load_config(file)
+
+
+def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
+    shown = run_command("distributed/train.py", "--set", "fusion.checked=false")
+    assert shown.returncode == 2
+    assert shown.stderr.strip() == "error: fusion.checked is now fusion.correct_on_validation"
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,13 @@ from distributed.shards.sampling import IntArray, Selection
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.scoring import compute_metrics, confidence_report
 from model.decisions.aggregation import Aggregation
-from model.fusion.novelty import lost
+from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
 from model.metrics.names import CONFIDENCE_FACTS
-from model.schema import Schema, listed
+from model.metrics.scoring import FORMULAS
+from model.schema import Schema, join_names
 
-INTERVALS = tuple(metrics.FORMULAS)
+INTERVALS = tuple(FORMULAS)
 SHOWN = ("rows", *CONFIDENCE_FACTS)
 
 
@@ -117,11 +118,11 @@ def score_checkpoint(
         )
     unlike, nowhere = (
         seen.unfamiliar_NM.sum(0).tolist(),
-        int(lost(seen.present_NM, seen.unfamiliar_NM).sum()),
+        int(only_unfamiliar(seen.present_NM, seen.unfamiliar_NM).sum()),
     )
     remarks += notes.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
     remarks += notes.cross_modal_notes(
-        network.schema.modalities, seen.agreement, checkpoint.expectation
+        network.schema.modalities, seen.agreement, checkpoint.cross_modal
     )
     nothing = int((~seen.present_NM.any(1)).sum())
     if nothing:
@@ -142,14 +143,14 @@ def score_checkpoint(
     single = [name for name, count in class_rows.items() if count == 1]
     if single and condition.replicates:
         remarks.append(
-            f"intervals are too narrow: they cannot know how much a class with one row varies ({listed(single)})"
+            f"intervals are too narrow: they cannot know how much a class with one row varies ({join_names(single)})"
         )
     return EvaluationResult(
         metrics=compute_metrics(seen, network, probabilities_NC, decisions_N),
-        intervals=metrics.bootstrap(
+        intervals=metrics.bootstrap_intervals(
             *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
         ),
-        notes=metrics.notes(*common, classes, decisions_N),
+        notes=metrics.explain_metrics(*common, classes, decisions_N),
         confidence=confidence_report(seen, network),
         aggregation=weighed,
         asked="prior" if condition.aggregation == "given" else condition.aggregation,
@@ -230,7 +231,7 @@ def check_labels(
     unknown = [name for c, name in enumerate(data.classes) if name in found.strangers and rows_C[c]]
     if unknown:
         raise ValueError(
-            f"--data must have rows of the checkpoint's classes only ({listed(found.model.classes)}); "
+            f"--data must have rows of the checkpoint's classes only ({join_names(found.model.classes)}); "
             f"{split}/ has rows of {', '.join(unknown)}"
         )
 

@@ -26,7 +26,7 @@ from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import MANIFEST, Manifest, part_files, read_manifest
 from distributed.training.checkpoint import Checkpoint
-from model.schema import listed
+from model.schema import join_names
 
 
 @dataclass
@@ -173,7 +173,7 @@ def open_input(
         notes = [*found.notes]
         if found.strangers:
             notes.append(
-                f"rows of classes that the checkpoint does not know have no label: {listed(found.strangers)}"
+                f"rows of classes that the checkpoint does not know have no label: {join_names(found.strangers)}"
             )
         return ShardRows(
             data if is_uri(data) else filesystem(data)[1], splits, found, batch_size
@@ -249,7 +249,7 @@ def open_table_rows(
         )
     known = {*rows.columns, *made.get("dropped", {}), made.get("group"), made.get("split_column")}
     if strange := [name for name in table.schema.names if name not in known]:
-        notes.append(f"columns that training did not know are passed over: {listed(strange)}")
+        notes.append(f"columns that training did not know are passed over: {join_names(strange)}")
     if table.delimiter == ";" and any(c.name in there for t in kept.tables for c in t.numeric):
         notes.append(
             "the cells of the table are separated by ;: decimal commas are read as numbers"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distributed.raw.cells import canonical_spelling
 from distributed.shards.decode import Arrays, empty_arrays
-from model.schema import Schema, Table, listed
+from model.schema import Schema, Table, join_names
 
 Lookup = NDArray[np.int32]
 
@@ -113,7 +113,7 @@ def match_schemas(
     strangers = tuple(name for name, place in zip(data.classes, labels_C) if place < 0)
     if len(strangers) == len(data.classes):
         raise ValueError(
-            f"--data must have a class of the checkpoint ({listed(model.classes)}); it has {listed(data.classes)}"
+            f"--data must have a class of the checkpoint ({join_names(model.classes)}); it has {join_names(data.classes)}"
         )
     if data.classes != model.classes and not strangers:
         notes.append("classes are numbered otherwise in the shards: matched by name")

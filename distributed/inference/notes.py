@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.fusion.cross_modal import Agreement, Expectation
-from model.schema import listed
+from model.fusion.cross_modal import CrossModalModel, CrossModalStats
+from model.schema import join_names
 
 
 def unfamiliar_notes(
@@ -26,18 +26,18 @@ def prior_notes(classes: Sequence[str], prior: Sequence[float]) -> list[str]:
     """What is to be said of a known prior, if there is one."""
     ruled_out = [name for name, weight in zip(classes, prior) if not weight]
     return (
-        [f"the known prior gives {listed(ruled_out)} no weight: never predicted"]
+        [f"the known prior gives {join_names(ruled_out)} no weight: never predicted"]
         if ruled_out
         else []
     )
 
 
 def cross_modal_notes(
-    names: Sequence[str], now: Agreement | None, known: Expectation | None
+    names: Sequence[str], now: CrossModalStats | None, known: CrossModalModel | None
 ) -> list[str]:
     """What is to be said of modalities that no longer belong together."""
     return [
         f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: in part of the rows one of the two "
         "may be broken, or of another record (a wrong join?), or the classes are much differently distributed"
-        for i, j, share in (now.fallen(known) if now and known else [])
+        for i, j, share in (now.broken_pairs(known) if now and known else [])
     ]

@@ -29,8 +29,8 @@ from distributed.training import loop, priors
 from distributed.training.checkpoint import Checkpoint, parse_checkpoint
 from distributed.training.scoring import modality_posteriors
 from model.batch import Batch
-from model.fusion.cross_modal import Agreement
-from model.fusion.novelty import lost
+from model.fusion.cross_modal import CrossModalStats
+from model.fusion.novelty import only_unfamiliar
 from model.schema import Schema
 
 PARTS = "predictions"
@@ -63,7 +63,7 @@ class PredictionTotals:
         default_factory=list
     )  # rows in which a modality is unlike anything in training
     nowhere: int = 0  # rows in which all are
-    agreement: Agreement | None = None  # of the modalities, over the predicted rows
+    agreement: CrossModalStats | None = None  # of the modalities, over the predicted rows
     refused: list[tuple[str, str]] = field(default_factory=list)
     unread: Counter[str] = field(
         default_factory=Counter
@@ -104,7 +104,9 @@ class PredictionTotals:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> PredictionTotals:
-        agreement = Agreement.from_state_dict(plain["agreement"]) if plain["agreement"] else None
+        agreement = (
+            CrossModalStats.from_state_dict(plain["agreement"]) if plain["agreement"] else None
+        )
         return cls(**{**plain, "agreement": agreement, "unread": Counter(plain["unread"])})
 
 
@@ -116,7 +118,7 @@ class Predictor:
         self.device = weighing.pick_device(recipe.gpus)
         self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         if recipe.trust:
-            self.network.trust_all()
+            self.network.accept_all_modalities()
         self.trained_C = priors.mean_class_prior(checkpoint)
         self.schema = output_schema(checkpoint, bool(getattr(recipe.rows, "splits", ())))
 
@@ -163,8 +165,8 @@ class Predictor:
             f"unfamiliar/{name}": unfamiliar_BM[:, m].numpy() for m, name in enumerate(modalities)
         }
         counts = torch.bincount(decided_B[~abstained_B], minlength=len(classes)).tolist()
-        nowhere = int(lost(outputs.present_BM.cpu(), unfamiliar_BM).sum())
-        agreement = self.checkpoint.expectation and self.checkpoint.expectation.compare(
+        nowhere = int(only_unfamiliar(outputs.present_BM.cpu(), unfamiliar_BM).sum())
+        agreement = self.checkpoint.cross_modal and self.checkpoint.cross_modal.compare(
             *modality_posteriors(outputs)
         )
         blank = int((~outputs.present_BM.any(1)).sum())

@@ -20,10 +20,11 @@ from distributed.training.scoring import Batches, Scores, score_split
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS
 from model.decisions import aggregation
-from model.decisions.aggregation import Aggregation, Validation
+from model.decisions.aggregation import Aggregation
+from model.decisions.guard import ValidationRows
 from model.learning.augment import augment, drop_modalities, resample_cells
-from model.learning.posthoc import adjust
-from model.schema import listed
+from model.learning.posthoc import move_prior
+from model.schema import join_names
 
 # Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
 RESAMPLED_CELLS = 0.2
@@ -54,7 +55,7 @@ def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) ->
     checkpoint.network.to(device)
     precision = loop.compute_dtype(checkpoint.config, device)
     return score_split(
-        checkpoint.network, source, device, Exchange(), precision, checkpoint.expectation
+        checkpoint.network, source, device, Exchange(), precision, checkpoint.cross_modal
     )
 
 
@@ -92,7 +93,7 @@ def aggregate_experts(
         views=views,
         prior_C=prior_C,
         trained_C=mean_class_prior(checkpoint),
-        validation=None if held is None else Validation(scale(held.logits_VEC), held.labels_V),
+        validation=None if held is None else ValidationRows(scale(held.logits_VEC), held.labels_V),
     )
 
 
@@ -114,11 +115,11 @@ class FixedAggregation:
 
     def apply(self, checkpoint: Checkpoint, logits_NEC: Tensor, trained_C: Tensor) -> Tensor:
         """Calibrated probabilities [N, C] of raw expert logits."""
-        logits_NC = aggregation.mix(
+        logits_NC = aggregation.mix_experts(
             checkpoint.calibration.scale(logits_NEC), torch.tensor(self.experts)
         )
         if self.prior:
-            logits_NC = adjust(
+            logits_NC = move_prior(
                 logits_NC, trained_C.to(logits_NC), torch.tensor(self.prior).to(logits_NC)
             )
         return logits_NC.softmax(1)
@@ -154,7 +155,7 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
     unknown = [name for name in plain if name not in classes]
     if unknown:
         raise ValueError(
-            f"--prior must name classes of the checkpoint; got {listed(unknown)}; valid: {listed(classes)}"
+            f"--prior must name classes of the checkpoint; got {join_names(unknown)}; valid: {join_names(classes)}"
         )
     for name, weight in plain.items():
         if (

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from distributed.raw.cells import MISSING_WORDS
 from distributed.shards.manifest import REFUSED_SPLIT, TRAIN
-from model.schema import listed
+from model.schema import join_names
 
 ENOUGH = 20  # rows below which nothing is said
 DETERMINED = 0.98
@@ -100,7 +100,7 @@ def scarce_in_train(classes: Sequence[str], totals_CS: np.ndarray, share: float)
     """A warning about classes of which far fewer rows train than were asked for: their groups are few and one is large."""
     rows_C = totals_CS.sum(1)
     few = [c for c in np.flatnonzero((rows_C >= 5) & (totals_CS[:, TRAIN] < 0.5 * share * rows_C))]
-    told = listed([f"{classes[c]} ({totals_CS[c, TRAIN]} of {rows_C[c]} rows)" for c in few])
+    told = join_names([f"{classes[c]} ({totals_CS[c, TRAIN]} of {rows_C[c]} rows)" for c in few])
     return (
         f"groups leave much less than {share:.0%} to training of {told}: another --seed cuts them otherwise"
         if few

@@ -11,7 +11,7 @@ import numpy as np
 from distributed.raw.columns import ColumnDecision
 from distributed.raw.images import ImageSpec
 from distributed.shards.manifest import REFUSED_SPLIT, SPLITS, TRAIN, Manifest
-from model.schema import listed
+from model.schema import join_names
 
 UNDIVIDED = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"
 
@@ -55,7 +55,7 @@ class IngestReport:
         lone = [n for n, row in zip(names, self.totals) if row.sum() == 1]
         if lone:
             self.note(
-                f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {listed(lone)}"
+                f"classes with one row, which is in {'train' if self.totals[:, TRAIN].all() else 'one split'}: {join_names(lone)}"
             )
         for place, where in enumerate(SPLITS):
             if not self.totals[:, place].any():
@@ -70,7 +70,7 @@ class IngestReport:
             if absent:
                 grave = place == TRAIN or (where == "val" and len(absent) > len(names) / 2)
                 (self.warn if grave else self.note)(
-                    f"classes without {where} rows: {listed(absent)}"
+                    f"classes without {where} rows: {join_names(absent)}"
                 )
 
     def column(self, decision: ColumnDecision) -> None:

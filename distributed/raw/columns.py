@@ -24,7 +24,7 @@ from distributed.raw.cells import (
     is_text,
 )
 from distributed.shards.manifest import SPLIT_NAMES
-from model.schema import FAR, Categorical, Numeric
+from model.schema import MAX_DEVIATIONS, Categorical, Numeric
 
 MIN_PARSED = 0.95  # a text column of which this share parses is numeric
 MAX_VOCABULARY = 1000  # values that a category keeps
@@ -348,7 +348,7 @@ def _numeric(
         mean, std = found.low, 1.0
     elif _dwarfed(sample, mean, std):
         mean, std = _inner(sample)
-        knots = knots.clip(mean - FAR * std, mean + FAR * std)
+        knots = knots.clip(mean - MAX_DEVIATIONS * std, mean + MAX_DEVIATIONS * std)
         huge = found.high if found.high - mean > mean - found.low else found.low
         warning = f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
     quantiles = tuple(float(k) for k in np.unique(knots.astype(np.float32)))

@@ -11,8 +11,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "one expert": {"experts.count": 1},
     "plain softmax": {
         "loss.name": "prior",
-        "loss.centre": 0.0,
-        "loss.spread": 0.0,
+        "loss.average_prior_strength": 0.0,
+        "loss.spread_of_prior_strength": 0.0,
         "loss.margin": 0.0,
         "loss.drw": 0.0,
     },

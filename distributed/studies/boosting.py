@@ -96,7 +96,7 @@ def staged_metrics(
         probabilities_NC = np.zeros((len(cells_NK), len(schema.classes)))
         probabilities_NC[:, model.classes_] = told_NC
         found.append(
-            metrics.compute(
+            metrics.compute_metrics(
                 torch.from_numpy(probabilities_NC).float(),
                 torch.from_numpy(labels_N),
                 torch.tensor(schema.counts),

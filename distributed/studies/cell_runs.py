@@ -132,7 +132,7 @@ def score_under_test_conditions(
     job = RunSpec(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
     if cell.test.get("unfamiliar"):  # other cells of this training go on without it
         checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
-        checkpoint.network.trust_all()
+        checkpoint.network.accept_all_modalities()
     network = checkpoint.network
     device = next(network.parameters()).device
     source = open_split(job, "test", Exchange(), arrays)

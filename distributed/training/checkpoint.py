@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from distributed.config import Config
     from distributed.shards.manifest import Manifest
     from model.decisions.calibration import Calibration
-    from model.decisions.guard import Validation
-    from model.fusion.cross_modal import Expectation
+    from model.decisions.guard import ValidationRows
+    from model.fusion.cross_modal import CrossModalModel
     from model.network import Network
 
 
@@ -29,10 +29,10 @@ class Checkpoint:
     config: Config
     manifest: Manifest
     calibration: Calibration
-    validation: Validation | None = (
+    validation: ValidationRows | None = (
         None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
     )
-    expectation: Expectation | None = (
+    cross_modal: CrossModalModel | None = (
         None  # tells whether the modalities of new rows still belong together
     )
 
@@ -57,7 +57,7 @@ def save_checkpoint(folder: str, checkpoint: Checkpoint) -> None:
     known = {
         "calibration": checkpoint.calibration,
         "validation": checkpoint.validation,
-        "expectation": checkpoint.expectation,
+        "cross_modal": checkpoint.cross_modal,
     }
     held = {name: one.state_dict() for name, one in known.items() if one is not None}
     torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
@@ -78,8 +78,8 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
     from distributed.config import Config, apply_changes
     from distributed.shards.manifest import Manifest
     from model.decisions.calibration import Calibration
-    from model.decisions.guard import Validation
-    from model.fusion.cross_modal import Expectation
+    from model.decisions.guard import ValidationRows
+    from model.fusion.cross_modal import CrossModalModel
     from model.network import Network
     from model.schema import from_dict
 
@@ -109,9 +109,11 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
     network.load_state_dict(saved["network"])
     network.eval()
     manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
-    validation = Validation.from_state_dict(saved["validation"]) if "validation" in saved else None
-    expectation = (
-        Expectation.from_state_dict(saved["expectation"]) if "expectation" in saved else None
+    validation = (
+        ValidationRows.from_state_dict(saved["validation"]) if "validation" in saved else None
+    )
+    cross_modal = (
+        CrossModalModel.from_state_dict(saved["cross_modal"]) if "cross_modal" in saved else None
     )
     return Checkpoint(
         network,
@@ -119,7 +121,7 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
         manifest,
         Calibration.from_state_dict(saved["calibration"]),
         validation,
-        expectation,
+        cross_modal,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from model.schema import by_thirds, listed
+from model.schema import groups_are_terciles, join_names
 
 if TYPE_CHECKING:
     from distributed.config import OptimConfig
@@ -82,18 +82,18 @@ def results_notes(
     """What the table of a run cannot say. counts: training rows of each class."""
     notes = []
     if absent := [name for name, count in zip(classes, counts) if not count]:
-        notes.append(f"training has no rows of {listed(absent)}: they can hardly be predicted")
+        notes.append(f"training has no rows of {join_names(absent)}: they can hardly be predicted")
     for split in (s for s in ("val", "test") if s in metrics):
         if absent := [name for name in classes if f"recall/{name}" not in metrics[split]]:
             notes.append(
-                f"{split} has no rows of {listed(absent)}: its scores are of {len(classes) - len(absent)} of {len(classes)} classes"
+                f"{split} has no rows of {join_names(absent)}: its scores are of {len(classes) - len(absent)} of {len(classes)} classes"
             )
     if metrics["calibration"]:
         reasons = dict.fromkeys(
             part.partition(": ")[2] or part for part in metrics["calibration"].split("; ")
         )
         notes.append(f"calibration: {'; '.join(reasons)}")
-    if by_thirds(counts):
+    if groups_are_terciles(counts):
         notes.append(
             "many, medium and few-shot are thirds of the classes by training rows: by 100 and 20 rows one of them would be empty"
         )

@@ -21,7 +21,7 @@ from distributed.training.exchange import Exchange
 from distributed.training.scoring import Scores, compute_metrics, correct_confidences, score_split
 from model.batch import Batch
 from model.learning import losses, optimisers
-from model.learning.augment import augment, drop_modalities, mix
+from model.learning.augment import augment, drop_modalities, mix_samples
 from model.metrics.names import metric as metric_named
 from model.network import Network
 from model.outputs import Outputs
@@ -91,11 +91,11 @@ class TrainingState:
     def remember(self, score: float) -> None:
         """Keeps the weights of the best epoch so far; a later epoch wins a tie, since it has trained longer.
 
-        Those of the first epochs (optim.pick_after) only until one comes that counts: with few rows of the rare classes a high score before
+        Those of the first epochs (optim.best_epoch_after) only until one comes that counts: with few rows of the rare classes a high score before
         the learning rate has fallen is mostly luck.
         """
         optim = self.config.optim
-        early = 0 if optim.patience else int(optim.pick_after * optim.epochs)
+        early = 0 if optim.patience else int(optim.best_epoch_after * optim.epochs)
         if not self.best or score >= self.best["score"] or self.best["epoch"] <= early < self.epoch:
             weights = {
                 name: tensor.detach().clone()
@@ -141,7 +141,9 @@ def train_network(
             **{f"val/{name}": value for name, value in compute_metrics(scores, network).items()},
         }
         run.remember(selection_score(metrics, config.optim.metric))
-        if config.fusion.checked:  # once the weights are remembered as they were scored
+        if (
+            config.fusion.correct_on_validation
+        ):  # once the weights are remembered as they were scored
             for each in {run.network, run.evaluated}:
                 correct_confidences(each, scores)
         metrics |= {
@@ -167,7 +169,7 @@ def begin(
 ) -> TrainingState:
     """A run at its start: the network on its device, its average, its optimiser."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.reduce = exchange.sum
+    network.sum_over_workers = exchange.sum
     average = copy.deepcopy(network).requires_grad_(False).eval() if config.optim.ema else None
     forward = exchange.wrap(network)
     if config.optim.compile:
@@ -177,7 +179,7 @@ def begin(
         config,
         network,
         forward,
-        optimisers.build(network, config.optim),
+        optimisers.build_optimiser(network, config.optim),
         exchange,
         device,
         steps,
@@ -233,7 +235,7 @@ def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     run.optimiser.step()
     run.step += 1
     if run.average is not None:
-        optimisers.update_average(run.average, run.network, optim.ema, run.step)
+        optimisers.update_weight_average(run.average, run.network, optim.ema, run.step)
     return terms
 
 
@@ -244,14 +246,14 @@ def gradient(run: TrainingState, batches: list[Batch], observe: bool = True) -> 
         held = nullcontext() if batch is batches[-1] else run.exchange.hold(run.forward)
         with held, autocast(run.config, run.device):
             outputs = run.forward(batch)
-        terms = losses.terms(
+        terms = losses.loss_terms(
             outputs, batch, run.network.counts_C, run.config.model, progress=run.step / run.steps
         )
         # DDP averages over workers; a worker's share of the global batch may differ from 1/N by a row
         share = len(batch) * run.exchange.world / (batch.total or len(batch)) / len(batches)
         (sum(terms.values()) * share).backward()  # type: ignore[union-attr]
         if observe:
-            run.network.observe(outputs, batch)
+            run.network.update_running_confidence(outputs, batch)
         for name, value in terms.items():
             total[name] = total.get(name, 0) + value.detach() * share
     return total
@@ -267,11 +269,15 @@ def sharp_gradient(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor
 def rare_sharp_gradient(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """ImbSAM: SAM for the rarer classes' part of the loss, plain for the rest."""
     rare = [losses.tail_rows(batch, run.network.counts_C) for batch in batches]
-    tails = [losses.restricted(batch, rows_B) for batch, rows_B in zip(batches, rare, strict=True)]
-    heads = [losses.restricted(batch, ~rows_B) for batch, rows_B in zip(batches, rare, strict=True)]
+    tails = [
+        losses.keep_labels_of(batch, rows_B) for batch, rows_B in zip(batches, rare, strict=True)
+    ]
+    heads = [
+        losses.keep_labels_of(batch, ~rows_B) for batch, rows_B in zip(batches, rare, strict=True)
+    ]
     tail_terms = gradient(run, tails)
     climb_to_worst_point(run, tails)
-    with optimisers.still(run.network):
+    with optimisers.frozen_running_statistics(run.network):
         head_terms = gradient(run, heads)
     return {name: value + head_terms[name] for name, value in tail_terms.items()}
 
@@ -280,7 +286,7 @@ def climb_to_worst_point(run: TrainingState, batches: list[Batch]) -> None:
     """Replaces the gradient by the one found a step of sam_rho up along it."""
     undo = optimisers.perturb(run.network.parameters(), run.config.optim.sam_rho)
     run.optimiser.zero_grad(set_to_none=True)
-    with optimisers.still(run.network):
+    with optimisers.frozen_running_statistics(run.network):
         gradient(run, batches, observe=False)
     undo()
 
@@ -297,7 +303,7 @@ def augment_batch(run: TrainingState, batch: Batch, step: int) -> Batch:
     """The batch as the network sees it in training: augmented, mixed, with some modalities hidden."""
     seed = run.config.optim.seed
     batch = augment(batch, run.config.data, seed, step)
-    batch = mix(batch, run.config.loss, run.network.counts_C, seed, step)
+    batch = mix_samples(batch, run.config.loss, run.network.counts_C, seed, step)
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, step)
 
 

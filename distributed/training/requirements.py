@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from distributed.config import Config
 from distributed.shards.sampling import training_counts
 from model.config import WITHOUT_EXPERTS, classifier_kind
-from model.schema import Schema, listed
+from model.schema import Schema, join_names
 
 
 def check_training(
@@ -73,5 +73,5 @@ def check_class(name: str, metric: str, classes: Sequence[str]) -> None:
     kind, separator, asked = metric.partition("/")
     if separator and asked not in classes:
         raise ValueError(
-            f"{name}={kind}/CLASS must name a class of the data: {listed(classes)}; got {asked!r}"
+            f"{name}={kind}/CLASS must name a class of the data: {join_names(classes)}; got {asked!r}"
         )

@@ -39,8 +39,8 @@ from distributed.training.scoring import (
 from distributed.training.states import StateFormatError, States
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
-from model.decisions.guard import Validation
-from model.fusion.cross_modal import Expectation
+from model.decisions.guard import ValidationRows
+from model.fusion.cross_modal import CrossModalModel
 from model.learning import posthoc
 from model.network import Network
 from model.schema import Schema
@@ -72,15 +72,15 @@ class Finished:
     calibration: Calibration
     metrics: dict[str, Any]
     history: list[dict[str, float]]
-    validation: Validation | None = (
+    validation: ValidationRows | None = (
         None  # raw expert logits of labelled validation rows, for the guards at test time
     )
-    expectation: Expectation | None = None  # of each modality by the others, from validation
+    cross_modal: CrossModalModel | None = None  # of each modality by the others, from validation
 
     def checkpoint(self, config: Config, manifest: Manifest) -> Checkpoint:
         """What evaluation and prediction need of it."""
         return Checkpoint(
-            self.network, config, manifest, self.calibration, self.validation, self.expectation
+            self.network, config, manifest, self.calibration, self.validation, self.cross_modal
         )
 
 
@@ -112,9 +112,9 @@ def execute(
     )
     finished = finish(job, run, opened.train, opened.val, arrays)
     finished.history = recorder.history
-    if job.out:  # trials and studies keep no checkpoint, and need no expectation
+    if job.out:  # trials and studies keep no checkpoint, and need no cross_modal
         kind = loop.compute_dtype(config, run.device)
-        finished.expectation = learn_cross_modal_model(
+        finished.cross_modal = learn_cross_modal_model(
             finished.network, opened.val, run.device, exchange, kind
         )
     if job.out and exchange.rank == 0:
@@ -247,9 +247,9 @@ def finish(
     config, network = job.config, run.network
     network.load_state_dict(run.best["weights"])
     kind = loop.compute_dtype(config, run.device)
-    if config.fusion.checked:
+    if config.fusion.correct_on_validation:
         correct_confidences(network, score_split(network, val, run.device, run.exchange, kind))
-    if hasattr(network, "familiarity"):
+    if network.novelty_gate is not None:
         some = in_storage_order(train, config.inference.batch_size, FAMILIAR_ROWS)
         counts_C = torch.from_numpy(some.plan.selection.counts_C).float()
         learn_novelty_gate(network, some, counts_C, val, run.device, run.exchange, kind)
@@ -275,7 +275,9 @@ def finish(
         "best_epoch": run.best["epoch"],
         "calibration": fitted.reason,
     }
-    return Finished(network, fitted, metrics, [], Validation.of(scores.logits_NEC, scores.labels_N))
+    return Finished(
+        network, fitted, metrics, [], ValidationRows.select(scores.logits_NEC, scores.labels_N)
+    )
 
 
 def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
@@ -284,11 +286,11 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
         return Calibration.identity(
             scores.logits_NEC.shape[1], len(network.schema.classes), "calibration is off"
         )
-    return calibration.fit(
+    return calibration.fit_calibration(
         scores.logits_NEC,
         scores.labels_N,
         expert_class_priors(network, config),
-        config.inference.offsets,
+        config.inference.decision_offsets,
     )
 
 

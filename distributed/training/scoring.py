@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.fusion.cross_modal import MOST_CLASSES, Agreement, Expectation
-from model.fusion.novelty import moments
+from model.fusion.cross_modal import MAX_CLASSES, CrossModalModel, CrossModalStats
+from model.fusion.novelty import weighted_moments
 from model.learning import losses
-from model.learning.expert_losses import full
+from model.learning.expert_losses import at_least_float32
 from model.metrics import metrics
 from model.metrics.names import CONFIDENCE_FACTS
 from model.network import Network
@@ -42,7 +42,7 @@ class Scores:
     present_NM: Tensor
     unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
     shrunk_NM: Tensor  # the confidence that the fusion goes by: drawn towards the mean of its class
-    agreement: Agreement | None = (
+    agreement: CrossModalStats | None = (
         None  # of the modalities with each other, those unlike training left out; where it is asked for
     )
 
@@ -71,7 +71,7 @@ def score_split(
     device: torch.device,
     exchange: Exchange,
     precision: torch.dtype = torch.float32,
-    known: Expectation | None = None,
+    known: CrossModalModel | None = None,
 ) -> Scores:
     """One pass in evaluation mode; every worker ends with the rows of all, and with the agreement of its own beside what is known."""
     parts: list[list[Tensor]] = []
@@ -99,7 +99,7 @@ def score_split(
 
 def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
     """On the CPU: [B, M, C] what each modality says by itself, and [B, M] which are there and like training."""
-    return full(losses.averaged(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (
+    return at_least_float32(losses.mean_over_folds(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (
         outputs.present_BM & ~outputs.unfamiliar_BM
     ).cpu()
 
@@ -111,9 +111,9 @@ def learn_cross_modal_model(
     device: torch.device,
     exchange: Exchange,
     precision: torch.dtype = torch.float32,
-) -> Expectation | None:
+) -> CrossModalModel | None:
     """What the modalities lead to expect of each other, from validation rows: the first of each worker's. None where too few."""
-    if len(network.schema.modalities) < 2 or len(network.schema.classes) > MOST_CLASSES:
+    if len(network.schema.modalities) < 2 or len(network.schema.classes) > MAX_CLASSES:
         return None
     told, rows = [], 0
     for _, outputs in forward_batches(network, val, device, precision):
@@ -124,13 +124,13 @@ def learn_cross_modal_model(
     posterior_VMC, present_VM = (
         exchange.gather(torch.cat(parts).to(device)).cpu() for parts in zip(*told, strict=True)
     )
-    return Expectation.learn(posterior_VMC, present_VM)
+    return CrossModalModel.fit(posterior_VMC, present_VM)
 
 
 def correct_confidences(network: Network, scores: Scores) -> None:
     """Corrects the network's confidences by these validation rows."""
     held_out = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
-    network.running.check(*(t.to(network.counts_C.device) for t in held_out))
+    network.running.correct_on_validation(*(t.to(network.counts_C.device) for t in held_out))
 
 
 @torch.no_grad()
@@ -144,27 +144,27 @@ def learn_novelty_gate(
     precision: torch.dtype = torch.float32,
 ) -> None:
     """Where these training rows are, counts_C of each class and every class alike, and how far from there validation goes."""
-    familiarity = network.familiarity
+    gate = network.novelty_gate
     weights_C = 1 / counts_C.to(device).clamp_min(1)
-    nobody_1M = torch.zeros_like(familiarity.limit_M, dtype=torch.bool)[None]
-    sums = moments(familiarity.mean_MD[None], nobody_1M, weights_C[:1])
+    nobody_1M = torch.zeros_like(gate.limit_M, dtype=torch.bool)[None]
+    sums = weighted_moments(gate.mean_MD[None], nobody_1M, weights_C[:1])
     for batch, outputs in forward_batches(network, train, device, precision):
-        more = moments(outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B])
+        more = weighted_moments(
+            outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B]
+        )
         sums = tuple(a + b for a, b in zip(sums, more, strict=True))
-    familiarity.learn(*(exchange.sum(s) for s in sums))
+    gate.fit_distance(*(exchange.sum(s) for s in sums))
     farthest_M, rows_M = (
-        torch.zeros_like(familiarity.limit_M),
-        torch.zeros_like(familiarity.limit_M),
+        torch.zeros_like(gate.limit_M),
+        torch.zeros_like(gate.limit_M),
     )
     for _, outputs in forward_batches(
         network, val, device, precision
     ):  # a worker's share of a batch may be empty
-        distance_BM = familiarity.distance(outputs.embeddings_BMD).masked_fill(
-            ~outputs.present_BM, 0.0
-        )
+        distance_BM = gate.distance(outputs.embeddings_BMD).masked_fill(~outputs.present_BM, 0.0)
         farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
         rows_M += outputs.present_BM.sum(0)
-    familiarity.limit(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
+    gate.set_limits(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
 
 
 def compute_metrics(
@@ -176,7 +176,7 @@ def compute_metrics(
     """Every metric of model/scoring.py and, for every modality, its mean fusion weight and, where it is present, its
     mean confidence and the share of rows in which it is unlike anything in training."""
     probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
-    found = metrics.compute(
+    found = metrics.compute_metrics(
         probabilities_NC,
         scores.labels_N,
         network.counts_C.cpu(),
@@ -189,7 +189,7 @@ def compute_metrics(
         if there_N.any():
             if network.config.fusion.confidence_weight:  # else nobody taught it
                 found[f"confidence/{name}"] = float(scores.confidence_NM[there_N, m].mean())
-            if network.limited:
+            if network.has_novelty_limits:
                 found[f"unfamiliar/{name}"] = float(scores.unfamiliar_NM[there_N, m].float().mean())
     return found
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 
-WEIGHTS_FORMAT = 4  # of the weights in states and checkpoints; others are refused
+WEIGHTS_FORMAT = 5  # of the weights in states and checkpoints; others are refused
 
 
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken

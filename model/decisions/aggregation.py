@@ -16,31 +16,17 @@ from torch.nn import functional as F
 from model.decisions.calibration import fit_biases
 from model.decisions.guard import (
     Decisions,
-    Validation,
+    ValidationRows,
     estimate_prior,
     expected_gain,
     held_out_likelihood,
     mean_and_error,
-    refusal,
+    refusal_reason,
 )
-from model.learning.posthoc import adjust
-
-__all__ = [
-    "METHODS",
-    "Aggregation",
-    "Validation",
-    "aggregate",
-    "estimate_prior",
-    "given",
-    "mix",
-    "prior",
-    "stability",
-    "stable_weights",
-    "uniform",
-]
+from model.learning.posthoc import move_prior
 
 METHODS = ("uniform", "stability", "prior", "given")
-ROWS = 30  # fewer test rows: no estimate is tried
+MIN_ROWS = 30  # fewer test rows: no estimate is tried
 LEARNED_ROWS = 8192  # stability learns E numbers; more rows than this only cost time
 
 
@@ -60,31 +46,31 @@ class Aggregation:
         return self.logits_NC.softmax(1)
 
 
-def mix(logits_NEC: Tensor, weights_E: Tensor) -> Tensor:
+def mix_experts(logits_NEC: Tensor, weights_E: Tensor) -> Tensor:
     """Weighted mean of the experts' logits."""
     return torch.einsum("nec,e->nc", logits_NEC.float(), weights_E.to(logits_NEC.device).float())
 
 
-def uniform(logits_NEC: Tensor) -> Aggregation:
+def aggregate_uniformly(logits_NEC: Tensor) -> Aggregation:
     """The mean of the experts."""
     experts = logits_NEC.shape[1]
     weights_E = torch.full((experts,), 1 / experts, device=logits_NEC.device)
-    return Aggregation(weights_E, mix(logits_NEC, weights_E), None, "uniform")
+    return Aggregation(weights_E, mix_experts(logits_NEC, weights_E), None, "uniform")
 
 
 def _refuse(logits_NEC: Tensor, reason: str) -> Aggregation:
     return dataclasses.replace(
-        uniform(logits_NEC), fell_back=True, reason=f"uniform weights: {reason}"
+        aggregate_uniformly(logits_NEC), fell_back=True, reason=f"uniform weights: {reason}"
     )
 
 
 def _build(
     logits_NEC: Tensor, weights_E: Tensor, prior_C: Tensor | None, trained_C: Tensor, method: str
 ) -> Aggregation:
-    logits_NC = mix(logits_NEC, weights_E)
+    logits_NC = mix_experts(logits_NEC, weights_E)
     if prior_C is not None:
         prior_C = prior_C.to(logits_NC)
-        logits_NC = adjust(logits_NC, trained_C, prior_C)
+        logits_NC = move_prior(logits_NC, trained_C, prior_C)
     return Aggregation(weights_E, logits_NC, prior_C, method)
 
 
@@ -95,7 +81,9 @@ def _trained(trained_C: Tensor | None, logits_NEC: Tensor) -> Tensor:
     return (chosen_C / chosen_C.sum()).to(logits_NEC.device).float()
 
 
-def given(logits_NEC: Tensor, prior_C: Tensor, trained_C: Tensor | None = None) -> Aggregation:
+def aggregate_with_known_prior(
+    logits_NEC: Tensor, prior_C: Tensor, trained_C: Tensor | None = None
+) -> Aggregation:
     """Uniform weights and a test prior that is known; never refused."""
     classes = logits_NEC.shape[2]
     if (
@@ -108,7 +96,7 @@ def given(logits_NEC: Tensor, prior_C: Tensor, trained_C: Tensor | None = None) 
         )
     return _build(
         logits_NEC,
-        uniform(logits_NEC).weights_E,
+        aggregate_uniformly(logits_NEC).weights_E,
         prior_C / prior_C.sum(),
         _trained(trained_C, logits_NEC),
         "given",
@@ -149,49 +137,49 @@ def stable_weights(first_NEC: Tensor, second_NEC: Tensor) -> Tensor:
     return scores_E.detach().softmax(0).float()
 
 
-def stability(
+def aggregate_by_stability(
     logits_NEC: Tensor,
     first_NEC: Tensor,
     second_NEC: Tensor,
     trained_C: Tensor | None = None,
-    validation: Validation | None = None,
+    validation: ValidationRows | None = None,
     guarded: bool = True,
 ) -> Aggregation:
     """Weights under which two perturbed views of the rows agree most (SADE's test-time self-supervision). Only the E weights learn."""
     rows, experts, _ = logits_NEC.shape
     if experts == 1:
         return _refuse(logits_NEC, "there is one expert")
-    if rows < (ROWS if guarded else 1):
-        return _refuse(logits_NEC, f"{rows} test rows, {ROWS} are needed")
+    if rows < (MIN_ROWS if guarded else 1):
+        return _refuse(logits_NEC, f"{rows} test rows, {MIN_ROWS} are needed")
     weights_E, trained_C = stable_weights(first_NEC, second_NEC), _trained(trained_C, logits_NEC)
     found = _build(logits_NEC, weights_E, None, trained_C, "stability")
     if not guarded:
         return found
     gains_N = _agreement(first_NEC, second_NEC, weights_E) - _agreement(
-        first_NEC, second_NEC, uniform(logits_NEC).weights_E
+        first_NEC, second_NEC, aggregate_uniformly(logits_NEC).weights_E
     )
-    reason = refusal(*mean_and_error(gains_N), "agreement of the views") or _less_accurate(
+    reason = refusal_reason(*mean_and_error(gains_N), "agreement of the views") or _less_accurate(
         logits_NEC, found, trained_C, validation
     )
     return _refuse(logits_NEC, reason) if reason else found
 
 
-def prior(
+def aggregate_with_estimated_prior(
     logits_NEC: Tensor,
     trained_C: Tensor | None = None,
-    validation: Validation | None = None,
+    validation: ValidationRows | None = None,
     guarded: bool = True,
 ) -> Aggregation:
     """Uniform weights; the test prior, estimated by EM, moves the logits. With validation rows the class biases are corrected first."""
-    base, trained_C = uniform(logits_NEC), _trained(trained_C, logits_NEC)
+    base, trained_C = aggregate_uniformly(logits_NEC), _trained(trained_C, logits_NEC)
     rows = len(logits_NEC)
-    if rows < (ROWS if guarded else 1):
-        return _refuse(logits_NEC, f"{rows} test rows, {ROWS} are needed")
+    if rows < (MIN_ROWS if guarded else 1):
+        return _refuse(logits_NEC, f"{rows} test rows, {MIN_ROWS} are needed")
     posterior_NC = base.probabilities_NC
     if validation is not None:
         validation = validation.to(logits_NEC.device)
         biases_C, _ = fit_biases(
-            uniform(validation.logits_VEC).logits_NC, validation.labels_V, trained_C
+            aggregate_uniformly(validation.logits_VEC).logits_NC, validation.labels_V, trained_C
         )
         posterior_NC = (base.logits_NC + biases_C).softmax(1)
     elif guarded:
@@ -205,14 +193,14 @@ def prior(
     if not guarded:
         return found
     gains_N = held_out_likelihood(posterior_NC, trained_C)
-    reason = refusal(*mean_and_error(gains_N), "held-out log-likelihood") or _less_accurate(
+    reason = refusal_reason(*mean_and_error(gains_N), "held-out log-likelihood") or _less_accurate(
         logits_NEC, found, trained_C, validation
     )
     return _refuse(logits_NEC, reason) if reason else found
 
 
 def _less_accurate(
-    logits_NEC: Tensor, found: Aggregation, trained_C: Tensor, validation: Validation | None
+    logits_NEC: Tensor, found: Aggregation, trained_C: Tensor, validation: ValidationRows | None
 ) -> str:
     """Why an estimate is refused: its decisions are not expected to be right more often than those of uniform weights."""
     seen = None
@@ -221,11 +209,13 @@ def _less_accurate(
         after_V = _build(
             validation.logits_VEC, found.weights_E, found.prior_C, trained_C, ""
         ).logits_NC.argmax(1)
-        seen = Decisions(uniform(validation.logits_VEC).logits_NC, after_V, validation.labels_V)
+        seen = Decisions(
+            aggregate_uniformly(validation.logits_VEC).logits_NC, after_V, validation.labels_V
+        )
     gain, error = expected_gain(
-        uniform(logits_NEC).logits_NC, found.logits_NC.argmax(1), trained_C, seen
+        aggregate_uniformly(logits_NEC).logits_NC, found.logits_NC.argmax(1), trained_C, seen
     )
-    return refusal(gain, error, "expected test accuracy")
+    return refusal_reason(gain, error, "expected test accuracy")
 
 
 def aggregate(
@@ -235,7 +225,7 @@ def aggregate(
     views: tuple[Tensor, Tensor] | None = None,
     prior_C: Tensor | None = None,
     trained_C: Tensor | None = None,
-    validation: Validation | None = None,
+    validation: ValidationRows | None = None,
     guarded: bool = True,
 ) -> Aggregation:
     """The named method. views: expert logits of two perturbed views (stability); prior_C: the known test prior (given)."""
@@ -245,15 +235,15 @@ def aggregate(
             f"expert logits must be finite; got {broken} of {len(logits_NEC)} rows with NaN or infinity"
         )
     if method == "uniform":
-        return uniform(logits_NEC)
+        return aggregate_uniformly(logits_NEC)
     if method == "prior":
-        return prior(logits_NEC, trained_C, validation, guarded)
+        return aggregate_with_estimated_prior(logits_NEC, trained_C, validation, guarded)
     if method == "stability" and views is not None:
-        return stability(
+        return aggregate_by_stability(
             logits_NEC, *views, trained_C=trained_C, validation=validation, guarded=guarded
         )
     if method == "given" and prior_C is not None:
-        return given(logits_NEC, prior_C, trained_C)
+        return aggregate_with_known_prior(logits_NEC, prior_C, trained_C)
     raise ValueError(
         f"aggregation must be one of {', '.join(METHODS)} (stability with two views, given with a prior); got {method!r}"
     )

@@ -21,15 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.metrics.metrics import resamples
-from model.metrics.scoring import FORMULAS, Scored, at_a_time
+from model.metrics.metrics import bootstrap_weights
+from model.metrics.scoring import FORMULAS, ScoredRows, replicates_per_chunk
 
-LIMITS = (0.05, 20.0)  # of a temperature
-BELIEF = 0.4  # standard deviation of log T before any row is seen
-ROWS = 10  # fewer labelled validation rows: nothing is fitted
-REACH = 2.0  # largest decision offset, in units of log odds, of a class with many validation rows
-HALF = 10.0  # validation rows at which a class may use half of REACH
-FITTED = ("balanced_accuracy", "macro_f1", "worst_recall")
+TEMPERATURE_RANGE = (0.05, 20.0)  # of a temperature
+LOG_TEMPERATURE_STD = 0.4  # standard deviation of log T before any row is seen
+MIN_ROWS = 10  # fewer labelled validation rows: nothing is fitted
+MAX_OFFSET = (
+    2.0  # largest decision offset, in units of log odds, of a class with many validation rows
+)
+HALF_OFFSET_ROWS = 10.0  # validation rows at which a class may use half of REACH
+OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
 _SWEEPS, _FOLDS, _REPLICATES = 4, 5, 200
 
 
@@ -110,8 +112,11 @@ def fit_temperature(
     """The temperature of the least weighted NLL and, when it is 1 by default or at a limit, the reason."""
     known_N = (labels_N >= 0) & torch.isfinite(logits_NC).all(1)
     logits_NC, labels_N = logits_NC[known_N].double(), labels_N[known_N]
-    if len(labels_N) < ROWS:
-        return 1.0, f"temperature is 1: {len(labels_N)} usable validation rows, {ROWS} are needed"
+    if len(labels_N) < MIN_ROWS:
+        return (
+            1.0,
+            f"temperature is 1: {len(labels_N)} usable validation rows, {MIN_ROWS} are needed",
+        )
     if len(torch.unique(labels_N)) < 2:
         return 1.0, "temperature is 1: the validation rows are all of one class"
     classes = logits_NC.shape[1]
@@ -127,13 +132,13 @@ def fit_temperature(
         expected_N = ((logits_NC / math.exp(log_t)).softmax(1) * logits_NC).sum(1)
         return (
             float((weights_N * (true_N - expected_N)).sum()) / math.exp(log_t)
-            + log_t / BELIEF**2 / effective
+            + log_t / LOG_TEMPERATURE_STD**2 / effective
         )
 
     # The NLL is convex in 1 / T: bisection cannot miss, and a limit is reached only where the slope keeps its sign.
-    low, high = math.log(LIMITS[0]), math.log(LIMITS[1])
+    low, high = math.log(TEMPERATURE_RANGE[0]), math.log(TEMPERATURE_RANGE[1])
     if slope(low) >= 0 or slope(high) <= 0:
-        at = LIMITS[0] if slope(low) >= 0 else LIMITS[1]
+        at = TEMPERATURE_RANGE[0] if slope(low) >= 0 else TEMPERATURE_RANGE[1]
         return at, f"temperature is at its limit {at}"
     for _ in range(40):
         middle = (low + high) / 2
@@ -174,7 +179,7 @@ def fit_biases(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor) -> tuple[Te
     return found_C, torch.linalg.inv(precision_CC)
 
 
-def fit(
+def fit_calibration(
     logits_NEC: Tensor, labels_N: Tensor, priors_EC: Tensor | None = None, metric: str = "none"
 ) -> Calibration:
     """From raw validation logits: temperatures, then offsets for `metric`. priors_EC: what each expert speaks for (None: uniform)."""
@@ -256,7 +261,7 @@ def _best_offset(
 def _ascend(log_NC: Tensor, labels_N: Tensor, metric: str) -> Tensor:
     """Coordinate ascent from 0. A class with n rows may move by REACH * n / (n + HALF): one row by 0.18, none not at all."""
     counts_C = torch.bincount(labels_N, minlength=log_NC.shape[1])
-    reach_C = REACH * counts_C / (counts_C + HALF)
+    reach_C = MAX_OFFSET * counts_C / (counts_C + HALF_OFFSET_ROWS)
     offsets_C = torch.zeros(len(counts_C), dtype=torch.float64)
     for _ in range(_SWEEPS):
         before_C = offsets_C.clone()
@@ -272,15 +277,15 @@ def _ascend(log_NC: Tensor, labels_N: Tensor, metric: str) -> Tensor:
 
 def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tuple[Tensor, str]:
     """Decision offsets for the metric. Zeros, with the reason, unless they gain on held-out folds by more than two bootstrap errors."""
-    if metric not in FITTED:
-        raise ValueError(f"offsets can be fitted for {', '.join(FITTED)}; got {metric!r}")
+    if metric not in OFFSET_METRICS:
+        raise ValueError(f"offsets can be fitted for {', '.join(OFFSET_METRICS)}; got {metric!r}")
     classes = probabilities_NC.shape[1]
     known_N = (labels_N >= 0) & torch.isfinite(probabilities_NC).all(1)
     log_NC, labels_N = (
         probabilities_NC[known_N].double().clamp(min=1e-30).log().cpu(),
         labels_N[known_N].cpu(),
     )
-    if len(labels_N) < ROWS or len(torch.unique(labels_N)) < 2:
+    if len(labels_N) < MIN_ROWS or len(torch.unique(labels_N)) < 2:
         return (
             torch.zeros(classes),
             f"offsets are 0: {len(labels_N)} usable validation rows of {len(torch.unique(labels_N))} classes",
@@ -296,14 +301,14 @@ def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tupl
             log_NC[here_N] + _ascend(log_NC[~here_N], labels_N[~here_N], metric)
         ).argmax(1)
     weights_RN = torch.cat(
-        [torch.ones(1, len(labels_N), dtype=torch.long), *resamples(labels_N, _REPLICATES)]
+        [torch.ones(1, len(labels_N), dtype=torch.long), *bootstrap_weights(labels_N, _REPLICATES)]
     )
-    parts = torch.split(weights_RN, at_a_time(len(labels_N), classes))
+    parts = torch.split(weights_RN, replicates_per_chunk(len(labels_N), classes))
     nothing_C = torch.zeros(classes, dtype=torch.long)
     with_R, without_R = (
         torch.cat(
             [
-                FORMULAS[metric](Scored(log_NC, labels_N, told_N, part_RN, nothing_C))
+                FORMULAS[metric](ScoredRows(log_NC, labels_N, told_N, part_RN, nothing_C))
                 for part_RN in parts
             ]
         )

@@ -23,26 +23,24 @@ from torch.nn import functional as F
 from model.decisions.calibration import fit_biases
 
 ERRORS = 2.0  # errors by which an estimate must beat uniform weights
-PSEUDO = 5.0  # rows for which the posterior's own expectation of a class counts beside its validation rows
-WORLDS = 20
-WORLD_ROWS = 2048  # test rows that a draw looks at: more would only cost time
+PSEUDO_ROWS = 5.0  # rows for which the posterior's own expectation of a class counts beside its validation rows
+BIAS_DRAWS = 20
+BIAS_DRAW_ROWS = 2048  # test rows that a draw looks at: more would only cost time
 LIKELIHOOD_ROWS = 4096  # test rows of the held-out likelihood
-MOST_CELLS = 8_000_000  # numbers that go with a checkpoint
+MAX_CELLS = 8_000_000  # numbers that go with a checkpoint
 
 
 @dataclass
-class Validation:
+class ValidationRows:
     """Labelled validation rows as calibrated expert logits; small enough to go with a checkpoint, so that the guard always works."""
 
     logits_VEC: Tensor
     labels_V: Tensor
 
     @classmethod
-    def of(cls, logits_VEC: Tensor, labels_V: Tensor, limit: int = 4096) -> Validation:
+    def select(cls, logits_VEC: Tensor, labels_V: Tensor, limit: int = 4096) -> ValidationRows:
         """The usable rows, at most `limit` and MOST_CELLS: all of the rare classes, the first ones of the others."""
-        limit = (
-            min(limit, max(1, MOST_CELLS // logits_VEC[0].numel())) if len(logits_VEC) else limit
-        )
+        limit = min(limit, max(1, MAX_CELLS // logits_VEC[0].numel())) if len(logits_VEC) else limit
         keep_V = (labels_V >= 0) & torch.isfinite(logits_VEC).flatten(1).all(1)
         logits_VEC, labels_V = logits_VEC[keep_V].detach().float(), labels_V[keep_V]
         order_V = torch.argsort(labels_V, stable=True)
@@ -58,11 +56,11 @@ class Validation:
         return {"logits_VEC": self.logits_VEC, "labels_V": self.labels_V}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Validation:
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> ValidationRows:
         return cls(state["logits_VEC"], state["labels_V"])
 
-    def to(self, device: torch.device) -> Validation:
-        return Validation(self.logits_VEC.to(device), self.labels_V.to(device))
+    def to(self, device: torch.device) -> ValidationRows:
+        return ValidationRows(self.logits_VEC.to(device), self.labels_V.to(device))
 
 
 @dataclass
@@ -97,7 +95,7 @@ def mean_and_error(values_N: Tensor) -> tuple[float, float]:
     ) ** 0.5
 
 
-def refusal(gain: float, error: float, what: str) -> str:
+def refusal_reason(gain: float, error: float, what: str) -> str:
     """Why an estimate is refused, empty if it gains by more than ERRORS errors."""
     return (
         ""
@@ -124,7 +122,7 @@ def expected_gain(
 ) -> tuple[float, float]:
     """Expected gain in test accuracy of the decisions after_N over those of uniform weights (logits_NC), and its error."""
     classes = len(trained_C)
-    step = max(1, -(-len(logits_NC) // WORLD_ROWS))
+    step = max(1, -(-len(logits_NC) // BIAS_DRAW_ROWS))
     logits_NC, after_N = logits_NC[::step].double(), after_N[::step]
     # How being right changes for each row, were class c the true one.
     change_NC = (F.one_hot(after_N, classes) - F.one_hot(logits_NC.argmax(1), classes)).double()
@@ -132,7 +130,7 @@ def expected_gain(
         return _gain_in(logits_NC, change_NC, trained_C, None)
     mean_C, covariance_CC = fit_biases(seen.logits_VC, seen.labels_V, trained_C)
     draws_WC = torch.randn(
-        WORLDS, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        BIAS_DRAWS, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ).to(mean_C.device)
     biases_WC = mean_C + draws_WC @ torch.linalg.cholesky(covariance_CC).T
     gains_W, errors_W = torch.tensor(
@@ -157,11 +155,11 @@ def _gain_in(
     change_V = (seen.after_V == seen.labels_V).double() - (
         seen.logits_VC.argmax(1) == seen.labels_V
     ).double()
-    rows_C = torch.bincount(seen.labels_V, minlength=len(mass_C)).double() + PSEUDO
-    recall_C = (PSEUDO * (moved_NC * change_NC).sum(0) / mass_C).index_add(
+    rows_C = torch.bincount(seen.labels_V, minlength=len(mass_C)).double() + PSEUDO_ROWS
+    recall_C = (PSEUDO_ROWS * (moved_NC * change_NC).sum(0) / mass_C).index_add(
         0, seen.labels_V, change_V
     ) / rows_C
-    square_C = (PSEUDO * (moved_NC * change_NC.square()).sum(0) / mass_C).index_add(
+    square_C = (PSEUDO_ROWS * (moved_NC * change_NC.square()).sum(0) / mass_C).index_add(
         0, seen.labels_V, change_V.square()
     ) / rows_C
     q_C = mass_C / mass_C.sum()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.learning.expert_losses import full
+from model.learning.expert_losses import at_least_float32
 
 
 class Standardise(nn.Module):
@@ -30,7 +30,7 @@ class Standardise(nn.Module):
         self.register_buffer("running_var", torch.ones(size))
 
     def forward(self, x_BD: Tensor, present_B: Tensor) -> Tensor:
-        kind, x_BD = x_BD.dtype, full(x_BD)
+        kind, x_BD = x_BD.dtype, at_least_float32(x_BD)
         mean_D, var_D = (
             self.moments(x_BD, present_B)
             if self.training

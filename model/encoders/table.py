@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.config import TableConfig
 from model.encoders.standardise import Standardise
-from model.schema import FAR, Numeric, Table
+from model.schema import MAX_DEVIATIONS, Numeric, Table
 
 
 def bin_edges(column: Numeric) -> Tensor:
@@ -48,7 +48,7 @@ class NumberEmbedding(nn.Module):
         edges = (
             [bin_edges(c) for c in columns]
             if kind == "piecewise"
-            else [torch.tensor([-FAR, FAR])] * len(columns)
+            else [torch.tensor([-MAX_DEVIATIONS, MAX_DEVIATIONS])] * len(columns)
         )
         self.register_buffer("low_N", torch.stack([e[0] for e in edges]), persistent=False)
         self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
@@ -120,18 +120,18 @@ class TableEncoder(nn.Module):
                 f"a table modality must have at least one column; got {table.name!r} with none"
             )
         self.numbers = (
-            NumberEmbedding(table.numeric, config.numbers, config.embedding)
+            NumberEmbedding(table.numeric, config.numeric_embedding, config.embedding_size)
             if table.numeric
             else None
         )
         self.categories = (
-            CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding)
+            CategoryEmbedding([len(c.vocabulary) for c in table.categorical], config.embedding_size)
             if table.categorical
             else None
         )
         columns = len(table.numeric) + len(table.categorical)
         self.body = nn.Sequential(
-            nn.Linear(columns * config.embedding, config.width),
+            nn.Linear(columns * config.embedding_size, config.width),
             *(ResidualMLP(config.width) for _ in range(config.blocks)),
             nn.ReLU(),
             nn.Linear(config.width, dim),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.config import FusionConfig
 
 
-def held_out(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
+def held_out_logits(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
     """[B, M, C]: each sample's logits from the head of its own fold, which has not learned from it."""
     folds = auxiliary_BMFC.shape[2]
     index_B = (ranks_B % folds)[:, None, None, None].expand(
@@ -52,31 +52,31 @@ class RunningConfidence(nn.Module):
     """Per-modality, per-class running mean of the true-class probability, and the shrinkage towards its class-balanced mean.
 
     On training rows a confidence may rise above the truth even when cross-fitted: the encoder has learned from the row that its head has
-    not. Rows that nothing has learned from, those of validation, say by how much: see `check`.
+    not. Rows that nothing has learned from, those of validation, say by how much: see `correct_on_validation`.
     """
 
     mean_MC: Tensor
-    seen_MC: Tensor
-    level_M: Tensor
+    rows_MC: Tensor
+    validation_mean_M: Tensor
     bias_M: Tensor
-    checked_M: Tensor
+    corrected_M: Tensor
 
     def __init__(self, modalities: int, classes: int, config: FusionConfig) -> None:
         super().__init__()
         self.momentum, self.shrinkage = config.momentum, config.shrinkage
         self.register_buffer("mean_MC", torch.zeros(modalities, classes))
-        self.register_buffer("seen_MC", torch.zeros(modalities, classes))
-        self.register_buffer("level_M", torch.zeros(modalities))
+        self.register_buffer("rows_MC", torch.zeros(modalities, classes))
+        self.register_buffer("validation_mean_M", torch.zeros(modalities))
         self.register_buffer("bias_M", torch.zeros(modalities))
-        self.register_buffer("checked_M", torch.zeros(modalities, dtype=torch.bool))
+        self.register_buffer("corrected_M", torch.zeros(modalities, dtype=torch.bool))
 
     def balanced_mean(self) -> Tensor:
         """[M]: mean over the classes seen so far of their means, running or on validation; 0.5 before any."""
-        seen_MC = self.seen_MC > 0
+        rows_MC = self.rows_MC > 0
         running_M = torch.where(
-            seen_MC.any(1), (self.mean_MC * seen_MC).sum(1) / seen_MC.sum(1).clamp_min(1), 0.5
+            rows_MC.any(1), (self.mean_MC * rows_MC).sum(1) / rows_MC.sum(1).clamp_min(1), 0.5
         )
-        return torch.where(self.checked_M, self.level_M, running_M)
+        return torch.where(self.corrected_M, self.validation_mean_M, running_M)
 
     def shrink(
         self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor
@@ -89,7 +89,7 @@ class RunningConfidence(nn.Module):
         return s_B1 * (confidence_BM - self.bias_M).clamp(0, 1) + (1 - s_B1) * self.balanced_mean()
 
     @torch.no_grad()
-    def check(
+    def correct_on_validation(
         self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor
     ) -> None:
         """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it.
@@ -103,7 +103,7 @@ class RunningConfidence(nn.Module):
         there_NM = present_NM.float()
         count_MC = there_NM.T @ one_hot_NC
         for buffer_M, values_NM in (
-            (self.level_M, true_NM),
+            (self.validation_mean_M, true_NM),
             (self.bias_M, confidence_NM - true_NM),
         ):
             mean_MC = (values_NM * there_NM).T @ one_hot_NC / count_MC.clamp_min(1)
@@ -111,10 +111,10 @@ class RunningConfidence(nn.Module):
             buffer_M.copy_(
                 torch.where(classes_M > 0, mean_MC.sum(1) / classes_M.clamp_min(1), buffer_M)
             )
-        self.checked_M |= (count_MC > 0).any(1)
+        self.corrected_M |= (count_MC > 0).any(1)
 
     @torch.no_grad()
-    def observe(
+    def update(
         self,
         true_BM: Tensor,
         present_BM: Tensor,
@@ -130,7 +130,7 @@ class RunningConfidence(nn.Module):
         sums = torch.stack([(true_BM * present_BM).T @ one_hot_BC, present_BM.T @ one_hot_BC])
         total_MC, count_MC = reduce(sums).unbind()
         rate_MC = torch.where(
-            self.seen_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float()
+            self.rows_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float()
         )
         self.mean_MC += rate_MC * (total_MC / count_MC.clamp_min(1) - self.mean_MC)
-        self.seen_MC += count_MC
+        self.rows_MC += count_MC

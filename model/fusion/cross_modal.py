@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST_ROWS = 50  # with both modalities: fewer do not tell
-KNOWN_ROWS = 100  # of validation: fewer do not tell what to expect
+MIN_ROWS = 50  # with both modalities: fewer do not tell
+MIN_VALIDATION_ROWS = 100  # of validation: fewer do not tell what to expect
 ERRORS = 4.0  # standard errors by which a slope must be above 0 on validation, and less than there
 FALLEN = 0.75  # share of the slope on validation below which two modalities are said not to belong together
 STEADY = 0.3  # how far the mean of one of the two may be from validation's, in deviations of what the other leads to expect of it
@@ -27,7 +27,7 @@ CHANCE = 2.0  # times the square of that distance which chance gives, that are l
 SIGNAL = 0.25  # share of the variance of what is expected that must not be noise
 PSEUDO = 10.0  # rows for which the mean over all classes counts beside those of one class
 CHUNK = 1024  # validation rows that are compared at a time, each with squares of the modalities times the classes
-MOST_CLASSES = 1000  # an expectation has their square of numbers
+MAX_CLASSES = 1000  # an expectation has their square of numbers
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Sums:
 
 
 @dataclass
-class Agreement(Sums):
+class CrossModalStats(Sums):
     """Sums over records for every ordered pair of modalities where both are there; they add up over batches, workers and files."""
 
     rows_MM: Tensor
@@ -59,9 +59,11 @@ class Agreement(Sums):
     said_MMC: Tensor
     middle_MMC: Tensor  # of what is expected
 
-    def __add__(self, other: Agreement) -> Agreement:
+    def __add__(self, other: CrossModalStats) -> CrossModalStats:
         theirs = other.state_dict()
-        return Agreement(**{name: mine + theirs[name] for name, mine in self.state_dict().items()})
+        return CrossModalStats(
+            **{name: mine + theirs[name] for name, mine in self.state_dict().items()}
+        )
 
     def slope(self) -> tuple[Tensor, Tensor]:
         """[M, M] for every pair, both ways together, and its standard error; 1 where all comes true as expected."""
@@ -83,20 +85,20 @@ class Agreement(Sums):
         )
         return (covariance_MM + covariance_MM.T) / signal_MM, (error_MM + error_MM.T) / signal_MM
 
-    def steady(self, known: Expectation) -> Tensor:
+    def steady(self, known: CrossModalModel) -> Tensor:
         """[M, M] whether the mean posterior of the second is about that of validation: the records are of much the same classes."""
         rows_MM = self.rows_MM.clamp_min(1)
         moved_MM = (self.said_MMC / rows_MM[..., None]).square().sum(-1)
         chance_MM = known.spread_MM * (1 / rows_MM + 1 / known.rows_MM.clamp_min(1))
         return moved_MM - CHANCE * chance_MM <= STEADY**2 * known.signal_MM
 
-    def fallen(self, known: Expectation) -> list[tuple[int, int, float]]:
+    def broken_pairs(self, known: CrossModalModel) -> list[tuple[int, int, float]]:
         """The pairs that no longer belong together, and their share of the slope on validation."""
         slope_MM, error_MM = self.slope()  # comparisons with what is no number are false
         steady_MM = self.steady(known)
         told_MM = (
             (known.slope_MM > ERRORS * known.error_MM)
-            & (self.rows_MM >= LEAST_ROWS)
+            & (self.rows_MM >= MIN_ROWS)
             & (steady_MM | steady_MM.T)
         )
         share_MM = slope_MM / known.slope_MM.clamp_min(1e-9)
@@ -109,7 +111,7 @@ class Agreement(Sums):
 
 
 @dataclass
-class Expectation(Sums):
+class CrossModalModel(Sums):
     """What each modality leads to expect of each other, and how far that comes true on validation rows other than those it is from."""
 
     table_MMCC: Tensor  # [m, n, k]: the mean posterior of n where m says k
@@ -124,10 +126,13 @@ class Expectation(Sums):
     error_MM: Tensor
 
     @classmethod
-    def learn(cls, posterior_VMC: Tensor, present_VM: Tensor) -> Expectation | None:
+    def fit(cls, posterior_VMC: Tensor, present_VM: Tensor) -> CrossModalModel | None:
         """Nothing, where there are too few rows or too many classes."""
         rows_MM = (present_VM[:, :, None] & present_VM[:, None, :]).sum(0)
-        if posterior_VMC.shape[-1] > MOST_CLASSES or not (rows_MM.triu(1) >= KNOWN_ROWS).any():
+        if (
+            posterior_VMC.shape[-1] > MAX_CLASSES
+            or not (rows_MM.triu(1) >= MIN_VALIDATION_ROWS).any()
+        ):
             return None
         found = cls(
             **_expected(posterior_VMC, present_VM),
@@ -142,13 +147,13 @@ class Expectation(Sums):
         slope_MM, error_MM = sum(others, first).slope()
         return replace(
             found,
-            slope_MM=torch.where(rows_MM >= KNOWN_ROWS, slope_MM, 0.0).float(),
+            slope_MM=torch.where(rows_MM >= MIN_VALIDATION_ROWS, slope_MM, 0.0).float(),
             error_MM=error_MM.float(),
         )
 
     def compare(
         self, posterior_BMC: Tensor, present_BM: Tensor, learned: bool = False
-    ) -> Agreement:
+    ) -> CrossModalStats:
         """The sums of these records. `learned`: the expectation is from these, so of each it is taken from all but itself."""
         both_BMM1 = (present_BM[:, :, None] & present_BM[:, None, :])[..., None].double()
         posterior_BMC = torch.where(present_BM[..., None], posterior_BMC, 0.0).double()
@@ -180,7 +185,7 @@ class Expectation(Sums):
             expected_BMMC,
         )
         sums = ((both_BMM1 * part).sum(0) for part in parts)
-        return Agreement(*(s.squeeze(-1) if s.shape[-1] == 1 else s for s in sums))
+        return CrossModalStats(*(s.squeeze(-1) if s.shape[-1] == 1 else s for s in sums))
 
 
 def _expected(posterior_VMC: Tensor, present_VM: Tensor) -> dict[str, Tensor]:

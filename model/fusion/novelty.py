@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 RIDGE = 0.01  # share of the mean variance that every direction has at least: embeddings fill few of them
 SLACK = 1.05  # beyond the farthest validation row, for rounding
-LEAST_ROWS = 100  # of validation with the modality: fewer do not tell how far a familiar one may be
+MIN_VALIDATION_ROWS = (
+    100  # of validation with the modality: fewer do not tell how far a familiar one may be
+)
 
 
-class Familiarity(nn.Module):
+class NoveltyGate(nn.Module):
     """A distance from the training rows for every modality, and the limit beyond which it counts as absent.
 
     A confidence means something near the embeddings that it was learned from: of an image of pure noise it can be high. The distance is
@@ -41,8 +43,8 @@ class Familiarity(nn.Module):
         )  # so is one that is no number
 
     @torch.no_grad()
-    def learn(self, weight_M: Tensor, sum_MD: Tensor, square_MDD: Tensor) -> None:
-        """Mean and covariance from weighted sums over training rows; `limit` comes after it."""
+    def fit_distance(self, weight_M: Tensor, sum_MD: Tensor, square_MDD: Tensor) -> None:
+        """Mean and covariance from weighted sums over training rows; `set_limits` comes after it."""
         total_M = weight_M.clamp_min(1e-12)
         mean_MD = sum_MD / total_M[:, None]
         covariance_MDD = (
@@ -58,20 +60,20 @@ class Familiarity(nn.Module):
         )
 
     @torch.no_grad()
-    def limit(self, farthest_M: Tensor, rows_M: Tensor) -> None:
+    def set_limits(self, farthest_M: Tensor, rows_M: Tensor) -> None:
         """Takes the largest distance of validation, if enough rows have the modality."""
-        self.limit_M.copy_(torch.where(rows_M >= LEAST_ROWS, SLACK * farthest_M, 0.0))
+        self.limit_M.copy_(torch.where(rows_M >= MIN_VALIDATION_ROWS, SLACK * farthest_M, 0.0))
 
 
-def lost(present_BM: Tensor, unfamiliar_BM: Tensor) -> Tensor:
+def only_unfamiliar(present_BM: Tensor, unfamiliar_BM: Tensor) -> Tensor:
     """[B] whether all that a record has is unfamiliar."""
     return present_BM.any(1) & (present_BM == unfamiliar_BM).all(1)
 
 
-def moments(
+def weighted_moments(
     embeddings_BMD: Tensor, present_BM: Tensor, weights_B: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted sums over a batch for `learn`, in double precision: [M], [M, D], [M, D, D]."""
+    """Weighted sums over a batch for `fit_distance`, in double precision: [M], [M, D], [M, D, D]."""
     weights_BM = present_BM.double() * weights_B[:, None].double()
     embeddings_BMD = torch.where(present_BM[..., None], embeddings_BMD, 0.0).double()
     weighted_BMD = embeddings_BMD * weights_BM[..., None]

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from model.config import FusionConfig
 
-LEAST = 1e-3  # confidence that the logarithm sees at least
+MIN_CONFIDENCE = 1e-3  # confidence that the logarithm sees at least
 
 
-def scores(confidence_BM: Tensor, visible_BM: Tensor, config: FusionConfig, classes: int) -> Tensor:
+def fusion_scores(
+    confidence_BM: Tensor, visible_BM: Tensor, config: FusionConfig, classes: int
+) -> Tensor:
     """[B, M] what the softmax of the weights sees of the confidences, by fusion.score.
 
     surplus: the log of r^4 / (r^4 + half^4), r being the confidence above chance as a share of the record's best one. A modality that tells
@@ -20,10 +22,10 @@ def scores(confidence_BM: Tensor, visible_BM: Tensor, config: FusionConfig, clas
     if config.score == "level":
         return confidence_BM
     if config.score == "share":
-        return confidence_BM.clamp_min(LEAST).log()
-    surplus_BM = ((confidence_BM - 1 / classes) / (1 - 1 / classes)).clamp_min(LEAST)
+        return confidence_BM.clamp_min(MIN_CONFIDENCE).log()
+    surplus_BM = ((confidence_BM - 1 / classes) / (1 - 1 / classes)).clamp_min(MIN_CONFIDENCE)
     best_B1 = surplus_BM.masked_fill(~visible_BM, 0.0).amax(1, keepdim=True)
-    return -torch.log1p((config.half * best_B1 / surplus_BM) ** 4)
+    return -torch.log1p((config.half_weight_at * best_B1 / surplus_BM) ** 4)
 
 
 def confidence_weights(scores_BM: Tensor, visible_BM: Tensor, temperature: float) -> Tensor:
@@ -32,7 +34,7 @@ def confidence_weights(scores_BM: Tensor, visible_BM: Tensor, temperature: float
     return torch.nan_to_num(scores_BM.softmax(1), nan=0.0)
 
 
-def gains(weights_BM: Tensor, visible_BM: Tensor, normalise: str) -> Tensor:
+def embedding_gains(weights_BM: Tensor, visible_BM: Tensor, normalise: str) -> Tensor:
     """Scale of every embedding: `sum` adds up to the number of modalities there, equal weights are 1 each; `max` gives the best one 1."""
     if normalise == "max":
         return weights_BM / weights_BM.amax(1, keepdim=True).clamp_min(1e-12)
@@ -60,7 +62,7 @@ class Concatenate(nn.Module):
         self.absent_MD = nn.Parameter(torch.zeros(modalities, dim))
 
     def forward(self, embeddings_BMD: Tensor, weights_BM: Tensor, visible_BM: Tensor) -> Tensor:
-        gains_BM = gains(weights_BM, visible_BM, self.normalise).to(embeddings_BMD.dtype)
+        gains_BM = embedding_gains(weights_BM, visible_BM, self.normalise).to(embeddings_BMD.dtype)
         return torch.where(
             visible_BM[..., None],
             gains_BM[..., None] * embeddings_BMD,

@@ -18,7 +18,7 @@ from model.config import LossConfig
 from model.schema import Categorical, Numeric, Table
 
 
-class Settings(Protocol):
+class AugmentSettings(Protocol):
     """What this file reads of the data section of the configuration."""
 
     @property
@@ -37,7 +37,7 @@ class Settings(Protocol):
     def cell_dropout(self) -> float: ...
 
 
-def draws(batch: Batch, columns: int, seed: int, device: torch.device) -> Tensor:
+def uniform_draws(batch: Batch, columns: int, seed: int, device: torch.device) -> Tensor:
     """[B, U] uniform numbers: rows of the global batch's table of draws, the same whatever the number of workers."""
     generator = torch.Generator().manual_seed(
         seed
@@ -47,16 +47,18 @@ def draws(batch: Batch, columns: int, seed: int, device: torch.device) -> Tensor
     return table[batch.start : batch.start + len(batch)].to(device, non_blocking=True)
 
 
-def seed_of(seed: int, step: int, stream: int) -> int:
+def derive_seed(seed: int, step: int, stream: int) -> int:
     """A seed for one use (`stream`) of one step."""
     return (seed * 1_000_003 + step * 101 + stream) % (2**63 - 1)
 
 
-def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
+def augment(batch: Batch, config: AugmentSettings, seed: int, step: int) -> Batch:
     """Images turned, shifted, scaled, recoloured and partly covered; table cells set to missing."""
     device = batch.present_BM.device
     images = {
-        name: augment_images(pixels, draws(batch, 11, seed_of(seed, step, 10 + k), device), config)
+        name: augment_images(
+            pixels, uniform_draws(batch, 11, derive_seed(seed, step, 10 + k), device), config
+        )
         for k, (name, pixels) in enumerate(batch.images.items())
     }
     numbers, categories = dict(batch.numbers), dict(batch.categories)
@@ -65,7 +67,9 @@ def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
             break
         width = numbers[name].shape[1]
         lost = (
-            draws(batch, width + categories[name].shape[1], seed_of(seed, step, 50 + k), device)
+            uniform_draws(
+                batch, width + categories[name].shape[1], derive_seed(seed, step, 50 + k), device
+            )
             < config.cell_dropout
         )
         numbers[name] = numbers[name].masked_fill(lost[:, :width], torch.nan)
@@ -73,7 +77,7 @@ def augment(batch: Batch, config: Settings, seed: int, step: int) -> Batch:
     return batch.replace(images=images, numbers=numbers, categories=categories)
 
 
-def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tensor:
+def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
     """uint8 pixels -> floats in 0..1."""
     x_BCHW = warp(_unit(pixels_BCHW), u_BU, config)
     if config.colour:
@@ -83,11 +87,11 @@ def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tenso
         )
         x_BCHW = (x_BCHW * gain_B[:, None, None, None] + lift_B[:, None, None, None]).clamp(0, 1)
     if config.erase:
-        x_BCHW = x_BCHW.masked_fill(square(x_BCHW, u_BU[:, 8], u_BU[:, 9], config.erase), 0.5)
+        x_BCHW = x_BCHW.masked_fill(square_mask(x_BCHW, u_BU[:, 8], u_BU[:, 9], config.erase), 0.5)
     return x_BCHW
 
 
-def warp(x_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tensor:
+def warp(x_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
     """One affine map an image: a flip, a shift by whole pixels and, for half of the images, rotation and zoom; resampled once."""
     height, width = x_BCHW.shape[2:]
     one_B = torch.ones_like(u_BU[:, 0])
@@ -123,7 +127,7 @@ def warp(x_BCHW: Tensor, u_BU: Tensor, config: Settings) -> Tensor:
     )
 
 
-def square(x_BCHW: Tensor, u_B: Tensor, v_B: Tensor, share: float) -> Tensor:
+def square_mask(x_BCHW: Tensor, u_B: Tensor, v_B: Tensor, share: float) -> Tensor:
     """[B, 1, H, W] mask of a square of `share` of the shorter side around a random place."""
     height, width = x_BCHW.shape[2:]
     half = share * min(height, width) / 2
@@ -149,7 +153,7 @@ def resample_cells(
     for k, table in enumerate(tables):
         columns: list[Numeric | Categorical] = [*table.numeric, *table.categorical]
         width, split = len(columns), len(table.numeric)
-        u_BU = draws(batch, 3 * width, seed_of(seed, step, 70 + k), device)
+        u_BU = uniform_draws(batch, 3 * width, derive_seed(seed, step, 70 + k), device)
         chosen_BW = u_BU[:, :width] < probability
         lost_BW = u_BU[:, width : 2 * width] < torch.tensor(
             [c.missing for c in columns], device=device
@@ -186,7 +190,7 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
     modalities = batch.present_BM.shape[1]
     if probability == 0 or modalities == 1:
         return batch
-    u_BU = draws(batch, 2 * modalities, seed_of(seed, step, 1), batch.present_BM.device)
+    u_BU = uniform_draws(batch, 2 * modalities, derive_seed(seed, step, 1), batch.present_BM.device)
     dropped_BM = (u_BU[:, :modalities] < probability) & batch.present_BM
     survivor_BM = torch.where(batch.present_BM, u_BU[:, modalities:], -1.0)
     spared_BM = torch.nn.functional.one_hot(survivor_BM.argmax(1), modalities).bool()
@@ -194,7 +198,7 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
     return batch.replace(dropped_BM=dropped_BM & ~(nothing_left_B1 & spared_BM))
 
 
-def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int) -> Batch:
+def mix_samples(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int) -> Batch:
     """Mixup and Remix of neighbours 2i and 2i + 1 of the shuffled global batch: pixels and numbers by value, categories by a draw.
 
     Only of records with the same modalities: what stays the record's own must not be told the partner's label. A partner may be of another
@@ -209,8 +213,8 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
     index_B = torch.arange(len(batch), device=device)
     partner_B = ((index_B + even) ^ 1) - even
     partner_B = torch.where((partner_B < 0) | (partner_B >= len(batch)), index_B, partner_B)
-    u_B1 = draws(batch, 1, seed_of(seed, step, 2), device)
-    share_B = _beta(batch, config.mix_alpha, seed_of(seed, step, 3), device)
+    u_B1 = uniform_draws(batch, 1, derive_seed(seed, step, 2), device)
+    share_B = _beta(batch, config.mix_alpha, derive_seed(seed, step, 3), device)
     other = batch.select(partner_B)
     alike_B = (batch.present_BM == other.present_BM).all(1)
     weight_B = torch.where(alike_B, share_B, 1.0)
@@ -220,7 +224,9 @@ def mix(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int
             counts_C[batch.labels_B.clamp_min(0)],
             counts_C[other.labels_B.clamp_min(0)],
         )
-        shares_B = remix_share(share_B, own_B, partner_counts_B, config.mix_kappa, config.mix_tau)
+        shares_B = remix_share(
+            share_B, own_B, partner_counts_B, config.remix_kappa, config.remix_tau
+        )
     return batch.replace(
         images={
             k: _blend(_unit(v), _unit(other.images[k]), weight_B[:, None, None, None])

@@ -18,14 +18,14 @@ SADE_STRENGTH = 2.0  # lambda of SADE's third loss, as in the paper
 TINY = 1e-6
 
 
-def full(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
     """At least float32: bfloat16 has too few digits for a log-softmax over a long tail."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def log_prior(counts_C: Tensor) -> Tensor:
     """[C] log pi."""
-    return full(counts_C).clamp_min(1).log().log_softmax(0)
+    return at_least_float32(counts_C).clamp_min(1).log().log_softmax(0)
 
 
 def cross_entropy(logits_BEC: Tensor, labels_B: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ def cross_entropy(logits_BEC: Tensor, labels_B: Tensor) -> Tensor:
     return -logits_BEC.log_softmax(-1).gather(-1, index_BE1).squeeze(-1)
 
 
-def strengths(config: LossConfig, experts: int) -> Tensor:
+def prior_strengths(config: LossConfig, experts: int) -> Tensor:
     """[E] prior strengths lambda_e = centre + spread * linspace(-1, 1); a single expert has the centre."""
-    return config.centre + config.spread * (
+    return config.average_prior_strength + config.spread_of_prior_strength * (
         torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
     )
 
@@ -49,7 +49,7 @@ def reversed_prior(log_prior_C: Tensor) -> Tensor:
     )
 
 
-def sade_shifts(counts_C: Tensor, experts: int) -> Tensor:
+def sade_logit_shifts(counts_C: Tensor, experts: int) -> Tensor:
     """[E, C] SADE's logit shifts: 0, log pi, log pi - lambda log(reversed pi).
 
     The paper has three experts. For another number they are spaced evenly on the straight lines from the first shift over the second to the
@@ -64,13 +64,13 @@ def sade_shifts(counts_C: Tensor, experts: int) -> Tensor:
     ) * SADE_STRENGTH * reversed_prior(log_prior_C)
 
 
-def shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
+def logit_shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
     """[E, C] what the named loss adds to the logits in training: 0 for the losses that leave them alone."""
     if config.name == "sade":
-        return sade_shifts(counts_C, experts)
+        return sade_logit_shifts(counts_C, experts)
     log_prior_C = log_prior(counts_C)
     if config.name in ("prior", "vs"):
-        return strengths(config, experts).to(log_prior_C)[:, None] * log_prior_C
+        return prior_strengths(config, experts).to(log_prior_C)[:, None] * log_prior_C
     return torch.zeros(experts, len(counts_C)).to(log_prior_C)
 
 
@@ -80,20 +80,26 @@ def expert_priors(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
     The shifted logits learn the training posterior, so the raw ones stand for pi / exp(shift): the start of every later prior correction.
     True for rows drawn as they come; weights, margins and multiplicative scales are not undone.
     """
-    return (log_prior(counts_C) - shifts(counts_C, config, experts)).softmax(-1)
+    return (log_prior(counts_C) - logit_shifts(counts_C, config, experts)).softmax(-1)
 
 
-def plain(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def plain_loss(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """CE(v, y); `class_balanced` and `influence` are this with weights."""
     return cross_entropy(logits_BEC, labels_B)
 
 
-def shifted(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def prior_shifted_loss(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """`prior`: CE(v + lambda_e log pi, y). `sade`: CE(v + SADE's shift, y)."""
-    return cross_entropy(logits_BEC + shifts(counts_C, config, logits_BEC.shape[1]), labels_B)
+    return cross_entropy(logits_BEC + logit_shifts(counts_C, config, logits_BEC.shape[1]), labels_B)
 
 
-def focal(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def focal_loss(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """(1 - p_y)^gamma CE(v, y)."""
     loss_BE = cross_entropy(logits_BEC, labels_B)
     return (-torch.expm1(-loss_BE)).clamp_min(
@@ -101,20 +107,22 @@ def focal(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossCo
     ) ** config.focal_gamma * loss_BE  # 0^(gamma - 1) has no gradient: hence the floor
 
 
-def vector_scaling(
+def vector_scaling_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
     """VS loss, CE((n_c / n_max)^gamma v_c + lambda_e log pi_c, y): the paper's tau is the prior strength here, one for each expert."""
-    counts_C = full(counts_C).clamp_min(1)
+    counts_C = at_least_float32(counts_C).clamp_min(1)
     scale_C = (counts_C / counts_C.max()) ** config.vs_gamma
     return cross_entropy(
-        scale_C * logits_BEC + shifts(counts_C, config, logits_BEC.shape[1]), labels_B
+        scale_C * logits_BEC + logit_shifts(counts_C, config, logits_BEC.shape[1]), labels_B
     )
 
 
-def smoothing(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig) -> Tensor:
+def label_smoothing_loss(
+    logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
     """Label-aware smoothing (MiSLAS, concave form): (1 - eps_y) CE(v, y) + eps_y mean_c CE(v, c); equal counts all take the tail's eps."""
-    counts_C = full(counts_C).clamp_min(1)
+    counts_C = at_least_float32(counts_C).clamp_min(1)
     rank_C = (counts_C - counts_C.min()) / (counts_C.max() - counts_C.min()).clamp_min(1)
     smooth_C = config.smoothing_tail + (config.smoothing_head - config.smoothing_tail) * torch.sin(
         rank_C * torch.pi / 2
@@ -126,19 +134,19 @@ def smoothing(logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: Lo
 
 
 EXPERT_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]] = {
-    "prior": shifted,
-    "sade": shifted,
-    "focal": focal,
-    "class_balanced": plain,
-    "vs": vector_scaling,
-    "influence": plain,
-    "smoothing": smoothing,
+    "prior": prior_shifted_loss,
+    "sade": prior_shifted_loss,
+    "focal": focal_loss,
+    "class_balanced": plain_loss,
+    "vs": vector_scaling_loss,
+    "influence": plain_loss,
+    "smoothing": label_smoothing_loss,
 }
 
 
 def margins(counts_C: Tensor, margin: float) -> Tensor:
     """[C] LDAM margins Delta_c = margin (n_min / n_c)^(1/4)."""
-    counts_C = full(counts_C).clamp_min(1)
+    counts_C = at_least_float32(counts_C).clamp_min(1)
     return margin * (counts_C.min() / counts_C) ** 0.25
 
 
@@ -155,29 +163,31 @@ def subtract_margin(
 
 def effective_weights(counts_C: Tensor, beta: float) -> Tensor:
     """[C] (1 - beta) / (1 - beta^n) of the effective number of samples, averaging 1 over the training rows."""
-    n_C = full(counts_C).clamp_min(1).double()
+    n_C = at_least_float32(counts_C).clamp_min(1).double()
     weights_C = -1 / torch.expm1(n_C * torch.tensor(beta, dtype=torch.float64).log())
-    return (weights_C / (weights_C * n_C / n_C.sum()).sum()).to(full(counts_C).dtype)
+    return (weights_C / (weights_C * n_C / n_C.sum()).sum()).to(at_least_float32(counts_C).dtype)
 
 
 def inverse_weights(counts_C: Tensor) -> Tensor:
     """[C] 1 / n, averaging 1 over the training rows."""
-    n_C = full(counts_C).clamp_min(1)
+    n_C = at_least_float32(counts_C).clamp_min(1)
     return n_C.sum() / (len(n_C) * n_C)
 
 
-def started(config: LossConfig, progress: float) -> bool:
+def reweighting_has_started(config: LossConfig, progress: float) -> bool:
     """Deferred re-weighting (DRW): with drw > 0 nothing is weighted before the last drw share of the training."""
     return config.drw == 0 or progress >= 1 - config.drw
 
 
 def class_weights(counts_C: Tensor, config: LossConfig, progress: float) -> Tensor:
     """[C]: `influence` weights by 1 / n, `class_balanced` and every loss with drw > 0 by the effective number."""
-    if started(config, progress) and config.name == "influence":
+    if reweighting_has_started(config, progress) and config.name == "influence":
         return inverse_weights(counts_C)
-    if started(config, progress) and (config.name == "class_balanced" or config.drw > 0):
+    if reweighting_has_started(config, progress) and (
+        config.name == "class_balanced" or config.drw > 0
+    ):
         return effective_weights(counts_C, config.effective_beta)
-    return torch.ones_like(full(counts_C))
+    return torch.ones_like(at_least_float32(counts_C))
 
 
 def influence_weights(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor) -> Tensor:
@@ -188,7 +198,7 @@ def influence_weights(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor) 
     """
     one_hot_B1C = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])[:, None, :]
     error_BE = (logits_BEC.detach().softmax(-1) - one_hot_B1C).abs().sum(-1)
-    size_BE = full(hidden_BEH.detach()).abs().mean(-1)
+    size_BE = at_least_float32(hidden_BEH.detach()).abs().mean(-1)
     if (
         size_BE.shape != error_BE.shape
     ):  # late and evidential fusion have one row of logits for all experts
@@ -207,9 +217,9 @@ def expert_loss(
     """[B, E] the loss named by config.name, with margin and weights; 0 where the label is unknown."""
     known_B = labels_B >= 0
     labels_B = labels_B.clamp_min(0)
-    logits_BEC = subtract_margin(full(logits_BEC), labels_B, counts_C, config)
+    logits_BEC = subtract_margin(at_least_float32(logits_BEC), labels_B, counts_C, config)
     loss_BE = EXPERT_LOSSES[config.name](logits_BEC, labels_B, counts_C, config)
     loss_BE = loss_BE * class_weights(counts_C, config, progress)[labels_B][:, None]
-    if config.name == "influence" and started(config, progress):
+    if config.name == "influence" and reweighting_has_started(config, progress):
         loss_BE = loss_BE * influence_weights(logits_BEC, hidden_BEH, labels_B)
     return torch.where(known_B[:, None], loss_BE, 0.0)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, ModelConfig
-from model.fusion.confidence import held_out
-from model.learning.expert_losses import expert_loss, full, log_prior
+from model.fusion.confidence import held_out_logits
+from model.learning.expert_losses import at_least_float32, expert_loss, log_prior
 from model.outputs import Outputs
 
 
-def terms(
+def loss_terms(
     outputs: Outputs, batch: Batch, counts_C: Tensor, config: ModelConfig, progress: float
 ) -> dict[str, Tensor]:
     """Weighted scalar terms whose sum is the loss; `progress` in 0..1 is the share of the training that is done."""
@@ -39,27 +39,27 @@ def terms(
         )
 
     return {
-        "classification": blended(experts_B, batch).sum() / rows,
-        "auxiliary": config.fusion.auxiliary_weight * blended(alone_B, batch).sum() / rows,
+        "classification": mix_over_labels(experts_B, batch).sum() / rows,
+        "auxiliary": config.fusion.auxiliary_weight * mix_over_labels(alone_B, batch).sum() / rows,
         "confidence": config.fusion.confidence_weight
         * confidence_loss(outputs, batch).sum()
         / rows,
         "diversity": -config.loss.diversity
-        * divergence(outputs.logits_BEC, known(batch)).sum()
+        * expert_diversity(outputs.logits_BEC, has_label(batch)).sum()
         / rows,
     }
 
 
-def known(batch: Batch) -> Tensor:
+def has_label(batch: Batch) -> Tensor:
     """[B] bool: rows with a label."""
     return batch.labels_B >= 0
 
 
-def blended(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+def mix_over_labels(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
     """[B] share * value(y) + (1 - share) * value(partner) for rows that mixup or Remix has blended, else value(y)."""
     if batch.partners_B is None or batch.shares_B is None:
         return value_B(batch.labels_B)
-    shares_B = full(batch.shares_B)
+    shares_B = at_least_float32(batch.shares_B)
     return shares_B * value_B(batch.labels_B) + (1 - shares_B) * value_B(batch.partners_B)
 
 
@@ -71,7 +71,7 @@ def auxiliary_loss(
     A single head (F = 1) learns from every row: the in-sample confidence of the baselines.
     """
     folds = auxiliary_BMFC.shape[2]
-    log_BMFC = (full(auxiliary_BMFC) + log_prior(counts_C)).log_softmax(-1)
+    log_BMFC = (at_least_float32(auxiliary_BMFC) + log_prior(counts_C)).log_softmax(-1)
     index_BMF1 = labels_B.clamp_min(0)[:, None, None, None].expand(*log_BMFC.shape[:3], 1)
     loss_BMF = -log_BMFC.gather(-1, index_BMF1).squeeze(-1)
     learns_BF = ((ranks_B % folds)[:, None] != torch.arange(folds, device=ranks_B.device)) | (
@@ -81,7 +81,7 @@ def auxiliary_loss(
     return torch.where(counted_BMF, loss_BMF, 0.0).sum((1, 2)) / max(folds - 1, 1)
 
 
-def averaged(auxiliary_BMFC: Tensor) -> Tensor:
+def mean_over_folds(auxiliary_BMFC: Tensor) -> Tensor:
     """[B, M, C] mean logits of the F heads: what is used for data that no head has learned from."""
     return auxiliary_BMFC.mean(2)
 
@@ -93,9 +93,11 @@ def true_class_probability(outputs: Outputs, batch: Batch, cross_fitted: bool = 
     """
     auxiliary_BMFC = outputs.auxiliary_BMFC.detach()
     alone_BMC = (
-        held_out(auxiliary_BMFC, batch.ranks_B) if cross_fitted else averaged(auxiliary_BMFC)
+        held_out_logits(auxiliary_BMFC, batch.ranks_B)
+        if cross_fitted
+        else mean_over_folds(auxiliary_BMFC)
     )
-    posterior_BMC = full(alone_BMC).softmax(-1)
+    posterior_BMC = at_least_float32(alone_BMC).softmax(-1)
 
     def of(labels_B: Tensor) -> Tensor:
         index_BM1 = labels_B.clamp_min(0)[:, None, None].expand(-1, posterior_BMC.shape[1], 1)
@@ -103,22 +105,24 @@ def true_class_probability(outputs: Outputs, batch: Batch, cross_fitted: bool = 
             posterior_BMC.gather(-1, index_BM1).squeeze(-1).T
         )  # [M, B]: `blended` works on the last axis
 
-    return torch.where(outputs.present_BM & known(batch)[:, None], blended(of, batch).T, 0.0)
+    return torch.where(
+        outputs.present_BM & has_label(batch)[:, None], mix_over_labels(of, batch).T, 0.0
+    )
 
 
 def confidence_loss(outputs: Outputs, batch: Batch) -> Tensor:
     """[B] sum over the modalities a row has of (c - TCP)^2."""
-    error_BM = full(outputs.confidence_BM) - true_class_probability(outputs, batch)
-    return torch.where(outputs.present_BM & known(batch)[:, None], error_BM**2, 0.0).sum(1)
+    error_BM = at_least_float32(outputs.confidence_BM) - true_class_probability(outputs, batch)
+    return torch.where(outputs.present_BM & has_label(batch)[:, None], error_BM**2, 0.0).sum(1)
 
 
-def divergence(logits_BEC: Tensor, known_B: Tensor) -> Tensor:
+def expert_diversity(logits_BEC: Tensor, known_B: Tensor) -> Tensor:
     """[B] mean over the experts of KL(softmax of the mean logits || expert): RIDE's diversity, at temperature 1, the mean held constant.
 
     Rewarded with a weight below 1 it is outweighed by the cross-entropy wherever an expert denies the true class; from 1 on it may diverge.
     """
-    log_BEC = full(logits_BEC).log_softmax(-1)
-    log_mean_B1C = full(logits_BEC).detach().mean(1, keepdim=True).log_softmax(-1)
+    log_BEC = at_least_float32(logits_BEC).log_softmax(-1)
+    log_mean_B1C = at_least_float32(logits_BEC).detach().mean(1, keepdim=True).log_softmax(-1)
     divergence_BE = (log_mean_B1C.exp() * (log_mean_B1C - log_BEC)).sum(-1)
     return torch.where(known_B, divergence_BE.mean(1), 0.0)
 
@@ -128,10 +132,10 @@ def tail_rows(batch: Batch, counts_C: Tensor) -> Tensor:
 
     The authors' code sets the bound by hand (20 rows); the mean fits data of any size, and no class is in the tail of balanced data.
     """
-    return known(batch) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
+    return has_label(batch) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
 
 
-def restricted(batch: Batch, kept_B: Tensor) -> Batch:
+def keep_labels_of(batch: Batch, kept_B: Tensor) -> Batch:
     """The batch in which only the kept rows count in the loss; the network still sees all of them."""
     partners_B = None if batch.partners_B is None else batch.partners_B.where(kept_B, -1)
     return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)

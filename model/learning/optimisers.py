@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 
-class Settings(Protocol):
+class OptimiserSettings(Protocol):
     """What `build` reads of a configuration."""
 
     @property
@@ -32,7 +32,7 @@ class Settings(Protocol):
     def momentum(self) -> float: ...
 
 
-def decayed(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_by_weight_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters (with, without) weight decay: weight matrices have it; norms, biases, embeddings and learned vectors do not."""
     kept: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -49,9 +49,9 @@ def decayed(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
     return kept, free
 
 
-def build(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def build_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
     """The optimiser named by the settings; SAM and ImbSAM are AdamW with other gradients."""
-    kept, free = decayed(network)
+    kept, free = split_by_weight_decay(network)
     groups = [
         {"params": kept, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -60,17 +60,19 @@ def build(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     return OPTIMISERS[settings.name](groups, settings)
 
 
-def adamw(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
+def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
 
 
-def sgd(groups: list[dict[str, object]], settings: Settings) -> torch.optim.Optimizer:
+def sgd(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
     )
 
 
-OPTIMISERS: dict[str, Callable[[list[dict[str, object]], Settings], torch.optim.Optimizer]] = {
+OPTIMISERS: dict[
+    str, Callable[[list[dict[str, object]], OptimiserSettings], torch.optim.Optimizer]
+] = {
     "adamw": adamw,
     "sgd": sgd,
     "sam": adamw,
@@ -102,7 +104,7 @@ def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None
 
 
 @contextmanager
-def still(network: nn.Module) -> Iterator[None]:
+def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
     """Batch statistics keep their running means: a second pass over a batch must not count the batch twice."""
     norms: list[Any] = [m for m in network.modules() if hasattr(m, "running_mean")]
     rates = [(m, m.momentum) for m in norms]
@@ -125,7 +127,7 @@ def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+def update_weight_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of weights and float buffers (batch statistics); integer buffers are copied.
 
     The decay rises as (1 + step) / (10 + step), so that the first weights are soon forgotten.

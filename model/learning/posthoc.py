@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.learning.expert_losses import cross_entropy, full
+from model.learning.expert_losses import at_least_float32, cross_entropy
 from model.learning.optimisers import learning_rate_scale
 
 STAGES = ("crt", "lws", "tau")
@@ -23,17 +23,17 @@ STEPS = (
 )  # fewest and most batches an epoch: small data must converge, large data must take seconds
 
 
-def adjust(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tensor:
+def move_prior(logits: Tensor, train_prior_C: Tensor, test_prior_C: Tensor) -> Tensor:
     """Logits [..., C] of a posterior under the training prior, moved to the test prior: v + log pi_test - log pi_train.
 
     A training prior of 0 counts as 1e-12; a test prior of 0 rules its class out. Priors may also be [E, C] (expert_losses.expert_priors)
     for logits [..., E, C].
     """
-    test_C = full(test_prior_C)
+    test_C = at_least_float32(test_prior_C)
     return (
-        full(logits)
+        at_least_float32(logits)
         + test_C.log().where(test_C > 0, NEVER)
-        - full(train_prior_C).clamp_min(1e-12).log()
+        - at_least_float32(train_prior_C).clamp_min(1e-12).log()
     )
 
 
@@ -68,7 +68,10 @@ def retrain(
     if not known_N.all():
         hidden_NEH, labels_N = hidden_NEH[known_N], labels_N[known_N]
     generator = torch.Generator().manual_seed(seed)
-    weight_ECH, bias_EC = full(weight_ECH.detach()).clone(), full(bias_EC.detach()).clone()
+    weight_ECH, bias_EC = (
+        at_least_float32(weight_ECH.detach()).clone(),
+        at_least_float32(bias_EC.detach()).clone(),
+    )
     if kind == "lws":
         scale_EC = torch.ones_like(bias_EC, requires_grad=True)
         learned = [scale_EC]
@@ -89,7 +92,7 @@ def retrain(
         def scaled() -> tuple[Tensor, Tensor]:
             return fresh_ECH, fresh_EC
 
-    learn(learned, scaled, hidden_NEH, labels_N, counts_C, epochs, lr, generator)
+    fit_classifiers(learned, scaled, hidden_NEH, labels_N, counts_C, epochs, lr, generator)
     weight, bias = scaled()
     return weight.detach(), bias.detach()
 
@@ -101,7 +104,7 @@ def tau_normalise(weight_ECH: Tensor, tau: float) -> Tensor:
 
 
 @torch.enable_grad()
-def learn(
+def fit_classifiers(
     learned: list[Tensor],
     classifier: Callable[[], tuple[Tensor, Tensor]],
     hidden_NEH: Tensor,
@@ -125,7 +128,10 @@ def learn(
             .to(labels_N.device)
         )
         weight_ECH, bias_EC = classifier()
-        logits_BEC = torch.einsum("beh,ech->bec", full(hidden_NEH[index_B]), weight_ECH) + bias_EC
+        logits_BEC = (
+            torch.einsum("beh,ech->bec", at_least_float32(hidden_NEH[index_B]), weight_ECH)
+            + bias_EC
+        )
         loss = cross_entropy(logits_BEC, labels_N[index_B]).mean(0).sum()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

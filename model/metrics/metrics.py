@@ -14,26 +14,16 @@ from torch import Tensor
 from model.metrics.scoring import (
     FORMULAS,
     SHOTS,
-    Scored,
-    at_a_time,
+    ScoredRows,
     midranks,
-    score,
+    replicates_per_chunk,
+    score_rows,
     shot_groups,
 )
-from model.schema import listed
-
-__all__ = [
-    "FORMULAS",
-    "bootstrap",
-    "compute",
-    "confidence_report",
-    "notes",
-    "resamples",
-    "shot_groups",
-]
+from model.schema import join_names
 
 
-def compute(
+def compute_metrics(
     probabilities_NC: Tensor,
     labels_N: Tensor,
     counts_C: Tensor,
@@ -41,7 +31,7 @@ def compute(
     predictions_N: Tensor | None = None,
 ) -> dict[str, float]:
     """Every metric that is defined, by its flat name; means are over the classes that have rows. counts_C: training rows a class."""
-    scored = score(probabilities_NC, labels_N, counts_C, predictions_N)
+    scored = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
     found = {name: float(metric(scored)) for name, metric in FORMULAS.items()}
     for c, name in enumerate(classes):
         found[f"recall/{name}"] = float(scored.recall_RC[0, c])
@@ -49,7 +39,7 @@ def compute(
     return {name: value for name, value in found.items() if value == value}
 
 
-def notes(
+def explain_metrics(
     probabilities_NC: Tensor,
     labels_N: Tensor,
     counts_C: Tensor,
@@ -57,7 +47,7 @@ def notes(
     predictions_N: Tensor | None = None,
 ) -> dict[str, str]:
     """Why a metric is missing, or over which classes it was taken; empty where nothing needs saying."""
-    scored = score(probabilities_NC, labels_N, counts_C, predictions_N)
+    scored = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
     found: dict[str, str] = {}
     if len(scored.labels_N) < len(labels_N):
         found["rows"] = (
@@ -77,7 +67,7 @@ def notes(
             "macro_auprc",
             "worst_recall",
         ):
-            found[metric] = f"without the classes that have no rows: {listed(absent)}"
+            found[metric] = f"without the classes that have no rows: {join_names(absent)}"
         found["macro_f1"] += "; one of them that is predicted counts as 0"
     for group, shot in enumerate(SHOTS):
         if not bool((present_C & (scored.groups_C == group)).any()):
@@ -98,7 +88,9 @@ def notes(
     return found
 
 
-def resamples(labels_N: Tensor, replicates: int, seed: int = 0, most: int = 0) -> Iterator[Tensor]:
+def bootstrap_weights(
+    labels_N: Tensor, replicates: int, seed: int = 0, most: int = 0
+) -> Iterator[Tensor]:
     """How often each row is drawn in each replicate [R, N], `most` replicates at a time; every class keeps its number of rows (stratified
     bootstrap)."""
     order_N = torch.argsort(labels_N, stable=True)
@@ -117,7 +109,7 @@ def resamples(labels_N: Tensor, replicates: int, seed: int = 0, most: int = 0) -
         )
 
 
-def _values(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
+def _values(scored: ScoredRows, name: str, classes: Sequence[str]) -> Tensor:
     kind, _, label = name.partition("/")
     if name in FORMULAS:
         return FORMULAS[name](scored)
@@ -130,7 +122,7 @@ def _values(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
     )
 
 
-def bootstrap(
+def bootstrap_intervals(
     probabilities_NC: Tensor,
     labels_N: Tensor,
     counts_C: Tensor,
@@ -144,12 +136,12 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of the named metrics from a bootstrap stratified by class; an undefined metric is left out."""
     names = list(names)
-    whole = score(probabilities_NC, labels_N, counts_C, predictions_N)
+    whole = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
     if not replicates or not len(whole.labels_N):
         return {}
-    most = at_a_time(len(whole.labels_N), probabilities_NC.shape[1])
+    most = replicates_per_chunk(len(whole.labels_N), probabilities_NC.shape[1])
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for part_RN in resamples(whole.labels_N, replicates, seed, most):
+    for part_RN in bootstrap_weights(whole.labels_N, replicates, seed, most):
         chunk = dataclasses.replace(whole, weights_RN=part_RN)  # its matrices go with it
         for name in names:
             parts[name].append(_values(chunk, name, classes))

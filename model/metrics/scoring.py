@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model.schema import FEW_ROWS, MANY_ROWS, by_thirds
+from model.schema import FEW_ROWS, MANY_ROWS, groups_are_terciles
 
 BINS = 15  # of both calibration errors, equally wide
 SHOTS = ("many", "medium", "few")
@@ -32,7 +32,7 @@ def shot_groups(counts_C: Tensor) -> Tensor:
     """0 (many, over 100 training rows), 1 (medium, 20 to 100) or 2 (few) for every class; terciles of the classes if a group were empty."""
     groups_C = torch.where(counts_C > MANY_ROWS, 0, torch.where(counts_C >= FEW_ROWS, 1, 2))
     classes = len(counts_C)
-    if by_thirds(counts_C.tolist()):
+    if groups_are_terciles(counts_C.tolist()):
         order_C = torch.argsort(counts_C, descending=True, stable=True)
         steps_C = torch.arange(classes, device=counts_C.device)
         groups_C[order_C] = steps_C * 2 if classes == 2 else steps_C * 3 // classes
@@ -60,13 +60,13 @@ def _least(values: Tensor) -> Tensor:
     return torch.where(values.isnan().all(-1), torch.nan, values.nan_to_num(nan=torch.inf).amin(-1))
 
 
-def at_a_time(rows: int, classes: int) -> int:
+def replicates_per_chunk(rows: int, classes: int) -> int:
     """Replicates of one chunk, which bounds what they take in memory: a row of weights and a confusion matrix each."""
     return max(1, _CELLS // max(rows, classes**2))
 
 
 @dataclass
-class Scored:
+class ScoredRows:
     """Rows with their decisions and R rows of integer weights; every metric comes from here as R values, NaN where undefined."""
 
     probabilities_NC: Tensor
@@ -187,11 +187,11 @@ class Scored:
         return self._mean((self.probabilities_NC.double() ** 2).sum(1) - 2 * true_N + 1)
 
 
-FORMULAS: dict[str, Callable[[Scored], Tensor]] = {
+FORMULAS: dict[str, Callable[[ScoredRows], Tensor]] = {
     "balanced_accuracy": lambda scored: scored.recall_RC.nanmean(1),
     "macro_f1": lambda scored: scored.f1_RC.nanmean(1),
-    "g_mean": Scored.g_mean,
-    "mcc": Scored.mcc,
+    "g_mean": ScoredRows.g_mean,
+    "mcc": ScoredRows.mcc,
     "macro_auroc": lambda scored: scored.ranking_2RC[0].nanmean(1),
     "macro_auprc": lambda scored: scored.ranking_2RC[1].nanmean(1),
     "accuracy": lambda scored: _ratio(scored.hits_RC.sum(1), scored.weights_RN.sum(1)),
@@ -199,19 +199,19 @@ FORMULAS: dict[str, Callable[[Scored], Tensor]] = {
     "many_shot_accuracy": lambda scored: scored.group_recall(0),
     "medium_shot_accuracy": lambda scored: scored.group_recall(1),
     "few_shot_accuracy": lambda scored: scored.group_recall(2),
-    "ece": Scored.ece,
-    "classwise_ece": Scored.classwise_ece,
-    "nll": Scored.nll,
-    "brier": Scored.brier,
+    "ece": ScoredRows.ece,
+    "classwise_ece": ScoredRows.classwise_ece,
+    "nll": ScoredRows.nll,
+    "brier": ScoredRows.brier,
 }
 
 
-def score(
+def score_rows(
     probabilities_NC: Tensor,
     labels_N: Tensor,
     counts_C: Tensor,
     predictions_N: Tensor | None = None,
-) -> Scored:
+) -> ScoredRows:
     """The labelled rows, each with weight 1. Decisions are the most probable class unless given."""
     if not bool(torch.isfinite(probabilities_NC).all()):
         broken = int((~torch.isfinite(probabilities_NC)).any(1).sum())
@@ -222,7 +222,7 @@ def score(
     scores_NC = probabilities_NC.detach().float()[known_N]
     decisions_N = scores_NC.argmax(1) if predictions_N is None else predictions_N.long()[known_N]
     weights_RN = torch.ones(1, len(scores_NC), dtype=torch.long, device=scores_NC.device)
-    return Scored(
+    return ScoredRows(
         scores_NC,
         labels_N[known_N].long(),
         decisions_N,

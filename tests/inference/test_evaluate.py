@@ -213,7 +213,7 @@ def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of
     assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
     before = folder / "before"  # one made by a version that did not learn what to expect
     save_checkpoint(
-        str(before), dataclasses.replace(load_checkpoint(str(folder / "run")), expectation=None)
+        str(before), dataclasses.replace(load_checkpoint(str(folder / "run")), cross_modal=None)
     )
     assert (
         words

@@ -282,7 +282,7 @@ def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Pa
 
 def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_path: Path) -> None:
     known = load_checkpoint(str(folder / "run"))
-    known.network.familiarity.limit_M[0] = 1e-9  # no photo is familiar any more
+    known.network.novelty_gate.limit_M[0] = 1e-9  # no photo is familiar any more
     save_checkpoint(str(tmp_path / "run" / "checkpoint"), known)
     frame = pd.read_parquet(folder / "table.parquet")
     frame.loc[:4, ["age", "dose", "site"]] = None
@@ -366,7 +366,7 @@ def test_a_known_prior_moves_the_probabilities_by_bayes(
         0.1,
         0.3,
         0.6,
-    ]  # with loss.centre = 1 the experts' mean speaks for a uniform prior
+    ]  # with loss.average_prior_strength = 1 the experts' mean speaks for a uniform prior
     assert moved[P].to_numpy() == pytest.approx(expected / expected.sum(1, keepdims=True), abs=1e-4)
     assert told["aggregation"] == "given"
 

@@ -87,7 +87,9 @@ def classification(
     batch = make_batch(labels, **more)
     outputs = make_outputs(torch.tensor(logits, dtype=torch.float64)[:, None], batch.present_BM)
     return float(
-        losses.terms(outputs, batch, COUNTS, ModelConfig(loss=config), progress)["classification"]
+        losses.loss_terms(outputs, batch, COUNTS, ModelConfig(loss=config), progress)[
+            "classification"
+        ]
     )
 
 

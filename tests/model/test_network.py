@@ -23,7 +23,7 @@ from model.encoders.image import ImageEncoder
 from model.encoders.standardise import Standardise
 from model.encoders.table import CategoryEmbedding, NumberEmbedding
 from model.fusion import weights as fusion
-from model.learning.losses import terms
+from model.learning.losses import loss_terms
 from model.network import Network
 from model.schema import Numeric, Schema
 from tests.model import samples
@@ -31,7 +31,7 @@ from tests.model import samples
 SMALL = ModelConfig(
     dim=16,
     image=ImageConfig(width=8),
-    table=TableConfig(width=16, embedding=4),
+    table=TableConfig(width=16, embedding_size=4),
     experts=ExpertsConfig(hidden=16),
 )
 
@@ -68,7 +68,7 @@ SETS = {
 def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> None:
     network = built(data).train()
     batch = samples.batch(data)
-    found = terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
+    found = loss_terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
     assert set(found) == {"classification", "auxiliary", "confidence", "diversity"}
     torch.stack(list(found.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
@@ -193,8 +193,8 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
 def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
     confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.6], [0.82, 0.244], [0.05, 0.02]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    scores_BM = fusion.scores(
-        confidence_BM, visible_BM, FusionConfig(score="surplus", half=0.2), classes=10
+    scores_BM = fusion.fusion_scores(
+        confidence_BM, visible_BM, FusionConfig(score="surplus", half_weight_at=0.2), classes=10
     )
     weights_BM = fusion.confidence_weights(scores_BM, visible_BM, 1.0)
     assert weights_BM[0, 1] < 1e-6, "chance is nothing"
@@ -205,10 +205,12 @@ def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
         [[0.06, 0.03]]
     )  # of 200 classes: far from certain, and both tell something
     alike_BM = fusion.confidence_weights(
-        fusion.scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200), visible_BM[:1], 1.0
+        fusion.fusion_scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200),
+        visible_BM[:1],
+        1.0,
     )
     assert alike_BM[0, 1] == pytest.approx(0.5, abs=0.03)
-    scores_BM = fusion.scores(
+    scores_BM = fusion.fusion_scores(
         confidence_BM, visible_BM & torch.tensor([False, True]), FusionConfig(), classes=10
     )
     assert scores_BM[0, 1].exp() > 0.9, "a modality that is not there is not the best one"
@@ -218,11 +220,15 @@ def test_a_share_is_in_proportion_and_a_level_exponential() -> None:
     confidence_BM = torch.tensor([[0.6, 0.2]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
     share_BM = fusion.confidence_weights(
-        fusion.scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3), visible_BM, 1.0
+        fusion.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3),
+        visible_BM,
+        1.0,
     )
     assert share_BM.tolist()[0] == pytest.approx([0.75, 0.25])
     level_BM = fusion.confidence_weights(
-        fusion.scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3), visible_BM, 0.4
+        fusion.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3),
+        visible_BM,
+        0.4,
     )
     assert level_BM.tolist()[0] == pytest.approx(torch.tensor([1.5, 0.5]).softmax(0).tolist())
 
@@ -364,8 +370,8 @@ def forward_all(
     if present is not None:
         batch.present_BM[:] = present
     outputs = network(batch)
-    found = terms(outputs, batch, network.counts_C, network.config, progress=1.0)
-    network.observe(outputs, batch)
+    found = loss_terms(outputs, batch, network.counts_C, network.config, progress=1.0)
+    network.update_running_confidence(outputs, batch)
     return {
         **found,
         "logits": outputs.logits_BEC,
@@ -432,29 +438,28 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
     gone = batch.replace(present_BM=torch.tensor([[False, True]]).expand(12, 2))
     network.eval()
     expected, before = network(gone), network(batch)
-    assert not network.limited
-    network.familiarity.limit_M[0] = 1e-9
-    assert network.limited
+    assert not network.has_novelty_limits
+    network.novelty_gate.limit_M[0] = 1e-9
+    assert network.has_novelty_limits
     found = network(batch)
     assert torch.equal(found.logits_BEC, expected.logits_BEC)
     assert not torch.equal(found.logits_BEC, before.logits_BEC)
     assert found.present_BM.all(), "it is still there"
     assert found.unfamiliar_BM.tolist() == [[True, False]] * 12
     assert (found.weights_BM[:, 0] == 0).all()
-    network.familiarity.limit_M[1] = 1e-9
+    network.novelty_gate.limit_M[1] = 1e-9
     nowhere = network(batch)
     assert nowhere.unfamiliar_BM.all()
     assert torch.equal(nowhere.logits_BEC, before.logits_BEC), (
         "nothing is familiar: all that is there"
     )
-    network.trust_all()
+    network.accept_all_modalities()
     assert torch.equal(network(batch).logits_BEC, before.logits_BEC)
-    network.familiarity.limit_M[0] = 1e-9
+    network.novelty_gate.limit_M[0] = 1e-9
     assert not network.train()(batch).unfamiliar_BM.any()
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gate", "late", "evidential"])
 def test_other_fusions_know_nothing_of_it(kind: str) -> None:
-    assert not hasattr(
-        Network(samples.schema(), small(fusion=FusionConfig(kind=kind))), "familiarity"
-    )
+    network = Network(samples.schema(), small(fusion=FusionConfig(kind=kind)))
+    assert network.novelty_gate is None

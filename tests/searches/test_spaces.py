@@ -47,15 +47,15 @@ CONDITIONS = {
         "loss.scale": lambda s: s.get("loss.margin", 0) > 0,
         "loss.effective_beta": lambda s: s.get("loss.drw", 0) > 0,
         "loss.focal_gamma": lambda s: s.get("loss.name") == "focal",
-        "loss.centre": lambda s: s.get("loss.name") == "prior",
+        "loss.average_prior_strength": lambda s: s.get("loss.name") == "prior",
     },
     "experts": {
-        "loss.spread": lambda s: s["experts.count"] > 1,
+        "loss.spread_of_prior_strength": lambda s: s["experts.count"] > 1,
         "loss.diversity": lambda s: s["experts.count"] > 1,
     },
     "fusion": {
         "fusion.score": lambda s: s["fusion.kind"] in ("confidence", "late"),
-        "fusion.half": lambda s: s.get("fusion.score") == "surplus",
+        "fusion.half_weight_at": lambda s: s.get("fusion.score") == "surplus",
         "fusion.temperature": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.folds": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.shrinkage": lambda s: s["fusion.kind"] in ("confidence", "late"),
@@ -72,7 +72,9 @@ CONDITIONS["full"] = {
     "loss.name": lambda s: s["fusion.kind"] != "late",
     "loss.margin": lambda s: s["fusion.kind"] not in WITHOUT_EXPERTS,
     "experts.count": lambda s: s["fusion.kind"] not in WITHOUT_EXPERTS,
-    "loss.spread": lambda s: s.get("experts.count", 1) > 1 and s["loss.name"] == "prior",
+    "loss.spread_of_prior_strength": lambda s: (
+        s.get("experts.count", 1) > 1 and s["loss.name"] == "prior"
+    ),
     "loss.diversity": lambda s: s.get("experts.count", 1) > 1,
 }
 
@@ -97,7 +99,10 @@ def test_a_pinned_setting_is_never_sampled() -> None:
 
 
 def test_probe_says_what_a_space_cannot_express() -> None:
-    assert spaces.probe(spaces.SPACES["margins"], {**DEFAULTS, "loss.centre": 3.5}) is None
+    assert (
+        spaces.probe(spaces.SPACES["margins"], {**DEFAULTS, "loss.average_prior_strength": 3.5})
+        is None
+    )
     assert spaces.probe(spaces.SPACES["experts"], {**DEFAULTS, "experts.hidden": 100}) is None
 
 

@@ -20,7 +20,7 @@ from distributed.training.exchange import Exchange
 from distributed.training.run import RunSpec
 from distributed.training.scoring import compute_metrics, learn_novelty_gate, score_split
 from model.batch import Batch
-from model.fusion import novelty as familiarity
+from model.fusion import novelty
 from model.network import Network
 from model.schema import Numeric, Schema, Table
 
@@ -31,7 +31,7 @@ SMALL = {
     "table.width": 8,
     "experts.hidden": 8,
     "data.max_rows": 150,
-    "table.embedding": 4,
+    "table.embedding_size": 4,
 }
 
 
@@ -100,14 +100,35 @@ def test_a_finished_state_gives_test_metrics_without_training(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"loss.spread": 0.0}, [1 / 2, 1 / 2]),
-        ({"loss.centre": 0.0, "loss.spread": 0.0}, [0.9, 0.1]),
-        ({"loss.centre": 0.0, "loss.spread": 0.0, "stage.kind": "crt"}, [1 / 2, 1 / 2]),
-        ({"loss.centre": 0.0, "fusion.kind": "late"}, [1 / 2, 1 / 2]),
-        ({"loss.centre": 0.0, "loss.spread": 0.0, "data.sampler": "balanced"}, [1 / 2, 1 / 2]),
-        ({"loss.centre": 0.0, "loss.spread": 0.0, "data.sampler": "sqrt"}, [3 / 4, 1 / 4]),
-        ({"loss.spread": 0.0, "data.sampler": "balanced"}, [0.1, 0.9]),
-        ({"loss.name": "influence", "loss.spread": 0.0}, [1 / 2, 1 / 2]),
+        ({"loss.spread_of_prior_strength": 0.0}, [1 / 2, 1 / 2]),
+        ({"loss.average_prior_strength": 0.0, "loss.spread_of_prior_strength": 0.0}, [0.9, 0.1]),
+        (
+            {
+                "loss.average_prior_strength": 0.0,
+                "loss.spread_of_prior_strength": 0.0,
+                "stage.kind": "crt",
+            },
+            [1 / 2, 1 / 2],
+        ),
+        ({"loss.average_prior_strength": 0.0, "fusion.kind": "late"}, [1 / 2, 1 / 2]),
+        (
+            {
+                "loss.average_prior_strength": 0.0,
+                "loss.spread_of_prior_strength": 0.0,
+                "data.sampler": "balanced",
+            },
+            [1 / 2, 1 / 2],
+        ),
+        (
+            {
+                "loss.average_prior_strength": 0.0,
+                "loss.spread_of_prior_strength": 0.0,
+                "data.sampler": "sqrt",
+            },
+            [3 / 4, 1 / 4],
+        ),
+        ({"loss.spread_of_prior_strength": 0.0, "data.sampler": "balanced"}, [0.1, 0.9]),
+        ({"loss.name": "influence", "loss.spread_of_prior_strength": 0.0}, [1 / 2, 1 / 2]),
     ],
 )
 def test_the_prior_that_logits_speak_for_follows_what_was_trained(
@@ -249,18 +270,18 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
     )
     ones_C = torch.ones(len(source.schema.classes))
     learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
-    assert torch.isfinite(network.familiarity.whiten_MDD).all()
-    assert network.familiarity.mean_MD.abs().sum() > 0
+    assert torch.isfinite(network.novelty_gate.whiten_MDD).all()
+    assert network.novelty_gate.mean_MD.abs().sum() > 0
 
 
 def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
+    monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
     found: dict[str, dict[str, float]] = {}
     for familiar in (True, False):
-        finished = run.run_once(wafer_shards, {**settings, "fusion.familiar": familiar})
+        finished = run.run_once(wafer_shards, {**settings, "fusion.reject_unfamiliar": familiar})
         for what in ("", "map=noise", "map=missing"):
             source = open_batches(
                 wafer_shards,

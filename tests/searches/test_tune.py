@@ -29,7 +29,7 @@ TINY = [
     "image.width=4",
     "dim=8",
     "table.width=8",
-    "table.embedding=4",
+    "table.embedding_size=4",
     "optim.epochs=3",
     "data.max_rows=200",
 ]
@@ -157,7 +157,7 @@ def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) 
         "fusion.normalise",
         "fusion.folds",
         "experts.count",
-        "loss.centre",
+        "loss.average_prior_strength",
     } <= names
     assert {info.name.tag for info in whole.metric_infos} == {f"final/{m}" for m in SEARCH_METRICS}
     groups: dict[str, int] = {}
@@ -343,6 +343,9 @@ def test_a_space_that_asks_for_unknown_settings_is_refused(
     path.write_text("def space(trial):\n    trial.suggest_float('loss.margn', 0, 1)\n")
     with pytest.raises(ValueError, match=r"settings that exist; got loss.margn"):
         tune.main(["--out", str(tmp_path / "e"), "--data", wafer_shards, "--space", str(path)])
+    path.write_text("def space(trial):\n    trial.suggest_float('loss.centre', 0, 1)\n")
+    with pytest.raises(ValueError, match=r"^loss.centre is now loss.average_prior_strength$"):
+        tune.main(["--out", str(tmp_path / "e"), "--data", wafer_shards, "--space", str(path)])
 
 
 def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
@@ -377,7 +380,7 @@ def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
     ("base", "pinned", "left"),
     [
         (
-            {"loss.centre": 1.0},
+            {"loss.average_prior_strength": 1.0},
             True,
             ["defaults", "concatenation", "one expert"],
         ),  # balanced softmax is no plain softmax
@@ -388,7 +391,7 @@ def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
             ["starting point", "concatenation", "one expert", "plain softmax"],
         ),
         (
-            {"loss.centre": 0.0, "loss.spread": 0.0},
+            {"loss.average_prior_strength": 0.0, "loss.spread_of_prior_strength": 0.0},
             True,
             ["starting point", "concatenation", "one expert"],
         ),  # it is that itself
@@ -414,7 +417,11 @@ def test_a_baseline_is_what_its_name_says_or_left_out(
     for job in outside:
         settings = config.apply_changes(start, job.settings)
         if job.label == "plain softmax":
-            assert (settings.loss.centre, settings.loss.spread, settings.loss.margin) == (0, 0, 0)
+            assert (
+                settings.loss.average_prior_strength,
+                settings.loss.spread_of_prior_strength,
+                settings.loss.margin,
+            ) == (0, 0, 0)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:

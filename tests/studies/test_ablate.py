@@ -33,7 +33,7 @@ from distributed.training import loop, run, states
 from distributed.training.exchange import Exchange
 from distributed.training.run import RunSpec, open_split
 from distributed.training.states import States
-from model.fusion import novelty as familiarity
+from model.fusion import novelty
 from tests.conftest import ROOT, run_command
 from tests.studies.study_tools import (
     EVIL,
@@ -45,7 +45,7 @@ from tests.studies.study_tools import (
     parsed,
 )
 
-TINY = "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
+TINY = "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding_size = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
 OWN = f"""
 title = "A small study"
 question = "Does it run?"
@@ -633,7 +633,7 @@ def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_sha
     tests = ({}, {"unfamiliar": "trusted"})
     taught, _ = study_run.run_cells(wafer_shards, group(*tests))
     raw, _ = study_run.run_cells(
-        wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.checked": False})
+        wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.correct_on_validation": False})
     )
     untaught, _ = study_run.run_cells(
         wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"})
@@ -654,14 +654,14 @@ def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_sha
 def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(familiarity, "LEAST_ROWS", 30)  # this data set is small
+    monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
     noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
     (trusting, wary), _ = study_run.run_cells(
         wafer_shards, group(noise | trusted, noise, **settings)
     )
     (without,), _ = study_run.run_cells(
-        wafer_shards, group(noise, **settings, **{"fusion.familiar": False})
+        wafer_shards, group(noise, **settings, **{"fusion.reject_unfamiliar": False})
     )
     scored = [
         {n: v for n, v in row.items() if n.startswith("test/")} for row in (trusting, wary, without)

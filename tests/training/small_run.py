@@ -16,7 +16,7 @@ from PIL import Image as pillow
 from distributed.raw.rows import encode_rows
 from distributed.shards.manifest import Manifest, write_manifest
 from distributed.training.run import Finished, RunSpec, execute
-from model.fusion import cross_modal as agreement
+from model.fusion import cross_modal
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
 CLASSES = ("common", "middling", "scarce")
@@ -27,7 +27,7 @@ SETTINGS = {
     "dim": 16,
     "image.width": 8,
     "table.width": 16,
-    "table.embedding": 4,
+    "table.embedding_size": 4,
     "experts.hidden": 16,
     "optim.epochs": 12,
     "optim.ema": 0.0,
@@ -129,7 +129,7 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
 
 def train(folder: Path, shards: Path, **settings: Any) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agreement, "KNOWN_ROWS", 50)  # the validation split is small
+        patch.setattr(cross_modal, "MIN_VALIDATION_ROWS", 50)  # the validation split is small
         return execute(
             RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
         )

@@ -138,7 +138,7 @@ def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
 
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
     network, train, val, settings = start(
-        "optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.pick_after=0"
+        "optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.best_epoch_after=0"
     )
     run = loop.train_network(network, train, val, settings, seen := Kept())
     assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
@@ -161,7 +161,7 @@ def test_the_first_epochs_give_way_to_one_that_counts(
     share: float, patience: int, best: int
 ) -> None:
     network, train, _, settings = start(
-        "optim.epochs=6", f"optim.pick_after={share}", f"optim.patience={patience}"
+        "optim.epochs=6", f"optim.best_epoch_after={share}", f"optim.patience={patience}"
     )
     run = loop.begin(network, train, settings, exchange.Exchange(), torch.device("cpu"))
     for run.epoch, reached in enumerate([0.9, 0.5, 0.4, 0.7, 0.6, 0.1], start=1):
@@ -170,7 +170,7 @@ def test_the_first_epochs_give_way_to_one_that_counts(
 
 
 def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
-    network, train, val, settings = start("optim.epochs=9", "optim.pick_after=0.9")
+    network, train, val, settings = start("optim.epochs=9", "optim.best_epoch_after=0.9")
     run = loop.train_network(
         network, train, val, settings, lambda metrics, state, scores: metrics["epoch"] == 4
     )
@@ -237,8 +237,8 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     )
     network, train, val, settings = start(*sets, world=world, rank=rank)
     if rank == sick:
-        healthy = losses.terms
-        losses.terms = lambda *a, **k: {
+        healthy = losses.loss_terms
+        losses.loss_terms = lambda *a, **k: {
             name: value * math.inf for name, value in healthy(*a, **k).items()
         }
     seen, told = Kept(), ""
@@ -250,7 +250,7 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
             val,
             settings,
             seen,
-            exchange=WorkerExchange(settings.scaling.global_norms),
+            exchange=WorkerExchange(settings.scaling.sync_batch_norm),
         )
     except Diverged as error:
         told = str(error)
@@ -258,7 +258,11 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     expected = learn_cross_modal_model(network, val, torch.device("cpu"), WorkerExchange())
     assert expected is not None
     run = loop.begin(
-        network, train, settings, WorkerExchange(settings.scaling.global_norms), torch.device("cpu")
+        network,
+        train,
+        settings,
+        WorkerExchange(settings.scaling.sync_batch_norm),
+        torch.device("cpu"),
     )
     end = {
         "network": network.state_dict(),
@@ -335,7 +339,7 @@ def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network
     for name in ("true", "false"):
         (tmp_path / name).mkdir()
         ends[name] = together(
-            2, tmp_path / name, ["optim.epochs=3", f"scaling.global_norms={name}"]
+            2, tmp_path / name, ["optim.epochs=3", f"scaling.sync_batch_norm={name}"]
         )
     one, other = ends["false"]
     for weights in ("network", "best"):

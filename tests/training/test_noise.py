@@ -143,7 +143,9 @@ def alone(rows: Batch, name: str, place: int) -> Batch:
 def test_a_dead_modality_gets_no_weight_and_costs_nothing(dead: str, good: str) -> None:
     seeds = range(3)
     alone_accuracy = mean(trained(s, dead, only=good)[0] for s in seeds)
-    in_sample = [trained(s, dead, "fusion.folds=1", "fusion.checked=false") for s in seeds]
+    in_sample = [
+        trained(s, dead, "fusion.folds=1", "fusion.correct_on_validation=false") for s in seeds
+    ]
     cross_fitted = [trained(s, dead) for s in seeds]
     concatenated = mean(trained(s, dead, "fusion.kind=uniform")[0] for s in seeds)
     weight, accuracy = mean(w for _, w in cross_fitted), mean(a for a, _ in cross_fitted)

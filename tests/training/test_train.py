@@ -292,8 +292,8 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
             "data.batch_size must be at least scaling.workers=4; got 3",
         ),
         (
-            ["--workers", "8", "--set", "scaling.global_norms=false"],
-            "scaling.global_norms=false needs 16 rows a worker: data.batch_size of at least 128; got 64",
+            ["--workers", "8", "--set", "scaling.sync_batch_norm=false"],
+            "scaling.sync_batch_norm=false needs 16 rows a worker: data.batch_size of at least 128; got 64",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.encoders.standardise import Standardise
-from model.learning.expert_losses import full
+from model.learning.expert_losses import at_least_float32
 
 NORMS = (nn.modules.batchnorm._BatchNorm, Standardise)
 
@@ -78,7 +78,7 @@ def global_moments(x: Tensor, idle: bool = False) -> tuple[Tensor, Tensor, Tenso
     """Mean and variance of every channel over all rows but those of idle workers, and how many numbers of a channel they are made of; at
     least float32."""
     mean_C, var_C = torch.batch_norm_update_stats(
-        full(x), None, None, 0.0
+        at_least_float32(x), None, None, 0.0
     )  # many times faster than torch.var_mean over these axes
     count_C = torch.full_like(mean_C, 0 if idle else x.numel() / len(mean_C))
     means_WC, vars_WC, counts_WC = Gather.apply(torch.stack([mean_C, var_C, count_C])).unbind(1)  # type: ignore[no-untyped-call]

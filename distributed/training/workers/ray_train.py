@@ -99,7 +99,7 @@ def train_worker(config: dict[str, Any]) -> None:
     from distributed.training.run import RunSpec, execute
 
     given, arrays = RunSpec(**config["job"]), ray.get(config["arrays"])
-    exchange = WorkerExchange(given.config.scaling.global_norms)
+    exchange = WorkerExchange(given.config.scaling.sync_batch_norm)
     try:
         execute(
             given, exchange=exchange, device=get_device(), progress=ray.train.report, arrays=arrays

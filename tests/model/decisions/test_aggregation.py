@@ -13,16 +13,16 @@ from torch.nn.functional import one_hot
 from model.decisions.aggregation import (
     METHODS,
     Aggregation,
-    Validation,
     aggregate,
-    given,
-    prior,
-    stability,
+    aggregate_by_stability,
+    aggregate_uniformly,
+    aggregate_with_estimated_prior,
+    aggregate_with_known_prior,
     stable_weights,
-    uniform,
 )
 from model.decisions.guard import (
     ERRORS,
+    ValidationRows,
     estimate_prior,
     expected_gain,
     held_out_likelihood,
@@ -38,7 +38,7 @@ class Case:
     logits_NEC: Tensor
     first_NEC: Tensor
     second_NEC: Tensor
-    validation: Validation
+    validation: ValidationRows
     prior_C: Tensor
 
     def accuracy(self, found: Aggregation) -> float:
@@ -46,7 +46,7 @@ class Case:
 
     def stability(self, *, validated: bool = True, guarded: bool = True) -> Aggregation:
         validation = self.validation if validated else None
-        return stability(
+        return aggregate_by_stability(
             self.logits_NEC, self.first_NEC, self.second_NEC, validation=validation, guarded=guarded
         )
 
@@ -71,7 +71,7 @@ def over_confident_tail(rows: int, seed: int) -> Case:
     test_prior_C = torch.tensor([0.4, 0.35, 0.25])
     labels_N, views = draw(rows, test_prior_C)
     labels_V, (logits_VEC, *_) = draw(60, torch.tensor([0.6, 0.3, 0.1]))
-    return Case(labels_N, *views, Validation.of(logits_VEC, labels_V), test_prior_C)
+    return Case(labels_N, *views, ValidationRows.select(logits_VEC, labels_V), test_prior_C)
 
 
 def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: float = 50) -> Case:
@@ -104,7 +104,7 @@ def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: floa
 
     labels_N, views = draw(rows, test_C)
     labels_V, (logits_VEC, *_) = draw(2000, train_C)
-    return Case(labels_N, *views, Validation.of(logits_VEC, labels_V), test_C)
+    return Case(labels_N, *views, ValidationRows.select(logits_VEC, labels_V), test_C)
 
 
 @pytest.mark.parametrize("rows", [60, 150])
@@ -113,7 +113,7 @@ def test_unguarded_stability_collapses_and_guarded_does_not(rows: int) -> None:
     collapsed = 0
     for seed in range(10):
         case = over_confident_tail(rows, seed)
-        even, bare = uniform(case.logits_NEC), case.stability(guarded=False)
+        even, bare = aggregate_uniformly(case.logits_NEC), case.stability(guarded=False)
         fell = case.accuracy(bare) < case.accuracy(even) - 20
         collapsed += fell and float(bare.weights_E[2]) > 0.9
         for validated in (True, False):
@@ -153,11 +153,11 @@ def test_guarded_is_never_worse_than_uniform_by_more_than_its_error(
 ) -> None:
     for seed in range(4):
         case = shifted(direction, rows, seed)
-        even = uniform(case.logits_NEC)
+        even = aggregate_uniformly(case.logits_NEC)
         for found in (
             case.stability(),
             case.stability(validated=False),
-            prior(case.logits_NEC, validation=case.validation),
+            aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation),
         ):
             right_N, even_N = (
                 (a.logits_NC.argmax(1) == case.labels_N).double() for a in (found, even)
@@ -171,8 +171,11 @@ def test_guarded_is_never_worse_than_uniform_by_more_than_its_error(
 def test_the_estimated_prior_gains_under_a_shift(direction: str) -> None:
     for seed in range(3):
         case = shifted(direction, 1500, seed)
-        found = prior(case.logits_NEC, validation=case.validation)
-        even, known = uniform(case.logits_NEC), given(case.logits_NEC, case.prior_C)
+        found = aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation)
+        even, known = (
+            aggregate_uniformly(case.logits_NEC),
+            aggregate_with_known_prior(case.logits_NEC, case.prior_C),
+        )
         assert found.method == "prior"
         assert found.prior_C is not None
         assert case.accuracy(found) > case.accuracy(even) + 5
@@ -185,7 +188,7 @@ def test_stability_gains_under_a_shift(direction: str) -> None:
     used = 0
     for seed in range(4):
         case = shifted(direction, 1500, seed)
-        found, even = case.stability(), uniform(case.logits_NEC)
+        found, even = case.stability(), aggregate_uniformly(case.logits_NEC)
         favoured = 0 if direction == "forward" else 2
         assert float(case.stability(guarded=False).weights_E[favoured]) > 0.5
         if not found.fell_back:
@@ -197,7 +200,10 @@ def test_stability_gains_under_a_shift(direction: str) -> None:
 def test_no_shift_no_change() -> None:
     for seed in range(3):
         case = shifted("uniform", 1500, seed)
-        for found in (case.stability(), prior(case.logits_NEC, validation=case.validation)):
+        for found in (
+            case.stability(),
+            aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation),
+        ):
             assert found.fell_back
             assert "changes by" in found.reason
 
@@ -207,10 +213,16 @@ def test_a_biased_posterior_is_not_taken_for_a_shift() -> None:
     case = shifted("uniform", 1500, 0)
     bias_C = torch.randn(20, generator=torch.Generator().manual_seed(1))
     logits_NEC = case.logits_NEC + bias_C
-    validation = Validation(case.validation.logits_VEC + bias_C, case.validation.labels_V)
-    even, bare = uniform(logits_NEC), prior(logits_NEC, guarded=False)
+    validation = ValidationRows(case.validation.logits_VEC + bias_C, case.validation.labels_V)
+    even, bare = (
+        aggregate_uniformly(logits_NEC),
+        aggregate_with_estimated_prior(logits_NEC, guarded=False),
+    )
     assert case.accuracy(bare) < case.accuracy(even) - 10
-    kept, blind = prior(logits_NEC, validation=validation), prior(logits_NEC)
+    kept, blind = (
+        aggregate_with_estimated_prior(logits_NEC, validation=validation),
+        aggregate_with_estimated_prior(logits_NEC),
+    )
     assert case.accuracy(kept) >= case.accuracy(even)
     assert blind.fell_back
     assert "without labelled validation rows" in blind.reason
@@ -220,16 +232,19 @@ def test_few_rows_and_one_expert_fall_back() -> None:
     case = shifted("forward", 29, 0)
     assert case.stability().reason == "uniform weights: 29 test rows, 30 are needed"
     assert (
-        prior(case.logits_NEC, validation=case.validation).reason
+        aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation).reason
         == "uniform weights: 29 test rows, 30 are needed"
     )
     single = case.logits_NEC[:, :1]
-    assert stability(single, single, single).reason == "uniform weights: there is one expert"
+    assert (
+        aggregate_by_stability(single, single, single).reason
+        == "uniform weights: there is one expert"
+    )
 
 
 def test_uniform_is_the_mean() -> None:
     logits = torch.randn(5, 4, 3)
-    found = uniform(logits)
+    found = aggregate_uniformly(logits)
     assert torch.allclose(found.logits_NC, logits.mean(1), atol=1e-6)
     assert torch.allclose(found.probabilities_NC.sum(1), torch.ones(5))
     assert (found.method, found.fell_back, found.prior_C) == ("uniform", False, None)
@@ -241,14 +256,14 @@ def test_a_given_prior_moves_the_logits_by_its_ratio() -> None:
         torch.tensor([0.6, 0.3, 0.1]),
         torch.tensor([1.0, 1.0, 2.0]),
     )
-    found = given(logits, wanted, trained)
+    found = aggregate_with_known_prior(logits, wanted, trained)
     expected = logits.mean(1).softmax(1) * (wanted / 4) / trained
     assert torch.allclose(
         found.probabilities_NC, expected / expected.sum(1, keepdim=True), atol=1e-6
     )
     assert found.prior_C is not None
     assert found.prior_C.tolist() == pytest.approx([0.25, 0.25, 0.5])
-    never = given(logits, torch.tensor([1.0, 1.0, 0.0]))
+    never = aggregate_with_known_prior(logits, torch.tensor([1.0, 1.0, 0.0]))
     assert torch.isfinite(never.logits_NC).all()
     assert (never.logits_NC.argmax(1) != 2).all()
     for wrong in (
@@ -258,7 +273,7 @@ def test_a_given_prior_moves_the_logits_by_its_ratio() -> None:
         torch.tensor([1.0, torch.nan, 0.0]),
     ):
         with pytest.raises(ValueError, match="a prior must be 3 finite numbers"):
-            given(logits, wrong)
+            aggregate_with_known_prior(logits, wrong)
 
 
 def test_em_finds_the_prior_and_stays_finite() -> None:
@@ -279,19 +294,19 @@ def test_em_finds_the_prior_and_stays_finite() -> None:
 def test_the_rows_that_go_with_a_checkpoint_are_bounded_by_their_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("model.decisions.guard.MOST_CELLS", 600)
-    kept = Validation.of(torch.zeros(500, 2, 30), torch.arange(500) % 30)
+    monkeypatch.setattr("model.decisions.guard.MAX_CELLS", 600)
+    kept = ValidationRows.select(torch.zeros(500, 2, 30), torch.arange(500) % 30)
     assert kept.logits_VEC.shape == (10, 2, 30)
 
 
 def test_a_class_absent_from_validation_does_no_harm() -> None:
     case = shifted("backward", 400, 0)
     keep = case.validation.labels_V < 15
-    partial = Validation(case.validation.logits_VEC[keep], case.validation.labels_V[keep])
-    empty = Validation.of(torch.zeros(0, 3, 20), torch.zeros(0, dtype=torch.long))
-    even = case.accuracy(uniform(case.logits_NEC))
+    partial = ValidationRows(case.validation.logits_VEC[keep], case.validation.labels_V[keep])
+    empty = ValidationRows.select(torch.zeros(0, 3, 20), torch.zeros(0, dtype=torch.long))
+    even = case.accuracy(aggregate_uniformly(case.logits_NEC))
     for validation in (partial, empty):
-        found = prior(case.logits_NEC, validation=validation)
+        found = aggregate_with_estimated_prior(case.logits_NEC, validation=validation)
         assert torch.isfinite(found.logits_NC).all()
         assert case.accuracy(found) >= even - 2.5
 
@@ -321,7 +336,7 @@ def test_every_method_is_finite_on_little_and_on_half_precision(method: str, row
     logits = (20 * torch.randn(rows, 3, 4, generator=torch.Generator().manual_seed(0))).to(
         torch.bfloat16
     )
-    validation = Validation.of(torch.randn(5, 3, 4), torch.tensor([0, 0, 1, -1, 3]))
+    validation = ValidationRows.select(torch.randn(5, 3, 4), torch.tensor([0, 0, 1, -1, 3]))
     for guarded in (True, False):
         found = aggregate(
             method,
@@ -351,12 +366,12 @@ def test_validation_keeps_rare_classes_and_travels_without_pickle() -> None:
     labels = torch.cat([torch.zeros(500, dtype=torch.long), torch.tensor([1, 1, 2, -1])])
     logits = torch.randn(504, 2, 3)
     logits[3] = torch.nan
-    kept = Validation.of(logits, labels, limit=20)
+    kept = ValidationRows.select(logits, labels, limit=20)
     assert torch.bincount(kept.labels_V).tolist() == [17, 2, 1]
     assert torch.isfinite(kept.logits_VEC).all()
     file = io.BytesIO()
     torch.save(kept.state_dict(), file)
     file.seek(0)
-    again = Validation.from_state_dict(torch.load(file, weights_only=True))
+    again = ValidationRows.from_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(again.logits_VEC, kept.logits_VEC)
     assert torch.equal(again.labels_V, kept.labels_V)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from model.decisions.calibration import (
-    LIMITS,
-    REACH,
+    MAX_OFFSET,
+    TEMPERATURE_RANGE,
     Calibration,
     decide,
-    fit,
     fit_biases,
+    fit_calibration,
     fit_offsets,
     fit_temperature,
     mixture_prior,
     row_weights,
 )
-from model.metrics.metrics import compute
+from model.metrics.metrics import compute_metrics
 
 
 def posteriors(counts: list[int], seed: int = 0, distance: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ def test_an_expert_is_fitted_under_the_prior_it_speaks_for() -> None:
     prior = torch.tensor(counts) / sum(counts)
     head = logits + prior.log()  # an expert of strength 0
     raw = torch.stack([head * 2.0, logits * 0.5], 1)
-    found = fit(raw, labels, torch.stack([prior, torch.full((3,), 1 / 3)]))
+    found = fit_calibration(raw, labels, torch.stack([prior, torch.full((3,), 1 / 3)]))
     assert found.temperatures_E.tolist() == pytest.approx([2.0, 0.5], rel=0.1)
     assert float(found.temperature) == pytest.approx(1.0, abs=0.15)
     assert found.reason == ""
@@ -70,7 +70,7 @@ def test_an_expert_is_fitted_under_the_prior_it_speaks_for() -> None:
 def test_the_scaled_mean_is_the_calibrated_mixture() -> None:
     logits, labels = posteriors([300, 200, 100])
     raw = torch.stack([logits * 2, logits * 4], 1)
-    found = fit(raw, labels)
+    found = fit_calibration(raw, labels)
     mixture = (raw / found.temperatures_E[:, None]).mean(1) / found.temperature
     assert torch.allclose(found.scale(raw).mean(1), mixture, atol=1e-5)
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_fitted_stays_1_with_the_reason(case: str, reason: str) -
     if case == "nan":
         logits = logits * torch.nan
     found = (
-        fit(logits[:, None].repeat(1, 2, 1), labels, metric="balanced_accuracy")
+        fit_calibration(logits[:, None].repeat(1, 2, 1), labels, metric="balanced_accuracy")
         if case != "nan"
         else None
     )
@@ -134,7 +134,7 @@ def test_few_separable_rows_move_the_temperature_little() -> None:
     temperature, _ = fit_temperature(logits, labels)
     assert 0.3 < temperature < 1.0
     many, _ = fit_temperature(logits.repeat(1000, 1), labels.repeat(1000))
-    assert LIMITS[0] <= many < 0.3
+    assert TEMPERATURE_RANGE[0] <= many < 0.3
 
 
 def test_one_row_of_a_class_cannot_set_the_temperature() -> None:
@@ -143,7 +143,7 @@ def test_one_row_of_a_class_cannot_set_the_temperature() -> None:
         [30.0, 0.0, -30.0]
     )  # a hopeless outlier that carries a third of the weight
     temperature, _ = fit_temperature(logits, labels)
-    assert LIMITS[0] < temperature <= LIMITS[1]
+    assert TEMPERATURE_RANGE[0] < temperature <= TEMPERATURE_RANGE[1]
     assert torch.isfinite((logits / temperature).log_softmax(1)).all()
 
 
@@ -151,7 +151,7 @@ def test_extreme_logits_stay_inside_the_limits() -> None:
     labels = torch.arange(3).repeat(50)
     wrong = 1e4 * torch.nn.functional.one_hot((labels + 1) % 3, 3).float()
     temperature, reason = fit_temperature(wrong, labels)
-    assert temperature == LIMITS[1]
+    assert temperature == TEMPERATURE_RANGE[1]
     assert "limit" in reason
 
 
@@ -165,11 +165,11 @@ def test_offsets_recover_a_known_shift(metric: str) -> None:
     fresh, truth = posteriors([2000, 2000, 2000], seed=1, distance=1.5)
     fresh_biased = (fresh + shift).softmax(1)
     counts, names = torch.tensor([400, 400, 400]), ("a", "b", "c")
-    before = compute(fresh_biased, truth, counts, names)[metric]
-    after = compute(fresh_biased, truth, counts, names, decide(fresh_biased, offsets_C=offsets))[
-        metric
-    ]
-    best = compute(fresh.softmax(1), truth, counts, names)[metric]
+    before = compute_metrics(fresh_biased, truth, counts, names)[metric]
+    after = compute_metrics(
+        fresh_biased, truth, counts, names, decide(fresh_biased, offsets_C=offsets)
+    )[metric]
+    best = compute_metrics(fresh.softmax(1), truth, counts, names)[metric]
     assert after > before + 0.5 * (best - before)
 
 
@@ -189,9 +189,9 @@ def test_a_class_with_one_row_cannot_blow_up() -> None:
     shift = torch.tensor([1.5, 0.0, 0.0, 0.0])
     offsets, reason = fit_offsets((logits + shift).softmax(1), labels, "balanced_accuracy")
     assert reason == ""
-    assert abs(float(offsets[2])) <= REACH / 11 + 1e-6
+    assert abs(float(offsets[2])) <= MAX_OFFSET / 11 + 1e-6
     assert offsets[3] == 0
-    assert offsets.abs().max() <= REACH
+    assert offsets.abs().max() <= MAX_OFFSET
 
 
 def test_an_unknown_metric_is_named() -> None:
@@ -214,7 +214,7 @@ def test_decisions_by_cost() -> None:
 
 def test_saved_and_loaded_without_pickle() -> None:
     logits, labels = posteriors([100, 100, 100])
-    found = fit(torch.stack([logits, logits * 2], 1), labels)
+    found = fit_calibration(torch.stack([logits, logits * 2], 1), labels)
     file = io.BytesIO()
     torch.save(found.state_dict(), file)
     file.seek(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.config import FusionConfig
-from model.fusion.confidence import RunningConfidence, held_out
+from model.fusion.confidence import RunningConfidence, held_out_logits
 
 
 def test_folds_are_the_same_whatever_the_batch_order() -> None:
@@ -14,9 +14,10 @@ def test_folds_are_the_same_whatever_the_batch_order() -> None:
     ranks_B = torch.tensor([7, 3, 0, 12, 5, 9, 1, 2, 4, 8])
     order = torch.randperm(10)
     assert torch.equal(
-        held_out(auxiliary_BMFC, ranks_B)[order], held_out(auxiliary_BMFC[order], ranks_B[order])
+        held_out_logits(auxiliary_BMFC, ranks_B)[order],
+        held_out_logits(auxiliary_BMFC[order], ranks_B[order]),
     )
-    assert torch.equal(held_out(auxiliary_BMFC, ranks_B)[0], auxiliary_BMFC[0, :, 7 % 3])
+    assert torch.equal(held_out_logits(auxiliary_BMFC, ranks_B)[0], auxiliary_BMFC[0, :, 7 % 3])
 
 
 def test_ranks_within_a_class_make_exactly_stratified_folds() -> None:
@@ -38,12 +39,12 @@ def test_running_means_by_hand() -> None:
     true_BM = torch.tensor([[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]])
     present_BM = torch.tensor([[True, True], [True, False], [True, True]])
     labels_B = torch.tensor([0, 0, 2])
-    means.observe(true_BM, present_BM, labels_B, same)
+    means.update(true_BM, present_BM, labels_B, same)
     assert torch.allclose(means.mean_MC, torch.tensor([[0.7, 0.0, 0.1], [0.2, 0.0, 0.9]]))
     assert torch.allclose(
         means.balanced_mean(), torch.tensor([0.4, 0.55])
     )  # class 1 has not been seen and does not count
-    means.observe(torch.tensor([[0.2, 0.6]]), torch.ones(1, 2).bool(), torch.tensor([0]), same)
+    means.update(torch.tensor([[0.2, 0.6]]), torch.ones(1, 2).bool(), torch.tensor([0]), same)
     assert torch.allclose(
         means.mean_MC[:, 0], torch.tensor([0.45, 0.4])
     )  # one observation at momentum 0.5: half way
@@ -52,7 +53,7 @@ def test_running_means_by_hand() -> None:
 def test_shrinkage_by_hand() -> None:
     means = running(shrinkage=20.0)
     means.mean_MC[:] = torch.tensor([[0.9, 0.9, 0.9], [0.3, 0.3, 0.3]])
-    means.seen_MC[:] = 1
+    means.rows_MC[:] = 1
     counts_C = torch.tensor([180.0, 20.0, 0.0])
     posterior_BMC = torch.tensor(
         [[[1.0, 0, 0], [1.0, 0, 0]], [[0, 1.0, 0], [0, 1.0, 0]], [[0, 0, 1.0], [1.0, 0, 0]]]
@@ -83,13 +84,13 @@ def test_no_shrinkage_keeps_each_sample_s_own_confidence() -> None:
 
 def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
     found = running(shrinkage=1.0)
-    found.observe(
+    found.update(
         torch.full((3, 2), 0.9), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1, 2]), same
     )
     confidence_NM = torch.tensor([[0.5, 0.9], [0.7, 0.9], [0.4, 0.9], [0.0, 0.0]])
     true_NM = torch.tensor([[0.4, 0.5], [0.6, 0.5], [0.2, 0.2], [1.0, 1.0]])
     present_NM = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
-    found.check(
+    found.correct_on_validation(
         confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1])
     )  # no row of class 2; the last has no label
     assert torch.allclose(found.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
@@ -105,7 +106,9 @@ def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
         shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])
     ), "half above nothing is nothing"
     before_M = found.balanced_mean()
-    found.check(confidence_NM, true_NM, torch.zeros_like(present_NM), torch.tensor([0, 0, 1, 2]))
+    found.correct_on_validation(
+        confidence_NM, true_NM, torch.zeros_like(present_NM), torch.tensor([0, 0, 1, 2])
+    )
     assert torch.equal(found.balanced_mean(), before_M), (
         "validation without the modality says nothing of it"
     )
@@ -115,16 +118,16 @@ def test_means_over_two_workers_equal_those_of_one() -> None:
     true_BM, labels_B = torch.rand(20, 2), torch.randint(0, 3, (20,))
     present_BM = torch.rand(20, 2) < 0.8
     one = running()
-    one.observe(true_BM, present_BM, labels_B, same)
+    one.update(true_BM, present_BM, labels_B, same)
     caught: list[Tensor] = []
     for part in (slice(0, 7), slice(7, 20)):
-        running().observe(
+        running().update(
             true_BM[part],
             present_BM[part],
             labels_B[part],
             lambda sums: caught.append(sums) or sums,
         )  # type: ignore[func-returns-value]
     two = running()
-    two.observe(true_BM[:7], present_BM[:7], labels_B[:7], lambda sums: caught[0] + caught[1])
+    two.update(true_BM[:7], present_BM[:7], labels_B[:7], lambda sums: caught[0] + caught[1])
     assert torch.allclose(one.mean_MC, two.mean_MC)
-    assert torch.equal(one.seen_MC, two.seen_MC)
+    assert torch.equal(one.rows_MC, two.rows_MC)

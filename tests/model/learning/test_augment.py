@@ -10,7 +10,7 @@ import torch
 from distributed.config import DataConfig
 from model.batch import Batch
 from model.config import LossConfig
-from model.learning.augment import augment, drop_modalities, mix
+from model.learning.augment import augment, drop_modalities, mix_samples
 from tests.model import samples
 
 STILL = DataConfig(
@@ -46,7 +46,9 @@ def test_one_worker_and_three_change_a_batch_alike(kind: str) -> None:
     )
 
     def change(part: Batch) -> Batch:
-        return drop_modalities(mix(augment(part, config, 5, 7), loss, COUNTS, 5, 7), 0.4, 5, 7)
+        return drop_modalities(
+            mix_samples(augment(part, config, 5, 7), loss, COUNTS, 5, 7), 0.4, 5, 7
+        )
 
     whole = change(batch)
     parts = [change(part) for part in shares(batch, [4, 10])]
@@ -103,7 +105,7 @@ def test_modality_dropout_never_drops_all(probability: float) -> None:
 
 def test_mixup_blends_neighbours_by_hand() -> None:
     batch = samples.batch(samples.schema(), 4)
-    mixed = mix(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
+    mixed = mix_samples(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
     assert mixed.partners_B is not None
     assert mixed.shares_B is not None
     assert mixed.partners_B.tolist() == batch.labels_B[[1, 0, 3, 2]].tolist()
@@ -115,7 +117,7 @@ def test_mixup_blends_neighbours_by_hand() -> None:
 def test_mixup_leaves_records_of_other_modalities_alone() -> None:
     batch = samples.batch(samples.schema(), 4)
     batch.present_BM[1, 0] = False
-    mixed = mix(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
+    mixed = mix_samples(batch, LossConfig(mix="mixup", mix_alpha=1.0), COUNTS, 0, 1)
     assert mixed.shares_B is not None
     assert mixed.shares_B[:2].tolist() == [1.0, 1.0], (
         "the image would stay the record's own, and must not learn the partner's label"

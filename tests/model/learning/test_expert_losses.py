@@ -26,34 +26,42 @@ from tests.model.cases import (
 
 
 def test_prior_strength_by_hand() -> None:
-    config = LossConfig(centre=1.5, spread=0.0)
+    config = LossConfig(average_prior_strength=1.5, spread_of_prior_strength=0.0)
     assert classification(config) == pytest.approx(
         numpy_ce(LOGITS + 1.5 * np.log(PRIOR)).mean(), rel=1e-6
     )
     # two equal logits, counts 100 and 1, balanced softmax: p = 100/101 for the frequent class
     two = make_batch([0])
     out = make_outputs(torch.zeros(1, 1, 2), two.present_BM)
-    value = losses.terms(
-        out, two, torch.tensor([100.0, 1.0]), ModelConfig(loss=LossConfig(spread=0.0)), 0.0
+    value = losses.loss_terms(
+        out,
+        two,
+        torch.tensor([100.0, 1.0]),
+        ModelConfig(loss=LossConfig(spread_of_prior_strength=0.0)),
+        0.0,
     )["classification"]
     assert float(value) == pytest.approx(math.log(101 / 100), rel=1e-5)
 
 
 def test_experts_prior_strengths_run_from_centre_minus_to_centre_plus_spread() -> None:
-    assert expert_losses.strengths(LossConfig(centre=1.0, spread=0.5), 3).tolist() == [
+    assert expert_losses.prior_strengths(
+        LossConfig(average_prior_strength=1.0, spread_of_prior_strength=0.5), 3
+    ).tolist() == [
         0.5,
         1.0,
         1.5,
     ]
-    assert expert_losses.strengths(LossConfig(centre=1.0, spread=0.5), 2).tolist() == [0.5, 1.5]
-    assert expert_losses.strengths(LossConfig(centre=0.7, spread=0.5), 1).tolist() == pytest.approx(
-        [0.7]
-    )
+    assert expert_losses.prior_strengths(
+        LossConfig(average_prior_strength=1.0, spread_of_prior_strength=0.5), 2
+    ).tolist() == [0.5, 1.5]
+    assert expert_losses.prior_strengths(
+        LossConfig(average_prior_strength=0.7, spread_of_prior_strength=0.5), 1
+    ).tolist() == pytest.approx([0.7])
     batch = make_batch(LABELS)
     logits = torch.tensor(LOGITS)[:, None].expand(-1, 3, -1)
-    value = losses.terms(make_outputs(logits, batch.present_BM), batch, COUNTS, ModelConfig(), 0.0)[
-        "classification"
-    ]
+    value = losses.loss_terms(
+        make_outputs(logits, batch.present_BM), batch, COUNTS, ModelConfig(), 0.0
+    )["classification"]
     by_hand = np.mean(
         [numpy_ce(LOGITS + strength * np.log(PRIOR)).mean() for strength in (0.5, 1.0, 1.5)]
     )
@@ -63,13 +71,17 @@ def test_experts_prior_strengths_run_from_centre_minus_to_centre_plus_spread() -
 def test_balanced_softmax_is_cross_entropy_under_a_uniform_prior() -> None:
     batch = make_batch(LABELS)
     out = make_outputs(torch.tensor(LOGITS)[:, None], batch.present_BM)
-    value = losses.terms(out, batch, torch.full((3,), 7.0), ModelConfig(), 0.0)["classification"]
+    value = losses.loss_terms(out, batch, torch.full((3,), 7.0), ModelConfig(), 0.0)[
+        "classification"
+    ]
     assert float(value) == pytest.approx(numpy_ce(LOGITS).mean(), rel=1e-6)
 
 
 def test_ldam_margin_by_hand() -> None:
     # Delta = 0.5 * (1 / n)^(1/4): 0.1581, 0.2812, 0.5; times the scale 10, off the true logit only
-    config = LossConfig(centre=0.0, spread=0.0, margin=0.5, scale=10.0)
+    config = LossConfig(
+        average_prior_strength=0.0, spread_of_prior_strength=0.0, margin=0.5, scale=10.0
+    )
     lowered = LOGITS.copy()
     for row, label in enumerate(LABELS):
         lowered[row, label] -= 10 * [0.158113883, 0.281170663, 0.5][label]
@@ -77,7 +89,9 @@ def test_ldam_margin_by_hand() -> None:
 
 
 def test_deferred_reweighting_starts_late_with_effective_numbers() -> None:
-    config = LossConfig(centre=0.0, spread=0.0, drw=0.25, effective_beta=0.9)
+    config = LossConfig(
+        average_prior_strength=0.0, spread_of_prior_strength=0.0, drw=0.25, effective_beta=0.9
+    )
     raw = np.array([0.1 / (1 - 0.9**n) for n in (100, 10, 1)])
     weights = raw / (raw * PRIOR).sum()
     assert classification(config, progress=0.74) == pytest.approx(numpy_ce(LOGITS).mean(), rel=1e-6)
@@ -99,14 +113,14 @@ def test_class_balanced_weights_average_one_over_the_training_rows() -> None:
 def test_sade_is_plain_balanced_and_inverse_softmax() -> None:
     reverse = np.array([1, 10, 100]) / 111
     by_hand = np.stack([np.zeros(3), np.log(PRIOR), np.log(PRIOR) - 2 * np.log(reverse)])
-    assert np.allclose(expert_losses.sade_shifts(COUNTS, 3), by_hand, atol=1e-5)
-    assert np.allclose(expert_losses.sade_shifts(COUNTS, 1), by_hand[1:2], atol=1e-5)
-    five = expert_losses.sade_shifts(COUNTS, 5)
+    assert np.allclose(expert_losses.sade_logit_shifts(COUNTS, 3), by_hand, atol=1e-5)
+    assert np.allclose(expert_losses.sade_logit_shifts(COUNTS, 1), by_hand[1:2], atol=1e-5)
+    five = expert_losses.sade_logit_shifts(COUNTS, 5)
     assert np.allclose(five[[0, 2, 4]], by_hand, atol=1e-5)
     assert np.allclose(five[[1, 3]], (by_hand[:2] + by_hand[1:]) / 2, atol=1e-5)
     batch = make_batch(LABELS)
     out = make_outputs(torch.tensor(LOGITS)[:, None].expand(-1, 3, -1), batch.present_BM)
-    value = losses.terms(out, batch, COUNTS, ModelConfig(loss=LossConfig(name="sade")), 0.0)[
+    value = losses.loss_terms(out, batch, COUNTS, ModelConfig(loss=LossConfig(name="sade")), 0.0)[
         "classification"
     ]
     assert float(value) == pytest.approx(
@@ -133,7 +147,7 @@ def test_focal_by_hand() -> None:
 
 def test_vs_scales_and_shifts_the_logits() -> None:
     scale = np.array([1.0, 0.1**0.15, 0.01**0.15])
-    config = LossConfig(name="vs", centre=1.25, spread=0.0)
+    config = LossConfig(name="vs", average_prior_strength=1.25, spread_of_prior_strength=0.0)
     assert classification(config) == pytest.approx(
         numpy_ce(LOGITS * scale + 1.25 * np.log(PRIOR)).mean(), rel=1e-6
     )
@@ -158,9 +172,9 @@ def test_influence_balanced_by_hand_and_its_weight_has_no_gradient() -> None:
     logits_BEC = torch.tensor(LOGITS)[:, None].requires_grad_()
     hidden_BEH = torch.tensor(hidden)[:, None].requires_grad_()
     out = make_outputs(logits_BEC, batch.present_BM, hidden_BEH)
-    value = losses.terms(out, batch, COUNTS, ModelConfig(loss=LossConfig(name="influence")), 0.0)[
-        "classification"
-    ]
+    value = losses.loss_terms(
+        out, batch, COUNTS, ModelConfig(loss=LossConfig(name="influence")), 0.0
+    )["classification"]
     assert value.item() == pytest.approx((weight * numpy_ce(LOGITS)).mean(), rel=1e-6)
     value.backward()
     assert hidden_BEH.grad is None
@@ -174,7 +188,9 @@ def test_influence_balanced_by_hand_and_its_weight_has_no_gradient() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_experts_in_a_batch_equal_each_alone(name: str) -> None:
     outputs, batch = random_case(0)
-    config = LossConfig(name=name, spread=0.5, margin=0.2, drw=0.5, focal_gamma=1.5)
+    config = LossConfig(
+        name=name, spread_of_prior_strength=0.5, margin=0.2, drw=0.5, focal_gamma=1.5
+    )
 
     def loss(experts: slice, config: LossConfig, shift_C: Tensor | float = 0.0) -> Tensor:
         logits_BEC = outputs.logits_BEC[:, experts] + shift_C
@@ -186,11 +202,11 @@ def test_experts_in_a_batch_equal_each_alone(name: str) -> None:
     assert together.shape == (12, 3)
     for e, strength in enumerate((0.5, 1.0, 1.5)):
         # an expert's place gives its prior strength, so alone it needs that strength as its centre (sade: the shift of its place)
-        alone, shift_C = replace(config, centre=strength), torch.zeros(3)
+        alone, shift_C = replace(config, average_prior_strength=strength), torch.zeros(3)
         if name == "sade":
             alone, shift_C = (
-                replace(config, name="prior", centre=0.0),
-                expert_losses.sade_shifts(COUNTS, 3)[e],
+                replace(config, name="prior", average_prior_strength=0.0),
+                expert_losses.sade_logit_shifts(COUNTS, 3)[e],
             )
         assert torch.allclose(
             together[:, [e]], loss(slice(e, e + 1), alone, shift_C), rtol=1e-4, atol=1e-5
@@ -198,7 +214,9 @@ def test_experts_in_a_batch_equal_each_alone(name: str) -> None:
 
 
 def test_expert_priors_undo_the_shift() -> None:
-    priors = expert_losses.expert_priors(COUNTS, LossConfig(centre=1.0, spread=1.0), 3)
+    priors = expert_losses.expert_priors(
+        COUNTS, LossConfig(average_prior_strength=1.0, spread_of_prior_strength=1.0), 3
+    )
     reverse = 1 / np.array([100, 10, 1])
     assert np.allclose(
         priors, np.stack([PRIOR, np.full(3, 1 / 3), reverse / reverse.sum()]), atol=1e-6
@@ -213,8 +231,8 @@ def test_late_fusion_has_one_row_of_logits_for_all_experts() -> None:
     out = make_outputs(
         torch.tensor(LOGITS)[:, None], batch.present_BM, hidden_BEH=torch.ones(4, 3, 4)
     )
-    value = losses.terms(out, batch, COUNTS, ModelConfig(loss=LossConfig(name="influence")), 0.0)[
-        "classification"
-    ]
+    value = losses.loss_terms(
+        out, batch, COUNTS, ModelConfig(loss=LossConfig(name="influence")), 0.0
+    )["classification"]
     assert torch.isfinite(value)
     assert value.shape == ()

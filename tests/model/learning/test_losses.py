@@ -32,9 +32,9 @@ def test_diversity_rewards_the_divergence_from_the_mean() -> None:
     batch = make_batch([0, -1])
     logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]).repeat(2, 1, 1).double()
     config = ModelConfig(loss=LossConfig(diversity=0.4))
-    value = losses.terms(make_outputs(logits, batch.present_BM), batch, COUNTS[:2], config, 0.0)[
-        "diversity"
-    ]
+    value = losses.loss_terms(
+        make_outputs(logits, batch.present_BM), batch, COUNTS[:2], config, 0.0
+    )["diversity"]
     # mean logits (1, 0); KL(mean || expert) by hand for experts with p = sigmoid(2) and 1/2
     m, a = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
     kl = [m * math.log(m / q) + (1 - m) * math.log((1 - m) / (1 - q)) for q in (a, 0.5)]
@@ -49,7 +49,7 @@ def test_auxiliary_loss_is_balanced_softmax_over_the_heads_that_may_learn() -> N
     present = torch.tensor([[True, True], [True, False], [False, True]])
     batch = make_batch([0, 1, 2], present=present, ranks_B=torch.tensor([0, 4, 5]))  # folds 0, 1, 2
     out = make_outputs(torch.zeros(3, 1, 3), present, auxiliary_BMFC=auxiliary)
-    value = losses.terms(
+    value = losses.loss_terms(
         out, batch, COUNTS, ModelConfig(fusion=FusionConfig(folds=3, auxiliary_weight=0.7)), 0.0
     )["auxiliary"]
     total = 0.0
@@ -67,7 +67,7 @@ def test_auxiliary_loss_is_balanced_softmax_over_the_heads_that_may_learn() -> N
 @pytest.mark.parametrize("folds", [1, 2, 5])
 def test_a_head_gets_exactly_no_gradient_from_its_own_fold(folds: int) -> None:
     outputs, batch = random_case(2, rows=20, folds=folds)
-    losses.terms(outputs, batch, COUNTS, ModelConfig(fusion=FusionConfig(folds=folds)), 0.0)[
+    losses.loss_terms(outputs, batch, COUNTS, ModelConfig(fusion=FusionConfig(folds=folds)), 0.0)[
         "auxiliary"
     ].backward()
     gradient = outputs.auxiliary_BMFC.grad
@@ -82,7 +82,7 @@ def test_a_head_gets_exactly_no_gradient_from_its_own_fold(folds: int) -> None:
 
 def test_confidence_regresses_the_probability_of_the_head_of_the_rows_own_fold() -> None:
     outputs, batch = random_case(3)
-    value = losses.terms(
+    value = losses.loss_terms(
         outputs,
         batch,
         COUNTS,
@@ -129,7 +129,7 @@ def test_the_public_probability_is_zero_where_it_means_nothing_and_averages_head
 
 
 def test_blended_rows_weigh_both_labels_in_every_term() -> None:
-    config = LossConfig(centre=0.0, spread=0.0)
+    config = LossConfig(average_prior_strength=0.0, spread_of_prior_strength=0.0)
     shares = torch.tensor([0.9, 0.6, 1.0, 0.0])
     partners = [1, 0, 2, 0]
     mixed = classification(config, partners_B=torch.tensor(partners), shares_B=shares)
@@ -162,20 +162,22 @@ def test_parts_of_a_batch_weighted_by_rows_are_the_whole(name: str) -> None:
     config = ModelConfig(
         fusion=FusionConfig(folds=3), loss=LossConfig(name=name, diversity=0.2, drw=0.5, margin=0.1)
     )
-    whole = losses.terms(outputs, batch, COUNTS, config, 0.8)
+    whole = losses.loss_terms(outputs, batch, COUNTS, config, 0.8)
     parts = []
     for rows in (slice(0, 5), slice(5, 12)):
         piece = Outputs(**{field: value[rows] for field, value in vars(outputs).items()})
-        parts.append(losses.terms(piece, batch.select(rows), COUNTS, config, 0.8))
+        parts.append(losses.loss_terms(piece, batch.select(rows), COUNTS, config, 0.8))
     for term in whole:
         assert (5 / 12 * parts[0][term] + 7 / 12 * parts[1][term]).item() == pytest.approx(
             whole[term].item(), rel=1e-5, abs=1e-7
         )
     tail_B = losses.tail_rows(batch, COUNTS)
-    for term, value in losses.terms(
-        outputs, losses.restricted(batch, tail_B), COUNTS, config, 0.8
+    for term, value in losses.loss_terms(
+        outputs, losses.keep_labels_of(batch, tail_B), COUNTS, config, 0.8
     ).items():
-        other = losses.terms(outputs, losses.restricted(batch, ~tail_B), COUNTS, config, 0.8)[term]
+        other = losses.loss_terms(
+            outputs, losses.keep_labels_of(batch, ~tail_B), COUNTS, config, 0.8
+        )[term]
         assert (value + other).item() == pytest.approx(whole[term].item(), rel=1e-5, abs=1e-7)
 
 
@@ -183,8 +185,8 @@ def test_the_tail_is_the_classes_below_the_mean_count() -> None:
     batch = make_batch([0, 1, 2, -1], partners_B=torch.tensor([1, 2, 0, 0]), shares_B=torch.ones(4))
     tail_B = losses.tail_rows(batch, torch.tensor([90.0, 40.0, 20.0]))  # mean 50
     assert tail_B.tolist() == [False, True, True, False]
-    assert losses.restricted(batch, tail_B).labels_B.tolist() == [-1, 1, 2, -1]
-    assert losses.restricted(batch, tail_B).partners_B.tolist() == [-1, 2, 0, -1]
+    assert losses.keep_labels_of(batch, tail_B).labels_B.tolist() == [-1, 1, 2, -1]
+    assert losses.keep_labels_of(batch, tail_B).partners_B.tolist() == [-1, 2, 0, -1]
     assert not losses.tail_rows(batch, torch.ones(3)).any()
 
 
@@ -196,7 +198,7 @@ def test_a_margin_is_off_where_there_are_no_cosines(kind: str) -> None:
     batch = samples.batch(data)
     outputs = network(batch)
     plain, wide = (
-        losses.terms(
+        losses.loss_terms(
             outputs,
             batch,
             network.counts_C,
@@ -212,7 +214,7 @@ def test_rows_without_a_label_contribute_nothing() -> None:
     outputs, batch = random_case(6)
     batch.labels_B[3:] = -1
     config = ModelConfig(fusion=FusionConfig(folds=3), loss=LossConfig(diversity=0.3))
-    total = sum(losses.terms(outputs, batch, COUNTS, config, 0.0).values())
+    total = sum(losses.loss_terms(outputs, batch, COUNTS, config, 0.0).values())
     total.backward()
     for tensor in (outputs.logits_BEC, outputs.auxiliary_BMFC, outputs.confidence_BM):
         assert (tensor.grad[3:] == 0).all()
@@ -234,8 +236,8 @@ def test_values_and_gradients_stay_finite(name: str, counts: Tensor, extreme: fl
         fusion=FusionConfig(folds=3),
         loss=LossConfig(
             name=name,
-            centre=-1.0,
-            spread=2.0,
+            average_prior_strength=-1.0,
+            spread_of_prior_strength=2.0,
             margin=0.5,
             drw=1.0,
             diversity=0.1,
@@ -258,7 +260,7 @@ def test_values_and_gradients_stay_finite(name: str, counts: Tensor, extreme: fl
             outputs.logits_BEC[:, :, 0] += extreme
             outputs.auxiliary_BMFC[..., 1] += extreme
             outputs.hidden_BEH[:1] = 0
-        terms = losses.terms(outputs, batch, counts, config, 1.0)
+        terms = losses.loss_terms(outputs, batch, counts, config, 1.0)
         assert set(terms) == {"classification", "auxiliary", "confidence", "diversity"}
         sum(terms.values()).backward()
         assert all(torch.isfinite(value) for value in terms.values())
@@ -281,8 +283,8 @@ def test_bfloat16_gives_the_float32_loss_of_the_rounded_logits(name: str) -> Non
     )
     counts = torch.tensor([10000.0, 3.0, 1.0])
     with torch.autocast("cpu", torch.bfloat16):
-        half = losses.terms(low, batch, counts, config, 0.0)
-    single = losses.terms(rounded, batch, counts, config, 0.0)
+        half = losses.loss_terms(low, batch, counts, config, 0.0)
+    single = losses.loss_terms(rounded, batch, counts, config, 0.0)
     for term, value in half.items():
         assert value.dtype == torch.float32
         assert float(value) == pytest.approx(float(single[term]), rel=1e-5)
@@ -297,9 +299,9 @@ def test_terms_stay_on_the_device_of_their_inputs(name: str) -> None:
     config = ModelConfig(
         fusion=FusionConfig(folds=3), loss=LossConfig(name=name, drw=0.5, margin=0.1, diversity=0.1)
     )
-    terms = losses.terms(
+    terms = losses.loss_terms(
         far,
-        losses.restricted(batch.to("meta"), losses.tail_rows(batch, COUNTS).to("meta")),
+        losses.keep_labels_of(batch.to("meta"), losses.tail_rows(batch, COUNTS).to("meta")),
         COUNTS.to("meta"),
         config,
         1.0,
@@ -331,7 +333,7 @@ def test_a_real_network_trains_in_bfloat16_on_a_hard_batch(kind: str, rows: int)
     )
     with torch.autocast("cpu", torch.bfloat16):
         outputs = network(batch)
-    terms = losses.terms(outputs, batch, network.counts_C, config, 1.0)
+    terms = losses.loss_terms(outputs, batch, network.counts_C, config, 1.0)
     sum(terms.values()).backward()
     assert all(torch.isfinite(value) for value in terms.values())
     gradients = [p.grad for p in network.parameters() if p.grad is not None]

@@ -41,7 +41,9 @@ def small_network() -> Network:
 def test_only_weight_matrices_decay() -> None:
     network = small_network()
     names = {id(p): name for name, p in network.named_parameters()}
-    kept, free = ({names[id(p)] for p in group} for group in optimisers.decayed(network))
+    kept, free = (
+        {names[id(p)] for p in group} for group in optimisers.split_by_weight_decay(network)
+    )
     assert kept | free == set(names.values())
     assert not kept & free
     assert {
@@ -62,21 +64,23 @@ def test_only_weight_matrices_decay() -> None:
     ):
         assert any(part in name for name in free), part
     network.encoders.requires_grad_(False)
-    groups = optimisers.build(network, settings()).param_groups
+    groups = optimisers.build_optimiser(network, settings()).param_groups
     assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
     assert not any(names[id(p)].startswith("encoders") for g in groups for p in g["params"])
 
 
 def test_every_name_builds_its_optimiser() -> None:
     kinds = {
-        name: type(optimisers.build(nn.Linear(2, 2), settings(name=name))).__name__
+        name: type(optimisers.build_optimiser(nn.Linear(2, 2), settings(name=name))).__name__
         for name in optimisers.OPTIMISERS
     }
     assert kinds == {"adamw": "AdamW", "sgd": "SGD", "sam": "AdamW", "imbsam": "AdamW"}
-    assert optimisers.build(nn.Linear(2, 2), settings(name="sgd")).param_groups[0]["nesterov"]
-    assert not optimisers.build(nn.Linear(2, 2), settings(name="sgd", momentum=0.0)).param_groups[
-        0
-    ]["nesterov"]
+    assert optimisers.build_optimiser(nn.Linear(2, 2), settings(name="sgd")).param_groups[0][
+        "nesterov"
+    ]
+    assert not optimisers.build_optimiser(
+        nn.Linear(2, 2), settings(name="sgd", momentum=0.0)
+    ).param_groups[0]["nesterov"]
 
 
 def bowl(w: Tensor, a: float, b: float) -> Tensor:
@@ -160,7 +164,7 @@ def test_a_second_pass_leaves_batch_statistics_alone() -> None:
     norm = nn.BatchNorm1d(2, momentum=0.3)
     norm(torch.randn(8, 2))
     mean = norm.running_mean.clone()
-    with optimisers.still(norm):
+    with optimisers.frozen_running_statistics(norm):
         norm(torch.randn(8, 2) + 5)
         assert torch.equal(norm.running_mean, mean)
     assert norm.momentum == 0.3
@@ -185,11 +189,11 @@ def test_average_follows_weights_and_float_buffers_and_copies_whole_numbers() ->
         average.weight.fill_(1.0)
         network.running_mean.fill_(10.0)
         network.num_batches_tracked.fill_(7)
-    optimisers.update_average(average, network, decay=0.99, step=0)  # decay is 1/10 at first
+    optimisers.update_weight_average(average, network, decay=0.99, step=0)  # decay is 1/10 at first
     assert average.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 11)
     assert average.running_mean.item() == pytest.approx(9.0)
     assert average.num_batches_tracked.item() == 7
-    optimisers.update_average(
+    optimisers.update_weight_average(
         average, network, decay=0.5, step=1000
     )  # later the configured decay holds
     assert average.weight.item() == pytest.approx(0.5 * 10 + 0.5 * 11)
@@ -198,6 +202,6 @@ def test_average_follows_weights_and_float_buffers_and_copies_whole_numbers() ->
 def test_average_of_constant_weights_is_those_weights() -> None:
     network, average = small_network(), small_network()
     for step in range(400):
-        optimisers.update_average(average, network, 0.9, step)
+        optimisers.update_weight_average(average, network, 0.9, step)
     for name, value in network.state_dict().items():
         assert torch.allclose(average.state_dict()[name], value, atol=1e-6), name

@@ -52,7 +52,7 @@ def retrain(
 
 
 def test_a_prior_of_zero_rules_a_class_out_however_sure_the_network_is() -> None:
-    moved = posthoc.adjust(
+    moved = posthoc.move_prior(
         torch.tensor([300.0, 0.0, 1.0]), torch.full((3,), 1 / 3), torch.tensor([0.0, 0.5, 0.5])
     )
     assert torch.isfinite(moved).all()
@@ -65,14 +65,16 @@ def test_adjust_moves_a_posterior_to_another_prior() -> None:
     train, test = np.array([0.8, 0.2]), np.array([0.3, 0.7])
     posterior = np.array([0.6, 0.4])
     by_hand = posterior * test / train / (posterior * test / train).sum()
-    moved = posthoc.adjust(
+    moved = posthoc.move_prior(
         torch.tensor(posterior).log(), torch.tensor(train), torch.tensor(test)
     ).softmax(-1)
     assert np.allclose(moved, by_hand)
     logits = torch.randn(4, 3, 2, dtype=torch.float64)
-    assert torch.allclose(posthoc.adjust(logits, torch.tensor(train), torch.tensor(train)), logits)
+    assert torch.allclose(
+        posthoc.move_prior(logits, torch.tensor(train), torch.tensor(train)), logits
+    )
     assert torch.isfinite(
-        posthoc.adjust(logits, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+        posthoc.move_prior(logits, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     ).all()
 
 

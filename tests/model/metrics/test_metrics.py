@@ -16,14 +16,14 @@ from torch import Tensor
 from model.metrics import metrics
 from model.metrics.metrics import (
     FORMULAS,
-    bootstrap,
-    compute,
+    bootstrap_intervals,
+    bootstrap_weights,
+    compute_metrics,
     confidence_report,
-    notes,
-    resamples,
+    explain_metrics,
     shot_groups,
 )
-from model.metrics.scoring import Scored
+from model.metrics.scoring import ScoredRows
 
 
 def example(
@@ -46,7 +46,7 @@ def example(
 @pytest.mark.parametrize("ties", [False, True])
 def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
     p, y, counts, classes = example(400, 7, ties=ties)
-    found = compute(p, y, counts, classes)
+    found = compute_metrics(p, y, counts, classes)
     told = p.argmax(1)
     onehot = torch.nn.functional.one_hot(y, 7)
     precision, recall, _, _ = reference.precision_recall_fscore_support(y, told)
@@ -73,7 +73,7 @@ def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
 def test_equals_torchmetrics_when_every_class_has_rows() -> None:
     functional = pytest.importorskip("torchmetrics.functional.classification")
     p, y, counts, classes = example(500, 9)
-    found = compute(p, y, counts, classes)
+    found = compute_metrics(p, y, counts, classes)
     expected = {
         "macro_auroc": functional.multiclass_auroc(p, y, 9),
         "macro_auprc": functional.multiclass_average_precision(p, y, 9),
@@ -89,7 +89,7 @@ def test_equals_torchmetrics_when_every_class_has_rows() -> None:
 def test_classwise_calibration_error_by_hand() -> None:
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     y = torch.tensor([0, 1, 1, 1])
-    found = compute(p, y, torch.tensor([200, 50]), ("a", "b"))
+    found = compute_metrics(p, y, torch.tensor([200, 50]), ("a", "b"))
     # class a: two rows at 0.9 of which one is true (gap 0.4), two at 0.2 of which none is (gap 0.2); class b mirrors it
     assert found["classwise_ece"] == pytest.approx(0.3, abs=1e-6)
     assert found["ece"] == pytest.approx((0.4 + 0.2) / 2, abs=1e-6)
@@ -99,7 +99,7 @@ def test_an_absent_class_is_left_out_and_named() -> None:
     p, y, counts, classes = example(300, 6)
     keep = y != 4
     p, y = p[keep], y[keep]
-    found, why = compute(p, y, counts, classes), notes(p, y, counts, classes)
+    found, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
     present = [c for c in range(6) if c != 4]
     assert found["macro_auroc"] == pytest.approx(
         np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in present])
@@ -122,7 +122,7 @@ def test_an_absent_class_is_left_out_and_named() -> None:
 def test_of_very_many_absent_classes_the_first_are_named() -> None:
     p, y, counts, classes = example(300, 60)
     keep = y < 20
-    said = notes(p[keep], y[keep], counts, classes)["balanced_accuracy"]
+    said = explain_metrics(p[keep], y[keep], counts, classes)["balanced_accuracy"]
     assert said.startswith("without the classes that have no rows: c20, c21")
     assert said.endswith(" and 28 more")
 
@@ -144,7 +144,7 @@ def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
         y = torch.where(torch.arange(40) % 2 == 0, -1, y)
     if case == "certain and wrong":
         p = torch.nn.functional.one_hot((y + 1) % 4, 4).float()
-    found, why = compute(p, y, counts, classes), notes(p, y, counts, classes)
+    found, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
     assert all(math.isfinite(v) for v in found.values())
     everything = {*FORMULAS, *(f"{kind}/{c}" for kind in ("recall", "precision") for c in classes)}
     undefined = everything - found.keys()
@@ -157,7 +157,7 @@ def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
         assert found["mcc"] == 0
         assert found["macro_auroc"] == 0.5
     if case == "unknown labels":
-        assert found == compute(p[y >= 0], y[y >= 0], counts, classes)
+        assert found == compute_metrics(p[y >= 0], y[y >= 0], counts, classes)
         assert "20 of 40" in why["rows"]
 
 
@@ -165,15 +165,15 @@ def test_a_diverged_model_is_one_clear_error() -> None:
     p, y, counts, classes = example(40, 4)
     p[3, 1] = torch.nan
     with pytest.raises(ValueError, match="finite; got 1 of 40 rows"):
-        compute(p, y, counts, classes)
+        compute_metrics(p, y, counts, classes)
 
 
 def test_given_decisions_replace_the_most_probable_class() -> None:
     p, y, counts, classes = example(100, 4)
-    assert compute(p, y, counts, classes, predictions_N=y)["accuracy"] == 1
+    assert compute_metrics(p, y, counts, classes, predictions_N=y)["accuracy"] == 1
     assert (
-        compute(p, y, counts, classes, predictions_N=y)["nll"]
-        == compute(p, y, counts, classes)["nll"]
+        compute_metrics(p, y, counts, classes, predictions_N=y)["nll"]
+        == compute_metrics(p, y, counts, classes)["nll"]
     )
 
 
@@ -196,25 +196,27 @@ def test_shot_accuracy_is_the_mean_recall_of_the_group() -> None:
     y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
     told = torch.tensor([0, 0, 0, 1, 1, 0, 2, 0])
     p = torch.nn.functional.one_hot(told, 4).float()
-    found = compute(p, y, torch.tensor([500, 101, 50, 3]), ("a", "b", "c", "d"))
+    found = compute_metrics(p, y, torch.tensor([500, 101, 50, 3]), ("a", "b", "c", "d"))
     assert found["many_shot_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
     assert (found["medium_shot_accuracy"], found["few_shot_accuracy"]) == (1.0, 0.0)
 
 
 def test_resamples_keep_every_class_size() -> None:
     labels = torch.tensor([2, 0, 0, 0, 1, 1, 2, 5])
-    (weights,) = resamples(labels, 50, seed=3)
+    (weights,) = bootstrap_weights(labels, 50, seed=3)
     for c in (0, 1, 2, 5):
         assert (weights[:, labels == c].sum(1) == (labels == c).sum()).all()
-    assert torch.equal(weights, torch.cat(list(resamples(labels, 50, seed=3, most=7))))
+    assert torch.equal(weights, torch.cat(list(bootstrap_weights(labels, 50, seed=3, most=7))))
 
 
 def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
     p, y, counts, classes = example(60, 4, ties=True)
     names = [*FORMULAS, "recall/c1"]
-    drawn = [torch.arange(60).repeat_interleave(w) for w in next(resamples(y, 20, seed=5))]
-    again = [compute(p[i], y[i], counts, classes) for i in drawn]
-    intervals = bootstrap(p, y, counts, names, replicates=20, seed=5, classes=classes, level=1.0)
+    drawn = [torch.arange(60).repeat_interleave(w) for w in next(bootstrap_weights(y, 20, seed=5))]
+    again = [compute_metrics(p[i], y[i], counts, classes) for i in drawn]
+    intervals = bootstrap_intervals(
+        p, y, counts, names, replicates=20, seed=5, classes=classes, level=1.0
+    )
     for name in names:
         values = [found[name] for found in again]
         assert intervals[name] == (
@@ -227,24 +229,24 @@ def test_the_bootstrap_does_not_depend_on_its_chunks_and_bounds_their_confusion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     p, y, counts, _ = example(120, 20, ties=True)
-    whole = bootstrap(p, y, counts, FORMULAS, replicates=30, seed=5)
+    whole = bootstrap_intervals(p, y, counts, FORMULAS, replicates=30, seed=5)
     monkeypatch.setattr(
         "model.metrics.scoring._CELLS", 7 * 20**2
     )  # 7 replicates by classes, 23 by rows
     sizes = set()
 
-    def counted(scored: Scored, name: str, classes: Sequence[str]) -> Tensor:
+    def counted(scored: ScoredRows, name: str, classes: Sequence[str]) -> Tensor:
         sizes.add(len(scored.confusion_RCC))
         return FORMULAS[name](scored)
 
     monkeypatch.setattr(metrics, "_values", counted)
-    assert bootstrap(p, y, counts, FORMULAS, replicates=30, seed=5) == whole
+    assert bootstrap_intervals(p, y, counts, FORMULAS, replicates=30, seed=5) == whole
     assert sizes == {7, 2}
 
 
 def test_no_replicates_give_no_intervals() -> None:
     p, y, counts, _ = example(60, 4)
-    assert bootstrap(p, y, counts, FORMULAS, replicates=0) == {}
+    assert bootstrap_intervals(p, y, counts, FORMULAS, replicates=0) == {}
 
 
 def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
@@ -256,22 +258,22 @@ def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
             torch.rand(300, generator=generator) < 0.7, y, (y + 1) % 3
         )  # the true balanced accuracy is 0.7
         p = torch.nn.functional.one_hot(told, 3).float()
-        low, high = bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed)[
-            "balanced_accuracy"
-        ]
+        low, high = bootstrap_intervals(
+            p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed
+        )["balanced_accuracy"]
         inside += low <= 0.7 <= high
     assert inside >= 34
     with pytest.raises(ValueError, match="got 'balanced'"):
-        bootstrap(p, y, torch.tensor([200, 50, 5]), ["balanced"])
+        bootstrap_intervals(p, y, torch.tensor([200, 50, 5]), ["balanced"])
 
 
 def test_fast_enough_for_every_epoch() -> None:
     p, y, counts, classes = example(2000, 59)
-    compute(p, y, counts, classes)
+    compute_metrics(p, y, counts, classes)
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        compute(p, y, counts, classes)
+        compute_metrics(p, y, counts, classes)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.25  # 0.03 s on a quiet core; the bound leaves room for a busy one
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.fusion.novelty import LEAST_ROWS, Familiarity, moments
+from model.fusion.novelty import MIN_VALIDATION_ROWS, NoveltyGate, weighted_moments
 
 
-def learned(rows: int = 400, dim: int = 6) -> tuple[Familiarity, torch.Tensor]:
+def learned(rows: int = 400, dim: int = 6) -> tuple[NoveltyGate, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     mix_DD = torch.randn(dim, dim, generator=g)
     z_NMD = torch.randn(rows, 2, dim, generator=g) @ mix_DD + 3
-    made = Familiarity(2, dim)
-    made.learn(*moments(z_NMD, torch.ones(rows, 2, dtype=torch.bool), torch.ones(rows)))
+    made = NoveltyGate(2, dim)
+    made.fit_distance(
+        *weighted_moments(z_NMD, torch.ones(rows, 2, dtype=torch.bool), torch.ones(rows))
+    )
     return made, z_NMD
 
 
@@ -28,15 +30,17 @@ def test_everything_is_familiar_before_anything_is_learned_and_with_few_rows_of_
 ):
     present = torch.tensor([[True, True], [True, False]])
     far = torch.full((2, 2, 6), 1e3)
-    assert not Familiarity(2, 6)(far, present).any()
+    assert not NoveltyGate(2, 6)(far, present).any()
     made, _ = learned()
-    made.limit(torch.tensor([1.0, 1.0]), torch.tensor([LEAST_ROWS - 1, LEAST_ROWS]))
+    made.set_limits(
+        torch.tensor([1.0, 1.0]), torch.tensor([MIN_VALIDATION_ROWS - 1, MIN_VALIDATION_ROWS])
+    )
     assert (made.limit_M > 0).tolist() == [False, True]
 
 
 def test_a_far_modality_is_unfamiliar() -> None:
     made, z_NMD = learned()
-    made.limit(made.distance(z_NMD).amax(0), torch.tensor([400, 400]))
+    made.set_limits(made.distance(z_NMD).amax(0), torch.tensor([400, 400]))
     present_NM = torch.ones(400, 2, dtype=torch.bool)
     assert not made(z_NMD, present_NM).any(), "no row that set the limit is beyond it"
     z_NMD[0, 0] += 100
@@ -55,8 +59,8 @@ def test_classes_count_alike_in_the_moments() -> None:
         torch.randn(10, 1, 2, generator=g) * 0.1 + 5,
     )
     z_NMD, weights_N = torch.cat([often, rare]), torch.tensor([1 / 990] * 990 + [1 / 10] * 10)
-    made = Familiarity(1, 2)
-    made.learn(*moments(z_NMD, torch.ones(1000, 1, dtype=torch.bool), weights_N))
+    made = NoveltyGate(1, 2)
+    made.fit_distance(*weighted_moments(z_NMD, torch.ones(1000, 1, dtype=torch.bool), weights_N))
     assert made.mean_MD[0].tolist() == pytest.approx([2.5, 2.5], abs=0.1)
     ratio = made.distance(rare).mean() / made.distance(often).mean()
     assert 0.5 < float(ratio) < 2, "a rare class is no farther away than a frequent one"
@@ -66,7 +70,7 @@ def test_rows_without_the_modality_and_a_modality_that_nobody_has_do_no_harm() -
     z_NMD, present_NM = torch.randn(50, 2, 3), torch.ones(50, 2, dtype=torch.bool)
     present_NM[:, 1] = False
     z_NMD[:, 1] = torch.nan
-    made = Familiarity(2, 3)
-    made.learn(*moments(z_NMD, present_NM, torch.ones(50)))
+    made = NoveltyGate(2, 3)
+    made.fit_distance(*weighted_moments(z_NMD, present_NM, torch.ones(50)))
     assert torch.isfinite(made.whiten_MDD).all()
     assert torch.isfinite(made.mean_MD).all()

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.fusion import cross_modal as agreement
-from model.fusion.cross_modal import KNOWN_ROWS, LEAST_ROWS, MOST_CLASSES, Agreement, Expectation
+from model.fusion import cross_modal
+from model.fusion.cross_modal import (
+    MAX_CLASSES,
+    MIN_ROWS,
+    MIN_VALIDATION_ROWS,
+    CrossModalModel,
+    CrossModalStats,
+)
 
 EVEN = (0.2, 0.2, 0.2, 0.2, 0.2)
 TAIL = (0.5, 0.25, 0.15, 0.07, 0.03)
@@ -34,8 +40,8 @@ def posteriors(
     return (seen_BMC + UNKNOWN * torch.randn(rows, modalities, len(prior), generator=g)).softmax(-1)
 
 
-def known(posterior_BMC: torch.Tensor) -> Expectation:
-    found = Expectation.learn(posterior_BMC, everywhere(posterior_BMC))
+def known(posterior_BMC: torch.Tensor) -> CrossModalModel:
+    found = CrossModalModel.fit(posterior_BMC, everywhere(posterior_BMC))
     assert found is not None
     return found
 
@@ -44,8 +50,10 @@ def everywhere(posterior_BMC: torch.Tensor) -> torch.Tensor:
     return torch.ones(posterior_BMC.shape[:2], dtype=torch.bool)
 
 
-def fallen(expectation: Expectation, posterior_BMC: torch.Tensor) -> list[tuple[int, int, float]]:
-    return expectation.compare(posterior_BMC, everywhere(posterior_BMC)).fallen(expectation)
+def fallen(
+    expectation: CrossModalModel, posterior_BMC: torch.Tensor
+) -> list[tuple[int, int, float]]:
+    return expectation.compare(posterior_BMC, everywhere(posterior_BMC)).broken_pairs(expectation)
 
 
 def shuffled(posterior_BMC: torch.Tensor, modality: int, share: float = 1.0) -> torch.Tensor:
@@ -118,20 +126,20 @@ def test_the_error_is_that_of_repeated_draws() -> None:
 
 def test_too_few_records_tell_nothing() -> None:
     expectation = known(posteriors(800))
-    assert fallen(expectation, shuffled(posteriors(LEAST_ROWS - 1, 1), 1)) == []
+    assert fallen(expectation, shuffled(posteriors(MIN_ROWS - 1, 1), 1)) == []
     now_BMC = shuffled(posteriors(900, 1), 1)
     assert (
-        expectation.compare(now_BMC, torch.tensor([[True, False]]).expand(900, 2)).fallen(
+        expectation.compare(now_BMC, torch.tensor([[True, False]]).expand(900, 2)).broken_pairs(
             expectation
         )
         == []
     )
-    few_BMC = posteriors(KNOWN_ROWS - 1)
-    assert Expectation.learn(few_BMC, everywhere(few_BMC)) is None
+    few_BMC = posteriors(MIN_VALIDATION_ROWS - 1)
+    assert CrossModalModel.fit(few_BMC, everywhere(few_BMC)) is None
     one_BMC = posteriors(800, modalities=1)
-    assert Expectation.learn(one_BMC, everywhere(one_BMC)) is None
-    many_BMC = torch.rand(KNOWN_ROWS, 2, MOST_CLASSES + 1)
-    assert Expectation.learn(many_BMC, everywhere(many_BMC)) is None
+    assert CrossModalModel.fit(one_BMC, everywhere(one_BMC)) is None
+    many_BMC = torch.rand(MIN_VALIDATION_ROWS, 2, MAX_CLASSES + 1)
+    assert CrossModalModel.fit(many_BMC, everywhere(many_BMC)) is None
 
 
 def test_what_is_learned_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +147,9 @@ def test_what_is_learned_does_not_depend_on_the_chunks(monkeypatch: pytest.Monke
         posteriors(800, modalities=3),
         torch.rand(800, 3, generator=torch.Generator().manual_seed(0)) < 0.9,
     )
-    whole = Expectation.learn(posterior_BMC, present_BM)
-    monkeypatch.setattr(agreement, "CHUNK", 7)
-    parts = Expectation.learn(posterior_BMC, present_BM)
+    whole = CrossModalModel.fit(posterior_BMC, present_BM)
+    monkeypatch.setattr(cross_modal, "CHUNK", 7)
+    parts = CrossModalModel.fit(posterior_BMC, present_BM)
     assert whole is not None
     assert parts is not None
     for name, tensor in whole.state_dict().items():
@@ -171,7 +179,7 @@ def test_sums_add_up_and_come_back_and_what_is_absent_does_not_count() -> None:
     parts = expectation.compare(posterior_BMC[:100], present_BM[:100]) + expectation.compare(
         posterior_BMC[100:], present_BM[100:]
     )
-    again = Agreement.from_state_dict(
+    again = CrossModalStats.from_state_dict(
         {name: tensor.tolist() for name, tensor in whole.state_dict().items()}
     )
     for other in (parts, again):
@@ -182,7 +190,7 @@ def test_sums_add_up_and_come_back_and_what_is_absent_does_not_count() -> None:
     torch.testing.assert_close(
         whole.slope()[0][0, 1], expectation.compare(kept_BMC, everywhere(kept_BMC)).slope()[0][0, 1]
     )
-    holed = Expectation.learn(posterior_BMC, present_BM)
+    holed = CrossModalModel.fit(posterior_BMC, present_BM)
     assert holed is not None
     assert all(
         torch.isfinite(tensor).all()
