@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,24 @@ def write_file(uri: str, content: bytes) -> None:
         with open(f"{path}{PART_SUFFIX}", "r+b") as file:
             os.fsync(file.fileno())
     files.move(f"{path}{PART_SUFFIX}", path)
+
+
+def uploader(uri: str) -> Callable[[str, bytes], None] | None:
+    """Returns a function that writes a file by its name into the folder at a URI; None if local.
+
+    It writes under the final name at once: a reader that watches the folder, such as TensorBoard,
+    would read a file with a temporary name too.
+    """
+    if not is_uri(uri):
+        return None
+    files, path = filesystem(uri)
+
+    def upload(name: str, content: bytes) -> None:
+        files.create_dir(path, recursive=True)
+        with files.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(content)
+
+    return upload
 
 
 def remove_folder(uri: str) -> None:

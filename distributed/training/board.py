@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-import tempfile
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
+from pyarrow.fs import FileSelector
 from torch import Tensor
 
-from distributed.runtime.storage import filesystem, is_uri
+from distributed.config import Config, flatten
+from distributed.reporting.events import EventWriter, scalar_tag, wait_until_newest
+from distributed.runtime.storage import filesystem, uploader
 from distributed.training.scoring import Scores
 from model.metrics.metrics import shot_groups
 from model.network import Network
 
-if TYPE_CHECKING:
-    from distributed.config import Config
-
 MAX_NAMED_CLASSES = 64  # classes that a confusion matrix can name legibly
 MAX_PIXELS = 1000  # a side of it; with more classes than that, neighbouring ones share a pixel
-MAX_CLOCK_LEAD = 10.0  # seconds to wait for event files that seem to come from later
 SHOTS = ("many", "medium", "few")
 SUMMARY = (
     "balanced_accuracy",
@@ -38,129 +35,86 @@ SUMMARY = (
 
 
 class RunBoard:
-    """Event files in the run's folder; for a URI they are written here first and copied at every epoch."""
+    """Writes the events of one run into its folder, or to its URI at every epoch."""
 
     def __init__(self, out: str, network: Network, first: int) -> None:
-        """first: the epoch that the run goes on with; TensorBoard forgets this and later ones of before."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Opens the event file and writes the page of charts.
 
-        self.out, self.schema = out, network.schema
+        first: the epoch that the run continues with. TensorBoard forgets this epoch and later ones
+            of an earlier start.
+        """
+        self.schema = network.schema
         self.groups_C = shot_groups(network.counts_C.cpu())
-        self.copied = tempfile.TemporaryDirectory(prefix="board-") if is_uri(out) else None
-        self.folder = self.copied.name if self.copied else out
-        _await_turn(out)
-        self.writer = SummaryWriter(self.folder, purge_step=first)  # type: ignore[no-untyped-call]
-        self.writer.add_custom_scalars(chart_layout(self.schema.modalities))  # type: ignore[no-untyped-call]
+        wait_until_newest(_file_names(out))
+        self.events = EventWriter(out, upload=uploader(out), first_step=first)
+        self.events.charts(chart_layout(self.schema.modalities))
 
     def epoch(self, metrics: dict[str, float], scores: Scores) -> None:
+        """Writes the metrics, histograms and confusion matrix of an epoch."""
         step = int(metrics["epoch"])
         for name, value in metrics.items():
             if name not in ("epoch", "best_epoch"):
-                self.writer.add_scalar(scalar_tag(name), value, step)  # type: ignore[no-untyped-call]
+                self.events.scalar(scalar_tag(name), value, step)
         self.histograms(scores, step)
         image_HWC = confusion_image(
             scores.probabilities_NC.argmax(1), scores.labels_N, self.schema.classes
         )
-        self.writer.add_image("val_confusion", image_HWC, step, dataformats="HWC")  # type: ignore[no-untyped-call]
-        self.flush()
+        self.events.image("val_confusion", image_HWC, step)
+        self.events.flush()
 
     def histograms(self, scores: Scores, step: int) -> None:
-        """Fusion weights and confidences of every modality, split by the shot group of the true class."""
-        known_N = scores.labels_N >= 0
+        """Writes fusion weights and confidences of every modality by the true class's shot group."""
+        labelled_N = scores.labels_N >= 0
         group_N = self.groups_C[scores.labels_N.clamp_min(0)]
         for m, modality in enumerate(self.schema.modalities):
             for g, shot in enumerate(SHOTS):
-                rows_N = known_N & (group_N == g) & scores.present_NM[:, m]
+                rows_N = labelled_N & (group_N == g) & scores.present_NM[:, m]
                 if rows_N.any():
-                    self.writer.add_histogram(
-                        f"weight_{shot}/{modality}", scores.weights_NM[rows_N, m], step
-                    )  # type: ignore[no-untyped-call]
-                    self.writer.add_histogram(
-                        f"confidence_{shot}/{modality}", scores.confidence_NM[rows_N, m], step
-                    )  # type: ignore[no-untyped-call]
+                    for tag, values_NM in (
+                        (f"weight_{shot}/{modality}", scores.weights_NM),
+                        (f"confidence_{shot}/{modality}", scores.confidence_NM),
+                    ):
+                        self.events.histogram(tag, values_NM[rows_N, m].numpy(), step)
 
     def close(self, config: Config, metrics: dict[str, Any]) -> None:
-        from distributed.config import flatten
-
-        final = {
-            f"final/{split}/{name}": metrics[split][name]
-            for split in ("val", "test")
-            if split in metrics
-            for name in SUMMARY
-            if name in metrics[split]
-        }
-        end = (
-            metrics["epochs"] + 1
-        )  # behind the last epoch, so that a finished run that is resumed forgets them
-        for name, value in final.items():
-            self.writer.add_scalar(name, value, end)  # type: ignore[no-untyped-call]
-        self.writer.add_text("settings", settings_table(flatten(config)), end)  # type: ignore[no-untyped-call]
-        self.writer.close()  # type: ignore[no-untyped-call]
-        self.flush()
-        if self.copied:
-            self.copied.cleanup()
-
-    def flush(self) -> None:
-        self.writer.flush()  # type: ignore[no-untyped-call]
-        if not is_uri(self.out):
-            return
-        files, path = filesystem(self.out)
-        for event in Path(self.folder).glob("events.*"):
-            with files.open_output_stream(f"{path}/{event.name}") as stream:
-                stream.write(event.read_bytes())
+        """Writes the final metrics and the settings, and closes the event file."""
+        # One step after the last epoch, so that a finished run that is resumed forgets them.
+        end = metrics["epochs"] + 1
+        for split in ("val", "test"):
+            for name in SUMMARY:
+                if name in metrics.get(split, {}):
+                    self.events.scalar(f"final/{split}/{name}", metrics[split][name], end)
+        self.events.text("settings", settings_table(flatten(config)), end)
+        self.events.close()
 
 
-def _await_turn(out: str) -> None:
-    """TensorBoard reads a run's event files by name: the second they were made in, then the process. A run that is resumed within the
-    second in which it began, or on a machine whose clock is a little behind, waits for the next one: else its curves would be read before
-    those that they go on from."""
-    from pyarrow.fs import FileSelector
-
-    files, path = filesystem(out)
-    found = files.get_file_info(FileSelector(path, allow_not_found=True))
-    made = [
-        int(stamp[1])
-        for file in found
-        if (stamp := re.match(r"events\.out\.tfevents\.(\d+)\.", file.base_name))
+def _file_names(folder: str) -> list[str]:
+    """Returns the names of the files in a folder or at a URI, none if it does not exist."""
+    files, path = filesystem(folder)
+    return [
+        file.base_name for file in files.get_file_info(FileSelector(path, allow_not_found=True))
     ]
-    ahead = max(made, default=0) + 1 - time.time()
-    if 0 < ahead <= MAX_CLOCK_LEAD:
-        time.sleep(ahead)
 
 
-def scalar_tag(name: str) -> str:
-    """Groups that compare well on one screen: val/..., recall/CLASS, loss/..., weight/MODALITY, speed/..."""
-    for start, group in (
-        ("val/recall/", "val_recall/"),
-        ("val/precision/", "val_precision/"),
-        ("val/weight/", "weight/"),
-        ("val/confidence/", "confidence/"),
-    ):
-        if name.startswith(start):
-            return group + name.removeprefix(start)
-    return {
-        "lr": "speed/learning_rate",
-        "rows_per_second": "speed/rows_per_second",
-        "loss": "loss/total",
-    }.get(name, name)
+def chart_layout(modalities: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
+    """Returns the page of charts that TensorBoard opens with: several curves in each chart.
 
+    Each chart holds patterns, which TensorBoard matches from a tag's start.
+    """
 
-def chart_layout(modalities: tuple[str, ...]) -> dict[str, Any]:
-    """The custom-scalars page: what one looks at first, several lines a chart. It takes patterns, which match from a tag's start."""
-
-    def lines(*tags: str) -> list[Any]:
-        return ["Multiline", [f"{re.escape(name)}$" for name in tags]]
+    def tags(*names: str) -> list[str]:
+        return [f"{re.escape(name)}$" for name in names]
 
     return {
         "long tail": {
-            "accuracy by shot group": lines(*(f"val/{shot}_shot_accuracy" for shot in SHOTS)),
-            "balanced": lines("val/balanced_accuracy", "val/macro_f1", "val/worst_recall"),
+            "accuracy by shot group": tags(*(f"val/{shot}_shot_accuracy" for shot in SHOTS)),
+            "balanced": tags("val/balanced_accuracy", "val/macro_f1", "val/worst_recall"),
         },
         "fusion": {
-            "weights": lines(*(f"weight/{m}" for m in modalities)),
-            "confidences": lines(*(f"confidence/{m}" for m in modalities)),
+            "weights": tags(*(f"weight/{m}" for m in modalities)),
+            "confidences": tags(*(f"confidence/{m}" for m in modalities)),
         },
-        "training": {"loss terms": ["Multiline", ["loss/.+$"]]},
+        "training": {"loss terms": ["loss/.+$"]},
     }
 
 
@@ -183,7 +137,7 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
         .reshape(blocks, blocks)
     )
     shade_BB1 = (share_BB / seen_B.float().clamp_min(1)[:, None]).numpy()[..., None]
-    light, dark = np.float32([250, 250, 252]), np.float32([20, 60, 140])
+    light, dark = np.array([250, 250, 252], np.float32), np.array([20, 60, 140], np.float32)
     legible = classes <= MAX_NAMED_CLASSES
     cell = max(14, 320 // classes) if legible else max(1, min(4, MAX_PIXELS // classes))
     image = (light + shade_BB1 * (dark - light)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
@@ -197,8 +151,6 @@ def confusion_image(predictions_N: Tensor, labels_N: Tensor, names: Sequence[str
 
 def add_class_names(image_HWC: np.ndarray, cell: int, names: Sequence[str]) -> np.ndarray:
     """The image with the classes' names to its left and their numbers above it."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font = ImageFont.load_default()
     rows = [f"{c} {name[:18]}" for c, name in enumerate(names)]
     left, top = int(max(font.getlength(row) for row in rows)) + 8, 14

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distributed.config import setting_fields
+from distributed.reporting.events import EventWriter, SettingColumn, remove_event_files
 from distributed.searches.experiment import Experiment
 from distributed.searches.records import SEARCH_METRICS, SearchRecord
 
-PER_EPOCH = ("loss", "rows_per_second")
+UNGROUPED = ("rows_per_second",)  # metrics of an epoch that are no validation scores
 
 
 class SearchBoard:
@@ -29,7 +29,7 @@ class SearchBoard:
         self.curves = curves  # False: the jobs' workers write their own
         self.names: list[str] = []
         self.wanted = sorted(names)
-        self.writers: dict[str, Any] = {}
+        self.writers: dict[str, EventWriter] = {}
         self.written: dict[str, int] = {}  # last epoch in the event file
         self.closed = {
             r.name
@@ -54,87 +54,68 @@ class SearchBoard:
                 self.end(record)
 
     def columns(self, names: list[str]) -> None:
-        """The columns are written once and for all: they do not come from the first trial, which lacks what it was not asked."""
-        from tensorboard.plugins.hparams import api_pb2 as api
-        from tensorboard.plugins.hparams import metadata
+        """Writes the columns of the HParams table anew: every setting that any job has.
 
-        for old in self.experiment.folder.glob("events.out.tfevents.*"):
-            old.unlink()
+        TensorBoard would take them from the first job, which lacks what it was not given.
+        """
+        remove_event_files(self.experiment.folder)
         self.names = names
-        known = setting_fields()
-        settings = [
-            api.HParamInfo(name=n, description=known[n].metadata["help"], type=self.kind(n))
-            for n in names
-            if n in known
-        ]
-        metrics = [
-            api.MetricInfo(name=api.MetricName(tag=f"final/{m}"), display_name=m)
-            for m in SEARCH_METRICS
-        ]
-        writer = self._writer(self.experiment.folder)
-        self._plugin(
-            writer,
-            metadata.EXPERIMENT_TAG,
-            experiment=api.Experiment(hparam_infos=settings, metric_infos=metrics),
+        fields = setting_fields()
+        events = EventWriter(self.experiment.folder)
+        events.hparams_table(
+            [
+                SettingColumn(
+                    name=name,
+                    description=fields[name].metadata["help"],
+                    type=type(self.base[name]),
+                )
+                for name in names
+                if name in fields
+            ],
+            metrics=[f"final/{metric}" for metric in SEARCH_METRICS],
         )
-        writer.close()
-
-    def kind(self, name: str) -> Any:
-        """The type by which TensorBoard filters and sorts a setting."""
-        from tensorboard.plugins.hparams import api_pb2 as api
-
-        kinds = {bool: api.DATA_TYPE_BOOL, str: api.DATA_TYPE_STRING}
-        return kinds.get(type(self.base[name]), api.DATA_TYPE_FLOAT64)
+        events.close()
 
     def epochs(self, record: SearchRecord, history: list[dict[str, float]]) -> None:
         new = [entry for entry in history if entry["epoch"] > self.written.get(record.name, 0)]
         if not new:
             return
-        writer = self.session(record)
+        events = self.session(record)
         for entry in new if self.curves else ():
-            values = {
-                ("loss/total" if k == "loss" else k if k in PER_EPOCH else f"val/{k}"): v
-                for k, v in entry.items()
-                if k != "epoch"
-            }
-            self._scalars(writer, values, int(entry["epoch"]))
+            values = {_epoch_tag(name): value for name, value in entry.items() if name != "epoch"}
+            events.scalars(_finite(values), int(entry["epoch"]))
         self.written[record.name] = int(new[-1]["epoch"])
-        writer.flush()
+        events.flush()
 
-    def session(self, record: SearchRecord) -> Any:
-        """The open event file of a job, with its settings at the start; replicates share the row of the configuration they repeat."""
+    def session(self, record: SearchRecord) -> EventWriter:
+        """Returns the open event file of a job, which begins with the job's settings.
+
+        Replicates share the row of the configuration that they repeat.
+        """
         if record.name not in self.writers:
-            from tensorboard.plugins.hparams import summary_v2 as hp
-
-            writer = self.writers[record.name] = self._writer(self.folder(record.name))
+            events = self.writers[record.name] = EventWriter(self.folder(record.name))
             values = {
                 name: record.job.settings.get(name, self.base.get(name)) for name in self.names
             }
-            group = f"{record.job.of or record.name} {record.job.label}".strip()
-            known = {name: value for name, value in values.items() if value is not None}
-            self._add(
-                writer, hp.hparams_pb(known, trial_id=group, start_time_secs=record.started), 0
+            events.start_session(
+                {name: value for name, value in values.items() if value is not None},
+                group=f"{record.job.of or record.name} {record.job.label}".strip(),
+                started=record.started,
             )
         return self.writers[record.name]
 
     def end(self, record: SearchRecord) -> None:
-        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-
-        writer = self.session(record)
+        """Writes a job's final metrics and its state, and closes its event file."""
+        events = self.session(record)
         split = "test" if record.job.kind == "test" else "final"
-        self._scalars(
-            writer,
-            {
-                f"{split}/{k}": v
-                for k, v in record.metrics.items()
-                if k in SEARCH_METRICS or "/" in k
-            },
-            record.epoch,
-        )
-        status = api_pb2.STATUS_FAILURE if record.state == "failed" else api_pb2.STATUS_SUCCESS
-        ended = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-        self._plugin(writer, metadata.SESSION_END_INFO_TAG, session_end_info=ended)
-        writer.close()
+        final = {
+            f"{split}/{name}": value
+            for name, value in record.metrics.items()
+            if name in SEARCH_METRICS or "/" in name
+        }
+        events.scalars(_finite(final), record.epoch)
+        events.end_session(failed=record.state == "failed")
+        events.close()
         del self.writers[record.name]
         self.closed.add(record.name)
 
@@ -144,31 +125,17 @@ class SearchBoard:
             writer.close()
         self.writers.clear()
 
-    @staticmethod
-    def _writer(folder: Path) -> Any:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        return EventFileWriter(str(folder))
+def _epoch_tag(name: str) -> str:
+    if name == "loss":
+        return "loss/total"
+    return name if name in UNGROUPED else f"val/{name}"
 
-    def _plugin(self, writer: Any, tag: str, **content: Any) -> None:
-        from tensorboard.plugins.hparams import plugin_data_pb2
-        from tensorboard.plugins.hparams.summary_v2 import _summary_pb
 
-        self._add(writer, _summary_pb(tag, plugin_data_pb2.HParamsPluginData(**content)), 0)
-
-    @staticmethod
-    def _add(writer: Any, summary: Any, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-
-    def _scalars(self, writer: Any, values: Mapping[str, Any], step: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        kept = {k: v for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
-        self._add(
-            writer,
-            Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in kept.items()]),
-            step,
-        )
+def _finite(values: Mapping[str, object]) -> dict[str, float]:
+    """Returns the values that are finite numbers."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
