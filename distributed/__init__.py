@@ -4,7 +4,8 @@
     result = fit(FitOptions(data="shards", out="runs/first"))
     model = load("runs/first")
 
-A name is imported when it is first used, so that `import distributed` costs nothing and a command's --help stays fast.
+A name is imported when it is first used, so that `import distributed` costs nothing and the --help
+of a command stays fast.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """Keeps public names from being replaced by scripts of the same name.
 
-    Python stores an imported submodule as an attribute of its package: `import distributed.ingest`, which imports the script ingest.py,
-    would put that module in the place of the function `distributed.ingest`. Whoever needs the script as a module calls
+    Python stores an imported submodule as an attribute of its package: `import distributed.ingest`
+    imports the script ingest.py and would put that module in the place of the function
+    `distributed.ingest`. Code that needs the script as a module calls
     importlib.import_module("distributed.ingest").
     """
 

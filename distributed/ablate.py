@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
         options.out or f"studies/{asked.name}{'-quick' if options.quick else ''}"
     )
     command = shlex.join(["python", "distributed/ablate.py", *argv])
-    with storage.writable(out):
+    with storage.as_option_error(out):
         state = StudyState.open(
             out,
             asked,
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
             )
         )
         return 0
-    with storage.writable(out):
+    with storage.as_option_error(out):
         state.describe()
     if todo:
         run(state, todo, {d.name: d for d in sets})

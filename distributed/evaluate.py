@@ -184,7 +184,7 @@ def check_place(place: str) -> None:
     from distributed.runtime import storage
 
     files, path = filesystem(place)
-    with storage.writable(place, "--json must name a file that can be written"):
+    with storage.as_option_error(place, "json", "must name a file that can be written"):
         if files.get_file_info(path).type.name == "Directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         name = f".try-{uuid.uuid4().hex}"

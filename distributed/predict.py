@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check(options)
     out = options.out.rstrip("/") if is_uri(options.out) else str(Path(options.out).resolve())
-    with storage.writable(out):
+    with storage.as_option_error(out):
         free(out)
     from distributed.inference import inputs, predictor, weighing
     from distributed.training.checkpoint import find_checkpoint, parse_checkpoint
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
         if method == "given"
         else ()
     )
-    with storage.writable(out):
+    with storage.as_option_error(out):
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
     started = time.perf_counter()

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     from distributed.shards.manifest import read_manifest
 
-    with storage.writable(out):
+    with storage.as_option_error(out):
         settings = settle(out, options)
         before = read_data(out) if options.resume else {}
     data = generator.resolve_shards(options.data or before.get("shards"))
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 
         ray_session.start_ray()
         check_fits(settings.scaling, "this run")
-    with storage.writable(out):
+    with storage.as_option_error(out):
         storage.write_file(
             f"{out}/{DATA}", json.dumps({"shards": data, "digest": mark}, indent=1).encode()
         )

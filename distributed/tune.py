@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
     from distributed.searches.mirror import Mirror
 
     out = storage.absolute_location(given["out"] or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
-    with storage.writable(out):
+    with storage.as_option_error(out):
         mirror = Mirror(out)
         setup = claim(mirror.folder, given)
     return Search(setup, out, mirror).run()
@@ -176,7 +176,7 @@ class Search:
             setup.settings, schema, manifest.rows["val"], asked=set(self.names) - set(setup.pins)
         )
         self.inside, self.outside = starting_points(self.space, setup, len(schema.modalities))
-        with storage.writable(out):
+        with storage.as_option_error(out):
             setup.save(mirror.folder)
             mirror.upload()
         self.experiment = Experiment(

@@ -1,0 +1,1 @@
+"""What every verb needs around its work: options, errors, stopping, progress, files and Ray."""

@@ -1,13 +1,13 @@
-"""What every entry point shares: exit codes, one-line errors, and the one place that starts or joins Ray.
+"""Runs a command's main function and turns every error into one line and an exit code.
 
-An entry point begins with the recipe below, so that `python distributed/train.py` works from any folder (and under `ray job submit`),
-and ends with `cli.run(main)`:
+A script starts with the lines below, so that `python distributed/train.py` works from any folder
+and under `ray job submit`, and ends with `command.run(main)`:
 
     if __package__ in (None, ""):
         sys.path[0] = str(Path(__file__).resolve().parents[1])
     ...
     if __name__ == "__main__":
-        cli.run(main)
+        command.run(main)
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Calls main(argv) and exits: 2 with one line for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM, 1 for any other failure.
+    """Calls main(argv) and exits with its code, or with the code of the error that it raised.
 
-    LONGTAIL_TRACEBACK=1 in the environment shows where a user's mistake was noticed.
+    A user's mistake is 2, Ctrl-C 130, SIGTERM 143, any other failure 1. With
+    LONGTAIL_TRACEBACK=1 in the environment a user's mistake prints its traceback too.
     """
     try:
         code = main(sys.argv[1:])
@@ -35,40 +36,48 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except ValueError as error:
         if os.environ.get("LONGTAIL_TRACEBACK"):
             traceback.print_exc()
-        code = _say(error, 2)
+        code = _print_error(error, 2)
     except Failure as error:
-        code = _say(error, error.code)
+        code = _print_error(error, error.code)
     except KeyboardInterrupt as interrupt:
-        code = _say("interrupted", signals.exit_code(interrupt))
+        code = _print_error("interrupted", signals.exit_code(interrupt))
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _unread():
-            code = 128 + signal.SIGPIPE
-        elif why := disk_full(error):
-            code = _say(
-                f"{why}: {getattr(error, 'filename', None) or 'nothing more can be written'}", 1
-            )
-        else:
-            traceback.print_exc()
-            code = 1
+        code = _unexpected(error)
     sys.exit(code)
 
 
-def _unread() -> bool:
-    """Whether the reader of our output has gone, `| head` say; then nothing more is written to it."""
-    watch = select.poll()
-    watch.register(sys.stdout.fileno(), 0)
-    gone = any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0))
+def _unexpected(error: Exception) -> int:
+    """Reports an error that is neither a user's mistake nor a Failure; returns the exit code."""
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        return 128 + signal.SIGPIPE
+    if why := disk_full(error):
+        place = getattr(error, "filename", None) or "nothing more can be written"
+        return _print_error(f"{why}: {place}", 1)
+    traceback.print_exc()
+    return 1
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`.
+
+    Standard output then goes to the null device, since Python would fail to flush it at exit.
+    """
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    gone = any(state & (select.POLLERR | select.POLLHUP) for _, state in output.poll(0))
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
 
 
-def _say(error: object, code: int) -> int:
+def _print_error(error: object, code: int) -> int:
+    """Prints the error as one line on stderr and returns the exit code."""
     print(f"error: {one_line(error)}", file=sys.stderr)
     return code
 
 
 def one_line(error: object) -> str:
-    """What the user of a command reads of an error: one line, with options as flags."""
+    """Returns the message that a command prints for an error: one line, options as flags."""
     cause = cause_of(error) if isinstance(error, BaseException) else error
-    return " ".join((cause.as_flags() if isinstance(cause, OptionError) else str(cause)).split())
+    message = cause.as_flags() if isinstance(cause, OptionError) else str(cause)
+    return " ".join(message.split())

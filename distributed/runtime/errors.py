@@ -1,13 +1,12 @@
-"""The two kinds of errors that a command ends with in one line, and the words for a full disk."""
+"""The two errors that a command reports in one line, and how to recognise a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from typing import Any
 
-_FULL = {
+FULL_DISK = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "over the quota",
     errno.EFBIG: "over the limit of a file's size",
@@ -15,9 +14,10 @@ _FULL = {
 
 
 class OptionError(ValueError):
-    """A user's mistake in an option of a verb: exit code 2. `str` names the options as the Python API does.
+    """A user's mistake in an option of a verb; a command ends with exit code 2.
 
-    names: the options that the message speaks of, so that a command can say them as its user typed them.
+    The message names options as Python does (`time_budget`). `names` lists the options it
+    mentions, so that a command can print them as flags (`--time-budget`).
     """
 
     def __init__(self, message: str, *names: str) -> None:
@@ -27,15 +27,16 @@ class OptionError(ValueError):
         return str(self.args[0])
 
     def as_flags(self) -> str:
-        """The message with each option as the command line has it: time_budget as --time-budget."""
+        """Returns the message with every named option written as a command-line flag."""
         message = str(self)
         for name in self.args[1:]:
-            message = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w=])", flag(name), message, count=1)
+            as_a_word = rf"(?<![\w-]){re.escape(name)}(?![\w=])"
+            message = re.sub(as_a_word, flag(name), message, count=1)
         return message
 
 
 class Failure(Exception):
-    """Something outside the user's command went wrong (a full disk, say): one line on stderr and an exit code."""
+    """A failure that is not the user's mistake, such as a full disk: one line and an exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message, code)
@@ -46,18 +47,26 @@ class Failure(Exception):
 
 
 def flag(name: str) -> str:
-    """The command line's name of an option."""
+    """Returns the command-line flag of an option: time_budget is --time-budget."""
     return "--" + name.replace("_", "-")
 
 
-def cause_of(error: BaseException) -> Any:
-    """A RayTaskError carries the worker's own exception; any other error is its own."""
-    return getattr(error, "cause", None) or error
+def cause_of(error: BaseException) -> BaseException:
+    """Returns the exception that a worker raised, out of the RayTaskError around it.
+
+    Any other error is returned as it is.
+    """
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
 
 
-def disk_full(error: Exception) -> str:
-    """What ran out, if that is what went wrong; else nothing. Over Ray and Arrow it may be words only."""
+def disk_full(error: BaseException) -> str:
+    """Returns what ran out ("no space left") if a full disk caused the error, else "".
+
+    Ray and Arrow may pass on the text of the operating system's error without its number.
+    """
     number = getattr(cause_of(error), "errno", None)
-    return _FULL.get(number) or next(
-        (why for known, why in _FULL.items() if os.strerror(known) in str(error)), ""
-    )
+    if number in FULL_DISK:
+        return FULL_DISK[number]
+    text = str(error)
+    return next((why for code, why in FULL_DISK.items() if os.strerror(code) in text), "")

@@ -1,7 +1,8 @@
 """Reads the options of a verb from the command line into the dataclass that declares them.
 
-A verb declares its options once, as fields made by model.config.option: name, type, default, range, help. From that come the parser, its
-help, the checks, and docs/configuration.md. `time_budget: float` is --time-budget on the command line.
+A verb declares its options once, as fields made by model.config.option: name, type, default, range
+and help. From that come the parser, its help, the checks and docs/configuration.md. The field
+`time_budget: float` is --time-budget on the command line.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from distributed.runtime.errors import OptionError, flag
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 class Parser(argparse.ArgumentParser):
-    """A mistake on the command line is one line on stderr and exit code 2, like every other mistake of the user's."""
+    """A parser whose errors are one line and exit code 2, like every other mistake of the user."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
@@ -33,119 +38,149 @@ def read(
     description: str | None,
     epilog: str = "",
 ) -> Options:
-    """The options on this command line, checked."""
+    """Returns the options that a command line gives, checked.
+
+    kind: the dataclass of the options. prog, description and epilog: the script's name, and the
+    text before and after the list of options in its help.
+    """
     parser = build_parser(kind, prog=prog, description=description, epilog=epilog)
     given = vars(parser.parse_args(argv))
-    options = kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in given.items()
-        }
-    )
+    options = kind(**{name: _as_field_value(value) for name, value in given.items()})
     check(options)
     return options
 
 
+def _as_field_value(value: object) -> object:
+    """Returns a parsed value as the dataclass holds it: argparse's lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def build_parser(
-    kind: type[Any], *, prog: str, description: str | None, epilog: str = ""
+    kind: type[DataclassInstance], *, prog: str, description: str | None, epilog: str = ""
 ) -> Parser:
-    """A parser with an option for every field of the dataclass; what is not given keeps the field's default."""
-    raw = argparse.RawDescriptionHelpFormatter
+    """Returns a parser with one argument for every field of the dataclass.
+
+    An option that the command line does not give keeps the field's default.
+    """
     parser = Parser(
-        prog=prog, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     hints = typing.get_type_hints(kind)
-    for entry in dataclasses.fields(kind):
-        parser.add_argument(flag(entry.name), **_argument(entry, hints[entry.name]))
+    for field in dataclasses.fields(kind):
+        parser.add_argument(flag(field.name), **_argument(field, hints[field.name]))
     return parser
 
 
-def _argument(entry: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
-    """What argparse wants to know of a field."""
-    rule, required = entry.metadata, is_required(entry)
-    words = (
-        rule["help"]
-        if required or rule.get("shown") == ""
-        else f"{rule['help']} (default: {default_text(entry)})"
-    )
+def _argument(field: Field[Any], hint: object) -> dict[str, Any]:
+    """Returns the keyword arguments of argparse's add_argument for one field."""
+    rules = field.metadata
     argument: dict[str, Any] = {
         "default": argparse.SUPPRESS,
-        "help": words.replace("%", "%%"),
-        "required": required,
+        "help": _help(field).replace("%", "%%"),
+        "required": is_required(field),
     }
-    plain = plain_type(hint)
-    if plain is bool:
+    kind = value_type(hint)
+    if kind is bool:
         return {**argument, "action": "store_true"}
-    if plain is tuple:
-        repeated = (
-            {"action": "append"} if rule.get("repeat") else {"nargs": "+", "action": "extend"}
-        )
-        return {**argument, **repeated, "metavar": rule["metavar"]}
-    if rule.get("choices") and not rule.get("metavar"):
-        return {**argument, "choices": rule["choices"]}
-    return {**argument, "type": plain, "metavar": rule.get("metavar") or "N"}
+    if kind is tuple:
+        one_flag = {"action": "extend", "nargs": "+"}
+        several = {"action": "append"} if rules.get("repeat") else one_flag
+        return {**argument, **several, "metavar": rules["metavar"]}
+    if rules.get("choices") and not rules.get("metavar"):
+        return {**argument, "choices": rules["choices"]}
+    return {**argument, "type": kind, "metavar": rules.get("metavar") or "N"}
 
 
-def plain_type(hint: Any) -> type:
-    """int of `int | None`, tuple of `tuple[str, ...]`."""
+def _help(field: Field[Any]) -> str:
+    """Returns the help of an option, with its default where the declaration does not hide it."""
+    meaning = str(field.metadata["help"])
+    if is_required(field) or field.metadata.get("shown") == "":
+        return meaning
+    return f"{meaning} (default: {default_text(field)})"
+
+
+def value_type(hint: object) -> type:
+    """Returns the type of an option's values: int of `int | None`, tuple of `tuple[str, ...]`."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return typing.get_origin(hint) or hint
+    kind = typing.get_origin(hint) or hint
+    assert isinstance(kind, type), hint
+    return kind
 
 
-def is_required(entry: dataclasses.Field[Any]) -> bool:
-    return entry.default is dataclasses.MISSING
+def is_required(field: Field[Any]) -> bool:
+    """Whether the option has no default and must be given."""
+    return field.default is MISSING and field.default_factory is MISSING
 
 
-def default_text(entry: dataclasses.Field[Any]) -> str:
-    """The default as help and documentation state it."""
-    rule = entry.metadata
-    if rule.get("shown") is not None:
-        return str(rule["shown"])
-    value = rule["otherwise"] if rule.get("otherwise") is not None else entry.default
-    if value is None or value == () or value == "":
+def default_text(field: Field[Any]) -> str:
+    """Returns the default as help and documentation state it."""
+    rules = field.metadata
+    if rules.get("shown") is not None:
+        return str(rules["shown"])
+    value = field.default if rules.get("otherwise") is None else rules["otherwise"]
+    if value is None or value in ((), ""):
         return "none"
-    return "off" if value is False else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is False:
+        return "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def check(options: Any) -> None:
-    """Raises OptionError (rule, offending value, valid choices) for the first option outside its range."""
-    for entry in dataclasses.fields(options):
-        value, rule = getattr(options, entry.name), entry.metadata
-        if value is None:
-            continue
-        if rule.get("choices") and value not in rule["choices"] and not rule.get("metavar"):
-            raise OptionError(
-                f"{entry.name} must be one of {', '.join(rule['choices'])}; got {value!r}",
-                entry.name,
-            )
-        if rule.get("low") is not None and not value >= rule["low"]:
-            raise OptionError(
-                f"{entry.name} must be at least {rule['low']}; got {value}", entry.name
-            )
-        if rule.get("high") is not None and not value <= rule["high"]:
-            raise OptionError(
-                f"{entry.name} must be at most {rule['high']}; got {value}", entry.name
-            )
+def check(options: DataclassInstance) -> None:
+    """Raises OptionError for the first option that is outside its range or its choices."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is not None:
+            _check_value(field.name, value, field.metadata)
 
 
-def with_defaults(options: Any) -> dict[str, Any]:
-    """Every option by name; one that was not given has the value that its declaration names for that case."""
-    entries = {entry.name: entry for entry in dataclasses.fields(options)}
-    given = {name: getattr(options, name) for name in entries}
-    return {
-        name: entries[name].metadata.get("otherwise") if value is None else value
-        for name, value in given.items()
-    }
+def _check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
+    """Raises OptionError (rule, offending value, valid choices) for a value that breaks a rule."""
+    choices, low, high = rules.get("choices"), rules.get("low"), rules.get("high")
+    if choices and value not in choices and not rules.get("metavar"):
+        valid = ", ".join(choices)
+        raise OptionError(f"{name} must be one of {valid}; got {value!r}", name)
+    # Written as `not (value >= low)`, so that NaN, which compares to nothing, is refused.
+    if low is not None and not value >= low:
+        raise OptionError(f"{name} must be at least {low}; got {value}", name)
+    if high is not None and not value <= high:
+        raise OptionError(f"{name} must be at most {high}; got {value}", name)
 
 
-def option_rows(kind: type[Any]) -> list[tuple[str, str, str]]:
-    """(flag, default, help) of every option, for the documentation."""
-    rows = []
-    for entry in dataclasses.fields(kind):
-        choices = entry.metadata.get("choices")
-        words = entry.metadata["help"] + (f" [{', '.join(choices)}]" if choices else "")
-        rows.append(
-            (flag(entry.name), "required" if is_required(entry) else default_text(entry), words)
+@dataclasses.dataclass(frozen=True)
+class OptionRow:
+    """One option as the documentation lists it."""
+
+    flag: str
+    default: str
+    meaning: str
+    valid: str  # its choices or its range; "" where every value of its type is valid
+
+
+def option_rows(kind: type[DataclassInstance]) -> list[OptionRow]:
+    """Returns every option of a verb, for the documentation."""
+    return [
+        OptionRow(
+            flag(field.name),
+            "required" if is_required(field) else default_text(field),
+            str(field.metadata["help"]),
+            valid_text(field.metadata),
         )
-    return rows
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def valid_text(rules: Mapping[str, Any]) -> str:
+    """Returns the choices or the range of an option or a setting, as documentation states it."""
+    if rules.get("choices"):
+        return ", ".join(rules["choices"])
+    low, high = rules.get("low"), rules.get("high")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return "" if high is None else f"at most {high:g}"

@@ -1,4 +1,4 @@
-"""Ends long work in order on Ctrl-C (SIGINT) and SIGTERM: the one way in which every verb can be stopped."""
+"""Ends long work in order on Ctrl-C (SIGINT) and SIGTERM; every verb is stopped this way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether the user has asked the running work to stop; `received` is the signal's number, 0 before that."""
+    """Whether a signal has come that asks the running work to stop.
+
+    `received` is the number of the signal, 0 as long as none has come.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -34,13 +37,15 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(*, only_note: bool = False) -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C or SIGTERM into Interrupted, raised wherever the main thread is; the second ends the process at once.
+    """Turns the first Ctrl-C or SIGTERM inside the block into an orderly end of the work.
 
-    only_note: raise nothing. The loop inside looks at `received`, or calls `raise_if_received`, and so ends where it wants to.
+    It raises Interrupted in the main thread. With only_note it raises nothing: the loop in the
+    block reads `received`, or calls `raise_if_received`, where it can stop. A second signal ends
+    the process at once.
 
-    Enter it after ray.init, which replaces the handler of SIGTERM. The handlers from before are put back at the end, so that those of a
-    notebook survive. Outside the main thread (a notebook server, say) Python allows no handlers: then signals stay with their owner and
-    the request is never received.
+    Enter it after ray.init, which replaces the handler of SIGTERM. The earlier handlers are put
+    back at the end of the block, so that those of a notebook survive. Outside the main thread,
+    where Python allows no handlers, the block changes nothing and no request is ever received.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -59,7 +64,7 @@ def stop_requests(*, only_note: bool = False) -> Iterator[StopRequest]:
         yield request
     except KeyboardInterrupt as error:
         if request.received and not isinstance(error, Interrupted):
-            # Ray Data raises a KeyboardInterrupt of its own, which does not say which signal it was.
+            # Ray Data raises a KeyboardInterrupt of its own, without the number of the signal.
             raise Interrupted(request.received) from None
         raise
     finally:

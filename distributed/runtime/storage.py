@@ -1,4 +1,4 @@
-"""TODO"""
+"""Reads and writes files by local path or URI, through the file systems of pyarrow."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from distributed.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
-PART_SUFFIX = ".part"  # ends the name of a file that is being written
+PART_SUFFIX = ".part"  # ends the name of a file that is still being written
 
 
 def write_file(uri: str, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    from pyarrow.fs import LocalFileSystem
-
+    """Writes a file whole or not at all: under another name first, which is then changed."""
     files, path = filesystem(uri)
     files.create_dir(path.rpartition("/")[0], recursive=True)
-    with files.open_output_stream(f"{path}{PART_SUFFIX}") as stream:
+    unfinished = f"{path}{PART_SUFFIX}"
+    with files.open_output_stream(unfinished) as stream:
         stream.write(content)
-    if isinstance(
-        files, LocalFileSystem
-    ):  # a power cut must not keep the new name and lose the bytes
-        with open(f"{path}{PART_SUFFIX}", "r+b") as file:
+    if files.type_name == "local":
+        # A power cut must not keep the new name and lose the bytes.
+        with open(unfinished, "r+b") as file:
             os.fsync(file.fileno())
-    files.move(f"{path}{PART_SUFFIX}", path)
+    files.move(unfinished, path)
 
 
 def uploader(uri: str) -> Callable[[str, bytes], None] | None:
@@ -51,27 +51,31 @@ def uploader(uri: str) -> Callable[[str, bytes], None] | None:
     return upload
 
 
-def remove_folder(uri: str) -> None:
-    """Deletes a folder with everything in it, if it is there."""
-
-    files, path = filesystem(uri)
-    if files.get_file_info(path).type.name == "Directory":
-        files.delete_dir(path)
-
-
 def read_file(uri: str) -> bytes:
-
+    """Returns the content of a file."""
     files, path = filesystem(uri)
     with files.open_input_stream(path) as stream:
         return bytes(stream.read())
 
 
+def remove_folder(uri: str) -> None:
+    """Deletes a folder with everything in it; does nothing where there is none."""
+    files, path = filesystem(uri)
+    if files.get_file_info(path).type.name == "Directory":
+        files.delete_dir(path)
+
+
 def is_uri(location: str) -> bool:
+    """Whether the location is a URI such as s3://bucket/folder, else a local path."""
     return "://" in location
 
 
 def filesystem(uri: str) -> tuple[FileSystem, str]:
-    """The file system of a local path or a URI, and the path in it. Credentials come from the environment only."""
+    """Returns the file system of a local path or URI, and the path within it.
+
+    Credentials come from the environment only.
+    """
+    # pyarrow takes a quarter of a second to load, which --help and plain messages do not need.
     from pyarrow import fs
 
     uri = os.fspath(uri)
@@ -80,46 +84,58 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise ValueError(
-            "a URI must hold no credentials: put them in the environment; got one with '@' before the host"
+            "a URI must hold no credentials: put them in the environment;"
+            " got one with '@' before the host"
         )
     if parts.scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        options: dict[str, Any] = {"region": region} if region else {}
-        if endpoint:
-            address = urlsplit(endpoint if is_uri(endpoint) else f"https://{endpoint}")
-            options.update(
-                endpoint_override=address.netloc,
-                scheme=address.scheme,
-                region=region or "us-east-1",
-            )
-        return fs.S3FileSystem(**options), (parts.netloc + parts.path).rstrip("/")
+        return fs.S3FileSystem(**_s3_options()), (parts.netloc + parts.path).rstrip("/")
     try:
-        system, path = fs.FileSystem.from_uri(uri)
+        files, path = fs.FileSystem.from_uri(uri)
     except Exception as error:
         raise ValueError(
-            f"a location must be a local path or a file://, s3://, gs:// or hdfs:// URI; got {uri!r} ({error})"
+            "a location must be a local path or a file://, s3://, gs:// or hdfs:// URI;"
+            f" got {uri!r} ({error})"
         ) from None
-    return system, path.rstrip("/") or "/"
+    return files, path.rstrip("/") or "/"
+
+
+def _s3_options() -> dict[str, str]:
+    """Returns the endpoint and the region that the environment names, for pyarrow."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    options: dict[str, str] = {"region": region} if region else {}
+    if endpoint:
+        address = urlsplit(endpoint if is_uri(endpoint) else f"https://{endpoint}")
+        options |= {
+            "endpoint_override": address.netloc,
+            "scheme": address.scheme,
+            "region": region or "us-east-1",
+        }
+    return options
 
 
 def join(uri: str, *names: str) -> str:
-    """A name below a folder, for paths and URIs alike."""
+    """Returns the location of a name below a folder, for paths and URIs alike."""
     return posixpath.join(uri, *names) if is_uri(uri) else os.path.join(uri, *names)
 
 
-def absolute_location(place: str) -> str:
-    """A local path made absolute, since workers run in other folders; a URI as it is."""
-    return place.rstrip("/") if "://" in place else str(Path(place).resolve())
+def absolute_location(location: str) -> str:
+    """Returns a local path as an absolute one, because workers run in other folders.
+
+    A URI is returned without a slash at its end.
+    """
+    return location.rstrip("/") if is_uri(location) else str(Path(location).resolve())
 
 
 @contextmanager
-def writable(
-    out: str, rule: str = "--out must be a folder or URI that can be read and written"
+def as_option_error(
+    location: str,
+    option: str = "out",
+    rule: str = "must be a folder or URI that can be read and written",
 ) -> Iterator[None]:
-    """Says in one line that this is no place for results."""
+    """Turns an OSError inside the block into an OptionError about the option and its location."""
     try:
         yield
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
-        raise ValueError(f"{rule}; got {out!r}: {why}") from None
+        raise OptionError(f"{option} {rule}; got {location!r}: {why}", option) from None

@@ -350,7 +350,7 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
     words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
     with pytest.raises(
         ValueError,
-        match=f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$",
+        match=f"^json must name a file that can be written; got '[^\n]*': [^\n]*{why}$",
     ):
         evaluate.main(words)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]

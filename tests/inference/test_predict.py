@@ -558,7 +558,7 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(
     (tmp_path / "file").write_text("dear")
     with pytest.raises(
         ValueError,
-        match=f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$",
+        match=f"^out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$",
     ):
         ask(folder, "table.parquet", tmp_path / place)
     assert (tmp_path / "file").read_text() == "dear"

@@ -429,10 +429,10 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_
     for out in (tmp_path / "file" / "x", tmp_path / "file"):
         with pytest.raises(
             ValueError,
-            match=r"--out must be a folder or URI that can be read and written; got '.*file",
+            match=r"^out must be a folder or URI that can be read and written; got '.*file",
         ):
             tune.main(["--out", str(out), "--data", wafer_shards])
-    with pytest.raises(ValueError, match=r"--out must be a folder or URI"):
+    with pytest.raises(ValueError, match=r"^out must be a folder or URI"):
         tune.main(["--out", f"file://{tmp_path}/file/x", "--data", wafer_shards])
 
 

@@ -796,7 +796,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_
     ):
         with pytest.raises(
             ValueError,
-            match=rf"--out must be a folder or URI that can be read and written; got '{out}'",
+            match=rf"^out must be a folder or URI that can be read and written; got '{out}'",
         ):
             ablate.main(["--study", "paper", "--data", wafer_shards, "--out", out])
 
