@@ -1,7 +1,8 @@
-"""Writes a report twice from the same sections: a self-contained HTML page that works offline, and Markdown.
+"""Writes a report twice from the same sections: an HTML page that works offline, and Markdown.
 
-Everything from users (class names, paths, errors) is escaped, and passwords in URLs and the values of secret environment variables are
-blanked. Plotly's library is packed into the page once, compressed: a page with figures weighs about 2 MB, one without a few kilobytes.
+Everything from users (class names, paths, errors) is escaped, and passwords in URLs and the values
+of secret environment variables are blanked. Plotly's library is packed into the page once and
+compressed: a page with figures weighs about 2 MB, one without a few kilobytes.
 """
 
 from __future__ import annotations
@@ -9,50 +10,83 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-import hashlib
-import html
-import os
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from distributed.reporting import tables
+from distributed.reporting.files import slug, write_atomically
 from distributed.reporting.tables import ReportTable, escape_markdown
 
-PAGES = Path(__file__).parent / "templates"
-SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|ACCESS_KEY|API_KEY")
+DEFAULT_HEIGHT = 420  # of a figure, in pixels
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 @dataclass(frozen=True)
 class Text:
-    words: str
+    """A paragraph."""
+
+    template: ClassVar[str] = "text"  # the macro in blocks.html.j2 that writes the block
+    text: str
 
 
 @dataclass(frozen=True)
 class Heading:
-    words: str
+    """A heading inside a section."""
+
+    template: ClassVar[str] = "heading"
+    text: str
 
 
 @dataclass(frozen=True)
 class Bullets:
+    """A list of short texts."""
+
+    template: ClassVar[str] = "bullets"
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Code:
-    words: str
+    """Text whose lines and spaces are kept, such as a command or a configuration."""
+
+    template: ClassVar[str] = "code"
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A plotly figure. The caption says what to see, for readers who cannot see it too; name is that of its PNG in figures/."""
+    """A plotly figure.
 
-    figure: Any
+    caption: what there is to see, for readers who cannot see the figure too.
+    name: the name of its PNG file in figures/, without the suffix.
+    """
+
+    template: ClassVar[str] = "figure"
+    figure: go.Figure
     caption: str
     name: str = ""
+
+    @property
+    def height(self) -> int:
+        return self.figure.layout.height or DEFAULT_HEIGHT
+
+    @property
+    def json(self) -> Markup:
+        """The figure as JSON for a script element: a class named </script> does not end it."""
+        return Markup(self.figure.to_json().replace("<", "\\u003c"))
 
 
 Block = Text | Heading | Bullets | Code | Figure | ReportTable
@@ -60,8 +94,14 @@ Block = Text | Heading | Bullets | Code | Figure | ReportTable
 
 @dataclass(frozen=True)
 class Section:
+    """A part of a report with its title. A section without blocks is left out."""
+
     title: str
     blocks: Sequence[Block]
+
+    @property
+    def anchor(self) -> str:
+        return slug(self.title)
 
 
 def write_report(
@@ -72,132 +112,65 @@ def write_report(
     lead: str = "",
     name: str = "report",
 ) -> Path:
-    """Writes folder/report.html and folder/report.md, each whole or not at all; sections without blocks are left out."""
+    """Writes folder/NAME.html and folder/NAME.md and returns the path of the page.
+
+    Each file is written whole or not at all.
+    """
     target = Path(folder) / f"{name}.html"
     write_atomically(target, to_html(title, sections, lead=lead))
-    write_atomically(
-        target.with_suffix(".md"), to_markdown(title, sections, lead=lead, folder=Path(folder))
-    )
+    markdown = to_markdown(title, sections, lead=lead, folder=Path(folder))
+    write_atomically(target.with_suffix(".md"), markdown)
     return target
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Readers see the old content or the new, never a part; secrets are blanked in text."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = redact_secrets(content).encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is private; a report is not
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def redact_secrets(words: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text without user:password parts of URLs and without the values of environment variables that look secret."""
-    words = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", r"\1***@", words)
-    for variable, value in (os.environ if environment is None else environment).items():
-        if (
-            SECRET.search(variable)
-            and not variable.endswith(("_PATH", "_FILE", "_DIR"))
-            and len(value) >= 8
-        ):
-            words = words.replace(value, "***").replace(html.escape(value), "***")
-    return words
-
-
-def slug(words: str) -> str:
-    """A name for files and anchors. What only a lost character tells apart (another script, a sign) gets a digest."""
-    plain = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "section"
-    lost = re.search(r"[^\w\s.,:;/'()%+=-]|[^\x00-\x7f]|(?<!\w)[+-](?=[\d.])", words)
-    return f"{plain}-{hashlib.sha256(words.encode()).hexdigest()[:6]}" if lost else plain
-
-
 def to_html(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
-    sections = [s for s in sections if s.blocks]
-    links = " ".join(f'<a href="#{slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
-    body = "\n".join(
-        f'<section id="{slug(s.title)}">\n<h2>{html.escape(s.title)}</h2>\n'
-        + "\n".join(map(_block_html, s.blocks))
-        + "\n</section>"
-        for s in sections
+    """Returns the whole page. lead is the line under the title."""
+    has_figures = any(isinstance(block, Figure) for s in sections for block in s.blocks)
+    return TEMPLATES.get_template("page.html.j2").render(
+        title=title,
+        lead=lead,
+        sections=[section for section in sections if section.blocks],
+        plotly_library=_packed_plotly() if has_figures else "",
     )
-    plots = any(isinstance(b, Figure) for s in sections for b in s.blocks)
-    parts = {
-        "title": html.escape(title),
-        "lead": html.escape(lead),
-        "links": links,
-        "body": body,
-        "scripts": _plot_scripts() if plots else "",
-    }
-    page = (PAGES / "page.html").read_text(encoding="utf-8")
-    return re.sub(
-        r"\{\{(\w+)\}\}", lambda m: parts[m[1]], page
-    )  # one pass: users' text with {{body}} in it stays text
+
+
+def table_html(table: ReportTable) -> str:
+    """Returns a table as an element of a page."""
+    blocks = TEMPLATES.get_template("blocks.html.j2").make_module()
+    return str(blocks.table(table))  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _plot_scripts() -> str:
-    from plotly.offline import get_plotlyjs
-
-    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
-    return (PAGES / "page_plots.html").read_text(encoding="utf-8").replace("{{library}}", packed)
-
-
-def _block_html(block: Block) -> str:
-    match block:
-        case Text(words):
-            return f"<p>{html.escape(words)}</p>"
-        case Heading(words):
-            return f"<h3>{html.escape(words)}</h3>"
-        case Bullets(items):
-            return "<ul>" + "".join(f"<li>{html.escape(i)}</li>" for i in items) + "</ul>"
-        case Code(words):
-            return f"<pre><code>{html.escape(words)}</code></pre>"
-        case ReportTable():
-            return tables.to_html(block)
-        case Figure():
-            plain = block.figure.to_json().replace(
-                "<", "\\u003c"
-            )  # a class named </script> must not end the script
-            height = (block.figure.layout.height or 420) if hasattr(block.figure, "layout") else 420
-            return (
-                f'<figure><figcaption>{html.escape(block.caption)}</figcaption><div class="plot" style="height:{height}px">'
-                f'<div class="wait">Drawing the figure…</div><script type="application/json">{plain}</script></div></figure>'
-            )
-    raise AssertionError(f"no such block: {type(block)}")
+def _packed_plotly() -> str:
+    """Returns plotly's JavaScript, compressed and in base 64."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
 def to_markdown(
     title: str, sections: Sequence[Section], *, lead: str = "", folder: Path | None = None
 ) -> str:
+    """Returns the report as Markdown.
+
+    folder: where figures/ is looked for; a figure without a PNG file there is only mentioned.
+    """
     parts = [f"# {escape_markdown(title)}"] + ([escape_markdown(lead)] if lead else [])
-    for section in (s for s in sections if s.blocks):
-        parts += [
-            f"## {escape_markdown(section.title)}",
-            *(_block_markdown(b, folder) for b in section.blocks),
-        ]
+    for section in sections:
+        if section.blocks:
+            parts.append(f"## {escape_markdown(section.title)}")
+            parts += [_block_markdown(block, folder) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
 
 
 def _block_markdown(block: Block, folder: Path | None) -> str:
     match block:
-        case Text(words):
-            return escape_markdown(words)
-        case Heading(words):
-            return f"### {escape_markdown(words)}"
+        case Text(text):
+            return escape_markdown(text)
+        case Heading(text):
+            return f"### {escape_markdown(text)}"
         case Bullets(items):
-            return "\n".join(f"- {escape_markdown(i)}" for i in items)
-        case Code(words):
-            return "\n".join(f"    {line}" for line in words.splitlines())
+            return "\n".join(f"- {escape_markdown(item)}" for item in items)
+        case Code(text):
+            return "\n".join(f"    {line}" for line in text.splitlines())
         case ReportTable():
             return tables.to_markdown(block)
         case Figure():
@@ -205,4 +178,3 @@ def _block_markdown(block: Block, folder: Path | None) -> str:
             if block.name and folder and (folder / picture).exists():
                 return f"![{escape_markdown(block.caption)}]({picture})"
             return f"Figure: {escape_markdown(block.caption)} (drawn in report.html)"
-    raise AssertionError(f"no such block: {type(block)}")

@@ -1,34 +1,47 @@
-"""One table, many forms: HTML, Markdown, LaTeX and CSV from the same cells."""
+"""Tables of reports, and their Markdown, LaTeX, CSV and plain text; page.py makes the HTML."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableCell:
-    """A cell whose text differs from its value: `63.2 ± 0.4` sorts as 63.2. strong marks the best of a column."""
+    """A cell whose text differs from its value: `63.2 ± 0.4` sorts as 63.2.
+
+    strong marks the best cell of a column.
+    """
 
     text: str
     value: float | None = None
     strong: bool = False
 
+    @property
+    def is_finite(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
+
+
+CellContent = str | int | float | bool | TableCell | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTable:
-    """Columns and rows; cells are text, numbers, None (shown empty) or TableCell. Text is the users' and is escaped in every form."""
+    """Columns and rows of a table. Its text comes from users and is escaped in every form.
 
+    A cell is text, a number, a truth value, None (shown empty) or a TableCell.
+    """
+
+    template: ClassVar[str] = "table"
     columns: tuple[str, ...]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[CellContent]]
     caption: str = ""
-    folded: bool = False  # shown closed in HTML: long listings
+    folded: bool = False  # closed in HTML until a click: for long listings
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -36,9 +49,22 @@ class ReportTable:
                 f"a row of {len(row)} cells in a table of {len(self.columns)} columns"
             )
 
+    def cells(self) -> list[list[TableCell]]:
+        """Returns every cell with its text, its value and whether it is strong."""
+        return [[as_cell(content) for content in row] for row in self.rows]
+
+    def text_columns(self) -> list[bool]:
+        """Returns for each column whether it holds only text, which is set to the left."""
+        if not self.rows:
+            return [False] * len(self.columns)
+        return [
+            all(content is None or isinstance(content, str) for content in column)
+            for column in zip(*self.rows)
+        ]
+
 
 def format_number(value: float, digits: int = 4) -> str:
-    """A number as a reader wants it: four significant digits, no exponent where it can be avoided."""
+    """Formats a number with so many significant digits, without an exponent where possible."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if value == int(value) and abs(value) < 1e15:
@@ -46,80 +72,50 @@ def format_number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def cell_text(cell: Any) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, TableCell):
-        return cell.text
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    return format_number(cell) if isinstance(cell, int | float) else str(cell)
+def as_cell(content: CellContent) -> TableCell:
+    """Returns the content of a cell as a TableCell."""
+    if isinstance(content, TableCell):
+        return content
+    if content is None:
+        return TableCell(text="")
+    if isinstance(content, bool):
+        return TableCell(text="yes" if content else "no")
+    if isinstance(content, int | float):
+        return TableCell(text=format_number(content), value=float(content))
+    return TableCell(text=str(content))
 
 
-def _value(cell: Any) -> float | None:
-    if isinstance(cell, TableCell):
-        return cell.value
-    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None
+def cell_text(content: CellContent) -> str:
+    """Returns the text that a reader sees in a cell."""
+    return as_cell(content).text
 
 
-def _strong(cell: Any) -> bool:
-    return isinstance(cell, TableCell) and cell.strong
-
-
-def to_html(table: ReportTable) -> str:
-    kinds = [' class="words"' if w else "" for w in _words(table)]
-    heads = "".join(
-        f'<th scope="col"{k}><button type="button">{html.escape(c)}</button></th>'
-        for c, k in zip(table.columns, kinds)
-    )
-    body = "\n".join("<tr>" + "".join(map(_html_cell, row, kinds)) + "</tr>" for row in table.rows)
-    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
-    found = f'<div class="scroll"><table class="sortable">{caption}<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    if not table.folded:
-        return found
-    return f"<details><summary>{html.escape(table.caption or 'Table')} ({len(table.rows)} rows)</summary>{found}</details>"
-
-
-def _words(table: ReportTable) -> list[bool]:
-    """Which columns hold nothing but text: these are set to the left, numbers to the right."""
-    return [
-        all(c is None or isinstance(c, str) for c in column) for column in zip(*table.rows)
-    ] or [False] * len(table.columns)
-
-
-def _html_cell(cell: Any, kind: str) -> str:
-    shown, value = html.escape(cell_text(cell)), _value(cell)
-    sort = f' data-value="{value!r}"' if value is not None and math.isfinite(value) else ""
-    if kind and len(shown) > 40:
-        kind = ' class="words long"'
-    return f"<td{sort}{kind}>{f'<strong>{shown}</strong>' if _strong(cell) else shown}</td>"
-
-
-def escape_markdown(words: str) -> str:
-    """Users' text that must not turn into Markdown or HTML."""
-    plain = re.sub(
-        r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split())
-    )  # few_shot needs no backslash
+def escape_markdown(text: str) -> str:
+    """Returns the text on one line and escaped, so that it does not turn into Markdown or HTML."""
+    # An underscore inside a word (few_shot) needs no backslash.
+    special = r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))"
+    plain = re.sub(special, r"\\\1", " ".join(text.split()))
     return plain.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def to_markdown(table: ReportTable) -> str:
+    """Returns the table as Markdown, its caption in a paragraph before it."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rows = [
-        [
-            f"**{escape_markdown(cell_text(c))}**" if _strong(c) else escape_markdown(cell_text(c))
-            for c in row
-        ]
-        for row in table.rows
+        [f"**{escape_markdown(c.text)}**" if c.strong else escape_markdown(c.text) for c in row]
+        for row in table.cells()
     ]
-    rule = ["---" if words or i == 0 else "---:" for i, words in enumerate(_words(table))]
+    rule = [
+        "---" if is_text or i == 0 else "---:" for i, is_text in enumerate(table.text_columns())
+    ]
     lines = [line([escape_markdown(c) for c in table.columns]), line(rule), *map(line, rows)]
     return (f"{escape_markdown(table.caption)}\n\n" if table.caption else "") + "\n".join(lines)
 
 
-_TEX = {
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -135,36 +131,38 @@ _TEX = {
 }
 
 
-def escape_latex(words: str) -> str:
-    return "".join(_TEX.get(c, c) for c in " ".join(words.split()))
+def escape_latex(text: str) -> str:
+    """Returns the text on one line and escaped for LaTeX."""
+    return "".join(LATEX_ESCAPES.get(c, c) for c in " ".join(text.split()))
 
 
 def to_latex(table: ReportTable, label: str = "") -> str:
-    """A booktabs table float; needs \\usepackage{booktabs}."""
+    r"""Returns the table as a LaTeX float, which needs \usepackage{booktabs}."""
 
     def line(cells: Sequence[str]) -> str:
-        first = (
-            "{}" if cells[0].startswith(("[", "*")) else ""
-        )  # else an option of the line break before it
-        return first + " & ".join(cells) + r" \\"
+        # After a line break, LaTeX would read a bracket or a star as an option of the break.
+        guard = "{}" if cells[0].startswith(("[", "*")) else ""
+        return guard + " & ".join(cells) + r" \\"
 
     rows = [
         line(
             [
-                rf"\textbf{{{escape_latex(cell_text(c))}}}"
-                if _strong(c)
-                else escape_latex(cell_text(c))
+                rf"\textbf{{{escape_latex(c.text)}}}" if c.strong else escape_latex(c.text)
                 for c in row
             ]
         )
-        for row in table.rows
+        for row in table.cells()
     ]
-    head = [
-        r"\begin{table}",
-        r"\centering",
-        *([rf"\caption{{{escape_latex(table.caption)}}}"] if table.caption else []),
-        *([rf"\label{{{re.sub('[^A-Za-z0-9:.-]+', '-', label)}}}"] if label else []),
-        rf"\begin{{tabular}}{{{''.join('l' if words or i == 0 else 'r' for i, words in enumerate(_words(table)))}}}",
+    alignment = "".join(
+        "l" if is_text or i == 0 else "r" for i, is_text in enumerate(table.text_columns())
+    )
+    head = [r"\begin{table}", r"\centering"]
+    if table.caption:
+        head.append(rf"\caption{{{escape_latex(table.caption)}}}")
+    if label:
+        head.append(rf"\label{{{re.sub('[^A-Za-z0-9:.-]+', '-', label)}}}")
+    head += [
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         line([escape_latex(c) for c in table.columns]),
         r"\midrule",
@@ -173,28 +171,31 @@ def to_latex(table: ReportTable, label: str = "") -> str:
 
 
 def to_csv(table: ReportTable) -> str:
-    """Values at full precision; a cell without a value as its text."""
+    """Returns the table as CSV: values at full precision, a cell without a value as its text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
     for row in table.rows:
-        writer.writerow(
-            [
-                cell_text(c) if _value(c) is None else repr(c if isinstance(c, int) else _value(c))
-                for c in row
-            ]
-        )
+        writer.writerow([_csv_field(content) for content in row])
     return out.getvalue()
 
 
+def _csv_field(content: CellContent) -> str:
+    if isinstance(content, int) and not isinstance(content, bool):
+        return str(content)
+    cell = as_cell(content)
+    return cell.text if cell.value is None else repr(cell.value)
+
+
 def to_text(table: ReportTable) -> str:
-    """Aligned columns for a terminal."""
-    rows = [[cell_text(c) for c in row] for row in table.rows]
+    """Returns the table as aligned columns for a terminal."""
+    rows = [[cell.text for cell in row] for row in table.cells()]
     widths = [max(map(len, column)) for column in zip(table.columns, *rows)]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(
+        padded = [
             c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))
-        ).rstrip()
+        ]
+        return "  ".join(padded).rstrip()
 
     return "\n".join([line(table.columns), "  ".join("-" * w for w in widths), *map(line, rows)])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distributed.reporting.events import EventWriter, remove_event_files, scalar_tag
-from distributed.reporting.page import slug
+from distributed.reporting.files import slug
 from distributed.runtime.storage import is_uri, join, uploader
 from distributed.studies.definition import Cell
 from distributed.studies.results import CellRow

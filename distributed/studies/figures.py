@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distributed.reporting import figures
-from distributed.reporting.page import Figure, slug
+from distributed.reporting.files import slug
+from distributed.reporting.page import Figure
 from distributed.reporting.significance import Ranking, Summary, rank_variants, summarise
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distributed.reporting import figures, tables
+from distributed.reporting import figures, files, tables
 from distributed.reporting import page as report
 from distributed.reporting.page import (
     Bullets,
@@ -100,7 +100,7 @@ def write_report(
 
 
 def _put(folder: str, name: str, content: str) -> None:
-    storage.write_file(join(folder, name), report.redact_secrets(content).encode())
+    storage.write_file(join(folder, name), files.redact_secrets(content).encode())
 
 
 def _named_apart(sections: Sequence[Section]) -> list[Section]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
+from distributed.reporting import files, tables
 from distributed.reporting import page as report
-from distributed.reporting import tables
 from distributed.reporting.page import (
     Bullets,
     Code,
@@ -152,20 +152,20 @@ def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
-    report.write_atomically(path, "old")
+    files.write_atomically(path, "old")
 
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
-        report.write_atomically(path, "new")
+        files.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_numbers_sort_by_value_and_keep_their_precision() -> None:
-    assert '<td data-value="0.632"><strong>63.2 ± 0.4</strong></td>' in tables.to_html(table())
+    assert '<td data-value="0.632"><strong>63.2 ± 0.4</strong></td>' in report.table_html(table())
     read = list(csv.reader(io.StringIO(tables.to_csv(table()))))
     assert read == [["variant", "balanced accuracy", "p"], [EVIL, "0.632", ""], ["b", "1", "0.25"]]
 
@@ -199,15 +199,15 @@ def test_latex_is_escaped() -> None:
     [("图像", "表格"), ("λ = 0.5", "τ = 0.5"), ("margin −1", "margin 1"), ("a < 1", "a > 1")],
 )
 def test_names_that_differ_in_what_a_file_name_loses_stay_apart(one: str, other: str) -> None:
-    assert report.slug(one) != report.slug(other)
-    assert re.fullmatch(r"[a-z0-9-]+", report.slug(one))
+    assert files.slug(one) != files.slug(other)
+    assert re.fullmatch(r"[a-z0-9-]+", files.slug(one))
     assert (
-        report.slug("concatenation + balanced softmax (5 %)") == "concatenation-balanced-softmax-5"
+        files.slug("concatenation + balanced softmax (5 %)") == "concatenation-balanced-softmax-5"
     )
 
 
 def test_long_listings_are_folded() -> None:
-    page = tables.to_html(
+    page = report.table_html(
         ReportTable(columns=("a",), rows=[[1], [2]], caption="All runs", folded=True)
     )
     assert page.startswith("<details><summary>All runs (2 rows)</summary>")

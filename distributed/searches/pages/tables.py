@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distributed.config import setting_fields, to_toml
-from distributed.reporting.page import write_atomically
+from distributed.reporting.files import write_atomically
 from distributed.reporting.significance import (
     ALPHA,
     Comparison,
