@@ -1,4 +1,4 @@
-"""Facts about the configuration: one vocabulary, three sources in order, and errors that name the valid choices."""
+"""Facts about settings: defaults, file, command line in this order; errors name valid choices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from distributed import config
-from distributed.config import Config
+from distributed.config import (
+    RENAMED,
+    Config,
+    changes_from_defaults,
+    describe_settings,
+    load_config,
+    setting_fields,
+    to_toml,
+)
+from distributed.runtime.command import one_line
 from distributed.training.requirements import check_training
+from model.config import check
 from model.schema import Schema
 from tests.conftest import ROOT, run_command
 
@@ -23,24 +32,29 @@ def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
     file.write_text(
         "dim = 64\n[loss]\nmargin = 0.2\nspread_of_prior_strength = 1\n[optim]\nepochs = 7\n"
     )
-    made = config.load_config(file, ["loss.margin=0.4"])
-    assert (made.dim, made.loss.margin, made.loss.spread_of_prior_strength, made.optim.epochs) == (
+    settings = load_config(file, ["loss.margin=0.4"])
+    assert (
+        settings.dim,
+        settings.loss.margin,
+        settings.loss.spread_of_prior_strength,
+        settings.optim.epochs,
+    ) == (
         64,
         0.4,
         1.0,
         7,
     )
-    assert made.optim.lr == Config().optim.lr
+    assert settings.optim.lr == Config().optim.lr
 
 
 def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
-    made = config.load_config(
+    settings = load_config(
         sets=["fusion.kind=gate", "optim.compile=true", "dim=32", "data.modalities=a,b"]
     )
     file = tmp_path / "best.toml"
-    file.write_text(config.to_toml(config.changes_from_defaults(made)))
-    assert config.load_config(file) == made
-    assert set(config.changes_from_defaults(made)) == {
+    file.write_text(to_toml(changes_from_defaults(settings)))
+    assert load_config(file) == settings
+    assert set(changes_from_defaults(settings)) == {
         "fusion.kind",
         "optim.compile",
         "dim",
@@ -49,7 +63,7 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("loss.margn=0.4", "got 'loss.margn'; valid: loss.margin"),
         ("nothing.here=1", "a setting must exist; got 'nothing.here'"),
@@ -70,25 +84,25 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         ("margin", "--set takes KEY=VALUE; got 'margin'"),
     ],
 )
-def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, said: str) -> None:
+def test_mistakes_name_the_rule_the_value_and_the_choices(change: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        config.load_config(sets=[change])
-    assert said in str(caught.value)
+        load_config(sets=[change])
+    assert message in one_line(caught.value)
 
 
-@pytest.mark.parametrize(("old", "new"), config.RENAMED.items())
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_name_of_a_setting_is_answered_with_the_new_one(
     old: str, new: str, tmp_path: Path
 ) -> None:
-    assert new in config.setting_fields()
-    assert old not in config.setting_fields()
+    assert new in setting_fields()
+    assert old not in setting_fields()
     line = f"^{re.escape(old)} is now {re.escape(new)}$"
     with pytest.raises(ValueError, match=line):
-        config.load_config(sets=[f"{old}=1"])
+        load_config(sets=[f"{old}=1"])
     file = tmp_path / "old.toml"
     file.write_text(f"{old} = 1\n")
     with pytest.raises(ValueError, match=line):
-        config.load_config(file)
+        load_config(file)
 
 
 def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
@@ -98,7 +112,7 @@ def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "message"),
     [
         (
             ["image.frozen=true"],
@@ -118,59 +132,62 @@ def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
         (["stage.kind=crt", "experts.classifier=etf"], "stage.kind=crt needs linear classifiers"),
     ],
 )
-def test_what_goes_together_is_checked_where_a_training_begins(sets: list[str], said: str) -> None:
-    made = config.load_config(sets=sets)  # a model that was trained so is still loaded
+def test_settings_at_odds_are_refused_before_a_training_begins(
+    sets: list[str], message: str
+) -> None:
+    settings = load_config(sets=sets)  # no error: a model trained with them still loads
     with pytest.raises(ValueError) as caught:
-        check_training(made, TWO, 10)
-    assert said in str(caught.value)
+        check_training(settings, TWO, 10)
+    assert message in str(caught.value)
 
 
-def test_what_a_search_space_will_answer_is_not_judged_before() -> None:
-    check_training(
-        config.load_config(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"}
-    )
+def test_settings_that_a_search_space_will_choose_are_not_checked_before() -> None:
+    check_training(load_config(sets=["loss.name=focal"]), TWO, 10, asked={"loss.focal_gamma"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must name a TOML file that exists"):
-        config.load_config(tmp_path / "none.toml")
+        load_config(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ValueError, match="must be valid TOML"):
-        config.load_config(tmp_path / "bad.toml")
+        load_config(tmp_path / "bad.toml")
 
 
 def test_every_setting_says_what_it_means_and_has_a_valid_default() -> None:
-    config.check(Config())
-    silent = [
-        name for name, entry in config.setting_fields().items() if not entry.metadata.get("help")
+    check(Config())
+    without_help = [
+        name for name, field in setting_fields().items() if not field.metadata.get("help")
     ]
-    assert not silent
-    described = config.describe_settings()
-    assert all(name in described for name in config.setting_fields())
+    assert not without_help
+    described = describe_settings()
+    assert all(name in described for name in setting_fields())
 
 
-ENTRIES = ["ingest", "train", "tune", "ablate", "evaluate", "predict"]
+SCRIPTS = ["ingest", "train", "tune", "ablate", "evaluate", "predict"]
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_help_is_whole_and_needs_neither_ray_nor_torch(entry: str) -> None:
-    shown = run_command(f"distributed/{entry}.py", "--help")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_complete_and_loads_neither_ray_nor_torch(script: str) -> None:
+    shown = run_command(f"distributed/{script}.py", "--help")
     assert shown.returncode == 0
     assert "--" in shown.stdout
-    heavy = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(ROOT)!r})\n"
-    heavy += f"try:\n    import importlib; importlib.import_module('distributed.{entry}').main(['--help'])\nexcept SystemExit: pass\n"
-    heavy += (
-        "print('LOADED', [m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules])"
+    code = (
+        f"import importlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "try:\n"
+        f"    importlib.import_module('distributed.{script}').main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = ('ray', 'torch', 'pandas', 'optuna')\n"
+        "print('LOADED', [name for name in heavy if name in sys.modules])"
     )
     loaded = subprocess.run(
-        [sys.executable, "-c", heavy], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     ).stdout
     assert "LOADED []" in loaded
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_a_mistake_is_one_line_and_exit_code_2(entry: str) -> None:
-    shown = run_command(f"distributed/{entry}.py", "--no-such-option")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_mistake_is_one_line_and_exit_code_2(script: str) -> None:
+    shown = run_command(f"distributed/{script}.py", "--no-such-option")
     assert shown.returncode == 2
     assert len(shown.stderr.strip().splitlines()) == 1
     assert "Traceback" not in shown.stderr

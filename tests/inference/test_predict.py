@@ -461,7 +461,7 @@ def test_a_csv_in_many_chunks_is_one_table(
 
         return {**options(table), "read_options": csv.ReadOptions(block_size=1000)}
 
-    monkeypatch.setattr(prediction_tasks, "csv_options", small_blocks)
+    monkeypatch.setattr(tasks, "csv_options", small_blocks)
     checkpoint = load_checkpoint(str(folder / "run"))
     rows, _ = inputs.open_input(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10

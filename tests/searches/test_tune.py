@@ -445,10 +445,10 @@ def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
         == 0.25
     )
     with pytest.raises(
-        ValueError, match=r"--config must name a TOML file that exists; got 'file://.*none.toml'"
+        ValueError, match=r"^config must name a TOML file that exists; got 'file://.*none.toml'"
     ):
         config.load_config(f"file://{tmp_path}/none.toml")
-    with pytest.raises(ValueError, match=r"--config must name a TOML file that can be read"):
+    with pytest.raises(ValueError, match=r"^config must name a TOML file that can be read"):
         config.load_config(tmp_path)
 
 

@@ -1,0 +1,67 @@
+"""The configuration of a run: every setting, and how files and the command line change it.
+
+Defaults come first, then a TOML file, then --set. A setting has one dotted name everywhere:
+`loss.margin` in files, on the command line, in search spaces, studies and reports.
+"""
+
+from distributed.config.changes import (
+    RENAMED,
+    apply_changes,
+    changes_from_defaults,
+    check_exists,
+    flatten,
+    setting_fields,
+)
+from distributed.config.settings import (
+    AGGREGATIONS,
+    CACHE_MODES,
+    MIN_ROWS_PER_OWN_NORM,
+    OFFSET_METRICS,
+    OPTIMISERS,
+    SAMPLERS,
+    SECOND_STAGES,
+    STREAM_ENGINES,
+    Config,
+    DataConfig,
+    InferenceConfig,
+    OptimConfig,
+    ScalingConfig,
+    StageConfig,
+    split_list,
+)
+from distributed.config.sources import (
+    describe_settings,
+    load_config,
+    parse_assignments,
+    read_config_file,
+    to_toml,
+)
+
+__all__ = [
+    "AGGREGATIONS",
+    "CACHE_MODES",
+    "MIN_ROWS_PER_OWN_NORM",
+    "OFFSET_METRICS",
+    "OPTIMISERS",
+    "RENAMED",
+    "SAMPLERS",
+    "SECOND_STAGES",
+    "STREAM_ENGINES",
+    "Config",
+    "DataConfig",
+    "InferenceConfig",
+    "OptimConfig",
+    "ScalingConfig",
+    "StageConfig",
+    "apply_changes",
+    "changes_from_defaults",
+    "check_exists",
+    "describe_settings",
+    "flatten",
+    "load_config",
+    "parse_assignments",
+    "read_config_file",
+    "setting_fields",
+    "split_list",
+    "to_toml",
+]

@@ -1,0 +1,92 @@
+"""Reads and writes settings: TOML files, --set on the command line, and the list in --help."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from distributed.config.changes import apply_changes, setting_fields
+from distributed.config.settings import Config
+from distributed.runtime.errors import OptionError
+from distributed.runtime.storage import is_uri, read_file
+
+
+def load_config(
+    file: str | Path | None = None, sets: Iterable[str] = (), base: Config | None = None
+) -> Config:
+    """Returns the defaults, changed by a TOML file and then by assignments.
+
+    file: a path or URI. sets: "KEY=VALUE" each. base: stands in for the defaults.
+    """
+    config = base or Config()
+    if file:
+        config = apply_changes(config, read_config_file(file))
+    return apply_changes(config, parse_assignments(sets))
+
+
+def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
+    """Returns "KEY=VALUE" pairs, as --set takes them, by dotted name."""
+    changes = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise OptionError(f"set takes KEY=VALUE; got {pair!r}", "set")
+        changes[name.strip()] = value.strip()
+    return changes
+
+
+def read_config_file(path: str | Path) -> dict[str, object]:
+    """Returns the settings of a TOML file by dotted name; sections and dotted keys mean the same.
+
+    path: a local path or a URI.
+    """
+    place = str(path)
+    try:
+        content = read_file(place) if is_uri(place) else Path(path).read_bytes()
+        tree = tomllib.loads(content.decode())
+    except FileNotFoundError:
+        message = f"config must name a TOML file that exists; got {place!r}"
+        raise OptionError(message, "config") from None
+    except OSError as error:
+        message = f"config must name a TOML file that can be read; got {place!r}: {error}"
+        raise OptionError(message, "config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"config must be valid TOML; {path}: {error}", "config") from None
+    return _by_dotted_name(tree)
+
+
+def _by_dotted_name(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Returns the values of nested sections by dotted name."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_by_dotted_name(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def to_toml(changes: Mapping[str, object]) -> str:
+    """Returns settings as the text of a TOML file, with one section for each group."""
+    lines_of: dict[str, list[str]] = {}
+    for name, value in sorted(changes.items()):
+        section, _, key = name.rpartition(".")
+        lines_of.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
+    sections = [
+        "\n".join([f"[{section}]", *lines] if section else lines)
+        for section, lines in sorted(lines_of.items())
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def describe_settings() -> str:
+    """Returns every setting with its default and its meaning, for the end of --help."""
+    lines = ["settings for --set NAME=VALUE (name, default, meaning):"]
+    for name, field in setting_fields().items():
+        choices = field.metadata.get("choices")
+        listed = f" [{', '.join(choices)}]" if choices else ""
+        default = json.dumps(field.default)
+        lines.append(f"  {name:28} {default:12} {field.metadata['help']}{listed}")
+    return "\n".join(lines)
