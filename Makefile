@@ -17,6 +17,9 @@ install: .venv/installed
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[dev]"
+	@# So that `import distributed` works in notebooks and scripts outside this folder. The packages are
+	@# not installed under their generic names, because another project is called distributed (Dask's).
+	@echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/longtail-fusion.pth"
 	@touch $@
 
 demo: install

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict"}
+SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "describe"}
 FREE = {"runtime", "reporting"}  # import no other wing
 ORDER = (
     "config",

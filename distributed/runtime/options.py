@@ -155,7 +155,7 @@ def _check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
 class OptionRow:
     """One option as the documentation lists it."""
 
-    flag: str
+    usage: str  # the flag, and what stands for its value: --split TRAIN,VAL,TEST
     default: str
     meaning: str
     valid: str  # its choices or its range; "" where every value of its type is valid
@@ -165,13 +165,19 @@ def option_rows(kind: type[DataclassInstance]) -> list[OptionRow]:
     """Returns every option of a verb, for the documentation."""
     return [
         OptionRow(
-            flag(field.name),
+            _usage(field),
             "required" if is_required(field) else default_text(field),
             str(field.metadata["help"]),
             valid_text(field.metadata),
         )
         for field in dataclasses.fields(kind)
     ]
+
+
+def _usage(field: Field[Any]) -> str:
+    """Returns the flag of an option with the word that stands for its value in help."""
+    metavar = field.metadata.get("metavar")
+    return f"{flag(field.name)} {metavar}" if metavar else flag(field.name)
 
 
 def valid_text(rules: Mapping[str, Any]) -> str:

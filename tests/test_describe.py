@@ -1,0 +1,19 @@
+"""Facts about docs/configuration.md: it is what the declarations in the code say."""
+
+from __future__ import annotations
+
+from distributed.config import setting_fields
+from tests.conftest import script
+
+describe = script("describe")
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert describe.PAGE.read_text() == describe.configuration_page(), (
+        "run: python distributed/describe.py"
+    )
+
+
+def test_every_setting_has_a_row() -> None:
+    page = describe.configuration_page()
+    assert all(f"| `{name}` |" in page for name in setting_fields())
