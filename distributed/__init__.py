@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distributed.ingestion.pipeline import ingest as ingest
     from distributed.searches.driver import search as search
     from distributed.searches.options import SearchOptions as SearchOptions
-    from distributed.shards.manifest import Shards as Shards
+    from distributed.shards.opened import Shards as Shards
     from distributed.studies.driver import study as study
     from distributed.studies.options import StudyOptions as StudyOptions
     from distributed.training.driver import fit as fit
@@ -40,7 +40,7 @@ EXPORTS = {
     "IngestOptions": "distributed.ingestion.options",
     "PredictOptions": "distributed.inference.options",
     "SearchOptions": "distributed.searches.options",
-    "Shards": "distributed.shards.manifest",
+    "Shards": "distributed.shards.opened",
     "StudyOptions": "distributed.studies.options",
     "evaluate": "distributed.inference.evaluation",
     "fit": "distributed.training.driver",

@@ -200,7 +200,7 @@ def run(
     import ray
 
     from distributed.shards import sharing
-    from distributed.shards.manifest import SPLITS
+    from distributed.shards.layout import SPLITS
     from distributed.training.workers.capacity import check_fits
 
     for scaling in {

@@ -18,7 +18,7 @@ from distributed.config import AGGREGATIONS, split_list
 from distributed.runtime import command as cli
 from distributed.runtime import options as options_
 from distributed.runtime.storage import filesystem
-from distributed.shards.manifest import SPLITS
+from distributed.shards.layout import SPLITS
 from model.schema import join_names
 
 if TYPE_CHECKING:

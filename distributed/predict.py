@@ -20,7 +20,7 @@ from distributed.runtime import command as cli
 from distributed.runtime import errors, progress, ray_session, signals, storage
 from distributed.runtime import options as options_
 from distributed.runtime.storage import filesystem, is_uri, join
-from distributed.shards.manifest import REJECTED, SPLITS
+from distributed.shards.layout import REJECTED, SPLITS
 from model.schema import join_names
 
 if TYPE_CHECKING:

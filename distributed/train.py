@@ -180,7 +180,7 @@ def read_data(out: str) -> dict[str, str]:
 def digest(data: str) -> str:
     """Of all that ingest says about the shards; statistics of the training rows are among it."""
     from distributed.runtime.storage import join
-    from distributed.shards.manifest import MANIFEST
+    from distributed.shards.layout import MANIFEST
 
     return hashlib.sha256(storage.read_file(join(data, MANIFEST))).hexdigest()[:16]
 

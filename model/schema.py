@@ -58,6 +58,10 @@ class Table:
     numeric: tuple[Numeric, ...] = ()
     categorical: tuple[Categorical, ...] = ()
 
+    @property
+    def columns(self) -> tuple[Numeric | Categorical, ...]:
+        return (*self.numeric, *self.categorical)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:

@@ -13,18 +13,13 @@ from torch import Tensor
 
 from distributed.inference import notes, shifts, weighing
 from distributed.inference.matching import SchemaMatch, match_schemas
-from distributed.shards.batches import (
-    BatchSource,
-    EpochPlan,
-    MemorySource,
-    StreamSource,
-    decide_cache,
-    load_arrays,
-)
+from distributed.shards.batches import BatchSource, EpochPlan, MemorySource, StreamSource
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, decode_columns, empty_arrays
+from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
-from distributed.shards.reader import Columns, ShardReader, read_index
+from distributed.shards.memory import decide_cache, load_arrays
+from distributed.shards.reader import Columns, ShardReader
 from distributed.shards.sampling import IntArray, Selection
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.scoring import compute_metrics, confidence_report
@@ -242,7 +237,7 @@ class MatchedReader(ShardReader):
 
     match: SchemaMatch = None  # type: ignore[assignment]
 
-    def blank(self, rows: int) -> Arrays:
+    def arrays_without_columns(self, rows: int) -> Arrays:
         return {
             name: values
             for name, values in empty_arrays(self.match.model, rows).items()

@@ -24,7 +24,8 @@ from distributed.raw.rows import encode_rows
 from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
-from distributed.shards.manifest import MANIFEST, Manifest, part_files, read_manifest
+from distributed.shards.layout import MANIFEST
+from distributed.shards.manifest import Manifest, part_files, read_manifest
 from distributed.training.checkpoint import Checkpoint
 from model.schema import join_names
 

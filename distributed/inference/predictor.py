@@ -22,7 +22,7 @@ from distributed.inference.inputs import InputRows, PreparedBatch
 from distributed.inference.tasks import RowRange, Wave
 from distributed.inference.weighing import FixedAggregation
 from distributed.runtime.storage import filesystem, join
-from distributed.shards import reader
+from distributed.shards import parallel
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.decode import Arrays, empty_arrays
 from distributed.training import loop, priors
@@ -220,7 +220,7 @@ class Predictor:
         """The task's batches, decoded by threads ahead of their use."""
         rows = self.recipe.rows
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            yield from reader.prefetch(
+            yield from parallel.prefetch(
                 pool, lambda item: rows.prepare(*item), rows.batches(wave, task), self.threads
             )
 
@@ -282,7 +282,7 @@ def predict_in_process(
 ) -> Iterator[PredictionTotals]:
     """Every task in this process."""
     torch.set_num_threads(1)
-    predictor = Predictor(checkpoint, recipe, threads=reader.decoding_threads())
+    predictor = Predictor(checkpoint, recipe, threads=parallel.decoding_threads())
     part = 0
     for wave in waves:
         for task in wave.tasks:

@@ -37,8 +37,8 @@ from distributed.raw.rows import (
     REASON,
     SPLIT,
 )
-from distributed.shards import manifest
-from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
+from distributed.shards import layout
+from distributed.shards.layout import REFUSED_SPLIT, TEST, TRAIN, VAL
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
 CUT = {VAL: 1 / 8, TEST: 1 / 5}  # shares cut from train where a given split has no such rows
@@ -122,7 +122,7 @@ def _given_split(known: pa.Table, roles: ColumnRoles, reasons: list[str | None])
     words = known[SPLIT].to_pylist()
     given = np.full(len(words), REFUSED_SPLIT, dtype=np.int64)
     for i, word in enumerate(words):
-        place = manifest.SPLIT_NAMES.get((word or "").lower())
+        place = layout.SPLIT_NAMES.get((word or "").lower())
         if place is None:
             reasons[i] = (
                 reasons[i]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.raw.cells import MISSING_WORDS
-from distributed.shards.manifest import REFUSED_SPLIT, TRAIN
+from distributed.shards.layout import REFUSED_SPLIT, TRAIN
 from model.schema import join_names
 
 ENOUGH = 20  # rows below which nothing is said

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from distributed.runtime import errors
 from distributed.runtime.storage import filesystem, is_uri, join
-from distributed.shards.manifest import MANIFEST, REJECTED, SPLITS, Manifest, write_manifest
+from distributed.shards.layout import MANIFEST, REJECTED, SPLITS
+from distributed.shards.manifest import Manifest, write_manifest
 
 SHARDS_ENTRIES = {MANIFEST, REJECTED, *SPLITS}
 ROW_GROUP = 1024  # rows; what a stream holds of one file at a time

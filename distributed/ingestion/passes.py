@@ -29,7 +29,7 @@ from distributed.raw.rows import (
     table_columns,
 )
 from distributed.raw.table import RawTable, ray_dataset
-from distributed.shards.manifest import REFUSED_SPLIT, SPLITS, TRAIN
+from distributed.shards.layout import REFUSED_SPLIT, SPLITS, TRAIN
 from model.schema import Schema
 
 GROUP_BYTES = 64 << 20  # prepared bytes of one task of the later passes

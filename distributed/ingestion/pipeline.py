@@ -20,7 +20,8 @@ from distributed.runtime import options as option_rules
 from distributed.runtime import progress, ray_session, signals
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import join
-from distributed.shards.manifest import REJECTED, SPLITS, Manifest
+from distributed.shards.layout import REJECTED, SPLITS
+from distributed.shards.manifest import Manifest
 from model.schema import Schema
 
 SAMPLED = 100_000  # training rows whose values give the quantiles: all of them in most tables

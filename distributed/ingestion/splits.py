@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
+from distributed.shards.layout import REFUSED_SPLIT, TEST, TRAIN, VAL
 
 IntArray = NDArray[np.int64]
 HashArray = NDArray[np.uint64]

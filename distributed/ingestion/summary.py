@@ -10,7 +10,8 @@ import numpy as np
 
 from distributed.raw.columns import ColumnDecision
 from distributed.raw.images import ImageSpec
-from distributed.shards.manifest import REFUSED_SPLIT, SPLITS, TRAIN, Manifest
+from distributed.shards.layout import REFUSED_SPLIT, SPLITS, TRAIN
+from distributed.shards.manifest import Manifest
 from model.schema import join_names
 
 UNDIVIDED = "a group's rows stay together, and a class of few rows fills train first: see --group, --split and --split-column"

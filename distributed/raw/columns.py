@@ -23,7 +23,7 @@ from distributed.raw.cells import (
     flatten_array,
     is_text,
 )
-from distributed.shards.manifest import SPLIT_NAMES
+from distributed.shards.layout import SPLIT_NAMES
 from model.schema import MAX_DEVIATIONS, Categorical, Numeric
 
 MIN_PARSED = 0.95  # a text column of which this share parses is numeric

@@ -1,4 +1,8 @@
-"""The SHARDS folder: schema.json beside train/, val/ and test/ Parquet parts, on a local disk or an object store."""
+"""The manifest of a SHARDS folder, on a local disk or an object store.
+
+schema.json stands beside train/, val/ and test/ with their Parquet parts. It is written last, so
+a folder that has one is whole.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,22 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyarrow.fs import FileSelector, FileType
+
 from distributed.runtime.storage import filesystem, join
+from distributed.shards.layout import MANIFEST, SPLITS, VERSION
 from model import schema as schemas
 from model.schema import Schema
-
-SPLITS = ("train", "val", "test")
-VERSION = 1
-MANIFEST = "schema.json"
-REJECTED = "rejected.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What schema.json says. `prepare` holds all that is needed to prepare new raw tables in the same way; `content` is a digest of all
-    parts (empty in shards that are older than it)."""
+    """The content of schema.json.
+
+    rows: of every split.
+    prepare: all that is needed to prepare new raw tables in the same way.
+    content: a digest of all parts; empty in shards that are older than it.
+    """
 
     schema: Schema
     rows: dict[str, int]
@@ -31,18 +37,20 @@ class Manifest:
 
 
 def read_manifest(uri: str) -> Manifest:
-    """The manifest of a SHARDS folder; one clear error where there is none."""
+    """Reads the manifest of a SHARDS folder; what is wrong with it is one clear ValueError."""
     text = _read_text(uri)
     try:
         plain = json.loads(text)
         version = int(plain["version"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with distributed/ingest.py"
+            f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: "
+            "make one with distributed/ingest.py"
         ) from None
     if version > VERSION:
         raise ValueError(
-            f"{uri} has shards of version {version}; this code reads up to version {VERSION}: update it or ingest again"
+            f"{uri} has shards of version {version}; this code reads up to version {VERSION}: "
+            "update it or ingest again"
         )
     try:
         schema = schemas.from_dict(plain["schema"])
@@ -61,18 +69,17 @@ def read_manifest(uri: str) -> Manifest:
 
 
 def _read_text(uri: str) -> str:
+    """Returns the text of schema.json; "" where it is no text at all."""
     system, path = filesystem(uri)
     try:
         with system.open_input_stream(posixpath.join(path, MANIFEST)) as stream:
             return bytes(stream.read()).decode()
     except (FileNotFoundError, NotADirectoryError):
-        from pyarrow.fs import FileType
-
-        kind = system.get_file_info(path).type
-        if kind == FileType.NotFound:
+        if system.get_file_info(path).type == FileType.NotFound:
             raise ValueError(f"a SHARDS folder must exist; got {uri!r}") from None
         raise ValueError(
-            f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); got {uri!r}"
+            f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); "
+            f"got {uri!r}"
         ) from None
     except UnicodeDecodeError:
         return ""
@@ -81,7 +88,7 @@ def _read_text(uri: str) -> str:
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:
-    """Writes schema.json; the last step of making a SHARDS folder."""
+    """Writes schema.json, which completes a SHARDS folder."""
     system, path = filesystem(uri)
     plain = {
         "version": manifest.version,
@@ -94,15 +101,16 @@ def write_manifest(manifest: Manifest, uri: str) -> None:
 
 
 def shards_digest(uri: str, manifest: Manifest) -> str:
-    """Names these rows: shards of other training, validation or test rows have another one. Older shards go by their parts' sizes."""
-    content = manifest.content
+    """Returns a content digest: equal only for folders with the same rows.
+
+    For older shards, whose manifest has no digest of the parts, the sizes of the parts count.
+    """
+    content: str | list[tuple[str, int]] = manifest.content
     if not content:
         system, root = filesystem(uri)
         paths = [path for split in SPLITS for path in part_files(uri, split)]
-        content = [
-            (info.path.removeprefix(root), info.size)
-            for info in (system.get_file_info(paths) if paths else [])
-        ]
+        infos = system.get_file_info(paths) if paths else []
+        content = [(info.path.removeprefix(root), info.size) for info in infos]
     plain = json.dumps(
         {"schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "content": content},
         sort_keys=True,
@@ -111,30 +119,11 @@ def shards_digest(uri: str, manifest: Manifest) -> str:
 
 
 def part_files(uri: str, split: str) -> list[str]:
-    """Paths of a split's Parquet parts, in order, for the file system of `filesystem(uri)`."""
-    from pyarrow.fs import FileSelector, FileType
-
+    """Returns the paths of a split's Parquet parts, in order, in the folder's file system."""
     if split not in SPLITS:
         raise ValueError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
     system, path = filesystem(uri)
-    found = system.get_file_info(FileSelector(posixpath.join(path, split), allow_not_found=True))
-    return sorted(f.path for f in found if f.type == FileType.File and f.path.endswith(".parquet"))
-
-
-REFUSED_SPLIT = -1  # split of a refused row
-
-
-TRAIN, VAL, TEST = 0, 1, 2
-
-
-# What the values of a given split column may be.
-SPLIT_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VAL,
-    "valid": VAL,
-    "validation": VAL,
-    "dev": VAL,
-    "test": TEST,
-    "testing": TEST,
-}
+    infos = system.get_file_info(FileSelector(posixpath.join(path, split), allow_not_found=True))
+    return sorted(
+        info.path for info in infos if info.type == FileType.File and info.path.endswith(".parquet")
+    )

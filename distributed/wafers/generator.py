@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distributed.runtime.storage import absolute_location
-from distributed.shards import manifest as shards
+from distributed.shards import layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,17 +215,17 @@ def default_shards() -> str:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     sources = (Path(__file__).parent / f"{name}.py" for name in ("generator", "maps", "readings"))
     version = hashlib.sha256(
-        b"".join(source.read_bytes() for source in sources) + bytes([shards.VERSION])
+        b"".join(source.read_bytes() for source in sources) + bytes([layout.VERSION])
     ).hexdigest()[:10]
     out = home / "longtail-fusion" / f"wafers-{version}"
-    if not (out / shards.MANIFEST).exists():
+    if not (out / layout.MANIFEST).exists():
         print(f"making the built-in wafer data in {out}", file=sys.stderr)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 write_shards(out)
         except (ValueError, OSError):
             if not (
-                out / shards.MANIFEST
+                out / layout.MANIFEST
             ).exists():  # else another process was faster, and its shards are the same
                 raise
     return str(out)

@@ -89,7 +89,8 @@ def content(uri: str) -> bytes:
 
 
 def test_shards_are_complete(bucket: str) -> None:
-    from distributed.shards.manifest import SPLITS, part_files, read_manifest
+    from distributed.shards.layout import SPLITS
+    from distributed.shards.manifest import part_files, read_manifest
 
     manifest = read_manifest(f"{bucket}/shards")
     assert sum(manifest.rows.values()) == 400

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from distributed.shards.manifest import SPLITS, Manifest, part_files, read_manifest
+from distributed.shards.layout import SPLITS
+from distributed.shards.manifest import Manifest, part_files, read_manifest
 from tests.conftest import script
 
 ingest = script("ingest")

@@ -21,13 +21,8 @@ from distributed.ingestion.passes import LENGTH
 from distributed.ingestion.pipeline import plan_parts
 from distributed.raw.rows import encode_rows
 from distributed.runtime import storage
-from distributed.shards.manifest import (
-    SPLITS,
-    part_files,
-    read_manifest,
-    shards_digest,
-    write_manifest,
-)
+from distributed.shards.layout import SPLITS
+from distributed.shards.manifest import part_files, read_manifest, shards_digest, write_manifest
 from model.schema import Schema
 from tests.conftest import run_command
 from tests.ingestion.ingest_tools import (

@@ -8,7 +8,7 @@ import pytest
 from distributed.ingestion import splits
 from distributed.ingestion.leaks import scarce_in_train
 from distributed.ingestion.summary import IngestReport
-from distributed.shards.manifest import REFUSED_SPLIT, TEST, TRAIN, VAL
+from distributed.shards.layout import REFUSED_SPLIT, TEST, TRAIN, VAL
 
 SHARES = (0.7, 0.1, 0.2)
 

@@ -13,7 +13,8 @@ import torch
 from distributed import config
 from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS
-from distributed.shards.batches import MemorySource, in_storage_order, load_splits, open_batches
+from distributed.shards.batches import MemorySource, in_storage_order, open_batches
+from distributed.shards.memory import load_splits
 from distributed.training import board, priors, run
 from distributed.training.divergence import Diverged
 from distributed.training.exchange import Exchange

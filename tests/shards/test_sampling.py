@@ -63,7 +63,7 @@ def test_the_row_limit_is_exact_stratified_and_keeps_every_class() -> None:
 
 def test_training_counts_are_the_selected_rows() -> None:
     counts = [500, 200, 60, 10]
-    selection = chosen(counts, ratio=10.0, most=90, seed=3)
+    selection = chosen(counts, ratio=10.0, max_rows=90, seed=3)
     assert (
         np.bincount(selection.labels_R, minlength=4).tolist()
         == training_counts(tuple(counts), 10.0, 90).tolist()
@@ -91,7 +91,7 @@ def test_the_cut_is_a_function_of_ranks_and_seed_not_of_storage() -> None:
 
 def test_the_row_limit_takes_the_lowest_ranks() -> None:
     labels_R, ranks_R = rows_of([80, 20])
-    selection = select_training_rows(labels_R, ranks_R, np.array([80, 20]), most=50)
+    selection = select_training_rows(labels_R, ranks_R, np.array([80, 20]), max_rows=50)
     assert (ranks_R[selection.rows_R] < np.array([40, 10])[selection.labels_R]).all()
     assert (selection.ranks_R == ranks_R[selection.rows_R]).all()
 

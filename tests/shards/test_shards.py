@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from distributed.runtime import storage
+from distributed.shards.layout import VERSION
 from distributed.shards.manifest import (
-    VERSION,
     Manifest,
     part_files,
     read_manifest,

@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from distributed.config import Config, apply_changes
 from distributed.runtime.storage import filesystem
-from distributed.shards import reader, sampling
+from distributed.shards import parallel, ray_reader, reader, sampling
 from distributed.shards.batches import (
     Arrays,
     BatchSource,
@@ -28,13 +28,13 @@ from distributed.shards.batches import (
     StreamSource,
     arrays_to_batch,
     columns_to_batch,
-    decide_cache,
-    load_arrays,
     open_batches,
 )
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import numpy_columns
+from distributed.shards.index import read_index
 from distributed.shards.manifest import Manifest, read_manifest, write_manifest
+from distributed.shards.memory import decide_cache, load_arrays
 from model.batch import Batch
 from model.schema import Categorical, Image, Numeric, Schema, Table
 from tests.model import samples
@@ -398,7 +398,7 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
     sites_only = dataclasses.replace(
         whole.keep(("table",)), tables=(dataclasses.replace(whole.tables[0], numeric=()),)
     )
-    index = reader.read_index(shards, "train")
+    index = read_index(shards, "train")
     order = np.random.default_rng(0).permutation(index.rows)
     windows = [
         reader.Window(w, (*range(32, len(w), 32), len(w)))
@@ -413,8 +413,8 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
             pairs = [
                 [arrays_to_batch(arrays, schema) for arrays in both]
                 for both in zip(
-                    reader.read_in_threads(reads, windows),
-                    reader.read_in_ray(reads, windows),
+                    parallel.read_in_threads(reads, windows),
+                    ray_reader.read_in_ray(reads, windows),
                     strict=True,
                 )
             ]
@@ -425,15 +425,15 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
 def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(
     shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads = reader.ShardReader(reader.read_index(shards, "train"), read_manifest(shards).schema)
+    reads = reader.ShardReader(read_index(shards, "train"), read_manifest(shards).schema)
     windows = [reader.Window(np.arange(64), (64,))]
-    monkeypatch.setattr(reader, "read_in_ray", lambda *_: "ray")
-    monkeypatch.setattr(reader, "read_in_threads", lambda *_: "threads")
+    monkeypatch.setattr(ray_reader, "read_in_ray", lambda *_: "ray")
+    monkeypatch.setattr(parallel, "read_in_threads", lambda *_: "threads")
     for worthwhile, idle, engine in ((0, 99, "ray"), (0, 2, "threads"), (1 << 30, 99, "threads")):
-        monkeypatch.setattr(reader, "MIN_RAY_BYTES", worthwhile)
-        monkeypatch.setattr(reader, "idle_cpus", lambda world, idle=idle: idle)
-        assert reader.read_batches(reads, windows) == engine
-    assert list(reader.read_batches(reads, [])) == []
+        monkeypatch.setattr(parallel, "MIN_RAY_BYTES", worthwhile)
+        monkeypatch.setattr(parallel, "idle_cpus", lambda world, idle=idle: idle)
+        assert parallel.read_batches(reads, windows) == engine
+    assert list(parallel.read_batches(reads, [])) == []
 
 
 def test_a_stream_left_in_the_middle_of_an_epoch_stops_its_threads(shards: str) -> None:
@@ -449,7 +449,7 @@ def test_a_stream_left_in_the_middle_of_an_epoch_stops_its_threads(shards: str) 
 def test_the_regime_is_chosen_by_size(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = read_manifest(shards).schema
     row = 8 * 12 * 3 + 6 * 6 + 4 * 2 + 3 + 8
-    monkeypatch.setattr("distributed.shards.batches.object_store_bytes", lambda: 1000 * row)
+    monkeypatch.setattr("distributed.shards.memory.object_store_bytes", lambda: 1000 * row)
     assert [decide_cache(schema, rows, settings("auto")) for rows in (300, 301)] == [
         "memory",
         "stream",
@@ -554,7 +554,7 @@ def test_two_workers_stream_through_ray_data_at_once(shards: str, ray_local: Non
 
     @ray.remote(num_cpus=0)
     def worker(rank: int) -> list[list[tuple[int, int]]]:
-        reader.MIN_RAY_BYTES, reader.decoding_threads = 0, lambda world: 0
+        parallel.MIN_RAY_BYTES, parallel.decoding_threads = 0, lambda world: 0
         return [keys(b) for b in epoch(source(shards, "stream", rank=rank, world=2))]
 
     shares = ray.get([worker.remote(r) for r in range(2)], timeout=200)

@@ -21,8 +21,9 @@ import pytest
 from distributed import ablate
 from distributed.config import Config
 from distributed.inference import shifts
-from distributed.shards.batches import load_splits
-from distributed.shards.manifest import SPLITS, read_manifest, write_manifest
+from distributed.shards.layout import SPLITS
+from distributed.shards.manifest import read_manifest, write_manifest
+from distributed.shards.memory import load_splits
 from distributed.studies import boosting, cells
 from distributed.studies import cell_runs as study_run
 from distributed.studies import definition as study

@@ -274,7 +274,8 @@ def test_fusion_pays_and_neither_half_suffices(default: pd.DataFrame) -> None:
 
 
 def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_path: Path) -> None:
-    from distributed.shards.manifest import SPLITS, read_manifest
+    from distributed.shards.layout import SPLITS
+    from distributed.shards.manifest import read_manifest
 
     write_shards(tmp_path / "shards", rows=600, imbalance=20, size=24, seed=1)
     manifest = read_manifest(str(tmp_path / "shards"))

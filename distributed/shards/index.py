@@ -1,0 +1,94 @@
+"""The index of a split: the label and rank of every row, and the row group that holds it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from distributed.runtime.storage import filesystem
+from distributed.shards.decode import numpy_columns
+from distributed.shards.manifest import part_files
+from distributed.shards.sampling import IntArray
+
+MAX_THREADS = 16  # for reading footers
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """Every row of a split in storage order; 8 bytes a row.
+
+    Legend: R rows, U storage units (row groups).
+
+    file_U: the index of the unit's file. group_U: the number of the unit in its file.
+    starts_U: the position of the unit's first row, and one more entry, the number of rows.
+    bytes_U: encoded bytes.
+    """
+
+    shards: str
+    split: str
+    files: tuple[str, ...]
+    file_U: IntArray
+    group_U: IntArray
+    starts_U: IntArray
+    bytes_U: IntArray
+    labels_R: NDArray[np.int32]
+    ranks_R: NDArray[np.int32]
+
+    @property
+    def rows(self) -> int:
+        return int(self.starts_U[-1])
+
+    def units(self, rows_B: IntArray) -> IntArray:
+        """Returns the unit of each row."""
+        return np.searchsorted(self.starts_U, rows_B, side="right") - 1
+
+
+@dataclass(frozen=True)
+class _FileIndex:
+    """One Parquet part: rows and bytes of its row groups, and the labels and ranks it has."""
+
+    group_rows: list[int]
+    group_bytes: list[int]
+    labels_and_ranks: pa.Table
+
+
+def read_index(shards: str, split: str) -> SplitIndex:
+    """Reads the index of a split from the Parquet footers and two small columns."""
+    system, _ = filesystem(shards)
+    files = part_files(shards, split)
+    if not files:
+        raise ValueError(f"a split must have Parquet parts; {shards} has none in {split}/")
+
+    def read_file_index(path: str) -> _FileIndex:
+        with system.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
+            names = [name for name in ("label", "rank") if name in file.schema_arrow.names]
+            return _FileIndex(
+                [group.num_rows for group in groups],
+                [group.total_byte_size for group in groups],
+                file.read(names, use_threads=False),
+            )
+
+    with ThreadPoolExecutor(min(MAX_THREADS, len(files))) as pool:
+        parts = list(pool.map(read_file_index, files))
+    unit_rows = np.array([n for part in parts for n in part.group_rows], dtype=np.int64)
+    columns = numpy_columns(pa.concat_tables([part.labels_and_ranks for part in parts]))
+    unknown_R = np.full(int(unit_rows.sum()), -1, dtype=np.int32)
+    groups_in_file = [len(part.group_rows) for part in parts]
+    return SplitIndex(
+        shards=shards,
+        split=split,
+        files=tuple(files),
+        file_U=np.repeat(np.arange(len(files)), groups_in_file),
+        group_U=np.concatenate([np.arange(n) for n in groups_in_file]),
+        starts_U=np.concatenate(([0], np.cumsum(unit_rows))),
+        bytes_U=np.array([n for part in parts for n in part.group_bytes], dtype=np.int64),
+        labels_R=columns.get("label", unknown_R).astype(np.int32),
+        ranks_R=columns.get("rank", unknown_R).astype(np.int32),
+    )
