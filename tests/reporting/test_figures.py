@@ -145,13 +145,16 @@ def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
 
 
 def test_parallel_places_missing_settings_below_the_axis() -> None:
-    (trace,) = search_figures.parallel(TRIALS, NAMES, "score").data
-    labels = [d.label for d in trace.dimensions]
-    assert labels == ["margin", "lr", "kind", "score"]  # `one` never varies
-    margin = np.array(trace.dimensions[0]["values"])
-    assert len(margin) == 12  # the trial without a score is left out
-    assert (margin[::2] < 0.1).all()
-    assert np.array(trace.dimensions[1]["values"]).min() == -3  # logarithmic
+    figure = search_figures.parallel(TRIALS, NAMES, "score")
+    labels = list(figure.layout.xaxis.ticktext)
+    assert labels == ["score", "kind", "margin", "lr"]  # `one` never varies
+    lines = np.array([trace.y for trace in figure.data if trace.mode == "lines"])
+    assert len(lines) == 12  # the trial without a score is left out
+    margin, rate = lines[:, labels.index("margin")], lines[:, labels.index("lr")]
+    assert (margin[::2] == 0).all()
+    assert (margin[1::2] > 0.1).all()
+    assert rate[:4].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])  # logarithmic
+    assert len({trace.line.color for trace in figure.data if trace.mode == "lines"}) == 12
 
 
 def test_slices_use_a_log_axis_where_it_reads_better() -> None:
@@ -172,15 +175,34 @@ def test_contour_needs_trials_off_a_line() -> None:
     ]
     line = [{**t, "y": t["x"]} for t in spread]
     assert [t.type for t in search_figures.contour(line, "x", "y", "score").data] == ["scatter"]
-    assert len(search_figures.contour(TRIALS, "kind", "optim.lr", "score").data[0].x) == 0
+    assert not search_figures.contour(TRIALS, "kind", "optim.lr", "score").data
+    few = search_figures.contour(spread[:7], "x", "y", "score")
+    assert [t.type for t in few.data] == ["scatter"]
+    column = [{**t, "x": 1.0} for t in spread]
+    (dots,) = search_figures.contour(column, "x", "y", "score").data
+    assert list(dots.y) == [t["y"] for t in spread]
+
+
+def test_categories_of_users_are_plain_text_without_quotes() -> None:
+    rows = [
+        {"kind": kind, "score": 0.5 + 0.1 * i} for i, kind in enumerate(["<b>", "it's", "it's"])
+    ]
+    figure = search_figures.slices(rows, ["kind"], "score")
+    assert list(figure.layout.xaxis.ticktext) == ["&lt;b&gt;", "it&#x27;s"]
+    assert sorted(figure.data[0].y) == pytest.approx([50, 60, 70])
+    texts = [
+        note.text for note in search_figures.parallel(rows, ["kind"], "score").layout.annotations
+    ]
+    assert {"&lt;b&gt;", "it&#x27;s"} <= set(texts)
 
 
 def test_front_holds_what_nothing_beats() -> None:
-    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost")] == [11]
-    assert [t["n"] for t in search_figures.front(TRIALS, "score", "cost", lower=["cost"])] == list(
-        range(12)
-    )
-    assert len(search_figures.pareto(TRIALS, "score", "cost").data[1].x) == 1
+    beaten, front = search_figures.pareto(TRIALS, "score", "cost").data
+    assert (list(front.x), list(front.y)) == ([pytest.approx(0.61)], [11])
+    assert len(beaten.x) == 11
+    beaten, front = search_figures.pareto(TRIALS, "score", "cost", lower=["cost"]).data
+    assert list(front.y) == list(range(12))  # in the order of the line
+    assert len(beaten.x) == 0
 
 
 def test_empty_inputs_draw_empty_figures() -> None:

@@ -1,254 +1,309 @@
-"""The figures of a search, from its trials table: parallel coordinates, slices, contour, Pareto front, importances.
+"""Draws the figures of a search from its table of trials, with optuna.visualization.
 
-Trials are rows `{dotted name: value}`; a trial that lacks a value a figure needs is left out of that figure only.
+Trials are rows `{dotted name of a setting or metric: value}`. They are told to an Optuna study in
+memory, because the table also has the baselines, which are not in the search's own study. A trial
+that lacks a value which a figure needs is left out of that figure only.
 """
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
+import optuna
 import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.visualization import (
+    plot_contour,
+    plot_parallel_coordinate,
+    plot_pareto_front,
+    plot_slice,
+)
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from distributed.reporting.figures import COLOURS, GREY, empty_figure, short_label, with_opacity
 
-SCALE = "Viridis"
-Trials = Sequence[Mapping[str, Any]]
+COLOUR_SCALE = "Viridis"
+SLICES_IN_A_ROW = 3
+MIN_CONTOUR_POINTS = 8
+Trials = Sequence[Mapping[str, object]]
 
 
-def usable(value: Any) -> bool:
-    """Whether a trial has this value: set, and finite when it is a number."""
-    return (
-        value is not None
-        and value != ""
-        and not (isinstance(value, float) and not math.isfinite(value))
-    )
+def is_usable(value: object) -> bool:
+    """Returns whether a trial has this value: it is set, and finite if it is a number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is not None and value != ""
 
 
-def _having(trials: Trials, *names: str) -> list[Mapping[str, Any]]:
-    return [t for t in trials if all(usable(t.get(n)) for n in names)]
+def varied(trials: Trials, names: Iterable[str]) -> list[str]:
+    """Returns the names that take at least two values."""
+    return [
+        name for name in names if len({str(t[name]) for t in trials if is_usable(t.get(name))}) > 1
+    ]
 
 
-def _is_number(values: Sequence[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+def slices(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 100) -> go.Figure:
+    """Draws the metric against one setting at a time.
 
-
-def _is_log(values: Sequence[Any]) -> bool:
-    """Values over more than a factor 50 read better on a logarithmic axis."""
-    return (
-        len(values) > 1
-        and _is_number(values)
-        and min(values) > 0
-        and max(values) / min(values) > 50
-    )
-
-
-def varied(trials: Trials, names: Sequence[str]) -> list[str]:
-    """The names that take at least two values."""
-    return [n for n in names if len({str(t[n]) for t in _having(trials, n)}) > 1]
-
-
-def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 100) -> go.Figure:
-    """One line a trial across every searched setting, coloured by the metric; a setting not asked for is at the foot of its axis."""
-    rows = _having(trials, metric)
-    dimensions = [_dimension(rows, n) for n in varied(rows, names)]
-    scores = [t[metric] * scale for t in rows]
-    figure = empty_figure(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
-    line = {"color": scores, "colorscale": SCALE, "showscale": True}
-    figure.add_parcoords(
-        dimensions=[*dimensions, {"label": short_label(metric, 22), "values": scores}],
-        line=line,
-        labelangle=-12,
-    )
-    return figure
-
-
-def _dimension(rows: Trials, name: str) -> dict[str, Any]:
-    values = [t.get(name) for t in rows]
-    known = [v for v in values if usable(v)]
-    short = short_label(name.split(".", 1)[-1], 22)
-    if not _is_number(known):
-        kinds = sorted({str(v) for v in known})
-        places = {k: i for i, k in enumerate(kinds)}
-        ticks: dict[str, Any] = {
-            "tickvals": list(places.values()),
-            "ticktext": [short_label(k, 14) for k in kinds],
-        }
-        return {
-            "label": short,
-            "values": [places[str(v)] if usable(v) else -1 for v in values],
-            **ticks,
-        }
-    if _is_log(known):
-        low, high = math.log10(min(known)), math.log10(max(known))
-        shown = [float(f"{10**p:.2g}") for p in np.linspace(low, high, 5)]
-        ticks = {"tickvals": [math.log10(v) for v in shown], "ticktext": [f"{v:g}" for v in shown]}
-        return {
-            "label": short,
-            "values": [math.log10(v) if usable(v) else low - 0.1 * (high - low) for v in values],
-            **ticks,
-        }
-    gap = 0.1 * (max(known) - min(known))
-    return {"label": short, "values": [v if usable(v) else min(known) - gap for v in values]}
-
-
-def slices(
-    trials: Trials,
-    names: Sequence[str],
-    metric: str,
-    *,
-    scale: float = 100,
-    best: str = "",
-    across: int = 3,
-) -> go.Figure:
-    """The metric against one setting at a time; colour is the trial's number, so late trials show where the search went."""
-    kept = varied(_having(trials, metric), names)
-    rows = max(1, math.ceil(len(kept) / across))
+    The colour is the trial's number, so the late trials show where the search went.
+    """
+    rows = _with_metrics(trials, metric)
+    shown = varied(rows, names)
+    lines = max(1, math.ceil(len(shown) / SLICES_IN_A_ROW))
     figure = make_subplots(
-        rows=rows,
-        cols=across,
+        rows=lines,
+        cols=SLICES_IN_A_ROW,
         shared_yaxes=True,
         horizontal_spacing=0.05,
-        vertical_spacing=min(0.25, 0.5 / rows),
+        vertical_spacing=min(0.25, 0.5 / lines),
     )
-    figure.update_layout(empty_figure(60 + 240 * rows).layout)
-    figure.update_layout(showlegend=False)
-    for i, name in enumerate(kept):
-        points = _having(trials, metric, name)
-        values = [t[name] for t in points]
-        place = {"row": i // across + 1, "col": i % across + 1}
-        marker = {"color": list(range(len(points))), "colorscale": SCALE, "size": 7, "opacity": 0.8}
-        xs = values if _is_number(values) else [short_label(v, 14) for v in values]
-        figure.add_scatter(
-            x=xs, y=[t[metric] * scale for t in points], mode="markers", marker=marker, **place
-        )
+    figure.update_layout(empty_figure(60 + 240 * lines, showlegend=False).layout)
+    study = _rebuild_study(rows, shown, [metric], scale=scale)
+    for i, name in enumerate(shown):
+        place = {"row": i // SLICES_IN_A_ROW + 1, "col": i % SLICES_IN_A_ROW + 1}
+        drawn = plot_slice(study, params=[name], target_name=metric)
+        figure.add_trace(drawn.data[0], **place)
+        axis = drawn.layout.xaxis
         figure.update_xaxes(
+            type=axis.type,
             title={"text": short_label(name, 26), "font": {"size": 12}},
-            type="log" if _is_log(values) else None,
             automargin=True,
             **place,
         )
-    figure.update_yaxes(title={"text": short_label(metric)}, col=1)
-    return figure
-
-
-def contour(trials: Trials, x: str, y: str, metric: str, *, scale: float = 100) -> go.Figure:
-    """The metric over two settings: trials as dots, filled between them where there are enough (never beyond them)."""
-    points = [t for t in _having(trials, x, y, metric) if _is_number([t[x], t[y]])]
-    figure = empty_figure(460, x=short_label(x), y=short_label(y), showlegend=False)
-    xs, ys, zs = ([float(t[n]) for t in points] for n in (x, y, metric))
-    log_x, log_y = _is_log(xs), _is_log(ys)
-    zs = [z * scale for z in zs]
-    if len({*zip(xs, ys)}) >= 8:
-        grid = _grid(
-            np.log10(xs) if log_x else np.array(xs),
-            np.log10(ys) if log_y else np.array(ys),
-            np.array(zs),
-        )
-        if grid is not None:
-            gx, gy, gz = grid
-            surface = {
-                "colorscale": SCALE,
-                "colorbar": {"title": {"text": short_label(metric, 20)}},
-                "contours": {"coloring": "heatmap"},
-                "line": {"width": 0.5},
-            }
-            figure.add_contour(
-                x=10**gx if log_x else gx,
-                y=10**gy if log_y else gy,
-                z=gz,
-                connectgaps=False,
-                opacity=0.85,
-                **surface,
+        if axis.categoryarray:  # Optuna shows categories in quotes
+            figure.update_xaxes(
+                categoryorder="array",
+                categoryarray=axis.categoryarray,
+                tickvals=axis.categoryarray,
+                ticktext=[ast.literal_eval(text) for text in axis.categoryarray],
+                **place,
             )
-    marker = {
-        "color": zs,
-        "colorscale": SCALE,
-        "size": 8,
-        "line": {"color": "white", "width": 1},
-        "showscale": len(figure.data) == 0,
-    }
-    figure.add_scatter(
-        x=xs, y=ys, mode="markers", marker=marker, hovertext=[f"{z:.2f}" for z in zs]
+    figure.update_traces(
+        marker={"colorscale": COLOUR_SCALE, "showscale": False, "size": 7, "opacity": 0.8}
     )
-    figure.update_xaxes(type="log" if log_x else None)
-    figure.update_yaxes(type="log" if log_y else None)
+    figure.update_yaxes(title={"text": short_label(metric), "font": {"size": 12}}, col=1)
     return figure
 
 
-def _grid(
-    x: np.ndarray, y: np.ndarray, z: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Linear interpolation inside the trials' convex hull; None when they lie on a line."""
-    from scipy.interpolate import griddata
-    from scipy.spatial import QhullError
+def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 100) -> go.Figure:
+    """Draws each trial as a line across the metric and every searched setting.
 
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    gx, gy = np.linspace(x.min(), x.max(), 40), np.linspace(y.min(), y.max(), 40)
-    try:
-        gz = griddata((x, y), z, (gx[None, :], gy[:, None]), method="linear", rescale=True)
-    except QhullError:
-        return None
-    return gx, gy, np.where(np.isfinite(gz), gz, np.nan)
-
-
-def front(
-    trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()
-) -> list[Mapping[str, Any]]:
-    """The trials that no other beats in both metrics, ordered by the first."""
-    signs = [-1 if m in lower else 1 for m in (first, second)]
-    points = [
-        (signs[0] * t[first], signs[1] * t[second], t) for t in _having(trials, first, second)
-    ]
-    beaten = [
-        any(a >= x and b >= y and (a > x or b > y) for a, b, _ in points) for x, y, _ in points
-    ]
-    return sorted(
-        (t for (_, _, t), lost in zip(points, beaten) if not lost), key=lambda t: t[first]
+    The colour is the metric; a setting that a trial does not have is at the foot of its axis.
+    """
+    figure = empty_figure(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
+    rows = _with_metrics(trials, metric)
+    shown = sorted(varied(rows, names))  # the order of Optuna's axes
+    if not shown:
+        return figure
+    study = _rebuild_study(rows, shown, [metric], scale=scale)
+    drawn = plot_parallel_coordinate(study, params=shown, target_name=short_label(metric, 22))
+    *lines, colour_bar = drawn.data
+    values = [_number(row[metric]) for row in rows]
+    lowest, spread = min(values), max(values) - min(values)
+    shares = [(value - lowest) / spread if spread else 0.5 for value in values]
+    for line, colour in zip(lines, sample_colorscale(COLOUR_SCALE, shares), strict=True):
+        line.line.color = colour
+    colour_bar.marker.update(colorscale=COLOUR_SCALE, reversescale=False)
+    figure.add_traces(drawn.data)
+    layout = drawn.layout
+    figure.update_layout(xaxis=layout.xaxis, yaxis=layout.yaxis, shapes=layout.shapes)
+    labels = [metric, *(name.split(".", 1)[-1] for name in shown)]
+    figure.update_xaxes(
+        ticktext=[short_label(text, 22) for text in labels],
+        tickangle=-12,
+        ticks="",
+        side="top",
+        showline=False,
     )
+    figure.update_layout(annotations=layout.annotations, hovermode=layout.hovermode)
+    figure.update_annotations(font={"size": 10, "color": GREY})
+    return figure
+
+
+def contour(
+    trials: Trials,
+    x: str,
+    y: str,
+    metric: str,
+    *,
+    scale: float = 100,
+    lower_is_better: bool = False,
+) -> go.Figure:
+    """Draws the metric over two numeric settings: trials as dots, and filled between enough dots."""
+    figure = empty_figure(460, x=short_label(x), y=short_label(y), showlegend=False)
+    points = [
+        {"x": float(a), "y": float(b), metric: t[metric]}
+        for t in _with_metrics(trials, metric)
+        if _is_number(a := t.get(x)) and _is_number(b := t.get(y))
+    ]
+    if not points:
+        return figure
+    study = _rebuild_study(
+        points, ["x", "y"], [metric], scale=scale, lower=[metric] * lower_is_better
+    )
+    drawn = plot_contour(study, params=["x", "y"], target_name=short_label(metric, 20))
+    surface, dots = drawn.data[:2]
+    filled = _span_a_plane(points)
+    if filled:
+        surface.update(colorscale=COLOUR_SCALE, reversescale=False, opacity=0.85)
+        figure.add_trace(surface)
+    values = [_number(point[metric]) * scale for point in points]
+    dots.update(
+        x=[point["x"] for point in points],
+        y=[point["y"] for point in points],
+        hovertext=[f"{value:.2f}" for value in values],
+        marker={
+            "color": values,
+            "colorscale": COLOUR_SCALE,
+            "size": 8,
+            "line": {"color": "white", "width": 1},
+            "showscale": not filled,
+        },
+    )
+    figure.add_trace(dots)
+    figure.update_xaxes(type=drawn.layout.xaxis.type, range=drawn.layout.xaxis.range)
+    figure.update_yaxes(type=drawn.layout.yaxis.type, range=drawn.layout.yaxis.range)
+    return figure
 
 
 def pareto(trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()) -> go.Figure:
-    """Two metrics against each other; the trials on the front are joined."""
-    points, best = _having(trials, first, second), front(trials, first, second, lower=lower)
+    """Draws two metrics against each other and joins the trials that no other beats in both.
+
+    lower: the metrics of which lower values are better.
+    """
     figure = empty_figure(
         440,
         x=short_label(first) + (" (lower is better)" if first in lower else ""),
         y=short_label(second) + (" (lower is better)" if second in lower else ""),
     )
-    figure.add_scatter(
-        x=[t[first] for t in points],
-        y=[t[second] for t in points],
-        mode="markers",
-        name="trial",
-        marker={"color": GREY, "size": 7},
-    )
-    line = {"color": COLOURS[1], "width": 2, "shape": "linear"}
-    figure.add_scatter(
-        x=[t[first] for t in best],
-        y=[t[second] for t in best],
-        mode="lines+markers",
+    rows = _with_metrics(trials, first, second)
+    if not rows:
+        return figure
+    study = _rebuild_study(rows, [], [first, second], lower=lower)
+    beaten, front = plot_pareto_front(study, target_names=[first, second]).data
+    beaten.update(name="trial", showlegend=True, marker=go.scatter.Marker(color=GREY, size=7))
+    in_order = sorted(range(len(front.x)), key=lambda i: front.x[i])
+    front.update(
         name="front",
-        line=line,
-        marker={"size": 10},
+        showlegend=True,
+        mode="lines+markers",
+        x=[front.x[i] for i in in_order],
+        y=[front.y[i] for i in in_order],
+        text=[front.text[i] for i in in_order],
+        line={"color": COLOURS[1], "width": 2},
+        marker=go.scatter.Marker(color=COLOURS[1], size=10),
     )
+    figure.add_traces([beaten, front])
     return figure
 
 
 def importances(shares: Mapping[str, float]) -> go.Figure:
-    """How much of the metric's variation each setting explains."""
+    """Draws how much of the metric's variation each setting explains."""
     ordered = sorted(shares.items(), key=lambda item: item[1])
     figure = empty_figure(
         90 + 28 * max(2, len(ordered)), x="share of the variation explained", showlegend=False
     )
     figure.add_bar(
-        x=[v for _, v in ordered],
-        y=[short_label(n) for n, _ in ordered],
+        x=[share for _, share in ordered],
+        y=[short_label(name) for name, _ in ordered],
         orientation="h",
         marker={"color": with_opacity(COLOURS[0], 0.9)},
     )
     return figure
+
+
+def _with_metrics(trials: Trials, *metrics: str) -> list[Mapping[str, object]]:
+    return [t for t in trials if all(is_usable(t.get(metric)) for metric in metrics)]
+
+
+def _rebuild_study(
+    rows: Trials,
+    names: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    scale: float = 1,
+    lower: Sequence[str] = (),
+) -> optuna.Study:
+    """Returns a study in memory with one finished trial for each row.
+
+    names: the settings that the trials get; each must take at least two values.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # else it prints that a study was made
+    study = optuna.create_study(
+        directions=["minimize" if metric in lower else "maximize" for metric in metrics]
+    )
+    settings = {name: _Setting(rows, name) for name in names}
+    for row in rows:
+        present = [name for name in names if is_usable(row.get(name))]
+        study.add_trial(
+            optuna.create_trial(
+                params={name: settings[name].value(row[name]) for name in present},
+                distributions={name: settings[name].distribution for name in present},
+                values=[_number(row[metric]) * scale for metric in metrics],
+            )
+        )
+    return study
+
+
+class _Setting:
+    """The values of one setting as an Optuna distribution: numbers as floats, all else as texts."""
+
+    distribution: BaseDistribution
+
+    def __init__(self, rows: Trials, name: str) -> None:
+        values = [row[name] for row in rows if is_usable(row.get(name))]
+        numbers = [float(value) for value in values if _is_number(value)]
+        self.labels: dict[str, str] = {}
+        if len(numbers) == len(values):
+            self.distribution = FloatDistribution(
+                min(numbers), max(numbers), log=_reads_better_in_log(numbers)
+            )
+        else:
+            self.labels = _choice_labels({str(value) for value in values})
+            self.distribution = CategoricalDistribution(sorted(self.labels.values()))
+
+    def value(self, value: object) -> float | str:
+        return self.labels[str(value)] if self.labels else _number(value)
+
+
+def _choice_labels(choices: Iterable[str]) -> dict[str, str]:
+    """Returns short texts for choices; choices whose short texts are equal keep all their text."""
+    short = {choice: short_label(choice, 14) for choice in choices}
+    count = Counter(short.values())
+    return {
+        choice: label if count[label] == 1 else short_label(choice, len(choice))
+        for choice, label in short.items()
+    }
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _reads_better_in_log(values: Sequence[float]) -> bool:
+    """Returns whether the values are positive and span more than a factor of 50."""
+    return min(values) > 0 and max(values) / min(values) > 50
+
+
+def _span_a_plane(points: Sequence[Mapping[str, object]]) -> bool:
+    """Returns whether enough points are distinct and do not lie on one line."""
+    if len({(p["x"], p["y"]) for p in points}) < MIN_CONTOUR_POINTS:
+        return False
+    axes = []
+    for name in ("x", "y"):
+        values = [_number(p[name]) for p in points]
+        drawn = np.log10(values) if _reads_better_in_log(values) else np.array(values)
+        spread = np.ptp(drawn)
+        axes.append((drawn - drawn.mean()) / (spread or 1))
+    return bool(np.linalg.matrix_rank(np.stack(axes), tol=1e-9) == 2)

@@ -142,11 +142,17 @@ def space_figures(experiment: Experiment) -> list[Any]:
     )
     pair = contour_pair(rows, shares)
     if pair:
-        picture = figures.contour(rows, *pair, metric, scale=scale)
+        picture = figures.contour(
+            rows,
+            *pair,
+            metric,
+            scale=scale,
+            lower_is_better=metric_named(metric).lower_is_better,
+        )
         found.append(
             Figure(figure=picture, caption=f"{words} over {pair[0]} and {pair[1]}.", name="contour")
         )
-    caption = f"Every configuration as a line; {words} is the last axis and the colour."
+    caption = f"Every configuration as a line; {words} is the first axis and the colour."
     found.append(
         Figure(
             figure=figures.parallel(rows, names, metric, scale=scale),
