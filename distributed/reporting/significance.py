@@ -1,7 +1,8 @@
-"""What a set of scores over seeds shows and does not show: intervals, paired tests, effect sizes, ranks over data sets.
+"""Statistics of scores over seeds: intervals, paired tests, effect sizes and corrections.
 
-Scores are `{seed: value}`, one mapping a variant; pairs are the seeds that two variants share. Results never depend on the order of
-the rows. Nothing is NaN: a number that cannot be computed is None and `reason` says why. Numbers are in the scores' own unit.
+The scores of a variant are a mapping `{seed: score}`. Variants are compared in pairs, over the
+seeds that both have. Results do not depend on the order of the rows. A number that cannot be
+computed is None, never NaN, and `reason` says why. All numbers are in the unit of the scores.
 """
 
 from __future__ import annotations
@@ -11,18 +12,31 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
 
 ALPHA = 0.05
-MIN_SEEDS = 5  # seeds from which a 95 % interval covers 92 % and more; of 2, 3 and 4 seeds it covers 52, 75 and 87 %
+# Seeds from which a 95 % bootstrap interval covers 92 % or more; of 2, 3 and 4 seeds it covers
+# 52, 75 and 87 %.
+MIN_SEEDS = 5
+# Differences below this share of the scores are rounding: sums of equal numbers are not exactly
+# equal.
+ROUNDING_TOLERANCE = 1e-12
+MAX_ENUMERATED_PAIRS = 13  # pairs of which all sign flips are enumerated
+MAX_ENUMERATED_VALUES = 5  # values of which all bootstrap resamples are enumerated
+RESAMPLES = 10_000  # bootstrap resamples of more values
+
 Scores = Mapping[Hashable, float]
-ROUNDING_TOLERANCE = 1e-12  # differences below this, relative to the scores, are rounding: the float sum of equal numbers is not exactly equal
+Floats = NDArray[np.float64]
+Verdict = Literal["higher", "lower", "noise", "equal", "untested"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Mean, standard deviation (n - 1) and bootstrap interval of the mean."""
+    """Mean, standard deviation (with n - 1) and bootstrap interval of the mean of n values."""
 
     n: int
     mean: float | None = None
@@ -34,7 +48,14 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One variant against the reference, paired. effect is Hedges' g of the differences (mean / sd, corrected for few pairs)."""
+    """A variant against the reference, over the n seeds that both have.
+
+    difference: mean of the differences (variant minus reference); low and high are its interval.
+    effect: Hedges' g of the differences, which is mean / sd, corrected for few pairs.
+    t_p, wilcoxon_p: p values of both tests; t_holm, wilcoxon_holm: the same after Holm's
+        correction for all comparisons of the family.
+    family: number of tests that are corrected together.
+    """
 
     name: str
     reference: str
@@ -47,12 +68,12 @@ class Comparison:
     wilcoxon_p: float | None = None
     t_holm: float | None = None
     wilcoxon_holm: float | None = None
-    family: int = 0  # tests corrected together
+    family: int = 0
     reason: str = ""
 
     @property
-    def verdict(self) -> str:
-        """higher, lower (both after Holm's correction), noise, equal or untested."""
+    def verdict(self) -> Verdict:
+        """What the t test says after Holm's correction; noise means: not shown to differ."""
         if self.difference is None:
             return "untested"
         if self.t_holm is None:
@@ -64,59 +85,60 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Friedman's test over data sets and, where it finds a difference, Nemenyi's critical one; rank 1 is the best."""
+    """Mean ranks of variants over data sets and what Friedman's and Nemenyi's tests say of them.
+
+    ranks: mean rank of each variant; 1 is the best.
+    p: p value of Friedman's test.
+    critical_difference: Nemenyi's; None unless Friedman's test finds a difference.
+    groups: largest groups of variants whose mean ranks lie within the critical difference.
+    """
 
     ranks: dict[str, float]
     data_sets: int
     p: float | None = None
     critical_difference: float | None = None
-    groups: tuple[
-        tuple[str, ...], ...
-    ] = ()  # maximal groups whose mean ranks lie within the critical difference
+    groups: tuple[tuple[str, ...], ...] = ()
     reason: str = ""
 
 
 def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
-    """Mean, sd and interval of finite values; what could not be computed is None with its reason."""
+    """Returns mean, standard deviation and interval of the finite values."""
     finite = np.sort(np.asarray([v for v in values if math.isfinite(v)], dtype=float))
     dropped = len(values) - len(finite)
-    reasons = (
-        [f"{dropped} of {len(values)} values are not finite and were left out"] if dropped else []
-    )
+    reasons = []
+    if dropped:
+        reasons.append(f"{dropped} of {len(values)} values are not finite and were left out")
     if len(finite) == 0:
         return Summary(n=0, reason="; ".join([*reasons, "no values"]))
     mean = float(finite.mean())
     if len(finite) == 1:
-        return Summary(
-            n=1, mean=mean, reason="; ".join([*reasons, "one seed: no spread to estimate"])
-        )
-    sd = _spread(finite)
+        reasons.append("one seed: no spread to estimate")
+        return Summary(n=1, mean=mean, reason="; ".join(reasons))
+    sd = _standard_deviation(finite)
     if sd == 0:
+        reasons.append("all values are equal")
         return Summary(
-            n=len(finite),
-            mean=mean,
-            sd=0.0,
-            low=mean,
-            high=mean,
-            reason="; ".join([*reasons, "all values are equal"]),
+            n=len(finite), mean=mean, sd=0.0, low=mean, high=mean, reason="; ".join(reasons)
         )
     low, high = bootstrap_interval(finite, confidence=confidence)
     return Summary(n=len(finite), mean=mean, sd=sd, low=low, high=high, reason="; ".join(reasons))
 
 
-def _spread(values: np.ndarray) -> float:
-    """Standard deviation (n - 1), exactly 0 where only rounding differs."""
+def _standard_deviation(values: Floats) -> float:
+    """Returns the standard deviation (n - 1), exactly 0 where the values differ by rounding only."""
     sd = float(values.std(ddof=1))
-    return 0.0 if sd <= ROUNDING_TOLERANCE * max(1e-300, float(np.abs(values).max())) else sd
+    largest = max(1e-300, float(np.abs(values).max()))
+    return 0.0 if sd <= ROUNDING_TOLERANCE * largest else sd
 
 
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, *, confidence: float = 0.95
+    values: Sequence[float] | Floats, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Expanded percentile bootstrap interval of the mean (Hesterberg 2015, section 5.3).
+    """Returns the expanded percentile bootstrap interval of the mean (Hesterberg 2015, 5.3).
 
-    The plain percentile interval of few values is too narrow, by sqrt((n - 1) / n) and for want of a t quantile; this one takes more
-    extreme percentiles to make up for both. Up to 5 values every resample is enumerated, beyond that they are drawn with a fixed seed.
+    The plain percentile interval of few values is too narrow, by sqrt((n - 1) / n) and for want of
+    a t quantile; this one takes more extreme percentiles to make up for both. Up to 5 values every
+    resample is enumerated; of more values resamples are drawn with a fixed seed.
     """
     return _interval(tuple(sorted(float(v) for v in values)), confidence)
 
@@ -124,191 +146,207 @@ def bootstrap_interval(
 @functools.lru_cache(maxsize=4096)
 def _interval(ordered: tuple[float, ...], confidence: float) -> tuple[float, float]:
     assert len(ordered) > 1, "an interval needs two values"
-    picks, tail = _resamples(len(ordered), confidence)
-    means = np.sort(np.array(ordered)[picks].mean(axis=1))
-    places = np.array([tail, 1 - tail]) * (len(means) - 1)
-    low, high = np.interp(places, np.arange(len(means)), means)
+    resamples, tail = _resamples(len(ordered), confidence)
+    means = np.sort(np.array(ordered)[resamples].mean(axis=1))
+    positions = np.array([tail, 1 - tail]) * (len(means) - 1)
+    low, high = np.interp(positions, np.arange(len(means)), means)
     return float(low), float(high)
 
 
 @functools.lru_cache
-def _resamples(n: int, confidence: float) -> tuple[np.ndarray, float]:
-    """Which values each resample takes, and the share of resamples that lie below the interval."""
-    from scipy import special, stats
-
-    picks = (
-        np.array(list(itertools.product(range(n), repeat=n)))
-        if n <= 5
-        else np.random.default_rng(0).integers(0, n, size=(10_000, n))
-    )
-    return picks, float(
-        special.ndtr(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
-    )
+def _resamples(n: int, confidence: float) -> tuple[NDArray[np.int64], float]:
+    """Returns the indices of each resample, and the share of resamples below the interval."""
+    if n <= MAX_ENUMERATED_VALUES:
+        indices = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        indices = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
+    quantile = stats.t.ppf((1 - confidence) / 2, n - 1)
+    return indices, float(special.ndtr(math.sqrt(n / (n - 1)) * quantile))
 
 
 def paired_comparison(
     scores: Scores, reference: Scores, *, name: str = "", against: str = ""
 ) -> Comparison:
-    """The paired comparison of two variants over the seeds they share, before any correction."""
-    from scipy import stats
+    """Compares two variants over the seeds that both have, without any correction.
 
-    shared = sorted(
-        (
-            k
-            for k in scores
-            if k in reference and math.isfinite(scores[k]) and math.isfinite(reference[k])
-        ),
-        key=repr,
-    )
-    if not shared:
+    name, against: the names of the variant and of the reference.
+    """
+    differences = _paired_differences(scores, reference)
+    if len(differences) == 0:
         return Comparison(name=name, reference=against, n=0, reason="no seed in common")
-    ours, theirs = (np.array([s[k] for k in shared], dtype=float) for s in (scores, reference))
-    size = max(1e-300, float(np.abs([ours, theirs]).max()))
-    gaps = np.sort(
-        np.round((ours - theirs) / size, 12) * size
-    )  # 0.53 - 0.50 and 0.03 are the same gap: ties must be ties
-    base = Comparison(name=name, reference=against, n=len(gaps), difference=float(gaps.mean()))
-    if len(gaps) == 1:
+    mean = float(differences.mean())
+    base = Comparison(name=name, reference=against, n=len(differences), difference=mean)
+    if len(differences) == 1:
         return replace(base, reason="one seed in common")
-    if not gaps.any():
+    if not differences.any():
         return replace(base, low=0.0, high=0.0, reason="equal in every seed: nothing to test")
-    sd = _spread(gaps)
-    wilcoxon = _wilcoxon(gaps)
+    sd = _standard_deviation(differences)
+    wilcoxon_p = _wilcoxon(tuple(differences.tolist()))
     if sd == 0:
         reason = "the same difference in every seed: no spread for a t test"
-        return replace(
-            base, low=base.difference, high=base.difference, wilcoxon_p=wilcoxon, reason=reason
-        )
-    low, high = bootstrap_interval(gaps)
-    degrees = len(gaps) - 1
-    # Hedges' correction in closed form, exp(lgamma) for few degrees of freedom where the usual 1 - 3 / (4 df - 1) is rough
-    correction = (
-        math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
-        if degrees > 1
-        else None
-    )
+        return replace(base, low=mean, high=mean, wilcoxon_p=wilcoxon_p, reason=reason)
+    low, high = bootstrap_interval(differences)
+    correction = _hedges_correction(len(differences) - 1)
     return replace(
         base,
         low=low,
         high=high,
-        effect=None if correction is None else float(gaps.mean() / sd * correction),
-        t_p=float(stats.ttest_1samp(gaps, 0.0).pvalue),
-        wilcoxon_p=wilcoxon,
+        effect=None if correction is None else float(differences.mean() / sd * correction),
+        t_p=float(stats.ttest_1samp(differences, 0.0).pvalue),
+        wilcoxon_p=wilcoxon_p,
         reason="two seeds: no unbiased effect size" if correction is None else "",
     )
 
 
-def _wilcoxon(gaps: np.ndarray) -> float:
-    """Two-sided signed-rank p, zeros dropped; up to 13 pairs by enumerating all sign flips, which ties do not disturb."""
-    from scipy import stats
+def _paired_differences(scores: Scores, reference: Scores) -> Floats:
+    """Returns the sorted differences over the seeds for which both scores are finite.
 
-    kept = gaps[gaps != 0]
-    if len(kept) > 13:
-        return float(stats.wilcoxon(kept).pvalue)
-    ranks = stats.rankdata(np.abs(kept))
-    flips = np.array(list(itertools.product((-1.0, 1.0), repeat=len(kept))))
-    return float((np.abs(flips @ ranks) >= abs(np.sign(kept) @ ranks) - 1e-9).mean())
+    They are rounded, so that equal differences are equal numbers: 0.53 - 0.50 and 0.03 are a tie.
+    """
+    seeds = sorted(
+        (
+            seed
+            for seed in scores
+            if seed in reference and math.isfinite(scores[seed]) and math.isfinite(reference[seed])
+        ),
+        key=repr,
+    )
+    if not seeds:
+        return np.array([])
+    ours, theirs = (np.array([s[k] for k in seeds], dtype=float) for s in (scores, reference))
+    largest = max(1e-300, float(np.abs([ours, theirs]).max()))
+    return np.sort(np.round((ours - theirs) / largest, 12) * largest)
+
+
+def _hedges_correction(degrees: int) -> float | None:
+    """Returns Hedges' factor for few degrees of freedom; None for one, where there is none.
+
+    It is in closed form, as the usual 1 - 3 / (4 df - 1) is rough for few degrees of freedom.
+    """
+    if degrees <= 1:
+        return None
+    ratio = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2))
+    return ratio / math.sqrt(degrees / 2)
+
+
+@functools.lru_cache(maxsize=4096)
+def _wilcoxon(gaps: tuple[float, ...]) -> float:
+    """Returns the two-sided p value of the signed-rank test; zeros are dropped.
+
+    The exact distribution that scipy uses for few pairs does not hold with ties. Up to 13 pairs
+    with ties all sign flips are enumerated instead (2^13 is below the 9999 resamples from which
+    scipy would draw them at random); that takes up to a second, so results are kept.
+    """
+    kept = np.array([gap for gap in gaps if gap != 0])
+    if len(kept) == 1:
+        return 1.0  # scipy's permutations need two pairs
+    has_ties = len(np.unique(np.abs(kept))) < len(kept)
+    enumerate_flips = has_ties and len(kept) <= MAX_ENUMERATED_PAIRS
+    method = stats.PermutationMethod() if enumerate_flips else "auto"
+    return float(stats.wilcoxon(kept, method=method).pvalue)
 
 
 def holm_correction(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; None stays None and does not count."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    """Returns p values after Holm's step-down correction; None stays None and does not count."""
+    ordered = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for step, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - step)))
+    for step, (p, i) in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - step)))
         corrected[i] = highest
     return corrected
 
 
 def compare_to_reference(scores: Mapping[str, Scores], reference: str) -> list[Comparison]:
-    """Every variant against the named reference, corrected as one family, in the order of `scores`."""
+    """Compares every variant with the named reference, corrected as one family.
+
+    The comparisons are in the order of `scores`.
+    """
     if reference not in scores:
         raise ValueError(
             f"the reference must be one of the variants: {', '.join(scores)}; got {reference!r}"
         )
-    found = [
+    comparisons = [
         paired_comparison(values, scores[reference], name=name, against=reference)
         for name, values in scores.items()
         if name != reference
     ]
-    t_values, w_values = (
-        holm_correction([c.t_p for c in found]),
-        holm_correction([c.wilcoxon_p for c in found]),
-    )
-    family = sum(c.t_p is not None for c in found)
+    t_values = holm_correction([c.t_p for c in comparisons])
+    wilcoxon_values = holm_correction([c.wilcoxon_p for c in comparisons])
+    family = sum(c.t_p is not None for c in comparisons)
     return [
-        replace(c, t_holm=t, wilcoxon_holm=w, family=family)
-        for c, t, w in zip(found, t_values, w_values)
+        replace(comparison, t_holm=t, wilcoxon_holm=wilcoxon, family=family)
+        for comparison, t, wilcoxon in zip(comparisons, t_values, wilcoxon_values)
     ]
 
 
 def rank_variants(
-    table: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False
+    scores: Mapping[str, Mapping[str, float]], *, lower_is_better: bool = False
 ) -> Ranking:
-    """Mean ranks of variants over data sets, `{variant: {data set: score}}`; only data sets that every variant has count."""
-    from scipy import stats
+    """Ranks variants over data sets and tests whether their mean ranks differ.
 
-    names = sorted(table)
+    scores: `{variant: {data set: score}}`; only the data sets that every variant has are ranked.
+    """
+    names = sorted(scores)
     if not names:
         return Ranking(ranks={}, data_sets=0, reason="no variants")
-    shared = sorted(
-        set.intersection(*({d for d, v in table[n].items() if math.isfinite(v)} for n in names))
-    )
-    k, n = len(names), len(shared)
-    if k < 2 or n == 0:
-        return Ranking(
-            ranks={},
-            data_sets=n,
-            reason="one variant: nothing to rank"
-            if k < 2
-            else "no data set that every variant has",
-        )
-    scores = np.array([[table[name][d] for name in names] for d in shared])
-    ranks = stats.rankdata(scores if lower_is_better else -scores, axis=1)
-    means = {
-        name: float(r)
-        for name, r in sorted(zip(names, ranks.mean(axis=0)), key=lambda pair: (pair[1], pair[0]))
-    }
-    if n < 2:
-        return Ranking(
-            ranks=means, data_sets=n, reason="one data set: ranks only, no test over data sets"
-        )
-    if (ranks == ranks[:, :1]).all():
-        return Ranking(
-            ranks=means,
-            data_sets=n,
-            groups=(tuple(means),),
-            reason="all variants tie on every data set",
-        )
-    if k < 3:
-        return Ranking(ranks=means, data_sets=n, reason="two variants: Friedman's test needs three")
-    p = float(stats.friedmanchisquare(*scores.T).pvalue)
-    rough = f"{n} data sets: Friedman's chi-square is rough below 10" if n < 10 else ""
-    if p >= ALPHA:  # a critical difference is for after Friedman's test has said that there is one
-        return Ranking(ranks=means, data_sets=n, p=p, groups=(tuple(means),), reason=rough)
-    distance = float(
-        stats.studentized_range.ppf(1 - ALPHA, k, np.inf)
+    finite = [{d for d, v in scores[name].items() if math.isfinite(v)} for name in names]
+    shared = sorted(set.intersection(*finite))
+    if len(names) < 2:
+        return Ranking(ranks={}, data_sets=len(shared), reason="one variant: nothing to rank")
+    if not shared:
+        return Ranking(ranks={}, data_sets=0, reason="no data set that every variant has")
+    scores_DV = np.array([[scores[name][d] for name in names] for d in shared])
+    ranks_DV = stats.rankdata(scores_DV if lower_is_better else -scores_DV, axis=1)
+    means = zip(names, ranks_DV.mean(axis=0))
+    ranks = {name: float(rank) for name, rank in sorted(means, key=lambda pair: (pair[1], pair[0]))}
+    return _test_ranks(scores_DV, ranks_DV, ranks)
+
+
+def _test_ranks(scores_DV: Floats, ranks_DV: Floats, ranks: dict[str, float]) -> Ranking:
+    """Tests the mean ranks of variants: Friedman's test, then Nemenyi's critical difference."""
+    data_sets, variants = ranks_DV.shape
+    untested = Ranking(ranks=ranks, data_sets=data_sets)
+    everyone = (tuple(ranks),)
+    if data_sets < 2:
+        return replace(untested, reason="one data set: ranks only, no test over data sets")
+    if (ranks_DV == ranks_DV[:, :1]).all():
+        return replace(untested, groups=everyone, reason="all variants tie on every data set")
+    if variants < 3:
+        return replace(untested, reason="two variants: Friedman's test needs three")
+    p = float(stats.friedmanchisquare(*scores_DV.T).pvalue)
+    reason = ""
+    if data_sets < 10:
+        reason = f"{data_sets} data sets: Friedman's chi-square is rough below 10"
+    if p >= ALPHA:  # Nemenyi's test is only valid after Friedman's has found a difference
+        return replace(untested, p=p, groups=everyone, reason=reason)
+    critical_difference = float(
+        stats.studentized_range.ppf(1 - ALPHA, variants, np.inf)
         / math.sqrt(2)
-        * math.sqrt(k * (k + 1) / (6 * n))
+        * math.sqrt(variants * (variants + 1) / (6 * data_sets))
     )
-    return Ranking(
-        ranks=means,
-        data_sets=n,
+    return replace(
+        untested,
         p=p,
-        critical_difference=distance,
-        groups=_cliques(list(means.items()), distance),
-        reason=rough,
+        critical_difference=critical_difference,
+        groups=_groups_within(list(ranks.items()), critical_difference),
+        reason=reason,
     )
 
 
-def _cliques(ranked: list[tuple[str, float]], distance: float) -> tuple[tuple[str, ...], ...]:
-    """Maximal runs of at least two variants whose best and worst mean rank differ by no more than the critical difference."""
-    found: list[tuple[int, int]] = []
-    for first in range(len(ranked)):
+def _groups_within(
+    ranked: list[tuple[str, float]], critical_difference: float
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the largest groups of two or more variants that are not shown to differ.
+
+    ranked: names and mean ranks, the best first. Within a group the best and the worst mean rank
+    differ by no more than the critical difference.
+    """
+    spans: list[tuple[int, int]] = []
+    for first, (_, best) in enumerate(ranked):
         last = max(
-            j for j in range(first, len(ranked)) if ranked[j][1] - ranked[first][1] <= distance
+            i for i in range(first, len(ranked)) if ranked[i][1] - best <= critical_difference
         )
-        if last > first and not any(a <= first and last <= b for a, b in found):
-            found.append((first, last))
-    return tuple(tuple(name for name, _ in ranked[a : b + 1]) for a, b in found)
+        if last > first and not any(a <= first and last <= b for a, b in spans):
+            spans.append((first, last))
+    return tuple(tuple(name for name, _ in ranked[a : b + 1]) for a, b in spans)

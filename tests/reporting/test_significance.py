@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import fields, replace
@@ -109,6 +110,25 @@ def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p:
         paired_comparison(dict(enumerate(gaps)), dict.fromkeys(range(len(gaps)), 0.0)).wilcoxon_p
         == p
     )
+
+
+def enumerated(gaps: np.ndarray) -> float:
+    """The share of all sign flips whose rank sum is at least as far from 0 as that of the gaps."""
+    kept = gaps[gaps != 0]
+    ranks = stats.rankdata(np.abs(kept))
+    flips = np.array(list(itertools.product((-1.0, 1.0), repeat=len(kept))))
+    return float((np.abs(flips @ ranks) >= abs(np.sign(kept) @ ranks) - 1e-9).mean())
+
+
+@pytest.mark.parametrize("pairs", range(1, 12))
+@pytest.mark.parametrize("grid", [0, 1, 2], ids=["without ties", "many ties", "some ties"])
+def test_wilcoxon_is_the_share_of_sign_flips_to_the_last_digit(pairs: int, grid: int) -> None:
+    rng = np.random.default_rng(pairs)
+    for _ in range(4):
+        gaps = rng.normal(0.5, 1, pairs)
+        gaps = np.round(gaps * grid) / grid if grid else gaps
+        if gaps.any():
+            assert significance._wilcoxon(tuple(gaps.tolist())) == enumerated(gaps)
 
 
 def test_wilcoxon_of_many_pairs_is_that_of_scipy() -> None:
