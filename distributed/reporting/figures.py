@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from distributed.reporting.significance import Comparison, Ranking, Summary
+from distributed.reporting.ranking import Ranking
+from distributed.reporting.significance import Comparison, Summary
 
 COLOURS = ("#2b7bba", "#e07b00", "#109e73", "#c65a9b", "#8c6bb1", "#c0392b", "#6b8e23", "#7f7f7f")
 BETTER_COLOUR, WORSE_COLOUR, GREY = COLOURS[2], COLOURS[5], "#8a8f98"

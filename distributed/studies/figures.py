@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from distributed.reporting import figures
 from distributed.reporting.files import slug
 from distributed.reporting.page import Figure
-from distributed.reporting.significance import Ranking, Summary, rank_variants, summarise
+from distributed.reporting.ranking import Ranking, rank_variants
+from distributed.reporting.significance import Summary, summarise
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study
 from distributed.studies.views import ConditionView, in_percent, name_of, scale_of

@@ -332,7 +332,7 @@ def _means(study: Study, means: Sequence[ConditionView]) -> list[report.Block]:
 
 
 def ranking_text(ranking: object) -> str:
-    from distributed.reporting.significance import Ranking
+    from distributed.reporting.ranking import Ranking
 
     assert isinstance(ranking, Ranking)
     if not ranking.ranks:

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 
 from distributed.reporting import figures
-from distributed.reporting.significance import (
-    Ranking,
-    compare_to_reference,
-    rank_variants,
-    summarise,
-)
+from distributed.reporting.ranking import Ranking, rank_variants
+from distributed.reporting.significance import compare_to_reference, summarise
 from distributed.searches.pages import figures as search_figures
 
 BASE = {i: 0.5 + 0.01 * i for i in range(6)}

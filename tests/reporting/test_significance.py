@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 from distributed.reporting import significance
+from distributed.reporting.ranking import rank_variants
 from distributed.reporting.significance import (
     bootstrap_interval,
     compare_to_reference,
     holm_correction,
     paired_comparison,
-    rank_variants,
     summarise,
 )
 from distributed.reporting.verdicts import (
