@@ -1,25 +1,36 @@
-"""What records without an image do to the image encoder: batch statistics with their blanks in them, and without. Prints one JSON line.
+"""Records without an image: batch statistics of the image encoder with and without blanks.
 
-Some of the training rows lose their image, the validation rows keep theirs. A score is the balanced accuracy on validation, the mean of the
-second half of the epochs: no lucky epoch is picked, and the test split is not read. Pairs of trainings of the same seed.
+Some of the training rows lose their image, the validation rows keep theirs. A score is the balanced
+accuracy on validation, the mean of the second half of the epochs: no lucky epoch is picked, and the
+test split is not read. Pairs of trainings of the same seed. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import command
+from distributed.config import parse_assignments
+from distributed.reporting.significance import paired_comparison
+from distributed.shards.manifest import read_manifest
+from distributed.training import loop
+from distributed.training.exchange import Exchange
+from distributed.training.run import RunSpec, open_run, open_split
+from distributed.wafers.generator import resolve_shards
+from model.encoders.image import ImageEncoder
+
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument(
         "--data",
@@ -42,62 +53,69 @@ def main() -> None:
     command.run(parser, measure)
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    from distributed import config
-    from distributed.reporting.significance import paired_comparison
-    from distributed.wafers import generator
-
-    shards, settings = generator.resolve_shards(args.data), config.parse_assignments(args.set)
-    told: dict[str, Any] = {"benchmark": "blanks", "seeds": args.seeds}
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
+    shards, settings = resolve_shards(args.data), parse_assignments(args.set)
+    result: dict[str, object] = {"benchmark": "blanks", "seeds": args.seeds}
     for share in args.missing:
-        scores = {
-            way: {
-                s: train(shards, {**settings, "optim.seed": s}, share, way)
-                for s in range(args.seeds)
-            }
-            for way in ("with", "without")
-        }
-        gain = paired_comparison(scores["without"], scores["with"])
-        told[f"missing {share:g}"] = {
-            **{
-                f"{way} blanks": round(float(np.mean(list(found.values()))), 2)
-                for way, found in scores.items()
-            },
-            "gain": [
-                None if value is None else round(value, 2)
-                for value in (gain.difference, gain.low, gain.high)
-            ],
+        scores: dict[bool, dict[object, float]] = {True: {}, False: {}}
+        for with_blanks, of_seed in scores.items():
+            for seed in range(args.seeds):
+                changed = {**settings, "optim.seed": seed}
+                of_seed[seed] = train(shards, changed, share, with_blanks=with_blanks)
+        gain = paired_comparison(scores[False], scores[True])
+        interval = (gain.difference, gain.low, gain.high)
+        result[f"missing {share:g}"] = {
+            "with blanks": round(float(np.mean(list(scores[True].values()))), 2),
+            "without blanks": round(float(np.mean(list(scores[False].values()))), 2),
+            "gain": [None if value is None else round(value, 2) for value in interval],
             "p": gain.t_p,
         }
-    return told
+    return result
 
 
-def train(shards: str, settings: dict[str, Any], share: float, way: str) -> float:
-    from distributed.training import exchange, loop
-    from distributed.training.run import RunSpec, open_run, open_split, read_manifest
-    from model.encoders.image import ImageEncoder
+def train(shards: str, settings: Mapping[str, object], share: float, *, with_blanks: bool) -> float:
+    """Returns a training's balanced accuracy on validation, in percent.
 
-    alone, as_it_is = exchange.Exchange(), ImageEncoder.some
-    whole = RunSpec(shards=shards, settings=settings)
+    share: of the training rows, which lose their image. with_blanks: their blank images count in
+    the batch statistics.
+    """
+    exchange = Exchange()
     images = [image.name for image in read_manifest(shards).schema.images]
     lossy = ",".join(f"{name}=missing:{share}" for name in images)
     job = RunSpec(shards=shards, settings={**settings, "data.corrupt": lossy})
-    opened, reached = open_run(job, alone, None), []
-    ImageEncoder.some = (
-        as_it_is if way == "without" else lambda self, x_BCHW, present_B: self.body(x_BCHW)
-    )  # type: ignore[method-assign]
+    opened = open_run(job, exchange, None)
+    scores: list[float] = []
+
+    def report(metrics: Mapping[str, float], *_: object) -> None:
+        scores.append(100 * metrics["val/balanced_accuracy"])
+
+    with encode_blanks() if with_blanks else skip_blanks():
+        whole = RunSpec(shards=shards, settings=dict(settings))
+        val = open_split(whole, "val", exchange, None)
+        loop.train_network(opened.network, opened.train, val, job.config, report)
+    return float(np.mean(scores[len(scores) // 2 :]))
+
+
+@contextmanager
+def encode_blanks() -> Iterator[None]:
+    """Has the encoder read every image, missing ones too."""
+    before = ImageEncoder.some
+
+    def all_images(self: ImageEncoder, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        features_BD: Tensor = self.body(x_BCHW)
+        return features_BD
+
+    ImageEncoder.some = all_images  # type: ignore[method-assign]  # the benchmark's own variant
     try:
-        val = open_split(whole, "val", alone, None)
-        loop.train_network(
-            opened.network,
-            opened.train,
-            val,
-            job.config,
-            lambda told, *_: reached.append(100 * told["val/balanced_accuracy"]),
-        )
+        yield
     finally:
-        ImageEncoder.some = as_it_is  # type: ignore[method-assign]
-    return float(np.mean(reached[len(reached) // 2 :]))
+        ImageEncoder.some = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def skip_blanks() -> Iterator[None]:
+    """Leaves the encoder as it is: it reads the images that are present."""
+    yield
 
 
 if __name__ == "__main__":

@@ -1,26 +1,31 @@
-"""The command line of a benchmark: its options, an empty folder to work in, one JSON line."""
+"""The command line of a benchmark: options, an empty folder to work in, one JSON line of results."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The module's own text as it is, and every option's default."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Prints the module's docstring unchanged, and the default of every option."""
 
 
-def parser(text: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=text, formatter_class=Help)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of a benchmark, to which it adds its options."""
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
 
 
 def run(
-    made: argparse.ArgumentParser, measure: Callable[[argparse.Namespace, str], dict[str, Any]]
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace, str], Mapping[str, object]],
 ) -> None:
-    """Prints what measure(options, folder) found; the folder's path is short, as Ray's sockets need it."""
-    options = made.parse_args()
+    """Prints the results of measure(options, folder) as one JSON line.
+
+    The folder is empty and temporary. Its path is short, because Ray puts Unix sockets below it and
+    their paths may have only 107 characters.
+    """
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
         print(json.dumps(measure(options, folder)))

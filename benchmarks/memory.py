@@ -1,7 +1,8 @@
-"""What the memory regime's data cost: the share of an epoch of the default model that goes into batches. Prints one JSON line.
+"""What the memory regime's data cost: the share of an epoch that goes into batches.
 
-Two ways, both over whole epochs: the time that the training step waits for its next batch; and an epoch against one that trains on the
-same batches made beforehand, alternating.
+Two ways, both over whole epochs of the default model: the time that the training step waits for its
+next batch; and an epoch against one that trains on the same batches, prepared beforehand, in turn.
+Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import torch
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import command
+from benchmarks.synthetic import make_shards
+from distributed.config import Config, apply_changes
+from distributed.shards.batches import BatchSource, open_batches
+from distributed.training import loop
+from distributed.training.exchange import Exchange
+from model.batch import Batch
+from model.network import Network
+
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
@@ -29,15 +38,7 @@ def main() -> None:
     command.run(parser, measure)
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    import torch
-
-    from benchmarks.made import make_shards
-    from distributed.config import Config, apply_changes
-    from distributed.shards.batches import open_batches
-    from distributed.training import exchange, loop
-    from model.network import Network
-
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     if args.threads:
         torch.set_num_threads(args.threads)
     shards = f"{folder}/shards"
@@ -46,21 +47,17 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     start = time.perf_counter()
     source = open_batches(shards, "train", config, train=True)
     loading = time.perf_counter() - start
-    run = loop.begin(
-        Network(source.schema, config.model),
-        source,
-        config,
-        exchange.Exchange(),
-        torch.device("cpu"),
-    )
-    ready = Ready(source)
+    network = Network(source.schema, config.model)
+    run = loop.begin(network, source, config, Exchange(), torch.device("cpu"))
+    ready = ReadySource(source)
     waits, ratios, seconds = [], [], []
-    for pair in range(args.pairs + 1):  # the first warms up
-        ready.made = list(source.batches(run.epoch + 1))
-        (with_data, waited), (without, _) = epoch(run, source), epoch(run, ready)
-        if pair:
+    for pair in range(args.pairs + 1):
+        ready.ready = list(source.batches(run.epoch + 1))
+        with_data, waited = epoch_seconds(run, source)
+        without_data, _ = epoch_seconds(run, ready)
+        if pair:  # the first pair warms up
             waits.append(waited / with_data)
-            ratios.append(with_data / without)
+            ratios.append(with_data / without_data)
             seconds.append(with_data)
     return {
         "benchmark": "memory",
@@ -71,26 +68,24 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
         "load_seconds": round(loading, 3),
         "data_share": round(statistics.median(waits), 5),
         "ratio_to_ready_batches": round(statistics.median(ratios), 4),
-        "ratios": [round(r, 4) for r in ratios],
+        "ratios": [round(ratio, 4) for ratio in ratios],
         "target": 0.05,
     }
 
 
-class Ready:
-    """A source whose batches lie in memory already."""
+class ReadySource:
+    """A source whose batches are in memory already, in `ready`."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: BatchSource) -> None:
         self.schema, self.rows, self.steps = source.schema, source.rows, source.steps
-        self.made: list[Any] = []
+        self.ready: list[Batch] = []
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        return iter(self.made[start:])
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return iter(self.ready[start:])
 
 
-def epoch(run: Any, source: Any) -> tuple[float, float]:
-    """Seconds of one training epoch, and of those spent waiting for batches."""
-    from distributed.training import loop
-
+def epoch_seconds(run: loop.TrainingState, source: loop.Source) -> tuple[float, float]:
+    """Returns the seconds of one training epoch, and of those spent waiting for batches."""
     waited = run.data_seconds
     start = time.perf_counter()
     loop.train_epoch(run, source)

@@ -1,10 +1,12 @@
-"""`predict` against a plain PyTorch inference loop: rows per second over the same shards, same network, on one core. Prints one JSON line.
+"""`predict` against a plain PyTorch inference loop: rows per second over the same shards, one core.
 
-The plain loop is what one writes by hand: all rows decoded beforehand and in memory, then network and softmax over slices of 512, the
-probabilities kept. `predict` reads the Parquet parts, decodes, predicts, calibrates, and writes its part files. Two figures, each the
-median of the ratios of alternating passes, in processor seconds:
+The plain loop is what one writes by hand: all rows decoded beforehand and in memory, then network
+and softmax over slices of 512, the probabilities kept. `predict` reads the Parquet parts, decodes,
+predicts, calibrates, and writes its part files. Two figures, each the median of the ratios of
+alternating passes, in processor seconds:
 ratio: what predict does with batches against the loop, over the same decoded rows;
-ratio_files: from files to files, against a loop that also reads and decodes (one after the other) and writes nothing.
+ratio_files: from files to files, against a loop that also reads and decodes (one after the other)
+and writes nothing. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -17,52 +19,40 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from distributed.training.checkpoint import Checkpoint
+if hasattr(os, "sched_setaffinity"):
+    # One core for everything, decoding threads too: before any library starts its threads.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import torch
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import command
+from benchmarks.synthetic import make_shards
+from distributed.config import Config
+from distributed.inference import inputs, predictor
+from distributed.inference.weighing import FixedAggregation
+from distributed.shards.batches import arrays_to_batch
+from distributed.shards.manifest import read_manifest
+from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.decisions.calibration import Calibration
+from model.network import Network
+
+TARGET = 0.9
+
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--pairs", type=int, default=7)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(
-            0, {min(os.sched_getaffinity(0))}
-        )  # one core for everything, decoding threads too
     command.run(parser, measure)
 
 
-def make_checkpoint(folder: str, shards: str) -> Checkpoint:
-    """The default network, not trained: it takes as long."""
-    from distributed.config import Config
-    from distributed.shards.manifest import read_manifest
-    from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from model.decisions.calibration import Calibration
-    from model.network import Network
-
-    manifest, config = read_manifest(shards), Config()
-    network = Network(manifest.schema, config.model).eval()
-    plain = Calibration.identity(config.experts.count, len(manifest.schema.classes))
-    save_checkpoint(folder, Checkpoint(network, config, manifest, plain))
-    return load_checkpoint(folder)
-
-
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    import torch
-
-    from benchmarks.made import make_shards
-    from distributed.inference import inputs, predictor
-    from distributed.inference.weighing import FixedAggregation
-    from distributed.shards.batches import arrays_to_batch
-
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     torch.set_num_threads(1)
     make_shards(f"{folder}/shards", args.rows, args.size)
     checkpoint = make_checkpoint(f"{folder}/checkpoint", f"{folder}/shards")
@@ -76,63 +66,79 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     )
     worker = predictor.Predictor(checkpoint, recipe, threads=1)
     prepared = [batch for task in wave.tasks for batch in worker.prepared(wave, task)]
-    batches = [arrays_to_batch(one.arrays, schema) for one in prepared]
+    batches = [arrays_to_batch(batch.arrays, schema) for batch in prepared]
 
     @torch.inference_mode()
     def loop() -> None:
         torch.cat([checkpoint.network(batch).logits_BEC.mean(1).softmax(1) for batch in batches])
 
     def ours() -> None:
-        for one in prepared:
-            worker.predict(one)
+        for batch in prepared:
+            worker.predict(batch)
 
     @torch.inference_mode()
     def loop_files() -> None:
-        found = []
+        probabilities = []
         for task in wave.tasks:
-            for raw, piece, first in rows.batches(wave, task):
-                batch = arrays_to_batch(rows.prepare(raw, piece, first).arrays, schema)
-                found.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
-        torch.cat(found)
+            for raw, part, first in rows.batches(wave, task):
+                batch = arrays_to_batch(rows.prepare(raw, part, first).arrays, schema)
+                probabilities.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
+        torch.cat(probabilities)
 
     def ours_files() -> None:
         for part, task in enumerate(wave.tasks):
             worker.work(wave, task, part)
         shutil.rmtree(f"{folder}/out")
 
-    memory, files = paired(ours, loop, args.pairs), paired(ours_files, loop_files, args.pairs)
+    memory = compare(ours, loop, args.pairs)
+    files = compare(ours_files, loop_files, args.pairs)
     return {
         "benchmark": "predict",
-        "ratio": round(memory[0], 3),
-        "ratio_files": round(files[0], 3),
-        "rows_per_second": round(args.rows / memory[1]),
-        "loop_rows_per_second": round(args.rows / memory[2]),
-        "files_rows_per_second": round(args.rows / files[1]),
-        "loop_files_rows_per_second": round(args.rows / files[2]),
+        "ratio": round(memory.ratio, 3),
+        "ratio_files": round(files.ratio, 3),
+        "rows_per_second": round(args.rows / memory.ours),
+        "loop_rows_per_second": round(args.rows / memory.theirs),
+        "files_rows_per_second": round(args.rows / files.ours),
+        "loop_files_rows_per_second": round(args.rows / files.theirs),
         "rows": args.rows,
         "size": args.size,
         "pairs": args.pairs,
-        "target": 0.9,
-        "met": memory[0] >= 0.9 and files[0] >= 0.9,
+        "target": TARGET,
+        "met": memory.ratio >= TARGET and files.ratio >= TARGET,
     }
 
 
-def paired(
-    ours: Callable[[], None], theirs: Callable[[], None], pairs: int
-) -> tuple[float, float, float]:
-    """Median of their seconds over ours, and the medians of both; processor seconds, which other processes of the machine do not change."""
-    seconds: dict[Callable[[], None], list[float]] = {ours: [], theirs: []}
-    for turn in range(pairs + 1):  # the first warms up
-        for work in (ours, theirs) if turn % 2 else (theirs, ours):
+def make_checkpoint(folder: str, shards: str) -> Checkpoint:
+    """Returns a checkpoint of the default network, untrained: it takes as long."""
+    manifest, config = read_manifest(shards), Config()
+    network = Network(manifest.schema, config.model).eval()
+    identity = Calibration.identity(config.experts.count, len(manifest.schema.classes))
+    save_checkpoint(folder, Checkpoint(network, config, manifest, identity))
+    return load_checkpoint(folder)
+
+
+class Comparison(NamedTuple):
+    """Medians over alternating passes."""
+
+    ratio: float  # of their seconds over ours
+    ours: float  # seconds
+    theirs: float
+
+
+def compare(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> Comparison:
+    """Runs both in turn and compares processor seconds, which other processes do not change."""
+    our_seconds: list[float] = []
+    their_seconds: list[float] = []
+    for turn in range(pairs + 1):
+        order = [(ours, our_seconds), (theirs, their_seconds)]
+        for work, seconds in order if turn % 2 else reversed(order):
             started = time.process_time()
             work()
-            if turn:
-                seconds[work].append(time.process_time() - started)
-    ratios = [b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
-    return (
-        statistics.median(ratios),
-        statistics.median(seconds[ours]),
-        statistics.median(seconds[theirs]),
+            if turn:  # the first warms up
+                seconds.append(time.process_time() - started)
+    ratios = [b / a for a, b in zip(our_seconds, their_seconds, strict=True)]
+    return Comparison(
+        statistics.median(ratios), statistics.median(our_seconds), statistics.median(their_seconds)
     )
 
 

@@ -1,6 +1,8 @@
-"""What changed pictures do to a trained network, going by them and not (`fusion.reject_unfamiliar`): on validation rows. Prints one JSON line.
+"""What changed images do to a trained network that trusts them, and to one that checks them.
 
-For every change: balanced accuracy where every picture is trusted, where those unlike training count as absent, and the share that do.
+On validation rows, for every change: balanced accuracy where every image is trusted, balanced
+accuracy where those unlike training count as absent (`fusion.reject_unfamiliar`), and the share of
+such images. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -9,79 +11,85 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import command
+from distributed.inference.weighing import score_rows
+from distributed.shards.batches import BatchSource, open_batches
+from distributed.training.checkpoint import Checkpoint, load_checkpoint
+from distributed.training.scoring import Scores
+from model.batch import Batch
+
+Change = Callable[[Tensor], Tensor]  # pixels from 0 to 255 [B, C, H, W] -> pixels
+
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="a run with an image modality")
     parser.add_argument("--data", required=True, help="its shards")
     command.run(parser, measure)
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    import torch
-
-    from distributed.inference import weighing
-    from distributed.shards.batches import open_batches
-    from distributed.training.checkpoint import load_checkpoint
-
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     checkpoint = load_checkpoint(args.checkpoint)
-    network, image = checkpoint.network, checkpoint.network.schema.images[0].name
-    place, limit_M = network.schema.modalities.index(image), network.novelty_gate.limit_M.clone()
+    schema, gate = checkpoint.network.schema, checkpoint.network.novelty_gate
+    assert gate is not None, "the run has no novelty gate"
+    image = schema.images[0].name
+    column, limit_M = schema.modalities.index(image), gate.limit_M.clone()
     source = open_batches(args.data, "val", checkpoint.config, train=False)
-    told: dict[str, Any] = {}
-    for name, change in changes().items():
-        row = []
-        for limit in (torch.zeros_like(limit_M), limit_M):
-            network.novelty_gate.limit_M.copy_(limit)
-            torch.manual_seed(0)
-            scores = weighing.score_rows(
-                checkpoint, Changed(source, image, change), torch.device("cpu")
-            )
-            right_N = (
-                checkpoint.calibration.scale(scores.logits_NEC).mean(1).argmax(1) == scores.labels_N
-            )
-            recalls = [
-                right_N[scores.labels_N == c].float().mean() for c in scores.labels_N.unique()
-            ]
-            row.append(round(100 * float(torch.stack(recalls).mean()), 1))
-        unlike_N = scores.unfamiliar_NM[:, place]
-        told[name] = [*row, round(100 * float(unlike_N.float().mean()))]
-    return {
+    result: dict[str, object] = {
         "benchmark": "shifts",
-        "rows": len(right_N),
+        "rows": source.rows,
         "columns": ["trusted", "familiar", "unlike %"],
-        **told,
     }
+    for name, change in changes().items():
+        accuracies = []
+        for limit in (torch.zeros_like(limit_M), limit_M):  # a limit of 0 trusts every image
+            gate.limit_M.copy_(limit)
+            torch.manual_seed(0)
+            changed = ChangedImages(source, image, change)
+            scores = score_rows(checkpoint, changed, torch.device("cpu"))
+            accuracies.append(balanced_accuracy(checkpoint, scores))
+        unfamiliar = float(scores.unfamiliar_NM[:, column].float().mean())
+        result[name] = [*accuracies, round(100 * unfamiliar)]
+    return result
 
 
-class Changed:
-    """The batches of a source with one image modality changed."""
+def balanced_accuracy(checkpoint: Checkpoint, scores: Scores) -> float:
+    """Returns the balanced accuracy of the calibrated experts' mean, in percent."""
+    predicted_N = checkpoint.calibration.scale(scores.logits_NEC).mean(1).argmax(1)
+    correct_N = (predicted_N == scores.labels_N).float()
+    classes = torch.unique(scores.labels_N)
+    recalls = [correct_N[scores.labels_N == c].mean() for c in classes]
+    return round(100 * float(torch.stack(recalls).mean()), 1)
 
-    def __init__(self, source: Any, image: str, change: Callable[[Any], Any]) -> None:
+
+class ChangedImages:
+    """The batches of a source with the images of one modality changed."""
+
+    def __init__(self, source: BatchSource, image: str, change: Change) -> None:
         self.source, self.image, self.change = source, image, change
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for batch in self.source.batches(epoch, start):
             pixels = batch.images[self.image]
             changed = self.change(pixels.float()).clamp(0, 255).to(pixels.dtype)
             yield batch.replace(images={**batch.images, self.image: changed})
 
 
-def changes() -> dict[str, Callable[[Any], Any]]:
-    """Pixels from 0 to 255 [B, C, H, W] -> pixels."""
-    import torch
+def changes() -> dict[str, Change]:
+    """Returns the changes by the name that the results give them."""
 
-    def grain(deviation: float) -> Callable[[Any], Any]:
+    def grain(deviation: float) -> Change:
         return lambda x: x + deviation * torch.randn(x.shape)
 
-    def black_from(share: float) -> Callable[[Any], Any]:
+    def black_from(share: float) -> Change:
         return lambda x: x * (torch.arange(x.shape[-1]) < share * x.shape[-1])
 
     return {
@@ -93,7 +101,7 @@ def changes() -> dict[str, Callable[[Any], Any]]:
         "grain 20": grain(20),
         "grain 40": grain(40),
         "grain 80": grain(80),
-        "blurred 7x7": lambda x: torch.nn.functional.avg_pool2d(x, 7, 1, 3),
+        "blurred 7x7": lambda x: avg_pool2d(x, 7, 1, 3),
         "contrast 0.6": lambda x: 128 + 0.6 * (x - 128),
         "contrast 1.5": lambda x: 128 + 1.5 * (x - 128),
         "gamma 1.5": lambda x: 255 * (x / 255) ** 1.5,

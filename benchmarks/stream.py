@@ -1,7 +1,8 @@
-"""The stream regime against torch's DataLoader: rows per second over the same shards with the same decoding. Prints one JSON line.
+"""The stream regime against torch's DataLoader: rows per second, same shards, same decoding.
 
-The DataLoader is made as fast as it goes: persistent worker processes, one a core, that read whole row groups and hand over whole
-batches, so that it collates nothing. Both shuffle in a buffer of the same size. Whole epochs, alternating; the median of their ratios.
+The DataLoader is as fast as it can be: persistent worker processes, one a core, that read whole row
+groups and hand over whole batches, so that it collates nothing. Both shuffle in a buffer of the
+same size. Whole epochs, alternating; the median of their ratios. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -13,15 +14,32 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import command
+from benchmarks.synthetic import make_shards
+from distributed.config import Config, apply_changes
+from distributed.shards.batches import open_batches
+from distributed.shards.decode import decode_columns, numpy_columns, shard_columns
+from distributed.shards.manifest import part_files, read_manifest
+from model.batch import Batch
+
+BUFFER_ROWS = 4096  # the default of data.shuffle_buffer
+
+Tensors = dict[str, Tensor]
+
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
@@ -36,139 +54,133 @@ def main() -> None:
     command.run(parser, measure)
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    import torch
-
-    from benchmarks.made import make_shards
-    from distributed.config import Config, apply_changes
-    from distributed.shards.batches import open_batches
-
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     torch.set_num_threads(1)
     shards = f"{folder}/shards"
     make_shards(shards, args.rows, args.size)
     if args.engine == "ray":
         start_ray(f"{folder}/ray")
-    config = apply_changes(
-        Config(),
-        {"data.cache": "stream", "data.engine": args.engine, "data.batch_size": args.batch_size},
-    )
-    ours = open_batches(shards, "train", config, train=True)
+    changes = {
+        "data.cache": "stream",
+        "data.engine": args.engine,
+        "data.batch_size": args.batch_size,
+    }
+    ours = open_batches(shards, "train", apply_changes(Config(), changes), train=True)
     cores = len(os.sched_getaffinity(0))
-    processes, alone = loader(shards, args.batch_size, cores), loader(shards, args.batch_size, 0)
-    speeds: dict[str, list[float]] = {"ours": [], "loader": [], "loader_in_process": []}
-    work: dict[str, list[float]] = {"ours": [], "loader": []}
-    for epoch in range(
-        args.pairs + 1
-    ):  # the first warms up: files in the page cache, processes started
-        for name, batches in (
-            ("ours", ours.batches(epoch)),
-            ("loader", processes),
-            ("loader_in_process", alone),
-        ):
+    processes = make_loader(shards, args.batch_size, cores)
+    in_process = make_loader(shards, args.batch_size, 0)
+    rates: dict[str, list[float]] = {"ours": [], "loader": [], "loader_in_process": []}
+    cpu_micros: dict[str, list[float]] = {"ours": [], "loader": []}  # for each row
+    for epoch in range(args.pairs + 1):
+        sources: dict[str, Iterable[Batch] | Iterable[Tensors]] = {
+            "ours": ours.batches(epoch),
+            "loader": processes,
+            "loader_in_process": in_process,
+        }
+        for name, batches in sources.items():
             before = cpu_seconds(processes)
-            speed, rows = rows_per_second(batches)
-            if epoch:
-                speeds[name].append(speed)
-            if epoch and name in work:
-                work[name].append(1e6 * (cpu_seconds(processes) - before) / rows)
-    ratios = [a / b for a, b in zip(speeds["ours"], speeds["loader"])]
-    first = time.perf_counter()
+            rate, rows = rows_per_second(batches)
+            if epoch == 0:
+                continue  # it warms up: files in the page cache, processes started
+            rates[name].append(rate)
+            if name in cpu_micros:
+                cpu_micros[name].append(1e6 * (cpu_seconds(processes) - before) / rows)
+    start = time.perf_counter()
     next(iter(ours.batches(99)))
-    return {
+    first_batch = time.perf_counter() - start
+    ratios = [a / b for a, b in zip(rates["ours"], rates["loader"])]
+    in_process_ratios = [a / b for a, b in zip(rates["ours"], rates["loader_in_process"])]
+    result: dict[str, object] = {
         "benchmark": "stream",
         "engine": args.engine,
         "cores": cores,
         "rows": args.rows,
         "size": args.size,
-        **{
-            f"{name}_rows_per_second": round(statistics.median(values))
-            for name, values in speeds.items()
-        },
+    }
+    for name, values in rates.items():
+        result[f"{name}_rows_per_second"] = round(statistics.median(values))
+    result |= {
         "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(r, 3) for r in ratios],
-        **{
-            f"{name}_cpu_microseconds_per_row": round(statistics.median(values), 1)
-            for name, values in work.items()
-        },
-        "ratio_in_process": round(
-            statistics.median(a / b for a, b in zip(speeds["ours"], speeds["loader_in_process"])), 3
-        ),
-        "first_batch_seconds": round(time.perf_counter() - first, 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+    }
+    for name, values in cpu_micros.items():
+        result[f"{name}_cpu_microseconds_per_row"] = round(statistics.median(values), 1)
+    return result | {
+        "ratio_in_process": round(statistics.median(in_process_ratios), 3),
+        "first_batch_seconds": round(first_batch, 3),
         "target": 1.0,
     }
 
 
-def rows_per_second(batches: Iterable[Any]) -> tuple[float, int]:
-    """The rate, and the rows."""
+def rows_per_second(batches: Iterable[Batch] | Iterable[Tensors]) -> tuple[float, int]:
+    """Returns the rate at which a source hands over its rows, and their number."""
     start, rows = time.perf_counter(), 0
     for batch in batches:
         rows += len(batch["labels"]) if isinstance(batch, dict) else len(batch)
     return rows / (time.perf_counter() - start), rows
 
 
-def cpu_seconds(processes: Any) -> float:
-    """CPU time of this process and of a DataLoader's own: what counts where others use the machine too. Ray's tasks are not in it."""
+def cpu_seconds(loader: DataLoader[Tensors]) -> float:
+    """Returns the CPU time of this process and of a DataLoader's processes, without Ray's tasks.
+
+    CPU time is what counts where others use the machine too.
+    """
     total = time.process_time()
-    for worker in getattr(processes._iterator, "_workers", ()):
+    for worker in getattr(loader._iterator, "_workers", ()):
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rsplit(")", 1)[1].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
 
 
-def loader(shards: str, batch_size: int, processes: int) -> Any:
-    """A torch DataLoader of dicts of tensors."""
-    from torch.utils.data import DataLoader, IterableDataset
+class ShardRows(IterableDataset[Tensors]):
+    """The training rows of a SHARDS folder as a dataset of whole batches."""
 
-    class Rows(IterableDataset[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            return read_batches(shards, batch_size)
+    def __init__(self, shards: str, batch_size: int) -> None:
+        self.shards, self.batch_size = shards, batch_size
 
-    more = {"persistent_workers": True, "prefetch_factor": 4} if processes else {}
-    return DataLoader(Rows(), batch_size=None, num_workers=processes, **more)
+    def __iter__(self) -> Iterator[Tensors]:
+        return read_batches(self.shards, self.batch_size)
 
 
-def read_batches(shards: str, batch_size: int, buffer: int = 4096) -> Iterator[Any]:
-    """This process's share of the row groups, in batches shuffled within a buffer."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import torch
-    from torch.utils.data import get_worker_info
+def make_loader(shards: str, batch_size: int, processes: int) -> DataLoader[Tensors]:
+    """Returns a DataLoader of batches as dicts of tensors; with 0 processes it reads here."""
+    rows = ShardRows(shards, batch_size)
+    if processes == 0:
+        return DataLoader(rows, batch_size=None)
+    return DataLoader(
+        rows, batch_size=None, num_workers=processes, persistent_workers=True, prefetch_factor=4
+    )
 
-    from distributed.shards.decode import decode_columns, numpy_columns, shard_columns
-    from distributed.shards.manifest import part_files, read_manifest
 
+def read_batches(shards: str, batch_size: int, buffer: int = BUFFER_ROWS) -> Iterator[Tensors]:
+    """Yields this process's share of the row groups, in batches shuffled within a buffer."""
     schema, worker = read_manifest(shards).schema, get_worker_info()
-    mine, processes = (worker.id, worker.num_workers) if worker else (0, 1)
-    lot = np.random.default_rng()
+    first, processes = (worker.id, worker.num_workers) if worker else (0, 1)
+    rng = np.random.default_rng()
     groups = [
-        (path, g)
+        (path, group)
         for path in part_files(shards, "train")
-        for g in range(pq.read_metadata(path).num_row_groups)
-    ][mine::processes]
-    waiting: list[Any] = []
-    for step, place in enumerate(lot.permutation(len(groups)), 1):
-        path, group = groups[place]
-        waiting.append(
-            pq.ParquetFile(path).read_row_group(
-                group, columns=["label", "rank", *shard_columns(schema)], use_threads=False
-            )
-        )
+        for group in range(pq.read_metadata(path).num_row_groups)
+    ][first::processes]
+    names = ["label", "rank", *shard_columns(schema)]
+    waiting: list[pa.Table] = []
+    for step, index in enumerate(rng.permutation(len(groups)), 1):
+        path, group = groups[index]
+        waiting.append(pq.ParquetFile(path).read_row_group(group, columns=names, use_threads=False))
         if sum(map(len, waiting)) < buffer and step < len(groups):
             continue
         columns = numpy_columns(pa.concat_tables(waiting))
-        order, waiting = lot.permutation(len(columns["label"])), []
+        waiting = []
+        order = rng.permutation(len(columns["label"]))
         for low in range(0, len(order), batch_size):
-            batch = decode_columns(
-                {name: values[order[low : low + batch_size]] for name, values in columns.items()},
-                schema,
-            )
+            rows = order[low : low + batch_size]
+            raw = {name: values[rows] for name, values in columns.items()}
+            batch = decode_columns(raw, schema)
             yield {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def start_ray(folder: str, store: int = 300_000_000) -> None:
-    import ray
-
+    """Starts a local Ray with an object store of so many bytes."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     ray.init(

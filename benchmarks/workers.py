@@ -1,13 +1,15 @@
-"""Two single-threaded training workers against one, on two cores: rows per second through train.py and Ray Train. Prints one JSON line.
+"""Two single-threaded training workers against one, on two cores: rows per second of train.py.
 
-`ratio`: every worker has as many rows in a batch as the one alone, so that the same kernels run on the same shapes. `ratio_same_batch`: the
-two share the one's batch; a core is slower on half the rows, as the work on the weights is not halved. `ratio_own_norms`: as `ratio`, but
-each goes by the batch statistics of its own rows (scaling.sync_batch_norm=false), so that they exchange little but gradients.
-`alone_together` is what the machine itself gives: two runs of one worker at the same time, which exchange nothing, their rates added,
-against one.
+`ratio`: every worker has as many rows in a batch as the one alone, so that the same kernels run on
+the same shapes. `ratio_same_batch`: the two share the one's batch; a core is slower on half the
+rows, as the work on the weights is not halved. `ratio_own_norms`: as `ratio`, but each goes by the
+batch statistics of its own rows (scaling.sync_batch_norm=false), so that they exchange little but
+gradients. `alone_together` is what the machine itself gives: two runs of one worker at the same
+time, which exchange nothing, their rates added, against one.
 
-The rate is that of the second half of the epochs, as each run's history.json says: start-up and the growth of the processes' memory are
-left out. The model is large enough for the exchange of gradients to be small beside the work.
+The rate is that of the second half of the epochs, as each run's history.json records it: start-up
+and the growth of the processes' memory are left out. The model is large enough for the exchange of
+gradients to be small beside the work. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import command
+from benchmarks.synthetic import make_shards
+
+TRAIN = Path(__file__).resolve().parents[1] / "distributed" / "train.py"
 
 
 def main() -> None:
-    from benchmarks import command
-
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=2048, help="training rows")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
@@ -41,71 +44,76 @@ def main() -> None:
     command.run(parser, measure)
 
 
-def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    from benchmarks.made import make_shards
+@dataclass(frozen=True)
+class Run:
+    """One training: the name of its folder, its workers, the rows of its global batch."""
 
+    name: str
+    workers: int
+    batch: int
+    sync_batch_norm: bool = True
+
+
+def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     make_shards(f"{folder}/shards", args.rows, args.size)
-    ones, twos, halves, owns, boths = [], [], [], [], []
+    one, two, same_batch, own_norms, unconnected = [], [], [], [], []
     for pair in range(args.pairs):
-        twos += together(args, folder, [(f"{pair}-two", 2)], 2 * args.batch)
-        ones += together(args, folder, [(f"{pair}-one", 1)], args.batch)
-        halves += together(args, folder, [(f"{pair}-half", 2)], args.batch)
-        owns += together(
-            args, folder, [(f"{pair}-own", 2)], 2 * args.batch, "scaling.sync_batch_norm=false"
-        )
-        boths.append(
-            sum(together(args, folder, [(f"{pair}-left", 1), (f"{pair}-right", 1)], args.batch))
-        )
-    ratios, same, own, unconnected = (
-        [a / b for a, b in zip(rates, ones, strict=True)] for rates in (twos, halves, owns, boths)
-    )
+        two += train_at_once(args, folder, Run(f"{pair}-two", 2, 2 * args.batch))
+        one += train_at_once(args, folder, Run(f"{pair}-one", 1, args.batch))
+        same_batch += train_at_once(args, folder, Run(f"{pair}-half", 2, args.batch))
+        own = Run(f"{pair}-own", 2, 2 * args.batch, sync_batch_norm=False)
+        own_norms += train_at_once(args, folder, own)
+        left, right = Run(f"{pair}-left", 1, args.batch), Run(f"{pair}-right", 1, args.batch)
+        unconnected.append(sum(train_at_once(args, folder, left, right)))
+
+    def ratios(rates: list[float]) -> list[float]:
+        return [rate / alone for rate, alone in zip(rates, one, strict=True)]
+
     return {
         "benchmark": "workers",
-        **{name: getattr(args, name) for name in ("rows", "size", "width", "batch")},
-        "two_rows_per_second": round(statistics.median(twos), 1),
-        "one_rows_per_second": round(statistics.median(ones), 1),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(r, 3) for r in ratios],
-        "ratio_same_batch": round(statistics.median(same), 3),
-        "ratio_own_norms": round(statistics.median(own), 3),
-        "alone_together": round(statistics.median(unconnected), 3),
+        "rows": args.rows,
+        "size": args.size,
+        "width": args.width,
+        "batch": args.batch,
+        "two_rows_per_second": round(statistics.median(two), 1),
+        "one_rows_per_second": round(statistics.median(one), 1),
+        "ratio": round(statistics.median(ratios(two)), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios(two)],
+        "ratio_same_batch": round(statistics.median(ratios(same_batch)), 3),
+        "ratio_own_norms": round(statistics.median(ratios(own_norms)), 3),
+        "alone_together": round(statistics.median(ratios(unconnected)), 3),
         "target": 1.8,
     }
 
 
-def together(
-    args: argparse.Namespace, folder: str, runs: list[tuple[str, int]], batch: int, *more: str
-) -> list[float]:
-    """Training rows per second of each of these runs (name, workers), all at the same time."""
-    sets = [
-        f"image.width={args.width}",
-        f"data.batch_size={batch}",
-        f"optim.epochs={args.epochs}",
-        *more,
-    ]
-    started = []
-    for name, workers in runs:
-        words = [
-            "--data",
-            f"{folder}/shards",
-            "--out",
-            f"{folder}/{name}",
-            "--workers",
-            str(workers),
-            "--set",
-            *sets,
+def train_at_once(args: argparse.Namespace, folder: str, *runs: Run) -> list[float]:
+    """Returns the training rows per second of each of these runs, all at the same time."""
+    processes = []
+    for run in runs:
+        settings = [
+            f"image.width={args.width}",
+            f"data.batch_size={run.batch}",
+            f"optim.epochs={args.epochs}",
         ]
-        command = [sys.executable, str(ROOT / "distributed/train.py"), *words]
-        started.append(
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not run.sync_batch_norm:
+            settings.append("scaling.sync_batch_norm=false")
+        words = [sys.executable, str(TRAIN)]
+        words += ["--data", f"{folder}/shards", "--out", f"{folder}/{run.name}"]
+        words += ["--workers", str(run.workers), "--set", *settings]
+        processes.append(
+            subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
-    if any([process.wait() for process in started]):
+    codes = [process.wait() for process in processes]
+    if any(codes):
         raise RuntimeError(f"a training run failed: {runs}")
-    return [steady_rate(Path(folder, name), args.rows) for name, _ in runs]
+    return [steady_rate(Path(folder, run.name), args.rows) for run in runs]
 
 
 def steady_rate(run: Path, rows: int) -> float:
-    """Rows per second of the second half of the epochs; the history's rate is that of all epochs so far."""
+    """Returns the rows per second of the second half of the epochs.
+
+    The rate in the history is that of all epochs so far.
+    """
     history = json.loads((run / "history.json").read_text())
     seconds = [rows * epoch["epoch"] / epoch["rows_per_second"] for epoch in history]
     half = len(history) // 2

@@ -1,0 +1,55 @@
+"""Memory of this process and everything that it started."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def memory() -> float:
+    """Returns the proportional set size, in bytes, of this process and all its descendants."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    ours = {os.getpid()}
+    while children := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= children
+    return sum(_proportional_set_size(pid) for pid in ours)
+
+
+def _proportional_set_size(pid: int) -> float:
+    """Returns the bytes of a process; pages that several processes share count in proportion."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # the process has ended
+        return 0.0
+    return sum(1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+@contextmanager
+def sample_memory(every: float) -> Iterator[list[tuple[float, float]]]:
+    """Yields a list that grows by (time, memory) while the block runs.
+
+    every: seconds between samples; time is that of time.perf_counter.
+    """
+    samples: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(every):
+            samples.append((time.perf_counter(), memory()))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
