@@ -1,4 +1,4 @@
-"""The command line of a benchmark: options, an empty folder to work in, one JSON line of results."""
+"""The command line of a benchmark: options, a temporary folder, one JSON line of results."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
 
 
 def modality_predictions(checkpoint: Checkpoint, shards: str) -> tuple[Tensor, Tensor, Rows]:
-    """Returns each modality's class probabilities of the test rows, its presence, and the labels."""
+    """Returns each modality's class probabilities and presence in the test rows, and labels."""
     network = checkpoint.network
     posteriors, present, labels = [], [], []
     with torch.inference_mode():

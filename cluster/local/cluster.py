@@ -1,8 +1,10 @@
-"""Starts, shows and stops a real Ray cluster on this machine: a head and N workers, each a raylet of its own with its own address.
+"""Starts, shows and stops a real Ray cluster on this machine, each node with its own address.
+
+A node is a raylet of its own: a head and N workers.
 
     python cluster/local/cluster.py start --workers 2
     python cluster/local/cluster.py status
-    python cluster/local/cluster.py kill worker1      # a node is lost; with --unplug as when a spot machine is taken away
+    python cluster/local/cluster.py kill worker1      # a node is lost; --unplug: with its network
     python cluster/local/cluster.py add               # a node joins
     python cluster/local/cluster.py stop
 
@@ -12,27 +14,28 @@ the nodes are addresses 127.213.0.N of the loopback interface.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import argparse
 import contextlib
 import os
 import secrets
 import shutil
 import signal
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from cluster.local import nodes, processes
 from cluster.local.network import NETWORKS, open_network
 from cluster.local.nodes import State
 
-LONGEST_FOLDER = 36  # characters: a Unix socket's whole path may have 107, Ray's own part below the folder takes 70
+# Characters: the whole path of a Unix socket may have 107, and Ray's part of it takes 70.
+MAX_FOLDER_LENGTH = 36
 
 
 def start(args: argparse.Namespace) -> None:
+    """Starts a cluster and shows it."""
     folder = prepare(args.dir, args.force)
     name = secrets.token_hex(8)
     state = State(
@@ -49,18 +52,20 @@ def start(args: argparse.Namespace) -> None:
         nodes.bring_up(state, nodes.add_node(state), args.timeout)
         for node in [nodes.add_node(state) for _ in range(args.workers)]:
             nodes.bring_up(state, node, args.timeout)
-    except BaseException:  # Ctrl-C too: a half-started cluster is taken down, its logs stay
+    except BaseException:
+        # Ctrl-C too: a half-started cluster is taken down, its logs stay.
         end(state, keep_logs=True)
         raise
     show(state)
 
 
 def prepare(name: str, force: bool) -> Path:
-    """The cluster's folder: ours, private, short enough for sockets, and free."""
+    """Returns the cluster's folder: the user's own, private, with a short path, and unused."""
     folder = Path(name).absolute()
-    if len(str(folder)) > LONGEST_FOLDER:
+    if len(str(folder)) > MAX_FOLDER_LENGTH:
         raise ValueError(
-            f"--dir may have at most {LONGEST_FOLDER} characters, for Ray's sockets; got {str(folder)!r}"
+            f"--dir may have at most {MAX_FOLDER_LENGTH} characters, for Ray's sockets;"
+            f" got {str(folder)!r}"
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
@@ -72,7 +77,8 @@ def prepare(name: str, force: bool) -> Path:
         old = nodes.load(name)
         if processes.marked(processes.CLUSTER_MARK, old.id) and not force:
             raise ValueError(
-                f"--dir must hold no running cluster; got {name!r}, which has one; valid: another --dir, `stop` first, or --force"
+                f"--dir must hold no running cluster; got {name!r}, which has one;"
+                " valid: another --dir, `stop` first, or --force"
             )
         end(old, keep_logs=False)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -80,14 +86,18 @@ def prepare(name: str, force: bool) -> Path:
 
 
 def write_token(path: Path) -> None:
+    """Writes a new token that only this user can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
 
 
 def end(state: State, keep_logs: bool) -> list[int]:
-    """Stops every process of this cluster, removes its network and files; returns the ids of processes that would not die."""
+    """Stops every process of this cluster and removes its network and files.
+
+    Returns the ids of processes that did not end.
+    """
     # Workers before the head, so that they leave in order and do not wait for a head that is gone.
-    left = processes.stop(
+    remaining = processes.stop(
         processes.CLUSTER_MARK, state.id, [node.pid for node in reversed(state.nodes)]
     )
     for index in range(state.added):
@@ -102,21 +112,24 @@ def end(state: State, keep_logs: bool) -> list[int]:
             (folder / f"{name}.log").unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other files in the folder are the user's
             folder.rmdir()
-    return left
+    return remaining
 
 
 def stop(args: argparse.Namespace) -> None:
-    if left := end(nodes.load(args.dir), args.keep_logs):
-        raise SystemExit(f"error: these processes did not end: {left}")
+    """Stops the cluster."""
+    if remaining := end(nodes.load(args.dir), args.keep_logs):
+        raise SystemExit(f"error: these processes did not end: {remaining}")
     print("stopped")
 
 
 def status(args: argparse.Namespace) -> None:
+    """Shows the cluster; exit code 1 where a node is down."""
     if not show(nodes.load(args.dir)):
         raise SystemExit(1)
 
 
 def kill(args: argparse.Namespace) -> None:
+    """Kills one worker, on request after cutting its network."""
     state = nodes.load(args.dir)
     workers = {node.name: node for node in state.nodes[1:]}
     if args.node not in workers:
@@ -126,7 +139,8 @@ def kill(args: argparse.Namespace) -> None:
     if args.unplug:
         if not state.subnet:
             raise ValueError(
-                "--unplug needs a cluster with --network namespaces; this one has the network loopback"
+                "--unplug needs a cluster with --network namespaces;"
+                " this one has the network loopback"
             )
         state.network.unplug(workers[args.node].index)
     nodes.lose(state, workers[args.node])
@@ -134,82 +148,81 @@ def kill(args: argparse.Namespace) -> None:
 
 
 def add(args: argparse.Namespace) -> None:
+    """Adds one worker."""
     state = nodes.load(args.dir)
     node = nodes.bring_up(state, nodes.add_node(state), args.timeout)
     print(f"added {node.name} at {node.address}")
 
 
 def show(state: State) -> bool:
-    """Prints the nodes and the line that submits a job; True when all are alive."""
+    """Prints the nodes and the line that submits a job; returns whether all nodes are alive."""
     up = nodes.alive(state)
     for node in state.nodes:
-        print(
-            f"{node.name:10} {node.address:15} process {node.pid:<8} {'alive' if node.name in up else 'DOWN'}"
-        )
+        health = "alive" if node.name in up else "DOWN"
+        print(f"{node.name:10} {node.address:15} process {node.pid:<8} {health}")
     print(f"\ndashboard  {state.dashboard}  (asks for the token in {state.token})\n")
-    print(
-        "export " + " ".join(f"{name}={value}" for name, value in nodes.environment(state).items())
-    )
-    print(
-        f"ray job submit --address {state.dashboard} --working-dir . -- python distributed/tune.py --out {state.folder}/results"
-    )
+    variables = [f"{name}={value}" for name, value in nodes.environment(state).items()]
+    print(f"export {' '.join(variables)}")
+    job = f"python distributed/tune.py --out {state.folder}/results"
+    print(f"ray job submit --address {state.dashboard} --working-dir . -- {job}")
     return len(up) == len(state.nodes)
 
 
 def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands; `function` is the one to call."""
     summary, _, examples = (__doc__ or "").partition("\n\n")
     root = argparse.ArgumentParser(
         description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     entries = {"start": start, "stop": stop, "status": status, "kill": kill, "add": add}
-    made = {}
+    parsers = {}
     for name, function in entries.items():
-        made[name] = commands.add_parser(name)
-        made[name].set_defaults(function=function)
+        parsers[name] = commands.add_parser(name)
+        parsers[name].set_defaults(function=function)
         default = f"/tmp/longtail-{os.getuid()}"
-        made[name].add_argument(
+        parsers[name].add_argument(
             "--dir",
             default=default,
             help=f"folder of the cluster's state, logs and token (default {default})",
         )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--workers", type=int, default=2, help="worker nodes beside the head (default 2)"
     )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--cpus",
         type=float,
         default=2,
         help="CPUs that each worker offers to Ray; logical, not a limit (default 2)",
     )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--head-cpus",
         type=float,
         default=0,
         help="CPUs that the head offers; 0 keeps tasks off it (default 0)",
     )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--object-store-mb", type=int, default=200, help="object store of each node (default 200)"
     )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--network",
         default="auto",
         help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)",
     )
-    made["start"].add_argument(
+    parsers["start"].add_argument(
         "--force", action="store_true", help="stop the cluster that runs in the folder first"
     )
-    made["stop"].add_argument(
+    parsers["stop"].add_argument(
         "--keep-logs", action="store_true", help="leave the nodes' folders with Ray's logs"
     )
-    made["kill"].add_argument("node", help="name of the worker to lose")
-    made["kill"].add_argument(
+    parsers["kill"].add_argument("node", help="name of the worker to lose")
+    parsers["kill"].add_argument(
         "--unplug",
         action="store_true",
         help="cut its network first, as when a whole machine vanishes",
     )
     for name in ("start", "add"):
-        made[name].add_argument(
+        parsers[name].add_argument(
             "--timeout",
             type=float,
             default=90,
@@ -220,9 +233,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = parser().parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that `start` takes down what it has begun
+    # An exception, so that `start` takes down what it has begun.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         args.function(args)
     except (ValueError, RuntimeError) as error:

@@ -1,4 +1,7 @@
-"""Gives every node of a local cluster its own address: a bridge and one network namespace a worker, where the rights allow."""
+"""Gives every node of a local cluster its own address.
+
+Where the rights allow, by a bridge and one network namespace for each worker.
+"""
 
 from __future__ import annotations
 
@@ -14,38 +17,48 @@ PREFIX = "10.213"  # a private range that few networks use; one /24 of it for ea
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Subnet number of a bridged cluster, or 0: every node has an address and ports of its own on the loopback interface."""
+    """The network of one cluster: a bridge, or addresses of the loopback interface."""
 
-    subnet: int = 0
-    owner: str = ""  # the cluster's id; the bridge carries it, so that a stale file never takes down another cluster's network
+    subnet: int = 0  # number of the bridge's subnet; 0: loopback
+    # The cluster's id. The bridge carries it, so that an old state file never removes the network
+    # of another cluster.
+    owner: str = ""
 
     @property
     def bridge(self) -> str:
+        """Name of the bridge's interface."""
         return f"longtail{self.subnet}"
 
     def address(self, node: int) -> str:
-        """Address of node 0 (the head, on the bridge itself) or of worker 1, 2, ..."""
+        """Returns the address of node 0 (the head, on the bridge itself) or of worker 1, 2, ..."""
         host = 1 if node == 0 else 10 + node
-        # Linux answers on all of 127.0.0.0/8. Ray would replace 127.0.0.1 itself by the machine's outward address.
+        # Linux answers on all of 127.0.0.0/8. Ray would replace 127.0.0.1 itself by the address
+        # that the machine has outside.
         return f"{PREFIX}.{self.subnet}.{host}" if self.subnet else f"127.213.0.{host}"
 
     def interface(self, node: int) -> str:
-        """The interface that gloo must use: by default it looks the host's name up, which on one machine is the same for all nodes."""
-        return ("eth0" if node else self.bridge) if self.subnet else "lo"
+        """Returns the interface that gloo must use.
+
+        By default it looks up the host's name, which is the same for all nodes of one machine.
+        """
+        if not self.subnet:
+            return "lo"
+        return "eth0" if node else self.bridge
 
     def namespace(self, node: int) -> str:
+        """Returns the name of a worker's namespace; "" for the head and on loopback."""
         return f"{self.bridge}-worker{node}" if self.subnet and node else ""
 
     def cable(self, node: int) -> str:
-        """The bridge's end of a worker's cable."""
+        """Returns the interface at the bridge's end of a worker's cable."""
         return f"lt{self.subnet}w{node}"
 
     def unplug(self, node: int) -> None:
-        """Takes a worker off the network: what it sends and what is sent to it is lost, with no word to either side."""
+        """Takes a worker off the network: packets in both directions are lost without an error."""
         run("link", "set", self.cable(node), "down")
 
     def enter(self, node: int) -> list[str]:
-        """Command prefix that runs the rest inside the node's namespace."""
+        """Returns the words before a command that run it inside the node's namespace."""
         return [_ip(), "netns", "exec", self.namespace(node)] if self.namespace(node) else []
 
     def add(self, node: int) -> None:
@@ -59,27 +72,35 @@ class Network:
         run("-n", space, "link", "set", "lo", "up")
         run("-n", space, "addr", "add", f"{self.address(node)}/24", "dev", "eth0")
         run("-n", space, "link", "set", "eth0", "up")
-        # A process finds its own address by the route it would take outwards, so there has to be one.
+        # A process finds its own address by its default route, so it needs one.
         run("-n", space, "route", "add", "default", "via", self.address(0))
 
     def remove(self, node: int) -> None:
-        """Deletes a worker's cable and namespace. The cable first: the kernel takes a namespace down later, in its own time."""
-        if self.namespace(node) and self.ours():
+        """Deletes a worker's cable and namespace.
+
+        The cable first, because the kernel removes a namespace only some time later.
+        """
+        if self.namespace(node) and self.is_ours():
             run("link", "delete", self.cable(node), check=False)
             run("netns", "delete", self.namespace(node), check=False)
 
-    def ours(self) -> bool:
+    def is_ours(self) -> bool:
+        """Whether the bridge belongs to this cluster."""
         alias = Path(f"/sys/class/net/{self.bridge}/ifalias")
         return alias.exists() and alias.read_text().strip() == self.owner
 
     def close(self) -> None:
         """Deletes the bridge, after the workers."""
-        if self.subnet and self.ours():
+        if self.subnet and self.is_ours():
             run("link", "delete", self.bridge, check=False)
 
 
 def open_network(kind: str, owner: str) -> Network:
-    """A bridge on a free subnet. With `auto`, missing rights mean loopback; with `namespaces` they are an error."""
+    """Returns a new network for the cluster with this id.
+
+    A bridge on a free subnet where the rights allow; else loopback for kind "auto", and an error
+    for kind "namespaces".
+    """
     if kind not in NETWORKS:
         raise ValueError(f"--network must be one of {', '.join(NETWORKS)}; got {kind!r}")
     if kind == "loopback":
@@ -97,13 +118,14 @@ def open_network(kind: str, owner: str) -> Network:
                 break
     if kind == "namespaces":
         raise ValueError(
-            "--network namespaces needs root and iproute2's `ip` with the right to add bridges; valid here: loopback"
+            "--network namespaces needs root and iproute2's `ip` with the right to add bridges;"
+            " valid here: loopback"
         )
     return Network()
 
 
 def run(*words: str, check: bool = True) -> bool:
-    """`ip WORDS`; True when it worked."""
+    """Runs `ip WORDS`; returns whether it succeeded, or with `check` raises where it did not."""
     result = subprocess.run([_ip(), *words], capture_output=True, text=True)
     if check and result.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {result.stderr.strip()}")

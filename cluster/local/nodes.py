@@ -1,4 +1,4 @@
-"""The nodes of a local cluster: the state that is kept on disk, how one raylet is started, and which ones the head sees alive."""
+"""The nodes of a local cluster: their state on disk, how one starts, and which are alive."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typing import Any
 from cluster.local import processes
 from cluster.local.network import Network
 
-# A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (Ray's own settings: 85 s). With a timeout of
-# 1 s it would be 5 s, but a node too busy to answer three times in a row would be given up.
+# A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (85 s with
+# Ray's own settings). With a timeout of 1 s it would be 5 s, but a node too busy to answer three
+# times in a row would be given up.
 HEAD_ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
@@ -38,14 +39,14 @@ PORTS = (
     "metrics",
 )
 BLOCK = 150  # ports of one node: those above, the rest for its worker processes
-FIRST_PORT, LAST_PORT = (
-    20000,
-    32000,
-)  # above Ray's own random worker ports, below the system's ephemeral ones
+# Above Ray's own random worker ports, below the system's ephemeral ones.
+FIRST_PORT, LAST_PORT = 20000, 32000
 
 
 @dataclass
 class Node:
+    """One raylet of the cluster: the head or a worker."""
+
     name: str
     index: int  # 0 is the head
     address: str
@@ -53,12 +54,13 @@ class Node:
     pid: int = 0  # of `ray start --block`
 
     def port(self, name: str) -> int:
+        """Returns the node's port for one of the services in PORTS."""
         return self.ports + PORTS.index(name)
 
 
 @dataclass
 class State:
-    """All that later commands need; written to cluster.json after every change."""
+    """A cluster as later commands need it; written to cluster.json after every change."""
 
     id: str
     folder: str
@@ -66,7 +68,7 @@ class State:
     cpus: float  # of one worker
     head_cpus: float
     store_mb: int  # object store of one node
-    added: int = 0  # workers ever started: names are not used twice
+    added: int = 0  # nodes ever started: names are not used twice
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -86,28 +88,35 @@ class State:
         return f"http://127.0.0.1:{self.head.port('dashboard')}"
 
     def save(self) -> None:
+        """Writes cluster.json, whole or not at all."""
         path = Path(self.folder) / "cluster.json"
         path.with_suffix(".tmp").write_text(json.dumps(dataclasses.asdict(self), indent=1))
         path.with_suffix(".tmp").replace(path)
 
 
 def load(folder: str) -> State:
+    """Returns the state of the cluster in a folder."""
     try:
         tree = json.loads((Path(folder) / "cluster.json").read_text())
     except FileNotFoundError:
         raise ValueError(
-            f"--dir must hold a started cluster; got {folder!r}; start one with: python cluster/local/cluster.py start"
+            f"--dir must hold a started cluster; got {folder!r};"
+            " start one with: python cluster/local/cluster.py start"
         ) from None
     return State(**{**tree, "nodes": [Node(**node) for node in tree["nodes"]]})
 
 
 def environment(state: State) -> dict[str, str]:
-    """What a shell needs to talk to the cluster: both the mode and the token, one alone is refused."""
+    """Returns the variables with which a shell reaches the cluster.
+
+    Ray needs both the mode and the token: it refuses one alone.
+    """
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.token)}
 
 
 def node_environment(state: State, node: Node) -> dict[str, str]:
-    # Nothing of another Ray on this machine may leak in: RAY_ADDRESS would send the new node there.
+    """Returns the environment of a node's processes."""
+    # Variables of another Ray on this machine are left out: RAY_ADDRESS would send the node there.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {
         **clean,
@@ -118,7 +127,7 @@ def node_environment(state: State, node: Node) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": state.network.interface(node.index),
         # `ray job submit -- python ...` runs the first python on the head's PATH: make it this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        # Ray's process titles are written over the environment, and with it over the marks, unless this is set.
+        # Unless this is set, Ray writes its process titles over the environment, marks included.
         "SPT_NOENV": "1",
         processes.CLUSTER_MARK: state.id,
         processes.NODE_MARK: f"{state.id}-{node.name}",
@@ -126,6 +135,7 @@ def node_environment(state: State, node: Node) -> dict[str, str]:
 
 
 def start_command(state: State, node: Node) -> list[str]:
+    """Returns the command that starts a node in its own network and keeps running."""
     head = node.index == 0
     role = [
         "--head",
@@ -164,16 +174,20 @@ def start_command(state: State, node: Node) -> list[str]:
     ]
 
 
-def free_block(taken: list[int]) -> int:
-    """First port of a block in which every port is free now, from a random place on so that two clusters rarely look at the same one."""
-    blocks = [first for first in range(FIRST_PORT, LAST_PORT, BLOCK) if first not in taken]
+def free_block(used: list[int]) -> int:
+    """Returns the first port of a block in which every port is free now.
+
+    used: first ports of blocks that have a node. The order is random, so that two clusters that
+    start at once rarely choose the same block.
+    """
+    blocks = [first for first in range(FIRST_PORT, LAST_PORT, BLOCK) if first not in used]
     for first in random.sample(blocks, len(blocks)):
-        if all(_free(port) for port in range(first, first + BLOCK)):
+        if all(_is_free(port) for port in range(first, first + BLOCK)):
             return first
     raise RuntimeError(f"no free block of {BLOCK} ports between {FIRST_PORT} and {LAST_PORT}")
 
 
-def _free(port: int) -> bool:
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -184,7 +198,10 @@ def _free(port: int) -> bool:
 
 
 def add_node(state: State, again: Node | None = None) -> Node:
-    """Starts the head (the first call) or one more worker, or `again` one that did not come up; does not wait for it."""
+    """Starts the head (the first call) or one more worker, and does not wait for it.
+
+    again: a node that ended at its start, to be started once more.
+    """
     index = again.index if again else state.added
     name = f"worker{index}" if index else "head"
     node = Node(
@@ -214,19 +231,23 @@ def add_node(state: State, again: Node | None = None) -> Node:
 
 
 def alive(state: State) -> list[str]:
-    """Names of the nodes that the head says are alive. Asked over HTTP: importing Ray would cost a second."""
+    """Returns the names of the nodes that the head reports as alive.
+
+    It is asked over HTTP, because importing Ray would cost a second.
+    """
     key = {"Authorization": f"Bearer {state.token.read_text().strip()}"}
     request = urllib.request.Request(f"{state.dashboard}/api/v0/nodes", headers=key)
     try:
         with urllib.request.urlopen(request, timeout=5) as reply:
             rows: list[dict[str, Any]] = json.load(reply)["data"]["result"]["result"]
-    except (OSError, KeyError, TypeError):  # not up yet
+    except (OSError, KeyError, TypeError):  # the head does not answer yet
         return []
     resources = [row["resources_total"] for row in rows if row["state"] == "ALIVE"]
     return [node.name for node in state.nodes if any(node.name in total for total in resources)]
 
 
 def wait_alive(state: State, names: list[str], seconds: float) -> None:
+    """Waits until these nodes are alive; raises RuntimeError where one ends or takes too long."""
     end = time.monotonic() + seconds
     while not set(names) <= set(alive(state)):
         for node in state.nodes:
@@ -242,30 +263,34 @@ def wait_alive(state: State, names: list[str], seconds: float) -> None:
 
 
 def bring_up(state: State, node: Node, seconds: float, tries: int = 3) -> Node:
-    """Waits for a node; where it ends at its start (Ray gives it 30 s, too few on a busy machine) it is started again."""
-    for left in reversed(range(tries)):
+    """Waits until a node is alive and returns it.
+
+    One that ends at its start is started again: Ray gives it 30 s, too few on a busy machine.
+    """
+    for remaining in reversed(range(tries)):
         try:
             wait_alive(state, [node.name], seconds)
             return node
         except RuntimeError:
             lose(state, node)
-            if not left:
+            if not remaining:
                 raise
             node = add_node(state, again=node)
     raise AssertionError("unreachable")
 
 
 def lose(state: State, node: Node) -> None:
-    """Kills a node. Its namespace stays until `stop`: the kernel still answers that ports are closed, as that of a live machine does."""
+    """Kills a node.
+
+    Its namespace stays until `stop`, so that the kernel still answers that ports are closed, as the
+    kernel of a live machine does.
+    """
     processes.kill(processes.NODE_MARK, f"{state.id}-{node.name}")
     state.nodes.remove(node)
     state.save()
 
 
 def _tail(state: State, node: Node) -> str:
-    return " | ".join(
-        Path(f"{state.folder}/{node.name}.log")
-        .read_text(errors="replace")
-        .strip()
-        .splitlines()[-5:]
-    )
+    """Returns the last lines of a node's log as one line."""
+    log = Path(f"{state.folder}/{node.name}.log").read_text(errors="replace")
+    return " | ".join(log.strip().splitlines()[-5:])

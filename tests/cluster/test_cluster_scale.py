@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster import scale
+from cluster import measure, scale
 from cluster.scale import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,13 +80,13 @@ def test_limits_by_hand() -> None:
 
 
 def test_photographs_are_jpegs_of_a_photographs_size() -> None:
-    files = scale.photographs(128, count=3)
+    files = measure.photographs(128, count=3)
     assert all(Image.open(io.BytesIO(file)).size == (128, 128) for file in files)
     assert all(0.1 < len(file) / 128**2 < 2 for file in files)
 
 
 @pytest.mark.slow
 def test_a_training_step_costs_what_the_page_says() -> None:
-    found = scale.measure_model(224)
+    found = measure.measure_model(224)
     assert found["step_gflop_224"] == pytest.approx(MEASURED["step_gflop_224"], rel=0.2)
     assert found["parameters"] == pytest.approx(MEASURED["parameters"], rel=0.2)
