@@ -1,6 +1,6 @@
-"""A batch of records: images, tables, which modalities each record has, labels.
+"""A batch of records: images, tables, the modalities that each record has, and labels.
 
-Legend: B batch, M modalities, C channels, N numeric, K categorical columns.
+Legend: B batch, M modalities, C channels, N numeric columns, K categorical columns.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from torch import Tensor
 
 @dataclass
 class Batch:
-    """Keys of the dicts are modality names; a modality that a record lacks holds any content there and False in present_BM."""
+    """Records as tensors; the keys of the dictionaries are names of modalities.
 
-    images: dict[str, Tensor]  # uint8 (or float in 0..1) [B, C, H, W]
+    Where present_BM is False the content of the modality is arbitrary and never used.
+    """
+
+    images: dict[str, Tensor]  # uint8, or float in 0..1: [B, C, H, W]
     numbers: dict[str, Tensor]  # float32 [B, N], NaN where missing
-    categories: dict[str, Tensor]  # int64 [B, K], -1 missing, len(vocabulary) unseen
-    present_BM: Tensor  # bool, columns in the schema's modality order
+    categories: dict[str, Tensor]  # int64 [B, K], -1 where missing, len(vocabulary) where unseen
+    present_BM: Tensor  # bool; columns in the schema's order of modalities
     labels_B: Tensor  # int64, -1 where unknown
-    ranks_B: Tensor  # int64: rank of the record within its class by a stable hash of its id; rank % F is its cross-fitting fold
-    dropped_BM: Tensor | None = (
-        None  # bool: present modalities hidden from the fusion by modality dropout; encoders and auxiliary heads still see them
-    )
+    # int64: rank of the record within its class by a stable hash of its id. The remainder by F is
+    # its fold in the cross-fitting of the auxiliary heads.
+    ranks_B: Tensor
+    # bool: present modalities that modality dropout hides from the fusion; the encoders and the
+    # auxiliary heads still use them.
+    dropped_BM: Tensor | None = None
     partners_B: Tensor | None = None  # int64: label of the record blended in by mixup or Remix
-    shares_B: Tensor | None = None  # float32: share of labels_B against partners_B
-    start: int = (
-        0  # position of the first record in the global batch of which this is one worker's share
-    )
+    shares_B: Tensor | None = None  # float32: share of labels_B in the loss; partners_B has 1 - it
+    start: int = 0  # position of the first record in the global batch of all workers
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
-    complete_M: tuple[
-        bool, ...
-    ] = ()  # modalities that every record has, where that is known without asking the device
+    # Whether every record has the modality, for each modality. It is known without a question to
+    # the device, which would have to finish its work first. Empty: unknown.
+    complete_M: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with every tensor passed through `change`."""
+        """Returns the batch with every tensor replaced by `change` of it."""
         return Batch(
             images={k: change(v) for k, v in self.images.items()},
             numbers={k: change(v) for k, v in self.numbers.items()},
@@ -57,16 +60,16 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        complete_M = (
-            tuple(self.present_BM.all(0).tolist())
-            if self.present_BM.device.type == "cpu"
-            else self.complete_M
-        )
+        """Returns the batch on the device; on its way from the CPU it finds complete_M."""
+        complete_M = self.complete_M
+        if self.present_BM.device.type == "cpu":
+            complete_M = tuple(self.present_BM.all(0).tolist())
         return self.apply(lambda t: t.to(device, non_blocking=True)).replace(complete_M=complete_M)
 
     def select(self, index: Tensor | slice) -> Batch:
-        """The records at `index` (a slice, a bool mask or row numbers)."""
+        """Returns the records at `index`: a slice, a bool mask or row numbers."""
         return self.apply(lambda t: t[index])
 
     def replace(self, **changes: object) -> Batch:
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        """Returns a copy with other values of the named fields."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # checked at run time

@@ -1,13 +1,19 @@
-"""Every setting of the model with its default, its meaning and its valid range. No torch here: `--help` reads this file."""
+"""Every setting of the model, with its default, its meaning and its valid range.
+
+This file imports no torch, because every command reads it to print `--help`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FUSIONS = ("confidence", "uniform", "gate", "late", "evidential")
-WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' own heads
+WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' auxiliary heads instead
 SCORES = ("surplus", "share", "level")
 CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
@@ -16,7 +22,7 @@ NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 
 
 def option(
-    default: Any,
+    default: object,
     meaning: str,
     *,
     low: float | None = None,
@@ -24,19 +30,25 @@ def option(
     choices: tuple[str, ...] = (),
     metavar: str = "",
     shown: str | None = None,
-    otherwise: Any = None,
+    otherwise: object = None,
     repeat: bool = False,
-) -> Any:
-    """A dataclass field that carries its own help text and its own valid range: a setting, or an option of a verb.
+) -> Any:  # a dataclass field takes the place of a value of any type
+    """Returns a dataclass field that carries its own help text and its own valid range.
 
-    For options of verbs only: metavar stands for the value in the help; shown replaces the default there (empty: no word of it);
-    otherwise is the value where the default is None, "not given"; repeat: a flag a value (the default: several values behind one flag).
+    It declares a setting (--set NAME=VALUE) or an option of a command. For options only:
+
+    metavar: the name of the value in the help.
+    shown: what the help shows as the default; empty: the help does not mention a default.
+    otherwise: the value in use where the default is None, which stands for "not given".
+    repeat: the flag is given once a value, instead of once with several values behind it.
     """
-    rules = {"help": meaning, "low": low, "high": high, "choices": choices}
     return field(
         default=default,
         metadata={
-            **rules,
+            "help": meaning,
+            "low": low,
+            "high": high,
+            "choices": choices,
             "metavar": metavar,
             "shown": shown,
             "otherwise": otherwise,
@@ -45,22 +57,24 @@ def option(
     )
 
 
-def required(meaning: str, metavar: str = "") -> Any:
-    """A dataclass field without a default: an option that must be given."""
+def required(meaning: str, metavar: str = "") -> Any:  # as in `option`
+    """Returns a dataclass field without a default: an option that must be given."""
     return field(metadata={"help": meaning, "metavar": metavar})
 
 
-def check(config: Any, prefix: str = "") -> None:
-    """Raises ValueError (rule, offending value, valid choices) for the first setting outside its range."""
+def check(config: DataclassInstance, prefix: str = "") -> None:
+    """Raises ValueError for the first setting that is outside its valid range.
+
+    The message states the rule and the offending value. `prefix` is the name of the section with a
+    dot at its end, for a configuration that is part of another one.
+    """
     for entry in dataclasses.fields(config):
         value, rule = getattr(config, entry.name), entry.metadata
         name = f"{prefix}{entry.name}"
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check(value, f"{name}.")
             continue
-        if rule.get("choices") and not any(
-            value == c or _leaves_open(value, c) for c in rule["choices"]
-        ):
+        if rule.get("choices") and not any(_matches(value, c) for c in rule["choices"]):
             raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}; got {value!r}")
         if rule.get("low") is not None and not value >= rule["low"]:
             raise ValueError(f"{name} must be at least {rule['low']}; got {value!r}")
@@ -68,14 +82,16 @@ def check(config: Any, prefix: str = "") -> None:
             raise ValueError(f"{name} must be at most {rule['high']}; got {value!r}")
 
 
-def _leaves_open(value: Any, choice: str) -> bool:
-    """Whether a choice such as kind:NAME leaves the name open."""
-    kind, separator, _ = choice.partition(":NAME")
-    return bool(separator) and str(value).startswith(f"{kind}:")
+def _matches(value: object, choice: str) -> bool:
+    """Returns whether the value is this choice; a choice KIND:NAME stands for any name."""
+    kind, has_name, _ = choice.partition(":NAME")
+    return value == choice or (bool(has_name) and str(value).startswith(f"{kind}:"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
+    """Settings of the image encoders."""
+
     encoder: str = option(
         "resnet", "image encoder; timm:NAME needs the timm extra", choices=("resnet", "timm:NAME")
     )
@@ -92,6 +108,8 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
+    """Settings of the table encoders."""
+
     numeric_embedding: str = option(
         "piecewise", "how a numeric column is embedded", choices=NUMBER_EMBEDDINGS
     )
@@ -102,22 +120,27 @@ class TableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
+    """Settings of how the modalities are combined."""
+
     kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
     score: str = option(
         "surplus",
-        "what a confidence counts for: surplus: how far above chance it is, beside the record's best modality, in full beyond fusion.half_weight_at;"
-        " share: the confidence in proportion; level: its exponential",
+        "how a confidence becomes a weight: surplus: by how far it is above chance, relative to the"
+        " record's best modality (see fusion.half_weight_at); share: in proportion; level: by its"
+        " exponential",
         choices=SCORES,
     )
     half_weight_at: float = option(
         0.2,
-        "surplus: the share of the best modality's confidence above chance at which another counts half",
+        "fusion.score=surplus: a modality gets half its full weight where its confidence above"
+        " chance is this share of the best modality's",
         low=1e-3,
         high=1.0,
     )
     temperature: float = option(
         1.0,
-        "fusion temperature tau: large is plain concatenation, small picks the best modality (fusion.score=level: try 0.1)",
+        "fusion temperature tau: large is plain concatenation, small picks the best modality"
+        " (fusion.score=level: try 0.1)",
         low=1e-3,
     )
     normalise: str = option(
@@ -133,15 +156,17 @@ class FusionConfig:
     )
     shrinkage: float = option(
         1000.0,
-        "kappa, in training samples: how many a class needs before a sample's own confidence counts half",
+        "kappa: number of training samples of a class at which a sample's own confidence counts"
+        " half and the mean over all classes the other half",
         low=0.0,
     )
     correct_on_validation: bool = option(
-        True, "correct the confidences by what validation shows after every epoch"
+        True, "correct the confidences by their error on the validation rows after every epoch"
     )
     reject_unfamiliar: bool = option(
         True,
-        "a modality of a record that is farther from the training rows than all of validation counts as absent (fusion.kind=confidence)",
+        "treat a modality of a record as absent if it is farther from the training rows than every"
+        " validation row (fusion.kind=confidence)",
     )
     momentum: float = option(
         0.05, "update rate of the running class-balanced confidence means", low=0.0, high=1.0
@@ -157,6 +182,8 @@ class FusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsConfig:
+    """Settings of the experts."""
+
     count: int = option(3, "number of experts E", low=1, high=8)
     hidden: int = option(128, "hidden units of one expert's residual block", low=4, high=4096)
     classifier: str = option(
@@ -168,9 +195,14 @@ class ExpertsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
+    """Settings of the training loss and of the blending of samples."""
+
     name: str = option("prior", "the experts' classification loss", choices=LOSSES)
     average_prior_strength: float = option(
-        1.0, "mean prior strength: 0 plain softmax, 1 balanced softmax", low=-4.0, high=4.0
+        1.0,
+        "average over the experts of the prior strength: 0 plain softmax, 1 balanced softmax",
+        low=-4.0,
+        high=4.0,
     )
     spread_of_prior_strength: float = option(
         0.5,
@@ -180,14 +212,16 @@ class LossConfig:
     )
     margin: float = option(
         0.0,
-        "LDAM margin of the rarest class; 0 is off, as it is without experts (fusion.kind=late, evidential)",
+        "LDAM margin of the rarest class; 0 is off; without experts (fusion.kind=late, evidential)"
+        " it has no effect",
         low=0.0,
         high=2.0,
     )
     scale: float = option(16.0, "scale s of the cosine classifier", low=1.0, high=64.0)
     drw: float = option(
         0.0,
-        "share of the epochs, at the end, with effective-number class weights (deferred re-weighting); 0 is off",
+        "deferred re-weighting: share of the epochs, at the end, with effective-number class"
+        " weights; 0 is off",
         low=0.0,
         high=1.0,
     )
@@ -208,7 +242,8 @@ class LossConfig:
     )
     diversity: float = option(
         0.0,
-        "weight of RIDE's diversity term between experts; 0 is off, from 1 on it outgrows the cross-entropy",
+        "weight of RIDE's diversity term between experts; 0 is off, from 1 on it outgrows the"
+        " cross-entropy",
         low=0.0,
         high=0.99,
     )
@@ -222,6 +257,8 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """All settings of the network and of its loss."""
+
     dim: int = option(128, "embedding size D of every modality", low=4, high=4096)
     image: ImageConfig = ImageConfig()
     table: TableConfig = TableConfig()
@@ -231,5 +268,5 @@ class ModelConfig:
 
 
 def classifier_kind(experts: ExpertsConfig, loss: LossConfig) -> str:
-    """The experts' kind of classifier: a margin needs cosines."""
+    """Returns the kind of the experts' classifiers: a margin turns linear ones into cosine ones."""
     return "cosine" if loss.margin > 0 and experts.classifier == "linear" else experts.classifier

@@ -1,21 +1,28 @@
-"""What a data set looks like to the model: its modalities, its classes and their training statistics. No torch here."""
+"""Describes a data set to the model: modalities, classes and their training statistics.
+
+This file imports no torch, because the commands that read tables and write shards need it too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TINY = 2.0**-126  # the smallest normal float32
-MAX_NAMES = 12  # names in one line
-MANY_ROWS, FEW_ROWS = 100, 20  # training rows: more make a class many-shot, fewer few-shot
-MAX_DEVIATIONS = 20.0  # standard deviations: a number is nowhere taken as farther off
+SMALLEST_STD = 2.0**-126  # the smallest normal float32
+MAX_NAMES = 12  # names that are listed in one line of text
+MANY_ROWS, FEW_ROWS = 100, 20  # a class with more training rows is many-shot, with fewer few-shot
+MAX_DEVIATIONS = 20.0  # standardised numbers are cut off at this distance from the mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image modality; every image of it has this shape. mean and std are per channel, of pixels in 0..1."""
+    """An image modality.
+
+    All its images have the same shape. mean and std are those of each channel over the training
+    pixels, scaled to 0..1.
+    """
 
     name: str
     height: int
@@ -27,7 +34,12 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric:
-    """A numeric column. quantiles: increasing distinct training quantiles (bin edges), at least two unless constant."""
+    """A numeric column with its statistics over the training rows.
+
+    quantiles: increasing distinct quantiles, which are the edges of the piecewise-linear embedding;
+        at least two, unless the column is constant.
+    missing: share of the training rows in which the column is empty.
+    """
 
     name: str
     mean: float = 0.0
@@ -36,14 +48,21 @@ class Numeric:
     missing: float = 0.0
 
     @property
-    def spread(self) -> float:
-        """What a difference is divided by; never 0, nor one that float32 does not hold."""
-        return max(self.std, TINY) if self.std else 1.0
+    def divisor(self) -> float:
+        """The standard deviation that numbers are divided by; 1 for a constant column.
+
+        It is never smaller than what float32 can hold.
+        """
+        return max(self.std, SMALLEST_STD) if self.std else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Categorical:
-    """A categorical column: value vocabulary[i] has id i, a missing value -1, an unseen one len(vocabulary)."""
+    """A categorical column.
+
+    The value vocabulary[i] has the id i, a missing value -1, and a value that training did not
+    contain len(vocabulary). missing: share of the training rows in which the column is empty.
+    """
 
     name: str
     vocabulary: tuple[str, ...]
@@ -52,7 +71,7 @@ class Categorical:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table modality: some numeric and some categorical columns that are present or absent together."""
+    """A table modality: columns that are present or absent together in a record."""
 
     name: str
     numeric: tuple[Numeric, ...] = ()
@@ -65,7 +84,10 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """Modalities (images first, then tables: this order is the M axis everywhere), class names and training counts."""
+    """A data set: its modalities, its class names and the number of training rows of each class.
+
+    Images come first, then tables; this order is that of the axis M of every tensor.
+    """
 
     images: tuple[Image, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -74,14 +96,16 @@ class Schema:
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """Names of all modalities, in the order of the axis M."""
         return (*(m.name for m in self.images), *(m.name for m in self.tables))
 
     def keep(self, names: tuple[str, ...]) -> Schema:
-        """The same schema with only the named modalities; no names keeps all."""
+        """Returns the schema with only the named modalities; an empty tuple keeps all of them."""
         unknown = sorted(set(names) - set(self.modalities))
         if unknown:
             raise ValueError(
-                f"a modality must be one of the data set's: {', '.join(self.modalities)}; got {', '.join(unknown)}"
+                f"a modality must be one of the data set's: {', '.join(self.modalities)};"
+                f" got {', '.join(unknown)}"
             )
         if not names:
             return self
@@ -92,13 +116,13 @@ class Schema:
         )
 
 
-def to_dict(schema: Schema) -> dict[str, Any]:
-    """A plain, JSON-ready form of a schema."""
+def to_dict(schema: Schema) -> dict[str, object]:
+    """Returns the schema as nested dictionaries and tuples that JSON can hold."""
     return dataclasses.asdict(schema)
 
 
-def from_dict(plain: dict[str, Any]) -> Schema:
-    """The inverse of to_dict."""
+def from_dict(plain: Mapping[str, Any]) -> Schema:
+    """Returns the schema that `to_dict` was given; `plain` may have passed through JSON."""
     images = tuple(
         Image(**{**m, "mean": tuple(m["mean"]), "std": tuple(m["std"])}) for m in plain["images"]
     )
@@ -120,12 +144,15 @@ def from_dict(plain: dict[str, Any]) -> Schema:
 
 
 def groups_are_terciles(counts: Sequence[float]) -> bool:
-    """Whether many, medium and few-shot classes are thirds of the classes, since by their numbers of rows one group would be empty."""
+    """Returns whether the many, medium and few-shot groups are the thirds of the classes by size.
+
+    They are wherever the usual limits of 100 and 20 training rows would leave a group empty.
+    """
     return len({(count > MANY_ROWS) - (count < FEW_ROWS) for count in counts}) < 3
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Names of classes for a person to read; of very many only the first."""
+    """Returns the names as one text, separated by commas; of very many only the first ones."""
     return ", ".join(names[:MAX_NAMES]) + (
         f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     )

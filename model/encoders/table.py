@@ -19,7 +19,7 @@ def bin_edges(column: Numeric) -> Tensor:
     """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
     edges = (
         torch.unique(
-            (torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.spread
+            (torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.divisor
         )
         .float()
         .unique()
@@ -39,7 +39,7 @@ class NumberEmbedding(nn.Module):
         super().__init__()
         self.register_buffer("mean_N", torch.tensor([c.mean for c in columns], dtype=torch.float32))
         self.register_buffer(
-            "std_N", torch.tensor([c.spread for c in columns], dtype=torch.float32)
+            "std_N", torch.tensor([c.divisor for c in columns], dtype=torch.float32)
         )
         self.fill_N = nn.Parameter(torch.zeros(len(columns)))
         self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
