@@ -1,4 +1,4 @@
-'''Long-tailed classification of images and tables: a multi-expert network in plain PyTorch.
+"""Long-tailed classification of images and tables: a multi-expert network in plain PyTorch.
 
 A network is built from a description of the data set and trained on tensors:
 
@@ -33,7 +33,7 @@ A network is built from a description of the data set and trained on tensors:
         print(f"step {step}: loss {loss:.3f}")
 
 Read first: network.py (one forward pass), learning/losses.py (the terms of the loss), schema.py.
-'''
+"""
 
 from __future__ import annotations
 

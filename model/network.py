@@ -1,6 +1,7 @@
-"""The whole network: encoders, confidences, fusion, experts.
+"""The whole network: encoders, auxiliary heads, confidences, fusion, experts.
 
-Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D.
+Legend: B batch, M modalities, D embedding, F folds, E experts, H hidden units, C classes,
+Z = M * D fused features.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ from model.learning.experts import Experts
 from model.outputs import Outputs
 from model.schema import Schema
 
-Reduce = Callable[[Tensor], Tensor]
 
-
-def alone(tensor: Tensor) -> Tensor:
-    """The sum over one worker."""
+def sum_of_one_worker(tensor: Tensor) -> Tensor:
+    """Returns the tensor itself: the sum over workers where there is only one."""
     return tensor
 
 
 class Network(nn.Module):
-    """Built from a schema; deterministic given a batch (all random augmentation is done to the batch before it comes here)."""
+    """A classifier of records that consist of images and tables.
+
+    It is built from the schema of the data. The output depends on the batch and the weights only:
+    all random augmentation changes the batch beforehand.
+    """
 
     counts_C: Tensor
 
@@ -50,74 +53,43 @@ class Network(nn.Module):
         if not schema.modalities:
             raise ValueError("a data set needs at least one image or table modality; got none")
         self.schema, self.config = schema, config
-        self.sum_over_workers: Reduce = (
-            alone  # sums a tensor over workers; the worker glue puts its own here
-        )
+        # Distributed training replaces it by the sum over all workers.
+        self.sum_over_workers: Callable[[Tensor], Tensor] = sum_of_one_worker
         modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
-        self.register_buffer(
-            "counts_C", torch.tensor(schema.counts or [1] * classes, dtype=torch.float32)
-        )
+        counts = schema.counts or [1] * classes
+        self.register_buffer("counts_C", torch.tensor(counts, dtype=torch.float32))
         images = [ImageEncoder(m, config.image, dim) for m in schema.images]
         tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim)
         self.running = RunningConfidence(modalities, classes, config.fusion)
-        has_gate = config.fusion.kind == "confidence" and config.fusion.reject_unfamiliar
+        kind = config.fusion.kind
+        has_novelty_gate = kind == "confidence" and config.fusion.reject_unfamiliar
         self.novelty_gate: NoveltyGate | None = (
-            NoveltyGate(modalities, dim) if has_gate and modalities > 1 else None
+            NoveltyGate(modalities, dim) if has_novelty_gate and modalities > 1 else None
         )
-        if config.fusion.kind == "gate":
-            self.gate = fusion.Gate(modalities, dim)
+        self.gate: fusion.Gate | None = fusion.Gate(modalities, dim) if kind == "gate" else None
         self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
-        if (
-            config.fusion.kind in WITHOUT_EXPERTS
-        ):  # these combine the auxiliary heads; the fused vector and the experts stay idle
+        if kind in WITHOUT_EXPERTS:  # their logits come from the auxiliary heads
             self.concatenate.requires_grad_(False)
             self.experts.requires_grad_(False)
 
     @property
     def has_novelty_limits(self) -> bool:
-        """Whether a modality that is unlike training would be noticed."""
+        """Whether a modality that is unlike the training rows would be noticed."""
         return self.novelty_gate is not None and bool((self.novelty_gate.limit_M > 0).any())
 
     def accept_all_modalities(self) -> None:
-        """Goes by every modality, however unlike training it is."""
+        """Removes the limits of the novelty gate, so that no modality counts as unfamiliar."""
         if self.novelty_gate is not None:
             self.novelty_gate.limit_M.zero_()
 
-    def encode(self, batch: Batch) -> Tensor:
-        """[B, M, D]."""
-        embeddings = []
-        for m, encoder in enumerate(self.encoders):
-            name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
-            if name in batch.images:
-                embeddings.append(
-                    encoder(
-                        batch.images[name],
-                        present_B,
-                        whole=bool(batch.complete_M) and batch.complete_M[m],
-                    )
-                )
-            else:
-                embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
-        return torch.stack(embeddings, 1)
-
-    def look(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """[B, M] the modalities to go by, and those unlike anything in training; where no other is left, the record goes by these too."""
-        visible_BM = (
-            batch.present_BM if batch.dropped_BM is None else batch.present_BM & ~batch.dropped_BM
-        )
-        if self.training or self.novelty_gate is None:
-            return visible_BM, torch.zeros_like(visible_BM)
-        unfamiliar_BM = self.novelty_gate(embeddings_BMD, visible_BM)
-        familiar_BM = visible_BM & ~unfamiliar_BM
-        return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM), unfamiliar_BM
-
     def forward(self, batch: Batch) -> Outputs:
+        """Returns logits, confidences and fusion weights of every record."""
         embeddings_BMD = self.encode(batch)
-        visible_BM, unfamiliar_BM = self.look(embeddings_BMD, batch)
+        visible_BM, unfamiliar_BM = self.choose_modalities(embeddings_BMD, batch)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach()).float()
         alone_BMC = (
@@ -125,13 +97,7 @@ class Network(nn.Module):
             if self.training
             else auxiliary_BMFC.mean(2)
         )
-        posterior_BMC = alone_BMC.detach().float().softmax(-1)
-        told_BM = (
-            visible_BM if batch.dropped_BM is None else batch.present_BM
-        )  # auxiliary heads see what is dropped
-        shrunk_BM = self.running.shrink(
-            confidence_BM.detach(), posterior_BMC, told_BM, self.counts_C
-        )
+        shrunk_BM = self.shrink(confidence_BM, alone_BMC, visible_BM, batch)
         weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
         fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
@@ -141,31 +107,69 @@ class Network(nn.Module):
             combined_BC, weights_BM = fusion.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
             logits_BEC = combined_BC[:, None]
         return Outputs(
-            logits_BEC,
-            hidden_BEH,
-            fused_BZ,
-            embeddings_BMD,
-            auxiliary_BMFC,
-            confidence_BM,
-            shrunk_BM,
-            weights_BM,
+            logits_BEC=logits_BEC,
+            hidden_BEH=hidden_BEH,
+            fused_BZ=fused_BZ,
+            embeddings_BMD=embeddings_BMD,
+            auxiliary_BMFC=auxiliary_BMFC,
+            confidence_BM=confidence_BM,
+            shrunk_BM=shrunk_BM,
+            weights_BM=weights_BM,
             present_BM=batch.present_BM,
             unfamiliar_BM=unfamiliar_BM,
         )
 
+    def encode(self, batch: Batch) -> Tensor:
+        """Returns the embeddings of all modalities, [B, M, D]."""
+        embeddings = []
+        for m, encoder in enumerate(self.encoders):
+            name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
+            if name in batch.images:
+                all_present = bool(batch.complete_M) and batch.complete_M[m]
+                embeddings.append(encoder(batch.images[name], present_B, all_present))
+            else:
+                embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
+        return torch.stack(embeddings, 1)
+
+    def choose_modalities(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns which modalities the fusion uses, and which are unlike the training rows: [B, M].
+
+        An unfamiliar modality is not used, unless the record has no other.
+        """
+        visible_BM = batch.present_BM
+        if batch.dropped_BM is not None:
+            visible_BM = visible_BM & ~batch.dropped_BM
+        if self.training or self.novelty_gate is None:
+            return visible_BM, torch.zeros_like(visible_BM)
+        unfamiliar_BM = self.novelty_gate(embeddings_BMD, visible_BM)
+        familiar_BM = visible_BM & ~unfamiliar_BM
+        return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM), unfamiliar_BM
+
+    def shrink(
+        self, confidence_BM: Tensor, alone_BMC: Tensor, visible_BM: Tensor, batch: Batch
+    ) -> Tensor:
+        """Returns the confidences after shrinkage, [B, M]; alone_BMC: each modality's own logits.
+
+        Modality dropout hides a modality from the fusion but not from the auxiliary heads, whose
+        posteriors decide how much is shrunk.
+        """
+        posterior_BMC = alone_BMC.detach().float().softmax(-1)
+        used_BM = visible_BM if batch.dropped_BM is None else batch.present_BM
+        return self.running.shrink(confidence_BM.detach(), posterior_BMC, used_BM, self.counts_C)
+
     def weigh(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Tensor:
-        """[B, M] fusion weights by fusion.kind."""
-        if self.config.fusion.kind == "gate":
-            return self.gate(embeddings_BMD, visible_BM)  # type: ignore[no-any-return]
-        if self.config.fusion.kind == "uniform":
+        """Returns the fusion weights by fusion.kind, [B, M]."""
+        config = self.config.fusion
+        if self.gate is not None:
+            weights_BM: Tensor = self.gate(embeddings_BMD, visible_BM)
+            return weights_BM
+        if config.kind == "uniform":
             return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        scores_BM = fusion.fusion_scores(
-            shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes)
-        )
-        return fusion.confidence_weights(scores_BM, visible_BM, self.config.fusion.temperature)
+        scores_BM = fusion.fusion_scores(shrunk_BM, visible_BM, config, len(self.schema.classes))
+        return fusion.confidence_weights(scores_BM, visible_BM, config.temperature)
 
     @torch.no_grad()
     def update_running_confidence(self, outputs: Outputs, batch: Batch) -> None:
-        """Updates the running confidence means after a training step."""
+        """Updates the running means of the true-class probability, after a training step."""
         true_BM = losses.true_class_probability(outputs, batch)
         self.running.update(true_BM, outputs.present_BM, batch.labels_B, self.sum_over_workers)

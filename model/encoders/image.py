@@ -1,6 +1,6 @@
-"""The image encoder, one image in and one embedding out, and how every embedding is standardised.
+"""The image encoder: one image in, one embedding out.
 
-Legend: B batch, C channels, H x W pixels, R rows that have an image, F features, D embedding.
+Legend: B batch, C channels, H x W pixels, R records that have an image, F features, D embedding.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from model.encoders.pretrained import Pretrained
 from model.encoders.standardise import Standardise
 from model.schema import Image
 
-SMALLEST_MAP = (
-    3  # the input is halved until the shorter side of the last feature map is about this many cells
-)
-STAGES = 4  # at most
+# The input is halved until the shorter side of the last feature map is about this many cells.
+SMALLEST_MAP = 3
+MAX_STAGES = 4
 
 
 class Residual(nn.Module):
@@ -41,18 +40,22 @@ class Residual(nn.Module):
 
 
 def halvings(height: int, width: int) -> tuple[int, list[bool]]:
-    """Stride of the first convolution, and which stages end in a max-pool: 8x8 ends at 4x4, 48x48 at 3x3, 224x224 at 3x3."""
+    """Returns the stride of the first convolution and which stages end in a max-pool.
+
+    The last feature map of an image of 8x8 pixels is 4x4, of 48x48 and of 224x224 it is 3x3.
+    """
     count = max(0, round(math.log2(min(height, width) / SMALLEST_MAP)))
-    stages = min(max(count, 2), STAGES)
+    stages = min(max(count, 2), MAX_STAGES)
     pools = min(count, stages)
     return 2 ** (count - pools), [False] * (stages - pools) + [True] * pools
 
 
 class ResNet(nn.Module):
-    """A convolutional network that fits its input: 8x8 up to 224x224 and beyond, 1 or 3 channels.
+    """A convolutional network whose depth fits the size of its images.
 
-    A stage is a convolution and a max-pool; the residual blocks come last, where the map is smallest and channels are cheapest. On small
-    images this was better than strided residual stages at the same cost (docs/results/quality.md).
+    A stage is a convolution and a max-pool; the residual blocks come last, where the map is
+    smallest and channels are cheapest. On small images this was better than strided residual stages
+    at the same cost (docs/results/quality.md).
     """
 
     def __init__(self, image: Image, config: ImageConfig) -> None:
@@ -68,19 +71,19 @@ class ResNet(nn.Module):
                 nn.BatchNorm2d(outputs),
             ]
             layers += [nn.MaxPool2d(2)] if pool else []
-            layers += [
-                nn.ReLU(inplace=True)
-            ]  # after the pool: the same numbers from a quarter of the work
+            # After the pool it gives the same numbers from a quarter of the work.
+            layers += [nn.ReLU(inplace=True)]
             inputs = outputs
         self.layers = nn.Sequential(*layers, *(Residual(inputs) for _ in range(config.blocks)))
         self.features = inputs
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.layers(x_BCHW.contiguous(memory_format=torch.channels_last)).mean((2, 3))  # type: ignore[no-any-return]
+        map_BFHW: Tensor = self.layers(x_BCHW.contiguous(memory_format=torch.channels_last))
+        return map_BFHW.mean((2, 3))
 
 
 class ImageEncoder(nn.Module):
-    """uint8 pixels (or floats in 0..1) -> [B, D]."""
+    """Encodes images, uint8 or floats in 0..1, as embeddings [B, D]."""
 
     mean_C: Tensor
     std_C: Tensor
@@ -88,30 +91,32 @@ class ImageEncoder(nn.Module):
     def __init__(self, image: Image, config: ImageConfig, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
-        self.register_buffer(
-            "std_C", torch.tensor(image.std or [0.25] * image.channels).clamp_min(1e-3)
-        )
+        std_C = torch.tensor(image.std or [0.25] * image.channels)
+        self.register_buffer("std_C", std_C.clamp_min(1e-3))
         self.body: ResNet | Pretrained = (
             ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
         )
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
-    def forward(self, x_BCHW: Tensor, present_B: Tensor, whole: bool = False) -> Tensor:
-        """whole: every record is known to have an image."""
+    def forward(self, x_BCHW: Tensor, present_B: Tensor, all_present: bool = False) -> Tensor:
+        """Returns the embeddings; all_present: every record is known to have an image."""
         x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
         x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
-        x_BCHW = torch.where(
-            present_B[:, None, None, None], x_BCHW, 0.0
-        )  # what an absent image holds must not matter
-        features_BF = (
-            self.body(x_BCHW) if whole or not self.training else self.some(x_BCHW, present_B)
-        )
-        return self.norm(self.head(features_BF), present_B)  # type: ignore[no-any-return]
+        # The content of an absent image must not matter.
+        x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)
+        if all_present or not self.training:
+            features_BF = self.body(x_BCHW)
+        else:
+            features_BF = self.encode_present(x_BCHW, present_B)
+        embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
+        return embeddings_BD
 
-    def some(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
-        """Features of the records that have an image, 0 for the others: blanks must not enter the statistics of the batch.
+    def encode_present(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the features of the records that have an image, and 0 for the others.
 
-        With too few for statistics the running ones serve; with none a blank goes through for nothing, so that the workers stay in step.
+        Blank images must not enter the batch statistics. With fewer images than a batch
+        normalisation needs, it uses its running statistics. With none at all, one blank image is
+        encoded in vain, so that all workers take part in the same exchanges.
         """
         rows_R = present_B.nonzero()[:, 0]
         norms = [
@@ -119,11 +124,13 @@ class ImageEncoder(nn.Module):
             for m in self.body.modules()
             if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
         ]
-        idle = [norm for norm in norms if len(rows_R) < getattr(norm, "least", 2)]
+        # The batch normalisation over several workers says by min_rows how many of its own rows it
+        # needs, and is told by idle that it has too few.
+        idle = [norm for norm in norms if len(rows_R) < getattr(norm, "min_rows", 2)]
         for norm in idle:
-            norm.training, norm.idle = False, True  # type: ignore[assignment]
+            norm.training, norm.idle = False, True  # type: ignore[assignment]  # see above
         features_RF = self.body(x_BCHW[rows_R] if len(rows_R) else x_BCHW[:1])
         for norm in idle:
-            norm.training, norm.idle = True, False  # type: ignore[assignment]
-        nothing_BF: Tensor = features_RF.new_zeros(len(x_BCHW), self.body.features)
-        return nothing_BF.index_copy(0, rows_R, features_RF[: len(rows_R)])
+            norm.training, norm.idle = True, False  # type: ignore[assignment]  # see above
+        zeros_BF: Tensor = features_RF.new_zeros(len(x_BCHW), self.body.features)
+        return zeros_BF.index_copy(0, rows_R, features_RF[: len(rows_R)])

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Standardises the embedding of every modality over the records that have the modality.
+
+Legend: B batch, D embedding, W workers.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.learning.expert_losses import at_least_float32
+from model.precision import at_least_float32
+
+
+def moments_of_one_worker(moments_3D: Tensor) -> Tensor:
+    """Returns the moments with a first axis for the workers, where there is only one."""
+    return moments_3D[None]
 
 
 class Standardise(nn.Module):
-    """Every feature of an embedding to mean 0 and deviation 1 over the records that have the modality, without a scale of its own.
+    """Brings every feature to mean 0 and deviation 1 over the present records.
 
-    A modality of noise cannot grow a large embedding that the fusion would then fail to turn down; and unlike layer normalisation this
-    leaves a record's own strength: an embedding far from the mean stays far.
+    It has no learned scale: a modality of pure noise cannot grow a large embedding that the fusion
+    would then fail to turn down. Unlike layer normalisation it keeps how far the embedding of one
+    record is from the mean.
     """
 
     running_mean: Tensor
@@ -23,47 +32,41 @@ class Standardise(nn.Module):
     def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
-        self.gather: Callable[[Tensor], Tensor] = (
-            alone  # moments of every worker, [W, 3, D]; the worker glue puts its own here
-        )
+        # Returns the moments of every worker, [W, 3, D]; distributed training replaces it.
+        self.gather_moments: Callable[[Tensor], Tensor] = moments_of_one_worker
         self.register_buffer("running_mean", torch.zeros(size))
         self.register_buffer("running_var", torch.ones(size))
 
     def forward(self, x_BD: Tensor, present_B: Tensor) -> Tensor:
-        kind, x_BD = x_BD.dtype, at_least_float32(x_BD)
-        mean_D, var_D = (
-            self.moments(x_BD, present_B)
-            if self.training
-            else (self.running_mean, self.running_var)
-        )
-        return ((x_BD - mean_D) * torch.rsqrt(var_D + self.eps)).to(kind)
+        """Returns the standardised features in the precision of the input."""
+        dtype, x_BD = x_BD.dtype, at_least_float32(x_BD)
+        if self.training:
+            mean_D, var_D = self.batch_moments(x_BD, present_B)
+        else:
+            mean_D, var_D = self.running_mean, self.running_var
+        return ((x_BD - mean_D) * torch.rsqrt(var_D + self.eps)).to(dtype)
 
-    def moments(self, x_BD: Tensor, present_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over the present records of all workers, which also move the running ones; those, where fewer than two."""
+    def batch_moments(self, x_BD: Tensor, present_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance over the present records of all workers.
+
+        They also move the running ones, which take their place where there are fewer than two
+        records.
+        """
         present_B1 = present_B[:, None].to(x_BD.dtype)
-        own = present_B1.sum()
-        mean_D = (x_BD * present_B1).sum(0) / own.clamp_min(1)
+        own_rows = present_B1.sum()
+        mean_D = (x_BD * present_B1).sum(0) / own_rows.clamp_min(1)
         square_D = ((x_BD - mean_D).square() * present_B1).sum(0)
-        counts_WD, means_WD, squares_WD = self.gather(
-            torch.stack([own.expand_as(mean_D), mean_D, square_D])
-        ).unbind(1)
+        own_3D = torch.stack([own_rows.expand_as(mean_D), mean_D, square_D])
+        counts_WD, means_WD, squares_WD = self.gather_moments(own_3D).unbind(1)
         count_D = counts_WD.sum(0)
         mean_D = (counts_WD * means_WD).sum(0) / count_D.clamp_min(1)
-        var_D = (squares_WD + counts_WD * (means_WD - mean_D).square()).sum(0) / count_D.clamp_min(
-            1
-        )
+        total_D = (squares_WD + counts_WD * (means_WD - mean_D).square()).sum(0)
+        var_D = total_D / count_D.clamp_min(1)
         enough_D = count_D > 1
-        mean_D, var_D = (
-            torch.where(enough_D, mean_D, self.running_mean),
-            torch.where(enough_D, var_D, self.running_var),
-        )
+        mean_D = torch.where(enough_D, mean_D, self.running_mean)
+        var_D = torch.where(enough_D, var_D, self.running_var)
         with torch.no_grad():
             unbiased_D = torch.where(enough_D, var_D * count_D / (count_D - 1).clamp_min(1), var_D)
             self.running_mean.lerp_(mean_D, self.momentum)
             self.running_var.lerp_(unbiased_D, self.momentum)
         return mean_D, var_D
-
-
-def alone(moments_3D: Tensor) -> Tensor:
-    """The moments of the only worker."""
-    return moments_3D[None]

@@ -1,12 +1,13 @@
-"""The table encoder: numbers and categories of one table in, one embedding out.
+"""The table encoder: numbers and categories of one table row in, one embedding out.
 
-Legend: B batch, N numeric, K categorical columns, D embedding.
+Legend: B batch, N numeric columns, K categorical columns, D embedding.
 """
 
 from __future__ import annotations
 
 import warnings
 
+import rtdl_num_embeddings as rtdl
 import torch
 from torch import Tensor, nn
 
@@ -16,19 +17,21 @@ from model.schema import MAX_DEVIATIONS, Numeric, Table
 
 
 def bin_edges(column: Numeric) -> Tensor:
-    """Increasing, distinct, standardised edges of the piecewise-linear embedding; at least two."""
-    edges = (
-        torch.unique(
-            (torch.tensor(column.quantiles, dtype=torch.float64) - column.mean) / column.divisor
-        )
-        .float()
-        .unique()
-    )
+    """Returns the edges of the piecewise-linear embedding, standardised.
+
+    They are increasing and distinct, also in float32, and at least two.
+    """
+    quantiles = torch.tensor(column.quantiles, dtype=torch.float64)
+    edges = torch.unique((quantiles - column.mean) / column.divisor).float().unique()
     return edges if len(edges) >= 2 else torch.tensor([-1.0, 1.0])
 
 
 class NumberEmbedding(nn.Module):
-    """Numeric columns -> [B, N, D']: standardised, a learned value where missing, and an is-missing embedding on top."""
+    """Embeds numeric columns as [B, N, size].
+
+    Numbers are standardised. A missing one is replaced by a learned number, and a learned vector is
+    added to its embedding.
+    """
 
     mean_N: Tensor
     std_N: Tensor
@@ -44,12 +47,11 @@ class NumberEmbedding(nn.Module):
         self.fill_N = nn.Parameter(torch.zeros(len(columns)))
         self.missing_ND = nn.Parameter(torch.zeros(len(columns), size))
         self.embed = _number_embedding(columns, kind, size)
-        # An outlier of a new table must not swamp the batch. Beyond the outermost bins, which may be narrow, training has seen nothing.
-        edges = (
-            [bin_edges(c) for c in columns]
-            if kind == "piecewise"
-            else [torch.tensor([-MAX_DEVIATIONS, MAX_DEVIATIONS])] * len(columns)
-        )
+        # An outlier of a new table must not swamp the batch. Beyond the outermost bins, which may
+        # be narrow, there are no training values.
+        edges = [torch.tensor([-MAX_DEVIATIONS, MAX_DEVIATIONS])] * len(columns)
+        if kind == "piecewise":
+            edges = [bin_edges(c) for c in columns]
         self.register_buffer("low_N", torch.stack([e[0] for e in edges]), persistent=False)
         self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
 
@@ -57,25 +59,32 @@ class NumberEmbedding(nn.Module):
         missing_BN = torch.isnan(x_BN)
         z_BN = ((x_BN - self.mean_N) / self.std_N).maximum(self.low_N).minimum(self.high_N)
         z_BN = torch.where(missing_BN, self.fill_N, z_BN)
-        return self.embed(z_BN) + missing_BN[..., None] * self.missing_ND  # type: ignore[no-any-return]
+        embedding_BND: Tensor = self.embed(z_BN) + missing_BN[..., None] * self.missing_ND
+        return embedding_BND
 
 
 def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.Module:
-    import rtdl_num_embeddings as rtdl
-
+    """Returns the embedding of standardised numbers by table.numeric_embedding."""
+    embedding: nn.Module
     if kind == "piecewise":
+        edges = [bin_edges(c) for c in columns]
         with warnings.catch_warnings():
             # A column with a single bin is embedded linearly, as it should be.
             warnings.filterwarnings("ignore", message=".*just two bin edges")
-            edges = [bin_edges(c) for c in columns]
-            return rtdl.PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")  # type: ignore[no-any-return]
-    if kind == "periodic":
-        return rtdl.PeriodicEmbeddings(len(columns), size, lite=False)  # type: ignore[no-any-return]
-    return rtdl.LinearEmbeddings(len(columns), size)  # type: ignore[no-any-return]
+            embedding = rtdl.PiecewiseLinearEmbeddings(edges, size, activation=False, version="B")
+    elif kind == "periodic":
+        embedding = rtdl.PeriodicEmbeddings(len(columns), size, lite=False)
+    else:
+        embedding = rtdl.LinearEmbeddings(len(columns), size)
+    return embedding
 
 
 class CategoryEmbedding(nn.Module):
-    """Categorical columns -> [B, K, D'] from one table; each column has ids of its own for missing and for unseen."""
+    """Embeds categorical columns as [B, K, size].
+
+    One lookup table holds the values of all columns; each column also has entries of its own for a
+    missing value and for one that training did not contain.
+    """
 
     offsets_K: Tensor
     sizes_K: Tensor
@@ -87,18 +96,17 @@ class CategoryEmbedding(nn.Module):
         self.register_buffer("sizes_K", sizes)
         self.table = nn.Embedding(int(sizes.sum()), size)
         nn.init.normal_(self.table.weight, std=size**-0.5)
-        with torch.no_grad():
-            self.table.weight[self.offsets_K + self.sizes_K - 1] = (
-                0  # unseen: most often never trained, so it should add nothing
-            )
+        with torch.no_grad():  # the entries for unseen values are rarely trained: they add nothing
+            self.table.weight[self.offsets_K + self.sizes_K - 1] = 0
 
     def forward(self, ids_BK: Tensor) -> Tensor:
         shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)
-        return self.table(shifted_BK + self.offsets_K)  # type: ignore[no-any-return]
+        embedding_BKD: Tensor = self.table(shifted_BK + self.offsets_K)
+        return embedding_BKD
 
 
 class ResidualMLP(nn.Module):
-    """x + W relu(W norm(x))."""
+    """A residual block: x + W2 relu(W1 norm(x))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -107,11 +115,12 @@ class ResidualMLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)  # type: ignore[no-any-return]
+        change: Tensor = self.body(x)
+        return x + change
 
 
 class TableEncoder(nn.Module):
-    """Numbers (NaN missing) and category ids (-1 missing) -> [B, D]."""
+    """Encodes the numbers (NaN: missing) and category ids (-1: missing) of a table as [B, D]."""
 
     def __init__(self, table: Table, config: TableConfig, dim: int) -> None:
         super().__init__()
@@ -144,4 +153,5 @@ class TableEncoder(nn.Module):
             parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
         if self.categories is not None:
             parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
-        return self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)  # type: ignore[no-any-return]
+        embedding_BD: Tensor = self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)
+        return embedding_BD

@@ -13,14 +13,10 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
+from model.precision import at_least_float32
 
 SADE_STRENGTH = 2.0  # lambda of SADE's third loss, as in the paper
 TINY = 1e-6
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """At least float32: bfloat16 has too few digits for a log-softmax over a long tail."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def log_prior(counts_C: Tensor) -> Tensor:

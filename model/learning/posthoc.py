@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.learning.expert_losses import at_least_float32, cross_entropy
+from model.precision import at_least_float32
+from model.learning.expert_losses import cross_entropy
 from model.learning.optimisers import learning_rate_scale
 
 STAGES = ("crt", "lws", "tau")

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.encoders.standardise import Standardise
-from model.learning.expert_losses import at_least_float32
+from model.precision import at_least_float32
 
 NORMS = (nn.modules.batchnorm._BatchNorm, Standardise)
 
@@ -17,10 +17,10 @@ NORMS = (nn.modules.batchnorm._BatchNorm, Standardise)
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the global batch. torch's SyncBatchNorm runs on GPUs only; this one also on gloo.
 
-    An idle worker has no row of its own to be counted (model.encoders.ImageEncoder.some) but takes part in the exchange.
+    An idle worker has no row of its own to be counted (ImageEncoder.encode_present) but takes part in the exchange.
     """
 
-    least, idle = 1, False
+    min_rows, idle = 1, False
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any [B, C, ...]."""
@@ -136,4 +136,4 @@ def use_global_statistics(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = GlobalBatchNorm
         if isinstance(module, Standardise):
-            module.gather = Gather.apply  # type: ignore[assignment]
+            module.gather_moments = Gather.apply  # type: ignore[assignment]

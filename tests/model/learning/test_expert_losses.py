@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from model.config import LOSSES, LossConfig, ModelConfig
-from model.learning import expert_losses, losses
+from model.learning import losses
+from model.learning import expert_losses
 from tests.model.cases import (
     COUNTS,
     LABELS,
