@@ -13,11 +13,11 @@ from model.batch import Batch
 from model.fusion.cross_modal import MAX_CLASSES, CrossModalModel, CrossModalStats
 from model.fusion.novelty import weighted_moments
 from model.learning import losses
-from model.precision import at_least_float32
 from model.metrics import metrics
 from model.metrics.names import CONFIDENCE_FACTS
 from model.network import Network
 from model.outputs import Outputs
+from model.precision import at_least_float32
 
 if TYPE_CHECKING:
     from distributed.training.exchange import Exchange

@@ -15,9 +15,9 @@ from torch import Tensor
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, ModelConfig
 from model.fusion.confidence import held_out_logits
-from model.precision import at_least_float32
 from model.learning.expert_losses import expert_loss, log_prior
 from model.outputs import Outputs
+from model.precision import at_least_float32
 
 
 def loss_terms(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.precision import at_least_float32
 from model.learning.expert_losses import cross_entropy
 from model.learning.optimisers import learning_rate_scale
+from model.precision import at_least_float32
 
 STAGES = ("crt", "lws", "tau")
 NEVER = -1e6  # a log-prior beyond every lead of a logit, yet a number

@@ -276,7 +276,7 @@ def test_absent_images_do_not_enter_the_statistics_of_the_batch() -> None:
     present_B = torch.arange(12) % 4 == 1
     some_BD, own_BD = (
         sparse(x_BCHW, present_B),
-        dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), whole=True),
+        dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), all_present=True),
     )
     torch.testing.assert_close(some_BD[present_B], own_BD, atol=1e-5, rtol=1e-4)
     for encoder, out_BD in ((sparse, some_BD[present_B]), (dense, own_BD)):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import LOSSES, LossConfig, ModelConfig
-from model.learning import losses
-from model.learning import expert_losses
+from model.learning import expert_losses, losses
 from tests.model.cases import (
     COUNTS,
     LABELS,
