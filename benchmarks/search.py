@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One search as a user starts it, with the project's own number of epochs on all rows."""
-    from distributed.searches.experiment import Experiment
+    from distributed.searches.records import SearchLog
 
     out = folder / "wall"
     data = ["--data", args.data] if args.data else []
@@ -81,7 +81,7 @@ def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     subprocess.run(words, check=True, capture_output=True)
     seconds = time.monotonic() - started
-    runs = Experiment(out, ["balanced_accuracy"]).of_kind("search", "named")
+    runs = SearchLog(out).of_kind("search", "named")
     training = sum(r.metrics.get("train_seconds", 0.0) for r in runs)
     cores = len(os.sched_getaffinity(0))
     return {
@@ -95,16 +95,19 @@ def wall(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
     """Seconds a trial costs when it does nothing, once the actors are there."""
     from distributed.runtime import ray_session
-    from distributed.searches import searcher as parts
-    from distributed.searches import stoppers as search_stoppers
-    from distributed.searches import tuner as search
-    from distributed.searches.experiment import Experiment
+    from distributed.searches import tuner
+    from distributed.searches.planner import Planner
+    from distributed.searches.records import SearchLog
+    from distributed.searches.samplers import open_storage, open_study
+    from distributed.searches.searcher import Searcher
+    from distributed.searches.standings import Standings
+    from distributed.searches.stoppers import STOPPERS
     from tests.searches import analytic
 
     ray_session.start_ray(temp_dir=str(folder / "ray"), nested=True)
-    experiment = Experiment(folder / "overhead", ["balanced_accuracy"])
-    study = parts.open_study(
-        parts.open_storage(str(folder / "overhead" / "study.journal")),
+    standings = Standings(SearchLog(folder / "overhead"), ["balanced_accuracy"])
+    study = open_study(
+        open_storage(str(folder / "overhead" / "study.journal")),
         "x",
         ["max"],
         "tpe",
@@ -112,16 +115,21 @@ def overhead(folder: Path, trials: int = 60) -> dict[str, Any]:
         trials,
     )
     cores = len(os.sched_getaffinity(0))
-    searcher = parts.Searcher(
-        study, analytic.space, experiment, trials=trials, concurrent=cores, owner="me", test=False
+    searcher = Searcher(
+        study,
+        analytic.space,
+        Planner(standings, test=False),
+        trials=trials,
+        slots=lambda: cores,
+        owner="me",
     )
-    search.run(
+    tuner.run(
         searcher,
         analytic.trainable,
-        search_stoppers.STOPPERS["none"]("max", analytic.EPOCHS),
-        resources={"CPU": 1},
+        STOPPERS["none"]("max", analytic.EPOCHS),
+        tuner.TrialProcess({"CPU": 1}),
     )
-    ends = sorted(r.started + r.seconds for r in experiment.records.values())
+    ends = sorted(r.started + r.seconds for r in standings.log.records.values())
     steady = ends[2 * cores :]
     return {"overhead_seconds": round((steady[-1] - steady[0]) / (len(steady) - 1) * cores, 3)}
 
@@ -130,7 +138,8 @@ def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both samplers from the same seeds with the same budget; nothing but the sampler differs."""
     from distributed import tune
     from distributed.reporting.significance import paired_comparison
-    from distributed.searches.experiment import Experiment
+    from distributed.searches.records import SearchLog
+    from distributed.searches.standings import Standings
 
     data = ["--data", args.data] if args.data else []
     best: dict[str, dict[int, float]] = {"tpe": {}, "random": {}}
@@ -151,9 +160,11 @@ def against_random(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             ]
             with contextlib.redirect_stdout(io.StringIO()):
                 tune.main([*words, "--sampler", sampler, *data])
-            experiment = Experiment(out, ["balanced_accuracy"], replicates=args.replicates, best=1)
-            leader = experiment.finished()[0]  # the defaults, where nothing finished better
-            scores[seed] = experiment.standing(leader).score("balanced_accuracy")
+            standings = Standings(
+                SearchLog(out), ["balanced_accuracy"], replicates=args.replicates, best=1
+            )
+            leader = standings.finished()[0]  # the defaults, where nothing finished better
+            scores[seed] = standings.standing(leader).score("balanced_accuracy")
     found = paired_comparison(best["tpe"], best["random"], name="tpe", against="random")
     return {
         "tpe_best": round(statistics.mean(best["tpe"].values()), 4),

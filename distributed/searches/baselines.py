@@ -1,11 +1,17 @@
-"""The nested baselines of a search and the label of its starting point."""
+"""The configurations that every search tries: its starting point and the nested baselines."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-# The nested baselines: what the method must beat to be worth its complexity.
-BASELINES: dict[str, dict[str, Any]] = {
+from distributed import config
+from distributed.searches.records import SearchJob, Settings
+from distributed.searches.spaces import Space, probe
+
+STARTING_POINT = "starting point"  # label of "defaults" where the user has changed them
+
+# The method must beat these to be worth its complexity. Each is the starting point with changes.
+BASELINES: dict[str, Settings] = {
     "defaults": {},
     "concatenation": {"fusion.kind": "uniform"},
     "one expert": {"experts.count": 1},
@@ -17,8 +23,60 @@ BASELINES: dict[str, dict[str, Any]] = {
         "loss.drw": 0.0,
     },
 }
+# Settings, and beginnings of settings, that leave the method as it is: with these alone changed the
+# starting point is still called the defaults.
+NEUTRAL = ("optim.seed", "optim.metric", "scaling.", "data.cache", "data.engine")
 
 
-STARTING_POINT = (
-    "starting point"  # the label of "defaults" where --config or --set have changed them
-)
+@dataclass(frozen=True)
+class StartingPoints:
+    """The starting point and the baselines.
+
+    inside: those that the space can express, as answers to its questions, by label.
+    outside: those that it cannot express, which run beside the trials.
+    """
+
+    inside: dict[str, Settings]
+    outside: tuple[SearchJob, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        return [*self.inside, *(job.label for job in self.outside)]
+
+
+def starting_points(
+    space: Space, changes: Settings, pins: Settings, modalities: int
+) -> StartingPoints:
+    """Returns the starting point and the baselines that apply to this search.
+
+    A baseline is left out where it is the starting point itself, where it needs a setting that is
+    held fixed at another value, and where the data has too few modalities for it.
+
+    changes: of the starting point from this project's defaults.
+    pins: settings held fixed.
+    modalities: how many the data has.
+    """
+    start = config.flatten(config.apply_changes(config.Config(), changes))
+    start_is_changed = any(not name.startswith(NEUTRAL) for name in changes)
+    inside: dict[str, Settings] = {}
+    outside: list[SearchJob] = []
+    for label, baseline in BASELINES.items():
+        own_changes = {name: value for name, value in baseline.items() if start[name] != value}
+        if own_changes.keys() & pins.keys():
+            continue
+        if label == "defaults":
+            label = STARTING_POINT if start_is_changed else label
+        elif not own_changes or (label == "concatenation" and modalities < 2):
+            continue
+        settings = probe(space, {**start, **own_changes}, pins)
+        if settings is not None and own_changes.items() <= settings.items():
+            inside[label] = {k: v for k, v in settings.items() if k not in pins}
+        else:
+            job = SearchJob(
+                name=label.replace(" ", "-"),
+                kind="named",
+                label=label,
+                settings={**(settings or {}), **own_changes},
+            )
+            outside.append(job)
+    return StartingPoints(inside, tuple(outside))

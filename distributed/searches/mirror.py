@@ -1,4 +1,4 @@
-"""The folder a search writes to: the experiment itself where it is local, else a copy here that is uploaded to its URI."""
+"""The folder that a search writes to, with its copy in a bucket where the experiment is a URI."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pyarrow.fs import FileSelector
+
 from distributed.runtime.storage import filesystem, is_uri
 
-# In the order of their upload: a trial that ended without a record is rebuilt from the study, not the other way round.
-STATE = ("experiment.json", "study.journal", "records.jsonl")
-LOGS = (".journal", ".jsonl")
-CURVES = re.compile(
-    r"(trials/[^/]+/)?events\.out\.tfevents\.[^/]+"
-)  # of the search and of each trial
+# In the order of their upload. A trial that ended without a record is rebuilt from the study, but a
+# record without its trial is not: so the study goes first.
+STATE_FILES = ("experiment.json", "study.journal", "records.jsonl")
+LOG_SUFFIXES = (".journal", ".jsonl")  # files that grow by whole lines
+# TensorBoard's files of the search and of each trial.
+EVENT_FILES = re.compile(r"(trials/[^/]+/)?events\.out\.tfevents\.[^/]+")
+DOWNLOADS = 8  # at a time
 
 
 class Mirror:
-    """`folder` is always local; for a URI, `upload` copies what has changed, and the state and curves of an earlier sitting are fetched
-    first."""
+    """Gives a search a local folder, whether its experiment is a local folder or a URI.
+
+    For a URI the state and the TensorBoard files of an earlier process are downloaded first, and
+    `upload` copies what has changed. A local experiment is its own folder and uploads nothing.
+    """
 
     def __init__(self, out: str) -> None:
-        self.remote = is_uri(out)
-        self.folder = Path(tempfile.mkdtemp(prefix="experiment-") if self.remote else out)
-        self.sent: dict[Path, tuple[float, int]] = {}
-        if self.remote:
-            self.files, self.path = filesystem(out)
-            for name in STATE:
-                self._fetch(name)
-            with ThreadPoolExecutor(8) as pool:
-                for path in pool.map(self._fetch, self._curves()):
-                    self.sent[path] = _stamp(path)
+        self.out, self.is_remote = out, is_uri(out)
+        self.folder = Path(tempfile.mkdtemp(prefix="experiment-") if self.is_remote else out)
+        self.uploaded: dict[Path, tuple[float, int]] = {}  # the version that was uploaded last
+        if self.is_remote:
+            self.filesystem, self.path = filesystem(out)
+            for name in STATE_FILES:
+                self._download(name)
+            with ThreadPoolExecutor(DOWNLOADS) as pool:
+                for path in pool.map(self._download, self._remote_event_files()):
+                    self.uploaded[path] = _version(path)
 
-    def _fetch(self, name: str) -> Path:
+    def _download(self, name: str) -> Path:
+        """Copies a file of the bucket, if it has it, and returns its local path."""
         path = self.folder / name
         try:
-            with self.files.open_input_stream(f"{self.path}/{name}") as stream:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
                 content = stream.read()
         except FileNotFoundError:
             return path
@@ -44,50 +51,51 @@ class Mirror:
         path.write_bytes(content)
         return path
 
-    def _curves(self) -> list[str]:
-        from pyarrow.fs import FileSelector
-
-        there = self.files.get_file_info(
-            FileSelector(self.path, recursive=True, allow_not_found=True)
-        )
-        names = [info.path.removeprefix(self.path).lstrip("/") for info in there]
-        return [name for name in names if CURVES.fullmatch(name)]
+    def _remote_event_files(self) -> list[str]:
+        selector = FileSelector(self.path, recursive=True, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        names = [info.path.removeprefix(self.path).lstrip("/") for info in infos]
+        return [name for name in names if EVENT_FILES.fullmatch(name)]
 
     def upload(self) -> None:
-        if not self.remote:
+        """Copies to the bucket what has changed since the last call, the state first."""
+        if not self.is_remote:
             return
-        found = {
-            p
-            for p in self.folder.rglob("*")
-            if p.is_file() and not p.name.startswith(".") and p.suffix != ".lock"
+        files = {
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".lock"
         }
-        state = [self.folder / name for name in STATE if self.folder / name in found]
-        now = {path: _stamp(path) for path in [*state, *sorted(found - set(state))]}
-        changed = {path: stamp for path, stamp in now.items() if self.sent.get(path) != stamp}
-        together = {
-            path: _whole(path) for path in state if path in changed
-        }  # read at one time: an upload takes seconds
-        for path, stamp in changed.items():
+        state = [self.folder / name for name in STATE_FILES if self.folder / name in files]
+        versions = {path: _version(path) for path in [*state, *sorted(files - set(state))]}
+        changed = {
+            path: version
+            for path, version in versions.items()
+            if self.uploaded.get(path) != version
+        }
+        # An upload takes seconds. The state is read before the first one, so that its files agree.
+        contents = {path: _whole_lines(path) for path in state if path in changed}
+        for path, version in changed.items():
             target = self._target(path)
-            self.files.create_dir(target.rpartition("/")[0], recursive=True)
-            with self.files.open_output_stream(target) as stream:
-                stream.write(together[path] if path in together else path.read_bytes())
-            self.sent[path] = stamp
-        for path in (
-            self.sent.keys() - now.keys()
-        ):  # curves that were written anew, into another file
-            self.files.delete_file(self._target(path))
-            del self.sent[path]
+            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(contents[path] if path in contents else path.read_bytes())
+            self.uploaded[path] = version
+        # Event files that the board has replaced by another one.
+        for path in self.uploaded.keys() - versions.keys():
+            self.filesystem.delete_file(self._target(path))
+            del self.uploaded[path]
 
     def _target(self, path: Path) -> str:
         return f"{self.path}/{path.relative_to(self.folder).as_posix()}"
 
 
-def _stamp(path: Path) -> tuple[float, int]:
+def _version(path: Path) -> tuple[float, int]:
+    """Time and size of a file, which change when its content does."""
     return path.stat().st_mtime, path.stat().st_size
 
 
-def _whole(path: Path) -> bytes:
+def _whole_lines(path: Path) -> bytes:
     """A file's content; of a log, without a line that is just being written."""
     content = path.read_bytes()
-    return content[: content.rfind(b"\n") + 1] if path.suffix in LOGS else content
+    return content[: content.rfind(b"\n") + 1] if path.suffix in LOG_SUFFIXES else content

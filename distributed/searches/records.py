@@ -1,60 +1,196 @@
-"""The jobs of a search and what became of each."""
+"""The jobs of a search and what became of each, kept in the experiment's file records.jsonl."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TypedDict, TypeGuard
 
-from model.metrics.names import METRICS as DECLARED
+from model.metrics.names import METRICS
 
-SEARCH_METRICS = (*DECLARED, "train_seconds")
+SEARCH_METRICS = (*METRICS, "train_seconds")
+RECORDS_FILE = "records.jsonl"
+
+SettingValue = bool | int | float | str
+Settings = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
+
+
+class EpochResult(TypedDict):
+    """What a running job reports after an epoch."""
+
+    epoch: int  # the first one is 1
+    epochs: int  # of the whole job
+    metrics: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """One training run: a trial, a named configuration outside the space, a replicate with another seed, or the test of the winner."""
+    """One training run of a search. The field names are those of records.jsonl.
+
+    kind: `search` is a trial of the space, `named` a baseline that the space cannot express,
+        `replicate` a repetition with another seed, `test` the winner's run on the test split.
+    label: name of a baseline or of the starting point; empty for other trials.
+    settings: changes to the search's starting point.
+    number: of the trial in Optuna's study.
+    of: name of the job that a replicate or a test repeats.
+    seed: replaces optim.seed.
+    state: name of the job from whose saved network this one continues; empty for its own.
+    """
 
     name: str
-    kind: str  # search, named, replicate, test
-    label: str = ""  # defaults, concatenation, ...
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # dotted changes to the search's base configuration
-    number: int | None = None  # of the Optuna trial
-    of: str = ""  # the configuration that a replicate or a test repeats
-    seed: int | None = None  # replaces optim.seed
-    state: str = ""  # name of the job whose saved state this one goes on from; empty is its own
+    kind: str
+    label: str = ""
+    settings: Settings = field(default_factory=dict)
+    number: int | None = None
+    of: str = ""
+    seed: int | None = None
+    state: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
+        """The job as JSON can hold it, which is also the configuration of its trial in Ray Tune."""
         return {**dataclasses.asdict(self), "settings": dict(self.settings)}
 
 
 @dataclass
 class SearchRecord:
-    """A job and what became of it."""
+    """A job and what became of it. The field names are those of records.jsonl.
+
+    state: running, complete, stopped (early, by the stopper or by the time budget) or failed.
+    reason: why the job failed; empty otherwise.
+    epoch: the last epoch reported. epochs: how many the whole job has.
+    metrics: of the last epoch on validation; of a test job on the test split.
+    history: the metrics of every epoch, with the epoch's number under "epoch".
+    started: seconds since 1970. seconds: wall time of the job in the process that ended it.
+    """
 
     job: SearchJob
-    state: str = (
-        "running"  # running, complete, stopped (early, by the stopper or the time budget), failed
-    )
+    state: str = "running"
     reason: str = ""
     epoch: int = 0
     epochs: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of validation; of test for a test job
-    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
     started: float = 0.0
-    seconds: float = 0.0  # wall time of the job in the sitting that ended it
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
         return self.job.name
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
+        """The record as JSON can hold it."""
         return {**dataclasses.asdict(self), "job": self.job.to_dict()}
 
 
-def _finite(value: Any) -> bool:
+class SearchLog:
+    """All records of a search. Every finished job is a line of records.jsonl, so a kill loses none.
+
+    The thread that writes the report reads while the search writes: `lock` guards every change.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / RECORDS_FILE
+        self.lock = threading.RLock()
+        self.records = _read(self.path)
+
+    def start(self, job: SearchJob) -> None:
+        """Notes that a job was handed to Ray Tune."""
+        with self.lock:
+            self.records[job.name] = SearchRecord(job, started=time.time())
+
+    def restart_clock(self, name: str) -> None:
+        """Counts a job's seconds from now: it waited for a place on the cluster until now."""
+        with self.lock:
+            record = self.records[name]
+            if record.state == "running" and not record.epoch:
+                record.started = time.time()
+
+    def add(self, record: SearchRecord) -> None:
+        """Adds a finished record that was rebuilt from Optuna's study."""
+        with self.lock:
+            self.records[record.name] = record
+            self._append(record)
+
+    def add_epoch(self, name: str, result: EpochResult) -> None:
+        """Adds an epoch of a running job; if a resumed job repeats one, the new values count."""
+        with self.lock:
+            record = self.records[name]
+            record.epoch, record.epochs = int(result["epoch"]), int(result.get("epochs", 0))
+            numbers = {k: v for k, v in result["metrics"].items() if isinstance(v, int | float)}
+            earlier = [entry for entry in record.history if entry["epoch"] < record.epoch]
+            record.history = [*earlier, {"epoch": record.epoch, **numbers}]
+            record.metrics = dict(result["metrics"])  # type: ignore[arg-type]  # undefined: None
+
+    def finish(
+        self, name: str, state: str, metrics: Mapping[str, float] | None = None, reason: str = ""
+    ) -> None:
+        """Notes the end of a job. metrics: its final ones; without them the last epoch's stay."""
+        with self.lock:
+            record = self.records[name]
+            record.state, record.reason = state, reason
+            record.seconds = time.time() - record.started
+            if metrics:
+                record.metrics = dict(metrics)
+            self._append(record)
+
+    def explain_failure(self, name: str, reason: str) -> None:
+        """Replaces the reason of a failed job by one that became known after its end."""
+        with self.lock:
+            record = self.records[name]
+            if record.state == "failed":
+                record.reason = reason
+                self._append(record)
+
+    def of_kind(self, *kinds: str) -> list[SearchRecord]:
+        """The records of jobs of these kinds."""
+        with self.lock:
+            return [r for r in self.records.values() if r.job.kind in kinds]
+
+    def configurations(self) -> list[SearchRecord]:
+        """The trials and the baselines beside them, in the order in which they began."""
+        return sorted(self.of_kind("search", "named"), key=lambda r: r.started)
+
+    def ended(self) -> list[SearchRecord]:
+        """The records of jobs that run no more."""
+        with self.lock:
+            return [r for r in self.records.values() if r.state != "running"]
+
+    def _append(self, record: SearchRecord) -> None:
+        """Writes a line; of several lines on one job the last one counts."""
+        line = json.dumps(record.to_dict()) + "\n"
+        if self.path.exists() and self.path.stat().st_size:
+            with self.path.open("rb") as file:
+                file.seek(-1, 2)
+                line_is_whole = file.read(1) == b"\n"
+            if not line_is_whole:  # a kill cut it short
+                line = "\n" + line
+        with self.path.open("a") as file:
+            file.write(line)
+
+
+def _read(path: Path) -> dict[str, SearchRecord]:
+    """The records by name, from the lines of the file."""
+    records: dict[str, SearchRecord] = {}
+    if not path.exists():
+        return records
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the driver was killed while it wrote this line
+        record = SearchRecord(**{**entry, "job": SearchJob(**entry["job"])})
+        records[record.name] = record
+    return records
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a metric's value is a number that can be compared."""
     return isinstance(value, int | float) and math.isfinite(value)

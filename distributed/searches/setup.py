@@ -1,4 +1,4 @@
-"""The options of a search: recorded in its folder, checked against it on a resume, and what follows from them."""
+"""What a search is to do: recorded in experiment.json, compared on a resume, checked."""
 
 from __future__ import annotations
 
@@ -7,202 +7,245 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from distributed import config
 from distributed.runtime import storage
-from distributed.searches.baselines import BASELINES, STARTING_POINT
-from distributed.searches.experiment import check_metrics
-from distributed.searches.records import SearchJob
-from distributed.wafers import generator
-from model.metrics.names import METRICS
+from distributed.runtime.errors import OptionError
+from distributed.runtime.options import with_defaults
+from distributed.searches.baselines import StartingPoints, starting_points
+from distributed.searches.options import SearchOptions
+from distributed.searches.records import SettingValue
+from distributed.searches.samplers import check_sampler
+from distributed.searches.spaces import Space, load_space, setting_names
+from distributed.shards.corruption import parse_corruption
+from distributed.shards.manifest import read_manifest
+from distributed.training.requirements import check_class, check_training
+from distributed.wafers.generator import resolve_shards
+from model.metrics.names import METRICS, check_name
 
-DEFAULTS: dict[str, Any] = {
-    "data": "",
-    "space": "full",
-    "trials": 20,
-    "concurrent": 0,
-    "metric": "balanced_accuracy",
-    "time_budget": 0.0,
-    "storage": "",
-    "study": "search",
-    "sampler": "tpe",
-    "stopper": "",
-    "replicates": 3,
-    "best": 3,
-    "seed": 0,
-    "config": "",
-    "quick": False,
+SETUP_FILE = "experiment.json"
+# Options that a later --resume may change.
+CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "sampler", "stopper")
+# With these a whole search on the built-in wafers takes a few minutes on two cores.
+DEMO_SETTINGS: dict[str, SettingValue] = {
+    "optim.epochs": 8,
+    "data.max_rows": 2000,
+    "image.width": 16,
 }
-CHANGEABLE = (
-    "trials",
-    "concurrent",
-    "time_budget",
-    "replicates",
-    "best",
-    "sampler",
-    "stopper",
-)  # by a later --resume
-# Without --data: settings that let the whole search on the built-in wafers take a few minutes on two cores.
-DEMO: dict[str, Any] = {"optim.epochs": 8, "data.max_rows": 2000, "image.width": 16}
-QUICK: dict[str, Any] = {
+QUICK_SETTINGS: dict[str, SettingValue] = {
     "optim.epochs": 3,
     "data.max_rows": 500,
     "image.width": 8,
     "dim": 32,
     "table.width": 32,
 }
-NEUTRAL = (
-    "optim.seed",
-    "optim.metric",
-    "scaling.",
-    "data.cache",
-    "data.engine",
-)  # these change no method: still the defaults
-QUICK_OPTIONS: dict[str, Any] = {"trials": 6, "replicates": 1, "best": 1}
+QUICK_OPTIONS = {"trials": 6, "replicates": 1, "best": 1}
+
+
+class RecordedOptions(TypedDict):
+    """The options in experiment.json: those of SearchOptions but out and resume, with values.
+
+    set: also holds the option `workers`, as scaling.workers=N.
+    """
+
+    data: str
+    space: str
+    trials: int
+    concurrent: int
+    metric: str
+    time_budget: float
+    storage: str
+    study: str
+    sampler: str
+    stopper: str
+    replicates: int
+    best: int
+    seed: int
+    config: str
+    quick: bool
+    set: list[str]
 
 
 @dataclass
 class Setup:
-    """A search's options and what follows from them; all of it is in experiment.json."""
+    """The options of a search and what follows from them; the fields are those of experiment.json.
 
-    options: dict[str, Any]
+    shards: folder or URI of the data.
+    base: settings of the starting point that differ from this project's defaults.
+    pins: settings that the option `set` holds fixed.
+    owner: marks this search's trials in a study that several searches share.
+    """
+
+    options: RecordedOptions
     shards: str
-    base: dict[str, Any]  # dotted differences of the starting point from this project's defaults
-    pins: dict[str, Any]  # settings that --set holds fixed
+    base: dict[str, SettingValue]
+    pins: dict[str, SettingValue]
     owner: str
 
     def save(self, folder: Path) -> None:
-        """To be called when nothing is wrong with it: from then on the folder is in use."""
-        path, text = folder / "experiment.json", json.dumps(vars(self), indent=1)
+        """Writes experiment.json. The folder is in use from then on, so check everything before."""
+        path, text = folder / SETUP_FILE, json.dumps(vars(self), indent=1)
         if not path.exists() or path.read_text() != text:
             storage.write_file(str(path), text.encode())
 
     @property
     def metrics(self) -> list[str]:
-        return check_metrics(self.options["metric"])
+        return parse_metrics(self.options["metric"])
 
     @property
     def settings(self) -> config.Config:
+        """The starting point."""
         return config.apply_changes(config.Config(), self.base)
 
 
-def claim(folder: Path, given: dict[str, Any]) -> Setup:
-    """The options of this search; refuses a folder in use, and a resume of something else."""
-    before = read(folder / "experiment.json", given["out"])
-    if before and not given["resume"]:
-        raise ValueError(
-            f"--out must be a new folder, or add --resume to go on with it; got {given['out']}"
+@dataclass(frozen=True)
+class CheckedSearch:
+    """A search that can start: its setup, and what was found out while it was checked.
+
+    searched: names of the settings that the space may ask for.
+    """
+
+    setup: Setup
+    space: Space
+    searched: list[str]
+    starting_points: StartingPoints
+    has_test_rows: bool
+
+
+def parse_metrics(listed: str) -> list[str]:
+    """The metrics of the option `metric`; refuses unknown ones and repetitions."""
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    for name in names:
+        try:
+            check_name("metric", name, "train_seconds")
+        except ValueError as error:
+            raise OptionError(str(error), "metric") from None
+    if not names or len(set(names)) < len(names):
+        raise OptionError(
+            f"metric takes one name or several different ones; got {listed!r}", "metric"
         )
-    if given["resume"] and not before:
-        print(f"note: nothing to resume in {given['out']}; starting anew", file=sys.stderr)
-    options = {
-        **DEFAULTS,
-        **(QUICK_OPTIONS if given["quick"] else {}),
-        **(before.options if before else {}),
-    }
-    options["set"] = before.options["set"] if before else []
-    sets = list(given["set"] or []) + (
-        [f"scaling.workers={given['workers']}"] if given["workers"] is not None else []
-    )
-    for name, value in {**given, "set": sets or None}.items():
-        if value is None or name not in options:
-            continue
-        if before and name not in CHANGEABLE and value != options[name]:
-            raise ValueError(
-                f"a resumed search must keep its --{name}; it was {options[name]!r}, got {value!r}"
-            )
-        options[name] = value
-    check(options)
-    setup = before or prepare(options)
-    setup.options = options
-    return setup
+    return names
 
 
-def read(path: Path, out: str) -> Setup | None:
-    """What an earlier sitting has recorded; nothing in a new folder."""
+def claim(folder: Path, options: SearchOptions) -> Setup:
+    """Returns the setup of the search in this folder; refuses a folder in use.
+
+    A resumed search continues with its recorded setup and the changes that a resume may make.
+    """
+    recorded = read_setup(folder / SETUP_FILE, options.out)
+    if recorded and not options.resume:
+        raise OptionError(
+            f"out must be a new folder, or add resume to go on with it; got {options.out}",
+            "out",
+            "resume",
+        )
+    if options.resume and not recorded:
+        print(f"note: nothing to resume in {options.out}; starting anew", file=sys.stderr)
+    chosen = merge_options(options, recorded.options if recorded else None)
+    check_sampler(chosen["sampler"], len(parse_metrics(chosen["metric"])))
+    if not recorded:
+        return prepare(chosen)
+    recorded.options = chosen
+    return recorded
+
+
+def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> RecordedOptions:
+    """Every option's value: as given, else as recorded, else its default."""
+    names = RecordedOptions.__annotations__
+    given = {name: getattr(options, name) for name in names if name != "set"}
+    fixed = list(options.set or ())
+    if options.workers is not None:
+        fixed.append(f"scaling.workers={options.workers}")
+    given["set"] = fixed or None
+    given = {name: value for name, value in given.items() if value is not None}
+    if recorded:
+        for name, value in given.items():
+            before = cast("dict[str, object]", recorded)[name]
+            if name not in CHANGEABLE and value != before:
+                raise OptionError(
+                    f"a resumed search must keep its {name}; it was {before!r}, got {value!r}", name
+                )
+    defaults = {name: with_defaults(SearchOptions())[name] for name in names}
+    defaults["set"] = []
+    quick = QUICK_OPTIONS if options.quick else {}
+    return cast(RecordedOptions, {**defaults, **quick, **(recorded or {}), **given})
+
+
+def read_setup(path: Path, out: str | None) -> Setup | None:
+    """Reads experiment.json; None where the folder is new."""
     if not path.exists():
         return None
     try:
         return Setup(**json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise ValueError(
-            f"--out must be new or hold a whole search; {path.name} in {out!r} is damaged: take another folder"
+        raise OptionError(
+            f"out must be new or hold a whole search; {path.name} in {out!r} is damaged:"
+            " take another folder",
+            "out",
         ) from None
 
 
-def check(options: dict[str, Any]) -> None:
-    least = {"trials": 1, "concurrent": 0, "time_budget": 0, "replicates": 0, "best": 1, "seed": 0}
-    for name, low in least.items():
-        if options[name] < low:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be at least {low}; got {options[name]}"
-            )
-    metrics = check_metrics(options["metric"])
-    if len(metrics) > 1 and options["sampler"] == "cmaes":
-        raise ValueError(
-            "--sampler cmaes takes one metric; with several use tpe, random, gp or nsga2"
-        )
-
-
-def prepare(options: dict[str, Any]) -> Setup:
-    """Reads --config and --set, finds the data."""
-    changes = config.read_config_file(options["config"]) if options["config"] else {}
-    start = config.apply_changes(config.Config(), {"optim.seed": options["seed"], **changes})
-    small = QUICK if options["quick"] else {} if options["data"] else DEMO
-    start = config.apply_changes(start, {k: v for k, v in small.items() if k not in changes})
-    sets = config.parse_assignments(options["set"])
-    start = config.apply_changes(start, sets)
-    metric = check_metrics(options["metric"])[0]
-    if (metric in METRICS or "/" in metric) and "optim.metric" not in {**changes, **sets}:
+def prepare(options: RecordedOptions) -> Setup:
+    """The setup of a new search, from the configuration file and the settings held fixed."""
+    from_file = config.read_config_file(options["config"]) if options["config"] else {}
+    start = config.apply_changes(config.Config(), {"optim.seed": options["seed"], **from_file})
+    small: dict[str, SettingValue] = {}
+    if options["quick"]:
+        small = QUICK_SETTINGS
+    elif not options["data"]:
+        small = DEMO_SETTINGS
+    start = config.apply_changes(start, {k: v for k, v in small.items() if k not in from_file})
+    fixed = config.parse_assignments(options["set"])
+    start = config.apply_changes(start, fixed)
+    # The epoch of a run is chosen by the metric of the search, unless the user has named another.
+    metric = parse_metrics(options["metric"])[0]
+    can_choose_epochs = metric in METRICS or "/" in metric
+    if can_choose_epochs and "optim.metric" not in {**from_file, **fixed}:
         start = config.apply_changes(start, {"optim.metric": metric})
     flat = config.flatten(start)
     if small:
-        words = " ".join(f"{k}={flat[k]}" for k in small)
-        print(
-            f"{'quick' if options['quick'] else 'built-in wafer data'}: small settings, {words}",
-            file=sys.stderr,
-        )
-    pins = {name: flat[name] for name in sets}
+        reason = "quick" if options["quick"] else "built-in wafer data"
+        listed = " ".join(f"{name}={flat[name]}" for name in small)
+        print(f"{reason}: small settings, {listed}", file=sys.stderr)
     return Setup(
-        options,
-        generator.resolve_shards(options["data"]),
-        config.changes_from_defaults(start),
-        pins,
-        uuid.uuid4().hex[:12],
+        options=options,
+        shards=resolve_shards(options["data"]),
+        base=config.changes_from_defaults(start),
+        pins={name: flat[name] for name in fixed},
+        owner=uuid.uuid4().hex[:12],
     )
 
 
-def starting_points(
-    space: Any, setup: Setup, modalities: int
-) -> tuple[list[tuple[str, dict[str, Any]]], list[SearchJob]]:
-    """The defaults (or what --config and --set made of them) and the nested baselines: as trials where the space can express them, else
-    as runs beside it. A baseline of which a setting is held fixed at another value would not be what its name says: it is left out.
-    """
-    from distributed.searches.spaces import probe
-
-    base = config.flatten(setup.settings)
-    inside: list[tuple[str, dict[str, Any]]] = []
-    outside: list[SearchJob] = []
-    changed = any(not name.startswith(NEUTRAL) for name in setup.base)
-    for label, wanted in BASELINES.items():
-        changes = {k: v for k, v in wanted.items() if base[k] != v}
-        if changes.keys() & setup.pins.keys():
-            continue
-        if label == "defaults":
-            label = STARTING_POINT if changed else label
-        elif not changes or (label == "concatenation" and modalities < 2):
-            continue
-        asked = probe(space, {**base, **changes}, setup.pins)
-        if asked is not None and changes.items() <= asked.items():
-            inside.append((label, {k: v for k, v in asked.items() if k not in setup.pins}))
-        else:
-            outside.append(
-                SearchJob(
-                    name=label.replace(" ", "-"),
-                    kind="named",
-                    label=label,
-                    settings={**(asked or {}), **changes},
-                )
-            )
-    return inside, outside
+def check_search(setup: Setup) -> CheckedSearch:
+    """Checks the setup against the data and the space, before anything is written or started."""
+    manifest = read_manifest(setup.shards)
+    data = setup.settings.data
+    schema = manifest.schema.keep(config.split_list(data.modalities))
+    if data.corrupt:
+        parse_corruption(data.corrupt, schema)
+    for metric in setup.metrics:
+        try:
+            check_class("metric", metric, schema.classes)
+        except ValueError as error:
+            raise OptionError(str(error), "metric") from None
+    space = load_space(setup.options["space"])
+    searched = setting_names(space, setup.pins)
+    for name in set(searched) & set(config.RENAMED):
+        config.check_exists(name)  # the error says the new name
+    unknown = [name for name in searched if name not in config.setting_fields()]
+    if unknown:
+        raise OptionError(
+            f"space must ask for settings that exist; got {', '.join(unknown)};"
+            " see --help for all settings",
+            "space",
+        )
+    free = set(searched) - set(setup.pins)
+    check_training(setup.settings, schema, manifest.rows["val"], asked=free)
+    return CheckedSearch(
+        setup=setup,
+        space=space,
+        searched=searched,
+        starting_points=starting_points(space, setup.base, setup.pins, len(schema.modalities)),
+        has_test_rows=manifest.rows["test"] > 0,
+    )

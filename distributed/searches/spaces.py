@@ -1,19 +1,22 @@
-"""Search spaces by name or by path, and what stands between a space and Optuna."""
+"""Search spaces by name or by path, and how a space is asked for the settings of a trial."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 
+from distributed.runtime.errors import OptionError
+from distributed.searches.records import Settings, SettingValue
 from search_spaces import experts, full, fusion, margins, optimisation
 
-Space = Callable[[Any], Mapping[str, Any] | None]
+OptunaTrial = optuna.Trial | optuna.trial.FixedTrial
+# A space calls trial.suggest_... with names of settings and may return further settings.
+Space = Callable[..., Mapping[str, SettingValue] | None]
 
 SPACES: dict[str, Space] = {
     "margins": margins.space,
@@ -25,13 +28,14 @@ SPACES: dict[str, Space] = {
 
 
 def load_space(name: str) -> Space:
-    """A shipped space by name, or the one function of a Python file by path."""
+    """Returns a shipped space by name, or the space in a Python file by path."""
     if name in SPACES:
         return SPACES[name]
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(
-            f"--space must be one of {', '.join(SPACES)} or a Python file that exists; got {name!r}"
+        raise OptionError(
+            f"space must be one of {', '.join(SPACES)} or a Python file that exists; got {name!r}",
+            "space",
         )
     spec = importlib.util.spec_from_file_location(f"own_space_{path.stem}", path)
     assert spec is not None
@@ -40,70 +44,90 @@ def load_space(name: str) -> Space:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(
-            f"--space must be a Python file that loads; {path}: {type(error).__name__}: {error}"
+        raise OptionError(
+            f"space must be a Python file that loads; {path}: {type(error).__name__}: {error}",
+            "space",
         ) from None
-    own = [
-        f
-        for n, f in inspect.getmembers(module, inspect.isfunction)
-        if f.__module__ == module.__name__ and not n.startswith("_")
-    ]
-    if hasattr(module, "space"):
-        return module.space  # type: ignore[no-any-return]
-    if len(own) != 1:
+    # Functions that the file imports do not count.
+    functions: dict[str, Space] = {
+        name: function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    if "space" in vars(module):
+        space: Space = vars(module)["space"]
+        return space
+    if len(functions) != 1:
         raise ValueError(
-            f"a space file must hold a function space(trial), or one public function; {path} holds {len(own)}"
+            "a space file must hold a function space(trial), or one public function;"
+            f" {path} holds {len(functions)}"
         )
-    return own[0]
+    return next(iter(functions.values()))
 
 
 class RecordingTrial:
-    """Stands between a space and its trial: notes every setting, and answers for those that the command line pins."""
+    """Stands between a space and Optuna's trial: records every setting that the space asks for.
 
-    def __init__(self, trial: Any, pins: Mapping[str, Any]) -> None:
-        self.trial, self.pins, self.settings = trial, pins, {}  # type: Any, Mapping[str, Any], dict[str, Any]
+    Settings that the user holds fixed (pins) are answered here and never sampled.
+    """
 
-    def _ask(self, kind: str, name: str, *args: Any, **options: Any) -> Any:
-        value = (
-            self.pins[name]
-            if name in self.pins
-            else getattr(self.trial, kind)(name, *args, **options)
-        )
+    def __init__(self, trial: OptunaTrial, pins: Settings) -> None:
+        self.trial, self.pins = trial, pins
+        self.settings: dict[str, SettingValue] = {}
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> SettingValue:
+        if name in self.pins:
+            return self._record(name, self.pins[name])
+        return self._record(name, self.trial.suggest_float(name, low, high, step=step, log=log))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> SettingValue:
+        if name in self.pins:
+            return self._record(name, self.pins[name])
+        return self._record(name, self.trial.suggest_int(name, low, high, step=step, log=log))
+
+    def suggest_categorical(self, name: str, choices: Sequence[SettingValue]) -> SettingValue:
+        if name in self.pins:
+            return self._record(name, self.pins[name])
+        choice = self.trial.suggest_categorical(name, choices)
+        assert choice is not None  # no setting has None as a value
+        return self._record(name, choice)
+
+    def _record(self, name: str, value: SettingValue) -> SettingValue:
         self.settings[name] = value
         return value
 
-    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> float:
-        return self._ask("suggest_float", name, low, high, **options)
-
-    def suggest_int(self, name: str, low: int, high: int, **options: Any) -> int:
-        return self._ask("suggest_int", name, low, high, **options)
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self._ask("suggest_categorical", name, choices)
-
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("suggest_"):
             raise ValueError(
-                f"a space must ask by suggest_float (step, log), suggest_int or suggest_categorical; got {name}"
+                "a space must ask by suggest_float (step, log), suggest_int or suggest_categorical;"
+                f" got {name}"
             )
         return getattr(self.trial, name)
 
 
-def ask(space: Space, trial: Any, pins: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The dotted settings a space gives for this trial: those it asks for, then those it returns."""
-    recorder = RecordingTrial(trial, pins or {})
-    constants = space(recorder)
-    return {
-        **recorder.settings,
-        **(constants or {}),
-        **{k: v for k, v in (pins or {}).items() if k in (constants or {})},
-    }
+def ask(space: Space, trial: OptunaTrial, pins: Settings | None = None) -> dict[str, SettingValue]:
+    """Returns a trial's settings: those that the space asks for, then those that it returns.
+
+    pins: settings held fixed, which replace both.
+    """
+    pins = pins or {}
+    recorder = RecordingTrial(trial, pins)
+    constants = space(recorder) or {}
+    fixed_constants = {name: value for name, value in pins.items() if name in constants}
+    return {**recorder.settings, **constants, **fixed_constants}
 
 
 def probe(
-    space: Space, values: Mapping[str, Any], pins: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
-    """What the space asks for when every answer comes from `values`; None where it cannot express them."""
+    space: Space, values: Settings, pins: Settings | None = None
+) -> dict[str, SettingValue] | None:
+    """Returns the trial's settings where `values` answer every question of the space.
+
+    None where the space cannot express them: a value is missing or outside its range.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -112,11 +136,11 @@ def probe(
         return None
 
 
-def names(space: Space, pins: Mapping[str, Any] | None = None, draws: int = 200) -> list[str]:
-    """Every setting that the space may ask for, found by drawing from it."""
+def setting_names(space: Space, pins: Settings | None = None, draws: int = 200) -> list[str]:
+    """Returns every setting that the space may ask for, found by drawing from it at random."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}  # in the order of the questions
     for _ in range(draws):
-        found.update(dict.fromkeys(ask(space, study.ask(), pins)))
-    return list(found)
+        names.update(dict.fromkeys(ask(space, study.ask(), pins)))
+    return list(names)

@@ -1,10 +1,10 @@
-"""When a trial is stopped early: successive halving, Hyperband, the median rule, each with what an earlier sitting of the search knew."""
+"""When a weak trial is stopped early: successive halving, Hyperband or the median rule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
@@ -13,117 +13,140 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distributed.searches.records import SearchRecord
+from distributed.searches.records import SearchRecord, is_finite
+
+Result = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
+AnyTrial = Any  # one of Ray Tune's trials, or an EarlierTrial
 
 
 class EarlierTrial:
-    """A trial of an earlier sitting, as a stopper sees it."""
+    """A trial of an earlier process of the search, with the attributes that a stopper reads."""
 
     def __init__(self, record: SearchRecord) -> None:
         self.trial_id, self.config = f"past-{record.name}", record.job.to_dict()
 
 
-def recall(stopper: Any, records: Iterable[SearchRecord], metric: str) -> Any:
-    """The stopper, with the epochs of trials that have ended: a resumed search is as strict as one that was never interrupted."""
+@runtime_checkable
+class RecallingStopper(Protocol):
+    """A stopper that can be told of the epochs of earlier trials."""
+
+    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None: ...
+
+
+def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str) -> TrialScheduler:
+    """Tells the stopper of the trials that have ended, and returns it.
+
+    So a resumed search is as strict as one that was never interrupted.
+    """
+    if not isinstance(stopper, RecallingStopper):
+        return stopper
     for record in records:
         results = [
-            {"epoch": e["epoch"], "value": e[metric]}
-            for e in record.history
-            if math.isfinite(e.get(metric, math.nan))
+            {"epoch": entry["epoch"], "value": entry[metric]}
+            for entry in record.history
+            if is_finite(entry.get(metric))
         ]
-        if results and record.state in ("complete", "stopped") and hasattr(stopper, "recall"):
+        if results and record.state in ("complete", "stopped"):
             stopper.recall(EarlierTrial(record), results)
     return stopper
 
 
-class _Spares:
-    """Named configurations and replicates always run to their end; named ones still set the bar for others.
+class _Exemptions:
+    """Mixed into Ray's stoppers: which trials and which epochs they may not decide about.
 
-    An epoch in which the metric is undefined, such as the precision of a class that was never predicted, decides nothing; nor does the last
-    one, after which there is nothing to save.
+    Baselines and replicates always run to their end; the baselines' values still count for others.
+    An epoch in which the metric is undefined, such as the precision of a class that was never
+    predicted, decides nothing; nor does the last one, after which there is nothing to save.
     """
 
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, controller: object, trial: AnyTrial, result: Result) -> str:
         kind = trial.config.get("kind", "search")
-        if not _scored(result) or kind in ("replicate", "test"):
-            return TrialScheduler.CONTINUE
+        if not _is_scored(result) or kind in ("replicate", "test"):
+            return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        spared = (
-            kind != "search"
-            or trial.config.get("label")
-            or result["epoch"] >= result.get("epochs", math.inf)
-        )
-        return TrialScheduler.CONTINUE if spared else decision
+        is_baseline = kind != "search" or trial.config.get("label")
+        is_last_epoch = result["epoch"] >= result.get("epochs", math.inf)
+        return str(TrialScheduler.CONTINUE) if is_baseline or is_last_epoch else decision
 
-    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if _scored(result) and trial.config.get("kind", "search") in ("search", "named"):
+    def on_trial_complete(self, controller: object, trial: AnyTrial, result: Result) -> None:
+        if _is_scored(result) and trial.config.get("kind", "search") in ("search", "named"):
             super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
 
 
-def _scored(result: Mapping[str, Any]) -> bool:
-    value = result.get("value")
-    return "epoch" in result and isinstance(value, int | float) and math.isfinite(value)
+def _is_scored(result: Result) -> bool:
+    return "epoch" in result and is_finite(result.get("value"))
 
 
-class Asha(_Spares, AsyncHyperBandScheduler):
-    """Asynchronous successive halving; with several brackets, asynchronous Hyperband."""
+class Halving(_Exemptions, AsyncHyperBandScheduler):
+    """Asynchronous successive halving (ASHA); with several brackets, asynchronous Hyperband."""
 
-    def recall(self, trial: Any, results: Sequence[dict[str, Any]]) -> None:
-        self.on_trial_add(None, trial)
+    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None:
+        # Its types want Ray's controller and Ray's trials, of which it reads nothing here.
+        rule: Any = AsyncHyperBandScheduler
+        rule.on_trial_add(self, None, trial)
         for result in results:
-            AsyncHyperBandScheduler.on_trial_result(self, None, trial, result)
-        self.on_trial_remove(None, trial)
+            rule.on_trial_result(self, None, trial, result)
+        rule.on_trial_remove(self, None, trial)
 
 
-class Median(_Spares, MedianStoppingRule):
-    """Stops a trial whose best value is below the median of the others' running means."""
+class Median(_Exemptions, MedianStoppingRule):
+    """Stops a trial whose best value is below the median of the other trials' running means."""
 
-    def recall(self, trial: Any, results: Sequence[dict[str, Any]]) -> None:
+    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None:
         self._results[trial].extend(results)
 
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stops or goes on: a pause, which Ray's rule asks for while others wait, would cost a trial its last epochs."""
+    def on_trial_result(self, controller: object, trial: AnyTrial, result: Result) -> str:
+        """Stops or continues. A pause, as Ray's rule wants while others wait, would cost the trial
+        its last epochs.
+        """
         if super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
-            return TrialScheduler.STOP
-        self._stopped_trials.discard(
-            trial
-        )  # Ray's rule asserts that what it wanted to stop never reports again
-        return TrialScheduler.CONTINUE
+            return str(TrialScheduler.STOP)
+        # Ray's rule asserts that a trial that it wanted to stop never reports again.
+        self._stopped_trials.discard(trial)
+        return str(TrialScheduler.CONTINUE)
 
 
-def _asha(mode: str, epochs: int) -> Any:
-    return _halving(mode, epochs, grace_period=_grace(epochs))
+def _asha(mode: str, epochs: int) -> TrialScheduler:
+    return _halving(mode, epochs, grace_period=_first_deciding_epoch(epochs))
 
 
-def _hyperband(mode: str, epochs: int) -> Any:
+def _hyperband(mode: str, epochs: int) -> TrialScheduler:
     return _halving(mode, epochs, grace_period=1, brackets=2)
 
 
-def _halving(mode: str, epochs: int, **options: int) -> Any:
-    kept = {"time_attr": "epoch", "metric": "value", "stop_last_trials": False}
-    return Asha(mode=mode, max_t=max(epochs, 2), reduction_factor=3, **kept, **options)
+def _halving(mode: str, epochs: int, **options: int) -> TrialScheduler:
+    return Halving(
+        time_attr="epoch",
+        metric="value",
+        mode=mode,
+        max_t=max(epochs, 2),
+        reduction_factor=3,
+        stop_last_trials=False,
+        **options,
+    )
 
 
-def _median(mode: str, epochs: int) -> Any:
+def _median(mode: str, epochs: int) -> TrialScheduler:
     return Median(
         time_attr="epoch",
         metric="value",
         mode=mode,
-        grace_period=_grace(epochs),
+        grace_period=_first_deciding_epoch(epochs),
         min_samples_required=3,
     )
 
 
-def _none(mode: str, epochs: int) -> Any:
-    return FIFOScheduler()
+def _none(mode: str, epochs: int) -> TrialScheduler:
+    return FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
-def _grace(epochs: int) -> int:
-    """Nobody is stopped in the first fifth of the epochs."""
+def _first_deciding_epoch(epochs: int) -> int:
+    """No trial is stopped in the first fifth of the epochs."""
     return max(1, round(epochs / 5))
 
 
-STOPPERS: dict[str, Callable[[str, int], Any]] = {
+# name -> function of (`min` or `max`, epochs of a whole trial)
+STOPPERS: dict[str, Callable[[str, int], TrialScheduler]] = {
     "asha": _asha,
     "median": _median,
     "hyperband": _hyperband,

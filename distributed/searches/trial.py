@@ -1,81 +1,93 @@
-"""One configuration -> its metrics: in this process for one worker, through Ray Train for several. Searches and studies share this code."""
+"""A job of a search in its own process: from the settings to the results that Ray Tune receives."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
+from ray import tune
 
 from distributed.training.run import RunSpec, failure_reason, run_once
+from distributed.training.workers.follow import run_nested
 
-Progress = Callable[[dict[str, float]], bool | None]
+PER_EPOCH = ("loss", "train_seconds", "rows_per_second")  # reported beside the validation metrics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a search have in common."""
+    """What all trials of a search have in common.
+
+    base: settings of the search's starting point that differ from the defaults.
+    folder: trial NAME keeps its state in folder/NAME/state. All nodes must see this folder, or a
+        trial that moves to another node starts anew.
+    arrays: reference to the decoded data from shards.sharing.share; None: each trial reads it.
+    """
 
     shards: str
-    base: dict[str, Any]  # dotted differences of the search's configuration from the defaults
+    base: Mapping[str, Any]
     metrics: list[str]
-    folder: str  # states go to folder/NAME/state; all nodes must see it, or a trial that moves starts anew
-    arrays: Any = None  # reference to what `share` made
+    folder: str
+    arrays: Any = None
 
 
-def settings_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    seed = {} if config.get("seed") is None else {"optim.seed": config["seed"]}
-    return {**base, **config["settings"], **seed}
+def run(job: Mapping[str, Any], context: TrialContext) -> None:
+    """Trains a job and reports every epoch and the end to Tune.
 
+    A failure is reported too, and fails this trial alone.
 
-def trainable(config: dict[str, Any], plan: TrialContext) -> None:
-    """A trial of the search: every epoch and the end are reported to Tune; what goes wrong is reported too, and fails this trial alone."""
-    from ray import tune
-
+    job: the fields of records.SearchJob.
+    """
     try:
-        metrics = train(config, plan)
+        metrics = train(job, context)
     except Exception as error:
         tune.report({"final": 1, "failed": failure_reason(error), "metrics": {}})
         return
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    split = "test" if config["kind"] == "test" else "val"
+    split = "test" if job["kind"] == "test" else "val"
     values = {**metrics[split], "train_seconds": metrics["train_seconds"]}
-    value, epochs = values.get(plan.metrics[0]), metrics["epochs"]
+    value, epochs = values.get(context.metrics[0]), metrics["epochs"]
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
 
 
-def train(config: Mapping[str, Any], plan: TrialContext) -> dict[str, Any]:
-    """The metrics of one job, trained here or by workers of its own."""
-    import ray
-    from ray import tune
-
-    settings, test = settings_of(config, plan.base), config["kind"] == "test"
-    whole = RunSpec(shards=plan.shards, settings=settings).config
-    folder = f"{plan.folder}/{config['state'] or config['name']}"
+def train(job: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
+    """The metrics of a job, trained in this process, or by several workers through Ray Train."""
+    settings, test = job_settings(job, context.base), job["kind"] == "test"
+    config = RunSpec(shards=context.shards, settings=settings).config
+    folder = f"{context.folder}/{job['state'] or job['name']}"
 
     def report(epoch: dict[str, float]) -> bool:
-        tune.report(
-            as_result(epoch, plan.metrics, whole.optim.epochs)
-        )  # Tune may end the trial in here
+        # Where Tune stops the trial early, this call does not return.
+        tune.report(epoch_result(epoch, context.metrics, config.optim.epochs))
         return False
 
-    if whole.scaling.workers > 1:
-        from distributed.training.workers.follow import run_nested
-
-        return run_nested(plan.shards, settings, folder, report, test)
-    arrays = ray.get(plan.arrays) if plan.arrays is not None else None
+    if config.scaling.workers > 1:
+        return run_nested(context.shards, settings, folder, report, test)
+    arrays = None if context.arrays is None else ray.get(context.arrays)
     return run_once(
-        plan.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test
+        context.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test
     ).metrics
 
 
-def as_result(epoch: Mapping[str, float], names: list[str], epochs: int) -> dict[str, Any]:
-    """An epoch's metrics as Tune, the stoppers and the records want them."""
-    metrics = {k.removeprefix("val/"): v for k, v in epoch.items() if k.startswith("val/")}
-    metrics |= {k: epoch[k] for k in ("loss", "train_seconds", "rows_per_second") if k in epoch}
+def job_settings(job: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings that differ from this project's defaults."""
+    seed = {} if job.get("seed") is None else {"optim.seed": job["seed"]}
+    return {**base, **job["settings"], **seed}
+
+
+def epoch_result(epoch: Mapping[str, float], names: list[str], epochs: int) -> dict[str, Any]:
+    """An epoch's metrics as Tune, the stoppers and the records expect them.
+
+    names: the search's metrics; the first one is the value that decides.
+    """
+    metrics = {
+        name.removeprefix("val/"): value for name, value in epoch.items() if name.startswith("val/")
+    }
+    metrics |= {name: epoch[name] for name in PER_EPOCH if name in epoch}
     return {
         "epoch": int(epoch["epoch"]),
         "epochs": epochs,

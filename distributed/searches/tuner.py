@@ -1,4 +1,6 @@
-"""Runs a searcher's jobs under Ray Tune: quiet, in reused actors, with failures kept to the trial they happen in."""
+"""Runs a searcher's jobs under Ray Tune: without output of its own, in reused processes, and with
+failures kept to the trial in which they happen.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +8,45 @@ import functools
 import logging
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed.runtime.signals import StopRequest
+from ray import tune
 
-# Before Tune is imported: no files of its own in the experiment (it has better ones), no strictness about names, no noise.
-QUIET = {
+from distributed.runtime.errors import Failure
+from distributed.runtime.signals import StopRequest
+from distributed.searches.searcher import Searcher
+
+# Tune writes no files of its own into the experiment, is not strict about names, and is quiet.
+TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the study and the records are the state
-    "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the searcher says how many trials there are at a time
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # not needed: the study and the records are the state
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the searcher limits how many run at a time
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-FIRST_FAILURES = (
-    5  # a search of which the first so many jobs all fail has a cause that no setting will cure
-)
+# Where the first configurations all fail, and there are this many, no setting is the cause.
+FIRST_FAILURES = 5
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; what was running goes on at --resume."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
+class EveryTrialFailed(Failure):
+    """All first configurations have failed."""
 
 
-class EveryTrialFailed(Exception):
-    """Everything fails from the start."""
+class _StopRequested(Exception):
+    """Leaves Tune's loop after a signal: Tune stops its trials on an Exception, not on a
+    KeyboardInterrupt.
+    """
 
 
-class Unpickled:
-    """Tune pickles what it is given for a restore of its own, which is not used here."""
+class _NotPickled:
+    """Tune pickles its callbacks and stoppers for a restore of its own, which is not used here."""
 
     def __reduce__(self) -> Any:
         return object, ()
@@ -53,31 +55,49 @@ class Unpickled:
         return self
 
 
+@dataclass(frozen=True)
+class TrialProcess:
+    """How Tune runs a trial.
+
+    resources: what it reserves for one.
+    reuse: keep the process for the next trial. With workers of its own a reused process fails after
+        an early stop.
+    """
+
+    resources: Mapping[str, float]
+    reuse: bool = True
+
+
 def run(
-    searcher: Any,
-    trainable: Callable[[dict[str, Any]], Any],
-    stopper: Any,
+    searcher: Searcher,
+    trainable: Callable[[dict[str, Any]], None],
+    stopper: tune.schedulers.TrialScheduler,
+    process: TrialProcess,
     *,
-    resources: Mapping[str, float],
-    reuse_actors: bool = True,
     on_step: Callable[[], None] | None = None,
     request: StopRequest | None = None,
 ) -> None:
-    """Returns when the searcher has finished; raises Interrupted or Hopeless."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    from ray import tune
+    """Returns when the searcher has finished.
 
+    Raises Interrupted after a signal, and EveryTrialFailed.
+
+    on_step: called between two events of Tune's.
+    request: whether the user wants to stop.
+    """
+    request = request or StopRequest()
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = tempfile.mkdtemp(prefix="search-")
     try:
         tune.Tuner(
-            tune.with_resources(trainable, dict(resources)),
+            tune.with_resources(trainable, dict(process.resources)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=stopper,
                 num_samples=-1,
-                reuse_actors=reuse_actors,
+                reuse_actors=process.reuse,
                 trial_name_creator=lambda trial: trial.config["name"],
                 trial_dirname_creator=lambda trial: f"{trial.config['name']}-{trial.trial_id}",
             ),
@@ -86,102 +106,99 @@ def run(
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
-                callbacks=[_watch(searcher, on_step, request or StopRequest())],
-                stop=_deadline(searcher),
+                callbacks=[_Events(searcher, on_step, request)],
+                stop=_Deadline(searcher),
             ),
         ).fit()
+    except _StopRequested:
+        request.raise_if_received()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _deadline(searcher: Any) -> Any:
-    """Stops the trials of the search, and only those, once the time budget is spent."""
-    from ray.tune import Stopper
+class _Deadline(_NotPickled, tune.Stopper):
+    """Stops the trials of the search, and only these, once the time budget is spent."""
 
-    class Deadline(Unpickled, Stopper):  # type: ignore[misc]
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            job = searcher.jobs.get(trial_id)
-            return (
-                not searcher.searching
-                and job is not None
-                and job.kind in ("search", "named")
-                and not result.get("final")
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        if self.searcher.searching or result.get("final"):
+            return False
+        job = self.searcher.jobs.get(trial_id)
+        return job is not None and job.kind in ("search", "named")
+
+    def stop_all(self) -> bool:
+        return False
+
+
+class _Events(_NotPickled, tune.Callback):
+    """Passes every epoch to the records, and looks for signals between two events."""
+
+    def __init__(
+        self, searcher: Searcher, on_step: Callable[[], None] | None, request: StopRequest
+    ) -> None:
+        self.searcher, self.on_step, self.request = searcher, on_step, request
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.log.restart_clock(trial.config["name"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
+    ) -> None:
+        if "epoch" in result and not result.get("final") and trial.trial_id in self.searcher.jobs:
+            self.searcher.log.add_epoch(trial.config["name"], result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.log.explain_failure(trial.config["name"], death_reason(trial.error_file))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.searcher.interrupted = bool(self.request.received)
+        if self.on_step:
+            self.on_step()
+        if self.request.received:
+            raise _StopRequested
+        ended = [r for r in self.searcher.log.configurations() if r.state != "running"]
+        if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
+            raise EveryTrialFailed(
+                f"the first {len(ended)} configurations all failed;"
+                f" the last one: {ended[-1].reason}"
             )
 
-        def stop_all(self) -> bool:
-            return False
 
-    return Deadline()
-
-
-def _watch(searcher: Any, on_step: Callable[[], None] | None, request: StopRequest) -> Any:
-    from ray.tune import Callback
-
-    class Watch(Unpickled, Callback):  # type: ignore[misc]
-        """Passes every epoch to the experiment's records, and looks for signals between two events."""
-
-        def on_trial_start(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            searcher.experiment.begin(trial.config["name"])
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            if "epoch" in result and not result.get("final") and trial.trial_id in searcher.jobs:
-                searcher.experiment.progress(trial.config["name"], result)
-
-        def on_trial_error(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            searcher.experiment.explain(trial.config["name"], death(trial.error_file))
-
-        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            searcher.interrupted = bool(request.received)
-            if on_step:
-                on_step()
-            if request.received:
-                raise Interrupted(request.received)
-            ended = [r for r in searcher.experiment.configurations() if r.state != "running"]
-            if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
-                raise EveryTrialFailed(
-                    f"the first {len(ended)} configurations all failed; the last one: {ended[-1].reason}"
-                )
-
-    return Watch()
-
-
-def death(error_file: str | None) -> str:
-    """Why a trial's process ended, in one line, from what Tune wrote down."""
+def death_reason(error_file: str | None) -> str:
+    """Why a trial's process ended, in one line, from the file that Tune writes."""
     try:
-        words = " ".join(Path(error_file or "").read_text().split())
+        error = " ".join(Path(error_file or "").read_text().split())
     except OSError:
-        words = ""
-    if "OutOfMemory" in words or "OOM" in words.partition("Some common causes")[0]:
+        error = ""
+    # Ray's text on other deaths lists OOM among "Some common causes".
+    if "OutOfMemory" in error or "OOM" in error.partition("Some common causes")[0]:
         return "out of memory: its process was killed"
-    if not words or "died" in words or "unavailable" in words:
+    if not error or "died" in error or "unavailable" in error:
         return "its process died: out of memory, or killed from outside"
-    return words[-300:]
+    return error[-300:]
 
 
-def run_trial(config: dict[str, Any], plan: dict[str, Any]) -> None:
-    """A trial, in its own process; torch is loaded there once, since processes are used again."""
-    from distributed.searches import trial
+def run_trial(job: dict[str, Any], context: dict[str, Any]) -> None:
+    """Runs a trial in its own process, where the first trial loads torch for all that follow.
 
-    trial.trainable(config, trial.TrialContext(**plan))
+    context: fields of trial.TrialContext, a class that the driver does not load.
+    """
+    from distributed.searches import trial  # the driver, which loads this file, needs no torch
+
+    trial.run(job, trial.TrialContext(**context))
 
 
 def make_trainable(
-    shards: str, base: dict[str, Any], metrics: list[str], folder: str, arrays: Any
+    *, shards: str, base: Mapping[str, Any], metrics: list[str], folder: str, arrays: object
 ) -> Callable[[dict[str, Any]], None]:
-    """What Tune runs."""
-    return functools.partial(
-        run_trial,
-        plan={
-            "shards": shards,
-            "base": base,
-            "metrics": metrics,
-            "folder": folder,
-            "arrays": arrays,
-        },
-    )
+    """Returns the function that Tune runs for every trial; its context is a TrialContext."""
+    context = {
+        "shards": shards,
+        "base": dict(base),
+        "metrics": metrics,
+        "folder": folder,
+        "arrays": arrays,
+    }
+    return functools.partial(run_trial, context=context)

@@ -24,9 +24,10 @@ from distributed.reporting.page import (
 )
 from distributed.reporting.tables import ReportTable, TableCell
 from distributed.searches.baselines import STARTING_POINT
-from distributed.searches.experiment import Experiment
 from distributed.searches.pages import tables as search_tables
-from distributed.searches.records import SearchJob
+from distributed.searches.pages import verdict as search_verdict
+from distributed.searches.records import SearchJob, SearchLog
+from distributed.searches.standings import Standings
 
 EVIL = '<script>alert("x")</script> | & {{body}} *_`[a](b)'
 
@@ -52,9 +53,11 @@ class Tags(HTMLParser):
 
 def searched(
     folder: Path, metric: str, runs: dict[str, list[float]], start: str = "defaults"
-) -> Experiment:
+) -> Standings:
     """A search whose configurations have these values over fresh seeds; the first one is the start."""
-    experiment = Experiment(folder, [metric], replicates=len(next(iter(runs.values()))), best=9)
+    standings = Standings(
+        SearchLog(folder), [metric], replicates=len(next(iter(runs.values()))), best=9
+    )
     jobs = [SearchJob(name=n, kind="search", label="" if i else start) for i, n in enumerate(runs)]
     for job in jobs:
         for seed, value in enumerate([sum(runs[job.name]), *runs[job.name]]):
@@ -69,9 +72,9 @@ def searched(
                 if seed
                 else job
             )
-            experiment.start(again)
-            experiment.end(again.name, "complete", {metric: value})
-    return experiment
+            standings.log.start(again)
+            standings.log.finish(again.name, "complete", {metric: value})
+    return standings
 
 
 def table() -> ReportTable:
@@ -232,18 +235,18 @@ def test_a_search_says_what_three_seeds_cannot_show(tmp_path: Path) -> None:
     three = searched(
         tmp_path / "3", "balanced_accuracy", {"0000": [0.5, 0.6, 0.7], "0001": [0.7, 0.75, 0.8]}
     )
-    assert search_tables.standings(three).caption.endswith(
+    assert search_tables.comparison_table(three).caption.endswith(
         "mean of 3 fresh seeds with its 95 % interval, which of 3 seeds covers at most 75 %)"
     )
-    assert "covers at most 75 %" in search_tables.limits(three)
+    assert "covers at most 75 %" in search_verdict.seed_limits(three)
     many = searched(
         tmp_path / "8", "balanced_accuracy", {"0000": [0.5 + 0.01 * i for i in range(8)]}
     )
     assert (
-        search_tables.standings(many).caption
+        search_tables.comparison_table(many).caption
         == "Best and baselines (mean of 8 fresh seeds with its 95 % interval)"
     )
-    assert search_tables.limits(many) == ""
+    assert search_verdict.seed_limits(many) == ""
 
 
 def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: Path) -> None:
@@ -257,9 +260,9 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
     }
     p = stats.ttest_1samp(gaps, 0).pvalue
     alone = searched(tmp_path / "alone", "balanced_accuracy", {"0000": start, "0001": best})
-    found = search_tables.against_start(alone, alone.winner())
+    found = search_verdict.compare_winner(alone, alone.winner())
     assert (found.family, found.t_holm) == (1, pytest.approx(p))
-    assert "better than the defaults in balanced accuracy (+1.4 points" in search_tables.verdict(
+    assert "better than the defaults in balanced accuracy (+1.4 points" in search_verdict.verdict(
         alone
     )
     many = searched(
@@ -269,18 +272,18 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
         start=STARTING_POINT,
     )
     assert many.winner().record.name == "0001"
-    found = search_tables.against_start(many, many.winner())
+    found = search_verdict.compare_winner(many, many.winner())
     assert (found.family, found.t_holm) == (5, pytest.approx(5 * p))
-    said = search_tables.verdict(many)
+    said = search_verdict.verdict(many)
     assert "does not survive the correction for 5 comparisons" in said
     assert "p is corrected for the 5 that were compared with the starting point" in said
 
 
 def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> None:
     found = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
-    (row,) = search_tables.standings(found).rows
+    (row,) = search_tables.comparison_table(found).rows
     assert re.fullmatch(r"0\.493 \(0\.48\d to 0\.50\d\)", row[1].text)
     assert (
-        search_tables.interval(search_tables.summarise([0.61, 0.63]), "accuracy")
+        search_verdict.interval(search_verdict.summarise([0.61, 0.63]), "accuracy")
         == " (61.0 to 63.0)"
     )

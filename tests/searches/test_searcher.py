@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,21 @@ import pytest
 from optuna.trial import TrialState
 
 from distributed import config
-from distributed.runtime.signals import StopRequest
-from distributed.searches import searcher as parts
-from distributed.searches import stoppers as search_stoppers
-from distributed.searches import tuner as search
-from distributed.searches.experiment import Experiment
+from distributed.runtime.command import one_line
+from distributed.runtime.signals import Interrupted, StopRequest
+from distributed.searches import tuner
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
-from distributed.searches.records import SearchJob, SearchRecord
+from distributed.searches.planner import Done, Planner, Run
+from distributed.searches.records import SearchJob, SearchLog, SearchRecord
+from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.searcher import Searcher
+from distributed.searches.standings import Standings
+from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
 from tests.searches import analytic
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
-NAMED = [("defaults", DEFAULTS), ("concatenation", {"optim.lr": 0.5, "fusion.kind": "uniform"})]
+NAMED = {"defaults": DEFAULTS, "concatenation": {"optim.lr": 0.5, "fusion.kind": "uniform"}}
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -36,17 +40,19 @@ def make(
     sampler: str = "tpe",
     url: str = "",
     **options: Any,
-) -> parts.Searcher:
-    experiment = Experiment(folder, list(metrics), replicates=options.pop("replicates", 0), best=2)
-    storage = parts.open_storage(url or str(folder / "study.journal"))
+) -> Searcher:
+    standings = Standings(
+        SearchLog(folder), list(metrics), replicates=options.pop("replicates", 0), best=2
+    )
+    storage = open_storage(url or str(folder / "study.journal"))
     trials = options.setdefault("trials", 8)
-    study = parts.open_study(storage, "test", ["max"] * len(metrics), sampler, 0, trials)
+    study = open_study(storage, "test", ["max"] * len(metrics), sampler, 0, trials)
     owner = options.pop("owner", "me")
-    return parts.Searcher(
+    return Searcher(
         study,
         analytic.space,
-        experiment,
-        concurrent=2,
+        Planner(standings),
+        slots=lambda: 2,
         owner=owner,
         named=options.pop("named", NAMED),
         **options,
@@ -54,33 +60,35 @@ def make(
 
 
 def run(
-    searcher: parts.Searcher,
+    searcher: Searcher,
     stopper: str = "none",
     on_step: Callable[[], None] | None = None,
     **trouble: Any,
-) -> Experiment:
+) -> Standings:
     trainable = functools.partial(analytic.trainable, **trouble)
     request = StopRequest()
     searcher.request = request  # type: ignore[attr-defined]
-    made = search_stoppers.STOPPERS[stopper]("max", analytic.EPOCHS)
-    search.run(searcher, trainable, made, resources={"CPU": 1}, on_step=on_step, request=request)
-    return searcher.experiment
+    made = STOPPERS[stopper]("max", analytic.EPOCHS)
+    tuner.run(
+        searcher, trainable, made, tuner.TrialProcess({"CPU": 1}), on_step=on_step, request=request
+    )
+    return searcher.standings
 
 
-def states(searcher: parts.Searcher) -> list[TrialState]:
+def states(searcher: Searcher) -> list[TrialState]:
     return [t.state for t in searcher.study.trials]
 
 
 def test_defaults_come_first_and_optuna_hears_of_early_stops(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=16, replicates=2)
-    experiment = run(searcher, "asha")
+    standings = run(searcher, "asha")
     trials = searcher.study.trials
     assert trials[0].params == DEFAULTS
     assert trials[1].params["fusion.kind"] == "uniform"
     assert len(trials) == 16
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
-        record = experiment.records[f"{trial.number:04d}"]
+        record = standings.log.records[f"{trial.number:04d}"]
         last = max(trial.intermediate_values)
         whole = trial.state == TrialState.COMPLETE
         assert record.state == ("complete" if whole else "stopped")
@@ -92,36 +100,36 @@ def test_defaults_come_first_and_optuna_hears_of_early_stops(tmp_path: Path) -> 
 
 
 def test_named_configurations_are_never_stopped_and_the_best_are_run_again(tmp_path: Path) -> None:
-    experiment = run(make(tmp_path, trials=12, replicates=2), "asha")
-    assert [r.state for r in experiment.named()] == ["complete"] * 2
-    again = experiment.of_kind("replicate")
-    candidates = experiment.candidates()
-    assert {c.name for c in experiment.named()} < {c.name for c in candidates}
+    standings = run(make(tmp_path, trials=12, replicates=2), "asha")
+    assert [r.state for r in standings.named()] == ["complete"] * 2
+    again = standings.log.of_kind("replicate")
+    candidates = standings.candidates()
+    assert {c.name for c in standings.named()} < {c.name for c in candidates}
     assert {(r.job.of, r.job.seed) for r in again} == {
         (c.name, seed) for c in candidates for seed in (1, 2)
     }
     assert all(r.state == "complete" for r in again)
-    winner = experiment.winner()
+    winner = standings.winner()
     assert winner is not None
     assert winner.record.metrics["balanced_accuracy"] == max(
         r.metrics["balanced_accuracy"] for r in candidates
     )
-    assert [r.job.state for r in experiment.tests()] == [
+    assert [r.job.state for r in standings.tests()] == [
         f"{winner.record.name}-seed{s}" for s in (1, 2)
     ]
 
 
 def test_failures_keep_their_reason_and_the_search_goes_on(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=8)
-    experiment = run(searcher, trouble=True)
+    standings = run(searcher, trouble=True)
     assert states(searcher)[2:5] == [TrialState.FAIL] * 3
     assert states(searcher).count(TrialState.COMPLETE) == 5
-    assert experiment.records["0002"].reason == "a bad combination"
-    assert "died" in experiment.records["0003"].reason
-    assert experiment.records["0004"].reason == "balanced_accuracy is not a number"
-    read = Experiment(tmp_path, ["balanced_accuracy"])
+    assert standings.log.records["0002"].reason == "a bad combination"
+    assert "died" in standings.log.records["0003"].reason
+    assert standings.log.records["0004"].reason == "balanced_accuracy is not a number"
+    read = SearchLog(tmp_path)
     assert {r.name: r.reason for r in read.records.values()} == {
-        r.name: r.reason for r in experiment.records.values()
+        r.name: r.reason for r in standings.log.records.values()
     }
 
 
@@ -142,10 +150,10 @@ def test_several_metrics_give_a_front(tmp_path: Path) -> None:
     searcher = make(
         tmp_path, metrics=("balanced_accuracy", "worst_recall"), sampler="nsga2", trials=10
     )
-    experiment = run(searcher)
+    standings = run(searcher)
     assert all(t.state == TrialState.COMPLETE and len(t.values) == 2 for t in searcher.study.trials)
     assert (
-        len(experiment.front()) == len(searcher.study.best_trials) == 10
+        len(standings.front()) == len(searcher.study.best_trials) == 10
     )  # one is the other's negative: nothing is beaten
 
 
@@ -159,16 +167,16 @@ def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Pa
         if under_way and states(first).count(TrialState.COMPLETE) >= 3:
             first.request.received = 15  # type: ignore[attr-defined]
 
-    with pytest.raises(search.Interrupted, match="SIGTERM"):
+    with pytest.raises(Interrupted, match="SIGTERM"):
         run(first, on_step=stop, pause=0.15, folder=str(tmp_path))
     running = [t.number for t in first.study.trials if t.state == TrialState.RUNNING]
     done = {t.number: t.params for t in first.study.trials if t.state == TrialState.COMPLETE}
     assert running
     second = make(tmp_path, trials=8)
-    experiment = run(second, pause=0.15, folder=str(tmp_path))
+    standings = run(second, pause=0.15, folder=str(tmp_path))
     assert states(second) == [TrialState.COMPLETE] * 8
     assert {n: second.study.trials[n].params for n in done} == done
-    assert any(experiment.records[f"{n:04d}"].metrics["started_at"] > 0 for n in running)
+    assert any(standings.log.records[f"{n:04d}"].metrics["started_at"] > 0 for n in running)
     assert [t.user_attrs.get("label") for t in second.study.trials[:2]] == [
         "defaults",
         "concatenation",
@@ -178,8 +186,8 @@ def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Pa
 def test_a_finished_search_is_extended(tmp_path: Path) -> None:
     run(make(tmp_path, trials=5, replicates=1))
     searcher = make(tmp_path, trials=9, replicates=1)
-    experiment = run(searcher)
-    assert len(searcher.study.trials) == len(experiment.of_kind("search")) == 9
+    standings = run(searcher)
+    assert len(searcher.study.trials) == len(standings.log.of_kind("search")) == 9
     values = [t.value for t in searcher.study.trials]
     assert len(set(values)) == 9  # the sampler did not start its draws again
 
@@ -189,9 +197,9 @@ def test_searches_share_a_study_without_taking_each_others_trials(tmp_path: Path
     left = make(tmp_path / "left", owner="left", url=url, trials=4)
     orphan = left.study.ask()
     orphan.set_user_attr("owner", "left")
-    right = make(tmp_path / "right", owner="right", url=url, trials=6, named=[])
-    experiment = run(right)
-    assert len(experiment.of_kind("search")) == 6
+    right = make(tmp_path / "right", owner="right", url=url, trials=6, named={})
+    standings = run(right)
+    assert len(standings.log.of_kind("search")) == 6
     assert right.study.trials[orphan.number].state == TrialState.RUNNING
     run(make(tmp_path / "left", owner="left", url=url, trials=4))
     assert [t.state for t in right.study.trials] == [TrialState.COMPLETE] * 10
@@ -202,8 +210,8 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     trial = searcher.study.ask()
     trial.set_user_attr("owner", "me")
     job = SearchJob(name=f"{trial.number:04d}", kind="search", number=trial.number)
-    searcher.experiment.start(job)
-    searcher.experiment.end(job.name, "complete", {"balanced_accuracy": 0.5})
+    searcher.log.start(job)
+    searcher.log.finish(job.name, "complete", {"balanced_accuracy": 0.5})
     again = make(tmp_path, trials=3)
     told = again.study.trials[trial.number]
     assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
@@ -214,10 +222,10 @@ def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(
 ) -> None:
     searcher = make(tmp_path, trials=4)
     searcher.study.enqueue_trial(
-        NAMED[0][1], user_attrs={"owner": "me", "label": "defaults"}
+        NAMED["defaults"], user_attrs={"owner": "me", "label": "defaults"}
     )  # killed here
-    experiment = run(make(tmp_path, trials=4))
-    assert sorted(r.job.label for r in experiment.of_kind("search")) == [
+    standings = run(make(tmp_path, trials=4))
+    assert sorted(r.job.label for r in standings.log.of_kind("search")) == [
         "",
         "",
         "concatenation",
@@ -228,24 +236,21 @@ def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(
 
 def test_a_finished_trial_without_a_record_gets_one(tmp_path: Path) -> None:
     whole = run(make(tmp_path, trials=8), "asha")
-    lines = whole.log.read_text().splitlines(keepends=True)
-    whole.log.write_text(
+    lines = whole.log.path.read_text().splitlines(keepends=True)
+    whole.log.path.write_text(
         "".join(
             line for line in lines if '"name": "0000"' not in line and '"name": "0004"' not in line
         )
     )
-    again = make(tmp_path, trials=8).experiment
+    again = make(tmp_path, trials=8)
     for name in ("0000", "0004"):
-        lost, found = whole.records[name], again.records[name]
+        lost, found = whole.log.records[name], again.log.records[name]
         assert (found.job, found.state, found.epoch) == (lost.job, lost.state, lost.epoch)
         assert found.metrics["balanced_accuracy"] == lost.metrics["balanced_accuracy"]
         assert [(e["epoch"], e["balanced_accuracy"]) for e in found.history] == [
             (e["epoch"], e["balanced_accuracy"]) for e in lost.history
         ]
-    assert (
-        Experiment(tmp_path, ["balanced_accuracy"]).records["0004"].state
-        == whole.records["0004"].state
-    )
+    assert SearchLog(tmp_path).records["0004"].state == whole.log.records["0004"].state
 
 
 def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_path: Path) -> None:
@@ -272,52 +277,54 @@ def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_pa
 def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) -> None:
     for sitting in range(3):
         mirror = Mirror(f"file://{tmp_path}/bucket")
-        experiment = Experiment(mirror.folder, ["balanced_accuracy"])
+        log = SearchLog(mirror.folder)
         name = f"000{sitting}"
-        experiment.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
-        experiment.progress(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
-        experiment.end(name, "complete", {"balanced_accuracy": 0.5})
-        SearchBoard(experiment, config.flatten(config.Config()), ["optim.lr"]).close()
+        log.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
+        log.add_epoch(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
+        log.finish(name, "complete", {"balanced_accuracy": 0.5})
+        SearchBoard(log, config.flatten(config.Config()), ["optim.lr"]).close()
         mirror.upload()
     files = sorted(path.parent.name for path in (tmp_path / "bucket").rglob("events.*"))
     assert files == ["0000", "0001", "0002", "bucket"]
 
 
-def complete(experiment: Experiment, name: str, value: float, **job: Any) -> None:
-    experiment.start(SearchJob(**{"kind": "search", **job, "name": name}))
-    experiment.end(name, "complete", {"balanced_accuracy": value})
+def complete(standings: Standings, name: str, value: float, **job: Any) -> None:
+    standings.log.start(SearchJob(**{"kind": "search", **job, "name": name}))
+    standings.log.finish(name, "complete", {"balanced_accuracy": value})
 
 
 def test_an_extension_keeps_a_winner_that_fresh_seeds_have_confirmed(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=2, best=1)
-    complete(experiment, "0000", 0.80)
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"], replicates=2, best=1)
+    complete(standings, "0000", 0.80)
     for seed in (1, 2):
-        complete(experiment, f"0000-seed{seed}", 0.80, kind="replicate", of="0000", seed=seed)
-    complete(experiment, "0000-seed1-test", 0.7, kind="test", of="0000")
-    assert not experiment.read_before()
-    complete(experiment, "0001", 0.90)  # one lucky run of an extension
-    complete(experiment, "0001-seed1", 0.95, kind="replicate", of="0001", seed=1)
-    assert experiment.winner().record.name == "0000"  # the other has one of two
-    complete(experiment, "0001-seed2", 0.50, kind="replicate", of="0001", seed=2)
-    assert [r.name for r in experiment.candidates()] == ["0001", "0000"]
-    assert experiment.winner().record.name == "0000"
-    assert experiment.read_before()
+        complete(standings, f"0000-seed{seed}", 0.80, kind="replicate", of="0000", seed=seed)
+    complete(standings, "0000-seed1-test", 0.7, kind="test", of="0000")
+    assert not standings.was_extended_after_test()
+    complete(standings, "0001", 0.90)  # one lucky run of an extension
+    complete(standings, "0001-seed1", 0.95, kind="replicate", of="0001", seed=1)
+    assert standings.winner().record.name == "0000"  # the other has one of two
+    complete(standings, "0001-seed2", 0.50, kind="replicate", of="0001", seed=2)
+    assert [r.name for r in standings.candidates()] == ["0001", "0000"]
+    assert standings.winner().record.name == "0000"
+    assert standings.was_extended_after_test()
 
 
 @pytest.mark.parametrize("replicates", [0, 2])
 def test_a_test_job_repeats_the_seed_of_the_run_that_it_tests(
     tmp_path: Path, replicates: int
 ) -> None:
-    experiment = Experiment(tmp_path, ["balanced_accuracy"], replicates=replicates, seed=5)
-    complete(experiment, "0000", 0.8)
-    while isinstance(job := experiment.plan(searching=False), SearchJob):
-        complete(experiment, value=0.8, **job.to_dict())
-    seeds = {"0000": 5, **{r.name: r.job.seed for r in experiment.of_kind("replicate")}}
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"], replicates=replicates)
+    planner = Planner(standings, seed=5)
+    complete(standings, "0000", 0.8)
+    while isinstance(step := planner.next_step(searching=False), Run):
+        complete(standings, value=0.8, **step.job.to_dict())
+    assert step == Done()
+    seeds = {"0000": 5, **{r.name: r.job.seed for r in standings.log.of_kind("replicate")}}
     assert seeds == {"0000": 5, **{f"0000-seed{s}": 5 + s for s in range(1, replicates + 1)}}
-    assert [r.job.seed for r in experiment.tests()] == [
-        seeds[r.job.state] for r in experiment.tests()
+    assert [r.job.seed for r in standings.tests()] == [
+        seeds[r.job.state] for r in standings.tests()
     ]
-    assert len(experiment.tests()) == max(replicates, 1)
+    assert len(standings.tests()) == max(replicates, 1)
 
 
 @pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
@@ -326,17 +333,15 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
     tmp_path: Path, name: str, undefined: float | None
 ) -> None:
     np.random.seed(0)  # Hyperband draws a bracket for every trial
-    experiment = Experiment(tmp_path, ["precision/a"])
+    standings = Standings(SearchLog(tmp_path), ["precision/a"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
-        experiment.start(SearchJob(name=f"{number:04d}", kind="search"))
+        standings.log.start(SearchJob(name=f"{number:04d}", kind="search"))
         for epoch in range(1, 10):
             metrics = {"loss": 1.0, "precision/a": undefined if epoch == 1 else value}
-            experiment.progress(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
-        experiment.end(f"{number:04d}", "complete", {"precision/a": value})
-    made = search_stoppers.recall(
-        search_stoppers.STOPPERS[name]("max", 9), experiment.configurations(), "precision/a"
-    )
-    trial = search_stoppers.EarlierTrial(SearchRecord(SearchJob(name="new", kind="search")))
+            standings.log.add_epoch(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
+        standings.log.finish(f"{number:04d}", "complete", {"precision/a": value})
+    made = recall(STOPPERS[name]("max", 9), standings.log.configurations(), "precision/a")
+    trial = EarlierTrial(SearchRecord(SearchJob(name="new", kind="search")))
     made.on_trial_add(None, trial)
     assert {
         made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)
@@ -350,12 +355,10 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
 )
 def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> None:
     np.random.seed(0)
-    made = search_stoppers.STOPPERS[name]("max", epochs)
+    made = STOPPERS[name]("max", epochs)
 
-    def trial(number: int) -> search_stoppers.EarlierTrial:
-        return search_stoppers.EarlierTrial(
-            SearchRecord(SearchJob(name=f"{number:04d}", kind="search"))
-        )
+    def trial(number: int) -> EarlierTrial:
+        return EarlierTrial(SearchRecord(SearchJob(name=f"{number:04d}", kind="search")))
 
     for number in range(8):
         made.recall(trial(number), [{"epoch": e, "value": 0.9} for e in range(1, epochs + 1)])
@@ -392,11 +395,9 @@ def test_a_trial_whose_metric_is_undefined_at_times_goes_on_and_fails_only_at_it
             )
 
     searcher = make(tmp_path, trials=3)
-    search.run(
-        searcher, trainable, search_stoppers.STOPPERS["asha"]("max", 3), resources={"CPU": 1}
-    )
+    tuner.run(searcher, trainable, STOPPERS["asha"]("max", 3), tuner.TrialProcess({"CPU": 1}))
     assert states(searcher) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
-    assert searcher.experiment.records["0001"].reason == "balanced_accuracy is not a number"
+    assert searcher.log.records["0001"].reason == "balanced_accuracy is not a number"
 
 
 @pytest.mark.parametrize("name", ["asha", "median", "hyperband"])
@@ -404,17 +405,17 @@ def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
     tmp_path: Path, name: str
 ) -> None:
     np.random.seed(0)  # Hyperband draws a bracket for every trial
-    experiment = Experiment(tmp_path, ["balanced_accuracy"])
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"])
     for number, value in enumerate((0.9, 0.8, 0.7, 0.6)):
-        experiment.start(SearchJob(name=f"{number:04d}", kind="search"))
+        standings.log.start(SearchJob(name=f"{number:04d}", kind="search"))
         for epoch in range(1, 10):
-            experiment.progress(
+            standings.log.add_epoch(
                 f"{number:04d}", {"epoch": epoch, "metrics": {"balanced_accuracy": value}}
             )
-        experiment.end(f"{number:04d}", "complete", {"balanced_accuracy": value})
+        standings.log.finish(f"{number:04d}", "complete", {"balanced_accuracy": value})
 
     def stops(stopper: Any, label: str = "") -> bool:
-        trial = search_stoppers.EarlierTrial(experiment.records["0000"])
+        trial = EarlierTrial(standings.log.records["0000"])
         trial.trial_id, trial.config["label"] = f"new {label}", label
         stopper.on_trial_add(None, trial)
         return "STOP" in (
@@ -422,55 +423,56 @@ def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
             for epoch in (1, 2, 3, 9)
         )
 
-    made = search_stoppers.STOPPERS[name]("max", 9)
-    assert search_stoppers.recall(made, experiment.configurations(), "balanced_accuracy") is made
+    made = STOPPERS[name]("max", 9)
+    assert recall(made, standings.log.configurations(), "balanced_accuracy") is made
     assert stops(made)
     assert not stops(made, "one expert")
-    none = search_stoppers.STOPPERS["none"]("max", 9)
-    assert search_stoppers.recall(none, experiment.configurations(), "balanced_accuracy") is none
+    none = STOPPERS["none"]("max", 9)
+    assert recall(none, standings.log.configurations(), "balanced_accuracy") is none
 
 
 def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=500, replicates=1, time_budget=4.0)
-    experiment = run(searcher, pause=0.05)
+    standings = run(searcher, pause=0.05)
     assert 2 <= len(searcher.study.trials) < 500
     assert all(s.is_finished() for s in states(searcher))
-    assert len(experiment.of_kind("replicate")) == len(experiment.candidates())
-    assert experiment.tests()
+    assert len(standings.log.of_kind("replicate")) == len(standings.candidates())
+    assert standings.tests()
 
 
 def test_when_everything_fails_the_search_gives_up(tmp_path: Path) -> None:
-    searcher = make(tmp_path, trials=50, named=[])
-    with pytest.raises(search.EveryTrialFailed, match="all failed"):
-        search.run(
+    searcher = make(tmp_path, trials=50, named={})
+    with pytest.raises(tuner.EveryTrialFailed, match="all failed"):
+        tuner.run(
             searcher,
             analytic.broken,
-            search_stoppers.STOPPERS["none"]("max", 1),
-            resources={"CPU": 1},
+            STOPPERS["none"]("max", 1),
+            tuner.TrialProcess({"CPU": 1}),
         )
     assert len(searcher.study.trials) < 15
 
 
 def test_a_line_cut_short_by_a_kill_is_ignored(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, ["balanced_accuracy"])
+    log = SearchLog(tmp_path)
     for name in ("0000", "0001"):
-        experiment.start(SearchJob(name=name, kind="search"))
-        experiment.end(name, "complete", {"balanced_accuracy": 0.1})
-    experiment.log.write_text(experiment.log.read_text()[:-20])
-    assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000"]
-    again = Experiment(tmp_path, ["balanced_accuracy"])
+        log.start(SearchJob(name=name, kind="search"))
+        log.finish(name, "complete", {"balanced_accuracy": 0.1})
+    log.path.write_text(log.path.read_text()[:-20])
+    assert list(SearchLog(tmp_path).records) == ["0000"]
+    again = SearchLog(tmp_path)
     again.start(SearchJob(name="0002", kind="search"))
-    again.end("0002", "complete", {"balanced_accuracy": math.nan})
-    assert list(Experiment(tmp_path, ["balanced_accuracy"]).records) == ["0000", "0002"]
+    again.finish("0002", "complete", {"balanced_accuracy": math.nan})
+    assert list(SearchLog(tmp_path).records) == ["0000", "0002"]
 
 
 def test_a_study_keeps_its_objectives(tmp_path: Path) -> None:
-    storage = parts.open_storage(str(tmp_path / "s.journal"))
-    parts.open_study(storage, "x", ["max"], "tpe", 0, 5)
+    storage = open_storage(str(tmp_path / "s.journal"))
+    open_study(storage, "x", ["max"], "tpe", 0, 5)
     with pytest.raises(ValueError, match="keeps its objectives"):
-        parts.open_study(storage, "x", ["max", "min"], "tpe", 0, 5)
+        open_study(storage, "x", ["max", "min"], "tpe", 0, 5)
 
 
 def test_a_wrong_storage_is_one_clear_error() -> None:
-    with pytest.raises(ValueError, match=r"--storage must be .* got 'nonsense://x'"):
-        parts.open_storage("nonsense://x")
+    with pytest.raises(ValueError) as error:
+        open_storage("nonsense://x")
+    assert re.match(r"--storage must be .* got 'nonsense://x'", one_line(error.value))

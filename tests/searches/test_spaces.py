@@ -136,7 +136,7 @@ def test_a_question_that_would_be_lost_is_refused() -> None:
         ValueError,
         match=r"a space must ask by suggest_float \(step, log\), .*; got suggest_loguniform",
     ):
-        spaces.names(lambda trial: trial.suggest_loguniform("optim.lr", 1e-4, 1e-2))
+        spaces.setting_names(lambda trial: trial.suggest_loguniform("optim.lr", 1e-4, 1e-2))
 
 
 def test_an_unknown_space_names_the_valid_ones() -> None:

@@ -198,7 +198,7 @@ def test_an_epoch_as_a_result() -> None:
         "train_seconds": 3.0,
         "lr": 0.1,
     }
-    found = trial.as_result(epoch, ["nll", "train_seconds"], 5)
+    found = trial.epoch_result(epoch, ["nll", "train_seconds"], 5)
     assert (found["epoch"], found["epochs"], found["value"]) == (2, 5, 0.5)
     assert found["metrics"]["train_seconds"] == 3.0
     assert "lr" not in found["metrics"]
@@ -206,12 +206,12 @@ def test_an_epoch_as_a_result() -> None:
 
 def test_settings_of_a_job_go_over_the_base() -> None:
     config = {"settings": {"loss.margin": 0.1}, "seed": 7}
-    assert trial.settings_of(config, {"loss.margin": 0.0, "dim": 8}) == {
+    assert trial.job_settings(config, {"loss.margin": 0.0, "dim": 8}) == {
         "loss.margin": 0.1,
         "dim": 8,
         "optim.seed": 7,
     }
-    assert trial.settings_of({**config, "seed": None}, {}) == {"loss.margin": 0.1}
+    assert trial.job_settings({**config, "seed": None}, {}) == {"loss.margin": 0.1}
 
 
 def test_metric_names_are_those_of_the_model() -> None:

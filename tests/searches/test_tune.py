@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,21 @@ from typing import Any
 import pytest
 
 from distributed import config, tune
-from distributed.searches import setup as search_setup
-from distributed.searches.experiment import Experiment
+from distributed.runtime.command import one_line
+from distributed.searches.baselines import starting_points
 from distributed.searches.mirror import Mirror
-from distributed.searches.records import SEARCH_METRICS
+from distributed.searches.options import SearchOptions
+from distributed.searches.records import SEARCH_METRICS, SearchLog
+from distributed.searches.setup import (
+    RecordedOptions,
+    Setup,
+    check_search,
+    claim,
+    merge_options,
+    prepare,
+)
+from distributed.searches.spaces import SPACES
+from distributed.searches.standings import Standings
 from distributed.shards.manifest import read_manifest, write_manifest
 from tests.conftest import ROOT, run_command
 
@@ -42,6 +54,13 @@ def search(out: Path, *words: str, timeout: float = 500) -> subprocess.Completed
 def rows(out: Path) -> list[dict[str, str]]:
     with (out / "trials.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def mistake(*words: str) -> str:
+    """What the command says to a mistake, in one line."""
+    with pytest.raises(ValueError) as error:
+        tune.main(list(words))
+    return one_line(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +112,15 @@ def test_best_toml_is_the_configuration_with_the_best_mean_over_fresh_seeds(fini
 
 
 def test_the_test_split_is_read_by_the_winner_only_and_last(finished: Any) -> None:
-    experiment = Experiment(finished[0], ["balanced_accuracy"], replicates=2, best=1)
-    tests = experiment.of_kind("test")
-    winner = experiment.winner()
+    standings = Standings(SearchLog(finished[0]), ["balanced_accuracy"], replicates=2, best=1)
+    tests = standings.log.of_kind("test")
+    winner = standings.winner()
     assert winner is not None
     assert {r.job.of for r in tests} == {winner.record.name}
     assert len(tests) == 2
-    others = experiment.of_kind("search", "named", "replicate")
+    others = standings.log.of_kind("search", "named", "replicate")
     assert min(r.started for r in tests) > max(r.started + r.seconds for r in others) - 0.1
-    assert {r.job.seed for r in experiment.of_kind("replicate")} == {1, 2}
+    assert {r.job.seed for r in standings.log.of_kind("replicate")} == {1, 2}
 
 
 def test_the_report_is_whole(finished: Any) -> None:
@@ -161,7 +180,7 @@ def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) 
     } <= names
     assert {info.name.tag for info in whole.metric_infos} == {f"final/{m}" for m in SEARCH_METRICS}
     groups: dict[str, int] = {}
-    for record in Experiment(out, ["balanced_accuracy"]).of_kind("search", "named", "replicate"):
+    for record in SearchLog(out).of_kind("search", "named", "replicate"):
         events, tags = read(out / "trials" / record.name)
         session = plugin_data_pb2.HParamsPluginData.FromString(
             tags[metadata.SESSION_START_INFO_TAG]
@@ -183,10 +202,10 @@ def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(
     finished: Any, wafer_shards: str
 ) -> None:
     out = str(finished[0])
-    with pytest.raises(ValueError, match="--out must be a new folder, or add --resume"):
-        tune.main(["--out", out, "--data", wafer_shards])
-    with pytest.raises(ValueError, match=r"must keep its --space; it was 'fusion', got 'full'"):
-        tune.main(["--out", out, "--resume", "--space", "full"])
+    message = mistake("--out", out, "--data", wafer_shards)
+    assert message.startswith("--out must be a new folder, or add --resume")
+    message = mistake("--out", out, "--resume", "--space", "full")
+    assert "must keep its --space; it was 'fusion', got 'full'" in message
 
 
 @pytest.mark.slow
@@ -205,7 +224,7 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
     [
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
-        (["--metric", "recall/nonsense"], r"--metric=recall/CLASS must name a class of the data"),
+        (["--metric", "recall/nonsense"], r"metric=recall/CLASS must name a class of the data"),
         (
             ["--set", "optim.metric=recall/nonsense"],
             r"optim.metric=recall/CLASS must name a class of the data",
@@ -237,8 +256,7 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(
 ) -> None:
     place = [] if words == ["--resume"] else ["--out", str(tmp_path / "e")]
     data = [] if "--data" in words else ["--data", wafer_shards]
-    with pytest.raises(ValueError, match=said):
-        tune.main([*place, *data, *words])
+    assert re.search(said, mistake(*place, *data, *words))
     assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
 
 
@@ -249,23 +267,21 @@ def test_a_mistake_is_one_clear_error_before_anything_starts(
 def test_the_metric_of_a_search_picks_the_epoch_of_its_runs(
     wafer_shards: str, metric: str, picks: str
 ) -> None:
-    options = {**search_setup.DEFAULTS, "data": wafer_shards, "metric": metric, "set": []}
-    assert search_setup.prepare(options).settings.optim.metric == picks
+    options = merge_options(SearchOptions(data=wafer_shards, metric=metric), None)
+    assert prepare(options).settings.optim.metric == picks
 
 
 def test_a_space_that_asks_for_gamma_takes_the_focal_loss(
     wafer_shards: str, tmp_path: Path
 ) -> None:
-    given = vars(
-        tune.parser().parse_args(
-            ["--data", wafer_shards, "--space", "margins", "--set", "loss.name=focal", "--out", "x"]
-        )
-    )
-    mirror = Mirror(str(tmp_path / "e"))
-    assert (
-        "loss.focal_gamma"
-        in tune.Search(search_setup.claim(mirror.folder, given), str(tmp_path / "e"), mirror).names
-    )
+    options = SearchOptions(data=wafer_shards, space="margins", set=("loss.name=focal",), out="x")
+    checked = check_search(claim(Mirror(str(tmp_path / "e")).folder, options))
+    assert "loss.focal_gamma" in checked.searched
+
+
+def test_every_option_but_those_of_the_folder_is_recorded() -> None:
+    names = {field.name for field in dataclasses.fields(SearchOptions)}
+    assert names - {"out", "resume", "workers"} == set(RecordedOptions.__annotations__)
 
 
 def without(split: str, shards: str, folder: Path) -> str:
@@ -313,27 +329,25 @@ def test_a_search_needs_no_test_rows(wafer_shards: str, tmp_path: Path) -> None:
 
 
 def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
-    given = {"resume": True, "out": "somewhere", **dict.fromkeys(["quick", "set", "workers"])}
-    setup, path = (
-        search_setup.Setup({**search_setup.DEFAULTS, "set": []}, "shards", {"dim": 8}, {}, "x"),
-        tmp_path / "experiment.json",
-    )
+    options = SearchOptions(resume=True, out="somewhere")
+    setup = Setup(merge_options(SearchOptions(), None), "shards", {"dim": 8}, {}, "x")
+    path = tmp_path / "experiment.json"
     setup.save(tmp_path)
     os.utime(path, (1, 1))
-    again = search_setup.claim(tmp_path, given)
+    again = claim(tmp_path, options)
     assert again == setup
     again.save(tmp_path)
     assert path.stat().st_mtime == 1
     again.options["trials"] = 30
     again.save(tmp_path)
-    assert search_setup.claim(tmp_path, given).options["trials"] == 30
+    assert claim(tmp_path, options).options["trials"] == 30
     assert [p.name for p in tmp_path.iterdir()] == ["experiment.json"]
     path.write_text(path.read_text()[:100])
     with pytest.raises(
         ValueError,
-        match=r"--out must be new or hold a whole search; experiment.json in 'somewhere' is damaged",
+        match=r"out must be new or hold a whole search; experiment.json in 'somewhere' is damaged",
     ):
-        search_setup.claim(tmp_path, given)
+        claim(tmp_path, options)
 
 
 def test_a_space_that_asks_for_unknown_settings_is_refused(
@@ -349,31 +363,24 @@ def test_a_space_that_asks_for_unknown_settings_is_refused(
 
 
 def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
-    from distributed.searches.spaces import SPACES
-
-    setup = search_setup.Setup({}, "", {}, {}, "x")
-    inside, outside = search_setup.starting_points(SPACES["margins"], setup, 2)
-    assert [label for label, _ in inside] == ["defaults", "plain softmax"]
+    points = starting_points(SPACES["margins"], {}, {}, 2)
+    assert list(points.inside) == ["defaults", "plain softmax"]
     assert {
-        job.name: job.settings["fusion.kind"] for job in outside if "fusion.kind" in job.settings
+        job.name: job.settings["fusion.kind"]
+        for job in points.outside
+        if "fusion.kind" in job.settings
     } == {"concatenation": "uniform"}
-    inside, outside = search_setup.starting_points(SPACES["full"], setup, 2)
-    assert len(inside) == 4
-    assert not outside
+    points = starting_points(SPACES["full"], {}, {}, 2)
+    assert len(points.inside) == 4
+    assert not points.outside
 
 
 def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
-    from distributed.searches.spaces import SPACES
-
-    setup = search_setup.Setup({}, "", {"experts.count": 1}, {"experts.count": 1}, "x")
-    inside, outside = search_setup.starting_points(
-        SPACES["full"], setup, 1
-    )  # one modality: nothing to concatenate
-    assert [label for label, _ in inside] + [job.label for job in outside] == [
-        "starting point",
-        "plain softmax",
-    ]
-    assert all("experts.count" not in values for _, values in inside)
+    one_expert = {"experts.count": 1}
+    # One modality: there is nothing to concatenate.
+    points = starting_points(SPACES["full"], one_expert, one_expert, 1)
+    assert points.labels == ["starting point", "plain softmax"]
+    assert all("experts.count" not in values for values in points.inside.values())
 
 
 @pytest.mark.parametrize(
@@ -405,16 +412,11 @@ def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
 def test_a_baseline_is_what_its_name_says_or_left_out(
     base: dict[str, Any], pinned: bool, left: list[str]
 ) -> None:
-    from distributed.searches.spaces import SPACES
-
     start = config.apply_changes(config.Config(), base)
-    setup = search_setup.Setup(
-        {}, "", config.changes_from_defaults(start), base if pinned else {}, "x"
-    )
-    inside, outside = search_setup.starting_points(SPACES["optimisation"], setup, 2)
-    found = [label for label, _ in inside] + [job.label for job in outside]
-    assert found == left
-    for job in outside:
+    changes = config.changes_from_defaults(start)
+    points = starting_points(SPACES["optimisation"], changes, base if pinned else {}, 2)
+    assert points.labels == left
+    for job in points.outside:
         settings = config.apply_changes(start, job.settings)
         if job.label == "plain softmax":
             assert (

@@ -9,8 +9,7 @@ from typing import Any
 
 from distributed.config import setting_fields
 from distributed.reporting.events import EventWriter, SettingColumn, remove_event_files
-from distributed.searches.experiment import Experiment
-from distributed.searches.records import SEARCH_METRICS, SearchRecord
+from distributed.searches.records import SEARCH_METRICS, SearchLog, SearchRecord
 
 UNGROUPED = ("rows_per_second",)  # metrics of an epoch that are no validation scores
 
@@ -20,12 +19,12 @@ class SearchBoard:
 
     def __init__(
         self,
-        experiment: Experiment,
+        log: SearchLog,
         base: Mapping[str, Any],
         names: Sequence[str],
         curves: bool = True,
     ) -> None:
-        self.experiment, self.base = experiment, dict(base)
+        self.log, self.base = log, dict(base)
         self.curves = curves  # False: the jobs' workers write their own
         self.names: list[str] = []
         self.wanted = sorted(names)
@@ -33,17 +32,17 @@ class SearchBoard:
         self.written: dict[str, int] = {}  # last epoch in the event file
         self.closed = {
             r.name
-            for r in experiment.records.values()
+            for r in log.records.values()
             if r.state != "running" and any(self.folder(r.name).glob("events.*"))
         }
 
     def folder(self, name: str) -> Path:
-        return self.experiment.folder / "trials" / name
+        return self.log.folder / "trials" / name
 
     def update(self) -> None:
         """Writes what is new since the last call."""
-        with self.experiment.lock:
-            records = [r for r in self.experiment.records.values() if r.name not in self.closed]
+        with self.log.lock:
+            records = [r for r in self.log.records.values() if r.name not in self.closed]
             snapshot = [(r, list(r.history), r.state) for r in records]
         asked = {name for record, _, _ in snapshot for name in record.job.settings}
         if not self.names or not asked <= set(self.names):
@@ -58,10 +57,10 @@ class SearchBoard:
 
         TensorBoard would take them from the first job, which lacks what it was not given.
         """
-        remove_event_files(self.experiment.folder)
+        remove_event_files(self.log.folder)
         self.names = names
         fields = setting_fields()
-        events = EventWriter(self.experiment.folder)
+        events = EventWriter(self.log.folder)
         events.hparams_table(
             [
                 SettingColumn(

@@ -1,15 +1,21 @@
-"""What a person sees while a search runs: one short live table on a terminal, one line a finished run elsewhere; then the final table."""
+"""What the user sees while a search runs: a short live table on a terminal, else a line for each
+finished run; and tables as plain text.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
 from distributed.reporting.tables import ReportTable, cell_text
-from distributed.searches.experiment import Experiment
-from distributed.searches.pages import tables
+from distributed.searches.pages.verdict import title
 from distributed.searches.records import SearchRecord
+from distributed.searches.standings import Standings
+from model.metrics.names import metric as metric_named
 
 STAGES = {
     "search": "searching",
@@ -17,23 +23,24 @@ STAGES = {
     "replicate": "running the best again with fresh seeds",
     "test": "testing the winner",
 }
-REFRESH = 0.5  # seconds
+REFRESH_SECONDS = 0.5
+LISTED_RUNS = 6  # running ones in the live table
+LISTED_TRIALS = 3  # leading ones in the live table, beside the baselines
+WIDEST_COLUMN = 60  # characters, in tables as plain text
 
 
 class SearchView:
-    """Trials done, what runs now, the best so far and the defaults."""
+    """Shows configurations done, what runs now, the best so far and the starting point."""
 
-    def __init__(self, experiment: Experiment, trials: int) -> None:
-        self.experiment, self.trials = experiment, trials
+    def __init__(self, standings: Standings, trials: int) -> None:
+        self.standings, self.log, self.trials = standings, standings.log, trials
+        self.metric = metric_named(standings.metric)
         self.started, self.drawn = time.monotonic(), 0.0
-        self.said = {r.name for r in experiment.records.values() if r.state != "running"}
-        self.live: Any = None
+        self.printed = {r.name for r in self.log.ended()}
+        self.live: Live | None = None
 
     def __enter__(self) -> SearchView:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
             self.live = Live(
                 self.table(), console=Console(stderr=True), auto_refresh=False, transient=True
             )
@@ -44,79 +51,84 @@ class SearchView:
         self.close()
 
     def close(self) -> None:
+        """Removes the live table."""
         if self.live is not None:
             self.live.stop()
 
     def update(self) -> None:
-        """Cheap enough to be called after every event."""
+        """Shows what is new. Cheap enough to be called after every event."""
         if self.live is None:
-            for record in list(self.experiment.records.values()):
-                if record.state != "running" and record.name not in self.said:
-                    self.said.add(record.name)
+            for record in self.log.ended():
+                if record.name not in self.printed:
+                    self.printed.add(record.name)
                     print(self.line(record), file=sys.stderr, flush=True)
-        elif time.monotonic() - self.drawn > REFRESH:
+        elif time.monotonic() - self.drawn > REFRESH_SECONDS:
             self.live.update(self.table(), refresh=True)
             self.drawn = time.monotonic()
 
-    def done(self) -> int:
-        return sum(r.state != "running" for r in self.experiment.configurations())
+    def progress(self) -> tuple[int, int]:
+        """Configurations that have ended, and how many there will be."""
+        done = sum(r.state != "running" for r in self.log.configurations())
+        return done, max(self.trials, done)
 
     def line(self, record: SearchRecord) -> str:
-        """A finished run in one line of a log."""
-        metric = self.experiment.metric
-        what = {"replicate": f"seed {record.job.seed}, ", "test": "on the test split "}.get(
-            record.job.kind, ""
-        )
-        name = record.job.label or f"trial {record.job.of or record.name}"
-        words = tables.shown(record.metrics.get(metric), metric)
-        state = {
-            "complete": words,
-            "stopped": f"stopped at epoch {record.epoch} with {words}",
+        """A finished run as a line of a log."""
+        job = record.job
+        kinds = {"replicate": f"seed {job.seed}, ", "test": "on the test split "}
+        name = job.label or f"trial {job.of or record.name}"
+        score = self.score(record.metrics.get(self.metric.name))
+        outcome = {
+            "complete": score,
+            "stopped": f"stopped at epoch {record.epoch} with {score}",
             "failed": f"failed: {record.reason}",
         }[record.state]
-        best = self.experiment.winner()
-        lead = (
-            ""
-            if best is None
-            else f", best {tables.shown(best.score(metric), metric)} ({best.title})"
+        done, total = self.progress()
+        winner = self.standings.winner()
+        best = ""
+        if winner is not None:
+            best = f", best {self.score(winner.score(self.metric.name))} ({winner.title})"
+        return (
+            f"[{self.clock()}] {done}/{total}{best} | {name}:"
+            f" {kinds.get(job.kind, '')}{outcome}, {record.seconds:.0f} s"
         )
-        return f"[{self.clock()}] {self.done()}/{max(self.trials, self.done())}{lead} | {name}: {what}{state}, {record.seconds:.0f} s"
+
+    def score(self, value: float | None) -> str:
+        return self.metric.text(value, missing="none")
 
     def clock(self) -> str:
+        """Minutes and seconds since this process began to search."""
         seconds = int(time.monotonic() - self.started)
         return f"{seconds // 60}:{seconds % 60:02d}"
 
-    def table(self) -> Any:
-        from rich.table import Table as RichTable
-
-        metric = self.experiment.metric
-        running = [r for r in list(self.experiment.records.values()) if r.state == "running"]
+    def table(self) -> Table:
+        """The live table."""
+        with self.log.lock:
+            records = list(self.log.records.values())
+        running = [r for r in records if r.state == "running"]
         stage = STAGES[running[-1].job.kind] if running else "starting"
-        caption = f"{stage}: {self.done()} of {max(self.trials, self.done())} configurations, {self.clock()}"
-        shown = RichTable(title=caption, title_justify="left", box=None, pad_edge=False)
-        for column in ("", "", f"{tables.plain(metric)}"):
-            shown.add_column(column)
-        for record in running[-6:]:
+        done, total = self.progress()
+        caption = f"{stage}: {done} of {total} configurations, {self.clock()}"
+        table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
+        for column in ("", "", self.metric.title):
+            table.add_column(column)
+        for record in running[-LISTED_RUNS:]:
             epochs = f"epoch {record.epoch}/{record.epochs}" if record.epochs else "starting"
-            shown.add_row(
-                f"running {record.name}",
-                epochs,
-                tables.shown(record.metrics.get(metric), metric) if record.metrics else "",
-            )
-        leaders = [r for r in self.experiment.finished() if not r.job.label][:3]
-        for record in [*leaders, *self.experiment.named()]:
-            score = self.experiment.standing(record).score(metric)
-            shown.add_row(tables.title(record), "", tables.shown(score, metric))
-        failed = sum(r.state == "failed" for r in self.experiment.records.values())
+            score = self.score(record.metrics.get(self.metric.name)) if record.metrics else ""
+            table.add_row(f"running {record.name}", epochs, score)
+        leading = [r for r in self.standings.finished() if not r.job.label][:LISTED_TRIALS]
+        for record in [*leading, *self.standings.named()]:
+            mean = self.standings.standing(record).score(self.metric.name)
+            table.add_row(title(record), "", self.score(mean))
+        failed = sum(r.state == "failed" for r in records)
         if failed:
-            shown.add_row(f"[red]{failed} failed[/red]", "", "")
-        return shown
+            table.add_row(f"[red]{failed} failed[/red]", "", "")
+        return table
 
 
 def print_table(table: ReportTable) -> None:
-    """A table as plain aligned columns on stdout: it may be a log."""
-    cells = [list(table.columns), *[[cell_text(c) for c in row] for row in table.rows]]
-    widths = [min(60, max(len(row[i]) for row in cells)) for i in range(len(table.columns))]
+    """Prints a table as aligned columns without colours: stdout may be a file."""
+    rows = [list(table.columns), *[[cell_text(cell) for cell in row] for row in table.rows]]
+    widths = [min(WIDEST_COLUMN, max(map(len, column))) for column in zip(*rows)]
     print(f"\n{table.caption}")
-    for row in cells:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())

@@ -1,222 +1,119 @@
-"""The tables of a search: who leads and by how much, the best settings in words, every configuration, what failed, what it cost."""
+"""The tables of a search: comparison, best settings, all configurations, failures, test, cost."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import math
-from collections.abc import Mapping
-from typing import Any
-
-from distributed.config import setting_fields, to_toml
-from distributed.reporting.files import write_atomically
-from distributed.reporting.significance import (
-    ALPHA,
-    Comparison,
-    Summary,
-    compare_to_reference,
-    summarise,
-)
+from distributed.config import setting_fields
+from distributed.reporting.significance import summarise
 from distributed.reporting.tables import ReportTable, TableCell, format_number
-from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
-from distributed.searches.baselines import STARTING_POINT
-from distributed.searches.experiment import Experiment, Standing
-from distributed.searches.records import SearchRecord
+from distributed.searches.pages.verdict import (
+    interval,
+    interval_name,
+    summarise_seeds,
+    title,
+)
+from distributed.searches.records import SearchRecord, Settings, is_finite
+from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
 
-IN_WORDS = {
-    "defaults": "this project's defaults",
-    STARTING_POINT: "the starting point",
-    "concatenation": "plain concatenation: no confidence weights",
-    "one expert": "a single expert",
-    "plain softmax": "plain softmax: experts without class priors",
-}
-SHARES = ("seconds", "nll", "mcc")  # not shown in percent
+KINDS = ("search", "named", "replicate", "test")
+# Of the test split, beside the metrics of the search.
+TEST_METRICS = (
+    "balanced_accuracy",
+    "macro_f1",
+    "few_shot_accuracy",
+    "accuracy",
+    "worst_recall",
+    "ece",
+)
+# Columns of the report's table of configurations, beside the metrics and the settings.
+SHORT_COLUMNS = ("trial", "label", "state", "epochs", "seconds", "replicate_mean")
 
 
-def percent(metric: str) -> bool:
-    return not any(word in metric for word in SHARES) and metric != "brier"
-
-
-def scale_of(metric: str) -> float:
-    return 100.0 if percent(metric) else 1.0
-
-
-def shown(value: float | None, metric: str) -> str:
-    """A metric's value as people read it: 63.2 %, 12 s."""
-    if value is None or not math.isfinite(value):
-        return "none"
-    if metric.endswith("seconds"):
-        return f"{value:.0f} s"
-    return f"{100 * value:.1f} %" if percent(metric) else f"{value:.3f}"
-
-
-def plain(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def seeds_of(experiment: Experiment, record: SearchRecord, metric: str) -> dict[Any, float]:
-    """Value by seed, of the replicates; of the one run where there are none."""
-    runs = experiment.replicates_of(record.name) or [record]
-    return {
-        r.job.seed if r is not record else 0: r.metrics[metric]
-        for r in runs
-        if math.isfinite(r.metrics.get(metric, math.nan))
-    }
-
-
-def summary(experiment: Experiment, record: SearchRecord, metric: str) -> Summary:
-    return summarise(list(seeds_of(experiment, record, metric).values()))
-
-
-def interval(found: Summary, metric: str) -> str:
-    """The interval behind a mean, in the digits of the mean: (62.1 to 64.9), (0.481 to 0.502)."""
-    if found.low is None or found.high is None:
-        return ""
-    digits, scale = 1 if percent(metric) or metric.endswith("seconds") else 3, scale_of(metric)
-    return f" ({scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
-
-
-def start_of(experiment: Experiment) -> SearchRecord | None:
-    """The run that the others are compared with: the defaults, or what --config and --set made of them."""
-    return next(
-        (r for r in experiment.named() if r.job.label in ("defaults", STARTING_POINT)), None
-    )
-
-
-def against_start(experiment: Experiment, winner: Standing) -> Comparison | None:
-    """The winner against the starting point over the seeds they share, corrected for all that were compared: it is the best of them."""
-    start = start_of(experiment)
-    if start is None or start is winner.record:
-        return None
-    compared = {r.name: seeds_of(experiment, r, experiment.metric) for r in experiment.candidates()}
-    found = next(
-        c for c in compare_to_reference(compared, start.name) if c.name == winner.record.name
-    )
-    return dataclasses.replace(found, name="the best found", reference=called(start))
-
-
-def called(start: SearchRecord) -> str:
-    return "the starting point" if start.job.label == STARTING_POINT else "the defaults"
-
-
-def verdict(experiment: Experiment) -> str:
-    """One honest sentence on what the search gave."""
-    winner = experiment.winner()
-    if winner is None:
-        return "No configuration has finished yet."
-    if winner.record is start_of(experiment):
-        return f"The search found nothing better than {called(winner.record)}: nothing else is to be recommended."
-    found = against_start(experiment, winner)
-    if found is None:
-        return f"The best so far is {title(winner.record)}; there is no finished run of the starting point to compare it with."
-    metric, lower = experiment.metric, metric_named(experiment.metric).lower_is_better
-    unit = "points" if percent(metric) else ""
-    words = describe_comparison(
-        found, plain(metric), scale=scale_of(metric), unit=unit, lower_is_better=lower
-    )
-    chosen = f" p is corrected for the {found.family} that were compared with {found.reference}; the gap is that of the best of them."
-    return words[0].upper() + words[1:] + (chosen if found.family > 1 else "")
-
-
-def limits(experiment: Experiment) -> str:
-    """What so few seeds cannot show; nothing where there are no replicates, or enough."""
-    return seed_limit_note(experiment.replicates) if experiment.replicates > 1 else ""
-
-
-def _nominal(seeds: int) -> str:
-    """How the interval of so few seeds is to be read."""
-    missed = smallest_wilcoxon_p(seeds)
-    return (
-        "95 % interval"
-        if seeds < 2 or missed <= ALPHA
-        else f"95 % interval, which of {seeds} seeds covers at most {100 - 100 * missed:.0f} %"
-    )
-
-
-def title(record: SearchRecord) -> str:
-    return IN_WORDS.get(record.job.label, record.job.label) or f"trial {record.name}"
-
-
-def standings(experiment: Experiment) -> ReportTable:
-    """The best found, the defaults and the baselines, on validation."""
-    winner, metric = experiment.winner(), experiment.metric
+def comparison_table(standings: Standings) -> ReportTable:
+    """The best found, the starting point and the baselines, on validation."""
+    winner, metric = standings.winner(), metric_named(standings.metric)
+    others = [metric_named(name) for name in standings.metrics[1:]]
     rows = []
-    others = sorted(
-        experiment.candidates(),
-        key=lambda r: -experiment.sign * experiment.standing(r).score(metric),
-    )
-    for record in others:
-        value = summary(experiment, record, metric)
-        best = winner is not None and record is winner.record
-        words = shown(value.mean, metric) + interval(value, metric)
-        name = f"{title(record)}{' (best found)' if best and not record.job.label else ''}"
-        rest = [shown(summary(experiment, record, m).mean, m) for m in experiment.metrics[1:]]
+    for standing in standings.ordered():
+        record = standing.record
+        is_best = winner is not None and record is winner.record
+        summary = summarise_seeds(standings, record, metric.name)
+        score = metric.text(summary.mean, missing="none") + interval(summary, metric.name)
+        name = title(record)
+        if is_best and not record.job.label:
+            name += " (best found)"
+        other_scores = [
+            other.text(summarise_seeds(standings, record, other.name).mean, missing="none")
+            for other in others
+        ]
         rows.append(
             (
-                TableCell(text=name, strong=best),
-                TableCell(text=words, value=value.mean, strong=best),
-                *rest,
-                value.n,
+                TableCell(text=name, strong=is_best),
+                TableCell(text=score, value=summary.mean, strong=is_best),
+                *other_scores,
+                summary.n,
             )
         )
     columns = (
         "configuration",
-        f"{plain(metric)} on validation",
-        *(plain(m) for m in experiment.metrics[1:]),
+        f"{metric.title} on validation",
+        *(other.title for other in others),
         "runs",
     )
-    count = experiment.replicates
-    seeds = (
-        "one run each"
-        if not count
-        else "one fresh seed"
-        if count == 1
-        else f"mean of {count} fresh seeds with its {_nominal(count)}"
-    )
+    seeds = _seeds_text(standings.replicates)
     return ReportTable(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 
-def settings(
-    experiment: Experiment, base: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> ReportTable:
-    """The winner's settings that differ from the defaults, with what each means."""
-    winner = experiment.winner()
-    values = {} if winner is None else {**base, **winner.record.job.settings}
-    known = setting_fields()
-    changed = {k: v for k, v in sorted(values.items()) if k in known and v != defaults[k]}
-    found = () if winner is None else winner.record.job.settings
-    order = sorted(
-        changed, key=lambda k: (k not in found, k)
-    )  # what the search found comes before what it was told
+def _seeds_text(replicates: int) -> str:
+    if replicates == 0:
+        return "one run each"
+    if replicates == 1:
+        return "one fresh seed"
+    return f"mean of {replicates} fresh seeds with its {interval_name(replicates)}"
+
+
+def settings_table(standings: Standings, base: Settings, defaults: Settings) -> ReportTable:
+    """The winner's settings that differ from the defaults, with what each means.
+
+    base: settings of the starting point that differ from the defaults.
+    """
+    winner = standings.winner()
+    searched = {} if winner is None else winner.record.job.settings
+    values = {} if winner is None else {**base, **searched}
+    fields = setting_fields()
+    changed = [name for name in values if name in fields and values[name] != defaults[name]]
     rows = [
         (
-            k,
-            _value(changed[k]),
-            _value(defaults[k]),
-            "search" if k in found else "given",
-            known[k].metadata["help"].partition(";")[0],
+            name,
+            _setting_text(values[name]),
+            _setting_text(defaults[name]),
+            "search" if name in searched else "given",
+            fields[name].metadata["help"].partition(";")[0],
         )
-        for k in order
+        for name in sorted(changed, key=lambda name: (name not in searched, name))
     ]
-    columns = ("setting", "best", "default", "chosen by", "meaning")
     return ReportTable(
-        columns=columns, rows=rows, caption="Best settings, where they differ from the defaults"
+        columns=("setting", "best", "default", "chosen by", "meaning"),
+        rows=rows,
+        caption="Best settings, where they differ from the defaults",
     )
 
 
-def _value(value: Any) -> str:
-    return (
-        format_number(value, 3)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else str(value)
-    )
+def _setting_text(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_number(value, 3)
+    return str(value)
 
 
-def row(experiment: Experiment, record: SearchRecord) -> dict[str, Any]:
-    """One configuration as a flat row."""
-    replicates = experiment.standing(record).replicates
+def configuration_row(standings: Standings, record: SearchRecord) -> dict[str, object]:
+    """A configuration as a row of trials.csv, by column."""
+    replicates = standings.standing(record).replicates
+    leading = list(dict.fromkeys([*standings.metrics, "train_seconds"]))
+    others = {
+        name: value
+        for name, value in record.metrics.items()
+        if name not in (*leading, "loss", "rows_per_second")
+    }
     return {
         "trial": record.name,
         "label": record.job.label,
@@ -224,128 +121,82 @@ def row(experiment: Experiment, record: SearchRecord) -> dict[str, Any]:
         "reason": record.reason,
         "epochs": record.epoch,
         "seconds": round(record.seconds, 2),
-        **{m: record.metrics.get(m) for m in dict.fromkeys([*experiment.metrics, "train_seconds"])},
+        **{name: record.metrics.get(name) for name in leading},
         "replicates": len(replicates),
         "replicate_mean": sum(replicates) / len(replicates) if replicates else None,
         **record.job.settings,
-        **{
-            k: v
-            for k, v in record.metrics.items()
-            if k not in (*experiment.metrics, "train_seconds", "loss", "rows_per_second")
-        },
+        **others,
     }
 
 
-def trials(experiment: Experiment, *, short: bool = False, folded: bool = False) -> ReportTable:
-    """Every configuration in the order it was tried: every column there is, or with `short` those that a reader wants."""
-    rows = [row(experiment, r) for r in experiment.configurations()]
-    searched = list(dict.fromkeys(k for r in experiment.configurations() for k in r.job.settings))
-    columns = list(dict.fromkeys(k for r in rows for k in r))
+def configurations_table(
+    standings: Standings, *, short: bool = False, folded: bool = False
+) -> ReportTable:
+    """Every configuration in the order it was tried.
+
+    short: only the columns that a reader wants; without it those of trials.csv.
+    folded: the report shows the table closed.
+    """
+    configurations = standings.log.configurations()
+    rows = [configuration_row(standings, record) for record in configurations]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     if short:
-        columns = [
-            c
-            for c in columns
-            if c
-            in (
-                "trial",
-                "label",
-                "state",
-                "epochs",
-                "seconds",
-                *experiment.metrics,
-                "replicate_mean",
-            )
-            or c in searched
-        ]
+        searched = {name for record in configurations for name in record.job.settings}
+        kept = {*SHORT_COLUMNS, *standings.metrics, *searched}
+        columns = [column for column in columns if column in kept]
     return ReportTable(
         columns=tuple(columns),
-        rows=[[r.get(c) for c in columns] for r in rows],
+        rows=[[row.get(column) for column in columns] for row in rows],
         caption="All configurations",
         folded=folded,
     )
 
 
-def failures(experiment: Experiment) -> ReportTable:
-    failed = [
-        r for r in experiment.of_kind("search", "named", "replicate", "test") if r.state == "failed"
-    ]
+def failures_table(standings: Standings) -> ReportTable:
+    """The failed runs with their reasons."""
+    failed = [r for r in standings.log.of_kind(*KINDS) if r.state == "failed"]
     return ReportTable(
         columns=("run", "reason"), rows=[(r.name, r.reason) for r in failed], caption="Failed runs"
     )
 
 
-def test_scores(experiment: Experiment) -> ReportTable:
+def winner_test_table(standings: Standings) -> ReportTable:
     """The winner on the test split."""
-    runs, rows = experiment.tests(), []
-    for metric in dict.fromkeys(
-        [
-            *experiment.metrics,
-            "balanced_accuracy",
-            "macro_f1",
-            "few_shot_accuracy",
-            "accuracy",
-            "worst_recall",
-            "ece",
-        ]
-    ):
-        values = [r.metrics[metric] for r in runs if math.isfinite(r.metrics.get(metric, math.nan))]
-        if values and metric != "train_seconds":
-            found = summarise(values)
-            rows.append(
-                (
-                    plain(metric),
-                    TableCell(
-                        text=shown(found.mean, metric) + interval(found, metric), value=found.mean
-                    ),
-                    found.n,
-                )
-            )
-    caption = f"The winner on the test split, {when_read(experiment)}"
+    runs, rows = standings.tests(), []
+    for name in dict.fromkeys([*standings.metrics, *TEST_METRICS]):
+        values = [r.metrics[name] for r in runs if is_finite(r.metrics.get(name))]
+        if not values or name == "train_seconds":
+            continue
+        metric, summary = metric_named(name), summarise(values)
+        score = metric.text(summary.mean, missing="none") + interval(summary, name)
+        rows.append((metric.title, TableCell(text=score, value=summary.mean), summary.n))
+    caption = f"The winner on the test split, {_when_test_was_read(standings)}"
     if len(runs) > 1:
-        caption += f" (mean with its {_nominal(len(runs))})"
+        caption += f" (mean with its {interval_name(len(runs))})"
     return ReportTable(columns=("metric", "test split", "runs"), rows=rows, caption=caption)
 
 
-def when_read(experiment: Experiment) -> str:
-    """How fresh the test split was; no decision of a search ever uses it."""
-    if not experiment.read_before():
+def _when_test_was_read(standings: Standings) -> str:
+    """Whether an earlier winner was tested before. No decision of a search uses the test split."""
+    if not standings.was_extended_after_test():
         return "read once, after everything was decided"
-    count = len({r.job.of for r in experiment.of_kind("test")})
-    return (
-        f"which was read before this search was extended too, by {count} configurations in all"
-        if count > 1
-        else "read before the extension"
-    )
+    count = len({r.job.of for r in standings.log.of_kind("test")})
+    if count == 1:
+        return "read before the extension"
+    return f"which was read before this search was extended too, by {count} configurations in all"
 
 
-def cost(experiment: Experiment, wall: float) -> ReportTable:
-    ended = [
-        r
-        for r in experiment.of_kind("search", "named", "replicate", "test")
-        if r.state != "running"
-    ]
-    trained = sum(r.metrics.get("train_seconds", 0.0) for r in ended if r.job.kind != "test")
-    states = [r.state for r in experiment.configurations()]
+def cost_table(standings: Standings, wall_seconds: float) -> ReportTable:
+    """How many runs there were, and what they took. wall_seconds: of this process."""
+    log = standings.log
+    trained = sum(r.metrics.get("train_seconds", 0.0) for r in log.ended() if r.job.kind != "test")
+    states = [r.state for r in log.configurations()]
     rows = [
         ("configurations run to the end", states.count("complete")),
         ("stopped early", states.count("stopped")),
         ("failed", states.count("failed")),
-        ("replicates", len(experiment.of_kind("replicate"))),
+        ("replicates", len(log.of_kind("replicate"))),
         ("seconds of training, all runs together", round(trained, 1)),
-        ("seconds on the clock, this sitting", round(wall, 1)),
+        ("seconds on the clock, since the last start", round(wall_seconds, 1)),
     ]
     return ReportTable(columns=("what", "how much"), rows=rows, caption="Cost")
-
-
-def write_files(experiment: Experiment, base: Mapping[str, Any]) -> None:
-    """trials.csv and best.toml."""
-    table, text = trials(experiment), io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
-    write_atomically(experiment.folder / "trials.csv", text.getvalue())
-    winner = experiment.winner()
-    if winner is not None:
-        score = shown(winner.score(experiment.metric), experiment.metric)
-        head = f"# {title(winner.record)}: {plain(experiment.metric)} {score} on validation. For python distributed/train.py --config\n"
-        write_atomically(
-            experiment.folder / "best.toml", head + to_toml({**base, **winner.record.job.settings})
-        )

@@ -1,0 +1,125 @@
+"""A search from end to end: set-up, Ray, trials, results.
+
+Ray Tune and the pages are imported while Ray starts, which saves seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from types import ModuleType
+
+from distributed import config
+from distributed.runtime import ray_session, storage
+from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.options import check
+from distributed.searches.mirror import Mirror
+from distributed.searches.options import SearchOptions
+from distributed.searches.pages import tables
+from distributed.searches.pages.live import print_table
+from distributed.searches.pages.verdict import seed_limits, verdict
+from distributed.searches.records import SearchLog, SettingValue
+from distributed.searches.setup import CheckedSearch, check_search, claim
+from distributed.searches.standings import Standing, Standings
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    out: folder or URI of the experiment.
+    best: file with the winner's settings. report: file with the page.
+    settings: of the winner, by dotted name, where they differ from this project's defaults.
+    standings: the configurations that were compared over fresh seeds, best first.
+    train_command: trains with the winner's settings.
+    comparison: the records behind the standings. checked: the search as it was set up.
+    """
+
+    out: str
+    best: str
+    report: str
+    settings: dict[str, SettingValue]
+    standings: list[Standing]
+    train_command: str
+    comparison: Standings
+    checked: CheckedSearch
+
+    def show(self) -> None:
+        """Prints the comparison, the best settings, the test scores, and what to do next."""
+        standings, base = self.comparison, self.checked.setup.base
+        for table in (
+            tables.comparison_table(standings),
+            tables.settings_table(standings, base, config.flatten(config.Config())),
+            tables.winner_test_table(standings),
+            tables.failures_table(standings),
+        ):
+            if table.rows:
+                print_table(table)
+        if not self.checked.has_test_rows:
+            print("\nThe data has no test rows: nothing is known of the winner but on validation.")
+        if note := seed_limits(standings):
+            print(f"\n{note}")
+        print(f"\n{verdict(standings)}")
+        print(f"\ntrain       {self.train_command}")
+        print(f"report      {self.report}")
+        print(f"compare     tensorboard --logdir {self.out}")
+
+
+def search(options: SearchOptions) -> SearchResult:
+    """Searches the settings of the model on a data set and writes the experiment's folder.
+
+    Raises runtime.signals.Interrupted after Ctrl-C or SIGTERM; with `resume` the search continues.
+    """
+    check(options)
+    if options.resume and not options.out:
+        raise OptionError("resume needs out, the search to go on with; got none", "resume", "out")
+    out = storage.absolute_location(options.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    with storage.as_option_error(out):
+        mirror = Mirror(out)
+        setup = claim(mirror.folder, options)
+    started = time.monotonic()
+    checked = check_search(setup)
+    with storage.as_option_error(out):
+        setup.save(mirror.folder)
+        mirror.upload()
+    chosen = setup.options
+    standings = Standings(
+        SearchLog(mirror.folder),
+        setup.metrics,
+        replicates=chosen["replicates"],
+        best=chosen["best"],
+    )
+    # The other way round Ray would end with the thread that started it.
+    loading = threading.Thread(target=_load_session)
+    loading.start()
+    ray_session.start_ray(nested=True)
+    loading.join()
+    data = f" --data {setup.shards}" if chosen["data"] else ""
+    command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
+    _load_session().run(checked, standings, mirror, command, started)
+    return _result(checked, standings, out, command)
+
+
+def _load_session() -> ModuleType:
+    from distributed.searches import session  # seconds of imports, in a thread while Ray starts
+
+    return session
+
+
+def _result(checked: CheckedSearch, standings: Standings, out: str, command: str) -> SearchResult:
+    winner = standings.winner()
+    if winner is None:
+        failed = [r.reason for r in standings.log.configurations() if r.state == "failed"]
+        reason = failed[-1] if failed else "the time budget was too small"
+        raise Failure(f"no configuration has finished; the last reason: {reason}")
+    return SearchResult(
+        out=out,
+        best=f"{out}/best.toml",
+        report=f"{out}/report.html",
+        settings={**checked.setup.base, **winner.record.job.settings},
+        standings=standings.ordered(),
+        train_command=command,
+        comparison=standings,
+        checked=checked,
+    )

@@ -1,0 +1,122 @@
+"""Every option of a search. Light: `tune.py --help` reads this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import option
+
+SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
+STOPPERS = ("asha", "median", "hyperband", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What to search, on which data, for how long. None stands for "not given".
+
+    An option that is not given has the value that `otherwise` names; in a resumed search it has the
+    value that the search began with.
+    """
+
+    data: str | None = option(
+        None,
+        "folder or URI made by ingest.py",
+        metavar="SHARDS",
+        otherwise="",
+        shown="the built-in wafer data, with small settings",
+    )
+    space: str | None = option(
+        None,
+        "margins, experts, fusion, optimisation, full, or a Python file with one function",
+        metavar="NAME",
+        otherwise="full",
+    )
+    trials: int | None = option(
+        None,
+        "configurations to try, the defaults and baselines among them",
+        low=1,
+        metavar="N",
+        otherwise=20,
+    )
+    concurrent: int | None = option(
+        None,
+        "trials at a time",
+        low=0,
+        metavar="C",
+        otherwise=0,
+        shown="as many as fit; twice that on a cluster",
+    )
+    workers: int | None = option(
+        None,
+        "training processes a trial, the same as --set scaling.workers=N",
+        metavar="N",
+        shown="1",
+    )
+    metric: str | None = option(
+        None,
+        "validation metric; several give a Pareto front, the first decides",
+        metavar="M[,M2]",
+        otherwise="balanced_accuracy",
+    )
+    time_budget: float | None = option(
+        None,
+        "seconds after which the search stops trying; replicates and test follow",
+        low=0,
+        metavar="S",
+        otherwise=0.0,
+        shown="none",
+    )
+    storage: str | None = option(
+        None,
+        "Optuna storage: sqlite:///F.db or a journal file",
+        metavar="URL",
+        otherwise="",
+        shown="study.journal in --out",
+    )
+    study: str | None = option(
+        None,
+        "name in --storage; searches of one name share what they learn",
+        metavar="NAME",
+        otherwise="search",
+    )
+    sampler: str | None = option(
+        None, "how the next configuration is chosen", choices=SAMPLERS, otherwise="tpe"
+    )
+    stopper: str | None = option(
+        None,
+        "how weak trials are stopped early",
+        choices=STOPPERS,
+        otherwise="",
+        shown="asha; none for several metrics",
+    )
+    replicates: int | None = option(
+        None, "fresh seeds on which the best are run again", low=0, metavar="R", otherwise=3
+    )
+    best: int | None = option(
+        None,
+        "how many of the best are run again, beside the baselines",
+        low=1,
+        metavar="K",
+        otherwise=3,
+    )
+    seed: int | None = option(
+        None, "seed of the sampler and the trials", low=0, metavar="S", otherwise=0
+    )
+    config: str | None = option(
+        None, "settings to start from", metavar="F.toml", otherwise="", shown="none"
+    )
+    set: tuple[str, ...] | None = option(
+        None, "settings held fixed, by dotted name", metavar="K=V", otherwise=(), shown="none"
+    )
+    out: str | None = option(
+        None,
+        "folder or URI of the results",
+        metavar="EXPERIMENT",
+        shown="experiments/ and the time of day",
+    )
+    resume: bool = option(
+        False, "go on with the search in --out, or extend it with more --trials", shown=""
+    )
+    quick: bool | None = option(
+        None, "a few tiny trials, to see that everything works", otherwise=False, shown=""
+    )

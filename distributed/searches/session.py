@@ -1,0 +1,175 @@
+"""What runs a search under Ray Tune: its searcher and stopper, its pages, its clean-up."""
+
+from __future__ import annotations
+
+import sys
+
+from ray.tune.schedulers import TrialScheduler
+
+from distributed import config
+from distributed.runtime.signals import StopRequest, stop_requests
+from distributed.runtime.storage import remove_folder
+from distributed.searches import tuner
+from distributed.searches.mirror import Mirror
+from distributed.searches.pages.live import SearchView
+from distributed.searches.pages.writer import BackgroundWriter, PageWriter
+from distributed.searches.planner import Planner
+from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.searcher import Searcher
+from distributed.searches.setup import CheckedSearch
+from distributed.searches.standings import Standings
+from distributed.searches.stoppers import STOPPERS, recall
+from distributed.shards.sharing import share_splits
+from distributed.training.workers.capacity import TrialSlots
+from model.metrics.names import metric as metric_named
+
+
+def run(
+    search: CheckedSearch,
+    standings: Standings,
+    mirror: Mirror,
+    train_command: str,
+    started: float,
+) -> None:
+    """Runs the trials, the replicates and the test, and writes the experiment's pages.
+
+    train_command: for the report.
+    started: when this process began to work on the search, on the monotonic clock.
+    """
+    setup = search.setup
+    arrays = share_splits(setup.shards, setup.base, ("train", "val"))  # decodes meanwhile
+    planner = Planner(standings, seed=setup.settings.optim.seed, test=search.has_test_rows)
+    searcher = make_searcher(search, planner, mirror)
+    trainable = tuner.make_trainable(
+        shards=setup.shards,
+        base=setup.base,
+        metrics=setup.metrics,
+        folder=f"{mirror.out}/trials",
+        arrays=arrays,
+    )
+    states = SavedStates(mirror.out, planner)
+    pages = BackgroundWriter(PageWriter(search, standings, mirror, train_command, started).write)
+    try:
+        with (
+            stop_requests(only_note=True) as request,
+            SearchView(standings, setup.options["trials"]) as view,
+        ):
+            tuner.run(
+                searcher,
+                trainable,
+                make_stopper(search, standings),
+                trial_process(setup.settings.scaling),
+                on_step=Monitor(standings, states, pages, view, mirror.out, request).step,
+                request=request,
+            )
+    except tuner.EveryTrialFailed:
+        pages.close()
+        raise
+    states.remove_all()
+    pages.close()
+
+
+class Monitor:
+    """Looks after the search between two events of Ray Tune's."""
+
+    def __init__(
+        self,
+        standings: Standings,
+        states: SavedStates,
+        pages: BackgroundWriter,
+        view: SearchView,
+        out: str,
+        request: StopRequest,
+    ) -> None:
+        self.log, self.states, self.pages, self.view = standings.log, states, pages, view
+        self.out, self.request = out, request
+        self.ended = len(self.log.ended())
+
+    def step(self) -> None:
+        """Updates the display, and after the end of a job the pages; ends both after a signal."""
+        if self.request.received:
+            # Now: Tune's clean-up follows and may take longer than this process is given.
+            self.pages.close()
+            self.view.close()
+            command = f"python distributed/tune.py --out {self.out} --resume"
+            print(f"stopping; go on with: {command}", file=sys.stderr, flush=True)
+            return
+        ended = len(self.log.ended())
+        if ended != self.ended:
+            self.ended = ended
+            self.states.remove_unneeded()
+            self.pages.wake()
+        self.view.update()
+
+
+class SavedStates:
+    """The networks that trials save below trials/, removed once no job will continue from them."""
+
+    def __init__(self, out: str, planner: Planner) -> None:
+        self.out, self.planner = out, planner
+        self.removed: set[str] = set()
+
+    def remove_unneeded(self) -> None:
+        """Removes all but those that the test may need."""
+        self._remove(self.planner.needed_states())
+
+    def remove_all(self) -> None:
+        """Removes all, when nothing is left to run."""
+        self._remove(set())
+
+    def _remove(self, needed: set[str]) -> None:
+        for record in self.planner.log.ended():
+            # A job that continues from another's state has none of its own.
+            if record.name in needed | self.removed or record.job.state:
+                continue
+            for kind in ("state", "checkpoint"):
+                remove_folder(f"{self.out}/trials/{record.name}/{kind}")
+            self.removed.add(record.name)
+
+
+def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Searcher:
+    """The searcher on Optuna's study: a journal in the experiment, or the storage of the user."""
+    setup, options = search.setup, search.setup.options
+    study = open_study(
+        open_storage(options["storage"] or str(mirror.folder / "study.journal")),
+        options["study"],
+        [metric_named(name).direction for name in setup.metrics],
+        options["sampler"],
+        options["seed"],
+        options["trials"],
+    )
+    return Searcher(
+        study,
+        search.space,
+        planner,
+        trials=options["trials"],
+        slots=TrialSlots(setup.settings.scaling, options["concurrent"]),
+        owner=setup.owner,
+        pins=setup.pins,
+        named=search.starting_points.inside,
+        outside=search.starting_points.outside,
+        time_budget=options["time_budget"],
+    )
+
+
+def make_stopper(search: CheckedSearch, standings: Standings) -> TrialScheduler:
+    """The stopper, told of the trials of an interrupted search. Several metrics allow none."""
+    setup = search.setup
+    name = setup.options["stopper"] or ("asha" if len(setup.metrics) == 1 else "none")
+    direction = metric_named(standings.metric).direction
+    stopper = STOPPERS[name](direction, setup.settings.optim.epochs)
+    return recall(stopper, standings.log.configurations(), standings.metric)
+
+
+def trial_process(scaling: config.ScalingConfig) -> tuner.TrialProcess:
+    """What Tune reserves for a trial, and whether it keeps the process for the next one.
+
+    A trial with workers of its own reserves nothing, or it and its workers would wait for each
+    other. Ray refuses an empty request, so such a trial asks for a byte of memory.
+    """
+    if scaling.workers > 1:
+        return tuner.TrialProcess({"CPU": 0, "memory": 1}, reuse=False)
+    resources = {"CPU": scaling.cpus_per_worker}
+    if scaling.gpus_per_worker:
+        resources["GPU"] = scaling.gpus_per_worker
+    return tuner.TrialProcess(resources)

@@ -1,0 +1,140 @@
+"""Which configuration of a search leads: single runs, means over seeds, the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed.searches.records import SearchLog, SearchRecord, is_finite
+from model.metrics.names import metric as metric_named
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A configuration with its score: its first run, and the scores of its replicates."""
+
+    record: SearchRecord
+    replicates: tuple[float, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return self.record.job.label or f"trial {self.record.name}"
+
+    def score(self, metric: str) -> float:
+        """The mean of the replicates, or the first run's value where there are none.
+
+        The first run does not count beside replicates: it may have been chosen for its luck.
+        """
+        if self.replicates:
+            return sum(self.replicates) / len(self.replicates)
+        return self.record.metrics.get(metric, math.nan)
+
+
+class Standings:
+    """Compares the configurations of a search; the first metric decides, on validation only.
+
+    replicates: how many fresh seeds each candidate is run with.
+    best: how many of the leading trials are candidates.
+    """
+
+    def __init__(
+        self, log: SearchLog, metrics: list[str], *, replicates: int = 0, best: int = 3
+    ) -> None:
+        self.log, self.metrics = log, metrics
+        self.replicates, self.best = replicates, best
+
+    @property
+    def folder(self) -> Path:
+        return self.log.folder
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return self.metrics[0]
+
+    def gain(self, value: float) -> float:
+        """The deciding metric's value with the sign that makes larger values better."""
+        return -value if metric_named(self.metric).lower_is_better else value
+
+    def finished(self) -> list[SearchRecord]:
+        """Configurations that ran to their end, best first; if there are none, the stopped ones."""
+        scored = [r for r in self.log.configurations() if is_finite(r.metrics.get(self.metric))]
+        complete = [r for r in scored if r.state == "complete"]
+        compared = complete or [r for r in scored if r.state == "stopped"]
+        return sorted(compared, key=lambda r: -self.gain(r.metrics[self.metric]))
+
+    def named(self) -> list[SearchRecord]:
+        """The starting point and the baselines that ran to their end."""
+        return [r for r in self.log.configurations() if r.job.label and r.state == "complete"]
+
+    def replicates_of(self, name: str) -> list[SearchRecord]:
+        """The finished runs that repeat a configuration with other seeds."""
+        replicates = self.log.of_kind("replicate")
+        return [r for r in replicates if r.job.of == name and r.state == "complete"]
+
+    def standing(self, record: SearchRecord) -> Standing:
+        """A configuration with the scores of its replicates."""
+        values = [r.metrics.get(self.metric) for r in self.replicates_of(record.name)]
+        return Standing(record, tuple(value for value in values if is_finite(value)))
+
+    def candidates(self) -> list[SearchRecord]:
+        """The configurations that are run again with fresh seeds.
+
+        These are the best of the search, the named ones, and every one that was run again before:
+        an extension drops no winner that fresh seeds have confirmed.
+        """
+        named = {r.name: r for r in self.named()}
+        searched = [r for r in self.finished() if r.name not in named]
+        leading, others = searched[: self.best], searched[self.best :]
+        run_again_before = [r for r in others if self.replicates_of(r.name)]
+        return [*leading, *run_again_before, *named.values()]
+
+    def ordered(self) -> list[Standing]:
+        """The candidates, best first."""
+        standings = [self.standing(r) for r in self.candidates()]
+        return sorted(standings, key=lambda s: -self.gain(s.score(self.metric)))
+
+    def winner(self) -> Standing | None:
+        """The candidate with the best mean over replicates; before there are any, the best run.
+
+        Where some candidates have all their replicates, only these can win.
+        """
+        standings = [self.standing(r) for r in self.candidates()]
+        standings = [s for s in standings if is_finite(s.score(self.metric))]
+        required = max((self._replicates_that_count(s) for s in standings), default=0)
+        eligible = [s for s in standings if len(s.replicates) >= required]
+        return max(eligible, key=lambda s: self.gain(s.score(self.metric)), default=None)
+
+    def _replicates_that_count(self, standing: Standing) -> int:
+        return min(len(standing.replicates), self.replicates or 1)
+
+    def front(self) -> list[SearchRecord]:
+        """The Pareto front: configurations that no other beats in every metric."""
+        signs = [-1.0 if metric_named(m).lower_is_better else 1.0 for m in self.metrics]
+        scored = [
+            r for r in self.finished() if all(is_finite(r.metrics.get(m)) for m in self.metrics)
+        ]
+        points = {r.name: [s * r.metrics[m] for s, m in zip(signs, self.metrics)] for r in scored}
+
+        def is_beaten(point: list[float]) -> bool:
+            return any(
+                other != point and all(a >= b for a, b in zip(other, point))
+                for other in points.values()
+            )
+
+        return [r for r in scored if not is_beaten(points[r.name])]
+
+    def tests(self) -> list[SearchRecord]:
+        """The finished runs of the present winner on the test split."""
+        winner = self.winner()
+        if winner is None:
+            return []
+        tests = self.log.of_kind("test")
+        return [r for r in tests if r.job.of == winner.record.name and r.state == "complete"]
+
+    def was_extended_after_test(self) -> bool:
+        """Whether a job began after the test split was first read: the search had ended before."""
+        first_test = min((r.started for r in self.log.of_kind("test")), default=math.inf)
+        others = self.log.of_kind("search", "named", "replicate")
+        return any(r.started > first_test for r in others)
