@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import uuid
@@ -12,7 +13,6 @@ from typing import TypedDict, cast
 from distributed import config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
-from distributed.runtime.options import with_defaults
 from distributed.searches.baselines import StartingPoints, starting_points
 from distributed.searches.options import SearchOptions
 from distributed.searches.records import SettingValue
@@ -166,7 +166,8 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
                 raise OptionError(
                     f"a resumed search must keep its {name}; it was {before!r}, got {value!r}", name
                 )
-    defaults = {name: with_defaults(SearchOptions())[name] for name in names}
+    fields = dataclasses.fields(SearchOptions)
+    defaults = {f.name: f.metadata["otherwise"] for f in fields if f.name in names}
     defaults["set"] = []
     quick = QUICK_OPTIONS if options.quick else {}
     return cast(RecordedOptions, {**defaults, **quick, **(recorded or {}), **given})
