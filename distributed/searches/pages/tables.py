@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distributed.config import setting_fields
 from distributed.reporting.significance import summarise
-from distributed.reporting.tables import ReportTable, TableCell, format_number
+from distributed.reporting.tables import CellContent, ReportTable, TableCell, format_number
 from distributed.searches.pages.verdict import (
     interval,
     interval_name,
@@ -33,7 +33,7 @@ def comparison_table(standings: Standings) -> ReportTable:
     """The best found, the starting point and the baselines, on validation."""
     winner, metric = standings.winner(), metric_named(standings.metric)
     others = [metric_named(name) for name in standings.metrics[1:]]
-    rows = []
+    rows: list[tuple[CellContent, ...]] = []
     for standing in standings.ordered():
         record = standing.record
         is_best = winner is not None and record is winner.record
@@ -105,7 +105,7 @@ def _setting_text(value: object) -> str:
     return str(value)
 
 
-def configuration_row(standings: Standings, record: SearchRecord) -> dict[str, object]:
+def configuration_row(standings: Standings, record: SearchRecord) -> dict[str, CellContent]:
     """A configuration as a row of trials.csv, by column."""
     replicates = standings.standing(record).replicates
     leading = list(dict.fromkeys([*standings.metrics, "train_seconds"]))
