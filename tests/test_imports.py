@@ -1,6 +1,7 @@
-"""The import rules of the house: wings in one order, no circles, nobody imports a script, imports inside functions are few.
+"""The import rules: wings in one order, no circles, nobody imports a script, few lazy imports.
 
-Every import counts, also one inside a function; only those under TYPE_CHECKING do not exist at run time and may look ahead in a wing.
+Every import counts, also one inside a function. Those under TYPE_CHECKING do not exist at run time
+and may form circles within a wing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 
 SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "describe"}
-FREE = {"runtime", "reporting"}  # import no other wing
+INDEPENDENT = {"runtime", "reporting"}  # these import no other wing
 ORDER = (
     "config",
     "shards",
@@ -28,9 +29,10 @@ ORDER = (
     "searches",
     "studies",
 )
-INSIDE_FUNCTIONS = (
-    197  # imports inside functions of distributed/, at most: falls to 25 as the wings are rewritten
-)
+# Imports inside functions of distributed/, at most: falls to 25 as the wings are rewritten.
+INSIDE_FUNCTIONS = 197
+# Wings whose imports inside functions all have a reason beside them: all of them, in the end.
+EXPLAINED = {"config", "runtime"}
 
 
 def files(folder: str) -> list[Path]:
@@ -52,7 +54,7 @@ def modules() -> frozenset[str]:
 
 
 def type_only(tree: ast.Module) -> set[int]:
-    """The nodes under `if TYPE_CHECKING`."""
+    """Returns the ids of the nodes under `if TYPE_CHECKING`."""
     blocks = [
         n
         for n in ast.walk(tree)
@@ -62,40 +64,50 @@ def type_only(tree: ast.Module) -> set[int]:
 
 
 def imported(path: Path, types: bool = False) -> set[str]:
-    """Every module that a file names in an import, lazy ones too; those for types alone only where asked for."""
+    """Returns every module that a file names in an import, inside functions too.
+
+    types: those under TYPE_CHECKING as well.
+    """
     tree = ast.parse(path.read_text())
     hidden = set() if types else type_only(tree)
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            own = {name if name in modules() else node.module for name in inner}
-            found |= own
-    return found
+            names |= {name if name in modules() else node.module for name in inner}
+    return names
 
 
-def tops(path: Path) -> set[str]:
+def top_packages(path: Path) -> set[str]:
+    """Returns the top-level packages that a file imports."""
     return {name.split(".")[0] for name in imported(path, types=True)}
 
 
 def wing(module: str) -> str:
-    """The wing of a module of distributed/; scripts and the package itself have none."""
+    """Returns the wing of a module of distributed/, the script's name for a script, else ""."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[0] == "distributed" else ""
 
 
 @pytest.mark.parametrize("path", files("model"), ids=module_of)
-def test_model_knows_no_ray_pandas_optuna_or_distributed(path: Path) -> None:
-    assert not tops(path) & {"ray", "pandas", "optuna", "distributed", "search_spaces", "pyarrow"}
+def test_model_imports_no_ray_pandas_optuna_or_distributed(path: Path) -> None:
+    assert not top_packages(path) & {
+        "ray",
+        "pandas",
+        "optuna",
+        "distributed",
+        "search_spaces",
+        "pyarrow",
+    }
 
 
 @pytest.mark.parametrize("path", files("search_spaces"), ids=module_of)
-def test_search_spaces_know_optuna_only(path: Path) -> None:
-    foreign = tops(path) - set(sys.stdlib_module_names) - {"optuna", "search_spaces"}
+def test_search_spaces_import_optuna_only(path: Path) -> None:
+    foreign = top_packages(path) - set(sys.stdlib_module_names) - {"optuna", "search_spaces"}
     assert not foreign
 
 
@@ -111,17 +123,18 @@ def test_wings_import_only_what_comes_before_them(path: Path) -> None:
     } - {own}
     earlier = (
         set()
-        if own in FREE
-        else {*FREE, *ORDER[: ORDER.index(own)]} - ({"searches"} if own == "studies" else set())
+        if own in INDEPENDENT
+        else {*INDEPENDENT, *ORDER[: ORDER.index(own)]}
+        - ({"searches"} if own == "studies" else set())
     )
     assert not others - earlier, f"{own} may import {sorted(earlier)}"
-    if own in FREE:
+    if own in INDEPENDENT:
         models = {name for name in imported(path, types=True) if name.split(".")[0] == "model"}
         assert not models - ({"model.metrics.names"} if own == "reporting" else set())
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    arrows = {
+    imports_of = {
         module_of(path): imported(path) & modules()
         for folder in ("distributed", "model")
         for path in files(folder)
@@ -129,37 +142,63 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     lazy = {"distributed", "model"}  # the packages' own lists of names, which load on use
     done: set[str] = set()
 
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
         if module in done or module in lazy:
             return
-        for other in sorted(arrows.get(module, ())):
-            visit(other, (*way, module))
+        for other in sorted(imports_of.get(module, ())):
+            visit(other, (*path, module))
         done.add(module)
 
-    for module in arrows:
+    for module in imports_of:
         visit(module, ())
 
 
-def lazy_imports(path: Path) -> list[int]:
-    """The lines of imports inside functions, each of which needs a reason beside it."""
+def lazy_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Returns the imports inside functions, in the order of their lines."""
     tree = ast.parse(path.read_text())
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return sorted(
-        {
-            n.lineno
-            for f in functions
-            for n in ast.walk(f)
-            if isinstance(n, ast.Import | ast.ImportFrom)
-        }
-    )
+    by_line = {
+        node.lineno: node
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    return [by_line[line] for line in sorted(by_line)]
+
+
+def unexplained(path: Path) -> list[int]:
+    """Returns the lines of imports inside functions without a comment that gives the reason.
+
+    The comment is at the end of the import, or above it and the imports directly before it.
+    """
+    lines = path.read_text().splitlines()
+    explained: set[int] = set()  # last lines of imports
+    missing = []
+    for node in lazy_imports(path):
+        last = node.end_lineno or node.lineno
+        own = lines[node.lineno - 1 : last]
+        above = node.lineno - 1
+        if (
+            any("#" in line for line in own)
+            or lines[above - 1].strip().startswith("#")
+            or above in explained
+        ):
+            explained.add(last)
+        else:
+            missing.append(node.lineno)
+    return missing
 
 
 def test_imports_inside_functions_are_few() -> None:
-    found = {path: lazy_imports(path) for path in files("distributed")}
-    assert sum(len(lines) for lines in found.values()) <= INSIDE_FUNCTIONS, {
-        module_of(p): len(n) for p, n in found.items() if n
-    }
+    counts = {module_of(path): len(lazy_imports(path)) for path in files("distributed")}
+    assert sum(counts.values()) <= INSIDE_FUNCTIONS, {m: n for m, n in counts.items() if n}
+
+
+@pytest.mark.parametrize("path", files("distributed"), ids=module_of)
+def test_an_import_inside_a_function_has_its_reason_beside_it(path: Path) -> None:
+    if wing(module_of(path)) in EXPLAINED:
+        assert not unexplained(path)
 
 
 def test_model_imports_where_ray_pandas_and_optuna_are_absent() -> None:
