@@ -26,7 +26,7 @@ from distributed.shards.manifest import read_manifest
 from distributed.training import loop
 from distributed.training.exchange import Exchange
 from distributed.training.run import RunSpec, open_run, open_split
-from distributed.wafers.generator import resolve_shards
+from distributed.wafers.default import resolve_shards
 from model.encoders.image import ImageEncoder
 
 

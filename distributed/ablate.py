@@ -22,7 +22,7 @@ from distributed.runtime import options as options_
 from distributed.studies import definition as study
 from distributed.studies.definition import Cell
 from distributed.training.requirements import check_training
-from distributed.wafers import generator
+from distributed.wafers.default import resolve_shards
 
 QUICK = {"optim.epochs": 4, "data.max_rows": 600}
 QUICK_SEEDS = 2
@@ -157,7 +157,7 @@ def data_sets(places: Sequence[str]) -> list[DataSet]:
 
     found = []
     for place in places or [None]:
-        shards = generator.resolve_shards(place)
+        shards = resolve_shards(place)
         manifest = read_manifest(shards)
         if not manifest.rows["test"]:
             raise ValueError(

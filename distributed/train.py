@@ -18,7 +18,7 @@ from distributed.config import Config
 from distributed.runtime import command as cli
 from distributed.runtime import errors, ray_session, signals, storage
 from distributed.runtime import options as options_
-from distributed.wafers import generator
+from distributed.wafers.default import resolve_shards
 
 DATA = "data.json"  # in the folder of a run: its shards
 
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     with storage.as_option_error(out):
         settings = settle(out, options)
         before = read_data(out) if options.resume else {}
-    data = generator.resolve_shards(options.data or before.get("shards"))
+    data = resolve_shards(options.data or before.get("shards"))
     manifest, mark = read_manifest(data), digest(data)
     if before.get("digest", mark) != mark:
         raise ValueError(

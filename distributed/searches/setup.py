@@ -21,7 +21,7 @@ from distributed.searches.spaces import Space, load_space, setting_names
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.manifest import read_manifest
 from distributed.training.requirements import check_class, check_training
-from distributed.wafers.generator import resolve_shards
+from distributed.wafers.default import resolve_shards
 from model.metrics.names import METRICS, check_name
 
 SETUP_FILE = "experiment.json"

@@ -1,0 +1,56 @@
+"""The shards that the commands work on: those of the user, or the built-in example data.
+
+Light, because every command imports it before it knows whether the example data is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from distributed.runtime.storage import absolute_location
+from distributed.shards.layout import MANIFEST, VERSION
+from distributed.wafers.options import WaferOptions
+
+# The modules that decide what the shards hold: a change of any of them gives other shards.
+SOURCES = ("options", "table", "maps", "readings", "shards")
+
+
+def resolve_shards(place: str | None) -> str:
+    """Returns the shards to work on: those named, else the built-in wafers."""
+    return absolute_location(place) if place else default_shards()
+
+
+def default_shards() -> str:
+    """Returns the shards of the example data with its default parameters.
+
+    They are written into the user's cache folder on first use. That is a folder of this machine:
+    on a cluster of several, write the shards to shared storage (--shards) and name them by --data.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "longtail-fusion" / f"wafers-{_sources_digest()}"
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        return str(folder)
+    # Drawing and ingesting take pandas and Ray, which a command with shards need not load for it.
+    from distributed.wafers.shards import write_shards
+
+    print(f"making the built-in wafer data in {folder}", file=sys.stderr)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            write_shards(WaferOptions(shards=str(folder)))
+    except (ValueError, OSError):
+        # If another process was faster, its shards are the same.
+        if not manifest.exists():
+            raise
+    return str(folder)
+
+
+def _sources_digest() -> str:
+    """Returns a digest of the generator's source files and of the shards' version."""
+    sources = (Path(__file__).parent / f"{name}.py" for name in SOURCES)
+    content = b"".join(source.read_bytes() for source in sources) + bytes([VERSION])
+    return hashlib.sha256(content).hexdigest()[:10]
