@@ -423,7 +423,7 @@ def test_a_users_mistake_is_named(words: list[str], message: str) -> None:
 def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
     done = run_command("distributed/wafers", "--rows", "9", "--out", "t.parquet")
     assert done.returncode == 2
-    assert done.stderr == "error: rows must be at least 27, 3 for each of the nine classes; got 9\n"
+    assert done.stderr == "error: --rows must be at least 27; got 9\n"
 
 
 def test_every_recipe_has_its_own_grid(clean: pd.DataFrame) -> None:
