@@ -33,7 +33,8 @@ if __package__ in (None, ""):
 from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import Config
-from distributed.inference import inputs, predictor
+from distributed.inference.part_files import PartWriter, PredictionSettings
+from distributed.inference.tables import open_input
 from distributed.inference.weighing import FixedAggregation
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.manifest import read_manifest
@@ -57,15 +58,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     make_shards(f"{folder}/shards", args.rows, args.size)
     checkpoint = make_checkpoint(f"{folder}/checkpoint", f"{folder}/shards")
     schema, batch_size = checkpoint.network.schema, checkpoint.config.inference.batch_size
-    rows, _ = inputs.open_input(
+    rows, _ = open_input(
         checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size
     )
     wave = next(rows.waves(1))
-    recipe = predictor.PredictionSettings(
-        rows=rows, weighing=FixedAggregation((1 / 3,) * 3), out=f"{folder}/out"
+    recipe = PredictionSettings(
+        rows=rows, aggregation=FixedAggregation((1 / 3,) * 3), out=f"{folder}/out"
     )
-    worker = predictor.Predictor(checkpoint, recipe, threads=1)
-    prepared = [batch for task in wave.tasks for batch in worker.prepared(wave, task)]
+    writer = PartWriter(checkpoint, recipe, threads=1)
+    prepared = [rows.prepare(raw) for task in wave.tasks for raw in rows.batches(wave, task)]
     batches = [arrays_to_batch(batch.arrays, schema) for batch in prepared]
 
     @torch.inference_mode()
@@ -74,20 +75,20 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
 
     def ours() -> None:
         for batch in prepared:
-            worker.predict(batch)
+            writer.predictor.predict(batch)
 
     @torch.inference_mode()
     def loop_files() -> None:
         probabilities = []
         for task in wave.tasks:
-            for raw, part, first in rows.batches(wave, task):
-                batch = arrays_to_batch(rows.prepare(raw, part, first).arrays, schema)
+            for raw in rows.batches(wave, task):
+                batch = arrays_to_batch(rows.prepare(raw).arrays, schema)
                 probabilities.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
         torch.cat(probabilities)
 
     def ours_files() -> None:
         for part, task in enumerate(wave.tasks):
-            worker.work(wave, task, part)
+            writer.write_task(wave, task, part)
         shutil.rmtree(f"{folder}/out")
 
     memory = compare(ours, loop, args.pairs)

@@ -1,251 +1,153 @@
-"""A checkpoint under test conditions: metrics with intervals, how the experts were weighed, how good the confidences are.
+"""Scores a checkpoint on a labelled split of its own or other shards, under test conditions.
 
-Legend: N rows, R rows of the split, C classes."""
+Legend: N rows, M modalities, C classes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import errno
+import json
+import os
+import uuid
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from distributed.inference import notes, shifts, weighing
-from distributed.inference.matching import SchemaMatch, match_schemas
-from distributed.shards.batches import BatchSource, EpochPlan, MemorySource, StreamSource
-from distributed.shards.corruption import apply_corruption, parse_corruption
-from distributed.shards.decode import Arrays, decode_columns, empty_arrays
-from distributed.shards.index import read_index
-from distributed.shards.manifest import read_manifest
-from distributed.shards.memory import decide_cache, load_arrays
-from distributed.shards.reader import Columns, ShardReader
-from distributed.shards.sampling import IntArray, Selection
-from distributed.training.checkpoint import Checkpoint
-from distributed.training.scoring import compute_metrics, confidence_report
-from model.decisions.aggregation import Aggregation
+from distributed.config import split_list
+from distributed.inference import notes
+from distributed.inference.known_prior import read_prior
+from distributed.inference.options import EvaluateOptions
+from distributed.inference.results import EvaluationResult
+from distributed.inference.split_rows import open_split
+from distributed.inference.weighing import (
+    GIVEN,
+    aggregate_experts,
+    aggregation_method,
+    pick_device,
+    score_rows,
+    torch_threads,
+)
+from distributed.runtime import options as option_rules
+from distributed.runtime.storage import as_option_error, filesystem, write_file
+from distributed.shards.corruption import parse_corruption
+from distributed.training.checkpoint import Checkpoint, load_checkpoint
+from distributed.training.scoring import Scores, compute_metrics, confidence_report
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
-from model.metrics.names import CONFIDENCE_FACTS
 from model.metrics.scoring import FORMULAS
-from model.schema import Schema, join_names
+from model.schema import join_names
 
-INTERVALS = tuple(FORMULAS)
-SHOWN = ("rows", *CONFIDENCE_FACTS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConditions:
-    """What is asked of an evaluation. prior_C: a known class prior of the test rows."""
-
-    split: str = "test"
-    aggregation: str = "uniform"
-    prior_C: Tensor | None = None
-    shift: str = ""
-    modalities: tuple[str, ...] = ()
-    corrupt: str = ""
-    seed: int = 0
-    replicates: int = 200
+WITH_INTERVALS = tuple(FORMULAS)  # metrics that get a bootstrap interval
 
 
-@dataclass
-class EvaluationResult:
-    """Everything that was found; `flat` is all of it under flat names."""
-
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    notes: dict[str, str]
-    confidence: list[dict[str, Any]]
-    aggregation: Aggregation
-    asked: str
-    rows: int  # scored
-    available: int  # rows of the split before a cut
-    class_rows: dict[str, int]
-    remarks: list[str] = field(default_factory=list)
-
-    def flat(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            **self.metrics,
-            "rows": self.rows,
-            "rows_available": self.available,
-        }
-        for name, (low, high) in self.intervals.items():
-            found |= {f"{name}/low": low, f"{name}/high": high}
-        found |= weighing.aggregation_facts(self.aggregation, self.asked)
-        for row in self.confidence:
-            found |= {
-                f"confidence/{row['modality']}/{row['group']}/{name}": row[name] for name in SHOWN
-            }
-        found |= {f"rows/{name}": count for name, count in self.class_rows.items()}
-        if self.aggregation.prior_C is not None:
-            found |= {
-                f"prior/{name}": float(p)
-                for name, p in zip(self.class_rows, self.aggregation.prior_C, strict=True)
-            }
-        found |= {f"note/{name}": text for name, text in self.notes.items()}
-        return found | {"remarks": "; ".join(self.remarks)}
+def evaluate(options: EvaluateOptions) -> EvaluationResult:
+    """Scores a checkpoint on a labelled split and writes the result where options.json says."""
+    option_rules.check(options)
+    if options.json:
+        check_writable_file(options.json)
+    checkpoint = load_checkpoint(options.checkpoint)
+    if options.trust_unfamiliar:
+        checkpoint.network.accept_all_modalities()
+    with torch_threads(checkpoint.config.scaling.threads):
+        result = score_checkpoint(checkpoint, options)
+    if options.json:
+        content = json.dumps(result.flat(), indent=1, allow_nan=False)
+        write_file(options.json, content.encode())
+    return result
 
 
-def score_checkpoint(
-    checkpoint: Checkpoint, shards: str, condition: EvaluationConditions, device: torch.device
-) -> EvaluationResult:
-    """Labels of the split serve the cut, which is a protocol, and the metrics; no decision is made on them."""
+def check_writable_file(place: str) -> None:
+    """Refuses a file that cannot be written, before there is anything to write."""
+    files, path = filesystem(place)
+    with as_option_error(place, "json", "must name a file that can be written"):
+        if files.get_file_info(path).type.name == "Directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        name = f".try-{uuid.uuid4().hex}"
+        write_file(f"{place}{name}", b"")
+        files.delete_file(f"{path}{name}")
+
+
+def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> EvaluationResult:
+    """Scores a loaded checkpoint, options.checkpoint, under the conditions of the options.
+
+    Labels of the split serve the cut, which is part of the test protocol, and the metrics; no
+    decision of the model is made on them.
+    """
     network, classes = checkpoint.network, checkpoint.network.schema.classes
-    source, found_match, available = open_split(checkpoint, shards, condition)
-    seen = weighing.score_rows(checkpoint, source, device)
-    weighed = weighing.aggregate_experts(
-        checkpoint,
-        condition.aggregation,
-        seen.logits_NEC,
-        source,
-        device,
-        condition.prior_C,
-        condition.seed,
+    method = aggregation_method(
+        options.aggregation, options.prior, checkpoint.config.inference.aggregation
     )
-    probabilities_NC = weighed.probabilities_NC
+    prior_C = read_prior(options.prior, classes) if options.prior else None
+    device = pick_device(options.gpus)
+    split = open_split(checkpoint, options)
+    scores = score_rows(checkpoint, split.source, device)
+    aggregation = aggregate_experts(
+        checkpoint, method, scores.logits_NEC, split.source, device, prior_C, options.seed
+    )
+    probabilities_NC = aggregation.probabilities_NC
     decisions_N = checkpoint.calibration.decide(probabilities_NC)
-    counts_C, labels_N = network.counts_C.cpu(), seen.labels_N
-    common = (probabilities_NC, labels_N, counts_C)
-    remarks = list(found_match.notes)
-    if checkpoint.config.data.corrupt:
-        remarks.append(
-            f"the run was trained with data.corrupt={checkpoint.config.data.corrupt}: applied here too"
-        )
-    unlike, nowhere = (
-        seen.unfamiliar_NM.sum(0).tolist(),
-        int(only_unfamiliar(seen.present_NM, seen.unfamiliar_NM).sum()),
-    )
-    remarks += notes.unfamiliar_notes(network.schema.modalities, unlike, nowhere, len(labels_N))
-    remarks += notes.cross_modal_notes(
-        network.schema.modalities, seen.agreement, checkpoint.cross_modal
-    )
-    nothing = int((~seen.present_NM.any(1)).sum())
-    if nothing:
-        remarks.append(
-            f"{nothing} of {len(labels_N)} rows have no modality left: they get what the network gives for nothing"
-        )
+    labels_N = scores.labels_N
+    scored = (probabilities_NC, labels_N, network.counts_C.cpu())
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
-    remarks += notes.prior_notes(
-        classes, () if condition.prior_C is None else condition.prior_C.tolist()
-    )
-    kept = network.schema.keep(condition.modalities).modalities
-    if taken := [
-        term.modality
-        for term in parse_corruption(condition.corrupt, network.schema)
-        if term.modality not in kept
-    ]:
-        remarks.append(f"{', '.join(taken)} is taken away: nothing of it is left to corrupt")
-    single = [name for name, count in class_rows.items() if count == 1]
-    if single and condition.replicates:
-        remarks.append(
-            f"intervals are too narrow: they cannot know how much a class with one row varies ({join_names(single)})"
-        )
     return EvaluationResult(
-        metrics=compute_metrics(seen, network, probabilities_NC, decisions_N),
+        options=options,
+        metrics=compute_metrics(scores, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap_intervals(
-            *common, INTERVALS, condition.replicates, condition.seed, predictions_N=decisions_N
+            *scored, WITH_INTERVALS, options.replicates, options.seed, predictions_N=decisions_N
         ),
-        notes=metrics.explain_metrics(*common, classes, decisions_N),
-        confidence=confidence_report(seen, network),
-        aggregation=weighed,
-        asked="prior" if condition.aggregation == "given" else condition.aggregation,
+        notes=metrics.explain_metrics(*scored, classes, decisions_N),
+        confidence=confidence_report(scores, network),
+        aggregation=aggregation,
+        requested_aggregation="prior" if method == GIVEN else method,
         rows=int((labels_N >= 0).sum()),
-        available=available,
+        available=split.available,
         class_rows=class_rows,
-        remarks=remarks,
+        remarks=[
+            *split.notes,
+            *_row_remarks(checkpoint, scores, prior_C),
+            *_condition_remarks(checkpoint, options, class_rows),
+        ],
     )
 
 
-def open_split(
-    checkpoint: Checkpoint, shards: str, condition: EvaluationConditions
-) -> tuple[BatchSource, SchemaMatch, int]:
-    """The rows of the condition as batches, from memory or streamed by size; and the rows that the split has."""
-    schema, config = checkpoint.network.schema, checkpoint.config
-    manifest = read_manifest(shards)
-    found = match_schemas(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
-    spec = corruption_spec(checkpoint, condition)
-    if not manifest.rows[condition.split]:
-        raise ValueError(
-            f"a split must have rows to be evaluated; {shards} has none in {condition.split}/"
+def _row_remarks(checkpoint: Checkpoint, scores: Scores, prior_C: Tensor | None) -> Sequence[str]:
+    """Remarks on the run's own corruption, on rows unlike training, and on the known prior."""
+    schema, rows = checkpoint.network.schema, len(scores.labels_N)
+    remarks: list[str] = []
+    if corruption := checkpoint.config.data.corrupt:
+        remarks.append(f"the run was trained with data.corrupt={corruption}: applied here too")
+    remarks += notes.unfamiliar_notes(
+        schema.modalities,
+        scores.unfamiliar_NM.sum(0).tolist(),
+        int(only_unfamiliar(scores.present_NM, scores.unfamiliar_NM).sum()),
+        rows,
+    )
+    remarks += notes.cross_modal_notes(schema.modalities, scores.agreement, checkpoint.cross_modal)
+    blank = int((~scores.present_NM.any(1)).sum())
+    if blank:
+        remarks.append(
+            f"{blank} of {rows} rows have no modality left: "
+            "they get what the network gives for nothing"
         )
-    index = read_index(shards, condition.split)
-    check_labels(found, manifest.schema, index.labels_R, shards, condition.split)
-    labels_R = found.labels(index.labels_R).astype(np.int64)
-    rows_R = shifts.shifted_rows(
-        labels_R, np.asarray(schema.counts), condition.shift, condition.seed
-    )
-    selection = Selection(
-        rows_R,
-        labels_R[rows_R],
-        index.ranks_R[rows_R].astype(np.int64),
-        np.bincount(labels_R[rows_R].clip(0), minlength=len(schema.classes)),
-    )
-    plan = EpochPlan(
-        selection=selection,
-        size=min(config.inference.batch_size, len(rows_R)),
-        train=False,
-        seed=config.optim.seed,
-    )
-    seed = config.optim.seed
-    if decide_cache(schema, index.rows, config) == "memory":
-        arrays = found.apply(load_arrays(shards, condition.split, found.read))
-        return (
-            MemorySource(
-                schema,
-                plan,
-                apply_corruption(arrays, spec, schema, seed=seed, split=condition.split),
-            ),
-            found,
-            index.rows,
-        )
-    return (
-        StreamSource(schema, plan, MatchedReader(index, found.read, spec, seed, match=found)),
-        found,
-        index.rows,
-    )
+    prior = () if prior_C is None else prior_C.tolist()
+    return [*remarks, *notes.prior_notes(schema.classes, prior)]
 
 
-def corruption_spec(checkpoint: Checkpoint, condition: EvaluationConditions) -> str:
-    """The run's own sabotage, what is asked for on top of it, and modalities that are taken away, as one specification."""
+def _condition_remarks(
+    checkpoint: Checkpoint, options: EvaluateOptions, class_rows: dict[str, int]
+) -> Sequence[str]:
+    """Remarks on corruption without effect and on intervals that are too narrow."""
     schema = checkpoint.network.schema
-    kept = schema.keep(condition.modalities).modalities
-    parse_corruption(condition.corrupt, schema)
-    taken = [f"{name}=missing" for name in schema.modalities if name not in kept]
-    return ",".join(filter(None, (checkpoint.config.data.corrupt, condition.corrupt, *taken)))
-
-
-def check_labels(
-    found: SchemaMatch, data: Schema, labels_R: IntArray, shards: str, split: str
-) -> None:
-    """Rows of a class that the network cannot give would only count as its mistakes."""
-    if not (labels_R >= 0).any():
-        raise ValueError(
-            f"an evaluation needs labelled rows; {shards} has none in {split}/: use predict.py for rows without labels"
+    kept = schema.keep(split_list(options.modalities)).modalities
+    corrupted = [term.modality for term in parse_corruption(options.corrupt, schema)]
+    removed = [name for name in corrupted if name not in kept]
+    remarks = []
+    if removed:
+        remarks.append(f"{', '.join(removed)} is taken away: nothing of it is left to corrupt")
+    single = [name for name, rows in class_rows.items() if rows == 1]
+    if single and options.replicates:
+        remarks.append(
+            "intervals are too narrow: they cannot know how much a class with one row varies "
+            f"({join_names(single)})"
         )
-    rows_C = np.bincount(labels_R[labels_R >= 0], minlength=len(data.classes))
-    unknown = [name for c, name in enumerate(data.classes) if name in found.strangers and rows_C[c]]
-    if unknown:
-        raise ValueError(
-            f"--data must have rows of the checkpoint's classes only ({join_names(found.model.classes)}); "
-            f"{split}/ has rows of {', '.join(unknown)}"
-        )
-
-
-@dataclass
-class MatchedReader(ShardReader):
-    """A reader whose batches come out in the checkpoint's terms; `schema` is what it decodes."""
-
-    match: SchemaMatch = None  # type: ignore[assignment]
-
-    def arrays_without_columns(self, rows: int) -> Arrays:
-        return {
-            name: values
-            for name, values in empty_arrays(self.match.model, rows).items()
-            if not values.size
-        }
-
-    def decode(self, columns: Columns) -> Arrays:
-        arrays = self.match.apply(decode_columns(columns, self.schema))
-        return apply_corruption(
-            arrays, self.corruption, self.match.model, seed=self.seed, split=self.index.split
-        )
+    return remarks

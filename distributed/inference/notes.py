@@ -1,43 +1,119 @@
-"""Notes for the user about the rows that a model was applied to."""
+"""Notes for the user about the rows that a model was applied to, as full sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from distributed.raw.columns import READING_NOTES
+from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
+from distributed.shards.manifest import Manifest
 from model.fusion.cross_modal import CrossModalModel, CrossModalStats
-from model.schema import join_names
+from model.schema import Categorical, Numeric, Schema, join_names
+
+MANY_UNSEEN = 0.1  # share of a column's cells: a few new categories are normal
+OFTEN_MISSING = 0.5  # a column of which so many training cells were empty may be empty again
 
 
 def unfamiliar_notes(
-    names: Sequence[str], unlike: Sequence[int], nowhere: int, rows: int
+    modalities: Sequence[str],
+    unfamiliar_rows: Sequence[int],
+    rows_without_familiar: int,
+    rows: int,
+    remedy: str = "--trust-unfamiliar",
 ) -> list[str]:
-    """What is to be said of rows that are unlike training: in each modality, and in all that they have."""
-    told = [
-        f"{name} is unlike anything in training in {n:,} of {rows:,} rows: it counts as absent; --trust-unfamiliar goes by it"
-        for name, n in zip(names, unlike)
-        if n
+    """Notes on rows that are unlike the training data.
+
+    unfamiliar_rows: for each modality, the rows in which it is unlike training.
+    rows_without_familiar: rows in which every present modality is.
+    remedy: the option that makes the model use such modalities all the same.
+    """
+    notes = [
+        f"{name} is unlike anything in training in {count:,} of {rows:,} rows: "
+        f"it counts as absent; {remedy} goes by it"
+        for name, count in zip(modalities, unfamiliar_rows)
+        if count
     ]
-    return told + [
-        f"{nowhere:,} of these rows have nothing that is like training: they are predicted by all they have"
-    ] * (nowhere > 0)
+    if rows_without_familiar:
+        notes.append(
+            f"{rows_without_familiar:,} of these rows have nothing that is like training: "
+            "they are predicted by all they have"
+        )
+    return notes
 
 
 def prior_notes(classes: Sequence[str], prior: Sequence[float]) -> list[str]:
-    """What is to be said of a known prior, if there is one."""
+    """A note on the classes that a known prior rules out; no note where no prior is given."""
     ruled_out = [name for name, weight in zip(classes, prior) if not weight]
-    return (
-        [f"the known prior gives {join_names(ruled_out)} no weight: never predicted"]
-        if ruled_out
-        else []
-    )
+    if not ruled_out:
+        return []
+    return [f"the known prior gives {join_names(ruled_out)} no weight: never predicted"]
 
 
 def cross_modal_notes(
-    names: Sequence[str], now: CrossModalStats | None, known: CrossModalModel | None
+    modalities: Sequence[str], measured: CrossModalStats | None, expected: CrossModalModel | None
 ) -> list[str]:
-    """What is to be said of modalities that no longer belong together."""
+    """Notes on pairs of modalities that agree much less in these rows than on validation."""
+    if measured is None or expected is None:
+        return []
     return [
-        f"{names[i]} and {names[j]} agree only {100 * share:.0f} % as much as on validation: in part of the rows one of the two "
-        "may be broken, or of another record (a wrong join?), or the classes are much differently distributed"
-        for i, j, share in (now.broken_pairs(known) if now and known else [])
+        f"{modalities[i]} and {modalities[j]} agree only {100 * share:.0f} % as much as on "
+        "validation: in part of the rows one of the two may be broken, or of another record "
+        "(a wrong join?), or the classes are much differently distributed"
+        for i, j, share in measured.broken_pairs(expected)
+    ]
+
+
+def unread_notes(
+    manifest: Manifest, schema: Schema, unread: Mapping[str, int], rows: int, predicted: int
+) -> list[str]:
+    """Notes on cells that hold something the model cannot use, such as another date format.
+
+    unread: how many cells of each column that is, as encode_rows counts them.
+    """
+    readings: Mapping[str, str] = manifest.prepare.get("readings", {})
+    notes: list[str] = []
+    for table in schema.tables:
+        for column in table.columns:
+            empty = unread.get(EMPTY_CELLS + column.name, 0)
+            if column.missing < OFTEN_MISSING and predicted and empty >= rows:
+                notes.append(
+                    f"{column.name}: empty in every row; "
+                    f"in training {column.missing:.1%} of the cells were"
+                )
+        for number in table.numeric:
+            notes += _number_notes(number, readings, unread.get(number.name, 0), rows)
+        for category in table.categorical:
+            notes += _category_notes(category, unread.get(category.name, 0), rows)
+    if strangers := unread.get(NO_CLASS):
+        notes.append(
+            f"{manifest.prepare.get('label')}: {strangers:,} of {rows:,} labels are none of "
+            f"the classes ({join_names(schema.classes)}): no label there"
+        )
+    return notes
+
+
+def _number_notes(column: Numeric, readings: Mapping[str, str], count: int, rows: int) -> list[str]:
+    if not count:
+        return []
+    # READING_NOTES says "dates: seconds since 1970"; the note needs only what the cells should be.
+    wanted = READING_NOTES.get(readings.get(column.name, ""), "numbers").partition(":")[0]
+    return [f"{column.name}: {count:,} of {rows:,} cells are no {wanted} as in training: missing"]
+
+
+def _category_notes(column: Categorical, count: int, rows: int) -> list[str]:
+    if not count or count < MANY_UNSEEN * rows:
+        return []
+    return [
+        f"{column.name}: {count:,} of {rows:,} cells are none of the categories of training "
+        f"({join_names(column.vocabulary)})"
+    ]
+
+
+def blank_notes(blank: int, predicted: int) -> list[str]:
+    """A note on rows in which every modality is absent."""
+    if not blank:
+        return []
+    return [
+        f"{blank:,} of {predicted:,} rows have no modality at all: "
+        "they get what the network gives for nothing"
     ]

@@ -1,4 +1,7 @@
-"""How the rows to predict are cut: into tasks of whole batches, whoever works on them."""
+"""Divides the rows to predict into tasks of whole batches, and reads the raw batches of a task.
+
+Where a batch begins never depends on the number of workers, so neither does any prediction.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,60 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from distributed.raw.table import UNREADABLE, RawTable, csv_options, explain_reading_error
 from distributed.runtime.storage import filesystem
 
-PART_ROWS = 16_384  # of one task, hence of one part file
-CHUNK_BYTES = 64 << 20  # text of a CSV table that is held at a time
+PART_ROWS = 16_384  # most rows of one task, hence of one part file
+CHUNK_BYTES = 64 << 20  # text of a CSV table that is in memory at a time
 
 
 @dataclass(frozen=True)
 class RowRange:
-    """Neighbouring rows of one row group, in whole batches but for the group's end."""
+    """Neighbouring rows of one Parquet row group, or of a table in memory, in whole batches.
 
-    file: str
-    group: int
-    skip: int  # rows of the group before it
+    Only at the end of a row group may the last batch be smaller.
+    """
+
+    file: str  # empty for a table in memory
+    group: int  # number of the row group in the file
+    skip: int  # rows of the group before this range
     rows: int
     first: int  # number of its first row in the whole input
-    split: str = ""
+    split: str = ""  # of shards
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Tasks that are worked on together. Each is a list of pieces; those of a CSV table are ranges of `table`."""
+    """Tasks that can be worked on at the same time; each task is a list of row ranges."""
 
     tasks: list[list[RowRange]]
-    table: pa.Table | None = None
+    table: pa.Table | None = None  # the rows themselves, where they do not come from Parquet files
 
     @property
     def rows(self) -> int:
-        return sum(piece.rows for task in self.tasks for piece in task)
+        """Rows of all tasks."""
+        return sum(row_range.rows for task in self.tasks for row_range in task)
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Rows of one batch as they were read, not yet prepared."""
+
+    table: pa.Table
+    first: int  # number of its first row in the whole input
+    split: str = ""
 
 
 def row_ranges(uri: str, files: Sequence[tuple[str, str]]) -> list[RowRange]:
-    """Every row group of these Parquet files."""
+    """Returns every row group of these Parquet files as one range.
+
+    uri: any location in the files' file system. files: pairs of a path and a split.
+    """
     system, _ = filesystem(uri)
-    found: list[RowRange] = []
+    ranges: list[RowRange] = []
     first = 0
     for path, split in files:
         with system.open_input_file(path) as source:
@@ -51,79 +71,92 @@ def row_ranges(uri: str, files: Sequence[tuple[str, str]]) -> list[RowRange]:
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if rows:
-                found.append(RowRange(path, group, 0, rows, first, split))
+                ranges.append(RowRange(path, group, 0, rows, first, split))
             first += rows
-    return found
+    return ranges
 
 
 def make_tasks(groups: Sequence[RowRange], batch_size: int, workers: int) -> list[list[RowRange]]:
-    """The pieces dealt out in order: several tasks a worker, none above PART_ROWS unless a row group would be read too often.
+    """Divides row groups, in order, into about four tasks for each worker.
 
-    Where batches begin does not depend on `workers`, so neither does any prediction.
+    A task has at most PART_ROWS rows, unless smaller tasks would read a row group too often.
     """
-    total = sum(piece.rows for piece in groups)
+    total = sum(group.rows for group in groups)
     size = PART_ROWS if workers == 1 else min(PART_ROWS, -(-total // (4 * workers)))
     size = max(1, size // batch_size) * batch_size
-    found: list[list[RowRange]] = [[]]
+    tasks: list[list[RowRange]] = [[]]
     filled = 0
     for group in groups:
-        # A worker that begins inside a row group of a file reads what lies before, too: two cuts a worker and no more.
-        step = (
-            max(size, -(-group.rows // (2 * workers) // batch_size) * batch_size)
-            if group.file
-            else size
-        )
+        step = size
+        if group.file:
+            # A worker that begins inside a row group also reads the rows before its own.
+            # So a group is cut into no more than two parts for each worker.
+            step = max(size, -(-group.rows // (2 * workers) // batch_size) * batch_size)
         for low in range(0, group.rows, step):
             rows = min(step, group.rows - low)
             if filled and filled + rows > size:
-                found.append([])
+                tasks.append([])
                 filled = 0
-            found[-1].append(
+            tasks[-1].append(
                 RowRange(
                     group.file, group.group, group.skip + low, rows, group.first + low, group.split
                 )
             )
             filled += rows
-    return [task for task in found if task]
+    return [task for task in tasks if task]
 
 
 def parquet_batches(
     uri: str, task: Sequence[RowRange], batch_size: int, columns: Sequence[str]
-) -> Iterator[tuple[pa.Table, RowRange, int]]:
-    """Raw batches of a task with the number of their first row; one batch of a row group is in memory at a time."""
+) -> Iterator[RawBatch]:
+    """Yields the raw batches of a task; one batch of a row group is in memory at a time."""
     system, _ = filesystem(uri)
-    for piece in task:
-        with system.open_input_file(piece.file) as source:
+    for row_range in task:
+        first_batch = row_range.skip // batch_size
+        last_batch = -(-(row_range.skip + row_range.rows) // batch_size)
+        with system.open_input_file(row_range.file) as source:
             parquet = pq.ParquetFile(source, pre_buffer=True)
             batches = parquet.iter_batches(
-                batch_size, row_groups=[piece.group], columns=list(columns), use_threads=False
+                batch_size, row_groups=[row_range.group], columns=list(columns), use_threads=False
             )
-            taken = itertools.islice(
-                batches, piece.skip // batch_size, -(-(piece.skip + piece.rows) // batch_size)
-            )
-            for number, batch in enumerate(taken):
-                yield pa.Table.from_batches([batch]), piece, piece.first + number * batch_size
+            for number, batch in enumerate(itertools.islice(batches, first_batch, last_batch)):
+                first = row_range.first + number * batch_size
+                yield RawBatch(pa.Table.from_batches([batch]), first, row_range.split)
+
+
+def memory_batches(
+    table: pa.Table, task: Sequence[RowRange], batch_size: int
+) -> Iterator[RawBatch]:
+    """Yields the raw batches of a task whose row ranges are parts of a table in memory."""
+    for row_range in task:
+        for low in range(0, row_range.rows, batch_size):
+            rows = min(batch_size, row_range.rows - low)
+            yield RawBatch(table.slice(row_range.skip + low, rows), row_range.first + low)
 
 
 def csv_chunks(table: RawTable, columns: Sequence[str], batch_size: int) -> Iterator[pa.Table]:
-    """Stretches of a CSV table in whole batches, every cell as text; types are those of the checkpoint."""
-    from pyarrow import csv as arrow_csv
+    """Yields a CSV table in chunks of whole batches; only the last may end within a batch.
 
-    held: list[pa.RecordBatch] = []
+    Every cell is text: the checkpoint says what the columns are.
+    """
+    pending: list[pa.RecordBatch] = []
     size = 0
     try:
         for path in table.files:
             with table.system.open_input_stream(path, compression="detect") as stream:
                 for batch in arrow_csv.open_csv(stream, **csv_options(table)):
-                    held.append(batch.select(list(columns)))
-                    size += held[-1].nbytes
-                    if size >= CHUNK_BYTES:
-                        whole = pa.Table.from_batches(held)
-                        cut = whole.num_rows // batch_size * batch_size
-                        if cut:
-                            yield whole.slice(0, cut).combine_chunks()
-                        held, size = whole.slice(cut).to_batches(), 0
+                    pending.append(batch.select(list(columns)))
+                    size += pending[-1].nbytes
+                    if size < CHUNK_BYTES:
+                        continue
+                    chunk = pa.Table.from_batches(pending)
+                    end = chunk.num_rows // batch_size * batch_size
+                    if end:
+                        yield chunk.slice(0, end).combine_chunks()
+                    pending, size = chunk.slice(end).to_batches(), 0
     except UNREADABLE as error:
         raise explain_reading_error(table, error) from None
-    if held and (last := pa.Table.from_batches(held)).num_rows:
-        yield last.combine_chunks()
+    if pending:
+        rest = pa.Table.from_batches(pending)
+        if rest.num_rows:
+            yield rest.combine_chunks()

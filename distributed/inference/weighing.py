@@ -1,17 +1,18 @@
-"""A checkpoint at work: expert logits of rows, how the experts are weighed, and the prior that their mean is moved to.
+"""How a checkpoint's experts are weighed on new rows, and the class prior that they are moved to.
 
-Legend: N rows, V validation rows, M modalities, E experts, C classes."""
+Legend: N rows, V validation rows, M modalities, E experts, C classes.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from distributed.runtime.errors import OptionError
 from distributed.training import loop
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.exchange import Exchange
@@ -24,34 +25,38 @@ from model.decisions.aggregation import Aggregation
 from model.decisions.guard import ValidationRows
 from model.learning.augment import augment, drop_modalities, resample_cells
 from model.learning.posthoc import move_prior
-from model.schema import join_names
 
-# Of a perturbed view. The images are changed as in the run's own training, which may leave the rest alone.
+Facts = dict[str, str | float]  # about an aggregation, as flat entries
+GIVEN = "given"  # the aggregation method in use where the class prior is known
+# How a perturbed view differs from the rows, besides its images, which are changed as in the
+# run's own training: the share of table cells drawn anew and of modalities dropped.
 RESAMPLED_CELLS = 0.2
-DROPPED = 0.1
+DROPPED_MODALITIES = 0.1
 
 
 @dataclass
 class PerturbedView:
-    """A source whose batches are seen under random changes: one of the two views of the stability objective."""
+    """A source of batches under random changes: one of the two views that `stability` compares."""
 
     source: Batches
     checkpoint: Checkpoint
     device: torch.device
-    view: int
+    view: int  # 0 or 1: the two views draw different random changes
     seed: int = 0
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yields the source's batches with changed images and cells and dropped modalities."""
         config, schema = self.checkpoint.config, self.checkpoint.network.schema
         seed = 2 * self.seed + self.view
+        dropped = max(DROPPED_MODALITIES, config.fusion.modality_dropout)
         for step, batch in enumerate(self.source.batches(epoch, start), start):
             batch = augment(batch.to(self.device), config.data, seed, step)
             batch = resample_cells(batch, schema.tables, RESAMPLED_CELLS, seed, step)
-            yield drop_modalities(batch, max(DROPPED, config.fusion.modality_dropout), seed, step)
+            yield drop_modalities(batch, dropped, seed, step)
 
 
 def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
-    """What the network gives every row, on the CPU."""
+    """Returns the network's outputs for every row of a source, on the CPU."""
     checkpoint.network.to(device)
     precision = loop.compute_dtype(checkpoint.config, device)
     return score_split(
@@ -60,10 +65,10 @@ def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) ->
 
 
 def expert_count(checkpoint: Checkpoint) -> int:
-    """How many rows of logits the network gives."""
-    return (
-        1 if checkpoint.config.fusion.kind in WITHOUT_EXPERTS else checkpoint.config.experts.count
-    )
+    """Returns the number of experts; fusions without experts give one row of logits."""
+    if checkpoint.config.fusion.kind in WITHOUT_EXPERTS:
+        return 1
+    return checkpoint.config.experts.count
 
 
 def aggregate_experts(
@@ -75,7 +80,11 @@ def aggregate_experts(
     prior_C: Tensor | None = None,
     seed: int = 0,
 ) -> Aggregation:
-    """The named aggregation of raw expert logits; `source` is passed over twice more for `stability`."""
+    """Applies an aggregation method to raw expert logits.
+
+    source: the rows of the logits; `stability` reads them twice more, under random changes.
+    prior_C: the known class prior, for the method `given`.
+    """
     scale = checkpoint.calibration.scale
     views = None
     if method == "stability":
@@ -86,14 +95,16 @@ def aggregate_experts(
             for view in range(2)
         )
         views = scale(first), scale(second)
-    held = checkpoint.validation
+    stored = checkpoint.validation
     return aggregation.aggregate(
         method,
         scale(logits_NEC),
         views=views,
         prior_C=prior_C,
         trained_C=mean_class_prior(checkpoint),
-        validation=None if held is None else ValidationRows(scale(held.logits_VEC), held.labels_V),
+        validation=None
+        if stored is None
+        else ValidationRows(scale(stored.logits_VEC), stored.labels_V),
     )
 
 
@@ -101,22 +112,30 @@ def aggregate_experts(
 class FixedAggregation:
     """An aggregation as plain numbers: all that a worker needs to apply it to further rows."""
 
-    experts: tuple[float, ...]
-    prior: tuple[
-        float, ...
-    ] = ()  # the prior that the probabilities are moved to; empty: they stay as the experts give them
+    expert_weights: tuple[float, ...]
+    prior: tuple[float, ...] = ()  # the class prior of the rows; empty: probabilities stay
 
     @classmethod
-    def of(cls, found: Aggregation) -> FixedAggregation:
-        return cls(
-            tuple(found.weights_E.tolist()),
-            () if found.prior_C is None else tuple(found.prior_C.tolist()),
-        )
+    def uniform(cls, checkpoint: Checkpoint, prior: tuple[float, ...] = ()) -> FixedAggregation:
+        """Returns equal weights for all experts of a checkpoint."""
+        experts = expert_count(checkpoint)
+        return cls((1 / experts,) * experts, prior)
 
-    def apply(self, checkpoint: Checkpoint, logits_NEC: Tensor, trained_C: Tensor) -> Tensor:
-        """Calibrated probabilities [N, C] of raw expert logits."""
+    @classmethod
+    def from_estimate(cls, estimate: Aggregation) -> FixedAggregation:
+        """Returns the weights and the prior that were estimated on some rows."""
+        prior = () if estimate.prior_C is None else tuple(estimate.prior_C.tolist())
+        return cls(tuple(estimate.weights_E.tolist()), prior)
+
+    def probabilities(
+        self, checkpoint: Checkpoint, logits_NEC: Tensor, trained_C: Tensor
+    ) -> Tensor:
+        """Returns calibrated probabilities [N, C] of raw expert logits.
+
+        trained_C: the class prior that the mean of the experts stands for.
+        """
         logits_NC = aggregation.mix_experts(
-            checkpoint.calibration.scale(logits_NEC), torch.tensor(self.experts)
+            checkpoint.calibration.scale(logits_NEC), torch.tensor(self.expert_weights)
         )
         if self.prior:
             logits_NC = move_prior(
@@ -125,68 +144,50 @@ class FixedAggregation:
         return logits_NC.softmax(1)
 
 
-def aggregation_method(asked: str, prior: str, default: str) -> str:
-    """The aggregation in use: a known prior needs no estimate, and excludes stability."""
-    if prior and asked == "stability":
-        raise ValueError(
-            "--prior moves the probabilities to a known prior; it goes with --aggregation uniform or prior, not stability"
-        )
-    return "given" if prior else asked or default
+def aggregation_method(
+    requested: str | None, prior: str | Mapping[str, float] | None, default: str
+) -> str:
+    """Returns the aggregation method in use: a known prior needs no estimate.
 
-
-def read_prior(path: str, classes: Sequence[str]) -> Tensor:
-    """A known class prior from a JSON object {class: weight}; classes left out have weight 0."""
-    from distributed.runtime.storage import read_file
-
-    try:
-        plain = json.loads(read_file(path), parse_int=float)
-    except OSError:
-        raise ValueError(
-            f"--prior must name a JSON file that exists and can be read; got {path!r}"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"--prior must be a JSON object {{class: weight}}; {path}: {error}"
-        ) from None
-    if not isinstance(plain, dict) or not plain:
-        raise ValueError(
-            f"--prior must be a JSON object {{class: weight}}; {path} holds {type(plain).__name__}"
+    default: the run's own method, where none is requested.
+    """
+    if prior and requested == "stability":
+        raise OptionError(
+            "prior moves the probabilities to a known prior; "
+            "it goes with aggregation uniform or prior, not stability",
+            "prior",
+            "aggregation",
         )
-    unknown = [name for name in plain if name not in classes]
-    if unknown:
-        raise ValueError(
-            f"--prior must name classes of the checkpoint; got {join_names(unknown)}; valid: {join_names(classes)}"
-        )
-    for name, weight in plain.items():
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not math.isfinite(weight)
-            or weight < 0
-        ):
-            raise ValueError(
-                f"--prior must give each class a finite weight of at least 0; {name} has {weight!r}"
-            )
-    weights_C = torch.tensor([float(plain.get(name, 0.0)) for name in classes], dtype=torch.float64)
-    if float(weights_C.max()) <= 0:
-        raise ValueError(f"--prior must give some class a weight above 0; {path} gives none")
-    weights_C = weights_C / weights_C.max()  # 1e39 is infinite as float32
-    return (weights_C / weights_C.sum()).float()
+    return GIVEN if prior else requested or default
 
 
 def pick_device(gpus: float) -> torch.device:
-    """The GPU where one is asked for."""
+    """Returns the GPU if one is requested (gpus above 0), else the CPU."""
     if gpus and not torch.cuda.is_available():
         raise ValueError(f"a GPU is asked for ({gpus:g}) and this machine has none: use 0")
     return torch.device("cuda" if gpus else "cpu")
 
 
-def aggregation_facts(found: Aggregation, asked: str) -> dict[str, str | float]:
-    """The facts of an aggregation by flat name."""
-    facts: dict[str, str | float] = {
-        "aggregation": found.method,
-        "aggregation/asked": asked,
-        "aggregation/fell_back": float(found.fell_back),
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Runs PyTorch with this many threads and restores the number afterwards; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def aggregation_facts(estimate: Aggregation, requested: str) -> Facts:
+    """Returns an aggregation as flat entries for summary.json and `evaluate --json`."""
+    facts: Facts = {
+        "aggregation": estimate.method,
+        "aggregation/asked": requested,
+        "aggregation/fell_back": float(estimate.fell_back),
+        "aggregation/reason": estimate.reason,
     }
-    facts["aggregation/reason"] = found.reason
-    return facts | {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(found.weights_E)}
+    for e, weight in enumerate(estimate.weights_E, start=1):
+        facts[f"expert_weight/{e}"] = float(weight)
+    return facts

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.inference import evaluation, inputs
-from distributed.inference.weighing import read_prior
+from distributed.inference.known_prior import read_prior
+from distributed.inference.options import EvaluateOptions
+from distributed.inference.split_rows import open_split
+from distributed.inference.tables import open_input
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
 from tests.conftest import run_command, script
+from tests.inference.mistakes import mistake
 from tests.training import small_run, toy
 
 evaluate = script("evaluate")
@@ -311,14 +314,14 @@ def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
 )
 def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: str) -> None:
     (folder / "wrong.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with mistake(message):
         ask(folder, "--prior", str(folder / "wrong.json"))
 
 
 def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
     (tmp_path / "prior.json").write_text('{"scarce": 1e308, "common": 1e308, "middling": 1}')
     assert read_prior(str(tmp_path / "prior.json"), small_run.CLASSES).tolist() == [0.5, 0, 0.5]
-    with pytest.raises(ValueError, match="--prior must name a JSON file"):
+    with mistake("--prior must name a JSON file"):
         read_prior(str(tmp_path), small_run.CLASSES)
 
 
@@ -331,14 +334,11 @@ def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path
         torch.nn.Linear(1, 1),
     ):
         torch.save(other, tmp_path / "model.pt")
-        with pytest.raises(
-            ValueError,
-            match="--checkpoint must be one that this project wrote; .* holds another model.pt",
-        ):
+        with mistake("--checkpoint must be one that this project wrote; .* holds another model.pt"):
             load_checkpoint(str(tmp_path))
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("x", "y")
-    with pytest.raises(ValueError, match="or a damaged one"):
+    with mistake("or a damaged one"):
         load_checkpoint(str(tmp_path))
 
 
@@ -348,10 +348,7 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "file").write_text("dear")
     words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
-    with pytest.raises(
-        ValueError,
-        match=f"^json must name a file that can be written; got '[^\n]*': [^\n]*{why}$",
-    ):
+    with mistake(f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$"):
         evaluate.main(words)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
@@ -368,7 +365,7 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
     ],
 )
 def test_mistakes_are_one_line(folder: Path, words: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with mistake(message) as caught:
         ask(folder, *words)
     assert "\n" not in str(caught.value)
 
@@ -428,17 +425,15 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     saved = load_checkpoint(str(tmp_path / "run"))
     ways = (
         lambda: (
-            evaluation.open_split(
-                saved, str(tmp_path / "shards"), evaluation.EvaluationConditions()
-            )[1].notes
+            open_split(saved, EvaluateOptions(checkpoint="", data=str(tmp_path / "shards"))).notes
         ),
-        lambda: inputs.open_input(
-            saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8
-        )[1],
+        lambda: open_input(saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8)[
+            1
+        ],
     )
     for notes in ways:
         if told and "must have" in told:
-            with pytest.raises(ValueError, match=told):
+            with mistake(told):
                 notes()
         else:
             assert told in "; ".join(notes()) if told else not notes()
@@ -476,7 +471,7 @@ def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
         "elsewhere": "must have a modality of the checkpoint",
         "nowhere": "must exist",
     }.items():
-        with pytest.raises(ValueError, match=message):
+        with mistake(message):
             ask(folder, data=name)
 
 

@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.inference import inputs, tasks
+from distributed.inference import batch_prediction, tasks
+from distributed.inference.tables import open_input
 from distributed.inference.tasks import RowRange, make_tasks
 from distributed.raw.table import RawTable, csv_options
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
+from tests.inference.mistakes import mistake
 from tests.training import small_run
 
 predict = script("predict")
@@ -162,7 +164,9 @@ def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
     assert done.stderr == f"error: --out must be a new or empty folder; {out} holds summary.json\n"
 
 
-def test_refused_rows_are_listed_with_the_reasons_of_ingest(folder: Path, out: Path) -> None:
+def test_refused_rows_are_listed_with_the_reasons_of_ingest(
+    folder: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     frame["photo"] = frame["photo"].astype(object)
     frame.loc[3, "photo"] = b"not an image"
@@ -182,7 +186,7 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(folder: Path, out: P
     kinds = {name: n for name, n in told.items() if name.startswith("refused/")}
     assert len(kinds) == 4
     assert kinds["refused/no image and no table value"] == 1
-    assert "  1 x no image and no table value" in predict.describe(told, str(out)).splitlines()
+    assert "  1 x no image and no table value" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("words", [(), ("--aggregation", "prior"), ("--aggregation", "stability")])
@@ -191,9 +195,7 @@ def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
-    with pytest.raises(
-        ValueError, match="all 3 were refused: 3 x photo: not an image of a known format"
-    ):
+    with mistake("all 3 were refused: 3 x photo: not an image of a known format"):
         ask(folder, "worst.parquet", out, *words)
     found, told = (
         pd.read_parquet(out / "predictions"),
@@ -421,7 +423,7 @@ def test_a_mistake_found_by_an_actor_is_one_line_too(
         part,
     )
     for words in ((), ("--concurrency", "2")):
-        with pytest.raises(ValueError, match="must be a whole PNG or JPEG") as caught:
+        with mistake("must be a whole PNG or JPEG") as caught:
             ask(folder, "broken", out, *words)
         assert "\n" not in str(caught.value)
 
@@ -463,13 +465,13 @@ def test_a_csv_in_many_chunks_is_one_table(
 
     monkeypatch.setattr(tasks, "csv_options", small_blocks)
     checkpoint = load_checkpoint(str(folder / "run"))
-    rows, _ = inputs.open_input(
+    rows, _ = open_input(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10
     )
     waves = list(rows.waves(1))
     assert len(waves) > 5
     assert all(wave.rows % 10 == 0 for wave in waves[:-1])
-    monkeypatch.setattr(predict, "pooled", lambda rows, options: False)
+    monkeypatch.setattr(batch_prediction, "needs_pool", lambda rows, concurrency: False)
     parts, _ = ask(folder, "long.csv", tmp_path / "parts", *words)
     pd.testing.assert_frame_equal(whole, parts)
 
@@ -485,9 +487,7 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     (out / "predictions").mkdir(parents=True)
     mine = out / "predictions" / "thesis.txt"
     mine.write_text("years of work")
-    with pytest.raises(
-        ValueError, match=r"--out must be a new or empty folder; .* holds predictions/thesis.txt"
-    ):
+    with mistake(r"--out must be a new or empty folder; .* holds predictions/thesis.txt"):
         ask(folder, "shards", out, "--split", "val")
     assert mine.read_text() == "years of work"
 
@@ -556,9 +556,8 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(
     folder: Path, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").write_text("dear")
-    with pytest.raises(
-        ValueError,
-        match=f"^out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$",
+    with mistake(
+        f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$"
     ):
         ask(folder, "table.parquet", tmp_path / place)
     assert (tmp_path / "file").read_text() == "dear"
@@ -580,7 +579,7 @@ def test_a_table_that_cannot_be_read_is_one_line(
     folder: Path, out: Path, tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
+    with mistake(message):
         ask(folder, str(tmp_path / name), out)
 
 
@@ -615,7 +614,7 @@ def test_mistakes_are_one_line(
     frame = pd.read_csv(folder / "table.csv")
     frame.drop(columns="dose").to_csv(folder / "half.csv", index=False)
     frame[["id", "label"]].to_csv(folder / "other.csv", index=False)
-    with pytest.raises(ValueError, match=message) as caught:
+    with mistake(message) as caught:
         ask(folder, data, out, *words)
     assert "\n" not in str(caught.value)
     assert not (out / "summary.json").exists()

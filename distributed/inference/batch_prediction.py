@@ -1,0 +1,251 @@
+"""Predicts every row of shards or of a table and writes the predictions to a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector
+from torch import Tensor
+
+from distributed.inference import notes
+from distributed.inference.estimation import choose_aggregation
+from distributed.inference.inputs import CountedWaves, InputRows
+from distributed.inference.known_prior import read_prior
+from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
+from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
+from distributed.inference.predictor import PredictionTotals
+from distributed.inference.results import PredictResult
+from distributed.inference.summary import reason_texts
+from distributed.inference.tables import open_input
+from distributed.inference.weighing import GIVEN, Facts, aggregation_method
+from distributed.ingestion.summary import count_reasons
+from distributed.raw.rows import EMPTY_CELLS
+from distributed.runtime import options as option_rules
+from distributed.runtime import progress, ray_session, signals, storage
+from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.storage import filesystem, join
+from distributed.shards.layout import REJECTED
+from distributed.training.checkpoint import Checkpoint, find_checkpoint, parse_checkpoint
+
+SUMMARY = "summary.json"
+MAX_REASONS = 10  # kinds of refusals that the summary counts
+
+
+def predict(options: PredictOptions) -> PredictResult:
+    """Predicts all rows and writes part files, refused rows and a summary."""
+    option_rules.check(options)
+    if not 0 <= options.abstain <= 1:
+        raise OptionError(
+            f"abstain must be a probability from 0 to 1; got {options.abstain:g}", "abstain"
+        )
+    out = storage.absolute_location(options.out)
+    with storage.as_option_error(out):
+        check_output_folder(out)
+    content = find_checkpoint(options.checkpoint)
+    checkpoint = parse_checkpoint(content, options.checkpoint)
+    if options.trust_unfamiliar:
+        checkpoint.network.accept_all_modalities()
+    settings = checkpoint.config.inference
+    batch_size = options.batch_size or settings.batch_size
+    rows, input_notes = open_input(
+        checkpoint,
+        options.data,
+        images=image_folders(options.image),
+        split=options.split,
+        batch_size=batch_size,
+        encoding=options.encoding,
+    )
+    method = aggregation_method(options.aggregation, options.prior, settings.aggregation)
+    prior_C = None
+    if method == GIVEN:
+        prior_C = read_prior(options.prior, checkpoint.network.schema.classes)
+    with storage.as_option_error(out):  # noticed before any work
+        system, path = filesystem(join(out, PARTS))
+        system.create_dir(path, recursive=True)
+    started = time.perf_counter()
+    aggregation, facts = choose_aggregation(
+        checkpoint, rows, method, prior_C, batch_size, options.gpus_per_actor
+    )
+    storage.remove_folder(join(out, PARTS))
+    totals = predict_all(
+        content,
+        checkpoint,
+        PredictionSettings(
+            rows=rows,
+            aggregation=aggregation,
+            out=out,
+            abstain=options.abstain,
+            gpus=options.gpus_per_actor,
+            trust_unfamiliar=options.trust_unfamiliar,
+        ),
+        options.concurrency,
+    )
+    seconds = time.perf_counter() - started
+    all_notes = [*input_notes, *row_notes(checkpoint, totals, prior_C)]
+    result = make_result(options, out, checkpoint, totals, seconds, all_notes, facts)
+    write_files(result, totals)
+    if totals.refused and not totals.predicted:
+        raise OptionError(
+            f"data must have rows that can be predicted; all {totals.rows:,} were refused: "
+            f"{'; '.join(reason_texts(result.reasons))}",
+            "data",
+        )
+    return result
+
+
+def image_folders(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the image folder of every column in texts such as COLUMN=FOLDER."""
+    folders: dict[str, str] = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if name in folders:
+            raise OptionError(f"image must name a column once; got {name!r} again", "image")
+        folders[name] = folder
+    return folders
+
+
+def check_output_folder(out: str) -> None:
+    """Refuses a folder that holds anything but the part files that a broken run left."""
+    system, path = filesystem(out)
+    for place, own_names in ((path, PARTS), (join(path, PARTS), r"part-\d+\.parquet.*")):
+        for entry in system.get_file_info(FileSelector(place, allow_not_found=True)):
+            if not re.fullmatch(own_names, entry.base_name):
+                raise OptionError(
+                    f"out must be a new or empty folder; {out} holds "
+                    f"{entry.path.removeprefix(path).lstrip('/')}",
+                    "out",
+                )
+
+
+def predict_all(
+    content: bytes, checkpoint: Checkpoint, settings: PredictionSettings, concurrency: int | None
+) -> PredictionTotals:
+    """Predicts all rows, in this process or in a pool, and returns their counts.
+
+    content: the bytes of the checkpoint's model.pt, which the actors of a pool load.
+    """
+    waves = CountedWaves(settings.rows)
+    if needs_pool(settings.rows, concurrency):
+        # Ray takes seconds to import and to start, and few rows are done sooner than that.
+        from distributed.inference.pool import predict_in_pool, start_pool
+
+        actors = start_pool(concurrency, settings.gpus)
+        with signals.stop_requests():
+            parts = predict_in_pool(content, settings, waves.waves(actors), actors)
+            totals = add_up(parts, settings.rows.row_count)
+    else:
+        parts = predict_in_process(checkpoint, settings, waves.waves(1))
+        totals = add_up(parts, settings.rows.row_count)
+    if totals.rows != waves.rows or totals.rows != totals.predicted + len(totals.refused):
+        raise Failure(
+            f"{waves.rows} rows were read, {totals.predicted} predicted and "
+            f"{len(totals.refused)} refused: some are lost in {settings.out}"
+        )
+    return totals
+
+
+def needs_pool(rows: InputRows, concurrency: int | None) -> bool:
+    """Whether a pool of actors is requested, or the rows are so many that it is worth its start."""
+    if concurrency is not None and concurrency > 1:
+        return True
+    waves = rows.waves(1)
+    first = next(waves, None)
+    many = first is not None and (first.rows > MAX_ROWS_IN_PROCESS or next(waves, None) is not None)
+    return many and (concurrency is None or ray_session.in_cluster())
+
+
+def add_up(parts: Iterable[PredictionTotals], expected_rows: int | None) -> PredictionTotals:
+    """Returns the sums of all counts while showing the progress."""
+    totals = PredictionTotals()
+    with progress.show_progress("predicting", expected_rows) as advance:
+        for part in parts:
+            totals.add(part)
+            advance(part.rows)
+    return totals
+
+
+def row_notes(
+    checkpoint: Checkpoint,
+    totals: PredictionTotals,
+    prior_C: Tensor | None,
+    trust_option: str = "--trust-unfamiliar",
+) -> list[str]:
+    """Returns notes on the rows that were predicted.
+
+    trust_option: how the user asks for modalities that are unlike training.
+    """
+    schema = checkpoint.network.schema
+    return [
+        *notes.unfamiliar_notes(
+            schema.modalities,
+            totals.unfamiliar_rows,
+            totals.rows_without_familiar,
+            totals.predicted,
+            trust_option,
+        ),
+        *notes.cross_modal_notes(schema.modalities, totals.agreement, checkpoint.cross_modal),
+        *notes.unread_notes(
+            checkpoint.manifest, schema, totals.unread, totals.rows, totals.predicted
+        ),
+        *notes.blank_notes(totals.blank, totals.predicted),
+        *notes.prior_notes(schema.classes, () if prior_C is None else prior_C.tolist()),
+    ]
+
+
+def make_result(
+    options: PredictOptions,
+    out: str,
+    checkpoint: Checkpoint,
+    totals: PredictionTotals,
+    seconds: float,
+    result_notes: list[str],
+    aggregation: Facts,
+) -> PredictResult:
+    """Gathers the counts by name."""
+    schema = checkpoint.network.schema
+    predicted = max(1, totals.predicted)
+    reasons = count_reasons(reason for _, reason in totals.refused).most_common(MAX_REASONS)
+    return PredictResult(
+        options=options,
+        out=out,
+        rows=totals.rows,
+        predicted=totals.predicted,
+        refused=len(totals.refused),
+        abstained=totals.abstained,
+        seconds=seconds,
+        class_rows=dict(zip(schema.classes, totals.class_rows)),
+        weights={
+            name: value / predicted for name, value in zip(schema.modalities, totals.weight_sums)
+        },
+        unfamiliar_rows={
+            name: rows for name, rows in zip(schema.modalities, totals.unfamiliar_rows) if rows
+        },
+        unread={
+            name: count
+            for name, count in sorted(totals.unread.items())
+            if count and not name.startswith(EMPTY_CELLS)
+        },
+        reasons=dict(reasons),
+        notes=result_notes,
+        aggregation=aggregation,
+    )
+
+
+def write_files(result: PredictResult, totals: PredictionTotals) -> None:
+    """Writes the refused rows, and the summary last: where it is, the folder is complete."""
+    if totals.refused:
+        system, path = filesystem(join(result.out, REJECTED))
+        refused = pa.table(
+            {
+                "id": [name for name, _ in totals.refused],
+                "reason": [reason for _, reason in totals.refused],
+            }
+        )
+        pq.write_table(refused, path, filesystem=system)
+    content = json.dumps(result.flat(), indent=1, allow_nan=False).encode()
+    storage.write_file(join(result.out, SUMMARY), content)

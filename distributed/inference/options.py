@@ -1,0 +1,108 @@
+"""The options of `evaluate` and `predict`: for the command line, for Python and for the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distributed.config import AGGREGATIONS
+from distributed.shards.layout import SPLITS
+from model.config import option, required
+
+MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting
+CHECKPOINT_HELP = "a run, or its checkpoint folder; a path or a URI"
+TRUST_HELP = "go by modalities unlike anything in training, too"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `evaluate` scores: a checkpoint, labelled rows, and the conditions of the test."""
+
+    checkpoint: str = required(CHECKPOINT_HELP, "C")
+    data: str = required(
+        "folder or URI made by ingest.py; classes and categories are matched by name", "SHARDS"
+    )
+    split: str = option("test", "rows to evaluate", choices=SPLITS)
+    aggregation: str | None = option(
+        None,
+        "how experts are weighed",
+        choices=AGGREGATIONS,
+        shown="the run's inference.aggregation",
+    )
+    prior: str = option(
+        "",
+        "known class prior of the rows, {class: weight}, 0 for classes left out; "
+        "moves the probabilities",
+        metavar="F.json",
+    )
+    shift: str = option(
+        "",
+        "cut the rows to uniform, forward-K or backward-K, such as forward-10",
+        metavar="KIND",
+        shown="no cut",
+    )
+    modalities: str = option(
+        "",
+        "the modalities to leave in place, the others are taken away",
+        metavar="A,B",
+        shown="all",
+    )
+    corrupt: str = option(
+        "", "MODALITY=noise|shuffle|missing[:FRACTION], comma-separated", metavar="SPEC"
+    )
+    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    seed: int = option(0, "of the cut, the perturbed views and the bootstrap", low=0)
+    replicates: int = option(
+        200, "bootstrap replicates behind the 95 % intervals; 0: none", low=0, metavar="N"
+    )
+    gpus: float = option(0.0, "1 to use this machine's GPU", metavar="G")
+    json: str = option("", "write everything as one flat object", metavar="F", shown="print only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What `predict` reads and writes: a checkpoint, new rows, and the folder of the predictions."""
+
+    checkpoint: str = required(CHECKPOINT_HELP, "C")
+    data: str = required(
+        "shards, or a CSV or Parquet table (or a folder of them); a path or a URI", "SHARDS|T"
+    )
+    image: tuple[str, ...] = option(
+        (),
+        "folder of the paths in an image column of a table",
+        metavar="COL[=DIR]",
+        shown="the table's folder",
+    )
+    out: str = required(
+        "new folder or URI: predictions/*.parquet, summary.json, rejected.parquet", "DIR"
+    )
+    concurrency: int | None = option(
+        None,
+        "model actors",
+        low=1,
+        metavar="N",
+        shown=f"none up to {MAX_ROWS_IN_PROCESS:,} rows, else one a CPU or GPU share",
+    )
+    gpus_per_actor: float = option(0.0, "GPUs a model actor, fractions allowed", low=0, metavar="G")
+    aggregation: str | None = option(
+        None,
+        "how experts are weighed; estimates come first, from a sample of the rows",
+        choices=AGGREGATIONS,
+        shown="the run's inference.aggregation",
+    )
+    prior: str = option(
+        "",
+        "known class prior of the rows, {class: weight}, 0 for classes left out",
+        metavar="F.json",
+    )
+    abstain: float = option(
+        0.0,
+        "no class for rows whose best probability is below P",
+        metavar="P",
+        shown="0, never",
+    )
+    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    split: str = option("all", "of shards", choices=("all", *SPLITS))
+    batch_size: int = option(
+        0, "rows of a batch", low=0, metavar="N", shown="the run's inference.batch_size"
+    )
+    encoding: str = option("utf-8", "text encoding of a CSV table", metavar="NAME")

@@ -1,0 +1,86 @@
+"""Predicts tasks of rows and writes a Parquet part file for each; here in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distributed.inference.inputs import InputRows
+from distributed.inference.predictor import PredictionTotals, Predictor
+from distributed.inference.tasks import RowRange, Wave
+from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
+from distributed.runtime.storage import filesystem, join
+from distributed.shards.parallel import decoding_threads
+from distributed.training.checkpoint import Checkpoint
+
+PARTS = "predictions"  # folder of the part files below the output folder
+FLUSH_ROWS = 8192  # rows of one row group of a part file
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """What every process that predicts must agree on, besides the checkpoint."""
+
+    rows: InputRows
+    aggregation: FixedAggregation
+    out: str
+    abstain: float = 0.0  # rows whose best probability is lower get no class
+    gpus: float = 0.0  # of each process; fractions share one
+    trust_unfamiliar: bool = False  # also use modalities that are unlike training
+
+
+class PartWriter:
+    """Predicts tasks and writes their part files; made once in each process that predicts."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: PredictionSettings, threads: int) -> None:
+        """threads: that many prepare batches ahead of their use."""
+        self.settings, self.threads = settings, threads
+        if settings.trust_unfamiliar:
+            checkpoint.network.accept_all_modalities()
+        self.predictor = Predictor(
+            checkpoint,
+            settings.aggregation,
+            pick_device(settings.gpus),
+            abstain=settings.abstain,
+            has_splits=settings.rows.has_splits,
+        )
+
+    def write_task(self, wave: Wave, task: Sequence[RowRange], part: int) -> PredictionTotals:
+        """Predicts a task and writes part number `part`, whole or not at all."""
+        totals = PredictionTotals()
+        path = join(self.settings.out, PARTS, f"part-{part:05d}.parquet")
+        system, target = filesystem(path)
+        system.create_dir(target.rpartition("/")[0], recursive=True)
+        batches = self.predictor.predict_task(self.settings.rows, wave, task, self.threads)
+        with (
+            system.open_output_stream(f"{target}.tmp") as sink,
+            pq.ParquetWriter(sink, self.predictor.schema) as writer,
+        ):
+            pending: list[pa.Table] = []
+            for _, table, counts in batches:
+                totals.add(counts)
+                if table.num_rows:
+                    pending.append(table)
+                if sum(part_table.num_rows for part_table in pending) >= FLUSH_ROWS:
+                    writer.write_table(pa.concat_tables(pending))
+                    pending = []
+            if pending:
+                writer.write_table(pa.concat_tables(pending))
+        system.move(f"{target}.tmp", target)
+        return totals
+
+
+def predict_in_process(
+    checkpoint: Checkpoint, settings: PredictionSettings, waves: Iterator[Wave]
+) -> Iterator[PredictionTotals]:
+    """Predicts every task in this process and yields the counts of each."""
+    with torch_threads(1):  # the other CPUs decode
+        writer = PartWriter(checkpoint, settings, threads=decoding_threads())
+        part = 0
+        for wave in waves:
+            for task in wave.tasks:
+                yield writer.write_task(wave, task, part)
+                part += 1

@@ -1,0 +1,121 @@
+"""What `evaluate` and `predict` return: everything by name, as one flat object, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from distributed.inference import summary
+from distributed.inference.options import EvaluateOptions, PredictOptions
+from distributed.inference.weighing import Facts, aggregation_facts
+from model.decisions.aggregation import Aggregation
+from model.metrics.names import CONFIDENCE_FACTS
+
+ConfidenceRow = Mapping[str, str | int | float | None]  # of model.metrics: a modality and a group
+# The options of an evaluation that its flat form repeats.
+REPEATED_OPTIONS = (
+    "checkpoint",
+    "data",
+    "split",
+    "prior",
+    "shift",
+    "modalities",
+    "corrupt",
+    "trust_unfamiliar",
+    "seed",
+    "replicates",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """How a checkpoint did on the rows of an evaluation."""
+
+    options: EvaluateOptions
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]  # of 95 %
+    notes: dict[str, str]  # why a metric is undefined, or over which classes it was taken
+    confidence: Sequence[ConfidenceRow]  # how good the confidence of each modality is
+    aggregation: Aggregation
+    requested_aggregation: str
+    rows: int  # labelled rows, which are scored
+    available: int  # rows of the split before a cut
+    class_rows: dict[str, int]
+    remarks: list[str]
+
+    def flat(self) -> dict[str, object]:
+        """Returns everything as one flat object, as the option json writes it."""
+        entries: dict[str, object] = {
+            **self.metrics,
+            "rows": self.rows,
+            "rows_available": self.available,
+        }
+        for name, (low, high) in self.intervals.items():
+            entries |= {f"{name}/low": low, f"{name}/high": high}
+        entries |= aggregation_facts(self.aggregation, self.requested_aggregation)
+        for row in self.confidence:
+            place = f"confidence/{row['modality']}/{row['group']}"
+            entries |= {f"{place}/{fact}": row[fact] for fact in ("rows", *CONFIDENCE_FACTS)}
+        entries |= {f"rows/{name}": count for name, count in self.class_rows.items()}
+        if self.aggregation.prior_C is not None:
+            for name, share in zip(self.class_rows, self.aggregation.prior_C, strict=True):
+                entries[f"prior/{name}"] = float(share)
+        entries |= {f"note/{name}": text for name, text in self.notes.items()}
+        entries["remarks"] = "; ".join(self.remarks)
+        return entries | {name: getattr(self.options, name) for name in REPEATED_OPTIONS}
+
+    def show(self) -> None:
+        """Prints conditions, metrics with intervals, recalls, confidences and every remark."""
+        print(summary.evaluation_text(self))
+        if self.options.json:
+            print(f"\nwritten     {self.options.json}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What a batch prediction wrote, and what its user should know."""
+
+    options: PredictOptions
+    out: str  # the folder of predictions/, summary.json and rejected.parquet
+    rows: int
+    predicted: int
+    refused: int
+    abstained: int  # predicted rows without a class
+    seconds: float
+    class_rows: dict[str, int]  # rows predicted as each class
+    weights: dict[str, float]  # mean fusion weight of each modality
+    unfamiliar_rows: dict[str, int]  # rows in which a modality is unlike training
+    unread: dict[str, int]  # cells of each column that hold something the model cannot use
+    reasons: dict[str, int]  # why rows were refused, the most frequent reason first
+    notes: list[str]
+    aggregation: Facts
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows read, not only those predicted."""
+        return self.rows / max(self.seconds, 1e-9)
+
+    def flat(self) -> dict[str, object]:
+        """Returns everything as one flat object, as summary.json holds it."""
+        return {
+            "checkpoint": self.options.checkpoint,
+            "data": self.options.data,
+            "abstain": self.options.abstain,
+            "rows": self.rows,
+            "predicted": self.predicted,
+            "rejected": self.refused,
+            "abstained": self.abstained,
+            "seconds": self.seconds,
+            "rows_per_second": self.rows_per_second,
+            **{f"rows/{name}": count for name, count in self.class_rows.items()},
+            **{f"weight/{name}": weight for name, weight in self.weights.items()},
+            **{f"rows_unfamiliar/{name}": rows for name, rows in self.unfamiliar_rows.items()},
+            **{f"unread/{name}": count for name, count in self.unread.items()},
+            **{f"refused/{reason}": count for reason, count in self.reasons.items()},
+            "notes": self.notes,
+            **self.aggregation,
+        }
+
+    def show(self) -> None:
+        """Prints counts, classes, fusion weights and notes."""
+        print(summary.prediction_text(self))

@@ -1,0 +1,252 @@
+"""Opens the rows to predict: a SHARDS folder, or a raw table whose columns are those of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyarrow.fs import FileType
+
+from distributed.inference.inputs import (
+    InputRows,
+    PreparedBatch,
+    RowEncoder,
+    ShardRows,
+    raw_manifest,
+)
+from distributed.inference.matching import match_schemas
+from distributed.inference.tasks import (
+    RawBatch,
+    RowRange,
+    Wave,
+    csv_chunks,
+    make_tasks,
+    memory_batches,
+    parquet_batches,
+    row_ranges,
+)
+from distributed.raw.headers import unreadable_file
+from distributed.raw.table import RawTable, open_raw_table
+from distributed.runtime.errors import OptionError
+from distributed.runtime.storage import filesystem, is_uri, join
+from distributed.shards.layout import MANIFEST
+from distributed.shards.manifest import Manifest, read_manifest
+from distributed.training.checkpoint import Checkpoint
+from model.schema import join_names
+
+
+@dataclass
+class TableRows:
+    """Rows of a CSV or Parquet table."""
+
+    table: RawTable
+    encoder: RowEncoder
+    batch_size: int
+
+    @property
+    def has_splits(self) -> bool:
+        return False
+
+    @property
+    def row_count(self) -> int | None:
+        if self.table.kind == "csv":
+            return None
+        return sum(wave.rows for wave in self.waves(1))
+
+    @property
+    def columns(self) -> list[str]:
+        """The table's columns that are read."""
+        return self.encoder.used_columns(self.table.schema.names)
+
+    def waves(self, workers: int) -> Iterator[Wave]:
+        if self.table.kind == "parquet":
+            groups = row_ranges(self.table.uri, [(path, "") for path in self.table.files])
+            yield Wave(make_tasks(groups, self.batch_size, workers))
+            return
+        first = 0
+        for chunk in csv_chunks(self.table, self.columns, self.batch_size):
+            whole = [RowRange("", 0, 0, chunk.num_rows, first)]
+            yield Wave(make_tasks(whole, self.batch_size, workers), chunk)
+            first += chunk.num_rows
+
+    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+        if wave.table is None:
+            return parquet_batches(self.table.uri, task, self.batch_size, self.columns)
+        return memory_batches(wave.table, task, self.batch_size)
+
+    def prepare(self, batch: RawBatch) -> PreparedBatch:
+        return self.encoder.prepare(batch)
+
+
+def open_input(
+    checkpoint: Checkpoint,
+    data: str,
+    *,
+    images: Mapping[str, str],
+    split: str,
+    batch_size: int,
+    encoding: str = "utf-8",
+) -> tuple[InputRows, list[str]]:
+    """Returns the rows of a SHARDS folder or of a table, and notes about them.
+
+    images: the folder of each image column of a table that has one. split: of shards, or `all`.
+    """
+    if has_manifest(data):
+        if images:
+            raise OptionError(
+                f"image is for tables; {data} is a SHARDS folder, whose images are in it", "image"
+            )
+        return open_shards(checkpoint, data, split, batch_size)
+    if split != "all":
+        raise OptionError(
+            f"split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})", "split"
+        )
+    return open_table_rows(checkpoint, data, images, batch_size, encoding)
+
+
+def has_manifest(data: str) -> bool:
+    """Whether a place is a SHARDS folder."""
+    system, path = filesystem(join(data, MANIFEST))
+    try:
+        return bool(system.get_file_info(path).type == FileType.File)
+    except OSError as error:
+        raise unreadable_file(data, error) from None
+
+
+def open_shards(
+    checkpoint: Checkpoint, data: str, split: str, batch_size: int
+) -> tuple[ShardRows, list[str]]:
+    """Returns the rows of a SHARDS folder matched with the checkpoint, and notes about them."""
+    manifest = read_manifest(data)
+    match = match_schemas(
+        manifest.schema, checkpoint.network.schema, manifest.prepare, checkpoint.manifest.prepare
+    )
+    splits = tuple(name for name, rows in manifest.rows.items() if rows and split in ("all", name))
+    if not splits:
+        raise ValueError(f"a split must have rows to be predicted; {data} has none in {split}")
+    notes = [*match.notes]
+    if match.unknown_classes:
+        notes.append(
+            "rows of classes that the checkpoint does not know have no label: "
+            f"{join_names(match.unknown_classes)}"
+        )
+    uri = data if is_uri(data) else filesystem(data)[1]
+    return ShardRows(uri, splits, match, batch_size), notes
+
+
+def open_table_rows(
+    checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str
+) -> tuple[TableRows, list[str]]:
+    """Returns the rows of a table whose columns were checked, and notes about them."""
+    manifest = raw_manifest(checkpoint, f"--data {data}")
+    try:
+        table = open_raw_table(data, encoding)
+    except ValueError as error:
+        raise _about_data(error) from None
+    if not is_uri(table.uri):  # workers run in other folders
+        table = dataclasses.replace(table, uri=filesystem(table.uri)[1])
+    columns = [image["column"] for image in manifest.prepare["images"]]
+    check_image_columns(images, columns, table.schema.names, "image", "table")
+    folder = table.folder
+    encoder = RowEncoder(
+        manifest,
+        {name: absolute_folder(images.get(name) or folder) for name in columns},
+        decimal_commas=table.delimiter == ";",
+    )
+    encoder.check_columns(table.schema)
+    available = table.schema.names
+    notes = absent_notes(manifest, available)
+    notes += _id_notes(checkpoint.manifest, available)
+    notes += unknown_column_notes(checkpoint.manifest, encoder, available)
+    numbers = {column.name for modality in manifest.schema.tables for column in modality.numeric}
+    if encoder.decimal_commas and numbers & {*available}:
+        notes.append(
+            "the cells of the table are separated by ;: decimal commas are read as numbers"
+        )
+    return TableRows(table, encoder, batch_size), notes
+
+
+def _about_data(error: ValueError) -> ValueError:
+    """The same error with the option --data, which is --table for an ingest."""
+    if isinstance(error, OptionError):
+        names = error.args[1:]
+        if "table" not in names:
+            return error
+        message = re.sub(r"(?<![\w-])table(?![\w=])", "data", str(error), count=1)
+        return OptionError(message, *("data" if name == "table" else name for name in names))
+    return ValueError(str(error).replace("--table", "--data"))
+
+
+def absolute_folder(folder: str) -> str:
+    """Returns a local folder as an absolute path; a URI as it is."""
+    return folder if is_uri(folder) else filesystem(folder)[1]
+
+
+def check_image_columns(
+    names: Mapping[str, str],
+    columns: Sequence[str],
+    available: Sequence[str],
+    option: str,
+    source: str,
+) -> None:
+    """Raises OptionError where folders are given for columns that hold no images of the model.
+
+    columns: the image columns of the checkpoint. available: the columns of the raw rows.
+    source: what the raw rows are, for the message.
+    """
+    for name in names:
+        if name not in columns:
+            raise OptionError(
+                f"{option} must name an image column of the checkpoint "
+                f"({', '.join(columns) or 'it has none'}); got {name!r}",
+                option,
+            )
+        if name not in available:
+            raise OptionError(
+                f"{option} must name a column of the {source}; got {name!r}; "
+                f"valid: {', '.join(available)}",
+                option,
+            )
+
+
+def absent_notes(manifest: Manifest, available: Sequence[str], source: str = "table") -> list[str]:
+    """Returns a note for every modality that none of the columns belongs to."""
+    notes = [
+        f"the {source} has no column {image['column']}: {image['name']} is absent in every row"
+        for image in manifest.prepare["images"]
+        if image["column"] not in available
+    ]
+    for modality in manifest.schema.tables:
+        if not any(column.name in available for column in modality.columns):
+            notes.append(
+                f"the {source} has no column of {modality.name}: it is absent in every row"
+            )
+    return notes
+
+
+def _id_notes(manifest: Manifest, available: Sequence[str]) -> list[str]:
+    """A note where rows have no ids of their own."""
+    column = manifest.prepare.get("id")
+    if not column:
+        return ["rows are numbered from 0: the data has no ids"]
+    if column not in available:
+        return [f"rows are numbered from 0: the table has no id column {column!r}"]
+    return []
+
+
+def unknown_column_notes(
+    manifest: Manifest, encoder: RowEncoder, available: Sequence[str]
+) -> list[str]:
+    """Returns a note on columns that the ingest of the training rows did not have.
+
+    manifest: the checkpoint's own, whose dropped columns are no surprise.
+    """
+    prepare = manifest.prepare
+    expected = {*encoder.used_columns(available), *prepare.get("dropped", {})}
+    expected |= {prepare.get("group"), prepare.get("split_column")}
+    unknown = [name for name in available if name not in expected]
+    if not unknown:
+        return []
+    return [f"columns that training did not know are passed over: {join_names(unknown)}"]
