@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distributed.config import split_list
-from distributed.inference.matching import SchemaMatch, match_schemas
+from distributed.inference.matching import Lookup, SchemaMatch, match_schemas
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.shifts import shifted_rows
 from distributed.runtime.errors import OptionError
@@ -21,13 +21,13 @@ from distributed.shards.batches import (
     MemorySource,
     StreamSource,
 )
-from distributed.shards.memory import decide_cache, load_arrays
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, decode_columns, empty_arrays
-from distributed.shards.manifest import read_manifest
 from distributed.shards.index import read_index
+from distributed.shards.manifest import read_manifest
+from distributed.shards.memory import decide_cache, load_arrays
 from distributed.shards.reader import Columns, ShardReader
-from distributed.shards.sampling import IntArray, Selection
+from distributed.shards.sampling import Selection
 from distributed.training.checkpoint import Checkpoint
 from model.schema import Schema, join_names
 
@@ -93,7 +93,7 @@ def corruption_spec(checkpoint: Checkpoint, options: EvaluateOptions) -> str:
 
 
 def check_labels(
-    match: SchemaMatch, shards: Schema, labels_R: IntArray, options: EvaluateOptions
+    match: SchemaMatch, shards: Schema, labels_R: Lookup, options: EvaluateOptions
 ) -> None:
     """Refuses splits without labels, or with rows of classes that the network does not have.
 
