@@ -37,7 +37,7 @@ def write(
     drawn: set[str] = set()
     for (data, cell), row in zip(group, rows, strict=True):
         curves = [] if cell.variant in drawn else history
-        if row["state"] == "done":
+        if row.state == "done":
             drawn.add(cell.variant)
             _write_one(
                 folder,
@@ -72,8 +72,8 @@ def _write_one(
             if name not in ("epoch", "best_epoch"):
                 events.scalar(scalar_tag(name), value, int(metrics["epoch"]))
     for name in SHOWN:
-        if f"test/{name}" in row:
-            events.scalar(f"final/test/{name}", row[f"test/{name}"], last)
+        if f"test/{name}" in row.metrics:
+            events.scalar(f"final/test/{name}", row.metrics[f"test/{name}"], last)
     settings = {
         name: value
         for name, value in cell.settings.items()
@@ -81,6 +81,6 @@ def _write_one(
     }
     events.start_session(
         {"variant": cell.variant, "condition": cell.condition, **settings},
-        group=f"{row['data']}, {cell.condition}, {cell.variant}",
+        group=f"{row.data}, {cell.condition}, {cell.variant}",
     )
     events.close()

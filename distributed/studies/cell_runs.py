@@ -1,184 +1,198 @@
-"""One training of a study and all the cells that share it: train once, then score the test split under each cell's test conditions."""
+"""Runs one training of a study and scores it under the test changes of every cell that shares it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from distributed.inference import shifts, weighing
-from distributed.shards.manifest import read_manifest
+from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import IntArray, training_counts
-from distributed.studies import boosting
+from distributed.studies.boosting import run_boosting
 from distributed.studies.definition import RAREST_ACCURACY, Cell
-from distributed.studies.results import CellRow, finite_metrics
-from distributed.training import run
+from distributed.studies.results import CellOutcome, TrainingOutcome, finite_metrics
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, open_split
-from distributed.training.scoring import compute_metrics, confidence_metrics
+from distributed.training.run import RunSpec, failure_reason, open_split, run_once
+from distributed.training.scoring import Batches, compute_metrics, confidence_metrics
 from distributed.training.workers.follow import read_history, run_nested
 from model.batch import Batch
+from model.schema import Schema
 
-Arrays = Mapping[str, Any]
+DecodedRows = Mapping[str, object]  # the decoded rows of every split, where they are shared
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A finished training: the network with all that testing needs, its metrics and history."""
+
+    checkpoint: Checkpoint
+    metrics: Mapping[str, object]
+    history: list[dict[str, float]]
 
 
 def run_cells(
-    shards: str, cells: Sequence[Cell], arrays: Arrays | None = None, folder: str = ""
-) -> tuple[list[CellRow], list[dict[str, float]]]:
-    """A row of outcome and metrics for every cell, and the training's history; a cell that fails says why in its row.
+    shards: str,
+    cells: Sequence[Cell],
+    arrays: DecodedRows | None = None,
+    folder: str = "",
+) -> TrainingOutcome:
+    """Trains once and scores every cell. An error fails the cells that it concerns, with its reason.
 
-    folder: where a training keeps its state, or a training of several workers its run; the state stays until the rows are on disk.
+    cells: of one training. arrays: the decoded rows, None to decode them here.
+    folder: for the training's resumable state, or the run of a training of several workers. The
+    caller removes it when the results are stored.
     """
     try:
         if cells[0].model == "boosting":
-            found = boosting.run_boosting(
-                shards, cells[0].settings, arrays, [cell.test.get("corrupt", "") for cell in cells]
-            )
-            return _described(
-                shards,
-                cells[0].settings,
-                [{"state": "done", **finite_metrics(metrics)} for metrics in found],
-            ), []
-        checkpoint, metrics, history = train(shards, cells, arrays, folder)
+            outcomes, history = _run_boosting_cells(shards, cells, arrays), []
+        else:
+            trained = train_network(shards, cells, arrays, folder)
+            history = trained.history
+            outcomes = [_score_cell(shards, cell, trained, arrays) for cell in cells]
     except Exception as error:
-        return [{"state": "failed", "reason": run.failure_reason(error)} for _ in cells], []
-    return _described(
-        shards,
-        cells[0].settings,
-        [_tested(shards, cell, checkpoint, metrics, arrays) for cell in cells],
-    ), history
+        failed = [CellOutcome(state="failed", reason=failure_reason(error)) for _ in cells]
+        return TrainingOutcome(cells=failed, history=[])
+    manifest = read_manifest(shards)
+    for outcome in outcomes:
+        outcome.metrics = {
+            **training_facts(cells[0], manifest),
+            **outcome.metrics,
+            **rarest_accuracy(outcome.metrics, manifest.schema),
+        }
+    return TrainingOutcome(cells=outcomes, history=history)
 
 
-def _described(shards: str, settings: Mapping[str, Any], rows: Sequence[CellRow]) -> list[CellRow]:
-    """The rows, with what they were trained on and the accuracy of the classes that are the rarest before any cut: the same ones for every
-    imbalance ratio, unlike few-shot classes."""
-    data, manifest = (
-        RunSpec(shards=shards, settings=dict(settings)).config.data,
-        read_manifest(shards),
-    )
-    schema = manifest.schema
-    used_C = training_counts(schema.counts, data.imbalance_ratio, data.max_rows)
-    facts = {
-        "train_rows": float(used_C.sum()),
-        "train_imbalance": float(used_C.max() / used_C[used_C > 0].min()),
-    }
-    facts["test/rows"] = float(manifest.rows["test"])
-    order = np.argsort(-np.asarray(schema.counts), kind="stable")
-    rarest = [f"test/recall/{schema.classes[c]}" for c in order[len(order) - -(-len(order) // 3) :]]
-    found = []
-    for row in rows:
-        recalls = [row[name] for name in rarest if name in row]
-        found.append(
-            {
-                **facts,
-                **row,
-                **({f"test/{RAREST_ACCURACY}": float(np.mean(recalls))} if recalls else {}),
-            }
-        )
-    return found
+def _run_boosting_cells(
+    shards: str, cells: Sequence[Cell], arrays: DecodedRows | None
+) -> list[CellOutcome]:
+    corruptions = [cell.test.get("corrupt", "") for cell in cells]
+    results = run_boosting(shards, cells[0].settings, arrays, corruptions)
+    return [
+        CellOutcome(state="done", metrics=finite_metrics(result.metrics())) for result in results
+    ]
 
 
-def train(
-    shards: str, cells: Sequence[Cell], arrays: Arrays | None, folder: str
-) -> tuple[Checkpoint, Mapping[str, Any], list[dict[str, float]]]:
-    """The trained network with all that testing needs; the test split is read only if some cell asks for it as it is."""
-    settings, plain = cells[0].settings, any(not cell.test for cell in cells)
-    config = RunSpec(shards=shards, settings=settings).config
-    if config.scaling.workers > 1:
-        metrics = run_nested(shards, settings, folder, lambda _: None, plain)
-        return load_checkpoint(folder), metrics, read_history(folder)
-    device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
-    finished = run.run_once(
-        shards, settings, arrays=arrays, state=folder, test=plain, device=device
-    )
-    return finished.checkpoint(config, read_manifest(shards)), finished.metrics, finished.history
-
-
-def _tested(
-    shards: str,
-    cell: Cell,
-    checkpoint: Checkpoint,
-    metrics: Mapping[str, Any],
-    arrays: Arrays | None,
-) -> CellRow:
-    whole = finite_metrics(metrics)
-    if not cell.test:
-        return {"state": "done", **whole}
-    try:
-        found, note = score_under_test_conditions(shards, cell, checkpoint, arrays)
-    except Exception as error:
-        return {"state": "failed", "reason": run.failure_reason(error)}
-    kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
+def training_facts(cell: Cell, manifest: Manifest) -> dict[str, float]:
+    """How many rows the cell is trained and tested on, and how unequal its classes are."""
+    data = cell.config.data
+    counts_C = training_counts(manifest.schema.counts, data.imbalance_ratio, data.max_rows)
     return {
-        "state": "done",
-        "note": note,
-        **kept,
-        **{f"test/{name}": value for name, value in found.items()},
+        "train_rows": float(counts_C.sum()),
+        "train_imbalance": float(counts_C.max() / counts_C[counts_C > 0].min()),
+        "test/rows": float(manifest.rows["test"]),
     }
+
+
+def rarest_accuracy(metrics: Mapping[str, float], schema: Schema) -> dict[str, float]:
+    """The mean recall of the third of the classes with the fewest training rows before any cut.
+
+    Unlike the few-shot classes, these are the same at every imbalance ratio. Empty where none of
+    them has test rows.
+    """
+    by_count = np.argsort(-np.asarray(schema.counts), kind="stable")
+    third = -(-len(by_count) // 3)  # rounded up
+    names = [f"test/recall/{schema.classes[c]}" for c in by_count[len(by_count) - third :]]
+    recalls = [metrics[name] for name in names if name in metrics]
+    return {f"test/{RAREST_ACCURACY}": float(np.mean(recalls))} if recalls else {}
+
+
+def train_network(
+    shards: str, cells: Sequence[Cell], arrays: DecodedRows | None, folder: str
+) -> TrainedNetwork:
+    """Trains the network of these cells, or goes on from the state in the folder.
+
+    The test split is scored only if a cell needs it unchanged.
+    """
+    settings, config = cells[0].settings, cells[0].config
+    test = any(not cell.test for cell in cells)
+    if config.scaling.workers > 1:
+        metrics = run_nested(shards, settings, folder, lambda _: None, test)
+        return TrainedNetwork(load_checkpoint(folder), metrics, read_history(folder))
+    device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
+    finished = run_once(shards, settings, arrays=arrays, state=folder, test=test, device=device)
+    checkpoint = finished.checkpoint(config, read_manifest(shards))
+    return TrainedNetwork(checkpoint, finished.metrics, finished.history)
+
+
+def _score_cell(
+    shards: str, cell: Cell, trained: TrainedNetwork, arrays: DecodedRows | None
+) -> CellOutcome:
+    """The cell's metrics: those of the training, and those of its own test if it changes that."""
+    metrics = finite_metrics(trained.metrics)
+    if not cell.test:
+        return CellOutcome(state="done", metrics=metrics)
+    try:
+        tested = score_under_test_conditions(shards, cell, trained.checkpoint, arrays)
+    except Exception as error:
+        return CellOutcome(state="failed", reason=failure_reason(error))
+    of_training = {name: v for name, v in metrics.items() if not name.startswith("test/")}
+    of_test = {f"test/{name}": v for name, v in tested.metrics.items()}
+    return CellOutcome(state="done", note=tested.note, metrics={**of_training, **of_test})
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """Metrics of a test split, and the note of the guard of test-time aggregation if it has one."""
+
+    __test__ = False  # pytest takes a class of this name for tests
+
+    metrics: dict[str, float]
+    note: str
 
 
 def score_under_test_conditions(
-    shards: str, cell: Cell, checkpoint: Checkpoint, arrays: Arrays | None = None
-) -> tuple[dict[str, float], str]:
-    """Metrics of the test split under the cell's test conditions, the experts' weights among them, and the guard's note."""
-    corrupt = ",".join(
-        filter(None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", "")))
-    )
-    job = RunSpec(shards=shards, settings={**cell.settings, "data.corrupt": corrupt})
-    if cell.test.get("unfamiliar"):  # other cells of this training go on without it
+    shards: str, cell: Cell, checkpoint: Checkpoint, arrays: DecodedRows | None = None
+) -> TestScores:
+    """Scores the test split as the cell's test changes it, the experts' weights included."""
+    settings = {**cell.settings, "data.corrupt": cell.test_corruption}
+    spec = RunSpec(shards=shards, settings=settings)
+    if cell.test.get("unfamiliar"):
+        # A copy, since other cells of this training need the network as it is.
         checkpoint = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
         checkpoint.network.accept_all_modalities()
     network = checkpoint.network
     device = next(network.parameters()).device
-    source = open_split(job, "test", Exchange(), arrays)
-    if cell.test.get("shift"):
-        labels_N = np.concatenate([batch.labels_B.numpy() for batch in source.batches(0)])
-        source = SelectedRows(
-            source,
-            shifts.shifted_rows(
-                labels_N, np.asarray(network.schema.counts), cell.test["shift"], cell.seed
-            ),
-        )
-    seen = weighing.score_rows(checkpoint, source, device)
-    weighed = weighing.aggregate_experts(
-        checkpoint,
-        cell.test.get("aggregation", "uniform"),
-        seen.logits_NEC,
-        source,
-        device,
-        seed=cell.seed,
+    test_split = open_split(spec, "test", Exchange(), arrays)
+    source: Batches = test_split
+    if shift := cell.test.get("shift"):
+        labels_N = np.concatenate([batch.labels_B.numpy() for batch in test_split.batches(0)])
+        counts_C = np.asarray(network.schema.counts)
+        source = SelectedRows(test_split, shifts.shifted_rows(labels_N, counts_C, shift, cell.seed))
+    scores = weighing.score_rows(checkpoint, source, device)
+    method = cell.test.get("aggregation", "uniform")
+    weighted = weighing.aggregate_experts(
+        checkpoint, method, scores.logits_NEC, source, device, seed=cell.seed
     )
-    probabilities_NC = weighed.probabilities_NC
-    found = compute_metrics(
-        seen, network, probabilities_NC, checkpoint.calibration.decide(probabilities_NC)
-    )
-    found |= confidence_metrics(seen, network)
-    found |= {f"expert_weight/{e + 1}": float(w) for e, w in enumerate(weighed.weights_E)}
-    return {
-        **found,
-        "rows": float(len(seen.labels_N)),
-        "fell_back": float(weighed.fell_back),
-    }, weighed.reason
+    probabilities_NC = weighted.probabilities_NC
+    decisions_N = checkpoint.calibration.decide(probabilities_NC)
+    weights = {f"expert_weight/{e}": float(w) for e, w in enumerate(weighted.weights_E, start=1)}
+    metrics = {
+        **compute_metrics(scores, network, probabilities_NC, decisions_N),
+        **confidence_metrics(scores, network),
+        **weights,
+        "rows": float(len(scores.labels_N)),
+        "fell_back": float(weighted.fell_back),
+    }
+    return TestScores(metrics, weighted.reason)
 
 
 @dataclass
 class SelectedRows:
-    """Some rows of a source, by their positions in it."""
+    """The rows of a source at some positions; rows_R holds the positions in ascending order."""
 
-    source: Any
+    source: Batches
     rows_R: IntArray
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        first = 0
+        first = 0  # position of the batch's first row in the source
         for batch in self.source.batches(epoch, start):
-            inside = (
-                self.rows_R[(self.rows_R >= first) & (self.rows_R < first + len(batch))] - first
-            )
-            first += len(batch)
-            if len(inside):
-                yield batch.select(torch.from_numpy(inside)).replace(start=0, total=0)
+            behind = first + len(batch)
+            inside_R = self.rows_R[(self.rows_R >= first) & (self.rows_R < behind)] - first
+            first = behind
+            if len(inside_R):
+                yield batch.select(torch.from_numpy(inside_R)).replace(start=0, total=0)

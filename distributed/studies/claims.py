@@ -1,191 +1,283 @@
-"""What a study shows, in sentences: who differs from the reference, and what its claims came to."""
+"""What a study shows, in sentences: who differs from the reference, and whether the study's claims hold."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from distributed.reporting.significance import (
     MIN_SEEDS,
+    Scores,
     Summary,
     compare_to_reference,
     paired_comparison,
     summarise,
 )
 from distributed.reporting.tables import ReportTable, TableCell
-from distributed.reporting.verdicts import describe_whether_helps, format_signed
-from distributed.studies.cells import PLACEHOLDER, DataSetCells, fill_placeholders
+from distributed.reporting.verdicts import describe_whether_helps
+from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Claim, Study
-from distributed.studies.tables import varying_columns, varying_values, verdict_text
-from distributed.studies.views import ConditionView, digits_of, name_of, scale_of
-from model.metrics.names import metric as metric_named
+from distributed.studies.placeholders import PLACEHOLDER, fill_text
+from distributed.studies.tables import (
+    signed_difference,
+    varying_columns,
+    varying_values,
+    verdict_text,
+)
+from distributed.studies.views import ConditionView
+from model.metrics import names
+
+VERDICT_ORDER = ("better", "worse", "inside the noise", "equal", "not tested")
 
 
-def comparison_lines(seen: Sequence[ConditionView], metric: str) -> list[str]:
-    """One line a data set and condition: who is better, who is worse, who is inside the noise."""
+@dataclass(frozen=True, kw_only=True)
+class ClaimResult:
+    """What a claim came to on one data set under one condition.
+
+    claim: with its placeholders filled in.
+    outcome: for a claim with a limit `holds` or `does not hold` and how surely, without a limit the
+    whole sentence.
+    measured: the mean (or mean difference) that the limit speaks of; None if it was not measured.
+    """
+
+    claim: Claim
+    data: str
+    condition: str
+    outcome: str
+    measured: Summary | None = None
+
+
+def comparison_lines(views: Sequence[ConditionView], metric: str) -> list[str]:
+    """A line for each data set and condition: who is better, worse, or inside the noise."""
     lines = []
-    for view in seen:
-        groups: dict[str, list[str]] = {}
-        if view.scores(metric) and view.study.reference not in view.scores(metric):
+    title = names.metric(metric).title
+    for view in views:
+        where = _where(view, views)
+        scores = view.scores(metric)
+        reference = view.study.reference
+        if scores and reference not in scores:
             lines.append(
-                f"{_where(view, seen)}{view.study.reference} has no result in {name_of(metric)}: nothing is compared with it."
+                f"{where}{reference} has no result in {title}: nothing is compared with it."
             )
-        for c in view.comparisons(metric):
-            kind = verdict_text(c, metric).split(":")[0]
-            gap = (
-                ""
-                if c.difference is None or kind == "equal"
-                else f" ({format_signed(c.difference * scale_of(metric)[0], digits_of(metric))})"
-            )
-            groups.setdefault(kind, []).append(f"{c.name}{gap}")
-        order = ("better", "worse", "inside the noise", "equal", "not tested")
-        said = "; ".join(f"{kind}: {', '.join(groups[kind])}" for kind in order if kind in groups)
-        if said:
-            lines.append(
-                f"{_where(view, seen)}{name_of(metric)[0].upper()}{name_of(metric)[1:]}. {said[0].upper()}{said[1:]}."
-            )
+        by_verdict: dict[str, list[str]] = {}
+        for comparison in view.comparisons(metric):
+            verdict = verdict_text(comparison, metric).split(":")[0]
+            text = comparison.name
+            if comparison.difference is not None and verdict != "equal":
+                text += f" ({signed_difference(comparison.difference, metric)})"
+            by_verdict.setdefault(verdict, []).append(text)
+        parts = [
+            f"{verdict}: {', '.join(by_verdict[verdict])}"
+            for verdict in VERDICT_ORDER
+            if verdict in by_verdict
+        ]
+        if parts:
+            lines.append(f"{where}{_capitalised(title)}. {_capitalised('; '.join(parts))}.")
     return lines
 
 
-def _where(view: ConditionView, seen: Sequence[ConditionView]) -> str:
-    """Data set and condition, as far as they vary."""
-    words = ", ".join(varying_values(view, varying_columns(seen)))
-    return f"{words}: " if words else ""
+def _capitalised(text: str) -> str:
+    """The text with a capital first letter; the rest keeps its case, unlike with str.capitalize."""
+    return text[0].upper() + text[1:]
 
 
-def answers(
-    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
-) -> tuple[list[str], ReportTable | None]:
-    """The study's claims: sentences for `does it help?`, a table of limits with what was measured."""
-    lines, rows = [], []
-    labels = varying_columns(seen)
+def _where(view: ConditionView, views: Sequence[ConditionView]) -> str:
+    """The view's data set and condition, as far as they differ between the views."""
+    place = ", ".join(varying_values(view, varying_columns(views)))
+    return f"{place}: " if place else ""
+
+
+def check_claims(
+    study: Study, planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]
+) -> list[ClaimResult]:
+    """The result of every claim on every data set and under every condition that it speaks of."""
+    results = []
     for claim in study.claims:
-        for view in seen:
-            plan = plans.get(view.data)
-            for words in _bindings(claim, view, plan):
-                bound = replace(
-                    claim,
-                    **{
-                        n: fill_placeholders(getattr(claim, n), words)
-                        for n in ("text", "variant", "metric", "against")
-                    },
-                )
-                asked = {fill_placeholders(name, words) for name in claim.conditions}
-                if (asked and view.condition not in asked) or not _applies(bound, view, plan):
-                    continue
-                scores = view.scores(bound.metric)
-                missing = [
-                    name for name in (bound.variant, bound.against) if name and name not in scores
-                ]
-                reason = (
-                    f"no result of {' and '.join(missing)} in {name_of(bound.metric)}"
-                    if missing
-                    else ""
-                )
-                if claim.at_least is not None or claim.at_most is not None:
-                    found = (
-                        [None, None, 0, f"not measured: {reason}"]
-                        if missing
-                        else _limit(bound, scores)
-                    )
-                    rows.append([bound.text, *varying_values(view, labels), *found])
-                else:
-                    said = (
-                        f"{bound.text[0].upper()}{bound.text[1:]} is not measured: {reason}."
-                        if missing
-                        else _helps(bound, view)
-                    )
-                    lines.append(f"{_where(view, seen)}{said}")
-    columns = ("claim", *labels, "measured", "95 % interval", "seeds", "verdict")
-    return lines, ReportTable(
-        columns=columns, rows=rows, caption="Claims with limits, and what was measured."
-    ) if rows else None
+        for view in views:
+            part = planned.get(view.data)  # None for a mean over data sets
+            for meanings in _placeholder_meanings(claim, view, part):
+                filled = _fill_claim(claim, meanings)
+                speaks_of_it = not filled.conditions or view.condition in filled.conditions
+                if speaks_of_it and _applies(filled, view, part):
+                    results.append(_check_claim(filled, view))
+    return results
 
 
-def _applies(claim: Claim, view: ConditionView, plan: DataSetCells | None) -> bool:
-    """Whether the study has what the claim speaks of here: its variants, two of them if it compares, and another modality to weigh."""
-    if claim.variant == claim.against or (
-        claim.metric.startswith("weight/") and plan and len(plan.modalities) < 2
-    ):
-        return False
-    planned = (
-        {c.variant for c in plan.cells if c.condition == view.condition}
-        if plan
-        else set(view.finished)
+def claim_sentences(results: Sequence[ClaimResult], views: Sequence[ConditionView]) -> list[str]:
+    """A sentence for every claim without a limit."""
+    places = {(view.data, view.condition): _where(view, views) for view in views}
+    return [
+        f"{places[result.data, result.condition]}{result.outcome}"
+        for result in results
+        if not result.claim.has_limit
+    ]
+
+
+def claim_table(
+    results: Sequence[ClaimResult], views: Sequence[ConditionView]
+) -> ReportTable | None:
+    """The claims with a limit and what was measured; None if there are none."""
+    place = varying_columns(views)
+    by_place = {(view.data, view.condition): view for view in views}
+    rows = []
+    for result in results:
+        if not result.claim.has_limit:
+            continue
+        measured = interval = None
+        found = result.measured
+        if found is not None and found.mean is not None:
+            text = _format_measured(result.claim, found.mean)
+            measured = TableCell(text=text, value=found.mean)
+            if found.low is not None and found.high is not None:
+                low, high = (_format_measured(result.claim, v) for v in (found.low, found.high))
+                interval = f"{low} to {high}"
+        view = by_place[result.data, result.condition]
+        seeds = found.n if found is not None else 0
+        rows.append(
+            [
+                result.claim.text,
+                *varying_values(view, place),
+                measured,
+                interval,
+                seeds,
+                result.outcome,
+            ]
+        )
+    if not rows:
+        return None
+    return ReportTable(
+        columns=("claim", *place, "measured", "95 % interval", "seeds", "verdict"),
+        rows=rows,
+        caption="Claims with limits, and what was measured.",
     )
-    return {claim.variant, claim.against} - {""} <= planned
 
 
-def _bindings(
-    claim: Claim, view: ConditionView, plan: DataSetCells | None
+def _format_measured(claim: Claim, value: float) -> str:
+    """A difference with its sign where the claim compares two variants, else the value itself."""
+    if claim.against:
+        return signed_difference(value, claim.metric)
+    return names.metric(claim.metric).text(value)
+
+
+def _placeholder_meanings(
+    claim: Claim, view: ConditionView, part: DataSetCells | None
 ) -> list[Mapping[str, str]]:
-    """What {modality} stands for: the condition's own, else each modality of the data set in turn."""
-    own = next((c.bound for c in plan.conditions if c.name == view.condition), {}) if plan else {}
-    if own or not PLACEHOLDER.search(claim.text + claim.variant + claim.metric + claim.against):
-        return [own]
-    return [{"modality": m} for m in plan.modalities] if plan else []
+    """What {modality} stands for: that of the condition, else each of the data set in turn."""
+    if part is None:
+        return [{}] if not _has_placeholder(claim) else []
+    of_condition = part.placeholders(view.condition)
+    if of_condition or not _has_placeholder(claim):
+        return [of_condition]
+    return [{"modality": modality} for modality in part.modalities]
 
 
-def _helps(claim: Claim, view: ConditionView) -> str:
-    """Against the reference, by the corrected test of the study's tables; against another variant, by the one test that was planned."""
-    metric = claim.metric
-    scores = view.scores(metric)
-    family = (
-        scores
-        if claim.against == view.study.reference
-        else {name: scores[name] for name in (claim.variant, claim.against)}
+def _has_placeholder(claim: Claim) -> bool:
+    texts = claim.text + claim.variant + claim.metric + claim.against
+    return PLACEHOLDER.search(texts) is not None
+
+
+def _fill_claim(claim: Claim, meanings: Mapping[str, str]) -> Claim:
+    return replace(
+        claim,
+        text=fill_text(claim.text, meanings),
+        variant=fill_text(claim.variant, meanings),
+        metric=fill_text(claim.metric, meanings),
+        against=fill_text(claim.against, meanings),
+        conditions=tuple(fill_text(name, meanings) for name in claim.conditions),
     )
-    tested = next(c for c in compare_to_reference(family, claim.against) if c.name == claim.variant)
-    scale, unit = scale_of(metric)
+
+
+def _applies(claim: Claim, view: ConditionView, part: DataSetCells | None) -> bool:
+    """Whether the study has what the claim speaks of here.
+
+    That is its variant and the one it is compared with, and a second modality for a claim about
+    fusion weights.
+    """
+    if claim.variant == claim.against:
+        return False
+    if claim.metric.startswith("weight/") and part is not None and len(part.modalities) < 2:
+        return False
+    if part is None:
+        available = set(view.finished)
+    else:
+        available = {cell.variant for cell in part.cells if cell.condition == view.condition}
+    return claim.variant in available and (not claim.against or claim.against in available)
+
+
+def _check_claim(claim: Claim, view: ConditionView) -> ClaimResult:
+    """What a claim comes to in a view."""
+    scores = view.scores(claim.metric)
+    compared = [name for name in (claim.variant, claim.against) if name]
+    missing = [name for name in compared if name not in scores]
+    measured = None
+    if missing:
+        title = names.metric(claim.metric).title
+        reason = f"no result of {' and '.join(missing)} in {title}"
+        outcome = f"not measured: {reason}"
+        if not claim.has_limit:
+            outcome = f"{_capitalised(claim.text)} is {outcome}."
+    elif claim.has_limit:
+        measured = _measure(claim, scores)
+        outcome = _limit_outcome(claim, measured)
+    else:
+        outcome = _whether_it_helps(claim, view)
+    return ClaimResult(
+        claim=claim,
+        data=view.data,
+        condition=view.condition,
+        outcome=outcome,
+        measured=measured,
+    )
+
+
+def _whether_it_helps(claim: Claim, view: ConditionView) -> str:
+    """The sentence that answers a claim without a limit.
+
+    Against the reference it follows the corrected test of the study's tables; against another
+    variant the one test that was planned.
+    """
+    scores = view.scores(claim.metric)
+    if claim.against != view.study.reference:
+        scores = {name: scores[name] for name in (claim.variant, claim.against)}
+    comparisons = compare_to_reference(scores, claim.against)
+    comparison = next(c for c in comparisons if c.name == claim.variant)
+    metric = names.metric(claim.metric)
     return describe_whether_helps(
         claim.text,
-        tested,
-        name_of(metric),
-        scale=scale,
-        unit=unit,
-        lower_is_better=metric_named(metric).lower_is_better,
+        comparison,
+        metric.title,
+        scale=metric.scale,
+        unit=metric.difference_unit,
+        lower_is_better=metric.lower_is_better,
     )
 
 
-def _limit(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> list[Any]:
-    """Measured, interval, seeds, verdict: whether the mean lies where the claim puts it, and whether its whole interval does, one way or
-    the other. With few seeds an interval says too little for that."""
-    scale, digits = scale_of(claim.metric)[0], digits_of(claim.metric)
-    if claim.against:
-        gap = paired_comparison(scores[claim.variant], scores[claim.against])
-        found = Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
+def _measure(claim: Claim, scores: Mapping[str, Scores]) -> Summary:
+    """The mean of the variant, or of its paired difference to the other one, over seeds."""
+    if not claim.against:
+        return summarise(list(scores[claim.variant].values()))
+    gap = paired_comparison(scores[claim.variant], scores[claim.against])
+    return Summary(n=gap.n, mean=gap.difference, low=gap.low, high=gap.high, reason=gap.reason)
+
+
+def _limit_outcome(claim: Claim, measured: Summary) -> str:
+    """Whether the mean lies where the claim puts it, and whether its whole interval does.
+
+    With few seeds an interval covers too little to say the latter.
+    """
+    if measured.mean is None:
+        return f"not measured: {measured.reason}"
+    lowest = -math.inf if claim.at_least is None else claim.at_least
+    highest = math.inf if claim.at_most is None else claim.at_most
+    holds = lowest <= measured.mean <= highest
+    outcome = "holds" if holds else "does not hold"
+    if measured.low is None or measured.high is None:
+        return f"{outcome} on the mean, untested: {measured.reason}"
+    if measured.n < MIN_SEEDS:
+        return f"{outcome} on the mean, untested: {MIN_SEEDS} seeds and more can tell"
+    if holds:
+        decided = lowest <= measured.low and measured.high <= highest
     else:
-        found = summarise(list(scores[claim.variant].values()))
-    if found.mean is None:
-        return [None, None, found.n, f"not measured: {found.reason}"]
-
-    def write(value: float) -> str:
-        return (
-            format_signed(value * scale, digits) if claim.against else f"{value * scale:.{digits}f}"
-        )
-
-    lowest, highest = (
-        (-math.inf if claim.at_least is None else claim.at_least),
-        (math.inf if claim.at_most is None else claim.at_most),
-    )
-    measured = TableCell(text=write(found.mean), value=found.mean)
-    inside = lowest <= found.mean <= highest
-    outcome = "holds" if inside else "does not hold"
-    if found.low is None or found.high is None:
-        outcome += f" on the mean, untested: {found.reason}"
-    elif found.n < MIN_SEEDS:
-        outcome += f" on the mean, untested: {MIN_SEEDS} seeds and more can tell"
-    elif not (
-        lowest <= found.low and found.high <= highest
-        if inside
-        else found.high < lowest or found.low > highest
-    ):
-        outcome += " on the mean, the interval reaches past the limit"
-    between = (
-        None
-        if found.low is None or found.high is None
-        else f"{write(found.low)} to {write(found.high)}"
-    )
-    return [measured, between, found.n, outcome]
+        decided = measured.high < lowest or measured.low > highest
+    return outcome if decided else f"{outcome} on the mean, the interval reaches past the limit"

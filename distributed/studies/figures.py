@@ -3,227 +3,278 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from distributed.reporting import figures
+from distributed.reporting.figures import (
+    bar_plot,
+    forest_plot,
+    line_plot,
+    rank_plot,
+    strip_plot,
+)
 from distributed.reporting.files import slug
 from distributed.reporting.page import Figure
 from distributed.reporting.ranking import Ranking, rank_variants
 from distributed.reporting.significance import Summary, summarise
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study
-from distributed.studies.views import ConditionView, in_percent, name_of, scale_of
-from model.metrics.names import metric as metric_named
+from distributed.studies.views import ConditionView
+from model.metrics import names
+from model.metrics.names import Metric
 
-SHOTS = {"many": "many_shot_accuracy", "medium": "medium_shot_accuracy", "few": "few_shot_accuracy"}
-MOST_FORESTS = (
-    6  # of a metric: the first condition of every data set, then others; the tables have all
-)
+SHOT_METRICS = {
+    "many": "many_shot_accuracy",
+    "medium": "medium_shot_accuracy",
+    "few": "few_shot_accuracy",
+}
+# Forests of one metric: the first condition of every data set, then others. The tables have all.
+MAX_FORESTS = 6
+# The largest over the smallest value on an axis from which on it is logarithmic.
+LOG_AXIS_RATIO = 20
 
 
-def score_figures(study: Study, seen: Sequence[ConditionView]) -> list[Figure]:
-    """Every seed of the main metric, and the shot groups, under the first condition of each data set."""
-    found = []
-    for view in _first(seen):
-        scores = view.scores(study.metric)
-        if scores:
-            percent = in_percent(study.metric)
-            words = f"{name_of(study.metric)}{' (%)' if percent else ''}"
-            figure = figures.strip_plot(
-                {n: list(v.values()) for n, v in scores.items()},
-                view.means(study.metric),
-                words,
-                scale=100 if percent else 1,
-            )
-            caption = f"{_place(view)}: {name_of(study.metric)} on the test split, every seed and the mean with its interval."
-            found.append(Figure(figure=figure, caption=caption, name=slug(f"seeds-{view.data}")))
-        bars = {name: {} for name in view.variants}  # type: dict[str, dict[str, Summary]]
-        for shot, metric in SHOTS.items():
-            for name, summary in view.means(metric).items():
-                bars[name][shot] = summary
-        bars = {name: values for name, values in bars.items() if values}
-        if bars:
-            caption = (
-                f"{_place(view)}: accuracy of the classes with many, medium and few training rows."
-            )
-            found.append(
-                Figure(
-                    figure=figures.bar_plot(bars, y="accuracy (%)"),
-                    caption=caption,
-                    name=slug(f"shots-{view.data}"),
-                )
-            )
+def _axis_title(metric: Metric) -> str:
+    """The title with the unit in brackets, as an axis has it."""
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def score_figures(study: Study, views: Sequence[ConditionView]) -> list[Figure]:
+    """Every seed of the main metric, and the shot groups, under each data set's first condition."""
+    found: list[Figure] = []
+    for view in _first_views(views):
+        found += _seed_figure(study, view)
+        found += _shot_figure(view)
     return found
 
 
-def forest_figures(study: Study, seen: Sequence[ConditionView], metric: str) -> list[Figure]:
-    """Differences to the reference under every condition."""
-    scale, unit = scale_of(metric)
+def _seed_figure(study: Study, view: ConditionView) -> list[Figure]:
+    """The main metric of every seed; none if no cell has it."""
+    scores = view.scores(study.metric)
+    if not scores:
+        return []
+    metric = names.metric(study.metric)
+    figure = strip_plot(
+        {variant: list(by_seed.values()) for variant, by_seed in scores.items()},
+        view.means(study.metric),
+        _axis_title(metric),
+        scale=metric.scale,
+    )
+    caption = (
+        f"{_place(view)}: {metric.title} on the test split, "
+        "every seed and the mean with its interval."
+    )
+    return [Figure(figure=figure, caption=caption, name=slug(f"seeds-{view.data}"))]
+
+
+def _shot_figure(view: ConditionView) -> list[Figure]:
+    """The accuracy of each shot group as bars; none if no cell has them."""
+    bars: dict[str, dict[str, Summary]] = {}
+    for shot, metric in SHOT_METRICS.items():
+        for variant, summary in view.means(metric).items():
+            bars.setdefault(variant, {})[shot] = summary
+    if not bars:
+        return []
+    in_order = {variant: bars[variant] for variant in view.variants if variant in bars}
+    place = _place(view)
+    caption = f"{place}: accuracy of the classes with many, medium and few training rows."
+    figure = bar_plot(in_order, y="accuracy (%)")
+    return [Figure(figure=figure, caption=caption, name=slug(f"shots-{view.data}"))]
+
+
+def forest_figures(study: Study, views: Sequence[ConditionView], metric: str) -> list[Figure]:
+    """Differences to the reference under every condition, as far as MAX_FORESTS allows."""
+    first = _first_views(views)
+    ordered = [*first, *(view for view in views if view not in first)]
+    unit = names.metric(metric)
     found = []
-    for view in [*_first(seen), *(v for v in seen if v not in _first(seen))][:MOST_FORESTS]:
+    for view in ordered[:MAX_FORESTS]:
         comparisons = view.comparisons(metric)
         if comparisons:
-            lower = metric_named(metric).lower_is_better
-            figure = figures.forest_plot(
-                comparisons, name_of(metric), scale=scale, unit=unit, lower_is_better=lower
+            figure = forest_plot(
+                comparisons,
+                unit.title,
+                scale=unit.scale,
+                unit=unit.difference_unit,
+                lower_is_better=unit.lower_is_better,
             )
-            caption = f"{_place(view)}: {name_of(metric)} against {study.reference}, paired over seeds, 95 % intervals."
-            found.append(
-                Figure(
-                    figure=figure,
-                    caption=caption,
-                    name=slug(f"forest-{metric}-{view.data}-{view.condition}"),
-                )
+            caption = (
+                f"{_place(view)}: {unit.title} against {study.reference}, "
+                "paired over seeds, 95 % intervals."
             )
+            name = slug(f"forest-{metric}-{view.data}-{view.condition}")
+            found.append(Figure(figure=figure, caption=caption, name=name))
     return found
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The conditions of one data set along one axis, with their views by condition."""
+
+    data: str
+    name: str
+    conditions: Sequence[Choice]
+    views: Mapping[str, ConditionView]
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether all places are positive numbers over a wide range."""
+        numbers = [c.at for c in self.conditions if isinstance(c.at, float)]
+        if len(numbers) < len(self.conditions) or min(numbers) <= 0:
+            return False
+        return max(numbers) / min(numbers) >= LOG_AXIS_RATIO
+
+
+Series = dict[str, list[tuple[float | str, Summary]]]  # of each curve: (place on the axis, mean)
 
 
 def axis_figures(
-    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
+    study: Study, planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]
 ) -> list[Figure]:
-    """Curves over the conditions of one axis: the metrics of every variant, the weight of the modality concerned, the experts' weights."""
-    found = []
-    for data, plan in plans.items():
-        mine = {v.condition: v for v in seen if v.data == data}
-        for axis in dict.fromkeys(c.axis for c in plan.conditions if c.axis):
-            line = [
-                c for c in plan.conditions if c.axis == axis and c.name in mine and c.at is not None
+    """Curves over the conditions of each axis.
+
+    They show the metrics of every variant, the fusion weight of the modality that the conditions
+    concern, and the weights of the experts.
+    """
+    found: list[Figure] = []
+    for axis in _axes(planned, views):
+        for metric in (study.metric, study.tail):
+            caption = f"{axis.data}: {names.metric(metric).title}"
+            name = slug(f"curve-{metric}-{axis.data}-{axis.name}")
+            found += _metric_curves(axis, metric, caption, name)
+        modalities = [c.placeholders.get("modality", "") for c in axis.conditions]
+        for modality in dict.fromkeys(filter(None, modalities)):
+            caption = f"{axis.data}: mean fusion weight of {modality}"
+            name = slug(f"weight-{modality}-{axis.data}-{axis.name}")
+            found += _metric_curves(axis, f"weight/{modality}", caption, name)
+        found += _expert_curves(axis)
+    return found
+
+
+def _axes(planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]) -> list[Axis]:
+    """Every axis of every data set with results at two places at least."""
+    axes = []
+    for data, part in planned.items():
+        by_condition = {view.condition: view for view in views if view.data == data}
+        for name in dict.fromkeys(c.axis for c in part.conditions if c.axis):
+            conditions = [
+                c
+                for c in part.conditions
+                if c.axis == name and c.name in by_condition and c.at is not None
             ]
-            if len({c.at for c in line}) < 2:
-                continue
-            place = f"{data}: "
-            for metric in (study.metric, study.tail):
-                found += _curve(
-                    axis,
-                    line,
-                    mine,
-                    metric,
-                    f"{place}{name_of(metric)}",
-                    slug(f"curve-{metric}-{data}-{axis}"),
-                )
-            for modality in dict.fromkeys(
-                c.bound["modality"] for c in line if "modality" in c.bound
-            ):
-                caption = f"{place}mean fusion weight of {modality}"
-                found += _curve(
-                    axis,
-                    line,
-                    mine,
-                    f"weight/{modality}",
-                    caption,
-                    slug(f"weight-{modality}-{data}-{axis}"),
-                )
-            found += _expert_curves(axis, line, mine, place, slug(f"experts-{data}-{axis}"))
-    return found
+            if len({c.at for c in conditions}) >= 2:
+                axes.append(Axis(data, name, conditions, by_condition))
+    return axes
 
 
-def _curve(
-    axis: str,
-    line: Sequence[Choice],
-    mine: Mapping[str, ConditionView],
-    metric: str,
-    caption: str,
-    name: str,
-) -> list[Figure]:
-    series: dict[str, list[tuple[float | str, Summary]]] = {}
-    for condition in line:
+def _metric_curves(axis: Axis, metric: str, caption: str, name: str) -> list[Figure]:
+    """One curve per variant; none for fusion weights that are the same everywhere."""
+    series: Series = {}
+    for condition in axis.conditions:
         assert condition.at is not None
-        for variant, summary in mine[condition.name].means(metric).items():
+        for variant, summary in axis.views[condition.name].means(metric).items():
             series.setdefault(variant, []).append((condition.at, summary))
-    if not series or (
-        metric.startswith("weight/") and all(_flat(points) for points in series.values())
-    ):
+    if not series or (metric.startswith("weight/") and _all_constant(series)):
         return []
-    numbers = all(isinstance(c.at, float) for c in line)
-    places = [c.at for c in line if isinstance(c.at, float)]
-    log = numbers and min(places) > 0 and max(places) / min(places) >= 20
-    percent = in_percent(metric)
-    words = f"{name_of(metric)}{' (%)' if percent else ''}"
-    figure = figures.line_plot(series, x=axis, y=words, scale=100 if percent else 1, log_x=log)
-    return [
-        Figure(
-            figure=figure,
-            caption=f"{caption} by {axis}, means with 95 % intervals over seeds.",
-            name=name,
-        )
-    ]
+    shown = names.metric(metric)
+    figure = line_plot(
+        series,
+        x=axis.name,
+        y=_axis_title(shown),
+        scale=shown.scale,
+        log_x=axis.is_logarithmic,
+    )
+    caption = f"{caption} by {axis.name}, means with 95 % intervals over seeds."
+    return [Figure(figure=figure, caption=caption, name=name)]
 
 
-def _flat(points: Sequence[tuple[float | str, Summary]]) -> bool:
-    """Weights that are 1 or 1 / M everywhere tell nothing."""
-    return len({s.mean for _, s in points}) == 1
+def _all_constant(series: Series) -> bool:
+    """Whether no curve changes: weights that are 1 or 1 / M everywhere show nothing."""
+    return all(len({summary.mean for _, summary in points}) == 1 for points in series.values())
 
 
-def _expert_curves(
-    axis: str, line: Sequence[Choice], mine: Mapping[str, ConditionView], place: str, name: str
-) -> list[Figure]:
-    """One figure a variant whose expert weights move along the axis."""
+def _expert_curves(axis: Axis) -> list[Figure]:
+    """One figure for each variant whose experts' weights change along the axis."""
     found = []
-    variants = dict.fromkeys(v for c in line for v in mine[c.name].variants)
-    for variant in variants:
-        series: dict[str, list[tuple[float | str, Summary]]] = {}
-        for condition in line:
-            assert condition.at is not None
-            for metric in _expert_metrics(mine[condition.name], variant):
-                values = mine[condition.name].scores(metric)[variant]
-                series.setdefault(f"expert {metric.split('/')[1]}", []).append(
-                    (condition.at, summarise(list(values.values())))
-                )
-        if series and not all(_flat(points) for points in series.values()):
-            caption = f"{place}weights of the experts of {variant} by {axis}, means with 95 % intervals over seeds."
-            found.append(
-                Figure(
-                    figure=figures.line_plot(series, x=axis, y="expert weight", scale=1),
-                    caption=caption,
-                    name=slug(f"{name}-{variant}"),
-                )
-            )
+    variants = [v for c in axis.conditions for v in axis.views[c.name].variants]
+    for variant in dict.fromkeys(variants):
+        series = _expert_series(axis, variant)
+        if not series or _all_constant(series):
+            continue
+        figure = line_plot(series, x=axis.name, y="expert weight", scale=1)
+        caption = (
+            f"{axis.data}: weights of the experts of {variant} by {axis.name}, "
+            "means with 95 % intervals over seeds."
+        )
+        name = slug(f"{slug(f'experts-{axis.data}-{axis.name}')}-{variant}")
+        found.append(Figure(figure=figure, caption=caption, name=name))
     return found
 
 
-def _expert_metrics(view: ConditionView, variant: str) -> list[str]:
-    names = {
-        n.removeprefix("test/")
-        for r in view.rows
-        if r["variant"] == variant
-        for n in r
-        if n.startswith("test/expert_weight/")
-    }
-    return sorted(n for n in names if variant in view.scores(n))
+def _expert_series(axis: Axis, variant: str) -> Series:
+    """The mean weight of each expert of a variant along the axis."""
+    series: Series = {}
+    for condition in axis.conditions:
+        assert condition.at is not None
+        view = axis.views[condition.name]
+        for metric in view.test_metrics("expert_weight"):
+            by_seed = view.scores(metric).get(variant)
+            if by_seed:
+                expert = f"expert {metric.split('/')[1]}"
+                point = (condition.at, summarise(list(by_seed.values())))
+                series.setdefault(expert, []).append(point)
+    return series
+
+
+@dataclass(frozen=True)
+class DataSetRanking:
+    """The variants ranked over data sets.
+
+    left_out: variants that some data set has no result of.
+    """
+
+    ranking: Ranking
+    left_out: list[str]
+    figures: list[Figure]
 
 
 def rank_over_data_sets(
-    study: Study, plans: Mapping[str, DataSetCells], seen: Sequence[ConditionView]
-) -> tuple[Ranking, list[str], list[Figure]]:
-    """The critical-difference view over data sets, of the mean over seeds under each data set's first condition; and the names of the
-    variants that it leaves out, since some data set has no result of them there."""
-    table: dict[str, dict[str, float]] = {}
-    for view in seen:
-        if view.condition == plans[view.data].conditions[0].name:
-            for name, summary in view.means(study.metric).items():
+    study: Study, planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]
+) -> DataSetRanking:
+    """Ranks variants by the mean over seeds under the first condition of each data set.
+
+    The figure is the critical-difference diagram; there is none without a ranking.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for view in views:
+        if view.condition == planned[view.data].conditions[0].name:
+            for variant, summary in view.means(study.metric).items():
                 if summary.mean is not None:
-                    table.setdefault(view.common.get(name, name), {})[view.data] = summary.mean
-    whole = {name: values for name, values in table.items() if values.keys() == plans.keys()}
-    known = dict.fromkeys(v.common or v.name for p in plans.values() for v in p.variants)
-    ranking = rank_variants(whole, lower_is_better=metric_named(study.metric).lower_is_better)
-    left_out = [name for name in known if name not in whole]
+                    scores.setdefault(view.common_name(variant), {})[view.data] = summary.mean
+    complete = {
+        variant: by_data for variant, by_data in scores.items() if by_data.keys() == planned.keys()
+    }
+    metric = names.metric(study.metric)
+    ranking = rank_variants(complete, lower_is_better=metric.lower_is_better)
+    variants = [v.common_name or v.name for part in planned.values() for v in part.variants]
+    left_out = [variant for variant in dict.fromkeys(variants) if variant not in complete]
     if ranking.data_sets < 2 or not ranking.ranks:
-        return ranking, left_out, []
-    told = (
-        ""
-        if ranking.critical_difference is None
-        else "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
+        return DataSetRanking(ranking, left_out, [])
+    caption = (
+        f"Mean rank of {metric.title} over {ranking.data_sets} data sets, "
+        "under the first condition of each"
     )
-    caption = f"Mean rank of {name_of(study.metric)} over {ranking.data_sets} data sets, under the first condition of each{told}."
-    return (
-        ranking,
-        left_out,
-        [Figure(figure=figures.rank_plot(ranking), caption=caption, name="ranks")],
-    )
+    if ranking.critical_difference is not None:
+        caption += "; variants whose bars do not overlap differ (Nemenyi, 5 %)"
+    figure = Figure(figure=rank_plot(ranking), caption=f"{caption}.", name="ranks")
+    return DataSetRanking(ranking, left_out, [figure])
 
 
-def _first(seen: Sequence[ConditionView]) -> list[ConditionView]:
+def _first_views(views: Sequence[ConditionView]) -> list[ConditionView]:
     """The first view of every data set."""
-    return list({view.data: view for view in reversed(seen)}.values())[::-1]
+    first: dict[str, ConditionView] = {}
+    for view in views:
+        first.setdefault(view.data, view)
+    return list(first.values())
 
 
 def _place(view: ConditionView) -> str:

@@ -1,4 +1,7 @@
-"""The results of a study: results.csv, one row a cell, rewritten whole after every finished cell so that a kill never leaves a part."""
+"""The results of a study: results.csv, one row per cell.
+
+The file is written as a whole after every training, so that a killed study never leaves a part of it.
+"""
 
 from __future__ import annotations
 
@@ -6,88 +9,179 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from distributed.runtime import storage
 from distributed.runtime.storage import join
 
-WORDS = ("data", "variant", "condition", "key", "state", "reason", "note")
-FIRST = ("data", "variant", "condition", "seed", "state", "reason", "note", "key", "train_seconds")
-CellRow = dict[str, Any]
+FILE_NAME = "results.csv"
+TEXT_COLUMNS = ("data", "variant", "condition", "key", "state", "reason", "note")
+FIRST_COLUMNS = (
+    "data",
+    "variant",
+    "condition",
+    "seed",
+    "state",
+    "reason",
+    "note",
+    "key",
+    "train_seconds",
+)
+
+
+class CellName(NamedTuple):
+    """What tables call a cell: a variant under a condition with a seed on one data set."""
+
+    data: str
+    variant: str
+    condition: str
+    seed: int
+
+
+@dataclass(kw_only=True)
+class CellOutcome:
+    """What the training and the test of one cell gave.
+
+    state: `failed` cells say why in `reason`.
+    note: what the guard of test-time aggregation reports, else empty.
+    metrics: finite numbers by name: `train_seconds`, `val/macro_f1`, `test/macro_f1` and so on.
+    """
+
+    state: Literal["done", "failed"]
+    reason: str = ""
+    note: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class CellRow(CellOutcome):
+    """A row of results.csv: a cell's outcome under its name.
+
+    key: the digest of what was run, from Cell.key. Rows with the same name and different keys come
+    from different settings, of which a study uses only the present ones.
+    other: further columns of the file that hold text; they are kept.
+    """
+
+    data: str
+    variant: str
+    condition: str
+    seed: int
+    key: str
+    other: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> CellName:
+        return CellName(self.data, self.variant, self.condition, self.seed)
+
+    @classmethod
+    def of(cls, name: CellName, key: str, outcome: CellOutcome) -> CellRow:
+        """The row of a cell with this name and key."""
+        return cls(
+            **name._asdict(),
+            key=key,
+            state=outcome.state,
+            reason=outcome.reason,
+            note=outcome.note,
+            metrics=dict(outcome.metrics),
+        )
+
+    def renamed(self, name: CellName) -> CellRow:
+        """A copy of this row under another name."""
+        return replace(CellRow.of(name, self.key, self), other=dict(self.other))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutcome:
+    """What one training gave: an outcome for each of its cells, and the metrics of every epoch."""
+
+    cells: list[CellOutcome]
+    history: list[dict[str, float]]
 
 
 @dataclass
 class Results:
-    """Rows by (data, variant, condition, seed, key); `key` is the digest of what was run: a changed setting is never taken for done, and
-    what was run before the change is kept."""
+    """The rows of results.csv by cell name and key.
+
+    A changed setting has a new key: its cell is not taken for finished, and the old row is kept.
+    """
 
     folder: str
-    rows: dict[tuple[str, str, str, int, str], CellRow] = field(default_factory=dict)
+    rows: dict[tuple[CellName, str], CellRow] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str) -> Results:
-        try:
-            text = storage.read_file(join(folder, "results.csv")).decode()
-        except FileNotFoundError:
-            return cls(folder)
+        """Reads the results in a study's folder or URI; none if the file does not exist."""
         results = cls(folder)
+        try:
+            text = storage.read_file(join(folder, FILE_NAME)).decode()
+        except FileNotFoundError:
+            return results
         for plain in csv.DictReader(io.StringIO(text)):
             if plain.get("key") and plain.get("seed"):
-                results.put(
-                    {
-                        name: value if name in WORDS else _number(value)
-                        for name, value in plain.items()
-                        if name in WORDS or value != ""
-                    }
-                )
+                results.put(_parse_row(plain))
         return results
 
     def put(self, row: CellRow) -> None:
-        self.rows[row["data"], row["variant"], row["condition"], int(row["seed"]), row["key"]] = {
-            **row,
-            "seed": int(row["seed"]),
-        }
-
-    def finished(self) -> dict[str, CellRow]:
-        """A finished row for every key that has one."""
-        return {row["key"]: row for row in self.rows.values() if row["state"] == "done"}
+        """Adds or replaces a row, in memory only."""
+        self.rows[row.name, row.key] = row
 
     def add(self, rows: Iterable[CellRow]) -> None:
-        """Takes rows in and writes the whole table."""
+        """Adds or replaces rows and writes the whole file."""
         for row in rows:
             self.put(row)
-        storage.write_file(join(self.folder, "results.csv"), self.text().encode())
+        storage.write_file(join(self.folder, FILE_NAME), self.to_csv().encode())
 
-    def text(self) -> str:
-        metrics = sorted({name for row in self.rows.values() for name in row} - set(FIRST))
+    def finished(self) -> dict[str, CellRow]:
+        """For every key that has a finished row, one of its rows."""
+        return {row.key: row for row in self.rows.values() if row.state == "done"}
+
+    def to_csv(self) -> str:
+        """The file's content; it does not depend on the order in which rows were added."""
+        present = {name for row in self.rows.values() for name in (*row.metrics, *row.other)}
+        columns = [*FIRST_COLUMNS, *sorted(present - set(FIRST_COLUMNS))]
         out = io.StringIO()
-        writer = csv.DictWriter(out, [*FIRST, *metrics], restval="", lineterminator="\n")
+        writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for place in sorted(self.rows):
             row = self.rows[place]
-            writer.writerow(
-                {
-                    name: repr(value) if isinstance(value, float) else value
-                    for name, value in row.items()
-                }
-            )
+            named = {**row.name._asdict(), **{n: getattr(row, n) for n in TEXT_COLUMNS}}
+            numbers = {name: repr(value) for name, value in row.metrics.items()}
+            writer.writerow({**named, **numbers, **row.other})
         return out.getvalue()
 
 
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _parse_row(plain: Mapping[str, str]) -> CellRow:
+    """A row of the file; empty cells are metrics that the row does not have."""
+    metrics: dict[str, float] = {}
+    other: dict[str, str] = {}
+    for name, value in plain.items():
+        if name in TEXT_COLUMNS or name == "seed" or not value:
+            continue
+        try:
+            metrics[name] = float(value)
+        except ValueError:
+            other[name] = value
+    return CellRow(
+        data=plain["data"],
+        variant=plain["variant"],
+        condition=plain["condition"],
+        seed=int(float(plain["seed"])),
+        key=plain["key"],
+        state="done" if plain["state"] == "done" else "failed",
+        reason=plain["reason"],
+        note=plain["note"],
+        metrics=metrics,
+        other=other,
+    )
 
 
-def finite_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """A run's nested metrics with `val/` and `test/` names; only finite numbers."""
-    found: dict[str, float] = {}
+def finite_metrics(metrics: Mapping[str, object]) -> dict[str, float]:
+    """A run's nested metrics as one mapping with names such as `test/macro_f1`; only finite numbers."""
+    flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}/{inner}": v for inner, v in finite_metrics(value).items()}
+            flat |= {f"{name}/{inner}": number for inner, number in finite_metrics(value).items()}
         elif isinstance(value, int | float) and math.isfinite(value):
-            found[name] = float(value)
-    return found
+            flat[name] = float(value)
+    return flat

@@ -1,94 +1,65 @@
-"""What a study knows while it runs: its plans, its results on disk, what is left to do."""
+"""The state of a study in its folder: which cells are planned, which have results, and which trainings are left to run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import starmap
 
-from distributed.config import Config, apply_changes, split_list
+from distributed.config import Config
 from distributed.runtime import storage
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import join
-from distributed.shards.corruption import parse_corruption
-from distributed.studies import board as study_board
-from distributed.studies import report as study_report
-from distributed.studies import views as study_stats
-from distributed.studies.cells import DataSetCells, cells_for_data_set
+from distributed.studies import board
+from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Cell, Study
-from distributed.studies.results import CellRow, Results
-
-Group = list[tuple[str, Cell]]  # the cells that share one training, with their data set's name
-
-
-def study_cells(
-    study: Study,
-    sets: Sequence[Any],
-    seeds: int,
-    extra: Mapping[str, Any],
-    variants: str | None = None,
-    conditions: str | None = None,
-) -> dict[str, DataSetCells]:
-    """A plan for every data set, by its name, cut down to the variants and conditions asked for: names, comma-separated."""
-    plans = {}
-    for data in sets:
-        schema = data.manifest.schema
-        plans[data.name] = cells_for_data_set(
-            study, schema.modalities, [t.name for t in schema.tables], seeds, extra
-        )
-    if variants is not None or conditions is not None:
-        kept = {
-            kind: _chosen(asked, kind, plans.values())
-            for kind, asked in (("variants", variants), ("conditions", conditions))
-        }
-        compared = kept["variants"] | {study.reference}
-        plans = {
-            name: p.narrow(
-                c for c in p.cells if c.variant in compared and c.condition in kept["conditions"]
-            )
-            for name, p in plans.items()
-        }
-    for data in sets:
-        for cell in plans[data.name].cells:
-            seen = data.manifest.schema.keep(split_list(cell.settings.get("data.modalities", "")))
-            parse_corruption(
-                ",".join(
-                    filter(
-                        None, (cell.settings.get("data.corrupt", ""), cell.test.get("corrupt", ""))
-                    )
-                ),
-                seen,
-            )
-    return plans
+from distributed.studies.report import StudyReport, write_report
+from distributed.studies.results import CellName, CellRow, Results, TrainingOutcome
+from model.metrics import names
 
 
-def _chosen(asked: str | None, kind: str, plans: Collection[DataSetCells]) -> set[str]:
-    """The names of variants or conditions that are asked for; a name may hold commas itself."""
-    known = dict.fromkeys(c.name for p in plans for c in getattr(p, kind))
-    if asked is None:
-        return set(known)
-    pieces, found = split_list(asked), set()
-    while pieces:
-        ends = [n for n in range(len(pieces), 0, -1) if ", ".join(pieces[:n]) in known]
-        if not ends:
-            raise ValueError(
-                f"--{kind} must name {kind} of the study: {', '.join(map(repr, known))}; got {pieces[0]!r}"
-            )
-        found.add(", ".join(pieces[: ends[0]]))
-        pieces = pieces[ends[0] :]
-    return found
+@dataclass(frozen=True)
+class Training:
+    """One training, and the cells whose results it gives.
+
+    cells: with the names of their data sets, which differ where two of them hold the same rows.
+    """
+
+    key: str
+    cells: list[tuple[str, Cell]]
+
+    @property
+    def data(self) -> str:
+        """The name of a data set that holds the rows."""
+        return self.cells[0][0]
+
+    @property
+    def first(self) -> Cell:
+        """Any of the cells: in what concerns the training, they are alike."""
+        return self.cells[0][1]
+
+    @property
+    def config(self) -> Config:
+        return self.first.config
 
 
 @dataclass
 class StudyState:
-    """A study in its folder. Results are on disk after every training; the rest is made anew from them."""
+    """A study in its folder or URI.
+
+    Results are written after every training; everything else in the folder is made from them.
+
+    planned: the requested cells by data set. keys, training_keys: of all cells of the study,
+    requested or not. command: repeats this study on the command line.
+    """
 
     folder: str
     study: Study
-    plans: dict[str, DataSetCells]
-    keys: dict[tuple[str, str, str, int], str]  # of every cell of the study, asked for or not
-    trainings: dict[tuple[str, str, str, int], str]
+    planned: dict[str, DataSetCells]
+    keys: dict[CellName, str]
+    training_keys: dict[CellName, str]
     results: Results
     command: str
 
@@ -97,132 +68,153 @@ class StudyState:
         cls,
         folder: str,
         study: Study,
-        plans: dict[str, DataSetCells],
+        planned: dict[str, DataSetCells],
         digests: Mapping[str, str],
         *,
         resume: bool,
         command: str,
     ) -> StudyState:
+        """Reads what the folder holds of the study. Existing results need `resume`.
+
+        digests: of the rows of every data set, by its name.
+        """
         results = Results.load(folder)
         if results.rows and not resume:
-            raise ValueError(
-                f"--out must be a new folder, or add --resume to keep its {len(results.rows)} cells and go on; got {folder}"
+            raise OptionError(
+                f"out must be a new folder, or add resume to keep its {len(results.rows)} cells "
+                f"and go on; got {folder}",
+                "out",
+                "resume",
             )
-        places = [(data, cell) for data, p in plans.items() for cell in (p.whole or p).cells]
-        keys = {_place(d, c): c.key(digests[d]) for d, c in places}
-        trainings = {_place(d, c): c.training(digests[d]) for d, c in places}
-        others = [row for row in results.rows.values() if _place_of(row) in keys]
-        if others and not {row["key"] for row in others} & set(keys.values()):
-            raise ValueError(
-                f"--resume must go on with what is in --out: none of its {len(others)} cells is of these settings and this version; "
-                f"repeat the command in {join(folder, 'study.json')}, or take a new --out"
+        cells = [
+            (data, cell) for data, part in planned.items() for cell in (part.whole or part).cells
+        ]
+        keys = {_name(data, cell): cell.key(digests[data]) for data, cell in cells}
+        training_keys = {
+            _name(data, cell): cell.training_key(digests[data]) for data, cell in cells
+        }
+        same_names = [row for row in results.rows.values() if row.name in keys]
+        if same_names and not {row.key for row in same_names} & set(keys.values()):
+            raise OptionError(
+                f"resume must go on with what is in out: none of its {len(same_names)} cells is "
+                "of these settings and this version; repeat the command in "
+                f"{join(folder, 'study.json')}, or take a new folder",
+                "resume",
+                "out",
             )
-        return cls(folder, study, plans, keys, trainings, results, command)
+        return cls(folder, study, planned, keys, training_keys, results, command)
 
-    def todo(self) -> dict[str, Group]:
-        """Trainings left to run, first all of seed 0, then all of seed 1: an interrupted study has whole seeds."""
+    def remaining(self) -> list[Training]:
+        """The trainings that are left to run, all of seed 0 first, then all of seed 1, and so on.
+
+        An interrupted study so has whole seeds. Cells whose result exists under another name, as
+        after a variant was renamed, get a copy of it here.
+        """
         finished = self.results.finished()
+        trainings: dict[str, Training] = {}
         copies: list[CellRow] = []
-        left: dict[str, Group] = {}
-        for data, p in self.plans.items():
-            for cell in p.cells:
-                place = _place(data, cell)
-                known = finished.get(self.keys[place])
-                if known is None:
-                    left.setdefault(self.trainings[place], []).append((data, cell))
-                elif self.results.rows.get((*place, self.keys[place])) != known:
-                    copies.append({**known, **_names(place)})
+        for data, cell in self._requested_cells():
+            name = _name(data, cell)
+            known = finished.get(self.keys[name])
+            if known is None:
+                key = self.training_keys[name]
+                trainings.setdefault(key, Training(key, [])).cells.append((data, cell))
+            elif self.results.rows.get((name, known.key)) != known:
+                copies.append(known.renamed(name))
         for row in copies:
             self.results.put(row)
-        return dict(sorted(left.items(), key=lambda item: item[1][0][1].seed))
+        return sorted(trainings.values(), key=lambda training: training.first.seed)
 
-    def take(self, group: Group, outcome: tuple[list[CellRow], list[dict[str, float]]]) -> str:
-        """Writes a training's rows; returns a line about it."""
-        rows, history = outcome
-        rows = rows if len(rows) == len(group) else rows * len(group)
-        named = [
-            {**row, **_names(_place(d, c)), "key": self.keys[_place(d, c)]}
-            for (d, c), row in zip(group, rows)
+    def record(self, training: Training, outcome: TrainingOutcome) -> str:
+        """Writes the results of a training and its TensorBoard runs; returns a line about it."""
+        cell_names = list(starmap(_name, training.cells))
+        rows = [
+            CellRow.of(name, self.keys[name], cell_outcome)
+            for name, cell_outcome in zip(cell_names, outcome.cells, strict=True)
         ]
-        self.results.add(named)
-        study_board.write(self.folder, group, named, history, several=len(self.plans) > 1)
-        if all(row["state"] == "done" for row in named):
-            self.forget(group)
-        first, more = named[0], f" and {len(named) - 1} more cells" if len(named) > 1 else ""
-        cell_name = (
-            f"{first['data']}, {first['variant']}, {first['condition']}, seed {first['seed']}{more}"
+        self.results.add(rows)
+        board.write(
+            self.folder, training.cells, rows, outcome.history, several=len(self.planned) > 1
         )
-        if first["state"] == "failed":
-            return f"{cell_name}: failed: {first['reason']}"
-        value = first.get(f"test/{self.study.metric}")
-        shown = (
-            ""
-            if value is None
-            else f": {study_stats.name_of(self.study.metric)} {study_stats.shown(self.study.metric, value)}"
-        )
-        return f"{cell_name}{shown} ({first.get('train_seconds', 0):.0f} s)"
+        if all(row.state == "done" for row in rows):
+            self._remove_training_state(training)
+        return self._describe(rows)
 
-    def run_folder(self, group: Group) -> str:
-        """Where a training of several workers keeps its run."""
-        return join(self.folder, "runs", self.trainings[_place(*group[0])])
+    def _describe(self, rows: list[CellRow]) -> str:
+        """What a training gave, in one line."""
+        first = rows[0]
+        more = f" and {len(rows) - 1} more cells" if len(rows) > 1 else ""
+        line = f"{first.data}, {first.variant}, {first.condition}, seed {first.seed}{more}"
+        if first.state == "failed":
+            return f"{line}: failed: {first.reason}"
+        value = first.metrics.get(f"test/{self.study.metric}")
+        if value is not None:
+            metric = names.metric(self.study.metric)
+            line += f": {metric.title} {metric.text(value)}"
+        return f"{line} ({first.metrics.get('train_seconds', 0):.0f} s)"
 
-    def forget(self, group: Group) -> None:
-        """Removes the resumable state of a training whose rows are on disk; before that a killed driver would train it again."""
-        alone = apply_changes(Config(), group[0][1].settings).scaling.workers == 1
-        storage.remove_folder(
-            self.run_folder(group) if alone else join(self.run_folder(group), "state")
-        )
+    def run_folder(self, training: Training) -> str:
+        """Where a training keeps its resumable state, and one of several workers its run."""
+        return join(self.folder, "runs", training.key)
+
+    def _remove_training_state(self, training: Training) -> None:
+        """Removes the resumable state of a training whose results are written.
+
+        It must not go earlier: a driver killed in between would train again.
+        """
+        folder = self.run_folder(training)
+        one_process = training.config.scaling.workers == 1
+        storage.remove_folder(folder if one_process else join(folder, "state"))
 
     def rows(self) -> list[CellRow]:
-        """The rows of the study's cells only, and only where they are of the settings planned."""
-        return [
-            self.results.rows[*p, key]
-            for p, key in self.keys.items()
-            if (*p, key) in self.results.rows
-        ]
+        """The rows of the study's cells, of their present settings only."""
+        places = self.keys.items()
+        return [self.results.rows[place] for place in places if place in self.results.rows]
 
-    def shown(self) -> dict[str, DataSetCells]:
-        """The plans with the cells that were asked for and those that have a result from another time: whoever asks for few variants
-        after many were run must not escape the correction over them all."""
-        there = {_place_of(row) for row in self.rows()}
-        kept = there | self.asked()
+    def reported(self) -> dict[str, DataSetCells]:
+        """The requested cells, and those with a result from an earlier time.
+
+        Whoever runs many variants and then requests few must not escape the correction of the tests
+        for all of them.
+        """
+        kept = {row.name for row in self.rows()} | self._requested_names()
         return {
-            data: p.whole.narrow(c for c in p.whole.cells if _place(data, c) in kept)
-            if p.whole
-            else p
-            for data, p in self.plans.items()
+            data: part.whole.keep(c for c in part.whole.cells if _name(data, c) in kept)
+            if part.whole
+            else part
+            for data, part in self.planned.items()
         }
 
-    def asked(self) -> set[tuple[str, str, str, int]]:
-        return {_place(data, cell) for data, p in self.plans.items() for cell in p.cells}
-
     def failures(self) -> list[CellRow]:
-        """Of the cells that were asked for."""
-        asked = self.asked()
-        return [row for row in self.rows() if row["state"] == "failed" and _place_of(row) in asked]
+        """The failed ones of the requested cells."""
+        requested = self._requested_names()
+        return [row for row in self.rows() if row.state == "failed" and row.name in requested]
 
-    def describe(self) -> None:
-        """Writes study.json, and the results with their present names."""
+    def _requested_cells(self) -> list[tuple[str, Cell]]:
+        return [(data, cell) for data, part in self.planned.items() for cell in part.cells]
+
+    def _requested_names(self) -> set[CellName]:
+        return set(starmap(_name, self._requested_cells()))
+
+    def write_description(self) -> None:
+        """Writes study.json, and the results under their present names."""
         if self.results.rows:
             self.results.add([])
         about = {"command": self.command, "study": dataclasses.asdict(self.study)}
         storage.write_file(join(self.folder, "study.json"), json.dumps(about, indent=1).encode())
 
-    def report(self, *, pictures: bool = False) -> tuple[str, str, str]:
-        """Writes study.json, tables and report; returns the report's place, the main table as text, and why there are no PNG figures."""
-        self.describe()
-        return study_report.write_report(
-            self.folder, self.study, self.shown(), self.rows(), self.command, pictures=pictures
+    def write_report(self, *, pictures: bool = False) -> StudyReport:
+        """Writes study.json, the tables and the report; pictures: PNG files of its figures too."""
+        self.write_description()
+        return write_report(
+            self.folder,
+            self.study,
+            self.reported(),
+            self.rows(),
+            self.command,
+            pictures=pictures,
         )
 
 
-def _place(data: str, cell: Cell) -> tuple[str, str, str, int]:
-    return data, cell.variant, cell.condition, cell.seed
-
-
-def _names(place: tuple[str, str, str, int]) -> CellRow:
-    return dict(zip(("data", "variant", "condition", "seed"), place))
-
-
-def _place_of(row: CellRow) -> tuple[str, str, str, int]:
-    return row["data"], row["variant"], row["condition"], row["seed"]
+def _name(data: str, cell: Cell) -> CellName:
+    return CellName(data, cell.variant, cell.condition, cell.seed)

@@ -1,23 +1,17 @@
-"""The tables of a study: scores, differences to the reference, their tests, confidences against the truth; and one for programs."""
+"""The tables of a study: scores, differences to the reference with their tests, confidences; and one table for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from distributed.reporting.significance import Comparison, Summary
-from distributed.reporting.tables import ReportTable, TableCell
+from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.reporting.verdicts import format_signed
-from distributed.studies.views import (
-    PLACES,
-    ConditionView,
-    digits_of,
-    in_percent,
-    name_of,
-    scale_of,
-    shown,
-)
+from distributed.studies.definition import DESCRIPTIVE_FAMILIES, Study
+from distributed.studies.views import ConditionView
+from model.metrics import names
 from model.metrics.names import CONFIDENCE_FACTS
-from model.metrics.names import metric as metric_named
 
 SCORE_METRICS = (
     "macro_f1",
@@ -28,114 +22,8 @@ SCORE_METRICS = (
     "accuracy",
     "ece",
 )
-MOST_OPEN = 60  # rows of a table that is not folded
-
-
-def score_table(seen: Sequence[ConditionView], metrics: Sequence[str], caption: str) -> ReportTable:
-    """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
-    labels = varying_columns(seen)
-    head = [
-        *labels,
-        "variant",
-        "seeds",
-        *(f"{name_of(m)}{' %' if in_percent(m) else ''}" for m in metrics),
-    ]
-    rows = []
-    for view in seen:
-        means = {m: view.means(m) for m in metrics}
-        best = {m: _best(values, m) for m, values in means.items()}
-        for name, count in view.finished.items():
-            cells = [_mean_cell(means[m].get(name), m, name in best[m]) for m in metrics]
-            rows.append([*varying_values(view, labels), name, count, *cells])
-    return ReportTable(columns=tuple(head), rows=rows, caption=caption)
-
-
-def varying_columns(seen: Sequence[ConditionView]) -> list[str]:
-    """data and condition only where they vary."""
-    parts = {"data": {v.data for v in seen}, "condition": {v.condition for v in seen}}
-    return [name for name, values in parts.items() if len(values) > 1]
-
-
-def varying_values(view: ConditionView, labels: Sequence[str]) -> list[str]:
-    return [{"data": view.data, "condition": view.condition}[name] for name in labels]
-
-
-def _best(means: Mapping[str, Summary], metric: str) -> set[str]:
-    """The best as they are shown; nobody where all are alike, and where more is not better."""
-    known = {name: shown(metric, s.mean) for name, s in means.items() if s.mean is not None}
-    if len(set(known.values())) < 2 or metric.partition("/")[0] in PLACES:
-        return set()
-    top = (min if metric_named(metric).lower_is_better else max)(known.values(), key=float)
-    return {name for name, text in known.items() if text == top}
-
-
-def _mean_cell(summary: Summary | None, metric: str, strong: bool) -> TableCell | None:
-    if summary is None or summary.mean is None:
-        return None
-    spread = "" if summary.sd is None else f" ± {shown(metric, summary.sd)}"
-    return TableCell(
-        text=f"{shown(metric, summary.mean)}{spread}", value=summary.mean, strong=strong
-    )
-
-
-def confidence_table(seen: Sequence[ConditionView]) -> ReportTable:
-    """Every modality's confidence in every variant against the truth that it speaks of, and how the seeds agree on it."""
-    labels = varying_columns(seen)
-    rows = []
-    for view in seen:
-        facts = sorted(
-            {
-                n.removeprefix("test/")
-                for r in view.rows
-                for n in r
-                if n.startswith("test/confidence/") and n.count("/") == 4
-            }
-        )
-        means = {fact: view.means(fact) for fact in facts}
-        for name in view.finished:
-            for place in dict.fromkeys(
-                fact.rpartition("/")[0] for fact in facts if name in means[fact]
-            ):
-                _, modality, group = place.split("/")
-                told = [
-                    _mean_cell(means.get(f"{place}/{fact}", {}).get(name), fact, False)
-                    for fact in CONFIDENCE_FACTS
-                ]
-                rows.append([*varying_values(view, labels), name, modality, group, *told])
-    caption = (
-        "Confidence against the truth, over all classes and over the few-shot ones: what was predicted, what of it the fusion uses "
-        "(drawn towards the mean of its class), the true-class probability that came, the rank correlation of the first with it over the "
-        "records, and the fusion weight. The standard deviation over seeds says how stable each is."
-    )
-    columns = (
-        *labels,
-        "variant",
-        "modality",
-        "classes",
-        *(fact.replace("_", " ") for fact in CONFIDENCE_FACTS),
-    )
-    return ReportTable(columns=columns, rows=rows, caption=caption, folded=len(rows) > MOST_OPEN)
-
-
-def difference_columns(
-    seen: Sequence[ConditionView], metric: str, prefix: str = ""
-) -> tuple[tuple[str, str], list[list[TableCell | None]]]:
-    """Difference to the reference with its interval, and Holm's p, for each row of `score_table`."""
-    scale, _ = scale_of(metric)
-    digits = digits_of(metric)
-    rows: list[list[TableCell | None]] = []
-    for view in seen:
-        found = {c.name: c for c in view.comparisons(metric)}
-        for name in view.finished:
-            c = found.get(name)
-            rows.append(
-                [None, None]
-                if c is None or c.difference is None
-                else [_gap_cell(c, scale, digits), _p_cell(c.t_holm)]
-            )
-    return (f"{prefix}difference", f"{prefix}Holm p"), rows
-
-
+MAX_UNFOLDED_ROWS = 60  # a table with more rows is shown closed
+SMALLEST_P = 0.001  # smaller ones are written as < 0.001
 TIDY_COLUMNS = (
     "data",
     "condition",
@@ -149,74 +37,237 @@ TIDY_COLUMNS = (
     "reference",
     "difference",
     "difference_low",
+    "difference_high",
+    "hedges_g",
+    "t_p",
+    "t_holm",
+    "wilcoxon_p",
+    "wilcoxon_holm",
 )
-TIDY_COLUMNS += ("difference_high", "hedges_g", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")
 
 
-def tidy_table(seen: Sequence[ConditionView], metrics: Sequence[str]) -> ReportTable:
-    """For programs: a line a data set, condition, variant and metric, shares as shares, with everything that is known of it."""
+def study_metrics(study: Study) -> list[str]:
+    """The metrics of the main table: that which decides, that of the rare classes, then the rest."""
+    return list(dict.fromkeys((study.metric, study.tail, *SCORE_METRICS)))
+
+
+def main_table(study: Study, views: Sequence[ConditionView]) -> ReportTable:
+    """The scores of every variant; behind the main metric and the tail's the difference in it."""
+    caption = (
+        f"{study.title}: mean ± standard deviation over seeds, test split; "
+        f"differences to {study.reference}, paired; best means bold."
+    )
+    table = score_table(views, study_metrics(study), caption)
+    main_at = table.columns.index("seeds") + 1
+    if study.tail != study.metric:
+        prefix = f"{names.metric(study.tail).title}: "
+        table = _insert_differences(table, main_at + 2, views, study.tail, prefix)
+    return _insert_differences(table, main_at + 1, views, study.metric)
+
+
+def _insert_differences(
+    table: ReportTable,
+    at: int,
+    views: Sequence[ConditionView],
+    metric: str,
+    prefix: str = "",
+) -> ReportTable:
+    """A score table with two more columns: the difference to the reference, and Holm's p."""
+    cells = difference_cells(views, metric)
+    headings = (f"{prefix}difference", f"{prefix}Holm p")
+    return replace(
+        table,
+        columns=(*table.columns[:at], *headings, *table.columns[at:]),
+        rows=[[*row[:at], *more, *row[at:]] for row, more in zip(table.rows, cells, strict=True)],
+    )
+
+
+def score_table(
+    views: Sequence[ConditionView], metrics: Sequence[str], caption: str
+) -> ReportTable:
+    """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
+    place = varying_columns(views)
+    headings = [names.metric(metric).heading for metric in metrics]
     rows = []
-    for view in seen:
-        for metric in metrics:
-            against = {c.name: c for c in view.comparisons(metric)}
-            for name, s in view.means(metric).items():
-                c = against.get(name)
-                tested = (
-                    [None] * 8
-                    if c is None
-                    else [
-                        c.reference,
-                        c.difference,
-                        c.low,
-                        c.high,
-                        c.effect,
-                        c.t_p,
-                        c.t_holm,
-                        c.wilcoxon_p,
-                    ]
-                )
-                last = None if c is None else c.wilcoxon_holm
-                rows.append(
-                    [
-                        view.data,
-                        view.condition,
-                        name,
-                        metric,
-                        s.n,
-                        s.mean,
-                        s.sd,
-                        s.low,
-                        s.high,
-                        *tested,
-                        last,
-                    ]
-                )
-    return ReportTable(columns=TIDY_COLUMNS, rows=rows)
+    for view in views:
+        means = {metric: view.means(metric) for metric in metrics}
+        best = {metric: _best_variants(means[metric], metric) for metric in metrics}
+        for variant, count in view.finished.items():
+            cells = [
+                _mean_cell(means[metric].get(variant), metric, strong=variant in best[metric])
+                for metric in metrics
+            ]
+            rows.append([*varying_values(view, place), variant, count, *cells])
+    columns = (*place, "variant", "seeds", *headings)
+    return ReportTable(columns=columns, rows=rows, caption=caption)
 
 
-def _gap_cell(c: Comparison, scale: float, digits: int) -> TableCell:
-    assert c.difference is not None
-    between = (
-        ""
-        if c.low is None or c.high is None
-        else f" ({format_signed(c.low * scale, digits)} to {format_signed(c.high * scale, digits)})"
+def varying_columns(views: Sequence[ConditionView]) -> list[str]:
+    """`data` and `condition`, each only if it differs between the views."""
+    values = {"data": {v.data for v in views}, "condition": {v.condition for v in views}}
+    return [name for name in values if len(values[name]) > 1]
+
+
+def varying_values(view: ConditionView, columns: Sequence[str]) -> list[str]:
+    """The view's values of the columns that varying_columns returns."""
+    values = {"data": view.data, "condition": view.condition}
+    return [values[name] for name in columns]
+
+
+def _best_variants(means: Mapping[str, Summary], metric: str) -> set[str]:
+    """The variants with the best mean as it is written; none where all are alike.
+
+    None either for metrics of which more is not better.
+    """
+    written = {
+        variant: names.metric(metric).value(summary.mean)
+        for variant, summary in means.items()
+        if summary.mean is not None
+    }
+    if len(set(written.values())) < 2 or metric.partition("/")[0] in DESCRIPTIVE_FAMILIES:
+        return set()
+    pick_best = min if names.metric(metric).lower_is_better else max
+    best = pick_best(written.values(), key=float)
+    return {variant for variant, text in written.items() if text == best}
+
+
+def _mean_cell(summary: Summary | None, metric: str, *, strong: bool = False) -> TableCell | None:
+    if summary is None or summary.mean is None:
+        return None
+    text = names.metric(metric).value(summary.mean)
+    if summary.sd is not None:
+        text += f" ± {names.metric(metric).value(summary.sd)}"
+    return TableCell(text=text, value=summary.mean, strong=strong)
+
+
+def confidence_table(views: Sequence[ConditionView]) -> ReportTable:
+    """Every modality's predicted confidence beside the truth that it predicts."""
+    place = varying_columns(views)
+    rows = []
+    for view in views:
+        means = {fact: view.means(fact) for fact in confidence_facts(view)}
+        for variant in view.finished:
+            own = [fact for fact in means if variant in means[fact]]
+            # A fact is called confidence/MODALITY/CLASSES/FACT; a row has all facts of one group.
+            for group in dict.fromkeys(fact.rpartition("/")[0] for fact in own):
+                _, modality, classes = group.split("/")
+                cells = [
+                    _mean_cell(means.get(f"{group}/{fact}", {}).get(variant), f"{group}/{fact}")
+                    for fact in CONFIDENCE_FACTS
+                ]
+                rows.append([*varying_values(view, place), variant, modality, classes, *cells])
+    caption = (
+        "Confidence against the truth, over all classes and over the few-shot ones: what was "
+        "predicted, what of it the fusion uses (drawn towards the mean of its class), the "
+        "true-class probability that came, the rank correlation of the first with it over the "
+        "records, and the fusion weight. The standard deviation over seeds says how stable each is."
     )
-    return TableCell(
-        text=f"{format_signed(c.difference * scale, digits)}{between}", value=c.difference
-    )
+    facts = [fact.replace("_", " ") for fact in CONFIDENCE_FACTS]
+    columns = (*place, "variant", "modality", "classes", *facts)
+    folded = len(rows) > MAX_UNFOLDED_ROWS
+    return ReportTable(columns=columns, rows=rows, caption=caption, folded=folded)
+
+
+def confidence_facts(view: ConditionView) -> list[str]:
+    """The metrics confidence/MODALITY/CLASSES/FACT that the view's rows have."""
+    return [name for name in view.test_metrics("confidence") if name.count("/") == 3]
+
+
+def difference_cells(views: Sequence[ConditionView], metric: str) -> list[list[TableCell | None]]:
+    """For each row of `score_table`: the difference to the reference, and its p after Holm."""
+    rows: list[list[TableCell | None]] = []
+    for view in views:
+        comparisons = {comparison.name: comparison for comparison in view.comparisons(metric)}
+        for variant in view.finished:
+            comparison = comparisons.get(variant)
+            if comparison is None or comparison.difference is None:
+                rows.append([None, None])
+                continue
+            gap = signed_difference(comparison.difference, metric)
+            interval = _interval_text(comparison, metric)
+            text = f"{gap} ({interval})" if interval else gap
+            difference = TableCell(text=text, value=comparison.difference)
+            rows.append([difference, _p_cell(comparison.t_holm)])
+    return rows
+
+
+def signed_difference(value: float, metric: str) -> str:
+    """A difference of two values with its sign, in points for shares, in the metric's digits."""
+    unit = names.metric(metric)
+    return format_signed(value * unit.scale, unit.digits)
+
+
+def _interval_text(comparison: Comparison, metric: str) -> str:
+    if comparison.low is None or comparison.high is None:
+        return ""
+    low, high = (signed_difference(v, metric) for v in (comparison.low, comparison.high))
+    return f"{low} to {high}"
 
 
 def _p_cell(p: float | None) -> TableCell | None:
-    return None if p is None else TableCell(text="< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
+    if p is None:
+        return None
+    return TableCell(text=f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}", value=p)
 
 
-def significance_table(seen: Sequence[ConditionView], metric: str, caption: str) -> ReportTable:
-    """Each variant against the reference: difference, interval, effect, both tests before and after Holm's correction, the verdict."""
-    scale, _ = scale_of(metric)
-    digits = digits_of(metric)
-    labels = varying_columns(seen)
-    head = [
-        *labels,
+def tidy_table(views: Sequence[ConditionView], metrics: Sequence[str]) -> ReportTable:
+    """For programs: a row for each data set, condition, variant and metric; shares from 0 to 1."""
+    rows: list[list[CellContent]] = []
+    for view in views:
+        for metric in metrics:
+            comparisons = {comparison.name: comparison for comparison in view.comparisons(metric)}
+            for variant, mean in view.means(metric).items():
+                place = [view.data, view.condition, variant, metric]
+                score = [mean.n, mean.mean, mean.sd, mean.low, mean.high]
+                rows.append([*place, *score, *_tidy_comparison(comparisons.get(variant))])
+    return ReportTable(columns=TIDY_COLUMNS, rows=rows)
+
+
+def _tidy_comparison(comparison: Comparison | None) -> list[CellContent]:
+    """The last nine columns of the table for programs."""
+    if comparison is None:
+        return [None] * 9
+    return [
+        comparison.reference,
+        comparison.difference,
+        comparison.low,
+        comparison.high,
+        comparison.effect,
+        comparison.t_p,
+        comparison.t_holm,
+        comparison.wilcoxon_p,
+        comparison.wilcoxon_holm,
+    ]
+
+
+def significance_table(views: Sequence[ConditionView], metric: str, caption: str) -> ReportTable:
+    """Each variant against the reference: difference, interval, verdict, effect size and p values."""
+    place = varying_columns(views)
+    rows = []
+    for view in views:
+        for comparison in view.comparisons(metric):
+            difference = effect = None
+            if comparison.difference is not None:
+                gap = signed_difference(comparison.difference, metric)
+                difference = TableCell(text=gap, value=comparison.difference)
+            if comparison.effect is not None:
+                text = f"{comparison.effect:.2f}".replace("-", "−")
+                effect = TableCell(text=text, value=comparison.effect)
+            row = [
+                *varying_values(view, place),
+                comparison.name,
+                difference,
+                _interval_text(comparison, metric) or None,
+                verdict_text(comparison, metric),
+                effect,
+                _p_cell(comparison.t_p),
+                _p_cell(comparison.t_holm),
+                _p_cell(comparison.wilcoxon_p),
+                _p_cell(comparison.wilcoxon_holm),
+            ]
+            rows.append(row)
+    columns = (
+        *place,
         "variant",
         "difference",
         "95 % interval",
@@ -225,41 +276,18 @@ def significance_table(seen: Sequence[ConditionView], metric: str, caption: str)
         "t p",
         "Holm",
         "Wilcoxon p",
-        "Holm ",
-    ]
-    rows = []
-    for view in seen:
-        for c in view.comparisons(metric):
-            low, high = (
-                None if v is None else format_signed(v * scale, digits) for v in (c.low, c.high)
-            )
-            gap = (
-                None
-                if c.difference is None
-                else TableCell(text=format_signed(c.difference * scale, digits), value=c.difference)
-            )
-            between = None if low is None else f"{low} to {high}"
-            p_values = [_p_cell(p) for p in (c.t_p, c.t_holm, c.wilcoxon_p, c.wilcoxon_holm)]
-            effect = (
-                None
-                if c.effect is None
-                else TableCell(text=f"{c.effect:.2f}".replace("-", "−"), value=c.effect)
-            )
-            rows.append(
-                [
-                    *varying_values(view, labels),
-                    c.name,
-                    gap,
-                    between,
-                    verdict_text(c, metric),
-                    effect,
-                    *p_values,
-                ]
-            )
-    return ReportTable(columns=tuple(head), rows=rows, caption=caption)
+        "Holm ",  # of the Wilcoxon test; the space keeps the two apart
+    )
+    return ReportTable(columns=columns, rows=rows, caption=caption)
 
 
-def verdict_text(c: Comparison, metric: str) -> str:
-    good = (c.verdict == "higher") != (metric_named(metric).lower_is_better)
-    words = {"noise": "inside the noise", "equal": "equal", "untested": f"not tested: {c.reason}"}
-    return words.get(c.verdict) or ("better" if good else "worse")
+def verdict_text(comparison: Comparison, metric: str) -> str:
+    """better, worse, inside the noise, equal, or why it was not tested."""
+    if comparison.verdict == "noise":
+        return "inside the noise"
+    if comparison.verdict == "equal":
+        return "equal"
+    if comparison.verdict == "untested":
+        return f"not tested: {comparison.reason}"
+    is_higher = comparison.verdict == "higher"
+    return "better" if is_higher != names.metric(metric).lower_is_better else "worse"

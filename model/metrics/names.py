@@ -97,9 +97,9 @@ _OTHERS: dict[str, Metric] = {
 _FAMILIES: dict[str, tuple[str, str]] = {
     "recall": ("recall of {}", "%"),
     "precision": ("precision of {}", "%"),
-    "weight": ("fusion weight of {}", "%"),
+    "weight": ("fusion weight of {}", ""),
     "confidence": ("confidence in {}", ""),
-    "unfamiliar": ("share of {} unlike training", "%"),
+    "unfamiliar": ("share of {} unlike training", ""),
     "expert_weight": ("weight of expert {}", ""),
 }
 PER_CLASS = ("recall", "precision")  # families of which a run or a search can go by a member

@@ -1,4 +1,4 @@
-"""Studies with made-up results, for tests of what becomes of results."""
+"""Studies with invented results, for tests of what is made of results."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from distributed.studies import definition as study
-from distributed.studies.state import StudyState, study_cells
+from distributed.studies.definition import Study
+from distributed.studies.planning import study_cells
+from distributed.studies.reading import parse_study
+from distributed.studies.results import CellOutcome, TrainingOutcome
+from distributed.studies.state import StudyState, Training
 from model.schema import Image, Numeric, Schema, Table
 
 EVIL = "<script>alert(1)</script> | _x_"
-TWO = '[[variants]]\nname = "concatenation"\nset = { fusion.kind = "uniform" }\n[[variants]]\nname = "confidence"\n'
+TWO = """[[variants]]
+name = "concatenation"
+set = { fusion.kind = "uniform" }
+[[variants]]
+name = "confidence"
+"""
 LEVELS = {"concatenation": 0.5, "confidence": 0.55, "renamed": 0.0}
 
 
-def parsed(text: str) -> study.Study:
-    return study.parse_study(tomllib.loads(text), "own")
+def parsed(text: str) -> Study:
+    return parse_study(tomllib.loads(text), "own")
 
 
 def data_sets(*names: str, image: str = "image") -> list[Any]:
+    """Data sets without rows: an image, a table with one column, two classes."""
     schema = Schema(
         images=(Image(name=image, height=8, width=8),),
         tables=(Table(name="table", numeric=(Numeric(name="a"),)),),
@@ -45,55 +54,64 @@ def opened(
     variants: str | None = None,
     **extra: Any,
 ) -> StudyState:
-    sets, own = sets or data_sets(*(names or ("set",))), parsed(text)
-    plans = study_cells(own, sets, seeds, extra, variants)
+    """The study of this text on data sets of these names; extra: settings of every cell."""
+    sets, study = sets or data_sets(*(names or ("set",))), parsed(text)
     return StudyState.open(
         str(folder),
-        own,
-        plans,
-        {d.name: d.digest for d in sets},
+        study,
+        study_cells(study, sets, seeds, extra, variants),
+        {data.name: data.digest for data in sets},
         resume=resume,
         command="python distributed/ablate.py",
     )
+
+
+def done(**metrics: float) -> CellOutcome:
+    return CellOutcome(state="done", metrics=metrics)
+
+
+def failed(reason: str) -> CellOutcome:
+    return CellOutcome(state="failed", reason=reason)
+
+
+def record(
+    state: StudyState,
+    training: Training,
+    outcomes: list[CellOutcome],
+    history: list[dict[str, float]] | None = None,
+) -> str:
+    outcome = TrainingOutcome(cells=outcomes, history=history or [])
+    return state.record(training, outcome)
 
 
 def invented(
     state: StudyState,
     level: dict[str, float],
     tail: float = -0.2,
-    failed: tuple[str, int] = ("", 0),
+    failing: tuple[str, int] = ("", 0),
     also: dict[str, float] | None = None,
 ) -> None:
-    """Fills every cell from a made-up truth: level of the variant, noise of the seed, noise of the cell; `also` goes into every row."""
+    """Fills every cell with invented results: level of the variant, noise of the seed and the cell.
+
+    failing: the variant and the seed of cells that fail. also: metrics of every row.
+    """
     rng = np.random.default_rng(0)
     seeds = rng.normal(0, 0.01, 99)
-    for group in state.todo().values():
-        rows = []
-        for data, cell in group:
+    for training in state.remaining():
+        outcomes = []
+        for data, cell in training.cells:
             value = (
                 level[cell.variant]
                 + 0.1 * (data == "other")
                 + seeds[cell.seed]
                 + rng.normal(0, 0.004)
             )
-            scores = {
-                f"test/{m}": float(value + d)
-                for m, d in {
-                    "balanced_accuracy": 0,
-                    "few_shot_accuracy": tail,
-                    "accuracy": 0.1,
-                }.items()
-            }
+            differences = {"balanced_accuracy": 0, "few_shot_accuracy": tail, "accuracy": 0.1}
+            scores = {f"test/{m}": float(value + d) for m, d in differences.items()}
             weight = 0.05 + 0.4 * (cell.variant == "concatenation")
-            scores |= {
-                "test/weight/image": weight,
-                "test/weight/table": 1 - weight,
-                "train_seconds": 1.0,
-                **(also or {}),
-            }
-            rows.append(
-                {"state": "done", **scores}
-                if (cell.variant, cell.seed) != failed
-                else {"state": "failed", "reason": f"NaN {EVIL}"}
+            weights = {"test/weight/image": weight, "test/weight/table": 1 - weight}
+            metrics = {**scores, **weights, "train_seconds": 1.0, **(also or {})}
+            outcomes.append(
+                failed(f"NaN {EVIL}") if (cell.variant, cell.seed) == failing else done(**metrics)
             )
-        state.take(group, (rows, []))
+        record(state, training, outcomes)

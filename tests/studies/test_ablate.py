@@ -21,15 +21,19 @@ import pytest
 from distributed import ablate
 from distributed.config import Config
 from distributed.inference import shifts
+from distributed.runtime.command import one_line
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import read_manifest, write_manifest
 from distributed.shards.memory import load_splits
-from distributed.studies import boosting, cells
-from distributed.studies import cell_runs as study_run
-from distributed.studies import definition as study
+from distributed.studies import boosting
+from distributed.studies.cell_runs import run_cells
+from distributed.studies.cells import cells_for_data_set
 from distributed.studies.definition import Cell
-from distributed.studies.results import Results, finite_metrics
-from distributed.studies.state import study_cells
+from distributed.studies.planning import study_cells
+from distributed.studies.reading import dotted_names, read_study, study_names
+from distributed.studies.results import CellOutcome, CellRow, Results, finite_metrics
+from distributed.studies.schedule import cache_settings, decoding_key, run_trainings
+from distributed.studies.state import Training
 from distributed.training import loop, run, states
 from distributed.training.exchange import Exchange
 from distributed.training.run import RunSpec, open_split
@@ -41,9 +45,12 @@ from tests.studies.study_tools import (
     LEVELS,
     TWO,
     data_sets,
+    done,
+    failed,
     invented,
     opened,
     parsed,
+    record,
 )
 
 TINY = "dim = 16\nimage = { width = 4 }\ntable = { width = 16, embedding_size = 4 }\nexperts = { hidden = 16 }\noptim = { epochs = 2, lr = 0.01 }\n"
@@ -110,11 +117,11 @@ CLAIM = '[[variants]]\nname = "a"\n[[claims]]\ntext = "x"\nvariant = "a"\n'
         ),
         (
             '[[variants]]\nname = "a"\ntest = { split = "val" }',
-            "test takes words for corrupt, shift, aggregation, unfamiliar; got split",
+            "test takes text for corrupt, shift, aggregation, unfamiliar; got split",
         ),
         (
             '[[variants]]\nname = "a"\n[[conditions]]\nname = "c"\nat = [1]',
-            "at must be a number or a word; got [1] in condition 'c'",
+            "at must be a number or text; got [1] in condition 'c'",
         ),
         (
             'seeds = 0\n[[variants]]\nname = "a"',
@@ -207,11 +214,11 @@ def test_an_unknown_study_lists_the_shipped_ones() -> None:
         ValueError,
         match="did you mean 'fusion'.*shipped: experts, fusion, .*, missing, paper, sabotage, shift",
     ):
-        study.read_study("fusoin")
+        read_study("fusoin")
 
 
 def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
-    fusion = study.read_study("fusion")
+    fusion = read_study("fusion")
     asked = "gate, confidence, cross-fitted, shrunk, checked,only image"
     chosen = study_cells(fusion, data_sets("set"), 1, {}, asked)["set"]
     assert {v.name for v in chosen.variants} == {
@@ -223,26 +230,27 @@ def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
     assert {c.variant for c in chosen.cells} == {v.name for v in chosen.variants}
     with pytest.raises(
         ValueError,
-        match="--variants must name variants of the study: 'concatenation', .*; got 'shrunk'",
-    ):
+        match="variants must name variants of the study: 'concatenation', .*; got 'shrunk'",
+    ) as raised:
         study_cells(fusion, data_sets("set"), 1, {}, "gate,shrunk")
+    assert one_line(raised.value).startswith("--variants must name variants")
 
 
-@pytest.mark.parametrize("name", study.study_names())
+@pytest.mark.parametrize("name", study_names())
 def test_every_shipped_study_fits_its_data(name: str) -> None:
-    plans = study_cells(study.read_study(name), data_sets("set"), 2, {})
+    plans = study_cells(read_study(name), data_sets("set"), 2, {})
     assert plans["set"].cells
     assert not plans["set"].left_out
-    claimed = {c.variant for c in study.read_study(name).claims}
+    claimed = {c.variant for c in read_study(name).claims}
     assert claimed <= {v.name for v in plans["set"].variants}
 
 
 def test_studies_share_what_need_not_be_trained_twice() -> None:
-    plan = study_cells(study.read_study("shift"), data_sets("set"), 1, {})["set"]
-    assert (len(plan.cells), len({c.training("d") for c in plan.cells})) == (35, 2)
-    plan = study_cells(study.read_study("sabotage"), data_sets("set"), 1, {})["set"]
+    plan = study_cells(read_study("shift"), data_sets("set"), 1, {})["set"]
+    assert (len(plan.cells), len({c.training_key("d") for c in plan.cells})) == (35, 2)
+    plan = study_cells(read_study("sabotage"), data_sets("set"), 1, {})["set"]
     alone = {
-        c.training("d")
+        c.training_key("d")
         for c in plan.cells
         if c.variant == "without it" and c.settings["data.modalities"] == "table"
     }
@@ -277,7 +285,7 @@ def test_placeholders_and_grids_make_the_cells() -> None:
     name = "shared"
     set = { data.corrupt = "{shares=missing}" }
     """
-    plan = cells.cells_for_data_set(
+    plan = cells_for_data_set(
         dataclasses.replace(parsed(text + NOISY), reference="1 experts"),
         ["image", "table"],
         ["table"],
@@ -322,7 +330,7 @@ set = { inference.aggregation = "stability" }
 
 
 def test_spaces_after_commas_lose_no_corruption() -> None:
-    plan = cells.cells_for_data_set(parsed(SPACED), ["image", "table"], ["table"], 1)
+    plan = cells_for_data_set(parsed(SPACED), ["image", "table"], ["table"], 1)
     whole, alone = plan.cells
     assert (alone.settings["data.corrupt"], alone.test) == (
         "table = missing:0.3",
@@ -332,17 +340,17 @@ def test_spaces_after_commas_lose_no_corruption() -> None:
 
 
 def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_training() -> None:
-    plan = cells.cells_for_data_set(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
+    plan = cells_for_data_set(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
     found = {(c.variant, c.condition): c for c in plan.cells}
     assert ("lacks it at test", "clean") not in found
     assert found["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}
     plain, weighed = found["whole", "clean"], found["by stability", "clean"]
     assert (plain.test, weighed.test) == ({}, {"aggregation": "stability"})
-    assert plain.training("d") == weighed.training("d")
+    assert plain.training_key("d") == weighed.training_key("d")
 
 
 def test_boosting_is_left_out_with_a_reason_where_there_is_no_table() -> None:
-    plan = cells.cells_for_data_set(
+    plan = cells_for_data_set(
         parsed('[[variants]]\nname = "a"\n[[variants]]\nname = "trees"\nmodel = "boosting"'),
         ["image"],
         [],
@@ -398,7 +406,7 @@ def test_a_key_follows_what_is_run_not_what_it_is_called() -> None:
         == 5
     )
     tested = dataclasses.replace(cell, test={"shift": "uniform"})
-    assert tested.training("d") == cell.training("d")
+    assert tested.training_key("d") == cell.training_key("d")
     trees = [
         dataclasses.replace(cell, model="boosting", settings={"optim.seed": 0, "dim": d})
         for d in (8, 16)
@@ -411,18 +419,16 @@ def test_a_key_follows_what_is_run_not_what_it_is_called() -> None:
 
 def test_results_come_back_exactly_and_in_one_order(tmp_path: Path) -> None:
     rows = [
-        {
-            "data": "d",
-            "variant": EVIL,
-            "condition": "c,\n",
-            "seed": s,
-            "state": "done",
-            "reason": "",
-            "note": "",
-            "key": f"0{s}",
-            "test/x": s / 3,
-        }
-        for s in (2, 0, 1)
+        CellRow(
+            data="d",
+            variant=EVIL,
+            condition="c,\n",
+            seed=seed,
+            state="done",
+            key=f"0{seed}",
+            metrics={"test/x": seed / 3},
+        )
+        for seed in (2, 0, 1)
     ]
     results = Results(str(tmp_path))
     results.add(rows)
@@ -444,33 +450,35 @@ def test_only_finite_numbers_become_columns() -> None:
 
 def test_resume_runs_what_is_missing_failed_or_changed(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO, seeds=3)
-    invented(state, LEVELS, failed=("confidence", 1))
-    left = opened(tmp_path, TWO, seeds=3).todo()
-    assert [[(c.variant, c.seed) for _, c in group] for group in left.values()] == [
+    invented(state, LEVELS, failing=("confidence", 1))
+    left = opened(tmp_path, TWO, seeds=3).remaining()
+    assert [[(c.variant, c.seed) for _, c in training.cells] for training in left] == [
         [("confidence", 1)]
     ]
-    extended = opened(tmp_path, TWO, seeds=4).todo()
-    assert sorted((c.variant, c.seed) for group in extended.values() for _, c in group) == [
+    extended = opened(tmp_path, TWO, seeds=4).remaining()
+    assert sorted((c.variant, c.seed) for training in extended for _, c in training.cells) == [
         ("concatenation", 3),
         ("confidence", 1),
         ("confidence", 3),
     ]
-    with pytest.raises(
-        ValueError, match="--out must be a new folder, or add --resume to keep its 6 cells"
-    ):
+    with pytest.raises(ValueError) as raised:
         opened(tmp_path, TWO, resume=False)
+    message = "--out must be a new folder, or add --resume to keep its 6 cells"
+    assert one_line(raised.value).startswith(message)
 
 
 def test_a_changed_cell_is_run_anew_and_the_old_one_is_kept(tmp_path: Path) -> None:
     invented(opened(tmp_path, TWO, seeds=3), LEVELS)
     changed = TWO.replace('name = "confidence"', 'name = "confidence"\nset = { dim = 64 }')
     state = opened(tmp_path, changed, seeds=3)
-    assert {c.variant for group in state.todo().values() for _, c in group} == {"confidence"}
-    assert {r["variant"] for r in state.rows()} == {"concatenation"}
+    assert {c.variant for training in state.remaining() for _, c in training.cells} == {
+        "confidence"
+    }
+    assert {r.variant for r in state.rows()} == {"concatenation"}
     invented(state, LEVELS)
-    assert opened(tmp_path, changed, seeds=3).todo() == {}
+    assert opened(tmp_path, changed, seeds=3).remaining() == []
     back = opened(tmp_path, TWO, seeds=3)
-    assert back.todo() == {}
+    assert back.remaining() == []
     assert len(back.results.rows) == 9
     assert len(back.rows()) == 6
 
@@ -499,10 +507,10 @@ def test_trainings_share_decoded_rows_only_where_they_keep_them_alike() -> None:
         dataclasses.replace(cell, settings={}),
         *(dataclasses.replace(cell, settings=s) for s in others),
     ]
-    asked = [ablate._decoding([("set", each)]) for each in cells]
-    assert asked[0] == asked[1]
-    assert len(set(asked)) == 3
-    assert ablate._cache(cells[2]) == {"data.cache": "stream"}
+    keys = [decoding_key(Training("key", [("set", each)])) for each in cells]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    assert cache_settings(cells[2]) == {"data.cache": "stream"}
 
 
 @pytest.mark.parametrize(("workers", "left"), [(1, []), (2, ["checkpoint"])])
@@ -510,26 +518,27 @@ def test_a_training_keeps_its_state_until_its_rows_are_on_disk(
     tmp_path: Path, workers: int, left: list[str]
 ) -> None:
     state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": workers})
-    failed, done = state.todo().values()
-    for group in (failed, done):
+    failing, finished = state.remaining()
+    for training in (failing, finished):
         for kind in ("state", "checkpoint")[:workers]:
-            (Path(state.run_folder(group)) / kind).mkdir(parents=True)
-    state.take(failed, ([{"state": "failed", "reason": "test rows"}], []))
-    state.take(done, ([{"state": "done"}], []))
-    assert (Path(state.run_folder(failed)) / "state").exists(), "the training itself may be whole"
-    assert [p.name for p in Path(state.run_folder(done)).glob("*")] == left
+            (Path(state.run_folder(training)) / kind).mkdir(parents=True)
+    record(state, failing, [failed("test rows")])
+    record(state, finished, [done()])
+    kept = Path(state.run_folder(failing)) / "state"
+    assert kept.exists(), "the training itself may be whole"
+    assert [p.name for p in Path(state.run_folder(finished)).glob("*")] == left
 
 
 def test_whole_seeds_come_first(tmp_path: Path) -> None:
-    seeds = [group[0][1].seed for group in opened(tmp_path, TWO, seeds=3).todo().values()]
+    seeds = [training.first.seed for training in opened(tmp_path, TWO, seeds=3).remaining()]
     assert seeds == sorted(seeds)
 
 
 def test_a_renamed_variant_keeps_its_results(tmp_path: Path) -> None:
     invented(opened(tmp_path, TWO, seeds=2), LEVELS)
     state = opened(tmp_path, TWO.replace('"confidence"', '"renamed"'), seeds=2)
-    assert state.todo() == {}
-    assert {r["variant"] for r in state.rows()} == {"concatenation", "renamed"}
+    assert state.remaining() == []
+    assert {r.variant for r in state.rows()} == {"concatenation", "renamed"}
 
 
 # Test conditions
@@ -573,7 +582,7 @@ def test_an_unknown_shift_is_refused(kind: str) -> None:
 
 
 def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
-    small = study.dotted_names(tomllib.loads(TINY))
+    small = dotted_names(tomllib.loads(TINY))
     return [
         Cell(
             variant="v",
@@ -587,6 +596,11 @@ def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
     ]
 
 
+def run_outcomes(*args: Any, **options: Any) -> tuple[list[CellOutcome], list[dict[str, float]]]:
+    outcome = run_cells(*args, **options)
+    return outcome.cells, outcome.history
+
+
 def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) -> None:
     tests = [
         {},
@@ -595,18 +609,18 @@ def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) ->
         {"aggregation": "prior"},
         {"corrupt": "sound=noise"},
     ]
-    rows, history = study_run.run_cells(
+    rows, history = run_outcomes(
         wafer_shards, group(*tests), load_splits(wafer_shards, Config(), SPLITS)
     )
-    assert [r["state"] for r in rows] == ["done"] * 4 + ["failed"]
-    assert "valid: map, table" in rows[4]["reason"]
+    assert [r.state for r in rows] == ["done"] * 4 + ["failed"]
+    assert "valid: map, table" in rows[4].reason
     assert [h["epoch"] for h in history] == [1, 2]
-    assert len({r["train_seconds"] for r in rows[:4]}) == 1
-    assert rows[1]["test/weight/map"] == 0
-    assert rows[0]["test/weight/map"] > 0
-    assert rows[2]["test/rows"] < rows[3]["test/rows"]
-    assert sum(rows[3][f"test/expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1)
-    assert rows[0]["val/balanced_accuracy"] == rows[2]["val/balanced_accuracy"]
+    assert len({r.metrics["train_seconds"] for r in rows[:4]}) == 1
+    assert rows[1].metrics["test/weight/map"] == 0
+    assert rows[0].metrics["test/weight/map"] > 0
+    assert rows[2].metrics["test/rows"] < rows[3].metrics["test/rows"]
+    assert sum(rows[3].metrics[f"test/expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1)
+    assert rows[0].metrics["val/balanced_accuracy"] == rows[2].metrics["val/balanced_accuracy"]
 
 
 def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
@@ -615,41 +629,44 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
     schema = read_manifest(wafer_shards).schema
     rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
     found = [
-        study_run.run_cells(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0]
-        for r in (0, 4)
+        run_outcomes(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0] for r in (0, 4)
     ]
     for row in found:
-        assert row["test/rarest_accuracy"] == pytest.approx(
-            np.mean([row[f"test/recall/{schema.classes[c]}"] for c in rarest])
+        assert row.metrics["test/rarest_accuracy"] == pytest.approx(
+            np.mean([row.metrics[f"test/recall/{schema.classes[c]}"] for c in rarest])
         )
     whole, cut = found
-    assert whole["train_rows"] == sum(schema.counts)
-    assert whole["train_imbalance"] == pytest.approx(max(schema.counts) / min(schema.counts))
-    assert cut["train_rows"] < whole["train_rows"]
-    assert cut["train_imbalance"] == pytest.approx(4, rel=0.3)
-    assert whole["test/rows"] == read_manifest(wafer_shards).rows["test"]
+    assert whole.metrics["train_rows"] == sum(schema.counts)
+    assert whole.metrics["train_imbalance"] == pytest.approx(
+        max(schema.counts) / min(schema.counts)
+    )
+    assert cut.metrics["train_rows"] < whole.metrics["train_rows"]
+    assert cut.metrics["train_imbalance"] == pytest.approx(4, rel=0.3)
+    assert whole.metrics["test/rows"] == read_manifest(wafer_shards).rows["test"]
 
 
 def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
     tests = ({}, {"unfamiliar": "trusted"})
-    taught, _ = study_run.run_cells(wafer_shards, group(*tests))
-    raw, _ = study_run.run_cells(
+    taught, _ = run_outcomes(wafer_shards, group(*tests))
+    raw, _ = run_outcomes(
         wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.correct_on_validation": False})
     )
-    untaught, _ = study_run.run_cells(
+    untaught, _ = run_outcomes(
         wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"})
     )
     for row in taught:
         for shot in ("all", "few"):
-            assert 0 < row[f"test/confidence/map/{shot}/predicted"] < 1
-            assert 0 < row[f"test/confidence/map/{shot}/true"] < 1
-            assert 0 < row[f"test/confidence/map/{shot}/used"] < 1
-            assert 0 <= row[f"test/confidence/map/{shot}/weight"] <= 1
-        assert -1 <= row["test/confidence/map/all/rank_correlation"] <= 1
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/predicted"] < 1
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/true"] < 1
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/used"] < 1
+            assert 0 <= row.metrics[f"test/confidence/map/{shot}/weight"] <= 1
+        assert -1 <= row.metrics["test/confidence/map/all/rank_correlation"] <= 1
     for row, same in ((raw[0], True), (taught[0], False)):
-        said, used = (row[f"test/confidence/map/few/{fact}"] for fact in ("predicted", "used"))
+        said, used = (
+            row.metrics[f"test/confidence/map/few/{fact}"] for fact in ("predicted", "used")
+        )
         assert (said == pytest.approx(used)) == same, "shrinkage is what lies between them"
-    assert not [name for row in untaught for name in row if "confidence" in name]
+    assert not [name for row in untaught for name in row.metrics if "confidence" in name]
 
 
 def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
@@ -658,25 +675,24 @@ def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
     monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
     noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
-    (trusting, wary), _ = study_run.run_cells(
-        wafer_shards, group(noise | trusted, noise, **settings)
-    )
-    (without,), _ = study_run.run_cells(
+    (trusting, wary), _ = run_outcomes(wafer_shards, group(noise | trusted, noise, **settings))
+    (without,), _ = run_outcomes(
         wafer_shards, group(noise, **settings, **{"fusion.reject_unfamiliar": False})
     )
     scored = [
-        {n: v for n, v in row.items() if n.startswith("test/")} for row in (trusting, wary, without)
+        {n: v for n, v in row.metrics.items() if n.startswith("test/")}
+        for row in (trusting, wary, without)
     ]
     assert scored[0] == scored[2]
     assert scored[1]["test/weight/map"] < scored[0]["test/weight/map"]
 
 
 def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
-    rows, _ = study_run.run_cells(
+    rows, _ = run_outcomes(
         wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"})
     )
-    assert rows[0]["state"] == "failed"
-    assert "is not finite at step" in rows[0]["reason"]
+    assert rows[0].state == "failed"
+    assert "is not finite at step" in rows[0].reason
 
 
 def test_a_killed_cell_goes_on_from_its_last_state(
@@ -688,12 +704,12 @@ def test_a_killed_cell_goes_on_from_its_last_state(
     with monkeypatch.context() as patch:
         patch.setattr(run, "finish", killed)  # after the last epoch
         with pytest.raises(KeyboardInterrupt):
-            study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
+            run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir())
     monkeypatch.setattr(loop, "train_epoch", killed)  # nothing is trained twice
-    rows, history = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
-    assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
-    again, _ = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
+    again, _ = run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert again == rows, "a driver killed before it has the rows asks for them again"
 
 
@@ -706,8 +722,8 @@ def test_a_state_of_another_version_is_trained_anew(
     """Else every --resume of the study would fail again."""
     States(str(tmp_path)).save(1, {"epoch": 1})
     monkeypatch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT + 1)
-    rows, history = study_run.run_cells(wafer_shards, group({}), folder=str(tmp_path))
-    assert (rows[0]["state"], [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
+    rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path))
+    assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert "this training starts anew" in capsys.readouterr().err
 
 
@@ -734,7 +750,7 @@ def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: 
         wafer_shards,
         {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100},
     )
-    assert found["test"]["balanced_accuracy"] == pytest.approx(1 / 9)
+    assert found.test["balanced_accuracy"] == pytest.approx(1 / 9)
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
@@ -746,16 +762,16 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
         open_split(job, "train", Exchange(), None, train=False), seed=0
     )
     val = boosting.metrics_by_size(models, open_split(job, "val", Exchange(), None))
-    assert found["val"]["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
+    assert found.val["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
         "its size is the best on validation"
     )
-    assert found["test"]["balanced_accuracy"] > 0.2  # nine classes
+    assert found.test["balanced_accuracy"] > 0.2  # nine classes
     (trained_on_noise,) = boosting.run_boosting(
         wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"}
     )
-    assert noisy["val"] == found["val"]
+    assert noisy.val == found.val
     for worse in (noisy, trained_on_noise):
-        assert worse["test"]["balanced_accuracy"] < found["test"]["balanced_accuracy"]
+        assert worse.test["balanced_accuracy"] < found.test["balanced_accuracy"]
 
 
 # The command
@@ -783,8 +799,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(words: list[str], error: st
 def test_a_study_needs_test_rows(wafer_shards: str, tmp_path: Path) -> None:
     manifest = read_manifest(wafer_shards)
     write_manifest(dataclasses.replace(manifest, rows={**manifest.rows, "test": 0}), str(tmp_path))
-    with pytest.raises(ValueError, match=r"--data must have test rows, .* has none"):
+    with pytest.raises(ValueError, match="data must have test rows, .* has none") as raised:
         ablate.main(["--study", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert one_line(raised.value).startswith("--data must have test rows, ")
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(wafer_shards: str, tmp_path: Path) -> None:
@@ -808,7 +825,7 @@ def test_a_training_that_fits_nowhere_is_refused(tmp_path: Path, ray_local: None
         ValueError,
         match=r"a training must fit on this machine, which has 2 CPU; it takes 4 CPU: lower scaling.workers",
     ):
-        ablate.run(state, state.todo(), {})
+        run_trainings(state, state.remaining(), {})
 
 
 def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None:

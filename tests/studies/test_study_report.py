@@ -15,21 +15,32 @@ from scipy import stats
 from distributed.reporting.page import Figure
 from distributed.reporting.tables import ReportTable, cell_text
 from distributed.reporting.verdicts import format_signed
-from distributed.studies import board as study_board
-from distributed.studies import figures as study_figures
-from distributed.studies import report as study_report
-from distributed.studies import tables as study_tables
-from distributed.studies import views as study_stats
+from distributed.studies import board
+from distributed.studies.figures import (
+    axis_figures,
+    forest_figures,
+    rank_over_data_sets,
+    score_figures,
+)
+from distributed.studies.report import collect_data, number_equal_names, report_sections
 from distributed.studies.results import Results
 from distributed.studies.state import StudyState
-from distributed.studies.views import ConditionView
+from distributed.studies.tables import (
+    confidence_table,
+    main_table,
+    score_table,
+    significance_table,
+)
+from distributed.studies.views import ConditionView, condition_views, mean_views
 from tests.studies.study_tools import (
     EVIL,
     LEVELS,
     TWO,
     data_sets,
+    done,
     invented,
     opened,
+    record,
 )
 
 
@@ -66,10 +77,10 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     invented(
         state,
         {"concatenation": 0.5, "confidence": 0.55, "late": 0.5, f"gate {EVIL}": 0.4, **alone},
-        failed=(f"gate {EVIL}", 3),
+        failing=(f"gate {EVIL}", 3),
     )
-    place, table, _ = state.report()
-    page, words = Path(place).read_text(), (tmp_path / "report.md").read_text()
+    report = state.write_report()
+    page, words = Path(report.path).read_text(), (tmp_path / "report.md").read_text()
     assert (
         "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5."
         in words
@@ -85,14 +96,16 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "<script>alert" not in words
     assert len(page) < 2_500_000
-    assert "concatenation" in table
+    assert "concatenation" in report.table
     tex = (tmp_path / "table.tex").read_text()
     assert r"\begin{tabular}" in tex
     assert tex.count(r"\\") == 7
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     best = {r["variant"]: float(r["mean"]) for r in rows if r["metric"] == "balanced_accuracy"}
     assert best["confidence"] == pytest.approx(
-        np.mean([r["test/balanced_accuracy"] for r in state.rows() if r["variant"] == "confidence"])
+        np.mean(
+            [r.metrics["test/balanced_accuracy"] for r in state.rows() if r.variant == "confidence"]
+        )
     )
 
 
@@ -102,12 +115,9 @@ def test_one_variant_with_one_seed_does_not_speak_for_the_others(tmp_path: Path)
     more = opened(
         tmp_path, TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n', seeds=5
     )
-    group = next(iter(more.todo().values()))
-    more.take(
-        group,
-        ([{"state": "done", "test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3}], []),
-    )
-    more.report()
+    outcome = done(**{"test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3})
+    record(more, more.remaining()[0], [outcome])
+    more.write_report()
     words = (tmp_path / "report.md").read_text()
     assert "With 5 seeds the Wilcoxon test cannot go below" in words
     assert "One seed: means only" not in words
@@ -122,7 +132,7 @@ def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path)
         other = opened(tmp_path / name, TWO)
         for row in list(state.results.rows.values())[::order]:
             other.results.add([row])
-        other.report()
+        other.write_report()
         pages.append((tmp_path / name / "report.md").read_text())
     assert pages[0] == pages[1]
 
@@ -130,7 +140,7 @@ def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path)
 def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO, "one", "other", "third")
     invented(state, LEVELS)
-    state.report()
+    state.write_report()
     words = (tmp_path / "report.md").read_text()
     assert (
         "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
@@ -142,13 +152,13 @@ def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO)
-    state.report()
+    state.write_report()
     words = (tmp_path / "report.md").read_text()
     assert "No cell has finished yet" in words
     assert "10 cells have not run yet" in words
-    invented(state, LEVELS, failed=("concatenation", 0))
+    invented(state, LEVELS, failing=("concatenation", 0))
     one = opened(tmp_path, TWO, seeds=1)
-    one.report()
+    one.write_report()
     assert "nan" not in (tmp_path / "report.md").read_text().lower().replace("nan <", "").replace(
         "nan &lt;", ""
     )
@@ -159,19 +169,10 @@ def test_a_study_can_live_under_a_uri(tmp_path: Path) -> None:
     state = opened(Path("unused"), TWO, seeds=2)
     state.folder = state.results.folder = uri
     history = [{"epoch": 1, "loss": 1.0, "val/balanced_accuracy": 0.5}]
-    for group in state.todo().values():
-        state.take(
-            group,
-            (
-                [
-                    {"state": "done", "test/balanced_accuracy": 0.5, "train_seconds": 1.0}
-                    for _ in group
-                ],
-                history,
-            ),
-        )
-    place, _, _ = state.report(pictures=True)
-    assert place == f"{uri}/report.html"
+    for training in state.remaining():
+        outcome = done(**{"test/balanced_accuracy": 0.5, "train_seconds": 1.0})
+        record(state, training, [outcome for _ in training.cells], history)
+    assert state.write_report(pictures=True).path == f"{uri}/report.html"
     folder = tmp_path / "deep/study"
     assert {p.name for p in folder.iterdir()} == {
         *(
@@ -200,7 +201,7 @@ def filled(
 ) -> tuple[StudyState, list[ConditionView]]:
     state = opened(tmp_path, text, *names)
     invented(state, levels, **more)
-    return state, study_stats.condition_views(state.study, state.plans, state.rows())
+    return state, condition_views(state.study, state.planned, state.rows())
 
 
 def values(
@@ -210,9 +211,9 @@ def values(
     rows = [
         r
         for r in state.rows()
-        if r["variant"] == variant and all(r[k] == v for k, v in where.items())
+        if r.variant == variant and all(getattr(r, k) == v for k, v in where.items())
     ]
-    return np.array([r[f"test/{metric}"] for r in sorted(rows, key=lambda r: r["seed"])])
+    return np.array([r.metrics[f"test/{metric}"] for r in sorted(rows, key=lambda r: r.seed)])
 
 
 def by_column(table: ReportTable, row: int) -> dict[str, str]:
@@ -229,8 +230,8 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
     small, large = sorted(t, key=t.__getitem__)
     holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
-    tests = study_tables.significance_table(seen, "balanced_accuracy", "")
-    main = study_report.main_table(state.study, seen)
+    tests = significance_table(seen, "balanced_accuracy", "")
+    main = main_table(state.study, seen)
     tail = values(state, "confidence", "few_shot_accuracy") - values(
         state, "concatenation", "few_shot_accuracy"
     )
@@ -246,7 +247,7 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     assert by_column(main, 1)["few-shot accuracy: difference"].startswith(
         format_signed(100 * tail.mean())
     )
-    alike = study_report.main_table(replace(state.study, tail="balanced_accuracy"), seen)
+    alike = main_table(replace(state.study, tail="balanced_accuracy"), seen)
     assert (len(set(alike.columns)), len(alike.columns)) == (
         len(alike.columns),
         len(main.columns) - 2,
@@ -255,7 +256,7 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
 
 def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
     state, _ = filled(tmp_path, THREE, FAR)
-    state.report()
+    state.write_report()
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     (row,) = (r for r in rows if (r["variant"], r["metric"]) == ("confidence", "balanced_accuracy"))
     gap = values(state, "confidence") - values(state, "concatenation")
@@ -283,11 +284,11 @@ def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Pa
         state, _ = filled(tmp_path / name, variants + claim, levels)
         base = values(state, "concatenation")
         for row in state.results.rows.values():
-            if row["variant"] == "confidence":
-                row["test/balanced_accuracy"] = (
-                    base[row["seed"]] + (0.010, 0.020, 0.005, 0.015, 0.001)[row["seed"]]
+            if row.variant == "confidence":
+                row.metrics["test/balanced_accuracy"] = (
+                    base[row.seed] + (0.010, 0.020, 0.005, 0.015, 0.001)[row.seed]
                 )  # p = 0.04
-        state.report()
+        state.write_report()
         words = (tmp_path / name / "report.md").read_text()
         assert word in words
         assert ("Balanced accuracy. Better: confidence" in words) == (name == "alone"), (
@@ -302,18 +303,18 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
     )
     state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
     invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
-    seen = study_stats.condition_views(state.study, state.plans, state.rows())
-    (mean,) = study_stats.mean_views(seen, state.plans)
+    seen = condition_views(state.study, state.planned, state.rows())
+    (mean,) = mean_views(seen, state.planned)
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
     assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(
         list(both)
     )
-    (under,) = study_stats.mean_views(
-        [replace(v, study=replace(v.study, reference="only image")) for v in seen], state.plans
+    (under,) = mean_views(
+        [replace(v, study=replace(v.study, reference="only image")) for v in seen], state.planned
     )
     assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
-    ranking, _, _ = study_figures.rank_over_data_sets(state.study, state.plans, seen)
+    ranking = rank_over_data_sets(state.study, state.planned, seen).ranking
     assert ranking.ranks == {
         "confidence": 1.0,
         "concatenation": 2.0,
@@ -325,10 +326,8 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
 def test_the_best_is_bold_where_it_is_the_best(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, THREE, {**FAR, "late": 0.4})
     for row in state.results.rows.values():
-        row["test/worst_recall"] = 0.0
-    table = study_tables.score_table(
-        seen, ["balanced_accuracy", "worst_recall", "weight/image"], ""
-    )
+        row.metrics["test/worst_recall"] = 0.0
+    table = score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
     assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [
         [False] * 3,
         [True, False, False],
@@ -343,7 +342,7 @@ def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
         LEVELS,
         also={"train_rows": 300.0, "train_imbalance": 12.5, "test/rows": 19.0},
     )
-    state.report()
+    state.write_report()
     words = (tmp_path / "report.md").read_text()
     assert "| data | condition | training rows | imbalance ratio | test rows |" in words
     assert "| set | clean | 300 | 12.5 | 19 |" in words
@@ -357,7 +356,7 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
         for fact, v in said.items()
     }
     _, seen = filled(tmp_path, TWO, LEVELS, also=facts)
-    table = study_tables.confidence_table(seen)
+    table = confidence_table(seen)
     assert [list(by_column(table, i).values()) for i in range(4)] == [
         [
             name,
@@ -375,7 +374,7 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
 
 
 def report_of(state: StudyState, folder: Path) -> str:
-    state.report()
+    state.write_report()
     return (folder / "report.md").read_text()
 
 
@@ -404,8 +403,8 @@ def test_a_limit_is_kept_or_missed_by_the_whole_interval(
     invented(state, LEVELS)
     base = values(state, "concatenation")
     for row in state.results.rows.values():
-        if row["variant"] == "confidence":
-            row["test/balanced_accuracy"] = float(base[row["seed"]] + gaps[row["seed"]])
+        if row.variant == "confidence":
+            row.metrics["test/balanced_accuracy"] = float(base[row.seed] + gaps[row.seed])
     assert f" {verdict} |" in report_of(state, tmp_path)
 
 
@@ -416,17 +415,15 @@ def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
     low = {"concatenation": 0.5, "confidence": 0.4, "late": 0.6}
     noise = np.random.default_rng(0)
     for row in state.results.rows.values():
-        row["test/nll"] = low[row["variant"]] + noise.normal(0, 0.004)
+        row.metrics["test/nll"] = low[row.variant] + noise.normal(0, 0.004)
     words = report_of(state, tmp_path)
     assert "It helps here: confidence is better than concatenation in NLL" in words
     assert "NLL. Better: confidence (−0.1" in words
     assert "Worse: late" in words.replace("worse", "Worse")
     assert "confidence 1.00, concatenation 2.00, late 3.00" in words
-    (table,) = [
-        b for b in [study_tables.score_table(seen[:1], ["nll"], "")] if isinstance(b, ReportTable)
-    ]
+    (table,) = [b for b in [score_table(seen[:1], ["nll"], "")] if isinstance(b, ReportTable)]
     assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
-    (forest, *_) = study_figures.forest_figures(state.study, seen, "nll")
+    (forest, *_) = forest_figures(state.study, seen, "nll")
     assert {t.name: list(t.y) for t in forest.figure.data} == {
         "better": ["confidence"],
         "worse": ["late"],
@@ -437,13 +434,13 @@ def test_a_cut_report_keeps_what_was_run_before_and_says_that_it_is_cut(tmp_path
     """Else whoever asks for one variant after many were run escapes the correction over them."""
     invented(opened(tmp_path, THREE), FAR)
     again = opened(tmp_path, THREE, variants="confidence")
-    assert again.todo() == {}
+    assert again.remaining() == []
     words = report_of(again, tmp_path)
     assert "late" in words.split("## Results")[1]
     assert "cut down" not in words
     fresh = opened(tmp_path / "fresh", THREE, variants="confidence")
     invented(fresh, FAR)
-    assert {r["variant"] for r in fresh.rows()} == {"concatenation", "confidence"}
+    assert {r.variant for r in fresh.rows()} == {"concatenation", "confidence"}
     assert (
         "The study is cut down to 2 of its 3 variants: tests are corrected over what is shown here only."
         in report_of(fresh, tmp_path / "fresh")
@@ -454,8 +451,8 @@ def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_pat
     hard = '[[conditions]]\nname = "clean"\n[[conditions]]\nname = "hard"\ntest = { corrupt = "image=noise" }\n'
     state, _ = filled(tmp_path, THREE + hard, FAR, "one", "other", "third")
     for row in state.results.rows.values():
-        if (row["data"], row["variant"], row["condition"]) == ("third", "late", "clean"):
-            row |= {"state": "failed", "reason": "x"}
+        if (row.data, row.variant, row.condition) == ("third", "late", "clean"):
+            row.state, row.reason = "failed", "x"
     words = report_of(state, tmp_path)
     assert (
         "under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
@@ -464,8 +461,8 @@ def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_pat
     assert "Not ranked, since some data set has no result of it there: late." in words
     assert "Not in the means, since some data set has no result of it: late under clean." in words
     for row in state.results.rows.values():
-        if (row["data"], row["condition"]) == ("other", "clean"):
-            row |= {"state": "failed", "reason": "x"}
+        if (row.data, row.condition) == ("other", "clean"):
+            row.state, row.reason = "failed", "x"
     words = report_of(state, tmp_path)
     assert "No ranks over data sets" in words
     assert "Means over data sets under: hard." in words
@@ -492,11 +489,11 @@ def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
     state = opened(tmp_path, text)
     invented(state, {**LEVELS, "only image": 0.4, "only table": 0.3})
     for row in state.results.rows.values():
-        if row["variant"] == "concatenation":
-            row |= {"state": "failed", "reason": "x"}
+        if row.variant == "concatenation":
+            row.state, row.reason = "failed", "x"
     words = report_of(state, tmp_path)
     assert "It is not measured: no result of confidence and only image in MCC." in words
-    assert "| not measured: no result of confidence and concatenation in recall/typo |" in words
+    assert "| not measured: no result of confidence and concatenation in recall of typo |" in words
     assert "concatenation has no result in balanced accuracy: nothing is compared with it." in words
     assert "Wilcoxon test cannot" not in words
 
@@ -516,8 +513,8 @@ def test_the_guard_is_counted_over_all_cells_that_weigh_experts(tmp_path: Path) 
     text = TWO + '[[variants]]\nname = "stability"\ntest = { aggregation = "stability" }\n'
     state, _ = filled(tmp_path, text, {**LEVELS, "stability": 0.5})
     for row in state.results.rows.values():
-        row["test/fell_back"] = float(row["variant"] == "stability" and row["seed"] == 2)
-        row["note"] = "too few rows" if row["test/fell_back"] else ""
+        row.metrics["test/fell_back"] = float(row.variant == "stability" and row.seed == 2)
+        row.note = "too few rows" if row.metrics["test/fell_back"] else ""
     assert (
         "Test-time aggregation fell back to uniform weights: stability in 1 of 5 cells."
         in report_of(state, tmp_path)
@@ -577,7 +574,7 @@ def drawn(figures: list[Figure], name: str) -> dict[str, list[tuple[Any, float]]
 def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS)
     lines = drawn(
-        study_figures.axis_figures(state.study, state.plans, seen),
+        axis_figures(state.study, state.planned, seen),
         "curve-balanced-accuracy-set-imbalance",
     )
     assert lines.keys() == {"concatenation", "confidence"}
@@ -590,10 +587,10 @@ def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
 def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, NOISE, LEVELS)
     for row in state.results.rows.values():
-        row["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(
-            row["condition"], 0.5
+        row.metrics["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(
+            row.condition, 0.5
         )
-    figures = study_figures.axis_figures(state.study, state.plans, seen)
+    figures = axis_figures(state.study, state.planned, seen)
     lines = drawn(figures, "weight-image-set-share of image that is noise".replace(" ", "-"))
     assert lines["confidence"] == [(0.25, pytest.approx(0.3)), (0.5, pytest.approx(0.1))]
 
@@ -601,12 +598,14 @@ def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
 def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, SHIFTS, LEVELS)
     for row in state.results.rows.values():
-        row["test/expert_weight/1"] = {"forward-10": 0.8, "uniform": 0.5, "backward-10": 0.2}[
-            row["condition"]
-        ]
-        row["test/expert_weight/2"] = 1 - row["test/expert_weight/1"]
+        row.metrics["test/expert_weight/1"] = {
+            "forward-10": 0.8,
+            "uniform": 0.5,
+            "backward-10": 0.2,
+        }[row.condition]
+        row.metrics["test/expert_weight/2"] = 1 - row.metrics["test/expert_weight/1"]
     lines = drawn(
-        study_figures.axis_figures(state.study, state.plans, seen),
+        axis_figures(state.study, state.planned, seen),
         "experts-set-test-distribution-confidence",
     )
     assert [y for _, y in lines["expert 1"]] == pytest.approx([0.8, 0.5, 0.2])
@@ -616,14 +615,14 @@ def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: P
 def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, THREE, FAR)
     for row in state.results.rows.values():
-        row["test/many_shot_accuracy"], row["test/medium_shot_accuracy"] = 0.9, 0.6
-    (forest,) = study_figures.forest_figures(state.study, seen, "balanced_accuracy")
+        row.metrics["test/many_shot_accuracy"], row.metrics["test/medium_shot_accuracy"] = 0.9, 0.6
+    (forest,) = forest_figures(state.study, seen, "balanced_accuracy")
     points = {y: x for trace in forest.figure.data for x, y in zip(trace.x, trace.y, strict=True)}
     for name in ("confidence", "late"):
         assert points[name] == pytest.approx(
             100 * (values(state, name) - values(state, "concatenation")).mean()
         )
-    figures = study_figures.score_figures(state.study, seen)
+    figures = score_figures(state.study, seen)
     bars = drawn(figures, "shots-set")
     few = 100 * values(state, "late", "few_shot_accuracy").mean()
     assert bars["late"] == [
@@ -639,22 +638,19 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
 
 def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
-    sections = study_report._named_apart(
-        study_report.report_sections(
-            state.study, state.plans, seen, study_report.main_table(state.study, seen), [], ""
-        )
-    )
+    data = collect_data(state.study, state.planned, state.rows(), "")
+    sections = number_equal_names(report_sections(data, main_table(state.study, seen)))
     names = [b.name for s in sections for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) > 4
 
 
 def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
-    names = [f.name for f in study_figures.forest_figures(state.study, seen, "few_shot_accuracy")]
+    names = [f.name for f in forest_figures(state.study, seen, "few_shot_accuracy")]
     assert {
         f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")
     } <= set(names)
-    state.report()
+    state.write_report()
     assert "Drawn are 6 of 9 data sets and conditions." in (tmp_path / "report.md").read_text()
 
 
@@ -668,15 +664,12 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
     twin = '[[variants]]\nname = "trusting"\ntest = { unfamiliar = "trusted" }\n'  # shares the training of `confidence`
     state = opened(tmp_path, TWO + twin, seeds=2)
     history = [{"epoch": 1.0, "loss": 1.0, "val/balanced_accuracy": 0.5}]
-    for group in state.todo().values():
-        level = {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}
-        state.take(
-            group,
-            (
-                [{"state": "done", "test/balanced_accuracy": level[c.variant]} for _, c in group],
-                history,
-            ),
-        )
+    level = {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}
+    for training in state.remaining():
+        outcomes = [
+            done(**{"test/balanced_accuracy": level[cell.variant]}) for _, cell in training.cells
+        ]
+        record(state, training, outcomes, history)
     found: dict[str, dict[str, float]] = {}
     for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
         events = EventAccumulator(str(place))
@@ -690,7 +683,7 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
         f"set, clean, {name}": {"seed-0": pytest.approx(value), "seed-1": pytest.approx(value)}
         for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
     }
-    assert study_board.SHOWN[0] == "balanced_accuracy"
+    assert board.SHOWN[0] == "balanced_accuracy"
 
 
 def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path: Path) -> None:
@@ -699,12 +692,12 @@ def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path:
     boosting = '[[variants]]\nname = "boosting"\nmodel = "boosting"\n'
     state = opened(tmp_path, TWO + boosting + NOISE.removeprefix(TWO), seeds=1)
     history = [{"epoch": e, "loss": 1.0} for e in (1.0, 2.0)]
-    for group in state.todo().values():
-        rows = [{"state": "done", "test/balanced_accuracy": 0.5} for _ in group]
-        rows[-1] |= (
-            {"state": "failed", "reason": "x"} if group[0][1].variant == "confidence" else {}
-        )
-        state.take(group, (rows, [] if group[0][1].model == "boosting" else history))
+    for training in state.remaining():
+        outcomes = [done(**{"test/balanced_accuracy": 0.5}) for _ in training.cells]
+        if training.first.variant == "confidence":
+            outcomes[-1] = replace(outcomes[-1], state="failed", reason="x")
+        epochs = [] if training.first.model == "boosting" else history
+        record(state, training, outcomes, epochs)
     curves, scores = {}, {}
     for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
         events = EventAccumulator(str(place))
