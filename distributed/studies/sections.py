@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distributed.reporting.page import Block, Bullets, Heading, Text
-from distributed.reporting.significance import Ranking
+from distributed.reporting.ranking import Ranking
 from distributed.reporting.verdicts import seed_limit_note
 from distributed.studies.cells import DataSetCells
 from distributed.studies.claims import (
