@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distributed.runtime.errors import OptionError
 from distributed.shards.manifest import Manifest, read_manifest, shards_digest
-from distributed.wafers.generator import resolve_shards
+from distributed.wafers.default import resolve_shards
 
 BUILT_IN = "wafers"  # the name of the example data set
 GENERIC_FOLDERS = ("shards", "data")  # a data set in such a folder is named after the folder above
