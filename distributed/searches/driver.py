@@ -90,7 +90,7 @@ def search(options: SearchOptions) -> SearchResult:
         replicates=chosen["replicates"],
         best=chosen["best"],
     )
-    # The other way round Ray would end with the thread that started it.
+    # Ray starts in the main thread, since it would end with the thread that started it.
     loading = threading.Thread(target=_load_session)
     loading.start()
     ray_session.start_ray(nested=True)
@@ -102,7 +102,7 @@ def search(options: SearchOptions) -> SearchResult:
 
 
 def _load_session() -> ModuleType:
-    from distributed.searches import session  # seconds of imports, in a thread while Ray starts
+    from distributed.searches import session  # takes seconds, for which a thread has time
 
     return session
 
@@ -113,11 +113,12 @@ def _result(checked: CheckedSearch, standings: Standings, out: str, command: str
         failed = [r.reason for r in standings.log.configurations() if r.state == "failed"]
         reason = failed[-1] if failed else "the time budget was too small"
         raise Failure(f"no configuration has finished; the last reason: {reason}")
+    best = config.apply_changes(checked.setup.settings, winner.record.job.settings)
     return SearchResult(
         out=out,
         best=f"{out}/best.toml",
         report=f"{out}/report.html",
-        settings={**checked.setup.base, **winner.record.job.settings},
+        settings=config.changes_from_defaults(best),
         standings=standings.ordered(),
         train_command=command,
         comparison=standings,

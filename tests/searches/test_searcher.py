@@ -1,4 +1,6 @@
-"""The searcher under real Ray Tune, on a cheap objective: what Optuna is told, failures, restarts, extensions, shared studies."""
+"""The searcher under Ray Tune, on a cheap objective: what Optuna is told, failures, restarts,
+extensions, shared studies.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search spaces: every name is a setting, every draw is valid, what is asked depends on what was answered, own files load."""
+"""Search spaces: every name is a setting, every draw is valid, a setting is asked for when it acts."""
 
 from __future__ import annotations
 

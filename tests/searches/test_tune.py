@@ -1,4 +1,4 @@
-"""The search command: what it leaves behind, how it goes on after a kill, what it says to a mistake."""
+"""The search command: its files, how it continues after a kill, its messages on mistakes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 
 from distributed import config, tune
 from distributed.runtime.command import one_line
+from distributed.searches import driver
 from distributed.searches.baselines import starting_points
 from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
@@ -192,6 +193,18 @@ def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) 
         assert len(events.Scalars("final/balanced_accuracy")) == 1
     assert max(groups.values()) == 3  # a configuration and its two replicates in one row
     assert len(groups) == 7
+
+
+def test_a_finished_search_returns_its_result(
+    finished: Any, ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = driver.search(SearchOptions(out=str(finished[0]), resume=True))
+    means = [standing.score("balanced_accuracy") for standing in result.standings]
+    assert means == sorted(means, reverse=True)
+    assert result.settings == config.changes_from_defaults(config.load_config(result.best))
+    assert Path(result.report).exists()
+    result.show()
+    assert f"train       {result.train_command}" in capsys.readouterr().out
 
 
 def test_saved_states_are_cleared_away(finished: Any) -> None:

@@ -1,42 +1,50 @@
-"""TensorBoard of a search: a run a job, and HParams with every searched setting and every metric, replicates folded into one row."""
+"""TensorBoard's files of a search: curves of every job, and a table of settings and final metrics.
+
+TensorBoard calls the table HParams. Replicates share a row of it with what they repeat.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from distributed.config import setting_fields
 from distributed.reporting.events import EventWriter, SettingColumn, remove_event_files
-from distributed.searches.records import SEARCH_METRICS, SearchLog, SearchRecord
+from distributed.searches.records import (
+    SEARCH_METRICS,
+    SearchLog,
+    SearchRecord,
+    Settings,
+    is_finite,
+)
 
 UNGROUPED = ("rows_per_second",)  # metrics of an epoch that are no validation scores
 
 
 class SearchBoard:
-    """Event files in the experiment's folder: its own holds the HParams columns, trials/NAME holds each job's curves and session."""
+    """Keeps the event files of an experiment up to date with its records.
+
+    The file of the experiment's folder holds the columns of the table; trials/NAME holds the curves
+    and the row of a job.
+
+    start: all settings of the search's starting point.
+    names: settings that are columns of the table from the beginning.
+    curves: whether to write curves; workers of a job's own write them themselves.
+    """
 
     def __init__(
-        self,
-        log: SearchLog,
-        base: Mapping[str, Any],
-        names: Sequence[str],
-        curves: bool = True,
+        self, log: SearchLog, start: Settings, names: Sequence[str], curves: bool = True
     ) -> None:
-        self.log, self.base = log, dict(base)
-        self.curves = curves  # False: the jobs' workers write their own
-        self.names: list[str] = []
-        self.wanted = sorted(names)
-        self.writers: dict[str, EventWriter] = {}
-        self.written: dict[str, int] = {}  # last epoch in the event file
-        self.closed = {
-            r.name
-            for r in log.records.values()
-            if r.state != "running" and any(self.folder(r.name).glob("events.*"))
-        }
+        self.log, self.start = log, dict(start)
+        self.first_columns, self.curves = sorted(names), curves
+        self.columns: list[str] = []
+        self.writers: dict[str, EventWriter] = {}  # of the jobs whose files are open
+        self.written_epochs: dict[str, int] = {}  # the last epoch in a job's file
+        # An earlier process of the search has written these.
+        self.closed = {r.name for r in log.ended() if any(self.folder(r.name).glob("events.*"))}
 
     def folder(self, name: str) -> Path:
+        """The folder of a job's event file."""
         return self.log.folder / "trials" / name
 
     def update(self) -> None:
@@ -44,97 +52,88 @@ class SearchBoard:
         with self.log.lock:
             records = [r for r in self.log.records.values() if r.name not in self.closed]
             snapshot = [(r, list(r.history), r.state) for r in records]
-        asked = {name for record, _, _ in snapshot for name in record.job.settings}
-        if not self.names or not asked <= set(self.names):
-            self.columns(sorted({*self.names, *self.wanted, *asked}))
+        settings = {name for record, _, _ in snapshot for name in record.job.settings}
+        if not self.columns or not settings <= set(self.columns):
+            self._write_columns(sorted({*self.columns, *self.first_columns, *settings}))
         for record, history, state in snapshot:
-            self.epochs(record, history)
+            self._write_epochs(record, history)
             if state != "running":
-                self.end(record)
-
-    def columns(self, names: list[str]) -> None:
-        """Writes the columns of the HParams table anew: every setting that any job has.
-
-        TensorBoard would take them from the first job, which lacks what it was not given.
-        """
-        remove_event_files(self.log.folder)
-        self.names = names
-        fields = setting_fields()
-        events = EventWriter(self.log.folder)
-        events.hparams_table(
-            [
-                SettingColumn(
-                    name=name,
-                    description=fields[name].metadata["help"],
-                    type=type(self.base[name]),
-                )
-                for name in names
-                if name in fields
-            ],
-            metrics=[f"final/{metric}" for metric in SEARCH_METRICS],
-        )
-        events.close()
-
-    def epochs(self, record: SearchRecord, history: list[dict[str, float]]) -> None:
-        new = [entry for entry in history if entry["epoch"] > self.written.get(record.name, 0)]
-        if not new:
-            return
-        events = self.session(record)
-        for entry in new if self.curves else ():
-            values = {_epoch_tag(name): value for name, value in entry.items() if name != "epoch"}
-            events.scalars(_finite(values), int(entry["epoch"]))
-        self.written[record.name] = int(new[-1]["epoch"])
-        events.flush()
-
-    def session(self, record: SearchRecord) -> EventWriter:
-        """Returns the open event file of a job, which begins with the job's settings.
-
-        Replicates share the row of the configuration that they repeat.
-        """
-        if record.name not in self.writers:
-            events = self.writers[record.name] = EventWriter(self.folder(record.name))
-            values = {
-                name: record.job.settings.get(name, self.base.get(name)) for name in self.names
-            }
-            events.start_session(
-                {name: value for name, value in values.items() if value is not None},
-                group=f"{record.job.of or record.name} {record.job.label}".strip(),
-                started=record.started,
-            )
-        return self.writers[record.name]
-
-    def end(self, record: SearchRecord) -> None:
-        """Writes a job's final metrics and its state, and closes its event file."""
-        events = self.session(record)
-        split = "test" if record.job.kind == "test" else "final"
-        final = {
-            f"{split}/{name}": value
-            for name, value in record.metrics.items()
-            if name in SEARCH_METRICS or "/" in name
-        }
-        events.scalars(_finite(final), record.epoch)
-        events.end_session(failed=record.state == "failed")
-        events.close()
-        del self.writers[record.name]
-        self.closed.add(record.name)
+                self._write_end(record)
 
     def close(self) -> None:
+        """Writes what is new and closes all files."""
         self.update()
         for writer in self.writers.values():
             writer.close()
         self.writers.clear()
 
+    def _write_columns(self, names: list[str]) -> None:
+        """Writes the columns of the table anew: every setting that any job has.
 
-def _epoch_tag(name: str) -> str:
-    if name == "loss":
-        return "loss/total"
-    return name if name in UNGROUPED else f"val/{name}"
+        TensorBoard would take them from the first job, which lacks what it was not given.
+        """
+        remove_event_files(self.log.folder)
+        self.columns = names
+        fields = setting_fields()
+        columns = [
+            SettingColumn(
+                name=name, description=fields[name].metadata["help"], type=type(self.start[name])
+            )
+            for name in names
+            if name in fields
+        ]
+        writer = EventWriter(self.log.folder)
+        writer.hparams_table(columns, metrics=[f"final/{metric}" for metric in SEARCH_METRICS])
+        writer.close()
+
+    def _write_epochs(self, record: SearchRecord, history: list[dict[str, float]]) -> None:
+        """Writes the epochs of a job that its file does not have yet."""
+        last = self.written_epochs.get(record.name, 0)
+        new = [entry for entry in history if entry["epoch"] > last]
+        if not new:
+            return
+        writer = self._open(record)
+        if self.curves:
+            for entry in new:
+                writer.scalars(_epoch_scalars(entry), int(entry["epoch"]))
+        self.written_epochs[record.name] = int(new[-1]["epoch"])
+        writer.flush()
+
+    def _open(self, record: SearchRecord) -> EventWriter:
+        """Returns the open event file of a job, which begins with the job's settings."""
+        if record.name not in self.writers:
+            job = record.job
+            writer = self.writers[record.name] = EventWriter(self.folder(record.name))
+            settings = {**self.start, **job.settings}
+            writer.start_session(
+                {name: settings[name] for name in self.columns if name in settings},
+                group=f"{job.of or record.name} {job.label}".strip(),
+                started=record.started,
+            )
+        return self.writers[record.name]
+
+    def _write_end(self, record: SearchRecord) -> None:
+        """Writes a job's final metrics and its state, and closes its file."""
+        writer = self._open(record)
+        split = "test" if record.job.kind == "test" else "final"
+        final = {
+            f"{split}/{name}": value
+            for name, value in record.metrics.items()
+            if (name in SEARCH_METRICS or "/" in name) and is_finite(value)
+        }
+        writer.scalars(final, record.epoch)
+        writer.end_session(failed=record.state == "failed")
+        writer.close()
+        del self.writers[record.name]
+        self.closed.add(record.name)
 
 
-def _finite(values: Mapping[str, object]) -> dict[str, float]:
-    """Returns the values that are finite numbers."""
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+def _epoch_scalars(entry: Mapping[str, float]) -> dict[str, float]:
+    """An epoch's metrics under their names in TensorBoard."""
+    scalars = {}
+    for name, value in entry.items():
+        if name == "epoch" or not is_finite(value):
+            continue
+        tag = name if name in UNGROUPED else f"val/{name}"
+        scalars["loss/total" if name == "loss" else tag] = value
+    return scalars
