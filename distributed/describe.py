@@ -15,6 +15,7 @@ from distributed.config import Config, setting_fields
 from distributed.ingestion.options import IngestOptions
 from distributed.runtime import command
 from distributed.runtime.options import option_rows, valid_text
+from distributed.searches.options import SearchOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 COMMANDS: dict[str, type[DataclassInstance]] = {
     "ingest": IngestOptions,
+    "tune": SearchOptions,
 }
 INTRODUCTION = """# Settings and options
 

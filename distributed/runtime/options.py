@@ -120,7 +120,7 @@ def is_required(field: Field[Any]) -> bool:
 def default_text(field: Field[Any]) -> str:
     """Returns the default as help and documentation state it."""
     rules = field.metadata
-    if rules.get("shown") is not None:
+    if rules.get("shown"):
         return str(rules["shown"])
     value = field.default if rules.get("otherwise") is None else rules["otherwise"]
     if value is None or value in ((), ""):
