@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
 
     try:
         search(options).show()
-    except signals.Interrupted as stop:  # the search has said how to go on with it
+    except signals.Interrupted as stop:  # the search has printed how to resume it
         return signals.exit_code(stop)
     return 0
 

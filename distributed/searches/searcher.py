@@ -1,4 +1,4 @@
-"""The search algorithm as Ray Tune calls it: the next job, and what Optuna is told of its end."""
+"""The search algorithm as Ray Tune calls it: hands out jobs and tells Optuna how they ended."""
 
 from __future__ import annotations
 

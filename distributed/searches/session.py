@@ -153,7 +153,7 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
 
 
 def make_stopper(search: CheckedSearch, standings: Standings) -> TrialScheduler:
-    """The stopper, told of the trials of an interrupted search. Several metrics allow none."""
+    """The stopper with the trials of an interrupted search. For several metrics there is none."""
     setup = search.setup
     name = setup.options["stopper"] or ("asha" if len(setup.metrics) == 1 else "none")
     direction = metric_named(standings.metric).direction

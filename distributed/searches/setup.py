@@ -101,7 +101,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class CheckedSearch:
-    """A search that can start: its setup, and what was found out while it was checked.
+    """A search that can start: its setup, and what follows from its data and its space.
 
     searched: names of the settings that the space may ask for.
     """

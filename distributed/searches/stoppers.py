@@ -28,13 +28,13 @@ class EarlierTrial:
 
 @runtime_checkable
 class RecallingStopper(Protocol):
-    """A stopper that can be told of the epochs of earlier trials."""
+    """A stopper that can take in the epochs of earlier trials."""
 
     def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None: ...
 
 
 def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str) -> TrialScheduler:
-    """Tells the stopper of the trials that have ended, and returns it.
+    """Gives the stopper the epochs of trials that have ended, and returns it.
 
     So a resumed search is as strict as one that was never interrupted.
     """

@@ -1,4 +1,4 @@
-"""A cheap objective that reports like a real trial: epochs, a final result, failures, a saved state."""
+"""A cheap objective that reports like a real trial: epochs, a result, failures, a saved state."""
 
 from __future__ import annotations
 

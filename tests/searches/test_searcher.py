@@ -63,16 +63,21 @@ def make(
 
 def run(
     searcher: Searcher,
-    stopper: str = "none",
+    stopper_name: str = "none",
     on_step: Callable[[], None] | None = None,
     **trouble: Any,
 ) -> Standings:
     trainable = functools.partial(analytic.trainable, **trouble)
     request = StopRequest()
     searcher.request = request  # type: ignore[attr-defined]
-    made = STOPPERS[stopper]("max", analytic.EPOCHS)
+    stopper = STOPPERS[stopper_name]("max", analytic.EPOCHS)
     tuner.run(
-        searcher, trainable, made, tuner.TrialProcess({"CPU": 1}), on_step=on_step, request=request
+        searcher,
+        trainable,
+        stopper,
+        tuner.TrialProcess({"CPU": 1}),
+        on_step=on_step,
+        request=request,
     )
     return searcher.standings
 
@@ -81,7 +86,7 @@ def states(searcher: Searcher) -> list[TrialState]:
     return [t.state for t in searcher.study.trials]
 
 
-def test_defaults_come_first_and_optuna_hears_of_early_stops(tmp_path: Path) -> None:
+def test_defaults_come_first_and_optuna_is_told_of_early_stops(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=16, replicates=2)
     standings = run(searcher, "asha")
     trials = searcher.study.trials
@@ -159,7 +164,7 @@ def test_several_metrics_give_a_front(tmp_path: Path) -> None:
     )  # one is the other's negative: nothing is beaten
 
 
-def test_interrupted_trials_go_on_from_their_state_and_lose_nothing(tmp_path: Path) -> None:
+def test_interrupted_trials_continue_from_their_state_and_lose_nothing(tmp_path: Path) -> None:
     first = make(tmp_path, trials=8)
 
     def stop() -> None:
@@ -207,7 +212,7 @@ def test_searches_share_a_study_without_taking_each_others_trials(tmp_path: Path
     assert [t.state for t in right.study.trials] == [TrialState.COMPLETE] * 10
 
 
-def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> None:
+def test_a_trial_with_a_record_is_ended_in_the_study_after_a_kill(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=3)
     trial = searcher.study.ask()
     trial.set_user_attr("owner", "me")
@@ -215,8 +220,8 @@ def test_a_trial_that_our_records_know_is_told_after_a_kill(tmp_path: Path) -> N
     searcher.log.start(job)
     searcher.log.finish(job.name, "complete", {"balanced_accuracy": 0.5})
     again = make(tmp_path, trials=3)
-    told = again.study.trials[trial.number]
-    assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
+    optuna_trial = again.study.trials[trial.number]
+    assert (optuna_trial.state, optuna_trial.value) == (TrialState.COMPLETE, 0.5)
 
 
 def test_a_named_configuration_that_was_given_to_optuna_and_not_run_is_run_once(
@@ -246,10 +251,10 @@ def test_a_finished_trial_without_a_record_gets_one(tmp_path: Path) -> None:
     )
     again = make(tmp_path, trials=8)
     for name in ("0000", "0004"):
-        lost, found = whole.log.records[name], again.log.records[name]
-        assert (found.job, found.state, found.epoch) == (lost.job, lost.state, lost.epoch)
-        assert found.metrics["balanced_accuracy"] == lost.metrics["balanced_accuracy"]
-        assert [(e["epoch"], e["balanced_accuracy"]) for e in found.history] == [
+        lost, rebuilt = whole.log.records[name], again.log.records[name]
+        assert (rebuilt.job, rebuilt.state, rebuilt.epoch) == (lost.job, lost.state, lost.epoch)
+        assert rebuilt.metrics["balanced_accuracy"] == lost.metrics["balanced_accuracy"]
+        assert [(e["epoch"], e["balanced_accuracy"]) for e in rebuilt.history] == [
             (e["epoch"], e["balanced_accuracy"]) for e in lost.history
         ]
     assert SearchLog(tmp_path).records["0004"].state == whole.log.records["0004"].state
@@ -276,11 +281,11 @@ def test_a_mirror_sends_the_study_before_the_records_and_whole_lines_only(tmp_pa
     ).read_text() == "{}\nhalf\n"
 
 
-def test_a_search_in_a_bucket_that_goes_on_has_every_curve_once(tmp_path: Path) -> None:
-    for sitting in range(3):
+def test_a_resumed_search_in_a_bucket_has_every_curve_once(tmp_path: Path) -> None:
+    for start in range(3):
         mirror = Mirror(f"file://{tmp_path}/bucket")
         log = SearchLog(mirror.folder)
-        name = f"000{sitting}"
+        name = f"000{start}"
         log.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
         log.add_epoch(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
         log.finish(name, "complete", {"balanced_accuracy": 0.5})
@@ -342,14 +347,14 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
             metrics = {"loss": 1.0, "precision/a": undefined if epoch == 1 else value}
             standings.log.add_epoch(f"{number:04d}", {"epoch": epoch, "metrics": metrics})
         standings.log.finish(f"{number:04d}", "complete", {"precision/a": value})
-    made = recall(STOPPERS[name]("max", 9), standings.log.configurations(), "precision/a")
+    stopper = recall(STOPPERS[name]("max", 9), standings.log.configurations(), "precision/a")
     trial = EarlierTrial(SearchRecord(SearchJob(name="new", kind="search")))
-    made.on_trial_add(None, trial)
+    stopper.on_trial_add(None, trial)
     assert {
-        made.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)
+        stopper.on_trial_result(None, trial, {"epoch": e, "value": undefined}) for e in range(1, 10)
     } == {"CONTINUE"}
-    assert made.on_trial_result(None, trial, {"epoch": 9, "value": 0.1}) == "STOP"
-    made.on_trial_complete(None, trial, {"epoch": 9, "value": undefined})
+    assert stopper.on_trial_result(None, trial, {"epoch": 9, "value": 0.1}) == "STOP"
+    stopper.on_trial_complete(None, trial, {"epoch": 9, "value": undefined})
 
 
 @pytest.mark.parametrize(
@@ -357,19 +362,19 @@ def test_an_epoch_whose_metric_is_undefined_decides_nothing(
 )
 def test_no_trial_is_stopped_after_its_last_epoch(name: str, epochs: int) -> None:
     np.random.seed(0)
-    made = STOPPERS[name]("max", epochs)
+    stopper = STOPPERS[name]("max", epochs)
 
     def trial(number: int) -> EarlierTrial:
         return EarlierTrial(SearchRecord(SearchJob(name=f"{number:04d}", kind="search")))
 
     for number in range(8):
-        made.recall(trial(number), [{"epoch": e, "value": 0.9} for e in range(1, epochs + 1)])
-    for last, said in ((epochs, "CONTINUE"), (epochs + 1, "STOP")):
+        stopper.recall(trial(number), [{"epoch": e, "value": 0.9} for e in range(1, epochs + 1)])
+    for last, decision in ((epochs, "CONTINUE"), (epochs + 1, "STOP")):
         weak = trial(10 + last)
-        made.on_trial_add(None, weak)
+        stopper.on_trial_add(None, weak)
         assert (
-            made.on_trial_result(None, weak, {"epoch": epochs, "epochs": last, "value": 0.1})
-            == said
+            stopper.on_trial_result(None, weak, {"epoch": epochs, "epochs": last, "value": 0.1})
+            == decision
         )
 
 
@@ -425,10 +430,10 @@ def test_a_resumed_search_stops_weak_trials_as_if_never_interrupted(
             for epoch in (1, 2, 3, 9)
         )
 
-    made = STOPPERS[name]("max", 9)
-    assert recall(made, standings.log.configurations(), "balanced_accuracy") is made
-    assert stops(made)
-    assert not stops(made, "one expert")
+    stopper = STOPPERS[name]("max", 9)
+    assert recall(stopper, standings.log.configurations(), "balanced_accuracy") is stopper
+    assert stops(stopper)
+    assert not stops(stopper, "one expert")
     none = STOPPERS["none"]("max", 9)
     assert recall(none, standings.log.configurations(), "balanced_accuracy") is none
 

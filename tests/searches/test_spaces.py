@@ -1,4 +1,4 @@
-"""Search spaces: every name is a setting, every draw is valid, a setting is asked for when it acts."""
+"""Search spaces: every draw is valid, a setting is asked for when it acts, own files load."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ CONDITIONS["full"] = {
 
 @pytest.mark.parametrize("name", spaces.SPACES)
 def test_a_setting_is_asked_for_exactly_when_it_acts(name: str) -> None:
-    found = draws(spaces.SPACES[name])
+    drawn = draws(spaces.SPACES[name])
     for setting, acts in CONDITIONS[name].items():
-        asked = [setting in s for s in found]
-        assert asked == [acts(s) for s in found], setting
-        assert any(asked), setting
-        assert not all(asked), setting
+        is_asked = [setting in s for s in drawn]
+        assert is_asked == [acts(s) for s in drawn], setting
+        assert any(is_asked), setting
+        assert not all(is_asked), setting
 
 
 def test_a_pinned_setting_is_never_sampled() -> None:
@@ -109,7 +109,9 @@ def test_probe_says_what_a_space_cannot_express() -> None:
 def test_own_space_by_path(tmp_path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "def anything(trial):\n    trial.suggest_float('optim.lr', 1e-3, 1e-2)\n    return {'optim.epochs': 2}\n"
+        "def anything(trial):\n"
+        "    trial.suggest_float('optim.lr', 1e-3, 1e-2)\n"
+        "    return {'optim.epochs': 2}\n"
     )
     settings = spaces.ask(spaces.load_space(str(path)), optuna.create_study().ask())
     assert settings["optim.epochs"] == 2
@@ -117,21 +119,21 @@ def test_own_space_by_path(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("x = 1\n", "one public function"),
         ("def a(t): pass\ndef b(t): pass\n", "holds 2"),
         ("def a(:\n", "a Python file that loads"),
     ],
 )
-def test_a_wrong_space_file_is_one_clear_error(tmp_path, content: str, words: str) -> None:
+def test_a_wrong_space_file_is_one_clear_error(tmp_path, content: str, message: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(content)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         spaces.load_space(str(path))
 
 
-def test_a_question_that_would_be_lost_is_refused() -> None:
+def test_a_suggest_method_that_would_not_be_recorded_is_refused() -> None:
     with pytest.raises(
         ValueError,
         match=r"a space must ask by suggest_float \(step, log\), .*; got suggest_loguniform",

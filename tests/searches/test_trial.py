@@ -1,4 +1,4 @@
-"""One configuration -> metrics: test is read only on demand, and a resumed trial ends where an unbroken one does."""
+"""One run: the test split is read only on demand, and a resumed run ends like an unbroken one."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
-    found = load_splits(
+    splits = load_splits(
         wafer_shards, config.apply_changes(config.Config(), SMALL), ("train", "val")
     )
-    assert found is not None
-    assert set(found) == {"train", "val"}
-    return found
+    assert splits is not None
+    assert set(splits) == {"train", "val"}
+    return splits
 
 
 def test_metrics_of_validation_and_of_test_only_on_demand(
     wafer_shards: str, arrays: dict[str, Any]
 ) -> None:
-    seen: list[dict[str, float]] = []
-    finished = run.run_once(wafer_shards, SMALL, arrays=arrays, progress=seen.append)
-    assert [e["epoch"] for e in seen] == [1, 2, 3]
-    assert seen[0]["train_seconds"] < seen[2]["train_seconds"]
+    epochs: list[dict[str, float]] = []
+    finished = run.run_once(wafer_shards, SMALL, arrays=arrays, progress=epochs.append)
+    assert [e["epoch"] for e in epochs] == [1, 2, 3]
+    assert epochs[0]["train_seconds"] < epochs[2]["train_seconds"]
     assert "test" not in finished.metrics
     assert {m for m in SEARCH_METRICS if m != "train_seconds"} <= set(finished.metrics["val"])
     assert 0 <= finished.metrics["val"]["balanced_accuracy"] <= 1
@@ -70,11 +70,11 @@ def test_a_stopped_trial_goes_on_to_the_same_end(
         state=str(tmp_path / "s"),
         progress=lambda e: e["epoch"] == 2,
     )
-    seen: list[dict[str, float]] = []
+    epochs: list[dict[str, float]] = []
     rest = run.run_once(
-        wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=seen.append
+        wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=epochs.append
     )
-    assert [e["epoch"] for e in seen] == [3]
+    assert [e["epoch"] for e in epochs] == [3]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, rest.network.state_dict()[name]), name
     assert whole.metrics["val"] == pytest.approx(rest.metrics["val"], nan_ok=True)
@@ -84,16 +84,16 @@ def test_a_finished_state_gives_test_metrics_without_training(
     wafer_shards: str, arrays: dict[str, Any], tmp_path: Path
 ) -> None:
     first = run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"))
-    seen: list[dict[str, float]] = []
+    epochs: list[dict[str, float]] = []
     again = run.run_once(
         wafer_shards,
         SMALL,
         arrays=arrays,
         state=str(tmp_path / "s"),
-        progress=seen.append,
+        progress=epochs.append,
         test=True,
     )
-    assert seen == []
+    assert epochs == []
     assert again.metrics["val"] == pytest.approx(first.metrics["val"], nan_ok=True)
     assert again.metrics["test"]["balanced_accuracy"] > 0
 
@@ -132,7 +132,7 @@ def test_a_finished_state_gives_test_metrics_without_training(
         ({"loss.name": "influence", "loss.spread_of_prior_strength": 0.0}, [1 / 2, 1 / 2]),
     ],
 )
-def test_the_prior_that_logits_speak_for_follows_what_was_trained(
+def test_the_class_prior_of_the_logits_follows_what_was_trained(
     changes: dict[str, Any], expected: list[float]
 ) -> None:
     settings = config.apply_changes(config.Config(), changes)
@@ -147,13 +147,15 @@ def test_the_prior_that_logits_speak_for_follows_what_was_trained(
 
 
 def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any]) -> None:
-    one = {**SMALL, "optim.epochs": 1}
-    shared, own = (run.run_once(wafer_shards, one, arrays=a).metrics["val"] for a in (arrays, None))
+    one_epoch = {**SMALL, "optim.epochs": 1}
+    shared, own = (
+        run.run_once(wafer_shards, one_epoch, arrays=a).metrics["val"] for a in (arrays, None)
+    )
     assert shared == pytest.approx(own, nan_ok=True)
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (
             Diverged("the loss term classification is not finite at step 3 (epoch 1)"),
@@ -164,8 +166,8 @@ def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any])
         (KeyError("x"), "KeyError"),
     ],
 )
-def test_a_failure_is_one_line(error: Exception, words: str) -> None:
-    assert words in run.failure_reason(error)
+def test_a_failure_is_one_line(error: Exception, message: str) -> None:
+    assert message in run.failure_reason(error)
     assert "\n" not in run.failure_reason(error)
 
 
@@ -198,10 +200,10 @@ def test_an_epoch_as_a_result() -> None:
         "train_seconds": 3.0,
         "lr": 0.1,
     }
-    found = trial.epoch_result(epoch, ["nll", "train_seconds"], 5)
-    assert (found["epoch"], found["epochs"], found["value"]) == (2, 5, 0.5)
-    assert found["metrics"]["train_seconds"] == 3.0
-    assert "lr" not in found["metrics"]
+    result = trial.epoch_result(epoch, ["nll", "train_seconds"], 5)
+    assert (result["epoch"], result["epochs"], result["value"]) == (2, 5, 0.5)
+    assert result["metrics"]["train_seconds"] == 3.0
+    assert "lr" not in result["metrics"]
 
 
 def test_settings_of_a_job_go_over_the_base() -> None:
@@ -244,13 +246,13 @@ def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_a
 ) -> None:
     train = open_batches(wafer_shards, "train", config.Config(), train=True)
     assert isinstance(train, MemorySource)
-    some = in_storage_order(train, 32, 60)
-    counts_C = some.plan.selection.counts_C
-    labels = torch.cat([batch.labels_B for batch in some.batches(0)])
+    sample = in_storage_order(train, 32, 60)
+    counts_C = sample.plan.selection.counts_C
+    labels = torch.cat([batch.labels_B for batch in sample.batches(0)])
     assert torch.bincount(labels, minlength=len(counts_C)).tolist() == counts_C.tolist()
     assert counts_C.min() >= 1
     assert len(labels) <= 60 + len(counts_C)
-    assert some.arrays is train.arrays, "nothing is decoded again"
+    assert sample.arrays is train.arrays, "nothing is decoded again"
     assert (
         len(torch.cat([batch.labels_B for batch in in_storage_order(train, 32).batches(0)]))
         == train.rows
@@ -280,7 +282,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
 ) -> None:
     monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
-    found: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for familiar in (True, False):
         finished = run.run_once(wafer_shards, {**settings, "fusion.reject_unfamiliar": familiar})
         for what in ("", "map=noise", "map=missing"):
@@ -290,16 +292,16 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
                 config.apply_changes(config.Config(), {"data.corrupt": what}),
                 train=False,
             )
-            seen = score_split(finished.network, source, torch.device("cpu"), Exchange())
-            found[f"{what} {familiar}"] = compute_metrics(seen, finished.network)
-    assert found[" True"]["unfamiliar/map"] < 0.03
-    assert found["map=noise True"]["unfamiliar/map"] > 0.8
-    assert found["map=noise True"]["weight/map"] < 0.2
-    assert found["map=noise True"]["balanced_accuracy"] == pytest.approx(
-        found["map=missing True"]["balanced_accuracy"], abs=0.05
+            scores = score_split(finished.network, source, torch.device("cpu"), Exchange())
+            metrics[f"{what} {familiar}"] = compute_metrics(scores, finished.network)
+    assert metrics[" True"]["unfamiliar/map"] < 0.03
+    assert metrics["map=noise True"]["unfamiliar/map"] > 0.8
+    assert metrics["map=noise True"]["weight/map"] < 0.2
+    assert metrics["map=noise True"]["balanced_accuracy"] == pytest.approx(
+        metrics["map=missing True"]["balanced_accuracy"], abs=0.05
     )
     assert (
-        found["map=noise True"]["balanced_accuracy"]
-        > found["map=noise False"]["balanced_accuracy"] + 0.05
+        metrics["map=noise True"]["balanced_accuracy"]
+        > metrics["map=noise False"]["balanced_accuracy"] + 0.05
     )
-    assert "unfamiliar/map" not in found["map=noise False"]
+    assert "unfamiliar/map" not in metrics["map=noise False"]

@@ -48,8 +48,8 @@ TINY = [
 ]
 
 
-def search(out: Path, *words: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    return run_command("distributed/tune.py", "--out", str(out), *words, timeout=timeout)
+def search(out: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    return run_command("distributed/tune.py", "--out", str(out), *arguments, timeout=timeout)
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -57,10 +57,10 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def mistake(*words: str) -> str:
+def mistake(*arguments: str) -> str:
     """What the command says to a mistake, in one line."""
     with pytest.raises(ValueError) as error:
-        tune.main(list(words))
+        tune.main(list(arguments))
     return one_line(error.value)
 
 
@@ -88,14 +88,14 @@ def finished(
 
 
 def test_trials_csv_has_every_configuration(finished: Any) -> None:
-    found = rows(finished[0])
-    assert len(found) == 7
-    first = {r["label"]: r for r in found[:2]}  # the two that begin at the same time
+    configurations = rows(finished[0])
+    assert len(configurations) == 7
+    first = {r["label"]: r for r in configurations[:2]}  # the two that begin at the same time
     assert first.keys() == {"starting point", "concatenation"}
     assert {"one expert", "plain softmax"} <= {
-        r["label"] for r in found
+        r["label"] for r in configurations
     }  # outside this space, yet in its table
-    assert all(r["state"] in ("complete", "stopped") for r in found)
+    assert all(r["state"] in ("complete", "stopped") for r in configurations)
     assert first["starting point"]["fusion.temperature"] == str(config.Config().fusion.temperature)
     assert first["concatenation"]["fusion.temperature"] == ""
     assert first["concatenation"]["fusion.kind"] == "uniform"
@@ -126,7 +126,7 @@ def test_the_test_split_is_read_by_the_winner_only_and_last(finished: Any) -> No
 
 def test_the_report_is_whole(finished: Any) -> None:
     out, _ = finished
-    page, words = (out / "report.html").read_text(), (out / "report.md").read_text()
+    page, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "train.py --config" in page
     assert "http://" not in page.split("<body")[0]
     for part in (
@@ -137,7 +137,7 @@ def test_the_report_is_whole(finished: Any) -> None:
         "plain concatenation",
         "read once",
     ):
-        assert part in words
+        assert part in markdown
 
 
 def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
@@ -233,7 +233,7 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
@@ -265,11 +265,11 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
     ],
 )
 def test_a_mistake_is_one_clear_error_before_anything_starts(
-    wafer_shards: str, tmp_path: Path, words: list[str], said: str
+    wafer_shards: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    place = [] if words == ["--resume"] else ["--out", str(tmp_path / "e")]
-    data = [] if "--data" in words else ["--data", wafer_shards]
-    assert re.search(said, mistake(*place, *data, *words))
+    place = [] if arguments == ["--resume"] else ["--out", str(tmp_path / "e")]
+    data = [] if "--data" in arguments else ["--data", wafer_shards]
+    assert re.search(message, mistake(*place, *data, *arguments))
     assert not (tmp_path / "e" / "experiment.json").exists()  # the folder is still free
 
 
@@ -467,7 +467,7 @@ def test_settings_are_read_from_a_uri(tmp_path: Path) -> None:
         config.load_config(tmp_path)
 
 
-def test_room_is_what_fits_here_and_what_was_asked_for(
+def test_trial_slots_are_what_fits_here_or_what_was_requested(
     ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from distributed.training.workers.capacity import TrialSlots
@@ -491,7 +491,7 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
     from tests.cluster.cluster_tools import wait_for as wait
 
     with started(0, "--network", "loopback") as cluster:
-        words = [
+        arguments = [
             "--data",
             wafer_shards,
             "--space",
@@ -505,7 +505,7 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
             *TINY,
         ]
         job = cluster.begin(
-            "early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *words
+            "early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *arguments
         )
         wait(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
         wait(
@@ -516,8 +516,8 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
     assert [r["state"] for r in rows(tmp_path / "e")] == ["complete"] * 3
 
 
-def start(out: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "distributed/tune.py"), "--out", str(out), *words]
+def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "distributed/tune.py"), "--out", str(out), *arguments]
     return subprocess.Popen(
         command,
         env=dict(os.environ),
@@ -541,15 +541,18 @@ def wait_for(out: Path, finished: int, process: subprocess.Popen[str]) -> list[d
             return [json.loads(line) for line in lines]
         time.sleep(0.1)
     raise AssertionError(
-        f"only {finished} records were wanted; the search said: {process.stdout.read() if process.stdout else ''}"
+        f"there are fewer than {finished} records; the output of the search:"
+        f" {process.stdout.read() if process.stdout else ''}"
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_killed_search_continues(
+    wafer_shards: str, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "e"
-    words = [
+    arguments = [
         "--data",
         wafer_shards,
         "--space",
@@ -564,24 +567,24 @@ def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: sign
         "none",
         *TINY,
     ]
-    process = start(out, *words)
+    process = start(out, *arguments)
     before = wait_for(out, 3, process)
-    asked = time.monotonic()
+    signalled = time.monotonic()
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=60)[0]
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
-        assert time.monotonic() - asked < 20
-        assert "--resume" in said
+        assert time.monotonic() - signalled < 20
+        assert "--resume" in output
         assert (out / "report.md").exists()
     done = search(out, "--resume")
     assert done.returncode == 0, done.stderr
-    found = {r["trial"]: r for r in rows(out)}
-    assert len(found) == 8
-    assert all(r["state"] == "complete" for r in found.values())
+    configurations = {r["trial"]: r for r in rows(out)}
+    assert len(configurations) == 8
+    assert all(r["state"] == "complete" for r in configurations.values())
     for record in before:
         assert (
-            float(found[record["job"]["name"]]["balanced_accuracy"])
+            float(configurations[record["job"]["name"]]["balanced_accuracy"])
             == record["metrics"]["balanced_accuracy"]
         )
 
@@ -590,9 +593,11 @@ def test_a_killed_search_goes_on(wafer_shards: str, tmp_path: Path, number: sign
 def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.py"
     space.write_text(
-        "def mine(trial):\n    trial.suggest_int('experts.count', 1, 4)\n    return {'loss.margin': 0.1}\n"
+        "def mine(trial):\n"
+        "    trial.suggest_int('experts.count', 1, 4)\n"
+        "    return {'loss.margin': 0.1}\n"
     )
-    words = [
+    arguments = [
         "--space",
         str(space),
         "--metric",
@@ -603,7 +608,15 @@ def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path
         "nsga2",
     ]
     done = search(
-        tmp_path / "e", "--data", wafer_shards, "--trials", "5", "--replicates", "0", *words, *TINY
+        tmp_path / "e",
+        "--data",
+        wafer_shards,
+        "--trials",
+        "5",
+        "--replicates",
+        "0",
+        *arguments,
+        *TINY,
     )
     assert done.returncode == 0, done.stderr
     assert "## Trade-off" in (tmp_path / "e" / "report.md").read_text()
@@ -614,7 +627,7 @@ def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path
 
 @pytest.mark.slow
 def test_a_trial_of_two_workers(wafer_shards: str, tmp_path: Path) -> None:
-    words = [
+    arguments = [
         "--space",
         "experts",
         "--workers",
@@ -626,11 +639,11 @@ def test_a_trial_of_two_workers(wafer_shards: str, tmp_path: Path) -> None:
         "--stopper",
         "none",
     ]
-    done = search(tmp_path / "e", "--data", wafer_shards, *words, *TINY)
+    done = search(tmp_path / "e", "--data", wafer_shards, *arguments, *TINY)
     assert done.returncode == 0, done.stderr
-    found = rows(tmp_path / "e")
-    assert [r["state"] for r in found] == ["complete"] * 3
-    assert [r["epochs"] for r in found] == ["3"] * 3
+    configurations = rows(tmp_path / "e")
+    assert [r["state"] for r in configurations] == ["complete"] * 3
+    assert [r["epochs"] for r in configurations] == ["3"] * 3
     assert "on the test split" in done.stdout
 
 
@@ -638,7 +651,9 @@ def test_a_trial_of_two_workers(wafer_shards: str, tmp_path: Path) -> None:
 def test_failing_trials_are_shown_with_their_reason(wafer_shards: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.py"
     space.write_text(
-        "def mine(trial):\n    trial.suggest_categorical('optim.lr', [0.002, 1e30])\n    return {'optim.clip': 0.0, 'optim.warmup': 0.0}\n"
+        "def mine(trial):\n"
+        "    trial.suggest_categorical('optim.lr', [0.002, 1e30])\n"
+        "    return {'optim.clip': 0.0, 'optim.warmup': 0.0}\n"
     )
     done = search(
         tmp_path / "e",

@@ -25,8 +25,8 @@ def space_figures(standings: Standings) -> list[Block]:
     """Importances, slices, contour and parallel coordinates."""
     metric = metric_named(standings.metric)
     rows, comparison = comparable_rows(standings)
-    asked = list(dict.fromkeys(name for row in rows for name in row if name != metric.name))
-    names = figures.varied(rows, asked)
+    searched = list(dict.fromkeys(name for row in rows for name in row if name != metric.name))
+    names = figures.varied(rows, searched)
     if len(rows) < MIN_CONFIGURATIONS or not names:
         return []
     score = f"{metric.title}{comparison}"

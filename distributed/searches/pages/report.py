@@ -12,7 +12,7 @@ from distributed.searches.records import SearchRecord, Settings, is_finite
 from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
 
-LONG_TABLE = 30  # a longer table of configurations is shown closed
+LONG_TABLE = 30  # rows; a longer table of configurations is folded
 
 
 def report_lead(standings: Standings) -> str:

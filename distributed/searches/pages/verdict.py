@@ -1,4 +1,4 @@
-"""What a search has shown, in sentences; and the names and scores that they speak of."""
+"""The conclusion of a search in sentences, with the names and scores that they mention."""
 
 from __future__ import annotations
 
