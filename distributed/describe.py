@@ -12,10 +12,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed.config import Config, setting_fields
+from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.ingestion.options import IngestOptions
 from distributed.runtime import command
 from distributed.runtime.options import option_rows, valid_text
 from distributed.searches.options import SearchOptions
+from distributed.studies.options import StudyOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,6 +26,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 COMMANDS: dict[str, type[DataclassInstance]] = {
     "ingest": IngestOptions,
     "tune": SearchOptions,
+    "ablate": StudyOptions,
+    "evaluate": EvaluateOptions,
+    "predict": PredictOptions,
 }
 INTRODUCTION = """# Settings and options
 
