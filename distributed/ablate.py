@@ -1,4 +1,5 @@
-"""Runs a study: named variants x conditions x seeds as parallel tasks, then tables, tests, figures and a report that says what is shown."""
+"""Runs a study: named variants x conditions x seeds as parallel tasks, then tables, tests, figures
+and a report that says what is shown."""
 
 from __future__ import annotations
 

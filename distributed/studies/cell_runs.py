@@ -1,4 +1,4 @@
-"""Runs one training of a study and scores it under the test changes of every cell that shares it."""
+"""Runs one training of a study and scores every cell that shares it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_cells(
     arrays: DecodedRows | None = None,
     folder: str = "",
 ) -> TrainingOutcome:
-    """Trains once and scores every cell. An error fails the cells that it concerns, with its reason.
+    """Trains once and scores every cell; an error fails the cells that it concerns.
 
     cells: of one training. arrays: the decoded rows, None to decode them here.
     folder: for the training's resumable state, or the run of a training of several workers. The

@@ -1,4 +1,7 @@
-"""Turns a study into its cells on one data set: fills in placeholders, checks settings, and leaves out what cannot be run there."""
+"""Turns a study into its cells on one data set.
+
+Placeholders are filled in and settings checked; what cannot be run there is left out with a reason.
+"""
 
 from __future__ import annotations
 

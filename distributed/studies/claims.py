@@ -1,4 +1,4 @@
-"""What a study shows, in sentences: who differs from the reference, and whether the study's claims hold."""
+"""Says in sentences what a study shows: who differs from the reference, and whether claims hold."""
 
 from __future__ import annotations
 

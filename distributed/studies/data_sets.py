@@ -1,4 +1,4 @@
-"""The data sets of a study: their names in tables, their shards and what is known of their rows."""
+"""The data sets of a study: their names in tables, their shards, schema and row digests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DataSet:
 
 
 def open_data_sets(places: Sequence[str]) -> list[DataSet]:
-    """Reads what is known of the shards in these folders or URIs; of none: of the built-in wafers."""
+    """Opens the data sets in these folders or URIs; without any, the built-in wafers."""
     data_sets = [_open(place) for place in places] or [_open(None)]
     names = [data.name for data in data_sets]
     if len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""What a study consists of: variants, conditions and claims; and the cells that they give on a data set."""
+"""What a study consists of: variants, conditions, claims, and the cells that they give."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Cell:
         )
 
     def training_key(self, data_digest: str) -> str:
-        """Digest of what is trained: the whole configuration and the rows, but no names or paths."""
+        """Digest of what is trained: the configuration and the rows, but no names or paths."""
         identity: dict[str, object] = {"data": data_digest, "model": self.model}
         # Settings have their first names here: a study from before a renaming can be resumed.
         first_names = {new: old for old, new in RENAMED.items()}

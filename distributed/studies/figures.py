@@ -1,4 +1,4 @@
-"""The figures of a study: seeds, forests, shot groups, curves along an axis of conditions, ranks over data sets."""
+"""The figures of a study: seeds, shot groups, forests, curves along an axis, and ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `study`, declared once: for the command line, for Python and for the documentation."""
+"""The options of `study`, declared once for the command line, Python and the documentation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class StudyOptions:
     )
     resume: bool = option(
         False,
-        "keep the finished cells in --out and run the rest; with a larger --seeds it extends a study",
+        "keep the finished cells in --out and run the rest; "
+        "with a larger --seeds it extends a study",
         shown="",
     )
     set: tuple[str, ...] = option(

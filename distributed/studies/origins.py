@@ -26,20 +26,21 @@ METHOD = (
     "validation. Seeds vary weights, order and augmentation, and which rows a condition cuts or "
     "spoils, on one fixed split, so intervals and tests speak of training chance on this split, "
     "not of new data.",
-    "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests are "
-    "paired by seed against the reference: t test and Wilcoxon's signed ranks, each corrected after "
-    "Holm over the comparisons of one data set, condition and metric. `shown` follows the corrected "
-    "t test at 5 %; inside the noise means that no difference is shown, not that there is none.",
-    "Claims stand in the study file. What helps against the reference follows the corrected test of "
-    "its table; against another variant, and within a limit, each claim is one planned comparison "
-    "without correction. A claim `holds`, or does not, where the whole interval lies on one side of "
-    "its limit.",
+    "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests "
+    "are paired by seed against the reference: t test and Wilcoxon's signed ranks, each corrected "
+    "after Holm over the comparisons of one data set, condition and metric. `shown` follows the "
+    "corrected t test at 5 %; inside the noise means that no difference is shown, not that there "
+    "is none.",
+    "Claims stand in the study file. What helps against the reference follows the corrected test "
+    "of its table; against another variant, and within a limit, each claim is one planned "
+    "comparison without correction. A claim `holds`, or does not, where the whole interval lies on "
+    "one side of its limit.",
     "Hedges g is the mean paired difference over its standard deviation, corrected for few seeds.",
 )
 
 
 def failure_blocks(planned: Mapping[str, DataSetCells], rows: Sequence[CellRow]) -> list[Block]:
-    """Cells that are missing, have failed or were left out, and what test-time aggregation notes."""
+    """Cells that are missing, failed or were left out, and notes of test-time aggregation."""
     blocks: list[Block] = []
     missing = sum(len(part.cells) for part in planned.values()) - len(rows)
     if missing:

@@ -1,4 +1,4 @@
-"""Placeholders in the texts of a study file: {modality}, {others}, {shares=KIND} and the names of a grid."""
+"""Placeholders in a study file: {modality}, {others}, {shares=KIND} and the names of a grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans a study: its cells on every data set, or those of the requested variants and conditions only."""
+"""Plans a study: its cells on every data set, or only those that were requested."""
 
 from __future__ import annotations
 

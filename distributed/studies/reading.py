@@ -32,8 +32,8 @@ The format (every key but variants is optional):
                     at_most (as a share where the metric is one: 0.02 is two points), conditions
                     (names; default all). {modality} comes from the condition.
 
-{shares=KIND} stands for every modality corrupted by KIND in its own share, 1 / (M + 1), of the rows:
-{shares=missing}.
+{shares=KIND}, such as {shares=missing}, stands for every modality corrupted by KIND in its own
+share of the rows, 1 / (M + 1).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class StudyReport:
     path: of report.html, a path or URI.
     table: the main table for a terminal, with what so few seeds cannot show.
     claims: what the study's claims came to.
-    no_pictures: why there are no PNG files of the figures; empty if there are or none were requested.
+    no_pictures: why there are no PNG files of the figures, if they were requested.
     """
 
     path: str
@@ -133,7 +133,7 @@ def _write(folder: str, name: str, content: str) -> None:
 
 
 def number_equal_names(sections: Sequence[Section]) -> list[Section]:
-    """Numbers figures whose file names would be equal, as those of the data sets ham_1 and ham-1."""
+    """Numbers figures whose file names would be equal, as for the data sets ham_1 and ham-1."""
     counts: dict[str, int] = {}
 
     def with_own_name(block: Block) -> Block:

@@ -1,6 +1,6 @@
 """The results of a study: results.csv, one row per cell.
 
-The file is written as a whole after every training, so that a killed study never leaves a part of it.
+It is written as a whole after every training, so that a killed study never leaves a part of it.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _parse_row(plain: Mapping[str, str]) -> CellRow:
 
 
 def finite_metrics(metrics: Mapping[str, object]) -> dict[str, float]:
-    """A run's nested metrics as one mapping with names such as `test/macro_f1`; only finite numbers."""
+    """The finite numbers of nested metrics, with names such as `test/macro_f1`."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Runs the trainings of a study as Ray tasks: in what order, how many at a time, and what becomes of their results."""
+"""Runs the trainings of a study as Ray tasks: in what order, and how many at a time."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ def max_tasks(scaling: ScalingConfig) -> int:
     On one machine: as many as fit. Of tasks that wait, Ray may start the oldest last, and a study
     that is stopped would not have whole seeds. The same where trainings have workers of their own,
     since the task that waits for them requests no resources and would always start.
-    On a cluster: twice as many, so that it never waits for the driver and an autoscaler sees demand.
+    On a cluster: twice as many, so that it never waits for the driver and an autoscaler sees
+    demand.
     """
     fitting = count_that_fit(required_resources(scaling))
     if scaling.workers > 1 or not ray_session.in_cluster():

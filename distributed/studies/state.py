@@ -1,4 +1,4 @@
-"""The state of a study in its folder: which cells are planned, which have results, and which trainings are left to run."""
+"""A study in its folder: its planned cells, their results, and the trainings left to run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Training:
 
     @property
     def first(self) -> Cell:
-        """Any of the cells: in what concerns the training, they are alike."""
+        """The first cell; all cells have the settings of the training in common."""
         return self.cells[0][1]
 
     @property

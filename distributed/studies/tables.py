@@ -1,4 +1,4 @@
-"""The tables of a study: scores, differences to the reference with their tests, confidences; and one table for programs."""
+"""The tables of a study: scores, differences to the reference, confidences, and one for programs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TIDY_COLUMNS = (
 
 
 def study_metrics(study: Study) -> list[str]:
-    """The metrics of the main table: that which decides, that of the rare classes, then the rest."""
+    """The metrics of the main table: the one that decides, that of the tail, then the rest."""
     return list(dict.fromkeys((study.metric, study.tail, *SCORE_METRICS)))
 
 
@@ -241,7 +241,7 @@ def _tidy_comparison(comparison: Comparison | None) -> list[CellContent]:
 
 
 def significance_table(views: Sequence[ConditionView], metric: str, caption: str) -> ReportTable:
-    """Each variant against the reference: difference, interval, verdict, effect size and p values."""
+    """Each variant against the reference: difference, interval, verdict, effect and p values."""
     place = varying_columns(views)
     rows = []
     for view in views:

@@ -148,7 +148,7 @@ def _mean_row(data: str, variant: str, rows: Sequence[CellRow]) -> CellRow:
 def missing_from_means(
     means: Sequence[ConditionView], planned: Mapping[str, DataSetCells]
 ) -> list[str]:
-    """What all data sets have planned and the means lack, since some data set has no result of it."""
+    """What all data sets have planned and the means lack, as some data set has no result of it."""
     finished = {view.condition: view.finished for view in means}
     planned_cells = []
     for part in planned.values():
