@@ -1,4 +1,4 @@
-"""The tables of a study: scores, differences to the reference, confidences, and one for programs."""
+"""The tables of a study: scores, differences to the reference, confidences; one for programs."""
 
 from __future__ import annotations
 
