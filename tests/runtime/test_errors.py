@@ -1,0 +1,40 @@
+"""Facts about errors: an option is named as its reader typed it, and a full disk is recognised."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from distributed.runtime.command import one_line
+from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full
+
+
+def test_the_command_prints_flags_and_python_prints_names() -> None:
+    error = OptionError("resume needs out, the run to continue; got none", "resume", "out")
+    assert str(error) == "resume needs out, the run to continue; got none"
+    assert one_line(error) == "--resume needs --out, the run to continue; got none"
+
+
+def test_only_the_option_itself_becomes_a_flag() -> None:
+    error = OptionError("out must be new; got without/out: time_out", "out")
+    assert one_line(error) == "--out must be new; got without/out: time_out"
+
+
+def test_a_message_of_several_lines_becomes_one() -> None:
+    assert one_line(Failure("first\n  second")) == "first second"
+
+
+def test_the_error_of_a_worker_is_its_cause() -> None:
+    cause = OptionError("seed must be at least 0; got -1", "seed")
+    around = RuntimeError("task failed")
+    around.cause = cause  # type: ignore[attr-defined]  # as RayTaskError has it
+    assert cause_of(around) is cause
+    assert one_line(around) == "--seed must be at least 0; got -1"
+    assert cause_of(cause) is cause
+
+
+def test_a_full_disk_is_recognised_by_number_and_by_text() -> None:
+    assert disk_full(OSError(errno.ENOSPC, "x")) == "no space left"
+    assert disk_full(RuntimeError(f"Arrow: {os.strerror(errno.ENOSPC)}")) == "no space left"
+    assert disk_full(OSError(errno.EACCES, "x")) == ""
+    assert disk_full(RuntimeError("something else")) == ""
