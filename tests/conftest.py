@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the repository root on the path, one local Ray for the session, small wafer shards."""
+"""For every test: the repository root on the path, commands, a local Ray, small wafer shards."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell's background job: the commands that tests interrupt would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In a background job of a shell. The commands that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def script(name: str) -> ModuleType:
-    """The module of a script such as distributed/ingest.py: `distributed.ingest` is the function of that name."""
+    """Returns the module of a script such as distributed/ingest.py.
+
+    `distributed.ingest` is the function of that name.
+    """
     return importlib.import_module(f"distributed.{name}")
 
 
 def run_command(
-    *words: str, timeout: float = 240, **environment: str
+    *arguments: str, timeout: float = 240, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python distributed/....py ...` from another folder, as a user would."""
-    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
     with tempfile.TemporaryDirectory() as elsewhere:
         return subprocess.run(
             command,

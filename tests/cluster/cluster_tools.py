@@ -1,4 +1,4 @@
-"""What the cluster tests share: a local cluster, the commands a user would type at it, and what its head says about it."""
+"""For the cluster tests: a local cluster, a user's commands, and what its head reports."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from cluster.local import nodes, processes
 ROOT = Path(__file__).resolve().parents[2]
 Done = subprocess.CompletedProcess[str]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-SINGLETONS = (
-    "_AutoscalingCoordinatorActor",
-    "_StatsActor",
-)  # Ray Data's and Train's own, one a cluster, meant to stay
+# Actors of Ray Data and Ray Train, one a cluster, which are meant to stay.
+SINGLETONS = ("_AutoscalingCoordinatorActor", "_StatsActor")
 
 
 class Cluster:
@@ -33,12 +31,12 @@ class Cluster:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def __call__(self, *words: str, timeout: float = 300) -> Done:
-        """`python cluster/local/cluster.py WORDS`."""
+    def __call__(self, *arguments: str, timeout: float = 300) -> Done:
+        """Runs `python cluster/local/cluster.py ARGUMENTS`."""
         command = [
             sys.executable,
             str(ROOT / "cluster/local/cluster.py"),
-            *words,
+            *arguments,
             "--dir",
             self.folder,
         ]
@@ -52,15 +50,15 @@ class Cluster:
     def workers(self) -> list[str]:
         return [node.name for node in self.state.nodes[1:]]
 
-    def ray(self, *words: str, token: bool = True, timeout: float = 400) -> Done:
-        """`ray WORDS` from the repository's root, in a shell that knows the token or does not."""
+    def ray(self, *arguments: str, token: bool = True, timeout: float = 400) -> Done:
+        """Runs `ray ARGUMENTS` from the repository's root, in a shell with the token or without."""
         environment = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))
         }
         environment |= nodes.environment(self.state) if token else {"RAY_AUTH_MODE": "disabled"}
-        command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+        command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
         )
@@ -72,7 +70,7 @@ class Cluster:
         token: bool = True,
         timeout: float = 400,
     ) -> Done:
-        """`ray job submit --working-dir . -- COMMAND`, as the README writes it; waits for the end."""
+        """Runs `ray job submit --working-dir . -- COMMAND`, as in the README; waits for the end."""
         return self.ray(
             "job",
             "submit",
@@ -94,6 +92,7 @@ class Cluster:
         return name
 
     def get(self, path: str) -> Any:
+        """Returns what the dashboard answers at a path."""
         key = {"Authorization": f"Bearer {self.state.token.read_text()}"}
         with urllib.request.urlopen(
             urllib.request.Request(self.state.dashboard + path, headers=key), timeout=20
@@ -110,20 +109,20 @@ class Cluster:
         return self.log(name)
 
     def log(self, name: str) -> str:
+        """Returns the status of a job in the first line, then its log so far."""
         status = self.get(f"/api/jobs/{name}")["status"]
         with contextlib.suppress(urllib.error.HTTPError):
             return f"{status}\n{self.get(f'/api/jobs/{name}/logs')['logs']}"
         return f"{status}\n"
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
-        """`ray list KIND`."""
-        found: list[dict[str, Any]] = self.get(f"/api/v0/{kind}?limit=10000&detail=true")["data"][
-            "result"
-        ]["result"]
-        return found
+        """Returns what `ray list KIND` lists."""
+        reply = self.get(f"/api/v0/{kind}?limit=10000&detail=true")
+        rows: list[dict[str, Any]] = reply["data"]["result"]["result"]
+        return rows
 
     def node_names(self) -> dict[str, str]:
-        """Names of the nodes by Ray's ids, of lost ones too."""
+        """Returns the names of the nodes by Ray's ids, lost nodes among them."""
         return {
             row["node_id"]: name
             for row in self.rows("nodes")
@@ -131,20 +130,18 @@ class Cluster:
             if name.startswith(("head", "worker"))
         }
 
-    def places(self, words: str) -> set[str]:
-        """Nodes on which actors ran whose class has one of these words in its name."""
+    def places(self, classes: tuple[str, ...]) -> set[str]:
+        """Returns the nodes on which actors of these classes ran."""
         names = self.node_names()
-        found = [
-            row
-            for row in self.rows("actors")
-            if any(word in row["class_name"] for word in words.split())
+        actors = [
+            row for row in self.rows("actors") if any(name in row["class_name"] for name in classes)
         ]
-        return {names.get(row["node_id"], "?") for row in found if row["node_id"]}
+        return {names.get(row["node_id"], "?") for row in actors if row["node_id"]}
 
     def leaks(self, seconds: float = 30) -> list[str]:
-        """Actors, placement groups and busy worker processes that are left once all jobs are over."""
+        """Returns actors, placement groups and busy processes that outlive all jobs."""
 
-        def left() -> list[str]:
+        def remaining() -> list[str]:
             actors = [
                 row
                 for row in self.rows("actors")
@@ -163,43 +160,43 @@ class Cluster:
             )
 
         end = time.monotonic() + seconds
-        while (found := left()) and time.monotonic() < end:
+        while (leaks := remaining()) and time.monotonic() < end:
             time.sleep(0.5)
-        return found
+        return leaks
 
 
 def is_busy(pid: int) -> bool:
-    """Whether a process is a Ray worker in the middle of something, or a driver of ours."""
+    """Whether a process is a Ray worker with a task, or a driver of this project."""
     with contextlib.suppress(OSError):
-        words = (
+        command = (
             Path(f"/proc/{pid}/cmdline")
             .read_bytes()
             .replace(b"\0", b" ")
             .decode(errors="replace")
             .strip()
         )
-        idle = words.startswith(
+        idle = command.startswith(
             tuple(
                 f"ray::{name}"
                 for name in ("IDLE", "DashboardAgent", "RuntimeEnvAgent", *SINGLETONS)
             )
         )
-        return (words.startswith("ray::") and not idle) or " distributed/" in words
+        return (command.startswith("ray::") and not idle) or " distributed/" in command
     return False
 
 
 def wait_for(
-    true: Callable[[], Any], seconds: float, explain: Callable[[], object] = lambda: ""
+    condition: Callable[[], Any], seconds: float, explain: Callable[[], object] = lambda: ""
 ) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {explain()}"
         time.sleep(0.3)
 
 
 def traces(state: nodes.State) -> list[str]:
-    """What a stopped cluster must not leave: processes, namespaces, a bridge, files."""
-    left = [f"process {pid}" for pid in processes.marked(processes.CLUSTER_MARK, state.id)]
+    """Returns what a stopped cluster has left: processes, namespaces, a bridge, files."""
+    remaining = [f"process {pid}" for pid in processes.marked(processes.CLUSTER_MARK, state.id)]
     links = (
         subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
         if state.subnet
@@ -210,12 +207,12 @@ def traces(state: nodes.State) -> list[str]:
         if state.subnet
         else ""
     )
-    left += [
+    remaining += [
         line
         for line in (links + spaces).splitlines()
         if state.subnet and state.network.bridge in line
     ]
-    return left + [str(path) for path in Path(state.folder).glob("*")]
+    return remaining + [str(path) for path in Path(state.folder).glob("*")]
 
 
 @contextlib.contextmanager

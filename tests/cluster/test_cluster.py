@@ -1,4 +1,4 @@
-"""The system on several real raylets: started by cluster/local, with their own addresses where the rights allow."""
+"""The system on several real raylets, which cluster/local starts with addresses of their own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ ray.init()
 def where():
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
-found = ray.get([where.options(resources={name: 0.01}).remote() for name in sys.argv[1:]])
-print("NODES", len({node for node, _ in found}), "ADDRESSES", *sorted(address for _, address in found))
+places = ray.get([where.options(resources={name: 0.01}).remote() for name in sys.argv[1:]])
+addresses = sorted(address for _, address in places)
+print("NODES", len({node for node, _ in places}), "ADDRESSES", *addresses)
 """
 
 
 def working_dir(folder: Path) -> tuple[str, str]:
-    """Options that send a folder with where.py along with the job."""
+    """Returns the options that send a folder with where.py along with the job."""
     (folder / "where.py").write_text(WHERE)
     return "--working-dir", str(folder)
 
@@ -44,7 +45,10 @@ def two_workers() -> Iterator[Cluster]:
 
 
 def test_smoke(tmp_path: Path) -> None:
-    """Starts, refuses a stranger, runs a job on both nodes, stops without a trace. The cluster test that CI runs: about 30 s."""
+    """Starts, refuses a job without token, runs one on both nodes, stops and leaves nothing.
+
+    The cluster test that CI runs: about 30 s.
+    """
     with started(1, "--head-cpus", "1") as cluster:
         state = cluster.state
         assert cluster("status").returncode == 0
@@ -70,11 +74,11 @@ def test_smoke(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     folder = f"/tmp/lt-none-{os.getpid()}"
-    for words, expected in [
+    for arguments, expected in [
         (("status",), "must hold a started cluster"),
         (("start", "--network", "wifi"), "auto, namespaces, loopback"),
     ]:
-        result = Cluster(folder)(*words)
+        result = Cluster(folder)(*arguments)
         assert result.returncode == 2
         assert expected in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Training and searching on several nodes, and what happens when nodes and jobs are lost in the middle."""
+"""Training and searching on several nodes, also when nodes and jobs are lost on the way."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ SMALL = [
     "experts.hidden=16",
     "inference.calibrate=false",
 ]
-TRAINERS, TRIALS = (
-    "RayTrainWorker",
-    "ImplicitFunc Trainable",
-)  # classes of the actors that do the work
+# Classes of the actors that do the work.
+TRAINERS = ("RayTrainWorker",)
+TRIALS = ("ImplicitFunc", "Trainable")
 
 
 @pytest.fixture(scope="module")
-def roomy() -> Iterator[Cluster]:
+def cluster_of_two() -> Iterator[Cluster]:
     """Two workers with two CPUs each: what one loses fits on the other."""
     with started(2, "--cpus", "2") as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
-def shards(roomy: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(cluster_of_two: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small wafer shards, ingested on the cluster."""
     folder = tmp_path_factory.mktemp("data") / "shards"
-    done = roomy.submit(
+    done = cluster_of_two.submit(
         "python", "distributed/wafers", "--rows", "400", "--size", "16", "--shards", str(folder)
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,15 +52,15 @@ def shards(roomy: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def two_workers(roomy: Cluster) -> Iterator[Cluster]:
-    yield roomy
-    while len(roomy.workers) < 2:
-        added = roomy("add")
+def two_workers(cluster_of_two: Cluster) -> Iterator[Cluster]:
+    yield cluster_of_two
+    while len(cluster_of_two.workers) < 2:
+        added = cluster_of_two("add")
         assert added.returncode == 0, added.stderr
 
 
-def train(shards: Path | str, out: Path | str, *words: str, epochs: int) -> list[str]:
-    settings = ["--set", f"optim.epochs={epochs}", *SMALL, *words]
+def train(shards: Path | str, out: Path | str, *settings: str, epochs: int) -> list[str]:
+    """Returns the command of a small training on two workers."""
     return [
         "python",
         "distributed/train.py",
@@ -71,12 +70,16 @@ def train(shards: Path | str, out: Path | str, *words: str, epochs: int) -> list
         "2",
         "--out",
         str(out),
+        "--set",
+        f"optim.epochs={epochs}",
+        *SMALL,
         *settings,
     ]
 
 
 def tune(shards: Path | str, out: Path | str, *, trials: int, epochs: int) -> list[str]:
-    words = [
+    """Returns the command of a small random search."""
+    options = [
         "--trials",
         str(trials),
         "--replicates",
@@ -96,12 +99,13 @@ def tune(shards: Path | str, out: Path | str, *, trials: int, epochs: int) -> li
         str(out),
         "--space",
         "fusion",
-        *words,
+        *options,
         *settings,
     ]
 
 
 def history(run: Path) -> list[int]:
+    """Returns the epochs that a run has recorded so far."""
     try:
         return [int(entry["epoch"]) for entry in json.loads((run / "history.json").read_text())]
     except (FileNotFoundError, json.JSONDecodeError):
@@ -109,7 +113,7 @@ def history(run: Path) -> list[int]:
 
 
 def check_run(run: Path, epochs: int) -> dict[str, Any]:
-    """A finished run is complete, and every epoch was trained once."""
+    """Checks that a finished run is complete and trained every epoch once; returns its metrics."""
     assert history(run) == list(range(1, epochs + 1))
     metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     assert {"val", "test", "train_seconds", "rows_per_second"} <= set(metrics)
@@ -121,6 +125,7 @@ def check_run(run: Path, epochs: int) -> dict[str, Any]:
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
+    """Returns the records of a search's ended trials by name."""
     path = out / "records.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return {
@@ -130,7 +135,7 @@ def records(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_search(out: Path, trials: int) -> None:
-    """A finished search is complete: each trial once, none failed, all files there."""
+    """Checks that a finished search is complete: each trial once, none failed, all files."""
     with open(out / "trials.csv") as file:
         rows = list(csv.DictReader(file))
     assert len({row["trial"] for row in rows}) == len(rows) == trials, [
@@ -144,17 +149,17 @@ def check_search(out: Path, trials: int) -> None:
     assert any(record["job"]["kind"] == "test" for record in records(out).values())
 
 
-def busy_worker(cluster: Cluster, words: str) -> str:
-    """A worker node on which such an actor runs now."""
+def busy_worker(cluster: Cluster, classes: tuple[str, ...]) -> str:
+    """Returns a worker node on which an actor of one of these classes runs now."""
     names = cluster.node_names()
     live = [
         row
         for row in cluster.rows("actors")
-        if row["state"] == "ALIVE" and any(word in row["class_name"] for word in words.split())
+        if row["state"] == "ALIVE" and any(name in row["class_name"] for name in classes)
     ]
-    found = sorted({names.get(row["node_id"], "?") for row in live} & set(cluster.workers))
-    assert found, [row["class_name"] for row in cluster.rows("actors")]
-    return found[-1]
+    busy = sorted({names.get(row["node_id"], "?") for row in live} & set(cluster.workers))
+    assert busy, [row["class_name"] for row in cluster.rows("actors")]
+    return busy[-1]
 
 
 def test_training_spreads_over_two_nodes(
@@ -177,7 +182,7 @@ def test_search_has_trials_on_both_nodes(
     assert two_workers.leaks() == []
 
 
-def test_training_goes_on_with_what_is_left_of_the_cluster(
+def test_training_continues_on_the_remaining_nodes(
     two_workers: Cluster, shards: Path, tmp_path: Path
 ) -> None:
     run, name = tmp_path / "run", f"lost-{time.time():.0f}"
@@ -283,7 +288,10 @@ def test_elastic_training_shrinks_and_goes_on(shards: Path, tmp_path: Path) -> N
 def test_code_in_the_image_needs_no_working_directory(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Kubernetes: each node has the code on its PYTHONPATH, and a job starts in the folder where Ray was started."""
+    """As on Kubernetes: each node has the code on its PYTHONPATH.
+
+    A job starts in the folder where Ray was started.
+    """
     image = tmp_path / "image"
     for name in ("distributed", "model", "search_spaces"):
         shutil.copytree(ROOT / name, image / name, ignore=shutil.ignore_patterns("__pycache__"))

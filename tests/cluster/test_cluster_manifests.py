@@ -1,4 +1,4 @@
-"""The files of cluster/ are valid, strict enough that a typo fails, and say the same as the README."""
+"""The files of cluster/ are valid, a typo in them fails, and they agree with the README."""
 
 from __future__ import annotations
 
@@ -148,7 +148,10 @@ def test_gpu_pool_asks_for_a_gpu_and_a_cpu_pool_stands_beside_it(name: str) -> N
 
 
 def pod_schema(path: str) -> dict[str, Any]:
-    """A part of the published RayCluster's spec: it holds the schemas of pods, volume claims and network rules."""
+    """Returns a part of the published spec of a RayCluster.
+
+    It holds the schemas of pods, volume claims and network rules.
+    """
     if not PUBLISHED.exists():
         pytest.skip("the published definitions are not beside this checkout")
     part: dict[str, Any] = reduce.strict(reduce.published(PUBLISHED, "RayCluster"))
@@ -173,20 +176,21 @@ def test_network_policy_selects_the_pods() -> None:
     (rule,) = policy["spec"]["ingress"]
     schema = pod_schema("networkPolicy/head/ingressRules")
     jsonschema.validate([rule], schema)
-    wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+    selected = policy["spec"]["podSelector"]["matchLabels"].items()
     for name in RAY:
         assert all(
-            wanted <= group["template"]["metadata"]["labels"].items()
+            selected <= group["template"]["metadata"]["labels"].items()
             for group in groups(DOCUMENTS[name])
         )
 
 
 def commands(text: str) -> list[str]:
-    """Every `python distributed/....py` line of a document, continuation lines joined."""
+    """Returns every `python distributed/....py` line of a document, continuation lines joined."""
     return re.findall(r"python distributed/\w+\.py[^\n`|&;]*", re.sub(r"\\\n\s*", "", text))
 
 
-def offered(script: str) -> str:
+def help_of(script: str) -> str:
+    """Returns the help of a script."""
     path = ROOT / script
     if not path.exists():
         pytest.skip(f"{script} is not there yet")
@@ -198,18 +202,18 @@ def offered(script: str) -> str:
 
 
 def test_entrypoints_are_commands_of_this_repository() -> None:
-    found = [
+    entrypoints = [
         document["spec"]["entrypoint"]
         for document in DOCUMENTS.values()
         if document["kind"] == "RayJob"
     ]
-    assert len(found) == 2
-    found += commands((ROOT / "cluster" / "README.md").read_text())
-    for command in found:
-        python, script, *words = shlex.split(command)
+    assert len(entrypoints) == 2
+    entrypoints += commands((ROOT / "cluster" / "README.md").read_text())
+    for command in entrypoints:
+        python, script, *arguments = shlex.split(command)
         assert python == "python"
-        known = set(re.findall(r"--[a-z][a-z-]*", offered(script)))
-        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, command
+        flags = set(re.findall(r"--[a-z][a-z-]*", help_of(script)))
+        assert {word.split("=")[0] for word in arguments if word.startswith("--")} <= flags, command
 
 
 def test_entrypoints_are_those_of_the_readme() -> None:
@@ -245,7 +249,7 @@ def test_launcher_follows_rays_schema(path: Path) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_aws_machines_are_what_ec2_takes() -> None:
-    """Against the definition of EC2's RunInstances that ships with botocore."""
+    """Compares with the definition of EC2's RunInstances that ships with botocore."""
     pytest.importorskip("botocore")
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
@@ -285,9 +289,13 @@ def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: P
         "SLURM_GPUS_ON_NODE": "2",
         "PYTHON": "/opt/python",
     }
-    words = ["--trials", "200", "--out", "/shared/with space"]
+    arguments = ["--trials", "200", "--out", "/shared/with space"]
     done = subprocess.run(
-        ["bash", str(SBATCH), *words], env=environment, cwd=tmp_path, capture_output=True, text=True
+        ["bash", str(SBATCH), *arguments],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
@@ -297,11 +305,11 @@ def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: P
     assert "--head" in lines[0]
     assert all("--num-gpus=2" in line for line in lines[:3])
     assert all(any(word.startswith("--address=a1:") for word in line) for line in lines[1:3])
-    assert lines[3][-6:] == ["/opt/python", "distributed/tune.py", *words]
+    assert lines[3][-6:] == ["/opt/python", "distributed/tune.py", *arguments]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_slurm_script_outside_slurm_says_how_to_look_at_it() -> None:
+def test_slurm_script_outside_slurm_names_its_dry_run() -> None:
     done = subprocess.run(
         ["bash", str(SBATCH)], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
@@ -367,7 +375,7 @@ def test_image_copies_little_and_all_that_is_needed(tmp_path: Path) -> None:
 
 
 def test_build_context_is_what_is_copied_and_small() -> None:
-    """With the rules of the docker client itself."""
+    """Applies the rules of the docker client itself."""
     build = pytest.importorskip("docker.utils.build")
     patterns = [
         line
@@ -381,7 +389,7 @@ def test_build_context_is_what_is_copied_and_small() -> None:
 
 
 def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path) -> None:
-    """With Ray's own rules for `ray job submit --working-dir .`."""
+    """Applies Ray's own rules for `ray job submit --working-dir .`."""
     from ray._private.runtime_env import packaging
 
     packaging.create_package(
@@ -394,8 +402,8 @@ def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path)
     with zipfile.ZipFile(tmp_path / "job.zip") as package:
         names = package.namelist()
     assert {"distributed/train.py", "model/network.py"} <= set(names)
-    tops = {name.split("/")[0] for name in names}
-    assert not tops & {
+    top_level = {name.split("/")[0] for name in names}
+    assert not top_level & {
         ".git",
         ".venv",
         "tests",

@@ -1,4 +1,4 @@
-"""Shards, runs and searches in an S3-compatible store: a real server process, credentials from the environment only."""
+"""Shards, runs and searches in an S3-compatible store, served by a real process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster_tools import Cluster, started, wait_for
-from tests.cluster.test_cluster_faults import SMALL, train, tune
+from tests.cluster.test_cluster_faults import SMALL, TRAINERS, train, tune
 from tests.conftest import run_command
 
 pytest.importorskip("moto")
@@ -28,7 +28,7 @@ SECRET = "a-secret-of-the-test"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An S3 server and the environment that leads to it."""
+    """A bucket on an S3 server whose address and credentials are in the environment."""
     import boto3
 
     with socket.socket() as probe:
@@ -66,20 +66,24 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(bucket: str) -> Iterator[Cluster]:
-    # On the loopback network every node reaches the server at 127.0.0.1; the nodes have the credentials from the environment of `start`.
-    with started(2, "--network", "loopback") as found:
-        yield found
+    """Two workers that reach the S3 server.
+
+    On the loopback network every node reaches it at 127.0.0.1. The nodes have the credentials from
+    the environment of `start`.
+    """
+    with started(2, "--network", "loopback") as cluster:
+        yield cluster
 
 
 def names(uri: str) -> set[str]:
-    """Files under a URI, by their path in it."""
+    """Returns the files under a URI, by their path in it."""
     from pyarrow.fs import FileSelector
 
     from distributed.runtime.storage import filesystem
 
     system, path = filesystem(uri)
-    found = system.get_file_info(FileSelector(path, recursive=True))
-    return {info.path.removeprefix(path).strip("/") for info in found if info.is_file}
+    entries = system.get_file_info(FileSelector(path, recursive=True))
+    return {entry.path.removeprefix(path).strip("/") for entry in entries if entry.is_file}
 
 
 def content(uri: str) -> bytes:
@@ -101,16 +105,16 @@ def test_training_on_two_nodes_leaves_a_whole_run(cluster: Cluster, bucket: str)
     out = f"{bucket}/run"
     log = cluster.submit(*train(f"{bucket}/shards", out, epochs=2))
     assert log.returncode == 0, log.stdout + log.stderr
-    assert cluster.places("RayTrainWorker") == set(cluster.workers)
-    found = names(out)
+    assert cluster.places(TRAINERS) == set(cluster.workers)
+    files = names(out)
     assert {
         "config.json",
         "metrics.json",
         "history.json",
         "checkpoint/model.pt",
         "checkpoint/info.json",
-    } <= found
-    assert not [name for name in found if name.endswith(".part")]
+    } <= files
+    assert not [name for name in files if name.endswith(".part")]
     assert "val" in json.loads(content(f"{out}/metrics.json"))
     from distributed.training.checkpoint import load_checkpoint
 
@@ -119,7 +123,7 @@ def test_training_on_two_nodes_leaves_a_whole_run(cluster: Cluster, bucket: str)
     assert again.returncode != 0
     assert "--resume" in again.stdout
     assert SECRET not in log.stdout + log.stderr + again.stdout
-    assert SECRET.encode() not in b"".join(content(f"{out}/{name}") for name in found)
+    assert SECRET.encode() not in b"".join(content(f"{out}/{name}") for name in files)
     assert cluster.leaks() == []
 
 

@@ -1,4 +1,4 @@
-"""SCALE.md says what cluster/scale.py computes, and scale.py computes what can be checked by hand."""
+"""SCALE.md holds what cluster/scale.py computes, and that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -87,6 +87,6 @@ def test_photographs_are_jpegs_of_a_photographs_size() -> None:
 
 @pytest.mark.slow
 def test_a_training_step_costs_what_the_page_says() -> None:
-    found = measure.measure_model(224)
-    assert found["step_gflop_224"] == pytest.approx(MEASURED["step_gflop_224"], rel=0.2)
-    assert found["parameters"] == pytest.approx(MEASURED["parameters"], rel=0.2)
+    result = measure.measure_model(224)
+    assert result["step_gflop_224"] == pytest.approx(MEASURED["step_gflop_224"], rel=0.2)
+    assert result["parameters"] == pytest.approx(MEASURED["parameters"], rel=0.2)

@@ -1,4 +1,4 @@
-"""cluster/slurm/search.sbatch on two machines that are network namespaces, with stand-ins for Slurm's own two commands."""
+"""cluster/slurm/search.sbatch on two network namespaces, with substitutes for Slurm's commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster.local import processes
 from cluster.local.network import Network, open_network
 from tests.cluster.cluster_tools import wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
@@ -38,7 +38,7 @@ exec ip netns exec "$BRIDGE-worker$machine" "$@"
 SCONTROL = """#!/usr/bin/env bash
 [[ "$*" == "show hostnames m[1-2]" ]] && printf 'm1\\nm2\\n'
 """
-# In place of the search: says what it sees, and ends as the search does when Slurm warns it.
+# In place of the search: prints its nodes, and ends as the search does after Slurm's warning.
 DRIVER = """
 import signal, sys, time
 import ray
@@ -91,22 +91,22 @@ def test_a_job_starts_its_nodes_passes_the_warning_on_and_cleans_up(
     }
     with tempfile.TemporaryFile("w+") as log:
 
-        def said() -> str:
+        def output() -> str:
             log.seek(0)
             return log.read()
 
         command = ["bash", str(ROOT / "cluster/slurm/search.sbatch"), "--trials", "9"]
         batch = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
         try:
-            wait_for(lambda: "NODES" in said() or batch.poll() is not None, 200, said)
-            assert "NODES 2 CPUS 6.0 ['--trials', '9']" in said()
+            wait_for(lambda: "NODES" in output() or batch.poll() is not None, 200, output)
+            assert "NODES 2 CPUS 6.0 ['--trials', '9']" in output()
             token = tmp_path / f".longtail-token-{job}"
             assert token.stat().st_mode & 0o077 == 0
             commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
             assert token.read_text() not in commands
             batch.send_signal(signal.SIGTERM)
             assert batch.wait(90) == 7
-            assert "SAVED" in said()
+            assert "SAVED" in output()
             assert not token.exists()
             assert not Path(f"/tmp/longtail-{job}").exists()
             assert processes.wait_gone(processes.CLUSTER_MARK, mark, 10) == []
