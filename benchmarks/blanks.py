@@ -25,7 +25,8 @@ from distributed.reporting.significance import paired_comparison
 from distributed.shards.manifest import read_manifest
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, open_run, open_split
+from distributed.training.run import open_run, open_split
+from distributed.training.spec import RunSpec
 from distributed.wafers.default import resolve_shards
 from model.encoders.image import ImageEncoder
 

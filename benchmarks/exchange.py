@@ -28,10 +28,10 @@ from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import load_config
 from distributed.shards.batches import open_batches
-from distributed.training import loop
-from distributed.training.exchange import Exchange
-from distributed.training.run import keep_memory
-from distributed.training.workers.ray_train import WorkerExchange
+from distributed.training import loop, step
+from distributed.training.exchange import Exchange, WorkerExchange
+from distributed.training.run import keep_freed_memory
+from distributed.training.training_state import TrainingState
 from model.network import Network
 
 WARM_UP_STEPS = 4  # they grow the processes' memory
@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
 def step_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
     """Returns the seconds of every step of each kind, as one worker measures them."""
     torch.set_num_threads(1)
-    keep_memory()
+    keep_freed_memory()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
         "gloo", init_method=f"file://{args.folder}/meeting", rank=args.rank, world_size=2
@@ -93,10 +93,10 @@ def step_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
     source = open_batches(f"{args.folder}/shards", "train", settings, train=True)
     batch = next(iter(source.batches(0)))
 
-    def begin(exchange: Exchange) -> loop.TrainingState:
+    def begin(exchange: Exchange) -> TrainingState:
         torch.manual_seed(0)
         network = Network(source.schema, settings.model)
-        run = loop.begin(network, source, settings, exchange, torch.device("cpu"))
+        run = loop.begin_training(network, source, settings, exchange, torch.device("cpu"))
         run.network.train()
         return run
 
@@ -113,7 +113,7 @@ def step_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
             dist.barrier()
             start = time.perf_counter()
             if kind != "alone" or args.rank == 0:
-                loop.train_step(run, [batch])
+                step.train_step(run, [batch])
             seconds[kind].append(time.perf_counter() - start)
     return {kind: each[WARM_UP_STEPS:] for kind, each in seconds.items()}
 

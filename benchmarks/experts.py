@@ -20,7 +20,7 @@ from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import load_config
 from distributed.shards.batches import open_batches
-from distributed.training import loop
+from distributed.training import loop, step
 from distributed.training.exchange import Exchange
 from model.network import Network
 
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         settings = load_config(sets=["data.cache=memory", f"experts.count={count}"])
         source = open_batches(f"{folder}/shards", "train", settings, train=True)
         network = Network(source.schema, settings.model)
-        run = loop.begin(network, source, settings, Exchange(), torch.device(args.device))
+        run = loop.begin_training(network, source, settings, Exchange(), torch.device(args.device))
         run.network.train()
         runs.append(run)
     batches = list(source.batches(0))
@@ -53,7 +53,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         times = []
         for run in runs:
             start = time.perf_counter()
-            loop.train_step(run, [batches[pair % len(batches)]])
+            step.train_step(run, [batches[pair % len(batches)]])
             if args.device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

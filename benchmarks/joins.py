@@ -25,7 +25,7 @@ from benchmarks import command
 from distributed.inference.shifts import shifted_rows
 from distributed.shards.batches import open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
-from distributed.training.scoring import forward_batches, modality_posteriors
+from distributed.training.scoring import Evaluator, modality_posteriors
 
 LENGTHS = (50, 100, 200, 400, 800)
 SHARES = (0.0, 0.25, 0.5, 1.0)
@@ -93,7 +93,7 @@ def modality_predictions(checkpoint: Checkpoint, shards: str) -> tuple[Tensor, T
     posteriors, present, labels = [], [], []
     with torch.inference_mode():
         source = open_batches(shards, "test", checkpoint.config, train=False)
-        for batch, outputs in forward_batches(network, source, torch.device("cpu"), torch.float32):
+        for batch, outputs in Evaluator(torch.device("cpu")).forward(network, source):
             posterior_BMC, present_BM = modality_posteriors(outputs)
             posteriors.append(posterior_BMC)
             present.append(present_BM)

@@ -26,6 +26,7 @@ from distributed.config import Config, load_config
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange
+from distributed.training.precision import autocast
 from model.learning.augment import augment, drop_modalities
 from model.learning.losses import loss_terms
 from model.learning.optimisers import build_optimiser, learning_rate_scale
@@ -53,7 +54,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     source = open_batches(f"{folder}/shards", "train", settings, train=True)
     device = torch.device(args.device)
     torch.manual_seed(0)
-    run = loop.begin(Network(source.schema, settings.model), source, settings, Exchange(), device)
+    run = loop.begin_training(
+        Network(source.schema, settings.model), source, settings, Exchange(), device
+    )
     torch.manual_seed(0)
     plain = PlainLoop(Network(source.schema, settings.model), source, settings, device)
     seconds: list[tuple[float, float]] = []
@@ -107,7 +110,7 @@ class PlainLoop:
                 group["lr"] = settings.optim.lr * scale
             batch = augment(batch.to(self.device), settings.data, 0, self.step)
             batch = drop_modalities(batch, settings.fusion.modality_dropout, 0, self.step)
-            with loop.autocast(settings, self.device):
+            with autocast(settings, self.device):
                 outputs = network(batch)
             terms = loss_terms(outputs, batch, network.counts_C, settings.model, self.step / steps)
             loss = sum(terms.values())

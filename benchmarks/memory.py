@@ -25,6 +25,7 @@ from distributed.config import Config, apply_changes
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange
+from distributed.training.training_state import TrainingState
 from model.batch import Batch
 from model.network import Network
 
@@ -48,7 +49,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     source = open_batches(shards, "train", config, train=True)
     loading = time.perf_counter() - start
     network = Network(source.schema, config.model)
-    run = loop.begin(network, source, config, Exchange(), torch.device("cpu"))
+    run = loop.begin_training(network, source, config, Exchange(), torch.device("cpu"))
     ready = ReadySource(source)
     waits, ratios, seconds = [], [], []
     for pair in range(args.pairs + 1):
@@ -84,7 +85,7 @@ class ReadySource:
         return iter(self.ready[start:])
 
 
-def epoch_seconds(run: loop.TrainingState, source: loop.Source) -> tuple[float, float]:
+def epoch_seconds(run: TrainingState, source: loop.TrainingSource) -> tuple[float, float]:
     """Returns the seconds of one training epoch, and of those spent waiting for batches."""
     waited = run.data_seconds
     start = time.perf_counter()

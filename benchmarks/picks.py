@@ -26,8 +26,9 @@ from benchmarks import command
 from distributed.config import parse_assignments
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, open_run
+from distributed.training.run import open_run
 from distributed.training.scoring import Scores
+from distributed.training.spec import RunSpec
 
 BEST_OF_ALL, UPPER_LIMIT = "best of all", "best there is"
 SHARES = (0.25, 0.5, 0.75)  # of the validation rows, to pick by

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from distributed.config import Config, parse_assignments
 from distributed.shards.batches import BatchSource
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, finish, open_run
+from distributed.training.finish import finish_run
+from distributed.training.precision import autocast
+from distributed.training.run import open_run, open_split
+from distributed.training.spec import RunSpec
 from model.batch import Batch
 from model.metrics.metrics import compute_metrics
 from model.schema import Schema, Table
@@ -68,7 +72,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         theirs.append(seconds_of(prototype.epoch))
 
     run = loop.train_network(opened.network, opened.train, opened.val, job.config, report)
-    finished = finish(job, run, opened.train, opened.val, None)
+    open_test = partial(open_split, job, "test", Exchange(), None)
+    finished = finish_run(run, opened.train, opened.val, open_test, history=[])
     reached = compute_metrics(
         prototype.probabilities(opened.val),
         torch.cat([batch.labels_B for batch in opened.val.batches(0)]),
@@ -86,7 +91,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "prototype_seconds": round(sum(theirs), 1),
         "ratio": round(statistics.median(a / b for a, b in after_first), 3),
         "target": 2.0,
-        "val_balanced_accuracy": round(finished.metrics["val"]["balanced_accuracy"], 4),
+        "val_balanced_accuracy": round(finished.metrics.val["balanced_accuracy"], 4),
         "prototype_val_balanced_accuracy": round(reached["balanced_accuracy"], 4),
     }
 
@@ -181,7 +186,7 @@ class Prototype:
             x_BCHW, flipped_B = self.pixels(batch), torch.rand(len(batch)) < 0.5
             x_BCHW[flipped_B] = x_BCHW[flipped_B].flip(-1)
             down, right = torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist()
-            with loop.autocast(self.settings, torch.device("cpu")):
+            with autocast(self.settings, torch.device("cpu")):
                 logits_BC = self.network(x_BCHW.roll((down, right), (2, 3)), batch)
             loss = cross_entropy(logits_BC.float() + self.log_prior_C, batch.labels_B)
             self.optimiser.zero_grad(set_to_none=True)
@@ -193,7 +198,7 @@ class Prototype:
     def probabilities(self, source: BatchSource) -> Tensor:
         """Returns the class probabilities of every row of a source."""
         self.network.eval()
-        with torch.inference_mode(), loop.autocast(self.settings, torch.device("cpu")):
+        with torch.inference_mode(), autocast(self.settings, torch.device("cpu")):
             logits = [self.network(self.pixels(batch), batch) for batch in source.batches(0)]
             return torch.cat(logits).float().softmax(1)
 

@@ -23,8 +23,9 @@ from distributed.inference.tasks import RowRange, Wave
 from distributed.inference.weighing import FixedAggregation, expert_count
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.parallel import prefetch
-from distributed.training import loop, priors
+from distributed.training import priors
 from distributed.training.checkpoint import Checkpoint
+from distributed.training.precision import autocast
 from distributed.training.scoring import modality_posteriors
 from model.fusion.cross_modal import CrossModalStats
 from model.fusion.novelty import only_unfamiliar
@@ -174,7 +175,7 @@ class Predictor:
             return self.schema.empty_table(), refused
         schema = self.network.schema
         batch = arrays_to_batch(prepared.arrays, schema).to(self.device)
-        with loop.autocast(self.checkpoint.config, self.device):
+        with autocast(self.checkpoint.config, self.device):
             outputs: Outputs = self.network(batch)
         probabilities_BC = self.aggregation.probabilities(
             self.checkpoint, outputs.logits_BEC.float().cpu(), self.trained_C

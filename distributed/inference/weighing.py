@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from distributed.runtime.errors import OptionError
-from distributed.training import loop
 from distributed.training.checkpoint import Checkpoint
-from distributed.training.exchange import Exchange
+from distributed.training.precision import compute_dtype
 from distributed.training.priors import mean_class_prior
-from distributed.training.scoring import Batches, Scores, score_split
+from distributed.training.scoring import Batches, Evaluator, Scores
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS
 from model.decisions import aggregation
@@ -58,10 +57,8 @@ class PerturbedView:
 def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
     """Returns the network's outputs for every row of a source, on the CPU."""
     checkpoint.network.to(device)
-    precision = loop.compute_dtype(checkpoint.config, device)
-    return score_split(
-        checkpoint.network, source, device, Exchange(), precision, checkpoint.cross_modal
-    )
+    evaluator = Evaluator(device, compute_dtype(checkpoint.config, device))
+    return evaluator.score(checkpoint.network, source, checkpoint.cross_modal)
 
 
 def expert_count(checkpoint: Checkpoint) -> int:

@@ -10,8 +10,11 @@ import ray
 import torch
 from ray import tune
 
-from distributed.training.run import RunSpec, failure_reason, run_once
-from distributed.training.workers.follow import run_nested
+from distributed.training.failures import failure_reason
+from distributed.training.results import RunMetrics
+from distributed.training.run import run_training
+from distributed.training.spec import RunSpec, resumable_states
+from distributed.training.workers.watched_run import run_on_workers
 
 PER_EPOCH = ("loss", "train_seconds", "rows_per_second")  # reported beside the validation metrics
 
@@ -49,12 +52,12 @@ def run(job: Mapping[str, Any], context: TrialContext) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     split = "test" if job["kind"] == "test" else "val"
-    values = {**metrics[split], "train_seconds": metrics["train_seconds"]}
-    value, epochs = values.get(context.metrics[0]), metrics["epochs"]
+    values = {**metrics.splits[split], "train_seconds": metrics.train_seconds}
+    value, epochs = values.get(context.metrics[0]), metrics.epochs
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
 
 
-def train(job: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
+def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:
     """The metrics of a job, trained in this process, or by several workers through Ray Train."""
     settings, test = job_settings(job, context.base), job["kind"] == "test"
     config = RunSpec(shards=context.shards, settings=settings).config
@@ -66,11 +69,17 @@ def train(job: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
         return False
 
     if config.scaling.workers > 1:
-        return run_nested(context.shards, settings, folder, report, test)
+        spec = RunSpec(shards=context.shards, settings=settings, out=folder, resume=True, test=test)
+        return run_on_workers(spec, report)
     arrays = None if context.arrays is None else ray.get(context.arrays)
-    return run_once(
-        context.shards, settings, arrays=arrays, progress=report, state=f"{folder}/state", test=test
-    ).metrics
+    spec = RunSpec(
+        shards=context.shards,
+        settings=settings,
+        resume=True,
+        test=test,
+        states=resumable_states(f"{folder}/state"),
+    )
+    return run_training(spec, progress=report, arrays=arrays).metrics
 
 
 def job_settings(job: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

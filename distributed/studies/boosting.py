@@ -18,7 +18,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from distributed.shards.batches import BatchSource
 from distributed.studies.definition import join_corruptions
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, open_split
+from distributed.training.run import open_split
+from distributed.training.spec import RunSpec
 from model.metrics.metrics import compute_metrics
 from model.schema import Schema
 

@@ -17,9 +17,12 @@ from distributed.studies.definition import RAREST_ACCURACY, Cell
 from distributed.studies.results import CellOutcome, TrainingOutcome, finite_metrics
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, failure_reason, open_split, run_once
+from distributed.training.failures import failure_reason
+from distributed.training.recorder import read_history
+from distributed.training.run import open_split, run_training
 from distributed.training.scoring import Batches, compute_metrics, confidence_metrics
-from distributed.training.workers.follow import read_history, run_nested
+from distributed.training.spec import RunSpec, resumable_states
+from distributed.training.workers.watched_run import run_on_workers
 from model.batch import Batch
 from model.schema import Schema
 
@@ -111,12 +114,19 @@ def train_network(
     settings, config = cells[0].settings, cells[0].config
     test = any(not cell.test for cell in cells)
     if config.scaling.workers > 1:
-        metrics = run_nested(shards, settings, folder, lambda _: None, test)
-        return TrainedNetwork(load_checkpoint(folder), metrics, read_history(folder))
-    device = "cuda" if config.scaling.gpus_per_worker and torch.cuda.is_available() else None
-    finished = run_once(shards, settings, arrays=arrays, state=folder, test=test, device=device)
-    checkpoint = finished.checkpoint(config, read_manifest(shards))
-    return TrainedNetwork(checkpoint, finished.metrics, finished.history)
+        spec = RunSpec(shards=shards, settings=settings, out=folder, resume=True, test=test)
+        metrics = run_on_workers(spec)
+        return TrainedNetwork(load_checkpoint(folder), metrics.as_dict(), read_history(folder))
+    spec = RunSpec(
+        shards=shards,
+        settings=settings,
+        resume=True,
+        test=test,
+        states=resumable_states(folder) if folder else None,
+    )
+    result = run_training(spec, arrays=arrays)
+    checkpoint = result.checkpoint(config, read_manifest(shards))
+    return TrainedNetwork(checkpoint, result.metrics.as_dict(), result.history)
 
 
 def _score_cell(

@@ -15,6 +15,7 @@ from torch import Tensor
 from distributed.config import Config, flatten
 from distributed.reporting.events import EventWriter, scalar_tag, wait_until_newest
 from distributed.runtime.storage import filesystem, uploader
+from distributed.training.results import RunMetrics
 from distributed.training.scoring import Scores
 from model.metrics.metrics import shot_groups
 from model.network import Network
@@ -76,14 +77,14 @@ class RunBoard:
                     ):
                         self.events.histogram(tag, values_NM[rows_N, m].numpy(), step)
 
-    def close(self, config: Config, metrics: dict[str, Any]) -> None:
+    def close(self, config: Config, metrics: RunMetrics) -> None:
         """Writes the final metrics and the settings, and closes the event file."""
         # One step after the last epoch, so that a finished run that is resumed forgets them.
-        end = metrics["epochs"] + 1
-        for split in ("val", "test"):
+        end = metrics.epochs + 1
+        for split, values in metrics.splits.items():
             for name in SUMMARY:
-                if name in metrics.get(split, {}):
-                    self.events.scalar(f"final/{split}/{name}", metrics[split][name], end)
+                if name in values:
+                    self.events.scalar(f"final/{split}/{name}", values[name], end)
         self.events.text("settings", settings_table(flatten(config)), end)
         self.events.close()
 

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: resumable states while it trains, one self-contained checkpoint at its end (weights_only=True)."""
+"""The checkpoint of a finished run: one self-contained file that torch loads with weights_only=True."""
 
 from __future__ import annotations
 
@@ -6,64 +6,65 @@ import dataclasses
 import io
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from distributed.runtime.storage import read_file, write_file
+import torch
+
+from distributed.config import Config, apply_changes, flatten
+from distributed.runtime.storage import filesystem, read_file, write_file
+from distributed.shards.manifest import Manifest
 from distributed.training.states import WEIGHTS_FORMAT
+from model.decisions.calibration import Calibration
+from model.decisions.guard import ValidationRows
+from model.fusion.cross_modal import CrossModalModel
+from model.network import Network
+from model.schema import from_dict, to_dict
 
-if TYPE_CHECKING:
-    from distributed.config import Config
-    from distributed.shards.manifest import Manifest
-    from model.decisions.calibration import Calibration
-    from model.decisions.guard import ValidationRows
-    from model.fusion.cross_modal import CrossModalModel
-    from model.network import Network
+MODEL_FILE = "model.pt"
+INFO_FILE = "info.json"  # what the checkpoint is of, for people
 
 
 @dataclass
 class Checkpoint:
-    """All that evaluation and prediction need."""
+    """All that evaluation and prediction need.
+
+    validation: raw expert logits of labelled validation rows, for the guards at test time.
+    cross_modal: tells whether the modalities of new rows still belong together.
+    """
 
     network: Network
     config: Config
     manifest: Manifest
     calibration: Calibration
-    validation: ValidationRows | None = (
-        None  # labelled rows as raw expert logits: what the guards of test-time aggregation look at
-    )
-    cross_modal: CrossModalModel | None = (
-        None  # tells whether the modalities of new rows still belong together
-    )
+    validation: ValidationRows | None = None
+    cross_modal: CrossModalModel | None = None
 
 
 def save_checkpoint(folder: str, checkpoint: Checkpoint) -> None:
-    """Writes `folder`/model.pt and a readable info.json."""
-    import torch
-
-    from distributed.config import flatten
-    from model.schema import to_dict
-
-    plain = {
+    """Writes the checkpoint and a readable description of it into the folder."""
+    schema, manifest = checkpoint.network.schema, checkpoint.manifest
+    description = {
         "format": WEIGHTS_FORMAT,
         "config": flatten(checkpoint.config),
-        "schema": to_dict(checkpoint.network.schema),
-        "manifest": {**vars(checkpoint.manifest), "schema": to_dict(checkpoint.manifest.schema)},
+        "schema": to_dict(schema),
+        "manifest": {**vars(manifest), "schema": to_dict(manifest.schema)},
     }
-    weights = {
-        name: tensor.detach().cpu() for name, tensor in checkpoint.network.state_dict().items()
+    weights = checkpoint.network.state_dict()
+    content = {
+        "plain": json.dumps(description),
+        "network": {name: tensor.detach().cpu() for name, tensor in weights.items()},
+        "calibration": checkpoint.calibration.state_dict(),
     }
+    if checkpoint.validation is not None:
+        content["validation"] = checkpoint.validation.state_dict()
+    if checkpoint.cross_modal is not None:
+        content["cross_modal"] = checkpoint.cross_modal.state_dict()
     buffer = io.BytesIO()
-    known = {
-        "calibration": checkpoint.calibration,
-        "validation": checkpoint.validation,
-        "cross_modal": checkpoint.cross_modal,
-    }
-    held = {name: one.state_dict() for name, one in known.items() if one is not None}
-    torch.save({"plain": json.dumps(plain), "network": weights, **held}, buffer)
+    torch.save(content, buffer)
     folder = folder.rstrip("/")
-    write_file(f"{folder}/model.pt", buffer.getvalue())
-    write_file(f"{folder}/info.json", json.dumps(plain, indent=1).encode())
+    write_file(f"{folder}/{MODEL_FILE}", buffer.getvalue())
+    write_file(f"{folder}/{INFO_FILE}", json.dumps(description, indent=1).encode())
 
 
 def load_checkpoint(folder: str) -> Checkpoint:
@@ -73,91 +74,83 @@ def load_checkpoint(folder: str) -> Checkpoint:
 
 def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
     """The checkpoint in the bytes of model.pt; `folder` is for messages."""
-    import torch
-
-    from distributed.config import Config, apply_changes
-    from distributed.shards.manifest import Manifest
-    from model.decisions.calibration import Calibration
-    from model.decisions.guard import ValidationRows
-    from model.fusion.cross_modal import CrossModalModel
-    from model.network import Network
-    from model.schema import from_dict
-
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        plain = json.loads(saved["plain"])
-        made_with = int(plain["format"])
+        description = json.loads(saved["plain"])
+        version = int(description["format"])
     except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
-        why = f"another model.pt, or a damaged one ({type(error).__name__})"
+        reason = f"another model.pt, or a damaged one ({type(error).__name__})"
         raise ValueError(
-            f"--checkpoint must be one that this project wrote; {folder} holds {why}"
+            f"--checkpoint must be one that this project wrote; {folder} holds {reason}"
         ) from None
-    if made_with != WEIGHTS_FORMAT:
-        way = (
-            "use a newer version of this project"
-            if made_with > WEIGHTS_FORMAT
-            else "train again, or use the version that made it"
-        )
+    if version != WEIGHTS_FORMAT:
+        remedy = "train again, or use the version that made it"
+        if version > WEIGHTS_FORMAT:
+            remedy = "use a newer version of this project"
         raise ValueError(
-            f"--checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {made_with}: {way}"
+            f"--checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {version}: {remedy}"
         )
-    config = apply_changes(Config(), plain["config"])
-    bare = dataclasses.replace(
-        config.model, image=dataclasses.replace(config.image, weights="")
-    )  # its weights are in the checkpoint
-    network = Network(from_dict(plain["schema"]), bare)
+    config = apply_changes(Config(), description["config"])
+    # The weights of a pretrained encoder are in the checkpoint.
+    image = dataclasses.replace(config.image, weights="")
+    network = Network(
+        from_dict(description["schema"]), dataclasses.replace(config.model, image=image)
+    )
     network.load_state_dict(saved["network"])
     network.eval()
-    manifest = Manifest(**{**plain["manifest"], "schema": from_dict(plain["manifest"]["schema"])})
-    validation = (
-        ValidationRows.from_state_dict(saved["validation"]) if "validation" in saved else None
-    )
-    cross_modal = (
-        CrossModalModel.from_state_dict(saved["cross_modal"]) if "cross_modal" in saved else None
-    )
+    manifest = description["manifest"]
+    validation, cross_modal = saved.get("validation"), saved.get("cross_modal")
     return Checkpoint(
-        network,
-        config,
-        manifest,
-        Calibration.from_state_dict(saved["calibration"]),
-        validation,
-        cross_modal,
+        network=network,
+        config=config,
+        manifest=Manifest(**{**manifest, "schema": from_dict(manifest["schema"])}),
+        calibration=Calibration.from_state_dict(saved["calibration"]),
+        validation=None if validation is None else ValidationRows.from_state_dict(validation),
+        cross_modal=None if cross_modal is None else CrossModalModel.from_state_dict(cross_modal),
     )
 
 
 def find_checkpoint(folder: str) -> bytes:
     """The bytes of model.pt in a run or in its checkpoint folder."""
     folder = folder.rstrip("/")
-    for candidate in (f"{folder}/model.pt", f"{folder}/checkpoint/model.pt"):
+    for candidate in (f"{folder}/{MODEL_FILE}", f"{folder}/checkpoint/{MODEL_FILE}"):
         try:
             content = read_file(candidate)
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not is_intact(content):
-            way = "copy it again, or have its run write it anew: python distributed/train.py --out RUN --resume"
             raise ValueError(
-                f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): {way}"
+                f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
+                "copy it again, or have its run write it anew: "
+                "python distributed/train.py --out RUN --resume"
             )
         return content
-    raise ValueError(f"--checkpoint must name {_missing(folder)}")
+    raise ValueError(f"--checkpoint must name {_expected_instead_of(folder)}")
 
 
 def is_intact(content: bytes) -> bool:
-    """Whether every part of the zip agrees with its checksum; torch.load does not look."""
-    import zipfile
+    """Whether the zip file is whole: its directory, and every part by its checksum.
 
+    torch.load checks the directory only, zipfile the parts.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return archive.testzip() is None
-    except Exception:  # a damaged directory may name any kind of compression, encryption or place
+            if archive.testzip() is not None:
+                return False
+            is_of_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
+        if is_of_torch:
+            torch.PyTorchFileReader(io.BytesIO(content))
+    except Exception:  # a damaged directory may name any compression, encryption or position
         return False
+    return True
 
 
-def _missing(folder: str) -> str:
+def _expected_instead_of(folder: str) -> str:
     """What a folder without model.pt should have been."""
-    from distributed.runtime.storage import filesystem
-
     files, path = filesystem(folder)
     if files.get_file_info(f"{path}/config.json").type.name == "File":
-        return f"a finished run; {folder} is unfinished: python distributed/train.py --out {folder} --resume finishes it"
+        return (
+            f"a finished run; {folder} is unfinished: "
+            f"python distributed/train.py --out {folder} --resume finishes it"
+        )
     return f"a run or its checkpoint folder (it holds model.pt); got {folder!r}"

@@ -1,39 +1,52 @@
-"""What a person sees while a run trains: one live line on a terminal, one plain line an epoch elsewhere."""
+"""What a person reads of a training: one live line on a terminal, else one line an epoch; the end."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
+import rich.console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from distributed.config import OptimConfig
+from distributed.training.results import RunMetrics
+from model.metrics.names import metric
 from model.schema import groups_are_terciles, join_names
 
-if TYPE_CHECKING:
-    from distributed.config import OptimConfig
+RESULTS = (
+    "balanced_accuracy",
+    "accuracy",
+    "macro_f1",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+    "worst_recall",
+    "ece",
+)
+TITLE_WIDTH, VALUE_WIDTH = 28, 8  # characters of the results table
+BAR_WIDTH = 40  # characters at most; on a narrow terminal what the text leaves
 
 
 class EpochBar:
-    """Epoch, loss, balanced accuracy on validation, rows per second and the time left."""
+    """Shows epoch, loss, balanced accuracy on validation, rows per second and the time left."""
 
     def __init__(self, epochs: int, title: str = "training") -> None:
-        self.epochs, self.title, self.live = epochs, title, sys.stderr.isatty()
+        self.epochs, self.title = epochs, title
         self.started = time.perf_counter()
-        self.first: float | None = None  # epochs that were done before we started to count
-        self.bar: Any = None
+        self.epochs_before: float | None = None  # finished before this process began to count
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
 
     def __enter__(self) -> EpochBar:
-        if self.live:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-            from rich.table import Column
-
-            bar = BarColumn(
-                None, table_column=Column(max_width=40)
-            )  # has what the words leave of the line
-            words = TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.description}")
-            self.bar = Progress(bar, words, console=Console(stderr=True))
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                BarColumn(None, table_column=Column(max_width=BAR_WIDTH)),
+                TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.description}"),
+                console=rich.console.Console(stderr=True),
+            )
             self.task = self.bar.add_task(self.title, total=self.epochs)
             self.bar.start()
         return self
@@ -47,89 +60,76 @@ class EpochBar:
         if self.bar is not None:
             self.bar.stop()
 
-    def __call__(self, metrics: dict[str, float]) -> None:
-        if self.first is None:
-            self.first = metrics["epoch"] - 1
-        done = metrics["epoch"] - self.first
-        left = round((time.perf_counter() - self.started) / done * (self.epochs - metrics["epoch"]))
-        said = (
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        """Shows a finished epoch."""
+        epoch = metrics["epoch"]
+        if self.epochs_before is None:
+            self.epochs_before = epoch - 1
+        seconds_an_epoch = (time.perf_counter() - self.started) / (epoch - self.epochs_before)
+        left = round(seconds_an_epoch * (self.epochs - epoch))
+        balanced = metric("balanced_accuracy")
+        parts = (
             f"loss {metrics['loss']:.3f}",
-            f"balanced accuracy {100 * metrics['val/balanced_accuracy']:.1f} %",
+            f"{balanced.title} {balanced.text(metrics['val/balanced_accuracy'])}",
             f"{metrics['rows_per_second']:,.0f} rows/s",
             f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
         )
         if self.bar is None:
-            print(
-                "  ".join((f"epoch {metrics['epoch']:.0f}/{self.epochs}", *said)),
-                file=sys.stderr,
-                flush=True,
-            )
-        else:  # what a terminal of 80 columns holds
-            self.bar.update(self.task, completed=metrics["epoch"], description=" ".join(said))
+            line = "  ".join((f"epoch {epoch:.0f}/{self.epochs}", *parts))
+            print(line, file=sys.stderr, flush=True)
+        else:  # fits a terminal of 80 columns
+            self.bar.update(self.task, completed=epoch, description=" ".join(parts))
 
 
-def epochs_summary(metrics: dict[str, Any], optim: OptimConfig) -> str:
+def epochs_summary(metrics: RunMetrics, optim: OptimConfig) -> str:
     """How many epochs there were, why no more, and which of them has the scores."""
-    told = f"{metrics['epochs']} of {optim.epochs}"
-    if metrics["epochs"] < optim.epochs:  # only optim.patience ends a run of train.py before
-        told += f": no better validation score for {optim.patience}"
-    return f"{told}; the scores are of epoch {metrics['best_epoch']}, with what was fitted on validation after it"
+    summary = f"{metrics.epochs} of {optim.epochs}"
+    if metrics.epochs < optim.epochs:  # only optim.patience ends a run of train.py early
+        summary += f": no better validation score for {optim.patience}"
+    return (
+        f"{summary}; the scores are of epoch {metrics.best_epoch}, "
+        "with what was fitted on validation after it"
+    )
 
 
-def results_notes(
-    metrics: dict[str, Any], classes: Sequence[str], counts: Sequence[int]
-) -> list[str]:
-    """What the table of a run cannot say. counts: training rows of each class."""
+def results_notes(metrics: RunMetrics, classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """What the table of results does not show. counts: training rows of each class."""
     notes = []
-    if absent := [name for name, count in zip(classes, counts) if not count]:
+    if absent := [name for name, count in zip(classes, counts, strict=True) if not count]:
         notes.append(f"training has no rows of {join_names(absent)}: they can hardly be predicted")
-    for split in (s for s in ("val", "test") if s in metrics):
-        if absent := [name for name in classes if f"recall/{name}" not in metrics[split]]:
+    for split, values in metrics.splits.items():
+        if absent := [name for name in classes if f"recall/{name}" not in values]:
+            present = len(classes) - len(absent)
             notes.append(
-                f"{split} has no rows of {join_names(absent)}: its scores are of {len(classes) - len(absent)} of {len(classes)} classes"
+                f"{split} has no rows of {join_names(absent)}: "
+                f"its scores are of {present} of {len(classes)} classes"
             )
-    if metrics["calibration"]:
-        reasons = dict.fromkeys(
-            part.partition(": ")[2] or part for part in metrics["calibration"].split("; ")
-        )
+    if metrics.calibration:
+        parts = metrics.calibration.split("; ")
+        reasons = dict.fromkeys(part.partition(": ")[2] or part for part in parts)
         notes.append(f"calibration: {'; '.join(reasons)}")
     if groups_are_terciles(counts):
         notes.append(
-            "many, medium and few-shot are thirds of the classes by training rows: by 100 and 20 rows one of them would be empty"
+            "many, medium and few-shot are thirds of the classes by training rows: "
+            "by 100 and 20 rows one of them would be empty"
         )
-    if "test" not in metrics:
+    if metrics.test is None:
         notes.append(
-            "the data has no test rows; the scores on validation, which picked the epoch, are a little flattered"
+            "the data has no test rows; the scores on validation, which picked the epoch, "
+            "are a little flattered"
         )
     return notes
 
 
-def results_table(metrics: dict[str, Any], classes: int) -> str:
-    """The end of a run: validation and test side by side."""
-    rows = {
-        "balanced accuracy": "balanced_accuracy",
-        "accuracy": "accuracy",
-        "macro F1": "macro_f1",
-        "many-shot accuracy": "many_shot_accuracy",
-        "medium-shot accuracy": "medium_shot_accuracy",
-        "few-shot accuracy": "few_shot_accuracy",
-        "worst class recall": "worst_recall",
-        "calibration error (ECE)": "ece",
-    }
-    splits = [s for s in ("val", "test") if s in metrics]
-    lines = [f"{'in %':26}" + "".join(f"{s:>8}" for s in splits) + f"   ({classes} classes)"]
-    for title, name in rows.items():
-        lines.append(
-            f"{title:26}"
-            + "".join(
-                f"{100 * metrics[s][name]:8.1f}" if name in metrics[s] else f"{'-':>8}"
-                for s in splits
-            )
-        )
-    for name in metrics[splits[0]]:
-        if name.startswith("weight/"):
-            lines.append(
-                f"{'fusion weight ' + name[7:]:26}"
-                + "".join(f"{100 * metrics[s][name]:8.1f}" for s in splits)
-            )
+def results_table(metrics: RunMetrics, classes: int) -> str:
+    """The metrics of validation and test side by side."""
+    splits = metrics.splits
+    heading = "".join(f"{split:>{VALUE_WIDTH}}" for split in splits)
+    lines = [f"{'':{TITLE_WIDTH}}{heading}   ({classes} classes)"]
+    weights = [name for name in metrics.val if name.startswith("weight/")]
+    for name in (*RESULTS, *weights):
+        shown = metric(name)
+        values = (shown.value(values.get(name)) for values in splits.values())
+        line = "".join(f"{value:>{VALUE_WIDTH}}" for value in values)
+        lines.append(f"{shown.heading:{TITLE_WIDTH}}{line}")
     return "\n".join(lines)

@@ -1,14 +1,18 @@
-"""A network over a whole split: what every record got, and the metrics of it. Legend: N rows, M modalities, E experts, C classes."""
+"""Evaluates a network on a whole split: what it gives every row, and the metrics of that.
+
+Legend: N rows, B rows of a batch, V validation rows, M modalities, E experts, C classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from distributed.training.exchange import Exchange
 from model.batch import Batch
 from model.fusion.cross_modal import MAX_CLASSES, CrossModalModel, CrossModalStats
 from model.fusion.novelty import weighted_moments
@@ -19,152 +23,169 @@ from model.network import Network
 from model.outputs import Outputs
 from model.precision import at_least_float32
 
-if TYPE_CHECKING:
-    from distributed.training.exchange import Exchange
-
-
-EXPECTATION_ROWS = 20_000  # that suffice to learn what modalities lead to expect of each other
+CROSS_MODAL_ROWS = 20_000  # validation rows that suffice to learn a cross-modal model
 
 
 class Batches(Protocol):
+    """Anything with the batches of a split."""
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 @dataclass
 class Scores:
-    """Everything on the CPU, one row a record."""
+    """What a network gives the rows of a split, on the CPU.
+
+    logits_NEC: raw logits of every expert.
+    weights_NM: fusion weights.
+    confidence_NM: predicted true-class probability of each modality.
+    true_NM: the real true-class probability, where the label is known.
+    present_NM: which modalities the row has.
+    unfamiliar_NM: of these, the ones unlike anything in training.
+    shrunk_NM: the confidence that the fusion uses: drawn towards the mean of its class.
+    agreement: how well the modalities agree, those unlike training left out; None unless the
+        scoring was given a cross-modal model.
+    """
 
     logits_NEC: Tensor
     labels_N: Tensor
-    weights_NM: Tensor  # fusion weights
-    confidence_NM: Tensor  # predicted true-class probability of each modality
-    true_NM: Tensor  # the real one, where the label is known
+    weights_NM: Tensor
+    confidence_NM: Tensor
+    true_NM: Tensor
     present_NM: Tensor
-    unfamiliar_NM: Tensor  # of these, the ones unlike anything in training
-    shrunk_NM: Tensor  # the confidence that the fusion goes by: drawn towards the mean of its class
-    agreement: CrossModalStats | None = (
-        None  # of the modalities with each other, those unlike training left out; where it is asked for
-    )
+    unfamiliar_NM: Tensor
+    shrunk_NM: Tensor
+    agreement: CrossModalStats | None = None
 
     @property
     def probabilities_NC(self) -> Tensor:
-        """Uncalibrated, all experts alike."""
+        """Uncalibrated probabilities of the experts' mean."""
         return self.logits_NEC.mean(1).softmax(-1)
 
 
-def forward_batches(
-    network: Network, source: Batches, device: torch.device, precision: torch.dtype
-) -> Iterator[tuple[Batch, Outputs]]:
-    """Every batch, on the device, and what the network in evaluation mode makes of it."""
-    network.eval()
-    for batch in source.batches(0):
-        batch = batch.to(device)
-        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-            outputs = network(batch)
-        yield batch, outputs
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs networks in evaluation mode over whole splits.
 
+    device: where the network is and computes.
+    dtype: what it computes in; other than float32 by autocast.
+    exchange: connects the workers that share the split.
+    """
 
-@torch.inference_mode()
-def score_split(
-    network: Network,
-    source: Batches,
-    device: torch.device,
-    exchange: Exchange,
-    precision: torch.dtype = torch.float32,
-    known: CrossModalModel | None = None,
-) -> Scores:
-    """One pass in evaluation mode; every worker ends with the rows of all, and with the agreement of its own beside what is known."""
-    parts: list[list[Tensor]] = []
-    agreement = None
-    for batch, outputs in forward_batches(network, source, device, precision):
-        true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
-        rows = [
-            outputs.logits_BEC,
-            batch.labels_B,
-            outputs.weights_BM,
-            outputs.confidence_BM,
-            true_BM,
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    exchange: Exchange = field(default_factory=Exchange)
+
+    def forward(self, network: Network, source: Batches) -> Iterator[tuple[Batch, Outputs]]:
+        """Every batch, on the device, with the network's outputs for it."""
+        network.eval()
+        for batch in source.batches(0):
+            batch = batch.to(self.device)
+            enabled = self.dtype is not torch.float32
+            with torch.autocast(self.device.type, self.dtype, enabled=enabled):
+                outputs = network(batch)
+            yield batch, outputs
+
+    @torch.inference_mode()
+    def score(
+        self, network: Network, source: Batches, cross_modal: CrossModalModel | None = None
+    ) -> Scores:
+        """What the network gives every row; each worker ends with the rows of all workers.
+
+        cross_modal: fills `agreement`, from this worker's own rows alone.
+        """
+        parts: list[list[Tensor]] = []
+        agreement = None
+        for batch, outputs in self.forward(network, source):
+            true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
+            columns = [
+                outputs.logits_BEC,
+                batch.labels_B,
+                outputs.weights_BM,
+                outputs.confidence_BM,
+                true_BM,
+                outputs.present_BM,
+                outputs.unfamiliar_BM,
+                outputs.shrunk_BM,
+            ]
+            parts.append([t.float() if t.is_floating_point() else t for t in columns])
+            if cross_modal is not None:
+                compared = cross_modal.compare(*modality_posteriors(outputs))
+                agreement = compared if agreement is None else agreement + compared
+        if not parts:
+            raise ValueError("a split must have at least one row to be evaluated; got none")
+        whole = [
+            self.exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)
         ]
-        rows += [outputs.present_BM, outputs.unfamiliar_BM, outputs.shrunk_BM]
-        parts.append([t.float() if t.is_floating_point() else t for t in rows])
-        more = known.compare(*modality_posteriors(outputs)) if known else None
-        agreement = agreement + more if agreement and more else more
-    if not parts:
-        raise ValueError("a split must have at least one row to be evaluated; got none")
-    return Scores(
-        *(exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)),
-        agreement=agreement,
-    )
+        return Scores(*whole, agreement=agreement)
+
+    @torch.inference_mode()
+    def learn_cross_modal_model(self, network: Network, val: Batches) -> CrossModalModel | None:
+        """Learns to predict each modality from the others, on the first rows of each worker.
+
+        Returns None where there is one modality, too many classes, or too few rows.
+        """
+        if len(network.schema.modalities) < 2 or len(network.schema.classes) > MAX_CLASSES:
+            return None
+        parts: list[tuple[Tensor, Tensor]] = []
+        rows = 0
+        for _, outputs in self.forward(network, val):
+            posterior_BMC, present_BM = modality_posteriors(outputs)
+            parts.append((posterior_BMC, present_BM))
+            rows += len(posterior_BMC)
+            if rows > CROSS_MODAL_ROWS // self.exchange.world:
+                break
+        posterior_VMC, present_VM = (
+            self.exchange.gather(torch.cat(column).to(self.device)).cpu()
+            for column in zip(*parts, strict=True)
+        )
+        return CrossModalModel.fit(posterior_VMC, present_VM)
+
+    @torch.no_grad()
+    def learn_novelty_gate(
+        self, network: Network, train: Batches, counts_C: Tensor, val: Batches
+    ) -> None:
+        """Teaches the network's novelty gate the training embeddings and its limits.
+
+        counts_C: rows of each class in `train`; every class then weighs the same. The limits
+        are the largest distances on validation.
+        """
+        gate = network.novelty_gate
+        assert gate is not None
+        weights_C = 1 / counts_C.to(self.device).clamp_min(1)
+        absent_1M = torch.zeros_like(gate.limit_M, dtype=torch.bool)[None]
+        sums = weighted_moments(
+            gate.mean_MD[None], absent_1M, weights_C[:1]
+        )  # zeros of the right shapes
+        for batch, outputs in self.forward(network, train):
+            more = weighted_moments(
+                outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B]
+            )
+            sums = tuple(a + b for a, b in zip(sums, more, strict=True))
+        gate.fit_distance(*(self.exchange.sum(total) for total in sums))
+        farthest_M = torch.zeros_like(gate.limit_M)
+        rows_M = torch.zeros_like(gate.limit_M)
+        for _, outputs in self.forward(network, val):  # a worker's share of a batch may be empty
+            distance_BM = gate.distance(outputs.embeddings_BMD)
+            distance_BM = distance_BM.masked_fill(~outputs.present_BM, 0.0)
+            farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
+            rows_M += outputs.present_BM.sum(0)
+        gate.set_limits(self.exchange.gather(farthest_M[None]).amax(0), self.exchange.sum(rows_M))
 
 
 def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """On the CPU: [B, M, C] what each modality says by itself, and [B, M] which are there and like training."""
-    return at_least_float32(losses.mean_over_folds(outputs.auxiliary_BMFC)).softmax(-1).cpu(), (
-        outputs.present_BM & ~outputs.unfamiliar_BM
-    ).cpu()
+    """On the CPU: [B, M, C] probabilities by each modality alone, and [B, M] which count.
 
-
-@torch.inference_mode()
-def learn_cross_modal_model(
-    network: Network,
-    val: Batches,
-    device: torch.device,
-    exchange: Exchange,
-    precision: torch.dtype = torch.float32,
-) -> CrossModalModel | None:
-    """What the modalities lead to expect of each other, from validation rows: the first of each worker's. None where too few."""
-    if len(network.schema.modalities) < 2 or len(network.schema.classes) > MAX_CLASSES:
-        return None
-    told, rows = [], 0
-    for _, outputs in forward_batches(network, val, device, precision):
-        told.append(modality_posteriors(outputs))
-        rows += len(told[-1][0])
-        if rows > EXPECTATION_ROWS // exchange.world:
-            break
-    posterior_VMC, present_VM = (
-        exchange.gather(torch.cat(parts).to(device)).cpu() for parts in zip(*told, strict=True)
-    )
-    return CrossModalModel.fit(posterior_VMC, present_VM)
+    A modality counts where the row has it and it is not unlike everything in training.
+    """
+    posterior_BMC = at_least_float32(losses.mean_over_folds(outputs.auxiliary_BMFC)).softmax(-1)
+    return posterior_BMC.cpu(), (outputs.present_BM & ~outputs.unfamiliar_BM).cpu()
 
 
 def correct_confidences(network: Network, scores: Scores) -> None:
-    """Corrects the network's confidences by these validation rows."""
+    """Corrects the network's confidences by these scores of validation rows."""
     held_out = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
     network.running.correct_on_validation(*(t.to(network.counts_C.device) for t in held_out))
-
-
-@torch.no_grad()
-def learn_novelty_gate(
-    network: Network,
-    train: Batches,
-    counts_C: Tensor,
-    val: Batches,
-    device: torch.device,
-    exchange: Exchange,
-    precision: torch.dtype = torch.float32,
-) -> None:
-    """Where these training rows are, counts_C of each class and every class alike, and how far from there validation goes."""
-    gate = network.novelty_gate
-    weights_C = 1 / counts_C.to(device).clamp_min(1)
-    nobody_1M = torch.zeros_like(gate.limit_M, dtype=torch.bool)[None]
-    sums = weighted_moments(gate.mean_MD[None], nobody_1M, weights_C[:1])
-    for batch, outputs in forward_batches(network, train, device, precision):
-        more = weighted_moments(
-            outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B]
-        )
-        sums = tuple(a + b for a, b in zip(sums, more, strict=True))
-    gate.fit_distance(*(exchange.sum(s) for s in sums))
-    farthest_M, rows_M = (
-        torch.zeros_like(gate.limit_M),
-        torch.zeros_like(gate.limit_M),
-    )
-    for _, outputs in forward_batches(
-        network, val, device, precision
-    ):  # a worker's share of a batch may be empty
-        distance_BM = gate.distance(outputs.embeddings_BMD).masked_fill(~outputs.present_BM, 0.0)
-        farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
-        rows_M += outputs.present_BM.sum(0)
-    gate.set_limits(exchange.gather(farthest_M[None]).amax(0), exchange.sum(rows_M))
 
 
 def compute_metrics(
@@ -173,10 +194,14 @@ def compute_metrics(
     probabilities_NC: Tensor | None = None,
     decisions_N: Tensor | None = None,
 ) -> dict[str, float]:
-    """Every metric of model/scoring.py and, for every modality, its mean fusion weight and, where it is present, its
-    mean confidence and the share of rows in which it is unlike anything in training."""
-    probabilities_NC = scores.probabilities_NC if probabilities_NC is None else probabilities_NC
-    found = metrics.compute_metrics(
+    """Every metric of model/metrics, and the behaviour of the fusion for each modality.
+
+    That is its mean fusion weight and, over the rows that have it, its mean confidence and the
+    share in which it is unlike anything in training.
+    """
+    if probabilities_NC is None:
+        probabilities_NC = scores.probabilities_NC
+    values = metrics.compute_metrics(
         probabilities_NC,
         scores.labels_N,
         network.counts_C.cpu(),
@@ -184,21 +209,28 @@ def compute_metrics(
         decisions_N,
     )
     for m, name in enumerate(network.schema.modalities):
-        there_N = scores.present_NM[:, m]
-        found[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
-        if there_N.any():
-            if network.config.fusion.confidence_weight:  # else nobody taught it
-                found[f"confidence/{name}"] = float(scores.confidence_NM[there_N, m].mean())
-            if network.has_novelty_limits:
-                found[f"unfamiliar/{name}"] = float(scores.unfamiliar_NM[there_N, m].float().mean())
-    return found
+        present_N = scores.present_NM[:, m]
+        values[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
+        if not present_N.any():
+            continue
+        if network.config.fusion.confidence_weight:  # else the confidence was never trained
+            values[f"confidence/{name}"] = float(scores.confidence_NM[present_N, m].mean())
+        if network.has_novelty_limits:
+            unfamiliar_P = scores.unfamiliar_NM[present_N, m]
+            values[f"unfamiliar/{name}"] = float(unfamiliar_P.float().mean())
+    return values
 
 
 def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
-    """How near the confidences, as predicted and as the fusion uses them, come to the truth, by modality and shot group."""
-    told = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
+    """How near the confidences come to the truth, by modality and group of classes.
+
+    Both the predicted ones and those that the fusion uses.
+    """
     return metrics.confidence_report(
-        *told,
+        scores.confidence_NM,
+        scores.true_NM,
+        scores.present_NM,
+        scores.labels_N,
         network.counts_C.cpu(),
         network.schema.modalities,
         scores.weights_NM,
@@ -207,16 +239,18 @@ def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
 
 
 def confidence_metrics(scores: Scores, network: Network) -> dict[str, float]:
-    """The report over all classes and over the few-shot ones as metrics; nothing where nobody taught the confidences."""
-    taught = bool(network.config.fusion.confidence_weight)
-    rows = (
-        [row for row in confidence_report(scores, network) if row["group"] in ("all", "few")]
-        if taught
-        else []
-    )
-    places = {
-        f"confidence/{row['modality']}/{row['group']}/{fact}": row[fact]
-        for row in rows
-        for fact in CONFIDENCE_FACTS
-    }
-    return {place: float(value) for place, value in places.items() if value is not None}
+    """The confidence report of all classes and of the few-shot ones, as metrics.
+
+    Empty where the confidences were never trained.
+    """
+    if not network.config.fusion.confidence_weight:
+        return {}
+    values = {}
+    for row in confidence_report(scores, network):
+        if row["group"] not in ("all", "few"):
+            continue
+        for fact in CONFIDENCE_FACTS:
+            if row[fact] is not None:
+                name = f"confidence/{row['modality']}/{row['group']}/{fact}"
+                values[name] = float(row[fact])
+    return values

@@ -1,85 +1,84 @@
-"""TODO"""
+"""The resumable states that a run writes while it trains."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import sys
-from typing import TYPE_CHECKING, Any
 
-from distributed.runtime.storage import PART_SUFFIX, read_file, write_file
+import torch
+from pyarrow.fs import FileSelector
 
-if TYPE_CHECKING:
-    pass
+from distributed.runtime.storage import PART_SUFFIX, filesystem, read_file, write_file
+from distributed.training.training_state import StateDict
 
-
-WEIGHTS_FORMAT = 5  # of the weights in states and checkpoints; others are refused
-
-
-KEPT_STATES = 2  # the newest and the one before it, in case the newest is broken
+WEIGHTS_FORMAT = 5  # version of the weights in states and checkpoints; others are refused
+KEPT_STATES = 2  # the newest and the one before it, in case the newest is damaged
 
 
 class StateFormatError(ValueError):
-    """States of another version of this project."""
+    """The states were written by another version of this project."""
 
 
 class States:
-    """The resumable states of one run, in a local folder or a URI; each file's name carries its own checksum."""
+    """The resumable states of one run, in a local folder or at a URI.
+
+    The name of each file holds its epoch and the checksum of its content.
+    """
 
     def __init__(self, folder: str) -> None:
-        from distributed.runtime.storage import filesystem
-
         self.folder = folder.rstrip("/")
         self.files, self.path = filesystem(self.folder)
 
-    def _names(self) -> list[str]:
-        """Names of the states there, newest first, with those that are only half written."""
-        from pyarrow.fs import FileSelector
+    def save(self, epoch: int, state: StateDict) -> None:
+        """Writes the state of an epoch and keeps the newest one before it.
 
-        found = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return sorted(
-            (f.base_name for f in found if f.base_name.endswith((".pt", PART_SUFFIX))), reverse=True
-        )
-
-    def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Writes the state of an epoch and keeps the newest before it.
-
-        All others go: older ones, what a killed writer left, and states of this epoch or later ones, which were damaged when the run
-        went on from an earlier one.
+        Deletes all others: older ones, half-written ones of a killed process, and those of this
+        epoch or later ones, which were damaged when the run went on from an earlier epoch.
         """
-        import torch
-
         buffer = io.BytesIO()
         torch.save({"format": WEIGHTS_FORMAT, "state": state}, buffer)
         content = buffer.getvalue()
-        own = f"epoch-{epoch:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-        write_file(f"{self.folder}/{own}", content)
+        name = f"epoch-{epoch:06d}-{_checksum(content)}.pt"
+        write_file(f"{self.folder}/{name}", content)
         names = self._names()
-        before = [name for name in names if name.endswith(".pt") and name < f"epoch-{epoch:06d}"]
-        for name in {*names} - {own, *before[: KEPT_STATES - 1]}:
-            self.files.delete_file(f"{self.path}/{name}")
+        earlier = [
+            other for other in names if other.endswith(".pt") and other < f"epoch-{epoch:06d}"
+        ]
+        kept = {name, *earlier[: KEPT_STATES - 1]}
+        for other in {*names} - kept:
+            self.files.delete_file(f"{self.path}/{other}")
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole; damaged ones are named on stderr."""
-        import torch
-
+    def load(self) -> StateDict | None:
+        """The newest undamaged state; damaged ones are named on stderr. None if there is none."""
         names = [name for name in self._names() if name.endswith(".pt")]
-        for place, name in enumerate(names, start=1):
+        for position, name in enumerate(names, start=1):
             content = read_file(f"{self.folder}/{name}")
-            if (
-                hashlib.sha256(content).hexdigest()[:16]
-                == name.removesuffix(".pt").rpartition("-")[2]
-            ):
-                saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                if saved.get("format") == WEIGHTS_FORMAT:
-                    return saved["state"]  # type: ignore[no-any-return]
-                raise StateFormatError(
-                    f"--resume needs states of format {WEIGHTS_FORMAT}; {self.folder} has others: train anew, or use the version that wrote them"
-                )
-            instead = (
-                "trying the one before it"
-                if place < len(names)
-                else "there is none before it: starting anew"
-            )
+            if _checksum(content) == name.removesuffix(".pt").rpartition("-")[2]:
+                return self._parse(content)
+            instead = "there is none before it: starting anew"
+            if position < len(names):
+                instead = "trying the one before it"
             print(f"warning: the state {self.folder}/{name} is damaged; {instead}", file=sys.stderr)
         return None
+
+    def _parse(self, content: bytes) -> StateDict:
+        """The state in the content of a file."""
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if saved.get("format") != WEIGHTS_FORMAT:
+            raise StateFormatError(
+                f"--resume needs states of format {WEIGHTS_FORMAT}; {self.folder} has others: "
+                "train anew, or use the version that wrote them"
+            )
+        state: StateDict = saved["state"]
+        return state
+
+    def _names(self) -> list[str]:
+        """Names of the states, newest first, half-written ones among them."""
+        entries = self.files.get_file_info(FileSelector(self.path, allow_not_found=True))
+        names = [entry.base_name for entry in entries]
+        return sorted((name for name in names if name.endswith((".pt", PART_SUFFIX))), reverse=True)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

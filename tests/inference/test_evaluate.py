@@ -113,8 +113,8 @@ def test_a_run_with_a_second_stage_is_what_is_saved(
     ]
     assert evaluate.main(words) == 0
     told = json.loads(out.read_text())
-    assert {name: told[name] for name in done.metrics["test"]} == pytest.approx(
-        done.metrics["test"], abs=1e-6
+    assert {name: told[name] for name in done.metrics.test} == pytest.approx(
+        done.metrics.test, abs=1e-6
     )
 
 

@@ -15,11 +15,15 @@ from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS
 from distributed.shards.batches import MemorySource, in_storage_order, open_batches
 from distributed.shards.memory import load_splits
-from distributed.training import board, priors, run
+from distributed.training import board, priors
+from distributed.training import spec as run_spec
 from distributed.training.divergence import Diverged
-from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec
-from distributed.training.scoring import compute_metrics, learn_novelty_gate, score_split
+from distributed.training.failures import failure_reason
+from distributed.training.recorder import Progress
+from distributed.training.results import RunResult
+from distributed.training.run import run_training
+from distributed.training.scoring import Evaluator, compute_metrics
+from distributed.training.spec import RunSpec
 from model.batch import Batch
 from model.fusion import novelty
 from model.network import Network
@@ -36,6 +40,26 @@ SMALL = {
 }
 
 
+def train(
+    shards: str,
+    settings: dict[str, Any],
+    *,
+    arrays: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    state: str = "",
+    test: bool = False,
+) -> RunResult:
+    """A training as a trial in one process runs it; state: the folder of its states."""
+    spec = RunSpec(
+        shards=shards,
+        settings=settings,
+        resume=True,
+        test=test,
+        states=run_spec.resumable_states(state) if state else None,
+    )
+    return run_training(spec, progress=progress, arrays=arrays)
+
+
 @pytest.fixture(scope="module")
 def arrays(wafer_shards: str) -> dict[str, Any]:
     splits = load_splits(
@@ -50,20 +74,20 @@ def test_metrics_of_validation_and_of_test_only_on_demand(
     wafer_shards: str, arrays: dict[str, Any]
 ) -> None:
     epochs: list[dict[str, float]] = []
-    finished = run.run_once(wafer_shards, SMALL, arrays=arrays, progress=epochs.append)
+    finished = train(wafer_shards, SMALL, arrays=arrays, progress=epochs.append)
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
     assert epochs[0]["train_seconds"] < epochs[2]["train_seconds"]
-    assert "test" not in finished.metrics
-    assert {m for m in SEARCH_METRICS if m != "train_seconds"} <= set(finished.metrics["val"])
-    assert 0 <= finished.metrics["val"]["balanced_accuracy"] <= 1
+    assert finished.metrics.test is None
+    assert {m for m in SEARCH_METRICS if m != "train_seconds"} <= set(finished.metrics.val)
+    assert 0 <= finished.metrics.val["balanced_accuracy"] <= 1
 
 
 def test_a_stopped_trial_goes_on_to_the_same_end(
     wafer_shards: str, arrays: dict[str, Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(run, "SAVE_EVERY", 0.0)
-    whole = run.run_once(wafer_shards, SMALL, arrays=arrays)
-    run.run_once(
+    monkeypatch.setattr(run_spec, "SECONDS_BETWEEN_STATES", 0.0)
+    whole = train(wafer_shards, SMALL, arrays=arrays)
+    train(
         wafer_shards,
         SMALL,
         arrays=arrays,
@@ -71,21 +95,21 @@ def test_a_stopped_trial_goes_on_to_the_same_end(
         progress=lambda e: e["epoch"] == 2,
     )
     epochs: list[dict[str, float]] = []
-    rest = run.run_once(
+    rest = train(
         wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"), progress=epochs.append
     )
     assert [e["epoch"] for e in epochs] == [3]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, rest.network.state_dict()[name]), name
-    assert whole.metrics["val"] == pytest.approx(rest.metrics["val"], nan_ok=True)
+    assert whole.metrics.val == pytest.approx(rest.metrics.val, nan_ok=True)
 
 
 def test_a_finished_state_gives_test_metrics_without_training(
     wafer_shards: str, arrays: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = run.run_once(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"))
+    first = train(wafer_shards, SMALL, arrays=arrays, state=str(tmp_path / "s"))
     epochs: list[dict[str, float]] = []
-    again = run.run_once(
+    again = train(
         wafer_shards,
         SMALL,
         arrays=arrays,
@@ -94,8 +118,9 @@ def test_a_finished_state_gives_test_metrics_without_training(
         test=True,
     )
     assert epochs == []
-    assert again.metrics["val"] == pytest.approx(first.metrics["val"], nan_ok=True)
-    assert again.metrics["test"]["balanced_accuracy"] > 0
+    assert again.metrics.val == pytest.approx(first.metrics.val, nan_ok=True)
+    assert again.metrics.test is not None
+    assert again.metrics.test["balanced_accuracy"] > 0
 
 
 @pytest.mark.parametrize(
@@ -148,9 +173,7 @@ def test_the_class_prior_of_the_logits_follows_what_was_trained(
 
 def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any]) -> None:
     one_epoch = {**SMALL, "optim.epochs": 1}
-    shared, own = (
-        run.run_once(wafer_shards, one_epoch, arrays=a).metrics["val"] for a in (arrays, None)
-    )
+    shared, own = (train(wafer_shards, one_epoch, arrays=a).metrics.val for a in (arrays, None))
     assert shared == pytest.approx(own, nan_ok=True)
 
 
@@ -167,13 +190,13 @@ def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any])
     ],
 )
 def test_a_failure_is_one_line(error: Exception, message: str) -> None:
-    assert message in run.failure_reason(error)
-    assert "\n" not in run.failure_reason(error)
+    assert message in failure_reason(error)
+    assert "\n" not in failure_reason(error)
 
 
 def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> None:
     with pytest.raises(Diverged, match="not finite"):
-        run.run_once(
+        train(
             wafer_shards,
             {**SMALL, "optim.lr": 1e30, "optim.clip": 0.0, "optim.warmup": 0.0},
             arrays=arrays,
@@ -272,7 +295,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
         config.apply_changes(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
     )
     ones_C = torch.ones(len(source.schema.classes))
-    learn_novelty_gate(network, Ragged(), ones_C, Ragged(), torch.device("cpu"), Exchange())
+    Evaluator(torch.device("cpu")).learn_novelty_gate(network, Ragged(), ones_C, Ragged())
     assert torch.isfinite(network.novelty_gate.whiten_MDD).all()
     assert network.novelty_gate.mean_MD.abs().sum() > 0
 
@@ -284,7 +307,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
     settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
     metrics: dict[str, dict[str, float]] = {}
     for familiar in (True, False):
-        finished = run.run_once(wafer_shards, {**settings, "fusion.reject_unfamiliar": familiar})
+        finished = train(wafer_shards, {**settings, "fusion.reject_unfamiliar": familiar})
         for what in ("", "map=noise", "map=missing"):
             source = open_batches(
                 wafer_shards,
@@ -292,7 +315,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
                 config.apply_changes(config.Config(), {"data.corrupt": what}),
                 train=False,
             )
-            scores = score_split(finished.network, source, torch.device("cpu"), Exchange())
+            scores = Evaluator(torch.device("cpu")).score(finished.network, source)
             metrics[f"{what} {familiar}"] = compute_metrics(scores, finished.network)
     assert metrics[" True"]["unfamiliar/map"] < 0.03
     assert metrics["map=noise True"]["unfamiliar/map"] > 0.8

@@ -36,7 +36,8 @@ from distributed.studies.schedule import cache_settings, decoding_key, run_train
 from distributed.studies.state import Training
 from distributed.training import loop, run, states
 from distributed.training.exchange import Exchange
-from distributed.training.run import RunSpec, open_split
+from distributed.training.run import open_split
+from distributed.training.spec import RunSpec
 from distributed.training.states import States
 from model.fusion import novelty
 from tests.conftest import ROOT, run_command
@@ -702,7 +703,7 @@ def test_a_killed_cell_goes_on_from_its_last_state(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", killed)  # after the last epoch
+        patch.setattr(run, "finish_run", killed)  # after the last epoch
         with pytest.raises(KeyboardInterrupt):
             run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir())

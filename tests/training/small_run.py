@@ -15,7 +15,9 @@ from PIL import Image as pillow
 
 from distributed.raw.rows import encode_rows
 from distributed.shards.manifest import Manifest, write_manifest
-from distributed.training.run import Finished, RunSpec, execute
+from distributed.training.results import RunResult
+from distributed.training.run import run_training
+from distributed.training.spec import RunSpec
 from model.fusion import cross_modal
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
@@ -127,9 +129,9 @@ def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Pa
     return folder
 
 
-def train(folder: Path, shards: Path, **settings: Any) -> Finished:
+def train(folder: Path, shards: Path, **settings: Any) -> RunResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_modal, "MIN_VALIDATION_ROWS", 50)  # the validation split is small
-        return execute(
+        return run_training(
             RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
         )

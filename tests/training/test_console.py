@@ -13,6 +13,7 @@ import rich.console
 from distributed.config import OptimConfig
 from distributed.training import console
 from distributed.training.console import EpochBar, epochs_summary, results_notes
+from distributed.training.results import RunMetrics
 
 
 def shown(
@@ -69,21 +70,41 @@ def test_a_wide_terminal_has_a_bar_of_some_width(monkeypatch: pytest.MonkeyPatch
     assert line.count("━") == 20, "half of 40"
 
 
+def run_metrics(
+    val: dict[str, float] | None = None,
+    test: dict[str, float] | None = None,
+    *,
+    epochs: int = 1,
+    best_epoch: int = 1,
+    calibration: str = "",
+) -> RunMetrics:
+    return RunMetrics(
+        val=val or {},
+        test=test,
+        train_seconds=1.0,
+        rows_per_second=1.0,
+        data_share=0.0,
+        epochs=epochs,
+        best_epoch=best_epoch,
+        calibration=calibration,
+    )
+
+
 FITTED = ", with what was fitted on validation after it"
 
 
 def test_the_end_says_what_its_table_cannot() -> None:
-    scores = {"val": {"recall/a": 1.0}, "test": {"recall/a": 1.0, "recall/b": 0.5, "recall/c": 0.0}}
+    val, test = {"recall/a": 1.0}, {"recall/a": 1.0, "recall/b": 0.5, "recall/c": 0.0}
     few = "temperature is 1: 3 usable validation rows, 10 are needed"
     reason = f"expert 0: {few}; mixture: {few}"
-    notes = results_notes({**scores, "calibration": reason}, ("a", "b", "c"), (300, 20, 0))
+    notes = results_notes(run_metrics(val, test, calibration=reason), ("a", "b", "c"), (300, 20, 0))
     assert notes == [
         "training has no rows of c: they can hardly be predicted",
         "val has no rows of b, c: its scores are of 1 of 3 classes",
         f"calibration: {few}",
     ]
     (thirds, untested) = results_notes(
-        {"val": {"recall/a": 1.0, "recall/b": 1.0}, "calibration": ""}, ("a", "b"), (300, 200)
+        run_metrics({"recall/a": 1.0, "recall/b": 1.0}), ("a", "b"), (300, 200)
     )
     assert "thirds of the classes" in thirds
     assert "no test rows" in untested
@@ -92,10 +113,10 @@ def test_the_end_says_what_its_table_cannot() -> None:
 def test_the_end_says_which_epoch_has_the_scores_and_why_there_are_no_more() -> None:
     optim = OptimConfig(epochs=40, patience=2)
     assert (
-        epochs_summary({"epochs": 40, "best_epoch": 33}, optim)
+        epochs_summary(run_metrics(epochs=40, best_epoch=33), optim)
         == "40 of 40; the scores are of epoch 33" + FITTED
     )
     assert (
-        epochs_summary({"epochs": 3, "best_epoch": 1}, optim)
+        epochs_summary(run_metrics(epochs=3, best_epoch=1), optim)
         == "3 of 40: no better validation score for 2; the scores are of epoch 1" + FITTED
     )

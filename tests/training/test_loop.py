@@ -12,13 +12,14 @@ import torch
 from distributed import config
 from distributed.training import exchange, loop
 from distributed.training.divergence import Diverged
-from distributed.training.run import frozen_features
+from distributed.training.finish import frozen_features
+from distributed.training.precision import compute_dtype
 from distributed.training.scoring import (
+    Evaluator,
     Scores,
     compute_metrics,
-    learn_cross_modal_model,
-    score_split,
 )
+from distributed.training.training_state import TrainingState
 from model.encoders.standardise import Standardise
 from model.learning import losses
 from model.network import Network
@@ -51,6 +52,10 @@ class Kept:
         file.seek(0)
         self.states.append(torch.load(file, weights_only=True))
         return len(self.metrics) == self.stop_after
+
+
+def evaluator_of(run: TrainingState) -> Evaluator:
+    return Evaluator(run.device, compute_dtype(run.config, run.device), run.exchange)
 
 
 def same_weights(a: Network, b: Network) -> bool:
@@ -149,7 +154,7 @@ def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
     run = loop.train_network(network, train, val, settings, Kept())
     network.load_state_dict(run.best["weights"])
-    again = compute_metrics(score_split(network, val, run.device, run.exchange), network)
+    again = compute_metrics(Evaluator(run.device).score(network, val), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 
@@ -163,7 +168,7 @@ def test_the_first_epochs_give_way_to_one_that_counts(
     network, train, _, settings = start(
         "optim.epochs=6", f"optim.best_epoch_after={share}", f"optim.patience={patience}"
     )
-    run = loop.begin(network, train, settings, exchange.Exchange(), torch.device("cpu"))
+    run = loop.begin_training(network, train, settings, exchange.Exchange(), torch.device("cpu"))
     for run.epoch, reached in enumerate([0.9, 0.5, 0.4, 0.7, 0.6, 0.1], start=1):
         run.remember(reached)
     assert run.best["epoch"] == best
@@ -197,7 +202,7 @@ def test_patience_stops_early() -> None:
 
 def test_patience_takes_a_tie_for_no_improvement() -> None:
     network, train, _, settings = start("optim.patience=3")
-    run = loop.begin(network, train, settings, exchange.Exchange(), torch.device("cpu"))
+    run = loop.begin_training(network, train, settings, exchange.Exchange(), torch.device("cpu"))
     ended = []
     for run.epoch, reached in enumerate([0.1, 0.5, 0.5, 0.5, 0.5, 0.6], start=1):
         run.remember(reached)
@@ -211,8 +216,8 @@ def test_bfloat16_is_a_choice() -> None:
     seen = Kept()
     loop.train_network(network, train, val, settings, seen)
     assert seen.metrics[-1]["loss"] < seen.metrics[0]["loss"]
-    assert loop.compute_dtype(settings, torch.device("cpu")) is torch.bfloat16
-    assert loop.compute_dtype(config.Config(), torch.device("cpu")) is torch.float32
+    assert compute_dtype(settings, torch.device("cpu")) is torch.bfloat16
+    assert compute_dtype(config.Config(), torch.device("cpu")) is torch.float32
 
 
 @pytest.mark.slow
@@ -229,7 +234,7 @@ def test_a_compiled_network_learns_what_the_plain_one_does() -> None:
 
 def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) -> None:
     """A worker process of the tests below; `sick` is the rank whose own loss is not finite."""
-    from distributed.training.workers.ray_train import WorkerExchange
+    from distributed.training.exchange import WorkerExchange
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -255,9 +260,11 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
     except Diverged as error:
         told = str(error)
     best = seen.states[-1]["best"]["weights"] if seen.states else {}
-    expected = learn_cross_modal_model(network, val, torch.device("cpu"), WorkerExchange())
+    expected = Evaluator(torch.device("cpu"), exchange=WorkerExchange()).learn_cross_modal_model(
+        network, val
+    )
     assert expected is not None
-    run = loop.begin(
+    run = loop.begin_training(
         network,
         train,
         settings,
@@ -271,7 +278,10 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
         "metrics": seen.metrics,
         "told": told,
     }
-    torch.save({**end, "features": frozen_features(run, val)}, f"{folder}/{rank}.pt")
+    torch.save(
+        {**end, "features": frozen_features(run.network, val, evaluator_of(run))},
+        f"{folder}/{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -301,9 +311,9 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
     alone = loop.train_network(
         network.double(), train, val, settings, seen
     )  # Adam makes rounding large where a gradient is nearly zero
-    expected = learn_cross_modal_model(alone.network, val, torch.device("cpu"), exchange.Exchange())
+    expected = Evaluator(torch.device("cpu")).learn_cross_modal_model(alone.network, val)
     assert expected is not None
-    hidden, labels = frozen_features(alone, val)
+    hidden, labels = frozen_features(alone.network, val, evaluator_of(alone))
     for world in (2, 3) if not extra else (2,):
         ranks = together(world, tmp_path, sets)
         assert torch.equal(ranks[1]["features"][1], labels), (

@@ -16,7 +16,7 @@ import torch
 
 from distributed import config
 from distributed.training import loop
-from distributed.training.scoring import compute_metrics, score_split
+from distributed.training.scoring import Evaluator, compute_metrics
 from model.batch import Batch
 from model.network import Network
 from model.schema import Image, Numeric, Schema, Table
@@ -122,9 +122,8 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
     run = loop.train_network(
         network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None
     )
-    found = compute_metrics(
-        score_split(run.evaluated, InMemory(schema, test, 0), run.device, run.exchange), network
-    )
+    scores = Evaluator(run.device).score(run.evaluated, InMemory(schema, test, 0))
+    found = compute_metrics(scores, network)
     return found["balanced_accuracy"], found.get(f"weight/{dead}", 0.0)
 
 

@@ -16,7 +16,9 @@ import pytest
 from distributed.runtime import storage
 from distributed.training.board import RunBoard
 from distributed.training.checkpoint import load_checkpoint, parse_checkpoint
-from distributed.training.run import Finished, RunSpec, execute
+from distributed.training.results import RunResult
+from distributed.training.run import run_training
+from distributed.training.spec import RunSpec
 from distributed.training.states import States
 from tests.training import small_run
 
@@ -42,9 +44,9 @@ def damage(folder: Path, epoch: int) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
-def resume(folder: Path, run: str | Path) -> Finished:
+def resume(folder: Path, run: str | Path) -> RunResult:
     settings = {**small_run.SETTINGS, "optim.epochs": EPOCHS}
-    return execute(
+    return run_training(
         RunSpec(shards=str(folder / "shards"), settings=settings, out=str(run), resume=True)
     )
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed import train
 from distributed.training import states
+from distributed.training.driver import folder_to_compare
 from tests.conftest import ROOT, run_command
 
 TINY = [
@@ -117,7 +117,7 @@ def whole(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
      ("s3://bucket", "s3://bucket")],
 )  # fmt: skip
 def test_a_run_is_compared_with_those_beside_it(out: str, folder: str) -> None:
-    assert train.beside(out) == folder
+    assert folder_to_compare(out) == folder
 
 
 def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:

@@ -1,0 +1,242 @@
+"""Trains one configuration from its options: settles the settings, trains here or on workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from distributed.config import (
+    Config,
+    apply_changes,
+    changes_from_defaults,
+    flatten,
+    load_config,
+    parse_assignments,
+)
+from distributed.runtime import options as option_rules
+from distributed.runtime import ray_session, signals, storage
+from distributed.runtime.errors import Failure, OptionError
+from distributed.shards.layout import MANIFEST
+from distributed.shards.manifest import Manifest, read_manifest
+from distributed.shards.sampling import training_counts
+from distributed.training.console import EpochBar, epochs_summary, results_notes, results_table
+from distributed.training.divergence import Diverged
+from distributed.training.options import FitOptions
+from distributed.training.results import RunMetrics
+from distributed.training.run import check_trainable, run_training
+from distributed.training.spec import RunSpec
+from distributed.wafers.default import resolve_shards
+
+DATA_FILE = "data.json"  # in the folder of a run: its shards and their digest
+SETTINGS_FILE = "config.json"  # in the folder of a run: all its settings
+
+
+class FitInterrupted(signals.Interrupted):
+    """A signal stopped the training; the run in `out` can be resumed with the same data."""
+
+    def __init__(self, number: int, data: str, out: str) -> None:
+        super().__init__(number)
+        self.data, self.out = data, out
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A finished run.
+
+    out: folder or URI of the run.
+    epochs: how many there were, why no more, and which of them has the scores.
+    notes: what the user should know about the metrics.
+    """
+
+    out: str
+    metrics: RunMetrics
+    classes: tuple[str, ...]
+    epochs: str
+    notes: tuple[str, ...]
+
+    def show(self) -> None:
+        """Prints the metrics, the notes, and what can be done with the run."""
+        print(results_table(self.metrics, len(self.classes)))
+        print("".join(f"note: {note}\n" for note in self.notes))
+        print(f"epochs      {self.epochs}")
+        print(f"run         {self.out}")
+        print(f"compare     tensorboard --logdir {folder_to_compare(self.out)}")
+        predict = f"--checkpoint {self.out} --data SHARDS --out PREDICTIONS"
+        print(f"use         python distributed/predict.py {predict}")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that has been checked and can start."""
+
+    spec: RunSpec
+    manifest: Manifest
+    digest: str  # of the shards
+
+
+def fit(options: FitOptions) -> FitResult:
+    """Trains one configuration on a SHARDS folder and writes the run to `options.out`."""
+    option_rules.check(options)
+    plan = plan_run(options)
+    spec, config = plan.spec, plan.spec.config
+    here = fits_in_this_process(config)
+    if not here:
+        # Ray takes seconds to import, which a run in one process need not spend.
+        from distributed.training.workers.capacity import check_fits
+
+        ray_session.start_ray()
+        check_fits(config.scaling, "this run")
+    write_inputs(plan)
+    try:
+        metrics = train_here(spec) if here else train_on_workers(spec)
+    except signals.Interrupted as interrupt:  # the last finished epoch is saved
+        raise FitInterrupted(interrupt.number, spec.shards, spec.out) from None
+    schema = plan.manifest.schema
+    counts = training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows)
+    return FitResult(
+        out=spec.out,
+        metrics=metrics,
+        classes=schema.classes,
+        epochs=epochs_summary(metrics, config.optim),
+        notes=tuple(results_notes(metrics, schema.classes, counts.tolist())),
+    )
+
+
+def plan_run(options: FitOptions) -> RunPlan:
+    """Settles settings and data of the run, and refuses what cannot be trained or resumed."""
+    if options.resume and not options.out:
+        raise OptionError("resume needs out, the run to continue; got none", "resume", "out")
+    out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    with storage.as_option_error(out):
+        config = settle_config(out, options)
+        saved = read_saved_data(out) if options.resume else {}
+    shards = resolve_shards(options.data or saved.get("shards"))
+    manifest, digest = read_manifest(shards), digest_of_shards(shards)
+    if saved.get("digest", digest) != digest:
+        raise ValueError(
+            f"a resumed run must keep its data, {saved['shards']} as it was; "
+            f"{shards} holds other rows: take a new --out"
+        )
+    check_trainable(manifest, config)
+    spec = RunSpec(
+        shards=shards,
+        settings=changes_from_defaults(config),
+        out=out,
+        resume=options.resume,
+        test=manifest.rows["test"] > 0,
+    )
+    return RunPlan(spec, manifest, digest)
+
+
+def settle_config(out: str, options: FitOptions) -> Config:
+    """The settings of the run: from the options, or of a resumed run from its folder.
+
+    Refuses a folder in use, and a resume that changes settings other than scaling.*.
+    """
+    changes = requested_settings(options)
+    try:
+        saved = json.loads(storage.read_file(f"{out}/{SETTINGS_FILE}"))
+    except FileNotFoundError:
+        if options.resume:
+            print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
+        return apply_changes(load_config(options.config), changes)
+    if not options.resume:
+        raise OptionError(
+            f"out must be a new folder, or add resume to continue it; got {out}", "out", "resume"
+        )
+    before = apply_changes(Config(), saved)
+    config = apply_changes(load_config(options.config, base=before), changes)
+    old = flatten(before)
+    for name, value in flatten(config).items():
+        if not name.startswith("scaling.") and value != old[name]:
+            raise ValueError(
+                f"a resumed run must keep its settings; {name} is {old[name]!r} there, "
+                f"got {value!r}"
+            )
+    return config
+
+
+def requested_settings(options: FitOptions) -> dict[str, object]:
+    """The settings of `set`, `workers` and `gpus_per_worker` by dotted name."""
+    if isinstance(options.set, Mapping):
+        settings = dict(options.set)
+    else:
+        settings = dict(parse_assignments(options.set))
+    if options.workers is not None:
+        settings["scaling.workers"] = options.workers
+    if options.gpus_per_worker is not None:
+        settings["scaling.gpus_per_worker"] = options.gpus_per_worker
+    return settings
+
+
+def read_saved_data(out: str) -> dict[str, str]:
+    """The shards that the run began with and their digest; empty for a run that has no note."""
+    try:
+        saved: dict[str, str] = json.loads(storage.read_file(f"{out}/{DATA_FILE}"))
+    except FileNotFoundError:
+        return {}
+    return saved
+
+
+def digest_of_shards(shards: str) -> str:
+    """A digest of the manifest, which holds the statistics of the training rows."""
+    content = storage.read_file(storage.join(shards, MANIFEST))
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def write_inputs(plan: RunPlan) -> None:
+    """Notes the data and the settings in the run's folder, for a resume."""
+    data = {"shards": plan.spec.shards, "digest": plan.digest}
+    settings = flatten(plan.spec.config)
+    with storage.as_option_error(plan.spec.out):
+        for name, content in ((DATA_FILE, data), (SETTINGS_FILE, settings)):
+            storage.write_file(f"{plan.spec.out}/{name}", json.dumps(content, indent=1).encode())
+
+
+def fits_in_this_process(config: Config) -> bool:
+    """Whether the run needs no Ray Train: one worker, and this machine has what it needs."""
+    if config.scaling.workers > 1 or config.scaling.min_workers:
+        return False
+    if config.scaling.gpus_per_worker == 0:
+        return True
+    return torch.cuda.is_available() and not ray_session.in_job()
+
+
+def train_here(spec: RunSpec) -> RunMetrics:
+    """Trains in this process."""
+    try:
+        with signals.stop_requests(), EpochBar(spec.config.optim.epochs) as bar:
+            return run_training(spec, progress=bar).metrics
+    except Diverged as error:
+        raise Failure(f"{error}; lower optim.lr, or set optim.clip") from None
+
+
+def train_on_workers(spec: RunSpec) -> RunMetrics:
+    """Trains in Ray Train workers; this process shows the progress."""
+    # Ray takes seconds to import, which a run in one process need not spend.
+    from distributed.training.workers.ray_train import TrainingFailed
+    from distributed.training.workers.watched_run import run_on_workers
+
+    title = f"training on {spec.config.scaling.workers} workers"
+    with (
+        EpochBar(spec.config.optim.epochs, title=title) as bar,
+        signals.stop_requests(only_note=True) as request,
+    ):
+        try:
+            return run_on_workers(spec, bar, request.raise_if_received)
+        except TrainingFailed as error:
+            raise Failure(str(error)) from None
+
+
+def folder_to_compare(out: str) -> str:
+    """The folder that holds the run and others to compare it with; of a whole bucket, itself."""
+    parent = out.rpartition("/")[0]
+    if parent.endswith(("://", ":/")):
+        return out
+    return parent or "/"

@@ -1,0 +1,23 @@
+"""Why a training failed, in one line."""
+
+from __future__ import annotations
+
+import torch
+
+from distributed.runtime.errors import cause_of
+from distributed.training.divergence import Diverged
+
+MAX_LENGTH = 300  # characters of an error that is not one of ours
+
+
+def failure_reason(error: BaseException) -> str:
+    """Why a configuration failed, in one line; of an error from a Ray worker, its cause."""
+    cause = cause_of(error)
+    message = " ".join(str(cause).split())
+    if isinstance(cause, torch.cuda.OutOfMemoryError):
+        return "out of memory on the GPU; lower data.batch_size or the model's width"
+    if isinstance(cause, MemoryError) or "can't allocate memory" in message:
+        return "out of memory"
+    if isinstance(cause, Diverged | ValueError):
+        return message
+    return f"{type(cause).__name__}: {message}"[:MAX_LENGTH]

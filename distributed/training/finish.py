@@ -1,0 +1,145 @@
+"""The end of a run: second stage, calibration on validation, and the metrics of the splits.
+
+Legend: N rows, E experts, C classes, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distributed.config import Config
+from distributed.shards.batches import BatchSource, in_storage_order
+from distributed.training.precision import compute_dtype
+from distributed.training.priors import expert_class_priors
+from distributed.training.results import RunMetrics, RunResult
+from distributed.training.scoring import (
+    Evaluator,
+    Scores,
+    compute_metrics,
+    confidence_metrics,
+    correct_confidences,
+)
+from distributed.training.training_state import TrainingState
+from model.decisions import calibration
+from model.decisions.calibration import Calibration
+from model.decisions.guard import ValidationRows
+from model.learning import posthoc
+from model.network import Network
+
+NOVELTY_ROWS = 20_000  # training rows that the novelty gate learns from
+
+
+def finish_run(
+    run: TrainingState,
+    train: BatchSource,
+    val: BatchSource,
+    open_test: Callable[[], BatchSource] | None,
+    history: list[dict[str, float]],
+) -> RunResult:
+    """Completes the best epoch's network: second stage, calibration on validation, metrics.
+
+    open_test: opens the test split, which is read here and nowhere else; None leaves it out.
+    """
+    config, network = run.config, run.network
+    network.load_state_dict(run.best_epoch["weights"])
+    evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)
+    batch_size = config.inference.batch_size
+    if config.fusion.correct_on_validation:
+        correct_confidences(network, evaluator.score(network, val))
+    if network.novelty_gate is not None:
+        rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
+        counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
+        evaluator.learn_novelty_gate(network, rows, counts_C, val)
+    if config.stage.kind != "none":
+        features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
+        train_second_stage(network, features, config)
+    scores = evaluator.score(network, val)
+    fitted = calibrate(scores, network, config)
+    test_metrics = None
+    if open_test is not None:
+        test_metrics = calibrated_metrics(evaluator.score(network, open_test()), network, fitted)
+    metrics = RunMetrics(
+        val=calibrated_metrics(scores, network, fitted),
+        test=test_metrics,
+        train_seconds=run.seconds,
+        rows_per_second=run.rows_per_second,
+        data_share=run.data_seconds / max(run.seconds, 1e-9),
+        epochs=run.epoch,
+        best_epoch=run.best_epoch["epoch"],
+        calibration=fitted.reason,
+    )
+    return RunResult(
+        network=network,
+        calibration=fitted,
+        metrics=metrics,
+        history=history,
+        validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
+    )
+
+
+def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
+    """Temperatures and decision offsets, fitted on validation rows.
+
+    They allow for the class prior that each expert's logits stand for.
+    """
+    if not config.inference.calibrate:
+        experts, classes = scores.logits_NEC.shape[1], len(network.schema.classes)
+        return Calibration.identity(experts, classes, "calibration is off")
+    return calibration.fit_calibration(
+        scores.logits_NEC,
+        scores.labels_N,
+        expert_class_priors(network, config),
+        config.inference.decision_offsets,
+    )
+
+
+def calibrated_metrics(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
+    """Metrics of the experts' mean after calibration, with the fitted decision offsets."""
+    probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
+    decisions_N = fitted.decide(probabilities_NC)
+    metrics = compute_metrics(scores, network, probabilities_NC, decisions_N)
+    return metrics | confidence_metrics(scores, network)
+
+
+def frozen_features(
+    network: Network, train: BatchSource, evaluator: Evaluator
+) -> tuple[Tensor, Tensor]:
+    """Features [N, E, H] and labels [N] of every row, without augmentation.
+
+    The rows have the same order whatever the number of workers.
+    """
+    exchange, device = evaluator.exchange, evaluator.device
+    hidden, labels, positions = [], [], []
+    first = 0
+    with torch.inference_mode():
+        for batch, outputs in evaluator.forward(network, train):
+            hidden.append(outputs.hidden_BEH.float())
+            labels.append(batch.labels_B)
+            positions.append(first + batch.start + torch.arange(len(batch), device=device))
+            first += batch.total or len(batch)
+    order_N = exchange.gather(torch.cat(positions)).argsort()
+    features_NEH = exchange.gather(torch.cat(hidden))[order_N]
+    labels_N = exchange.gather(torch.cat(labels))[order_N]
+    return features_NEH, labels_N
+
+
+def train_second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:
+    """Replaces the experts' classifiers by those of stage.kind, learned on frozen features."""
+    classifier = network.experts.classifier
+    weight_ECH, bias_EC = posthoc.retrain(
+        classifier.weight_EHC.detach().transpose(1, 2),
+        classifier.bias_EC.detach(),
+        *features,
+        network.counts_C,
+        config.stage.kind,
+        config.stage.epochs,
+        config.optim.lr,
+        config.optim.seed,
+        config.stage.tau,
+    )
+    with torch.no_grad():
+        classifier.weight_EHC.copy_(weight_ECH.transpose(1, 2))
+        classifier.bias_EC.copy_(bias_EC)

@@ -1,0 +1,39 @@
+"""The options of `fit` (the command train.py), declared once: for the command line and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from model.config import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What `fit` trains on, with which settings, and where the run goes.
+
+    set: in Python also a dict, {"optim.epochs": 30, "data.modalities": "table"}.
+    """
+
+    data: str | None = option(
+        None,
+        "folder or URI made by ingest.py",
+        metavar="SHARDS",
+        shown="the built-in wafer data",
+    )
+    config: str | None = option(None, "settings that differ from the defaults", metavar="F.toml")
+    set: tuple[str, ...] | Mapping[str, object] = option(
+        (), "settings on top of --config, by dotted name", metavar="K=V"
+    )
+    workers: int | None = option(
+        None, "training processes, the same as --set scaling.workers=N", metavar="N", shown="1"
+    )
+    gpus_per_worker: float | None = option(
+        None, "GPUs a worker, fractions allowed", metavar="G", shown="0, that is CPU"
+    )
+    out: str | None = option(
+        None, "folder or URI of the run", metavar="RUN", shown="runs/ and the time of day"
+    )
+    resume: bool = option(
+        False, "continue the run in --out from its last saved epoch", shown="start anew"
+    )

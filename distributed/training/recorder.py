@@ -1,0 +1,111 @@
+"""Records every epoch of a run: its history, its TensorBoard events and its resumable state."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from distributed.runtime.storage import read_file, write_file
+from distributed.training.board import RunBoard
+from distributed.training.results import RunMetrics
+from distributed.training.scoring import Scores
+from distributed.training.spec import RunSpec
+from distributed.training.states import StateFormatError, States
+from distributed.training.training_state import StateDict
+from model.network import Network
+
+Progress = Callable[[dict[str, float]], bool | None]
+
+
+class EpochRecorder:
+    """The loop's `report`: writes the history, TensorBoard and the state, then calls `progress`.
+
+    The state is written after the other files: a run that is killed in between repeats an epoch,
+    whose first record is then replaced; no epoch is ever missing.
+    """
+
+    def __init__(
+        self, spec: RunSpec, network: Network, progress: Progress | None, is_leader: bool
+    ) -> None:
+        """Loads the newest saved state if the run resumes.
+
+        progress: gets the metrics of every epoch; it may return True to end the training.
+        is_leader: whether this process writes the files of all workers.
+        """
+        self.spec, self.progress, self.is_leader = spec, progress, is_leader
+        self.epochs = spec.config.optim.epochs
+        self.files = spec.state_files
+        self.states = States(self.files.folder) if self.files else None
+        self.state = self._load_state()
+        self.history = self._past_epochs()
+        first = 1 + (self.state["epoch"] if self.state else 0)
+        self.board = RunBoard(spec.out, network, first) if spec.out and is_leader else None
+        self.last_write = time.monotonic()
+
+    def __call__(self, metrics: dict[str, float], state: StateDict, scores: Scores) -> bool | None:
+        entry = {**metrics, "train_seconds": state["seconds"]}
+        self.history.append(entry)
+        if self.board is not None:
+            write_file(history_file(self.spec.out), json.dumps(self.history).encode())
+            self.board.epoch(metrics, scores)
+        if self.is_leader:
+            self._save_state(int(metrics["epoch"]), state)
+        return self.progress(entry) if self.progress is not None else None
+
+    def close(self, metrics: RunMetrics) -> None:
+        """Writes metrics.json and ends the TensorBoard events, where the run leaves files."""
+        if self.board is not None:
+            content = json.dumps(metrics.as_dict(), indent=1).encode()
+            write_file(f"{self.spec.out}/metrics.json", content)
+            self.board.close(self.spec.config, metrics)
+
+    def _load_state(self) -> StateDict | None:
+        """The newest saved state; None where the run starts anew."""
+        if self.files is None or self.states is None or not self.spec.resume:
+            return None
+        try:
+            return self.states.load()
+        except StateFormatError as error:
+            if not self.files.restart_on_other_format:
+                raise
+            print(f"warning: {error}; this training starts anew", file=sys.stderr)
+            return None
+
+    def _past_epochs(self) -> list[dict[str, float]]:
+        """The metrics of the epochs up to the saved state: in history.json, or in the state."""
+        if self.state is None:
+            return []
+        if not self.spec.out:
+            return self.state.get("history", [])
+        return [
+            metrics
+            for metrics in read_history(self.spec.out)
+            if metrics["epoch"] <= self.state["epoch"]
+        ]
+
+    def _save_state(self, epoch: int, state: StateDict) -> None:
+        """Writes the state if it is time to; the last epoch's state always is."""
+        if self.files is None or self.states is None:
+            return
+        waited = time.monotonic() - self.last_write
+        if waited >= self.files.seconds_between or epoch == self.epochs:
+            if not self.spec.out:  # no history.json then
+                state = {**state, "history": self.history}
+            self.states.save(epoch, state)
+            self.last_write = time.monotonic()
+
+
+def history_file(out: str) -> str:
+    """The file in a run's folder that holds the metrics of every epoch."""
+    return f"{out}/history.json"
+
+
+def read_history(out: str) -> list[dict[str, float]]:
+    """The metrics of every epoch of a run so far; nothing where it has none yet."""
+    try:
+        history: list[dict[str, float]] = json.loads(read_file(history_file(out)))
+    except FileNotFoundError:
+        return []
+    return history

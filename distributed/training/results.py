@@ -1,0 +1,93 @@
+"""What a finished run returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TypedDict
+
+from distributed.config import Config
+from distributed.shards.manifest import Manifest
+from distributed.training.checkpoint import Checkpoint
+from model.decisions.calibration import Calibration
+from model.decisions.guard import ValidationRows
+from model.fusion.cross_modal import CrossModalModel
+from model.network import Network
+
+
+class MetricsFile(TypedDict, total=False):
+    """The content of metrics.json; `test` is absent where no test split was scored."""
+
+    val: dict[str, float]
+    test: dict[str, float]
+    train_seconds: float
+    rows_per_second: float
+    data_share: float
+    epochs: int
+    best_epoch: int
+    calibration: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics:
+    """The metrics of a finished run.
+
+    val, test: by metric name, of calibrated predictions; test is None where it was not scored.
+    data_share: share of the training time that was spent waiting for batches.
+    calibration: why the calibration is less than a full one; empty where it is not.
+    """
+
+    val: dict[str, float]
+    test: dict[str, float] | None
+    train_seconds: float
+    rows_per_second: float
+    data_share: float
+    epochs: int
+    best_epoch: int
+    calibration: str
+
+    @property
+    def splits(self) -> dict[str, dict[str, float]]:
+        """The metrics of each split that was scored, by the name of the split."""
+        return {"val": self.val} if self.test is None else {"val": self.val, "test": self.test}
+
+    def as_dict(self) -> MetricsFile:
+        """The metrics as metrics.json has them."""
+        values = asdict(self)
+        if self.test is None:
+            del values["test"]
+        return MetricsFile(**values)  # type: ignore[typeddict-item]  # the same names
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> RunMetrics:
+        """The metrics in the content of metrics.json."""
+        return cls(**{"test": None, **values})  # type: ignore[arg-type]  # the same names
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """A trained, calibrated network and its metrics.
+
+    history: the metrics of every epoch.
+    validation: raw expert logits of labelled validation rows, for the guards at test time.
+    cross_modal: predicts each modality from the others, learned on validation; only of runs
+        that leave a checkpoint.
+    """
+
+    network: Network
+    calibration: Calibration
+    metrics: RunMetrics
+    history: list[dict[str, float]]
+    validation: ValidationRows | None = None
+    cross_modal: CrossModalModel | None = None
+
+    def checkpoint(self, config: Config, manifest: Manifest) -> Checkpoint:
+        """What evaluation and prediction need of the run."""
+        return Checkpoint(
+            network=self.network,
+            config=config,
+            manifest=manifest,
+            calibration=self.calibration,
+            validation=self.validation,
+            cross_modal=self.cross_modal,
+        )

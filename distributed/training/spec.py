@@ -1,0 +1,60 @@
+"""What one run trains and where its files go: plain values that travel to any process. No torch is loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from distributed.config import Config, apply_changes
+
+SECONDS_BETWEEN_STATES = 5.0  # of a trial, whose epochs may take less time than writing a state
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateFiles:
+    """Where a run keeps its resumable states and how often it writes one."""
+
+    folder: str  # a folder or a URI
+    seconds_between: float = 0.0  # 0 writes a state after every epoch
+    restart_on_other_format: bool = False  # warn and start anew where another version wrote them
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training: its data, its settings, and which files it leaves.
+
+    settings: by dotted name, the ones that differ from the defaults.
+    out: folder or URI that gets the checkpoint, the history, the metrics and the TensorBoard
+        events; empty for a run that leaves none of them.
+    resume: continue from the newest saved state, if there is one.
+    test: score the finished network on the test split.
+    states: None keeps the states in `out`, one an epoch, if there is an `out`.
+    """
+
+    shards: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    out: str = ""
+    resume: bool = False
+    test: bool = True
+    states: StateFiles | None = None
+
+    @property
+    def config(self) -> Config:
+        """All settings."""
+        return apply_changes(Config(), self.settings)
+
+    @property
+    def state_files(self) -> StateFiles | None:
+        """Where this run keeps its states; None where it keeps none."""
+        if self.states is None and self.out:
+            return StateFiles(folder=f"{self.out}/state")
+        return self.states
+
+
+def resumable_states(folder: str) -> StateFiles:
+    """States of a trial or of a study's training: every few seconds, and never a reason to fail."""
+    return StateFiles(
+        folder=folder,
+        seconds_between=SECONDS_BETWEEN_STATES,
+        restart_on_other_format=True,
+    )
