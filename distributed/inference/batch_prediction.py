@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector
-from torch import Tensor
 
-from distributed.inference import notes
 from distributed.inference.estimation import choose_aggregation
 from distributed.inference.inputs import CountedWaves, InputRows
 from distributed.inference.known_prior import read_prior
+from distributed.inference.notes import row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
 from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
 from distributed.inference.predictor import PredictionTotals
@@ -167,34 +166,6 @@ def add_up(parts: Iterable[PredictionTotals], expected_rows: int | None) -> Pred
             totals.add(part)
             advance(part.rows)
     return totals
-
-
-def row_notes(
-    checkpoint: Checkpoint,
-    totals: PredictionTotals,
-    prior_C: Tensor | None,
-    trust_option: str = "--trust-unfamiliar",
-) -> list[str]:
-    """Returns notes on the rows that were predicted.
-
-    trust_option: how the user asks for modalities that are unlike training.
-    """
-    schema = checkpoint.network.schema
-    return [
-        *notes.unfamiliar_notes(
-            schema.modalities,
-            totals.unfamiliar_rows,
-            totals.rows_without_familiar,
-            totals.predicted,
-            trust_option,
-        ),
-        *notes.cross_modal_notes(schema.modalities, totals.agreement, checkpoint.cross_modal),
-        *notes.unread_notes(
-            checkpoint.manifest, schema, totals.unread, totals.rows, totals.predicted
-        ),
-        *notes.blank_notes(totals.blank, totals.predicted),
-        *notes.prior_notes(schema.classes, () if prior_C is None else prior_C.tolist()),
-    ]
 
 
 def make_result(

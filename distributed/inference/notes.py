@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from distributed.raw.columns import READING_NOTES
 from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
@@ -10,8 +11,40 @@ from distributed.shards.manifest import Manifest
 from model.fusion.cross_modal import CrossModalModel, CrossModalStats
 from model.schema import Categorical, Numeric, Schema, join_names
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distributed.inference.predictor import PredictionTotals
+    from distributed.training.checkpoint import Checkpoint
+
 MANY_UNSEEN = 0.1  # share of a column's cells: a few new categories are normal
 OFTEN_MISSING = 0.5  # a column of which so many training cells were empty may be empty again
+
+
+def row_notes(
+    checkpoint: Checkpoint,
+    totals: PredictionTotals,
+    prior_C: Tensor | None,
+    trust_option: str = "--trust-unfamiliar",
+) -> list[str]:
+    """Returns notes on the rows that were predicted.
+
+    trust_option: how the user asks for modalities that are unlike training.
+    """
+    schema = checkpoint.network.schema
+    return [
+        *unfamiliar_notes(
+            schema.modalities,
+            totals.unfamiliar_rows,
+            totals.rows_without_familiar,
+            totals.predicted,
+            trust_option,
+        ),
+        *cross_modal_notes(schema.modalities, totals.agreement, checkpoint.cross_modal),
+        *unread_notes(checkpoint.manifest, schema, totals.unread, totals.rows, totals.predicted),
+        *blank_notes(totals.blank, totals.predicted),
+        *prior_notes(schema.classes, () if prior_C is None else prior_C.tolist()),
+    ]
 
 
 def unfamiliar_notes(

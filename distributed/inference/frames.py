@@ -1,0 +1,204 @@
+"""Rows of a pandas frame as a source of rows to predict.
+
+The columns are those of the table that was ingested. An image column holds encoded bytes, paths,
+PIL images or numpy arrays; the last two are taken as they are, without loss.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from distributed.inference.inputs import PreparedBatch, RowEncoder
+from distributed.inference.tasks import RawBatch, RowRange, Wave, make_tasks
+from distributed.raw.rows import identity_strings
+
+Record: TypeAlias = Mapping[str, object]
+Rows: TypeAlias = pd.DataFrame | pd.Series | Record | Sequence[Record]
+Cell: TypeAlias = (
+    bytes | str | dict[str, bytes | str | None] | None
+)  # of an image column, for Arrow
+
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+TIFF_MODES = ("I", "F", "CMYK", "YCbCr", "LAB")
+IMAGE_RULE = "must hold encoded bytes, paths, PIL images or numpy arrays"
+
+
+def to_frame(rows: Rows) -> pd.DataFrame:
+    """Returns rows as a frame whose column names are text; a record becomes a frame of one row."""
+    if isinstance(rows, pd.DataFrame):
+        frame = rows
+    elif isinstance(rows, pd.Series):  # one row of a frame
+        frame = pd.DataFrame([rows])
+    elif isinstance(rows, Mapping):
+        frame = pd.DataFrame([dict(rows)])
+    elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        frame = pd.DataFrame([dict(row) for row in rows])
+    else:
+        raise ValueError(
+            "rows must be a pandas DataFrame, a record as a dict, or a list of such records; "
+            f"got {type(rows).__name__}"
+        )
+    names = [str(name) for name in frame.columns]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"columns must have different names; got {repeated[0]!r} more than once")
+    return frame.set_axis(names, axis="columns")
+
+
+@dataclass
+class FrameRows:
+    """The rows of a frame.
+
+    While they are predicted, each row's id is its position in the frame, so that predictions and
+    refusals can be put back in order. Rows whose own id is missing have none then either, and are
+    refused as they are by predict.py.
+    """
+
+    frame: pd.DataFrame
+    encoder: RowEncoder
+    batch_size: int
+
+    @property
+    def has_splits(self) -> bool:
+        return False
+
+    @property
+    def row_count(self) -> int | None:
+        return len(self.frame)
+
+    @property
+    def id_column(self) -> str | None:
+        """The frame's column of ids, if it has one."""
+        column: str | None = self.encoder.manifest.prepare.get("id")
+        return column if column in self.frame else None
+
+    def ids(self) -> pa.Array:
+        """Returns the rows' own ids, or their numbers where they have none."""
+        if self.id_column is None:
+            return pa.array([str(row) for row in range(len(self.frame))], pa.string())
+        return identity_strings(column_cells(self.frame[self.id_column]))
+
+    def waves(self, workers: int) -> Iterator[Wave]:
+        whole = [RowRange("", 0, 0, len(self.frame), 0)]
+        yield Wave(make_tasks(whole, self.batch_size, workers))
+
+    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+        for row_range in task:
+            end = row_range.skip + row_range.rows
+            for low in range(row_range.skip, end, self.batch_size):
+                yield self._batch(low, min(low + self.batch_size, end))
+
+    def _batch(self, low: int, high: int) -> RawBatch:
+        images = {image["column"] for image in self.encoder.manifest.prepare["images"]}
+        columns: dict[str, pa.Array] = {}
+        for name, cells in self.frame.iloc[low:high].items():
+            column = str(name)
+            if column in images:
+                columns[column] = image_cells(cells, column)
+            elif column == self.id_column:
+                positions = pa.array([str(row) for row in range(low, high)], pa.string())
+                missing = identity_strings(column_cells(cells)).is_null()
+                columns[column] = pc.if_else(missing, None, positions)
+            else:
+                columns[column] = column_cells(cells)
+        return RawBatch(pa.table(columns), low)
+
+    def prepare(self, batch: RawBatch) -> PreparedBatch:
+        return self.encoder.prepare(batch)
+
+
+def column_cells(cells: pd.Series) -> pa.Array:
+    """Returns a table column; one that mixes kinds of values as text, as a CSV file holds it."""
+    try:
+        return pa.array(cells, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        texts = [None if _is_missing(cell) else str(cell) for cell in cells]
+        return pa.array(texts, pa.string())
+
+
+def image_cells(cells: pd.Series, column: str) -> pa.Array:
+    """Returns an image column as encoded bytes, as paths, or as records of either."""
+    values = [_image_cell(cell, column) for cell in cells]
+    if all(value is None or isinstance(value, bytes) for value in values):
+        return pa.array(values, pa.binary())
+    if all(value is None or isinstance(value, str) for value in values):
+        return pa.array(values, pa.string())
+    records = [_image_record(value) for value in values]
+    return pa.array(records, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+
+
+def _image_record(value: Cell) -> dict[str, bytes | str | None] | None:
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, str):
+        return {"bytes": None, "path": value}
+    return value
+
+
+def _image_cell(cell: object, column: str) -> Cell:
+    """Returns what one cell of an image column holds as bytes, a path, or a record of both."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return bytes(cell)
+    if isinstance(cell, os.PathLike):
+        return str(cell)
+    if isinstance(cell, Mapping):
+        return {"bytes": cell.get("bytes"), "path": cell.get("path")}
+    if isinstance(cell, Image.Image):
+        return encode_image(cell, column)
+    if isinstance(cell, np.ndarray):
+        return encode_image(_array_image(cell, column), column)
+    if _is_missing(cell):
+        return None
+    raise ValueError(f"image column {column!r} {IMAGE_RULE}; got {type(cell).__name__}")
+
+
+def _is_missing(cell: object) -> bool:
+    """Whether a cell is None, NaN, NaT or pandas' NA."""
+    return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
+
+
+def _array_image(pixels: NDArray[np.generic], column: str) -> Image.Image:
+    """Returns an array as an image: 8 bits in 1 to 4 channels, or grey of 16 bits."""
+    grey = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    is_colour = grey.ndim == 3 and grey.shape[2] in (2, 3, 4)
+    is_valid = (
+        (grey.dtype == np.uint8 and (grey.ndim == 2 or is_colour))
+        or (grey.dtype == np.uint16 and grey.ndim == 2)
+        or (grey.dtype == np.bool_ and grey.ndim == 2)
+    )
+    if not is_valid or not grey.size:
+        raise ValueError(
+            f"arrays of image column {column!r} must be [height, width] or [height, width, "
+            "channels] of uint8, or [height, width] of uint16; "
+            f"got {list(pixels.shape)} of {pixels.dtype}"
+        )
+    return Image.fromarray(np.ascontiguousarray(grey))
+
+
+def encode_image(image: Image.Image, column: str) -> bytes:
+    """Returns an image as bytes without loss, turned upright as an image file would be."""
+    buffer = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode not in (*PNG_MODES, *TIFF_MODES):
+            upright = upright.convert("RGB")
+        kind = "TIFF" if upright.mode in TIFF_MODES else "PNG"
+        options = {} if kind == "TIFF" else {"compress_level": 1}
+        upright.save(buffer, kind, **options)
+    except (OSError, ValueError, SyntaxError) as error:  # of a file that is read only now
+        message = " ".join(str(error).split())
+        raise ValueError(f"cannot read an image of column {column!r}: {message}") from None
+    return buffer.getvalue()

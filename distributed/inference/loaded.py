@@ -1,0 +1,260 @@
+"""A trained model in Python: loads a checkpoint and predicts pandas frames, without Ray.
+
+from distributed import load
+model = load("runs/best")
+predictions = model.predict(frame, images="photos/")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from distributed.config import AGGREGATIONS
+from distributed.inference.estimation import choose_aggregation
+from distributed.inference.frames import FrameRows, Rows, to_frame
+from distributed.inference.inputs import RowEncoder, raw_manifest
+from distributed.inference.known_prior import parse_prior
+from distributed.inference.notes import row_notes
+from distributed.inference.predictor import PredictionTotals, Predictor
+from distributed.inference.tables import (
+    absent_notes,
+    absolute_folder,
+    check_image_columns,
+    unknown_column_notes,
+)
+from distributed.inference.weighing import (
+    FixedAggregation,
+    aggregation_method,
+    expert_count,
+    pick_device,
+    torch_threads,
+)
+from distributed.runtime.errors import OptionError
+from distributed.runtime.storage import join, read_file
+from distributed.shards.manifest import Manifest
+from distributed.shards.parallel import decoding_threads
+from distributed.training.checkpoint import Checkpoint, load_checkpoint
+from model.metrics.names import metric
+
+Place = str | os.PathLike[str]
+Metrics = dict[str, dict[str, float]]  # by split
+
+
+class PredictionNote(UserWarning):
+    """Something about the predicted rows that their user should know, such as unread cells."""
+
+
+def load(place: Place, *, gpu: bool = False, trust_unfamiliar: bool = False) -> LoadedModel:
+    """Loads a trained model.
+
+    place: a run or its checkpoint folder; a path or a URI.
+    gpu: predict on this machine's GPU.
+    trust_unfamiliar: also use modalities that are unlike anything in training. Otherwise they
+    count as absent in the rows where that is so.
+    """
+    location = os.fspath(place)
+    checkpoint = load_checkpoint(location)
+    if trust_unfamiliar:
+        checkpoint.network.accept_all_modalities()
+    return LoadedModel(location, checkpoint, gpus=float(gpu))
+
+
+class LoadedModel:
+    """A trained model that predicts new rows; `load` returns it.
+
+    classes: the class names, in the order of the probabilities.
+    metrics: the metrics of the run for each split, if it was loaded from a finished run.
+    """
+
+    def __init__(self, place: str, checkpoint: Checkpoint, gpus: float = 0.0) -> None:
+        self.place, self.checkpoint = place, checkpoint
+        self.classes: tuple[str, ...] = checkpoint.network.schema.classes
+        self.metrics: Metrics | None = _read_metrics(place)
+        self._gpus = gpus
+        pick_device(gpus)  # raises an error now if there is no GPU
+
+    def predict(
+        self,
+        rows: Rows,
+        images: Place | Mapping[str, Place] | None = None,
+        *,
+        prior: Mapping[str, float] | None = None,
+        aggregation: str | None = None,
+        abstain: float = 0.0,
+        batch_size: int = 0,
+    ) -> pd.DataFrame:
+        """Predicts the class of every row.
+
+        rows: a frame, a record as a dict, or a list of records, with the columns of the table
+        that was ingested (see `schema`). An image column holds encoded bytes, paths, PIL images
+        or numpy arrays. Without the columns of a modality, it is absent in every row.
+        images: the folder where paths of image columns begin, or a folder for each column; the
+        current folder otherwise. Paths that leave it are refused.
+        prior: the known class shares of these rows, {class: weight}; 0 for classes left out.
+        aggregation: how the experts are weighed: uniform, stability or prior, estimated from
+        these rows; the run's own setting otherwise.
+        abstain: rows whose best probability is lower get an empty class.
+        batch_size: rows at a time; the run's own setting otherwise.
+
+        Returns a row for every input row, in order and with the same index. The columns are those
+        that predict.py writes (id, label, prediction, probability, abstained, entropy, p/CLASS,
+        weight/MODALITY, unfamiliar/MODALITY, expert_weight/N), and `reason`: why a row was
+        refused, in which case its prediction is missing. What else should be known of the rows is
+        in `attrs["notes"]` and shown as warnings.
+        """
+        _check_arguments(aggregation, abstain, batch_size)
+        settings = self.checkpoint.config.inference
+        source, notes = self._open_frame(to_frame(rows), images, batch_size or settings.batch_size)
+        method = aggregation_method(aggregation, prior, settings.aggregation)
+        prior_C = parse_prior(prior, self.classes) if prior else None
+        weights, _ = choose_aggregation(
+            self.checkpoint, source, method, prior_C, source.batch_size, self._gpus
+        )
+        table, totals = self._predict_rows(source, weights, abstain)
+        predictions = _in_order(table, totals, source.ids())
+        predictions.index = source.frame.index
+        notes += self._row_notes(totals, prior_C)
+        predictions.attrs["notes"] = notes
+        for note in notes:
+            warnings.warn(note, PredictionNote, stacklevel=2)
+        return predictions
+
+    @property
+    def schema(self) -> pd.DataFrame:
+        """The columns that `predict` reads: their modality, kind, and values.
+
+        All columns of a table modality must be given, or none; any cell may be missing.
+        """
+        manifest = self._manifest()
+        prepare = manifest.prepare
+        columns = [
+            (image["column"], image["name"], "image", f"{image['height']}x{image['width']}")
+            for image in prepare["images"]
+        ]
+        for table in manifest.schema.tables:
+            columns += [
+                (c.name, table.name, "number", f"{c.mean:g} ± {c.std:g}") for c in table.numeric
+            ]
+            columns += [
+                (c.name, table.name, "category", ", ".join(c.vocabulary)) for c in table.categorical
+            ]
+        for kind in ("id", "label"):
+            if prepare.get(kind):
+                columns.append((prepare[kind], "", f"{kind}, optional", ""))
+        return pd.DataFrame(columns, columns=["column", "modality", "kind", "values"])
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{len(self.classes)} classes",
+            " + ".join(self.checkpoint.network.schema.modalities),
+            f"{expert_count(self.checkpoint)} experts",
+        ]
+        accuracy = (self.metrics or {}).get("test", {}).get("balanced_accuracy")
+        if accuracy is not None:
+            parts.append(f"balanced accuracy {metric('balanced_accuracy').text(accuracy)} on test")
+        return f"<LoadedModel {self.place}: {', '.join(parts)}>"
+
+    def _manifest(self) -> Manifest:
+        return raw_manifest(self.checkpoint, "a frame")
+
+    def _open_frame(
+        self,
+        frame: pd.DataFrame,
+        images: Place | Mapping[str, Place] | None,
+        batch_size: int,
+    ) -> tuple[FrameRows, list[str]]:
+        """Checks the columns of a frame and returns its rows, and notes about the columns."""
+        manifest = self._manifest()
+        columns = [image["column"] for image in manifest.prepare["images"]]
+        available = [str(name) for name in frame.columns]
+        encoder = RowEncoder(manifest, _image_folders(images, columns, available))
+        encoder.check_columns(pa.schema([(name, pa.null()) for name in available]))
+        notes = absent_notes(manifest, available, "frame")
+        notes += unknown_column_notes(self.checkpoint.manifest, encoder, available)
+        return FrameRows(frame[encoder.used_columns(available)], encoder, batch_size), notes
+
+    def _predict_rows(
+        self, source: FrameRows, weights: FixedAggregation, abstain: float
+    ) -> tuple[pa.Table, PredictionTotals]:
+        """Returns the predictions of the usable rows, whose ids are positions, and counts."""
+        predictor = Predictor(self.checkpoint, weights, pick_device(self._gpus), abstain=abstain)
+        tables = [predictor.schema.empty_table()]
+        totals = PredictionTotals()
+        with torch_threads(1):  # as predict.py does, so that every digit is the same
+            for wave in source.waves(1):
+                for task in wave.tasks:
+                    for _, table, counts in predictor.predict_task(
+                        source, wave, task, decoding_threads()
+                    ):
+                        tables.append(table)
+                        totals.add(counts)
+        return pa.concat_tables(tables), totals
+
+    def _row_notes(self, totals: PredictionTotals, prior_C: Tensor | None) -> list[str]:
+        return row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)")
+
+
+def _check_arguments(aggregation: str | None, abstain: float, batch_size: int) -> None:
+    if aggregation is not None and aggregation not in AGGREGATIONS:
+        raise OptionError(
+            f"aggregation must be one of {', '.join(AGGREGATIONS)}; got {aggregation!r}",
+            "aggregation",
+        )
+    if not 0 <= abstain <= 1:
+        raise OptionError(f"abstain must be a probability from 0 to 1; got {abstain:g}", "abstain")
+    if batch_size < 0:
+        raise OptionError(f"batch_size must be at least 0; got {batch_size}", "batch_size")
+
+
+def _image_folders(
+    images: Place | Mapping[str, Place] | None, columns: list[str], available: list[str]
+) -> dict[str, str]:
+    """Returns the folder of every image column."""
+    if isinstance(images, Mapping):
+        given = {name: os.fspath(folder) for name, folder in images.items()}
+        check_image_columns(given, columns, available, "images", "frame")
+        return {name: absolute_folder(given.get(name, ".")) for name in columns}
+    folder = absolute_folder("." if images is None else os.fspath(images))
+    return dict.fromkeys(columns, folder)
+
+
+def _in_order(table: pa.Table, totals: PredictionTotals, ids: pa.Array) -> pd.DataFrame:
+    """Returns predictions and refused rows together, in the order of the input.
+
+    table: predictions of the usable rows, whose ids are their positions. ids: those of all rows.
+    """
+    usable = pc.cast(table["id"], pa.int64()).to_pylist()
+    is_usable = {*usable}
+    # Refused rows keep their order, so they fill the other positions one after another.
+    refused = [row for row in range(len(ids)) if row not in is_usable]
+    reasons = [reason for _, reason in totals.refused]
+    blank = {
+        entry.name: pa.array([False] * len(refused))
+        if pa.types.is_boolean(entry.type)
+        else pa.nulls(len(refused), entry.type)
+        for entry in table.schema
+    }
+    whole = pa.concat_tables([table, pa.table(blank, schema=table.schema)])
+    reason = pa.array([None] * len(usable) + reasons, pa.string())
+    positions = pa.array([*usable, *refused], pa.int64())
+    whole = whole.append_column("reason", reason).take(pc.array_sort_indices(positions))
+    whole = whole.set_column(whole.column_names.index("id"), "id", ids)
+    return whole.to_pandas()
+
+
+def _read_metrics(place: str) -> Metrics | None:
+    """Returns the metrics of a run, also where its checkpoint folder was named."""
+    run = place.rstrip("/").removesuffix("/checkpoint")
+    try:
+        content: dict[str, object] = json.loads(read_file(join(run, "metrics.json")))
+    except (OSError, ValueError):
+        return None
+    return {split: values for split, values in content.items() if isinstance(values, dict)}
