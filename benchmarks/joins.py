@@ -45,7 +45,8 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     checkpoint = load_checkpoint(args.checkpoint)
     schema, stats = checkpoint.network.schema, checkpoint.cross_modal
-    assert stats is not None, "the run has one modality only"
+    if stats is None:
+        raise ValueError("the run must have two modalities and enough validation rows")
     table = schema.modalities.index(schema.tables[0].name)
     posterior_NMC, present_NM, labels_N = modality_predictions(checkpoint, args.data)
     rng = np.random.default_rng(0)
