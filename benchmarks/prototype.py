@@ -14,9 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +30,9 @@ from distributed.training import loop
 from distributed.training.exchange import Exchange
 from distributed.training.finish import finish_run
 from distributed.training.precision import autocast
-from distributed.training.run import open_run, open_split
+from distributed.training.run import open_run
 from distributed.training.spec import RunSpec
+from distributed.training.training_state import StateDict
 from model.batch import Batch
 from model.metrics.metrics import compute_metrics
 from model.schema import Schema, Table
@@ -67,13 +66,12 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     ours: list[float] = []
     theirs: list[float] = []
 
-    def report(metrics: dict[str, float], state: dict[str, Any], scores: object) -> None:
+    def report(metrics: dict[str, float], state: StateDict, scores: object) -> None:
         ours.append(state["seconds"] - sum(ours))
         theirs.append(seconds_of(prototype.epoch))
 
     run = loop.train_network(opened.network, opened.train, opened.val, job.config, report)
-    open_test = partial(open_split, job, "test", Exchange(), None)
-    finished = finish_run(run, opened.train, opened.val, open_test, history=[])
+    finished = finish_run(run, opened.train, opened.val, None, history=[])
     reached = compute_metrics(
         prototype.probabilities(opened.val),
         torch.cat([batch.labels_B for batch in opened.val.batches(0)]),

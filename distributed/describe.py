@@ -18,6 +18,7 @@ from distributed.runtime import command
 from distributed.runtime.options import option_rows, valid_text
 from distributed.searches.options import SearchOptions
 from distributed.studies.options import StudyOptions
+from distributed.training.options import FitOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 COMMANDS: dict[str, type[DataclassInstance]] = {
     "ingest": IngestOptions,
+    "train": FitOptions,
     "tune": SearchOptions,
     "ablate": StudyOptions,
     "evaluate": EvaluateOptions,

@@ -14,6 +14,10 @@ def test_the_page_is_up_to_date() -> None:
     )
 
 
+def test_every_command_has_its_options() -> None:
+    assert set(describe.COMMANDS) == {"ingest", "train", "tune", "ablate", "evaluate", "predict"}
+
+
 def test_every_setting_has_a_row() -> None:
     page = describe.configuration_page()
     assert all(f"| `{name}` |" in page for name in setting_fields())
