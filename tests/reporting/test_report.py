@@ -277,6 +277,8 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
     said = search_verdict.verdict(many)
     assert "does not survive the correction for 5 comparisons" in said
     assert "p is corrected for the 5 that were compared with the starting point" in said
+    one_seed = searched(tmp_path / "one", "balanced_accuracy", {"0000": [0.7], "0001": [0.8]})
+    assert search_verdict.verdict(one_seed).endswith("(one seed in common).")
 
 
 def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def verdict(standings: Standings) -> str:
         lower_is_better=metric.lower_is_better,
     )
     sentence = sentence[0].upper() + sentence[1:]
-    if comparison.family == 1:
+    if comparison.family <= 1:
         return sentence
     return (
         f"{sentence} p is corrected for the {comparison.family} that were compared with"
