@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from distributed.reporting.tables import ReportTable, cell_text
 from distributed.studies.definition import Study
 from distributed.studies.planning import study_cells
 from distributed.studies.reading import parse_study
 from distributed.studies.results import CellOutcome, TrainingOutcome
 from distributed.studies.state import StudyState, Training
+from distributed.studies.views import ConditionView, condition_views
 from model.schema import Image, Numeric, Schema, Table
 
 EVIL = "<script>alert(1)</script> | _x_"
@@ -24,6 +26,25 @@ set = { fusion.kind = "uniform" }
 name = "confidence"
 """
 LEVELS = {"concatenation": 0.5, "confidence": 0.55, "renamed": 0.0}
+THREE = TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n'
+FAR = {"concatenation": 0.5, "confidence": 0.55, "late": 0.498}
+NOISE = TWO + "".join(
+    f"""
+[[conditions]]
+name = "{{modality}} noise {share}"
+each = "modality"
+test = {{ corrupt = "{{modality}}=noise:{share}" }}
+axis = "share of {{modality}} that is noise"
+at = {share}
+"""
+    for share in (0.25, 0.5)
+)
+TINY = """dim = 16
+image = { width = 4 }
+table = { width = 16, embedding_size = 4 }
+experts = { hidden = 16 }
+optim = { epochs = 2, lr = 0.01 }
+"""
 
 
 def parsed(text: str) -> Study:
@@ -115,3 +136,36 @@ def invented(
                 failed(f"NaN {EVIL}") if (cell.variant, cell.seed) == failing else done(**metrics)
             )
         record(state, training, outcomes)
+
+
+def filled(
+    tmp_path: Path, text: str, levels: dict[str, float], *names: str, **more: Any
+) -> tuple[StudyState, list[ConditionView]]:
+    state = opened(tmp_path, text, *names)
+    invented(state, levels, **more)
+    return state, condition_views(state.study, state.planned, state.rows())
+
+
+def values(
+    state: StudyState, variant: str, metric: str = "balanced_accuracy", **where: Any
+) -> np.ndarray:
+    """By seed, straight from the results."""
+    rows = [
+        r
+        for r in state.rows()
+        if r.variant == variant and all(getattr(r, k) == v for k, v in where.items())
+    ]
+    return np.array([r.metrics[f"test/{metric}"] for r in sorted(rows, key=lambda r: r.seed)])
+
+
+def by_column(table: ReportTable, row: int) -> dict[str, str]:
+    return dict(zip(table.columns, map(cell_text, table.rows[row]), strict=True))
+
+
+def against(text: str, variant: str, metric: str = "balanced_accuracy") -> str:
+    return f'[[claims]]\ntext = "{text}"\nvariant = "{variant}"\nagainst = "concatenation"\nmetric = "{metric}"'
+
+
+def report_of(state: StudyState, folder: Path) -> str:
+    state.write_report()
+    return (folder / "report.md").read_text()

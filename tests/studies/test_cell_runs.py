@@ -1,0 +1,209 @@
+"""One training and the cells that share it, on small real data."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed.config import Config
+from distributed.inference import shifts
+from distributed.shards.layout import SPLITS
+from distributed.shards.manifest import read_manifest
+from distributed.shards.memory import load_splits
+from distributed.studies.cell_runs import run_cells
+from distributed.studies.definition import Cell
+from distributed.studies.reading import dotted_names
+from distributed.studies.results import CellOutcome
+from distributed.training import loop, run, states
+from distributed.training.states import States
+from model.fusion import novelty
+from tests.studies.study_tools import (
+    TINY,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("uniform", [4, 4, 4]),
+        ("forward-4", [16, 8, 4]),
+        ("backward-4", [1, 2, 4]),
+        ("", [40, 20, 4]),
+    ],
+)
+def test_a_shift_takes_the_largest_subset_of_its_shape(kind: str, sizes: list[int]) -> None:
+    labels = np.repeat([0, 1, 2], [40, 20, 4])
+    rows = shifts.shifted_rows(labels, np.array([400, 200, 40]), kind, seed=0)
+    assert np.bincount(labels[rows]).tolist() == sizes
+    assert (np.diff(rows) > 0).all()
+    if kind:
+        assert (
+            shifts.shifted_rows(labels, np.array([400, 200, 40]), kind, seed=1).tolist()
+            != rows.tolist()
+        )
+
+
+def test_a_shift_follows_the_training_order_not_the_test_order() -> None:
+    labels = np.repeat([0, 1], [10, 10])
+    rows = shifts.shifted_rows(labels, np.array([5, 500]), "forward-5", seed=0)
+    assert np.bincount(labels[rows]).tolist() == [2, 10]
+
+
+@pytest.mark.parametrize(
+    "kind", ["forward", "forward-0.5", "sideways-2", "uniform-2", "backward-x", "forward-nan"]
+)
+def test_an_unknown_shift_is_refused(kind: str) -> None:
+    with pytest.raises(
+        ValueError, match="a test distribution must be uniform, forward-K or backward-K"
+    ):
+        shifts.shifted_rows(np.array([0, 1]), np.array([1, 1]), kind, seed=0)
+
+
+def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
+    small = dotted_names(tomllib.loads(TINY))
+    return [
+        Cell(
+            variant="v",
+            condition=str(t),
+            seed=0,
+            model="network",
+            settings={**small, "optim.seed": 0, **settings},
+            test=t,
+        )
+        for t in tests
+    ]
+
+
+def run_outcomes(*args: Any, **options: Any) -> tuple[list[CellOutcome], list[dict[str, float]]]:
+    outcome = run_cells(*args, **options)
+    return outcome.cells, outcome.history
+
+
+def test_one_training_is_scored_under_every_test_condition(wafer_shards: str) -> None:
+    tests = [
+        {},
+        {"corrupt": "map=missing"},
+        {"shift": "uniform"},
+        {"aggregation": "prior"},
+        {"corrupt": "sound=noise"},
+    ]
+    rows, history = run_outcomes(
+        wafer_shards, group(*tests), load_splits(wafer_shards, Config(), SPLITS)
+    )
+    assert [r.state for r in rows] == ["done"] * 4 + ["failed"]
+    assert "valid: map, table" in rows[4].reason
+    assert [h["epoch"] for h in history] == [1, 2]
+    assert len({r.metrics["train_seconds"] for r in rows[:4]}) == 1
+    assert rows[1].metrics["test/weight/map"] == 0
+    assert rows[0].metrics["test/weight/map"] > 0
+    assert rows[2].metrics["test/rows"] < rows[3].metrics["test/rows"]
+    assert sum(rows[3].metrics[f"test/expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1)
+    assert rows[0].metrics["val/balanced_accuracy"] == rows[2].metrics["val/balanced_accuracy"]
+
+
+def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
+    wafer_shards: str,
+) -> None:
+    schema = read_manifest(wafer_shards).schema
+    rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
+    found = [
+        run_outcomes(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0] for r in (0, 4)
+    ]
+    for row in found:
+        assert row.metrics["test/rarest_accuracy"] == pytest.approx(
+            np.mean([row.metrics[f"test/recall/{schema.classes[c]}"] for c in rarest])
+        )
+    whole, cut = found
+    assert whole.metrics["train_rows"] == sum(schema.counts)
+    assert whole.metrics["train_imbalance"] == pytest.approx(
+        max(schema.counts) / min(schema.counts)
+    )
+    assert cut.metrics["train_rows"] < whole.metrics["train_rows"]
+    assert cut.metrics["train_imbalance"] == pytest.approx(4, rel=0.3)
+    assert whole.metrics["test/rows"] == read_manifest(wafer_shards).rows["test"]
+
+
+def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_shards: str) -> None:
+    tests = ({}, {"unfamiliar": "trusted"})
+    taught, _ = run_outcomes(wafer_shards, group(*tests))
+    raw, _ = run_outcomes(
+        wafer_shards, group({}, **{"fusion.shrinkage": 0, "fusion.correct_on_validation": False})
+    )
+    untaught, _ = run_outcomes(
+        wafer_shards, group(*tests, **{"fusion.confidence_weight": 0, "fusion.kind": "uniform"})
+    )
+    for row in taught:
+        for shot in ("all", "few"):
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/predicted"] < 1
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/true"] < 1
+            assert 0 < row.metrics[f"test/confidence/map/{shot}/used"] < 1
+            assert 0 <= row.metrics[f"test/confidence/map/{shot}/weight"] <= 1
+        assert -1 <= row.metrics["test/confidence/map/all/rank_correlation"] <= 1
+    for row, same in ((raw[0], True), (taught[0], False)):
+        said, used = (
+            row.metrics[f"test/confidence/map/few/{fact}"] for fact in ("predicted", "used")
+        )
+        assert (said == pytest.approx(used)) == same, "shrinkage is what lies between them"
+    assert not [name for row in untaught for name in row.metrics if "confidence" in name]
+
+
+def test_going_by_the_unfamiliar_is_what_training_without_it_gives(
+    wafer_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
+    noise, trusted = {"corrupt": "map=noise"}, {"unfamiliar": "trusted"}
+    settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
+    (trusting, wary), _ = run_outcomes(wafer_shards, group(noise | trusted, noise, **settings))
+    (without,), _ = run_outcomes(
+        wafer_shards, group(noise, **settings, **{"fusion.reject_unfamiliar": False})
+    )
+    scored = [
+        {n: v for n, v in row.metrics.items() if n.startswith("test/")}
+        for row in (trusting, wary, without)
+    ]
+    assert scored[0] == scored[2]
+    assert scored[1]["test/weight/map"] < scored[0]["test/weight/map"]
+
+
+def test_a_diverging_cell_fails_alone_with_its_reason(wafer_shards: str) -> None:
+    rows, _ = run_outcomes(
+        wafer_shards, group({}, **{"optim.lr": 1e30, "optim.clip": 0.0, "optim.name": "sgd"})
+    )
+    assert rows[0].state == "failed"
+    assert "is not finite at step" in rows[0].reason
+
+
+def test_a_killed_cell_goes_on_from_its_last_state(
+    wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "finish_run", killed)  # after the last epoch
+        with pytest.raises(KeyboardInterrupt):
+            run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir())
+    monkeypatch.setattr(loop, "train_epoch", killed)  # nothing is trained twice
+    rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
+    again, _ = run_outcomes(wafer_shards, group({}), folder=str(tmp_path / "run"))
+    assert again == rows, "a driver killed before it has the rows asks for them again"
+
+
+def test_a_state_of_another_version_is_trained_anew(
+    wafer_shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else every --resume of the study would fail again."""
+    States(str(tmp_path)).save(1, {"epoch": 1})
+    monkeypatch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT + 1)
+    rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path))
+    assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
+    assert "this training starts anew" in capsys.readouterr().err
