@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from distributed.shards.batches import BatchSource
 from distributed.studies.definition import join_corruptions
 from distributed.training.exchange import Exchange
-from distributed.training.run import open_split
+from distributed.training.run import SharedArrays, open_split
 from distributed.training.spec import RunSpec
 from model.metrics.metrics import compute_metrics
 from model.schema import Schema
@@ -59,7 +59,7 @@ class BoostingResult:
 def run_boosting(
     shards: str,
     settings: Mapping[str, object],
-    arrays: Mapping[str, object] | None = None,
+    arrays: SharedArrays | None = None,
     corruptions: Sequence[str] = ("",),
 ) -> list[BoostingResult]:
     """Trains gradient boosting and scores it under each corruption of the test split.

@@ -19,14 +19,12 @@ from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.failures import failure_reason
 from distributed.training.recorder import read_history
-from distributed.training.run import open_split, run_training
+from distributed.training.run import SharedArrays, open_split, run_training
 from distributed.training.scoring import Batches, compute_metrics, confidence_metrics
 from distributed.training.spec import RunSpec, resumable_states
 from distributed.training.workers.watched_run import run_on_workers
 from model.batch import Batch
 from model.schema import Schema
-
-DecodedRows = Mapping[str, object]  # the decoded rows of every split, where they are shared
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class TrainedNetwork:
 def run_cells(
     shards: str,
     cells: Sequence[Cell],
-    arrays: DecodedRows | None = None,
+    arrays: SharedArrays | None = None,
     folder: str = "",
 ) -> TrainingOutcome:
     """Trains once and scores every cell; an error fails the cells that it concerns.
@@ -71,7 +69,7 @@ def run_cells(
 
 
 def _run_boosting_cells(
-    shards: str, cells: Sequence[Cell], arrays: DecodedRows | None
+    shards: str, cells: Sequence[Cell], arrays: SharedArrays | None
 ) -> list[CellOutcome]:
     corruptions = [cell.test.get("corrupt", "") for cell in cells]
     results = run_boosting(shards, cells[0].settings, arrays, corruptions)
@@ -105,7 +103,7 @@ def rarest_accuracy(metrics: Mapping[str, float], schema: Schema) -> dict[str, f
 
 
 def train_network(
-    shards: str, cells: Sequence[Cell], arrays: DecodedRows | None, folder: str
+    shards: str, cells: Sequence[Cell], arrays: SharedArrays | None, folder: str
 ) -> TrainedNetwork:
     """Trains the network of these cells, or goes on from the state in the folder.
 
@@ -130,7 +128,7 @@ def train_network(
 
 
 def _score_cell(
-    shards: str, cell: Cell, trained: TrainedNetwork, arrays: DecodedRows | None
+    shards: str, cell: Cell, trained: TrainedNetwork, arrays: SharedArrays | None
 ) -> CellOutcome:
     """The cell's metrics: those of the training, and those of its own test if it changes that."""
     metrics = finite_metrics(trained.metrics)
@@ -156,7 +154,7 @@ class TestScores:
 
 
 def score_under_test_conditions(
-    shards: str, cell: Cell, checkpoint: Checkpoint, arrays: DecodedRows | None = None
+    shards: str, cell: Cell, checkpoint: Checkpoint, arrays: SharedArrays | None = None
 ) -> TestScores:
     """Scores the test split as the cell's test changes it, the experts' weights included."""
     settings = {**cell.settings, "data.corrupt": cell.test_corruption}
