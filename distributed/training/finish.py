@@ -129,16 +129,20 @@ def frozen_features(
 def train_second_stage(network: Network, features: tuple[Tensor, Tensor], config: Config) -> None:
     """Replaces the experts' classifiers by those of stage.kind, learned on frozen features."""
     classifier = network.experts.classifier
+    hidden_NEH, labels_N = features
     weight_ECH, bias_EC = posthoc.retrain(
         classifier.weight_EHC.detach().transpose(1, 2),
         classifier.bias_EC.detach(),
-        *features,
-        network.counts_C,
-        config.stage.kind,
-        config.stage.epochs,
-        config.optim.lr,
-        config.optim.seed,
-        config.stage.tau,
+        posthoc.TrainingFeatures(
+            hidden_NEH=hidden_NEH, labels_N=labels_N, counts_C=network.counts_C
+        ),
+        posthoc.SecondStage(
+            kind=config.stage.kind,
+            epochs=config.stage.epochs,
+            lr=config.optim.lr,
+            seed=config.optim.seed,
+            tau=config.stage.tau,
+        ),
     )
     with torch.no_grad():
         classifier.weight_EHC.copy_(weight_ECH.transpose(1, 2))

@@ -1,4 +1,10 @@
-"""How informative each modality is for this sample. Legend: B batch, M modalities, D embedding, F folds, C classes, H hidden."""
+"""Estimates for every record how informative each of its modalities is.
+
+The confidence of a modality is the probability that the modality alone gives to the true class,
+which a small network predicts from the embedding.
+
+Legend: B batch, N validation rows, M modalities, D embedding, F folds, C classes, H hidden units.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,10 @@ from model.config import FusionConfig
 
 
 def held_out_logits(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
-    """[B, M, C]: each sample's logits from the head of its own fold, which has not learned from it."""
+    """Returns the logits of the head that has not learned from the record, [B, M, C].
+
+    That is the head of the record's own fold, which is the remainder of its rank by F.
+    """
     folds = auxiliary_BMFC.shape[2]
     index_B = (ranks_B % folds)[:, None, None, None].expand(
         -1, auxiliary_BMFC.shape[1], 1, auxiliary_BMFC.shape[3]
@@ -20,7 +29,7 @@ def held_out_logits(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
 
 
 class AuxiliaryHeads(nn.Module):
-    """F linear classifiers on every modality's own embedding, all in one operation."""
+    """F linear classifiers on the embedding of each modality alone, for cross-fitting."""
 
     def __init__(self, modalities: int, folds: int, dim: int, classes: int) -> None:
         super().__init__()
@@ -28,11 +37,12 @@ class AuxiliaryHeads(nn.Module):
         self.bias_MFC = nn.Parameter(torch.zeros(modalities, folds, classes))
 
     def forward(self, embeddings_BMD: Tensor) -> Tensor:
+        """Returns the logits of all heads, [B, M, F, C]."""
         return torch.einsum("bmd,mfdc->bmfc", embeddings_BMD, self.weight_MFDC) + self.bias_MFC
 
 
 class ConfidenceHeads(nn.Module):
-    """A small network a modality: embedding -> expected true-class probability in (0, 1)."""
+    """A small network for each modality that predicts its true-class probability."""
 
     def __init__(self, modalities: int, dim: int, hidden: int = 32) -> None:
         super().__init__()
@@ -42,6 +52,7 @@ class ConfidenceHeads(nn.Module):
         self.bias_M = nn.Parameter(torch.zeros(modalities))
 
     def forward(self, embeddings_BMD: Tensor) -> Tensor:
+        """Returns the confidences, [B, M] in (0, 1)."""
         hidden_BMH = torch.relu(
             torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH
         )
@@ -49,17 +60,18 @@ class ConfidenceHeads(nn.Module):
 
 
 class RunningConfidence(nn.Module):
-    """Per-modality, per-class running mean of the true-class probability, and the shrinkage towards its class-balanced mean.
+    """Running means of the true-class probability, and the shrinkage of confidences towards them.
 
-    On training rows a confidence may rise above the truth even when cross-fitted: the encoder has learned from the row that its head has
-    not. Rows that nothing has learned from, those of validation, say by how much: see `correct_on_validation`.
+    On training rows a confidence may be too high even when it is cross-fitted, because the encoder
+    has learned from the row that the head has not. The validation rows, from which nothing learns,
+    show by how much: see `correct_on_validation`.
     """
 
-    mean_MC: Tensor
-    rows_MC: Tensor
-    validation_mean_M: Tensor
-    bias_M: Tensor
-    corrected_M: Tensor
+    mean_MC: Tensor  # running mean of each modality over the rows of each class
+    rows_MC: Tensor  # training rows in each of these means
+    validation_mean_M: Tensor  # class-balanced mean over validation
+    bias_M: Tensor  # class-balanced mean of confidence - true-class probability on validation
+    corrected_M: Tensor  # bool: whether validation has given the two before
 
     def __init__(self, modalities: int, classes: int, config: FusionConfig) -> None:
         super().__init__()
@@ -71,17 +83,24 @@ class RunningConfidence(nn.Module):
         self.register_buffer("corrected_M", torch.zeros(modalities, dtype=torch.bool))
 
     def balanced_mean(self) -> Tensor:
-        """[M]: mean over the classes seen so far of their means, running or on validation; 0.5 before any."""
-        rows_MC = self.rows_MC > 0
-        running_M = torch.where(
-            rows_MC.any(1), (self.mean_MC * rows_MC).sum(1) / rows_MC.sum(1).clamp_min(1), 0.5
-        )
+        """Returns the class-balanced mean of each modality, [M].
+
+        It is that of validation, before a first validation the running one over the classes that
+        have come up so far, and 0.5 before any.
+        """
+        has_rows_MC = self.rows_MC > 0
+        sum_M = (self.mean_MC * has_rows_MC).sum(1)
+        running_M = torch.where(has_rows_MC.any(1), sum_M / has_rows_MC.sum(1).clamp_min(1), 0.5)
         return torch.where(self.corrected_M, self.validation_mean_M, running_M)
 
     def shrink(
         self, confidence_BM: Tensor, posterior_BMC: Tensor, present_BM: Tensor, counts_C: Tensor
     ) -> Tensor:
-        """c tilde = s (c - bias) + (1 - s) balanced mean, s = n / (n + kappa), n the training count expected from the mean posterior."""
+        """Returns c tilde = s (c - bias) + (1 - s) balanced mean, [B, M].
+
+        s = n / (n + kappa), where n is the number of training rows of the record's class, expected
+        under the mean of its modalities' posteriors.
+        """
         present_BM1 = present_BM[..., None].float()
         posterior_BC = (posterior_BMC * present_BM1).sum(1) / present_BM1.sum(1).clamp_min(1)
         count_B1 = (posterior_BC @ counts_C.to(posterior_BC.dtype))[:, None]
@@ -92,21 +111,18 @@ class RunningConfidence(nn.Module):
     def correct_on_validation(
         self, confidence_NM: Tensor, true_NM: Tensor, present_NM: Tensor, labels_N: Tensor
     ) -> None:
-        """Class-balanced means over validation: of the true-class probability, and of what the confidences are above it.
+        """Takes the mean true-class probability and the bias of the confidences from validation.
 
-        A modality that no row of validation has stays as it is.
+        Both are class-balanced. A modality that no validation row has keeps its values.
         """
-        one_hot_NC = (
-            nn.functional.one_hot(labels_N.clamp_min(0), self.mean_MC.shape[1])
-            * (labels_N >= 0)[:, None]
-        ).float()
-        there_NM = present_NM.float()
-        count_MC = there_NM.T @ one_hot_NC
+        one_hot_NC = self._one_hot(labels_N, torch.float32)
+        weights_NM = present_NM.float()
+        count_MC = weights_NM.T @ one_hot_NC
         for buffer_M, values_NM in (
             (self.validation_mean_M, true_NM),
             (self.bias_M, confidence_NM - true_NM),
         ):
-            mean_MC = (values_NM * there_NM).T @ one_hot_NC / count_MC.clamp_min(1)
+            mean_MC = (values_NM * weights_NM).T @ one_hot_NC / count_MC.clamp_min(1)
             classes_M = (count_MC > 0).sum(1)
             buffer_M.copy_(
                 torch.where(classes_M > 0, mean_MC.sum(1) / classes_M.clamp_min(1), buffer_M)
@@ -119,18 +135,24 @@ class RunningConfidence(nn.Module):
         true_BM: Tensor,
         present_BM: Tensor,
         labels_B: Tensor,
-        reduce: Callable[[Tensor], Tensor],
+        sum_over_workers: Callable[[Tensor], Tensor],
     ) -> None:
-        """Updates the means with one batch; `reduce` adds sums and counts up over workers before they are divided."""
-        one_hot_BC = (
-            nn.functional.one_hot(labels_B.clamp_min(0), self.mean_MC.shape[1]).to(true_BM.dtype)
-            * (labels_B >= 0)[:, None]
-        )
-        present_BM = present_BM.to(true_BM.dtype)
-        sums = torch.stack([(true_BM * present_BM).T @ one_hot_BC, present_BM.T @ one_hot_BC])
-        total_MC, count_MC = reduce(sums).unbind()
+        """Updates the running means with one training batch.
+
+        sum_over_workers: adds up sums and counts of all workers, before they are divided.
+        """
+        one_hot_BC = self._one_hot(labels_B, true_BM.dtype)
+        weights_BM = present_BM.to(true_BM.dtype)
+        sums = torch.stack([(true_BM * weights_BM).T @ one_hot_BC, weights_BM.T @ one_hot_BC])
+        total_MC, count_MC = sum_over_workers(sums).unbind()
         rate_MC = torch.where(
             self.rows_MC > 0, 1 - (1 - self.momentum) ** count_MC, (count_MC > 0).float()
         )
         self.mean_MC += rate_MC * (total_MC / count_MC.clamp_min(1) - self.mean_MC)
         self.rows_MC += count_MC
+
+    def _one_hot(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the labels as rows of zeros and a one; only zeros where a label is unknown."""
+        classes = self.mean_MC.shape[1]
+        one_hot = nn.functional.one_hot(labels.clamp_min(0), classes).to(dtype)
+        return one_hot * (labels >= 0)[:, None]

@@ -1,4 +1,7 @@
-"""From modality embeddings and confidences to one fused vector. Legend: B batch, M modalities, D embedding, C classes, Z = M * D."""
+"""Combines the modalities of a record: fusion weights, concatenation, gate, late and evidential.
+
+Legend: B batch, M modalities, D embedding, C classes, Z = M * D fused features.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ from torch import Tensor, nn
 
 from model.config import FusionConfig
 
-MIN_CONFIDENCE = 1e-3  # confidence that the logarithm sees at least
+MIN_CONFIDENCE = 1e-3  # smaller confidences count as this, so that the logarithm is finite
 
 
 def fusion_scores(
     confidence_BM: Tensor, visible_BM: Tensor, config: FusionConfig, classes: int
 ) -> Tensor:
-    """[B, M] what the softmax of the weights sees of the confidences, by fusion.score.
+    """Returns the logits of the fusion weights by fusion.score, [B, M].
 
-    surplus: the log of r^4 / (r^4 + half^4), r being the confidence above chance as a share of the record's best one. A modality that tells
-    nothing gets no weight, and all that tell something much the same: a weaker one that tells other things is not silenced by a stronger.
+    surplus: log of r^4 / (r^4 + half^4), where r is the modality's confidence above chance as a
+    share of the record's best one. An uninformative modality gets no weight, and all informative
+    ones nearly the same: a weaker modality, which may hold other information, keeps its weight
+    beside a stronger one.
     """
     confidence_BM = confidence_BM.float()
     if config.score == "level":
@@ -29,32 +34,40 @@ def fusion_scores(
 
 
 def confidence_weights(scores_BM: Tensor, visible_BM: Tensor, temperature: float) -> Tensor:
-    """Softmax of scores / tau over the modalities a sample has; all zero where it has none."""
+    """Returns the softmax of scores / tau over the visible modalities; 0 where there are none."""
     scores_BM = (scores_BM.float() / temperature).masked_fill(~visible_BM, -torch.inf)
     return torch.nan_to_num(scores_BM.softmax(1), nan=0.0)
 
 
 def embedding_gains(weights_BM: Tensor, visible_BM: Tensor, normalise: str) -> Tensor:
-    """Scale of every embedding: `sum` adds up to the number of modalities there, equal weights are 1 each; `max` gives the best one 1."""
+    """Returns the factor of every embedding by fusion.normalise, [B, M].
+
+    sum: the factors add up to the number of visible modalities, so equal weights give 1 each.
+    max: the largest factor is 1.
+    """
     if normalise == "max":
         return weights_BM / weights_BM.amax(1, keepdim=True).clamp_min(1e-12)
     return weights_BM * visible_BM.sum(1, keepdim=True)
 
 
 class Gate(nn.Module):
-    """Weights learned end to end from all embeddings, without a true-class probability."""
+    """Fusion weights that are learned from all embeddings, without confidences."""
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
         self.score = nn.Linear(modalities * dim, modalities)
 
     def forward(self, embeddings_BMD: Tensor, visible_BM: Tensor) -> Tensor:
-        seen_BMD = torch.where(visible_BM[..., None], embeddings_BMD, 0.0)
-        return confidence_weights(self.score(seen_BMD.flatten(1)), visible_BM, 1.0)
+        """Returns the weights, [B, M]; a modality that is not visible has no influence."""
+        visible_BMD = torch.where(visible_BM[..., None], embeddings_BMD, 0.0)
+        return confidence_weights(self.score(visible_BMD.flatten(1)), visible_BM, 1.0)
 
 
 class Concatenate(nn.Module):
-    """z = concat(g_m h_m), with a learned vector in the place of a modality that is not there."""
+    """Concatenates the weighted embeddings, z = concat(g_m h_m).
+
+    A learned vector stands for a modality that is not visible.
+    """
 
     def __init__(self, modalities: int, dim: int, config: FusionConfig) -> None:
         super().__init__()
@@ -62,6 +75,7 @@ class Concatenate(nn.Module):
         self.absent_MD = nn.Parameter(torch.zeros(modalities, dim))
 
     def forward(self, embeddings_BMD: Tensor, weights_BM: Tensor, visible_BM: Tensor) -> Tensor:
+        """Returns z, [B, Z]."""
         gains_BM = embedding_gains(weights_BM, visible_BM, self.normalise).to(embeddings_BMD.dtype)
         return torch.where(
             visible_BM[..., None],
@@ -71,28 +85,35 @@ class Concatenate(nn.Module):
 
 
 def late_logits(auxiliary_BMC: Tensor, weights_BM: Tensor) -> Tensor:
-    """[B, C]: confidence-weighted mean of what the modalities say alone; the heads learn from their own loss only."""
+    """Returns the weighted mean of the logits that the modalities have alone, [B, C].
+
+    It gives no gradient to the auxiliary heads, which learn from their own loss only.
+    """
     return (auxiliary_BMC.detach().float() * weights_BM[..., None]).sum(1)
 
 
 def evidential_logits(auxiliary_BMC: Tensor, visible_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """Dempster-Shafer combination of Dirichlet evidence: [B, C] log expected probability, [B, M] weights (normalised 1 - uncertainty)."""
-    evidence_BMC = (
-        nn.functional.softplus(auxiliary_BMC.float()) * visible_BM[..., None]
-    )  # an absent modality is vacuous
+    """Combines the modalities' Dirichlet evidence by Dempster and Shafer's rule.
+
+    Returns the log of the expected probabilities, [B, C], and weights, [B, M], which are
+    1 - uncertainty of each modality, scaled to sum to 1. An absent modality has no evidence.
+    """
+    evidence_BMC = nn.functional.softplus(auxiliary_BMC.float()) * visible_BM[..., None]
     classes = evidence_BMC.shape[-1]
     strength_BM1 = evidence_BMC.sum(-1, keepdim=True) + classes
-    belief_BMC, doubt_BM1 = evidence_BMC / strength_BM1, classes / strength_BM1
-    belief_BC, doubt_B1 = belief_BMC[:, 0], doubt_BM1[:, 0]
-    for m in range(1, evidence_BMC.shape[1]):  # the rule combines two sources; modalities are few
+    belief_BMC, uncertainty_BM1 = evidence_BMC / strength_BM1, classes / strength_BM1
+    belief_BC, uncertainty_B1 = belief_BMC[:, 0], uncertainty_BM1[:, 0]
+    for m in range(1, evidence_BMC.shape[1]):  # the rule combines two sources at a time
         agreed_BC = (
-            belief_BC * belief_BMC[:, m] + belief_BC * doubt_BM1[:, m] + belief_BMC[:, m] * doubt_B1
+            belief_BC * belief_BMC[:, m]
+            + belief_BC * uncertainty_BM1[:, m]
+            + belief_BMC[:, m] * uncertainty_B1
         )
-        both_B1 = doubt_B1 * doubt_BM1[:, m]
-        scale_B1 = (agreed_BC.sum(1, keepdim=True) + both_B1).clamp_min(1e-12)  # 1 - conflict
-        belief_BC, doubt_B1 = agreed_BC / scale_B1, both_B1 / scale_B1
-    expected_BC = belief_BC + doubt_B1 / classes
-    trust_BM = (1 - doubt_BM1.squeeze(-1)) * visible_BM
-    return expected_BC.clamp_min(1e-12).log(), trust_BM / trust_BM.sum(1, keepdim=True).clamp_min(
-        1e-12
-    )
+        both_uncertain_B1 = uncertainty_B1 * uncertainty_BM1[:, m]
+        # What the two sources do not contradict each other in: 1 - conflict.
+        scale_B1 = (agreed_BC.sum(1, keepdim=True) + both_uncertain_B1).clamp_min(1e-12)
+        belief_BC, uncertainty_B1 = agreed_BC / scale_B1, both_uncertain_B1 / scale_B1
+    expected_BC = belief_BC + uncertainty_B1 / classes
+    certainty_BM = (1 - uncertainty_BM1.squeeze(-1)) * visible_BM
+    weights_BM = certainty_BM / certainty_BM.sum(1, keepdim=True).clamp_min(1e-12)
+    return expected_BC.clamp_min(1e-12).log(), weights_BM

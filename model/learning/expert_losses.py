@@ -1,8 +1,12 @@
-"""The experts' classification losses by name, all experts in one operation. Legend: B batch, E experts, C classes, H hidden.
+"""The classification losses of the experts by name, all experts in one operation.
 
-Every loss gives one value a sample and expert, [B, E]. Three things are common to all of them: the LDAM margin is taken off the true logit
-first, class weights multiply last and average to 1 over the training rows (never over the batch, so that workers' means add up), and a
-sample whose label is unknown gives 0. A class without training rows counts as if it had one, which keeps every logarithm finite.
+Every loss gives one value a sample and expert, [B, E]. Three things are common to all of them: the
+LDAM margin is subtracted from the true logit first; class weights multiply last and average to 1
+over the training rows (never over the batch, so that the means of several workers add up); and a
+sample whose label is unknown gives 0. A class without training rows counts as if it had one, which
+keeps every logarithm finite.
+
+Legend: B batch, E experts, C classes, H hidden units.
 """
 
 from __future__ import annotations
@@ -16,52 +20,58 @@ from model.config import LossConfig
 from model.precision import at_least_float32
 
 SADE_STRENGTH = 2.0  # lambda of SADE's third loss, as in the paper
-TINY = 1e-6
+MIN_FOCAL_FACTOR = 1e-6  # 0^(gamma - 1) has no gradient, hence the floor
+
+# A loss by name: (logits_BEC, labels_B, counts_C, config) -> [B, E].
+ExpertLoss = Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]
 
 
 def log_prior(counts_C: Tensor) -> Tensor:
-    """[C] log pi."""
+    """Returns log pi, the log of the classes' shares of the training rows, [C]."""
     return at_least_float32(counts_C).clamp_min(1).log().log_softmax(0)
 
 
 def cross_entropy(logits_BEC: Tensor, labels_B: Tensor) -> Tensor:
-    """[B, E]."""
+    """Returns the cross-entropy of each sample and expert, [B, E]."""
     index_BE1 = labels_B[:, None, None].expand(-1, logits_BEC.shape[1], 1)
     return -logits_BEC.log_softmax(-1).gather(-1, index_BE1).squeeze(-1)
 
 
 def prior_strengths(config: LossConfig, experts: int) -> Tensor:
-    """[E] prior strengths lambda_e = centre + spread * linspace(-1, 1); a single expert has the centre."""
-    return config.average_prior_strength + config.spread_of_prior_strength * (
-        torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
-    )
+    """Returns the prior strengths lambda_e, spaced evenly around their average, [E].
+
+    A single expert has the average.
+    """
+    place_E = torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
+    return config.average_prior_strength + config.spread_of_prior_strength * place_E
 
 
 def reversed_prior(log_prior_C: Tensor) -> Tensor:
-    """[C] the prior with ranks reversed: the rarest class gets the largest share and so on."""
+    """Returns the log prior with ranks reversed: the rarest class gets the largest share, [C]."""
     order_C = log_prior_C.argsort(stable=True)
-    return torch.empty_like(log_prior_C).scatter(
-        0, order_C, log_prior_C.sort(descending=True, stable=True).values
-    )
+    descending_C = log_prior_C.sort(descending=True, stable=True).values
+    return torch.empty_like(log_prior_C).scatter(0, order_C, descending_C)
 
 
 def sade_logit_shifts(counts_C: Tensor, experts: int) -> Tensor:
-    """[E, C] SADE's logit shifts: 0, log pi, log pi - lambda log(reversed pi).
+    """Returns SADE's logit shifts: 0, log pi, log pi - lambda log(reversed pi), [E, C].
 
-    The paper has three experts. For another number they are spaced evenly on the straight lines from the first shift over the second to the
-    third; one expert takes the second (balanced softmax).
+    The paper has three experts. Another number of them is spaced evenly on the straight lines from
+    the first shift over the second to the third; a single one takes the second (balanced softmax).
     """
     log_prior_C = log_prior(counts_C)
-    place_E1 = (torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)).to(log_prior_C)[
-        :, None
-    ]
-    return place_E1.clamp_max(1) * log_prior_C - (place_E1 - 1).clamp_min(
-        0
-    ) * SADE_STRENGTH * reversed_prior(log_prior_C)
+    place_E = torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)
+    place_E1 = place_E.to(log_prior_C)[:, None]
+    forward_EC = place_E1.clamp_max(1) * log_prior_C
+    backward_EC = (place_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
+    return forward_EC - backward_EC
 
 
 def logit_shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
-    """[E, C] what the named loss adds to the logits in training: 0 for the losses that leave them alone."""
+    """Returns what the named loss adds to the logits in training, [E, C].
+
+    It is 0 for the losses that do not correct for the prior.
+    """
     if config.name == "sade":
         return sade_logit_shifts(counts_C, experts)
     log_prior_C = log_prior(counts_C)
@@ -71,10 +81,11 @@ def logit_shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
 
 
 def expert_priors(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
-    """[E, C] the class prior that each expert's own posterior (softmax of its raw logits) stands for.
+    """Returns the class prior under which each expert's softmax is a posterior, [E, C].
 
-    The shifted logits learn the training posterior, so the raw ones stand for pi / exp(shift): the start of every later prior correction.
-    True for rows drawn as they come; weights, margins and multiplicative scales are not undone.
+    The shifted logits learn the posterior under the training prior pi, so the raw logits stand for
+    the prior pi / exp(shift), from which every later correction starts. It holds for rows that are
+    drawn as they come, and does not undo weights, margins and multiplicative scales.
     """
     return (log_prior(counts_C) - logit_shifts(counts_C, config, experts)).softmax(-1)
 
@@ -82,54 +93,57 @@ def expert_priors(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
 def plain_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """CE(v, y); `class_balanced` and `influence` are this with weights."""
+    """Returns CE(v, y); `class_balanced` and `influence` multiply it by weights."""
     return cross_entropy(logits_BEC, labels_B)
 
 
 def prior_shifted_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """`prior`: CE(v + lambda_e log pi, y). `sade`: CE(v + SADE's shift, y)."""
+    """Returns CE(v + lambda_e log pi, y) for `prior` and CE(v + SADE's shift, y) for `sade`."""
     return cross_entropy(logits_BEC + logit_shifts(counts_C, config, logits_BEC.shape[1]), labels_B)
 
 
 def focal_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """(1 - p_y)^gamma CE(v, y)."""
+    """Returns (1 - p_y)^gamma CE(v, y)."""
     loss_BE = cross_entropy(logits_BEC, labels_B)
-    return (-torch.expm1(-loss_BE)).clamp_min(
-        TINY
-    ) ** config.focal_gamma * loss_BE  # 0^(gamma - 1) has no gradient: hence the floor
+    factor_BE = (-torch.expm1(-loss_BE)).clamp_min(MIN_FOCAL_FACTOR)
+    return factor_BE**config.focal_gamma * loss_BE
 
 
 def vector_scaling_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """VS loss, CE((n_c / n_max)^gamma v_c + lambda_e log pi_c, y): the paper's tau is the prior strength here, one for each expert."""
+    """Returns the VS loss, CE((n_c / n_max)^gamma v_c + lambda_e log pi_c, y).
+
+    The paper's tau is the prior strength lambda_e here, one for each expert.
+    """
     counts_C = at_least_float32(counts_C).clamp_min(1)
     scale_C = (counts_C / counts_C.max()) ** config.vs_gamma
-    return cross_entropy(
-        scale_C * logits_BEC + logit_shifts(counts_C, config, logits_BEC.shape[1]), labels_B
-    )
+    shifts_EC = logit_shifts(counts_C, config, logits_BEC.shape[1])
+    return cross_entropy(scale_C * logits_BEC + shifts_EC, labels_B)
 
 
 def label_smoothing_loss(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """Label-aware smoothing (MiSLAS, concave form): (1 - eps_y) CE(v, y) + eps_y mean_c CE(v, c); equal counts all take the tail's eps."""
+    """Returns (1 - eps_y) CE(v, y) + eps_y mean_c CE(v, c): label-aware smoothing (MiSLAS).
+
+    eps rises from the smallest to the largest class in MiSLAS' concave form. Where all counts are
+    equal, all classes take that of the smallest.
+    """
     counts_C = at_least_float32(counts_C).clamp_min(1)
     rank_C = (counts_C - counts_C.min()) / (counts_C.max() - counts_C.min()).clamp_min(1)
-    smooth_C = config.smoothing_tail + (config.smoothing_head - config.smoothing_tail) * torch.sin(
-        rank_C * torch.pi / 2
-    )
-    smooth_B1 = smooth_C[labels_B][:, None]
-    return (1 - smooth_B1) * cross_entropy(
-        logits_BEC, labels_B
-    ) - smooth_B1 * logits_BEC.log_softmax(-1).mean(-1)
+    rise_C = torch.sin(rank_C * torch.pi / 2)
+    eps_C = config.smoothing_tail + (config.smoothing_head - config.smoothing_tail) * rise_C
+    eps_B1 = eps_C[labels_B][:, None]
+    own_BE = cross_entropy(logits_BEC, labels_B)
+    return (1 - eps_B1) * own_BE - eps_B1 * logits_BEC.log_softmax(-1).mean(-1)
 
 
-EXPERT_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]] = {
+EXPERT_LOSSES: dict[str, ExpertLoss] = {
     "prior": prior_shifted_loss,
     "sade": prior_shifted_loss,
     "focal": focal_loss,
@@ -141,7 +155,7 @@ EXPERT_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, LossConfig], Tensor]]
 
 
 def margins(counts_C: Tensor, margin: float) -> Tensor:
-    """[C] LDAM margins Delta_c = margin (n_min / n_c)^(1/4)."""
+    """Returns the LDAM margins Delta_c = margin (n_min / n_c)^(1/4), [C]."""
     counts_C = at_least_float32(counts_C).clamp_min(1)
     return margin * (counts_C.min() / counts_C) ** 0.25
 
@@ -149,55 +163,66 @@ def margins(counts_C: Tensor, margin: float) -> Tensor:
 def subtract_margin(
     logits_BEC: Tensor, labels_B: Tensor, counts_C: Tensor, config: LossConfig
 ) -> Tensor:
-    """v - s Delta_y e_y; the cosine classifier has already multiplied its logits by s."""
+    """Returns the logits with s Delta_y subtracted from the true one, [B, E, C].
+
+    The cosine classifier has already multiplied its logits by s.
+    """
     if config.margin == 0:
         return logits_BEC
-    taken_B = config.scale * margins(counts_C, config.margin)[labels_B]
+    margin_B = config.scale * margins(counts_C, config.margin)[labels_B]
     one_hot_BC = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])
-    return logits_BEC - (taken_B[:, None] * one_hot_BC)[:, None, :]
+    return logits_BEC - (margin_B[:, None] * one_hot_BC)[:, None, :]
 
 
 def effective_weights(counts_C: Tensor, beta: float) -> Tensor:
-    """[C] (1 - beta) / (1 - beta^n) of the effective number of samples, averaging 1 over the training rows."""
+    """Returns the weights of the effective number of samples, (1 - beta) / (1 - beta^n), [C].
+
+    They are scaled to average 1 over the training rows.
+    """
     n_C = at_least_float32(counts_C).clamp_min(1).double()
     weights_C = -1 / torch.expm1(n_C * torch.tensor(beta, dtype=torch.float64).log())
     return (weights_C / (weights_C * n_C / n_C.sum()).sum()).to(at_least_float32(counts_C).dtype)
 
 
 def inverse_weights(counts_C: Tensor) -> Tensor:
-    """[C] 1 / n, averaging 1 over the training rows."""
+    """Returns 1 / n, scaled to average 1 over the training rows, [C]."""
     n_C = at_least_float32(counts_C).clamp_min(1)
     return n_C.sum() / (len(n_C) * n_C)
 
 
 def reweighting_has_started(config: LossConfig, progress: float) -> bool:
-    """Deferred re-weighting (DRW): with drw > 0 nothing is weighted before the last drw share of the training."""
+    """Returns whether class weights apply at this share of the training.
+
+    Deferred re-weighting: with loss.drw > 0 they apply to the last `drw` share of it only.
+    """
     return config.drw == 0 or progress >= 1 - config.drw
 
 
 def class_weights(counts_C: Tensor, config: LossConfig, progress: float) -> Tensor:
-    """[C]: `influence` weights by 1 / n, `class_balanced` and every loss with drw > 0 by the effective number."""
-    if reweighting_has_started(config, progress) and config.name == "influence":
-        return inverse_weights(counts_C)
-    if reweighting_has_started(config, progress) and (
-        config.name == "class_balanced" or config.drw > 0
-    ):
-        return effective_weights(counts_C, config.effective_beta)
+    """Returns the weights of the classes, [C].
+
+    They are 1 / n for `influence`, those of the effective number of samples for `class_balanced`
+    and for every other loss with drw > 0, and 1 otherwise or before re-weighting has started.
+    """
+    if reweighting_has_started(config, progress):
+        if config.name == "influence":
+            return inverse_weights(counts_C)
+        if config.name == "class_balanced" or config.drw > 0:
+            return effective_weights(counts_C, config.effective_beta)
     return torch.ones_like(at_least_float32(counts_C))
 
 
 def influence_weights(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor) -> Tensor:
-    """[B, E] 1 / (|p - y|_1 mean|h|), the inverse influence of a sample on the classifier (influence-balanced loss, ICCV 2021).
+    """Returns 1 / (|p - y|_1 mean|h|), a sample's inverse influence on the classifier, [B, E].
 
-    A constant of the step, as in the paper's derivation: with a gradient through it the loss would fall by growing the features alone. The
-    paper divides by the sum of |h| and multiplies by a hand-set 1000; the mean needs no such constant.
+    Influence-balanced loss, ICCV 2021. No gradient flows through it, as in the paper's derivation:
+    else the loss would fall by growing the features alone. The paper divides by the sum of |h| and
+    multiplies by a hand-set 1000; the mean needs no such constant.
     """
     one_hot_B1C = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])[:, None, :]
     error_BE = (logits_BEC.detach().softmax(-1) - one_hot_B1C).abs().sum(-1)
     size_BE = at_least_float32(hidden_BEH.detach()).abs().mean(-1)
-    if (
-        size_BE.shape != error_BE.shape
-    ):  # late and evidential fusion have one row of logits for all experts
+    if size_BE.shape != error_BE.shape:  # late and evidential fusion have one row of logits
         size_BE = size_BE.mean(1, keepdim=True)
     return 1 / (error_BE * size_BE + 1e-3)
 
@@ -210,12 +235,12 @@ def expert_loss(
     config: LossConfig,
     progress: float,
 ) -> Tensor:
-    """[B, E] the loss named by config.name, with margin and weights; 0 where the label is unknown."""
-    known_B = labels_B >= 0
+    """Returns the loss named by config.name, with margin and weights, [B, E]."""
+    labelled_B = labels_B >= 0
     labels_B = labels_B.clamp_min(0)
     logits_BEC = subtract_margin(at_least_float32(logits_BEC), labels_B, counts_C, config)
     loss_BE = EXPERT_LOSSES[config.name](logits_BEC, labels_B, counts_C, config)
     loss_BE = loss_BE * class_weights(counts_C, config, progress)[labels_B][:, None]
     if config.name == "influence" and reweighting_has_started(config, progress):
         loss_BE = loss_BE * influence_weights(logits_BEC, hidden_BEH, labels_B)
-    return torch.where(known_B[:, None], loss_BE, 0.0)
+    return torch.where(labelled_B[:, None], loss_BE, 0.0)

@@ -1,4 +1,7 @@
-"""E experts on the fused vector, computed together. Legend: B batch, Z fused, E experts, H hidden, C classes."""
+"""The experts on the fused vector, all computed together.
+
+Legend: B batch, Z fused features, E experts, I inputs, O outputs, H hidden units, C classes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from model.config import ExpertsConfig, LossConfig, classifier_kind
 
 
 class ExpertLinear(nn.Module):
-    """E independent linear maps in one batched product: [B, I] or [B, E, I] -> [B, E, O]."""
+    """E independent linear maps in one batched product."""
 
     def __init__(self, experts: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -20,12 +23,13 @@ class ExpertLinear(nn.Module):
         self.bias_EO = nn.Parameter(torch.zeros(experts, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the outputs [B, E, O] of inputs [B, I], common to all experts, or [B, E, I]."""
         product = torch.einsum("bi,eio->beo" if x.ndim == 2 else "bei,eio->beo", x, self.weight_EIO)
         return product + self.bias_EO
 
 
 class ExpertNorm(nn.Module):
-    """Layer normalisation with a scale and a shift of each expert's own."""
+    """Layer normalisation in which each expert has a scale and a shift of its own."""
 
     def __init__(self, experts: int, size: int) -> None:
         super().__init__()
@@ -37,7 +41,10 @@ class ExpertNorm(nn.Module):
 
 
 def simplex(size: int, classes: int) -> Tensor:
-    """[H, C] unit columns as far apart as can be: a simplex equiangular tight frame where size >= classes, else random directions."""
+    """Returns unit directions of the classes, as far apart as possible, [H, C].
+
+    They are a simplex equiangular tight frame where size >= classes, else random directions.
+    """
     generator = torch.Generator().manual_seed(0)
     random_HC = torch.randn(size, classes, generator=generator)
     if size >= classes:
@@ -47,7 +54,10 @@ def simplex(size: int, classes: int) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """Linear, cosine (s times the cosine) or fixed equiangular directions, one for each expert."""
+    """One classifier for each expert.
+
+    linear: weights and bias. cosine: scale times the cosine. etf: the cosine with fixed directions.
+    """
 
     weight_EHC: Tensor
     bias_EC: Tensor
@@ -67,6 +77,7 @@ class Classifier(nn.Module):
             self.bias_EC = nn.Parameter(torch.zeros(experts, classes))
 
     def forward(self, hidden_BEH: Tensor) -> Tensor:
+        """Returns the logits, [B, E, C]."""
         if self.kind == "linear":
             return torch.einsum("beh,ehc->bec", hidden_BEH, self.weight_EHC) + self.bias_EC
         weight_EHC = nn.functional.normalize(self.weight_EHC, dim=1)
@@ -78,7 +89,7 @@ class Classifier(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each expert: a projection of z, a residual block and a classifier of its own."""
+    """Experts that each have a projection of z, a residual block and a classifier of their own."""
 
     def __init__(self, inputs: int, classes: int, config: ExpertsConfig, loss: LossConfig) -> None:
         super().__init__()
@@ -87,14 +98,14 @@ class Experts(nn.Module):
         self.norm = ExpertNorm(count, hidden)
         self.widen = ExpertLinear(count, hidden, hidden)
         self.narrow = ExpertLinear(count, hidden, hidden)
-        nn.init.zeros_(
-            self.narrow.weight_EIO
-        )  # the block starts as the identity: an expert is linear until the data ask for more
+        # The residual block starts as the identity: an expert starts as a linear classifier.
+        nn.init.zeros_(self.narrow.weight_EIO)
         self.classifier = Classifier(
             count, hidden, classes, classifier_kind(config, loss), loss.scale
         )
 
     def forward(self, fused_BZ: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the inputs of the classifiers, [B, E, H], and the logits, [B, E, C]."""
         x_BEH = self.project(fused_BZ)
         x_BEH = x_BEH + self.narrow(torch.relu(self.widen(self.norm(x_BEH))))
         return x_BEH, self.classifier(x_BEH)

@@ -1,7 +1,10 @@
-"""Every term of the training loss by name. Legend: B batch, M modalities, F folds, E experts, C classes.
+"""Every term of the training loss by name.
 
-Terms are sums over the rows divided by the number of rows: the mean over workers weighted by their rows is the global mean, and the
-terms of two parts of a batch (see `restricted`) add up to those of the whole.
+Terms are sums over the rows divided by the number of rows: the mean over workers weighted by their
+rows is the global mean, and the terms of two parts of a batch (see `keep_labels_of`) add up to
+those of the whole.
+
+Legend: B batch, M modalities, F folds, E experts, C classes.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from model.precision import at_least_float32
 def loss_terms(
     outputs: Outputs, batch: Batch, counts_C: Tensor, config: ModelConfig, progress: float
 ) -> dict[str, Tensor]:
-    """Weighted scalar terms whose sum is the loss; `progress` in 0..1 is the share of the training that is done."""
+    """Returns the weighted scalar terms whose sum is the loss.
+
+    progress: share of the training that is done, 0 to 1.
+    """
     rows = max(len(batch), 1)
-    loss = (
-        replace(config.loss, margin=0.0) if config.fusion.kind in WITHOUT_EXPERTS else config.loss
-    )  # a margin is one between cosines
+    loss = config.loss
+    if config.fusion.kind in WITHOUT_EXPERTS:  # a margin needs logits that are cosines
+        loss = replace(loss, margin=0.0)
 
     def experts_B(labels_B: Tensor) -> Tensor:
         return expert_loss(
@@ -52,12 +58,15 @@ def loss_terms(
 
 
 def has_label(batch: Batch) -> Tensor:
-    """[B] bool: rows with a label."""
+    """Returns whether a row has a label, [B]."""
     return batch.labels_B >= 0
 
 
 def mix_over_labels(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    """[B] share * value(y) + (1 - share) * value(partner) for rows that mixup or Remix has blended, else value(y)."""
+    """Returns value(y), or share * value(y) + (1 - share) * value(partner) where rows are blended.
+
+    value_B: computes a value of each row from labels, [B] or with more axes before the last.
+    """
     if batch.partners_B is None or batch.shares_B is None:
         return value_B(batch.labels_B)
     shares_B = at_least_float32(batch.shares_B)
@@ -67,88 +76,91 @@ def mix_over_labels(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor
 def auxiliary_loss(
     auxiliary_BMFC: Tensor, labels_B: Tensor, ranks_B: Tensor, present_BM: Tensor, counts_C: Tensor
 ) -> Tensor:
-    """[B] sum over the modalities a row has of CE(u + log pi, y), the mean over the heads that may learn from it: all but its own fold's.
+    """Returns the sum over the present modalities of CE(u + log pi, y), [B].
 
-    A single head (F = 1) learns from every row: the in-sample confidence of the baselines.
+    It is the mean over the heads that may learn from the row: all but that of its own fold. A
+    single head (F = 1) learns from every row, which is the in-sample confidence of the baselines.
     """
     folds = auxiliary_BMFC.shape[2]
     log_BMFC = (at_least_float32(auxiliary_BMFC) + log_prior(counts_C)).log_softmax(-1)
     index_BMF1 = labels_B.clamp_min(0)[:, None, None, None].expand(*log_BMFC.shape[:3], 1)
     loss_BMF = -log_BMFC.gather(-1, index_BMF1).squeeze(-1)
-    learns_BF = ((ranks_B % folds)[:, None] != torch.arange(folds, device=ranks_B.device)) | (
-        folds == 1
-    )
+    other_fold_BF = (ranks_B % folds)[:, None] != torch.arange(folds, device=ranks_B.device)
+    learns_BF = other_fold_BF | (folds == 1)
     counted_BMF = present_BM[..., None] & learns_BF[:, None, :] & (labels_B >= 0)[:, None, None]
     return torch.where(counted_BMF, loss_BMF, 0.0).sum((1, 2)) / max(folds - 1, 1)
 
 
 def mean_over_folds(auxiliary_BMFC: Tensor) -> Tensor:
-    """[B, M, C] mean logits of the F heads: what is used for data that no head has learned from."""
+    """Returns the mean logits of the F heads, for rows that no head has learned from, [B, M, C]."""
     return auxiliary_BMFC.mean(2)
 
 
 def true_class_probability(outputs: Outputs, batch: Batch, cross_fitted: bool = True) -> Tensor:
-    """[B, M] probability that each modality alone gives to the true class, without gradient; 0 where absent or the label is unknown.
+    """Returns the probability that each modality alone gives to the true class, [B, M].
 
-    Cross-fitted (training rows): from the head of the row's own fold. Otherwise (validation, test): from the mean of the heads.
+    It has no gradient, and is 0 where the modality is absent or the label unknown.
+
+    cross_fitted: the rows are training rows; take the head of each row's own fold, which has not
+        learned from it. Otherwise (validation, test) take the mean of the heads.
     """
     auxiliary_BMFC = outputs.auxiliary_BMFC.detach()
-    alone_BMC = (
-        held_out_logits(auxiliary_BMFC, batch.ranks_B)
-        if cross_fitted
-        else mean_over_folds(auxiliary_BMFC)
-    )
+    if cross_fitted:
+        alone_BMC = held_out_logits(auxiliary_BMFC, batch.ranks_B)
+    else:
+        alone_BMC = mean_over_folds(auxiliary_BMFC)
     posterior_BMC = at_least_float32(alone_BMC).softmax(-1)
 
-    def of(labels_B: Tensor) -> Tensor:
+    def probability_MB(labels_B: Tensor) -> Tensor:  # `mix_over_labels` works on the last axis
         index_BM1 = labels_B.clamp_min(0)[:, None, None].expand(-1, posterior_BMC.shape[1], 1)
-        return (
-            posterior_BMC.gather(-1, index_BM1).squeeze(-1).T
-        )  # [M, B]: `blended` works on the last axis
+        return posterior_BMC.gather(-1, index_BM1).squeeze(-1).T
 
-    return torch.where(
-        outputs.present_BM & has_label(batch)[:, None], mix_over_labels(of, batch).T, 0.0
-    )
+    counted_BM = outputs.present_BM & has_label(batch)[:, None]
+    return torch.where(counted_BM, mix_over_labels(probability_MB, batch).T, 0.0)
 
 
 def confidence_loss(outputs: Outputs, batch: Batch) -> Tensor:
-    """[B] sum over the modalities a row has of (c - TCP)^2."""
+    """Returns the sum over the present modalities of (c - true-class probability)^2, [B]."""
     error_BM = at_least_float32(outputs.confidence_BM) - true_class_probability(outputs, batch)
     return torch.where(outputs.present_BM & has_label(batch)[:, None], error_BM**2, 0.0).sum(1)
 
 
-def expert_diversity(logits_BEC: Tensor, known_B: Tensor) -> Tensor:
-    """[B] mean over the experts of KL(softmax of the mean logits || expert): RIDE's diversity, at temperature 1, the mean held constant.
+def expert_diversity(logits_BEC: Tensor, labelled_B: Tensor) -> Tensor:
+    """Returns the mean over the experts of KL(softmax of the mean logits || expert), [B].
 
-    Rewarded with a weight below 1 it is outweighed by the cross-entropy wherever an expert denies the true class; from 1 on it may diverge.
+    This is RIDE's diversity at temperature 1, without a gradient through the mean. It is rewarded:
+    with a weight below 1 the cross-entropy outweighs it wherever an expert denies the true class;
+    from 1 on the loss may diverge.
     """
     log_BEC = at_least_float32(logits_BEC).log_softmax(-1)
     log_mean_B1C = at_least_float32(logits_BEC).detach().mean(1, keepdim=True).log_softmax(-1)
     divergence_BE = (log_mean_B1C.exp() * (log_mean_B1C - log_BEC)).sum(-1)
-    return torch.where(known_B, divergence_BE.mean(1), 0.0)
+    return torch.where(labelled_B, divergence_BE.mean(1), 0.0)
 
 
 def tail_rows(batch: Batch, counts_C: Tensor) -> Tensor:
-    """[B] bool: labelled rows of the classes with fewer training rows than the mean class: the part that ImbSAM flattens.
+    """Returns whether a row has a label of the tail, whose part of the loss ImbSAM flattens, [B].
 
-    The authors' code sets the bound by hand (20 rows); the mean fits data of any size, and no class is in the tail of balanced data.
+    The tail are the classes with fewer training rows than the mean class. The authors' code sets
+    the bound by hand (20 rows); the mean fits data of any size, and balanced data have no tail.
     """
     return has_label(batch) & (counts_C < counts_C.mean())[batch.labels_B.clamp_min(0)]
 
 
 def keep_labels_of(batch: Batch, kept_B: Tensor) -> Batch:
-    """The batch in which only the kept rows count in the loss; the network still sees all of them."""
+    """Returns the batch with the labels of the other rows removed, so that the loss skips them."""
     partners_B = None if batch.partners_B is None else batch.partners_B.where(kept_B, -1)
     return batch.replace(labels_B=batch.labels_B.where(kept_B, -1), partners_B=partners_B)
 
 
 def remix_share(
-    lam: Tensor, counts_y: Tensor, counts_partner: Tensor, kappa: float, tau: float
+    share_B: Tensor, counts_B: Tensor, partner_counts_B: Tensor, kappa: float, tau: float
 ) -> Tensor:
-    """Remix: the label's share is the blend's lam, but the rarer label of a pair takes all of it.
+    """Returns Remix's share of a record's own label in the loss, [B].
 
-    That is when the counts differ kappa-fold and the more frequent record's part of the blend is below tau.
+    It is the record's share of the blend, but the rarer label of a pair takes all of it where the
+    classes' counts differ kappa-fold and the more frequent record's share is below tau.
     """
-    partner_wins = (counts_y >= kappa * counts_partner) & (lam < tau)
-    label_wins = (counts_partner >= kappa * counts_y) & (1 - lam < tau)
-    return torch.where(partner_wins, 0.0, torch.where(label_wins, 1.0, lam))
+    partner_wins_B = (counts_B >= kappa * partner_counts_B) & (share_B < tau)
+    own_wins_B = (partner_counts_B >= kappa * counts_B) & (1 - share_B < tau)
+    return torch.where(partner_wins_B, 0.0, torch.where(own_wins_B, 1.0, share_B))

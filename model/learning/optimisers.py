@@ -1,11 +1,17 @@
-"""Optimisers, the sharpness-aware ascent step, the learning-rate schedule and the averaged weights: plain functions for the train loop.
+"""Optimisers, the sharpness-aware step, the learning-rate schedule and the averaged weights.
 
-SAM, one step (each backward adds up gradients over the workers first, so all workers move alike):
+They are plain functions for the train loop. Each backward adds up the gradients of all workers
+first, so all workers move alike.
+
+SAM, one step:
     backward(batch); undo = perturb(parameters, rho); zero_grad; backward(batch); undo(); step
-ImbSAM (ICCV 2023) looks for a flat minimum of the tail classes' part of the loss only; the head classes' part is descended from where it
-is, so the step follows grad tail(w + eps) + grad head(w), eps = rho grad tail(w) / |grad tail(w)|; losses.restricted makes the two parts:
-    backward(tail); undo = perturb(parameters, rho); zero_grad; backward(tail); undo(); backward(head); step
-Both descend by AdamW, so that one range of learning rates serves all. Passes after the first run inside `still(network)`.
+ImbSAM (ICCV 2023) looks for a flat minimum of the tail classes' part of the loss only. The part of
+the head classes is descended from where it is, so the step follows grad tail(w + eps) + grad
+head(w) with eps = rho grad tail(w) / |grad tail(w)|. losses.keep_labels_of makes the two parts:
+    backward(tail); undo = perturb(parameters, rho); zero_grad; backward(tail); undo();
+    backward(head); step
+Both descend by AdamW, so that one range of learning rates serves all. Every pass after the first
+runs inside `frozen_running_statistics(network)`.
 """
 
 from __future__ import annotations
@@ -13,14 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from model.encoders.standardise import Standardise
+
 
 class OptimiserSettings(Protocol):
-    """What `build` reads of a configuration."""
+    """The settings that `build_optimiser` uses."""
 
     @property
     def name(self) -> str: ...
@@ -33,38 +41,45 @@ class OptimiserSettings(Protocol):
 
 
 def split_by_weight_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters (with, without) weight decay: weight matrices have it; norms, biases, embeddings and learned vectors do not."""
-    kept: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    seen: set[int] = set()
+    """Returns the trainable parameters with and those without weight decay.
+
+    Weight matrices have it; norms, biases, embeddings and learned vectors do not.
+    """
+    with_decay: list[nn.Parameter] = []
+    without_decay: list[nn.Parameter] = []
+    collected: set[int] = set()
     for module in network.modules():
         kind = type(module).__name__
-        lookup = "Norm" in kind or kind.endswith(("Embedding", "Embeddings"))
+        exempt = "Norm" in kind or kind.endswith(("Embedding", "Embeddings"))
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
+            if not parameter.requires_grad or id(parameter) in collected:
                 continue
-            seen.add(id(parameter))
-            matrix = name.startswith("weight") and parameter.ndim >= 2 and not lookup
-            (kept if matrix else free).append(parameter)
-    return kept, free
+            collected.add(id(parameter))
+            if name.startswith("weight") and parameter.ndim >= 2 and not exempt:
+                with_decay.append(parameter)
+            else:
+                without_decay.append(parameter)
+    return with_decay, without_decay
 
 
 def build_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """The optimiser named by the settings; SAM and ImbSAM are AdamW with other gradients."""
-    kept, free = split_by_weight_decay(network)
-    groups = [
-        {"params": kept, "weight_decay": settings.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+    """Returns the optimiser by its name; SAM and ImbSAM are AdamW with other gradients."""
+    with_decay, without_decay = split_by_weight_decay(network)
+    groups: list[dict[str, object]] = [
+        {"params": with_decay, "weight_decay": settings.weight_decay},
+        {"params": without_decay, "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
     return OPTIMISERS[settings.name](groups, settings)
 
 
 def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """Returns AdamW, fused into one operation over all parameters."""
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
 
 
 def sgd(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """Returns SGD, with Nesterov's momentum where there is momentum."""
     return torch.optim.SGD(
         groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
     )
@@ -82,9 +97,11 @@ OPTIMISERS: dict[
 
 @torch.no_grad()
 def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None]:
-    """Moves the parameters by rho along their gradient's direction (one norm over all of them); the result moves them back, to the bit.
+    """Moves the parameters by rho along their gradient and returns a function that moves them back.
 
-    No gradient, or one of zero, moves nothing: a batch without rare classes makes ImbSAM an ordinary step.
+    The direction is normalised over all parameters together; the way back is exact to the bit.
+    Without a gradient, or with one of zero, nothing moves: in a batch without rare classes ImbSAM
+    makes an ordinary step.
     """
     moved = [(p, p.grad, p.detach().clone()) for p in parameters if p.grad is not None]
     if moved:
@@ -105,20 +122,25 @@ def perturb(parameters: Iterable[nn.Parameter], rho: float) -> Callable[[], None
 
 @contextmanager
 def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch statistics keep their running means: a second pass over a batch must not count the batch twice."""
-    norms: list[Any] = [m for m in network.modules() if hasattr(m, "running_mean")]
-    rates = [(m, m.momentum) for m in norms]
+    """Keeps all running means as they are: a second pass must not count its batch twice."""
+    norms = [
+        m for m in network.modules() if isinstance(m, Standardise | nn.modules.batchnorm._BatchNorm)
+    ]
+    rates = [norm.momentum for norm in norms]
     try:
-        for m in norms:
-            m.momentum = 0.0
+        for norm in norms:
+            norm.momentum = 0.0
         yield
     finally:
-        for m, rate in rates:
-            m.momentum = rate
+        for norm, rate in zip(norms, rates, strict=True):
+            norm.momentum = rate
 
 
 def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
-    """Factor of the peak learning rate at `step` (from 0) of `steps`: a linear rise over the share `warmup`, then a cosine to nearly 0."""
+    """Returns the factor of the peak learning rate at `step` (from 0) of `steps`.
+
+    It rises linearly over the share `warmup` of the steps, then falls along a cosine to nearly 0.
+    """
     rising = round(warmup * steps)
     if step < rising:
         return (step + 1) / rising
@@ -128,14 +150,15 @@ def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
 
 @torch.no_grad()
 def update_weight_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of weights and float buffers (batch statistics); integer buffers are copied.
+    """Updates the exponential moving average of weights and float buffers (batch statistics).
 
-    The decay rises as (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    Integer buffers are copied. The decay rises as (1 + step) / (10 + step), so that the first
+    weights soon count for nothing.
     """
     decay = min(decay, (1 + step) / (10 + step))
     theirs = dict(network.named_parameters()) | dict(network.named_buffers())
     ours = dict(average.named_parameters()) | dict(average.named_buffers())
-    floats = [name for name, mine in ours.items() if mine.is_floating_point()]
+    floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
     torch._foreach_lerp_(
         [ours[n] for n in floats], [theirs[n].to(ours[n].dtype) for n in floats], 1 - decay
     )

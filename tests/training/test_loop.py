@@ -325,7 +325,7 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
             assert torch.allclose(
                 ranks[0]["network"][name].double(), value.double(), atol=1e-4, rtol=1e-4
             ), name
-        for name in ("rows_MM", "count_MMC", "said_MMC"):  # of all workers' rows
+        for name in ("rows_MM", "count_MMC", "posterior_MMC"):  # of all workers' rows
             assert torch.allclose(
                 ranks[0]["expected"][name], expected.state_dict()[name], atol=1e-3
             ), name

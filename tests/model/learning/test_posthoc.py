@@ -46,9 +46,11 @@ def retrain(
     lr: float = 0.02,
     seed: int = 0,
     start: tuple[Tensor, Tensor] | None = None,
-):  # type: ignore[no-untyped-def]
+) -> tuple[Tensor, Tensor]:
     weight, bias = start or biased(hidden.shape[1])
-    return posthoc.retrain(weight, bias, hidden, labels, COUNTS, kind, 5, lr, seed, 0.5)
+    rows = posthoc.TrainingFeatures(hidden_NEH=hidden, labels_N=labels, counts_C=COUNTS)
+    stage = posthoc.SecondStage(kind=kind, epochs=5, lr=lr, seed=seed, tau=0.5)
+    return posthoc.retrain(weight, bias, rows, stage)
 
 
 def test_a_prior_of_zero_rules_a_class_out_however_sure_the_network_is() -> None:
@@ -80,17 +82,8 @@ def test_adjust_moves_a_posterior_to_another_prior() -> None:
 
 def test_tau_normalisation_by_hand() -> None:
     weight = torch.tensor([[[3.0, 4.0], [0.0, 0.25], [0.0, 0.0]]])
-    new, bias = posthoc.retrain(
-        weight,
-        torch.ones(1, 3),
-        torch.zeros(0, 1, 2),
-        torch.zeros(0),
-        COUNTS,
-        "tau",
-        1,
-        0.1,
-        0,
-        0.5,
+    new, bias = retrain(
+        "tau", torch.zeros(0, 1, 2), torch.zeros(0), start=(weight, torch.ones(1, 3))
     )
     assert torch.allclose(new, torch.tensor([[[3 / 5**0.5, 4 / 5**0.5], [0.0, 0.5], [0.0, 0.0]]]))
     assert bias.tolist() == [[0, 0, 0]]
