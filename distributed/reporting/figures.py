@@ -1,167 +1,97 @@
-"""The figures of reports, as plotly figures: forest, strips, curves, bars, ranks, confusion. Those of a search are in search_figures.py.
+"""Draws the figures of reports with plotly: differences, seeds, curves, bars, ranks, confusion.
 
-Colours tell apart under the usual colour blindness and on light and dark paper; the page sets paper, ink and grid. Users' names are
-escaped, since plotly reads a little HTML.
+The figures of a search are in searches/pages/figures.py. Names come from users and are escaped.
 """
 
 from __future__ import annotations
 
-import html
 import math
-import textwrap
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from distributed.reporting.figure_style import (
+    BETTER_COLOUR,
+    COLOURS,
+    DASHES,
+    GREY,
+    SYMBOLS,
+    WORSE_COLOUR,
+    empty_figure,
+    row_labels,
+    short_label,
+    with_opacity,
+)
 from distributed.reporting.ranking import Ranking
 from distributed.reporting.significance import Comparison, Summary
+from distributed.reporting.verdicts import is_better
+from model.metrics.names import Metric
 
-COLOURS = ("#2b7bba", "#e07b00", "#109e73", "#c65a9b", "#8c6bb1", "#c0392b", "#6b8e23", "#7f7f7f")
-BETTER_COLOUR, WORSE_COLOUR, GREY = COLOURS[2], COLOURS[5], "#8a8f98"
-DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")
-
-
-def short_label(words: object, longest: int = 40, *, wrap: int = 0) -> str:
-    """Users' text, shortened, that plotly shows as it is; wrap breaks it into lines of about that length."""
-    plain = " ".join(str(words).split())
-    plain = plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
-    return (
-        "<br>".join(html.escape(line) for line in textwrap.wrap(plain, wrap))
-        if wrap
-        else html.escape(plain)
-    )
+MAX_COUNTED_CLASSES = 20  # classes of which a confusion matrix has room for the counts
+PATTERNS = ("", "/", ".", "x")
 
 
-def row_labels(names: Iterable[str]) -> dict[str, str]:
-    """Names down the left side: two lines leave room for the figure on a narrow screen. Names that would become one are kept whole."""
-    short = {name: short_label(name, 52, wrap=28) for name in names}
-    twice = Counter(short.values())
-    return {
-        name: words if twice[words] == 1 else short_label(name, len(name), wrap=28)
-        for name, words in short.items()
-    }
+def forest_plot(comparisons: Sequence[Comparison], metric: Metric) -> go.Figure:
+    """Draws each variant's difference to the reference with its interval, one variant a line.
 
-
-def with_opacity(colour: str, share: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
-
-
-def empty_figure(height: int = 380, *, x: str = "", y: str = "", **layout: Any) -> go.Figure:
-    """An empty figure in the house style."""
-    axis = {
-        "automargin": True,
-        "gridcolor": "#d8dee6",
-        "zeroline": False,
-        "ticks": "outside",
-        "tickcolor": "rgba(0,0,0,0)",
-    }
-    return go.Figure(
-        layout={
-            "template": None,
-            "height": height,
-            "margin": {"l": 10, "r": 16, "t": 24, "b": 10},
-            "font": {"size": 13},
-            "colorway": COLOURS,
-            "xaxis": {**axis, "title": {"text": x, "font": {"size": 13}}},
-            "yaxis": {**axis, "title": {"text": y, "font": {"size": 13}}},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": COLOURS[0]},
-            "hoverlabel": {"namelength": -1},
-            **layout,
-        }
-    )
-
-
-def _rows_height(rows: int) -> int:
-    return 130 + 34 * max(2, rows)
-
-
-def forest_plot(
-    comparisons: Sequence[Comparison],
-    metric: str,
-    *,
-    scale: float = 100,
-    unit: str = "points",
-    lower_is_better: bool = False,
-) -> go.Figure:
-    """Difference to the reference with its interval, a line a variant; colour and symbol tell better, worse and noise apart."""
-    shown = [c for c in comparisons if c.difference is not None]
-    labels = row_labels(c.name for c in shown)
-    reference = shown[0].reference if shown else ""
+    Colour and symbol say whether it is better, worse or not shown to differ.
+    """
+    drawn = [c for c in comparisons if c.difference is not None]
+    labels = row_labels(c.name for c in drawn)
+    reference = short_label(drawn[0].reference, 60) if drawn else ""
+    unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
     figure = empty_figure(
-        _rows_height(len(shown)),
-        x=f"{metric} against {short_label(reference, 60)}" + (f" ({unit})" if unit else ""),
-        showlegend=True,
+        _rows_height(len(drawn)), x=f"{metric.title} against {reference}{unit}", showlegend=True
     )
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash", "width": 1})
-    kinds = {
+    styles = {
         "better": (BETTER_COLOUR, "circle"),
         "worse": (WORSE_COLOUR, "x"),
         "not shown to differ": (GREY, "circle-open"),
     }
-    for kind, (colour, symbol) in kinds.items():
-        rows = [c for c in shown if _kind(c, lower_is_better) == kind]
-        if not rows:
-            continue
-        middle = [c.difference * scale for c in rows]  # type: ignore[operator]
-        above = [0 if c.high is None else c.high * scale - m for c, m in zip(rows, middle)]
-        below = [0 if c.low is None else m - c.low * scale for c, m in zip(rows, middle)]
-        figure.add_scatter(
-            x=middle,
-            y=[labels[c.name] for c in rows],
-            mode="markers",
-            name=kind,
-            marker={"color": colour, "symbol": symbol, "size": 10},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": above,
-                "arrayminus": below,
-                "color": colour,
-                "thickness": 2,
-            },
-        )
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=[labels[c.name] for c in reversed(shown)]
-    )
+    for outcome, (colour, symbol) in styles.items():
+        rows = [c for c in drawn if _outcome(c, metric) == outcome]
+        if rows:
+            intervals = [(c.difference, c.low, c.high) for c in rows]
+            figure.add_scatter(
+                x=[c.difference * metric.scale for c in rows if c.difference is not None],
+                y=[labels[c.name] for c in rows],
+                mode="markers",
+                name=outcome,
+                marker={"color": colour, "symbol": symbol, "size": 10},
+                error_x=_error_bars(intervals, metric.scale, color=colour, thickness=2),
+            )
+    _order_rows(figure, [labels[c.name] for c in drawn])
     return figure
 
 
-def _kind(c: Comparison, lower_is_better: bool) -> str:
-    if c.verdict not in ("higher", "lower"):
+def _outcome(comparison: Comparison, metric: Metric) -> str:
+    if comparison.verdict not in ("higher", "lower"):
         return "not shown to differ"
-    return "better" if (c.verdict == "higher") != lower_is_better else "worse"
+    return "better" if is_better(comparison, metric) else "worse"
 
 
 def strip_plot(
-    scores: Mapping[str, Sequence[float]],
-    means: Mapping[str, Summary],
-    metric: str,
-    *,
-    scale: float = 100,
+    scores: Mapping[str, Sequence[float]], means: Mapping[str, Summary], metric: Metric
 ) -> go.Figure:
-    """Every seed as a dot, the mean with its interval beside it."""
-    figure = empty_figure(_rows_height(len(scores)), x=metric, showlegend=True)
-    names = [n for n in scores if means[n].mean is not None]
+    """Draws every seed of a variant as a dot, and the mean with its interval."""
+    title = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+    figure = empty_figure(_rows_height(len(scores)), x=title, showlegend=True)
+    names = [name for name in scores if means[name].mean is not None]
     labels = row_labels(names)
-    points = [(v * scale, labels[n]) for n in names for v in sorted(scores[n])]
-    dot = {"color": COLOURS[0], "opacity": 0.45, "size": 7}
+    points = [(value, labels[name]) for name in names for value in sorted(scores[name])]
     figure.add_scatter(
-        x=[x for x, _ in points],
-        y=[y for _, y in points],
+        x=[value * metric.scale for value, _ in points],
+        y=[label for _, label in points],
         mode="markers",
         name="one seed",
-        marker=dot,
+        marker={"color": COLOURS[0], "opacity": 0.45, "size": 7},
     )
+    summaries = [means[name] for name in names]
     figure.add_scatter(
-        x=[means[n].mean * scale for n in names],  # type: ignore[operator]
-        y=[labels[n] for n in names],
+        x=_scaled_means(summaries, metric.scale),
+        y=[labels[name] for name in names],
         mode="markers",
         name="mean, 95 % interval",
         marker={
@@ -170,31 +100,14 @@ def strip_plot(
             "size": 15,
             "line": {"width": 3, "color": COLOURS[1]},
         },
-        error_x=_errors([means[n] for n in names], scale, COLOURS[1]),
+        error_x=_summary_bars(summaries, metric.scale, color=COLOURS[1]),
     )
-    figure.update_yaxes(categoryorder="array", categoryarray=[labels[n] for n in reversed(names)])
+    _order_rows(figure, [labels[name] for name in names])
     return figure
 
 
-def _errors(
-    summaries: Sequence[Summary], scale: float, colour: str | None = None
-) -> dict[str, Any]:
-    above = [
-        0 if s.high is None or s.mean is None else (s.high - s.mean) * scale for s in summaries
-    ]
-    below = [0 if s.low is None or s.mean is None else (s.mean - s.low) * scale for s in summaries]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": above,
-        "arrayminus": below,
-        "thickness": 1.6,
-        **({"color": colour} if colour else {}),
-    }
-
-
 def line_plot(
-    series: Mapping[str, Sequence[tuple[Any, Summary]]],
+    series: Mapping[str, Sequence[tuple[float | str, Summary]]],
     *,
     x: str,
     y: str,
@@ -202,21 +115,22 @@ def line_plot(
     log_x: bool = False,
     height: int = 420,
 ) -> go.Figure:
-    """Means with intervals along an axis of numbers or names: accuracy against imbalance, weight against corruption, and their like."""
+    """Draws means with intervals along an axis of numbers or names, such as the imbalance."""
     figure = empty_figure(height, x=x, y=y)
     for i, (name, points) in enumerate(series.items()):
-        kept = [(at, s) for at, s in points if s.mean is not None]
+        measured = [(position, s) for position, s in points if s.mean is not None]
+        summaries = [s for _, s in measured]
         figure.add_scatter(
-            x=[short_label(at) if isinstance(at, str) else at for at, _ in kept],
-            y=[s.mean * scale for _, s in kept],  # type: ignore[operator]
+            x=[short_label(p) if isinstance(p, str) else p for p, _ in measured],
+            y=_scaled_means(summaries, scale),
             name=short_label(name, 60),
             mode="lines+markers",
-            line={"color": COLOURS[i % 8], "dash": DASHES[i // 8 % 4], "width": 2},
-            marker={"symbol": SYMBOLS[i % 8], "size": 8},
-            error_y=_errors([s for _, s in kept], scale),
+            line={"color": _colour(i), "dash": DASHES[i // len(COLOURS) % 4], "width": 2},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+            error_y=_summary_bars(summaries, scale),
         )
     if log_x:
-        ticks = sorted({at for points in series.values() for at, _ in points})
+        ticks = sorted({float(p) for points in series.values() for p, _ in points})
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])
     return figure
 
@@ -224,16 +138,22 @@ def line_plot(
 def bar_plot(
     groups: Mapping[str, Mapping[str, Summary]], *, y: str, scale: float = 100
 ) -> go.Figure:
-    """Grouped bars, `{variant: {group: summary}}`: many, medium and few-shot accuracy."""
+    """Draws grouped bars with intervals, such as many, medium and few-shot accuracy.
+
+    groups: `{variant: {group: summary}}`.
+    """
     figure = empty_figure(420, y=y, barmode="group")
     for i, (name, values) in enumerate(groups.items()):
-        kept = {g: s for g, s in values.items() if s.mean is not None}
+        measured = {group: s for group, s in values.items() if s.mean is not None}
         figure.add_bar(
-            x=[short_label(g) for g in kept],
-            y=[s.mean * scale for s in kept.values()],  # type: ignore[operator]
+            x=[short_label(group) for group in measured],
+            y=_scaled_means(list(measured.values()), scale),
             name=short_label(name, 60),
-            marker={"color": COLOURS[i % 8], "pattern": {"shape": ("", "/", ".", "x")[i // 8 % 4]}},
-            error_y=_errors(list(kept.values()), scale),
+            marker={
+                "color": _colour(i),
+                "pattern": {"shape": PATTERNS[i // len(COLOURS) % len(PATTERNS)]},
+            },
+            error_y=_summary_bars(list(measured.values()), scale),
         )
     return figure
 
@@ -245,19 +165,22 @@ def learning_curves(
     best: str = "",
     scale: float = 100,
 ) -> go.Figure:
-    """One line a run over its epochs; the best one stands out."""
+    """Draws one line a run over its epochs; the best run is drawn last and stands out.
+
+    histories: `{run: [(epoch, score), ...]}`.
+    """
     figure = empty_figure(400, x="epoch", y=y, showlegend=not best and len(histories) <= 8)
-    for i, (name, points) in enumerate(sorted(histories.items(), key=lambda item: item[0] == best)):
-        line = (
-            {"width": 3, "color": COLOURS[1]}
-            if name == best
-            else {"width": 1.2, "color": with_opacity(COLOURS[0 if best else i % 8], 0.55)}
-        )
-        mode = "lines" if len(points) > 1 else "markers"
+    ordered = sorted(histories.items(), key=lambda item: item[0] == best)
+    for i, (name, points) in enumerate(ordered):
+        if name == best:
+            line: dict[str, object] = {"width": 3, "color": COLOURS[1]}
+        else:
+            colour = COLOURS[0] if best else _colour(i)
+            line = {"width": 1.2, "color": with_opacity(colour, 0.55)}
         figure.add_scatter(
-            x=[p[0] for p in points],
-            y=[p[1] * scale for p in points],
-            mode=mode,
+            x=[epoch for epoch, _ in points],
+            y=[score * scale for _, score in points],
+            mode="lines" if len(points) > 1 else "markers",
             name=short_label(name),
             line=line,
         )
@@ -265,8 +188,11 @@ def learning_curves(
 
 
 def rank_plot(ranking: Ranking) -> go.Figure:
-    """Critical-difference view: mean ranks with half the critical difference either side; what does not overlap differs (Nemenyi). Without
-    a critical difference nothing is said to be worse."""
+    """Draws mean ranks with half of Nemenyi's critical difference on either side.
+
+    Variants whose bars do not overlap differ. Without a critical difference no variant is called
+    worse than the best.
+    """
     labels = row_labels(ranking.ranks)
     figure = empty_figure(
         _rows_height(len(ranking.ranks)),
@@ -274,48 +200,45 @@ def rank_plot(ranking: Ranking) -> go.Figure:
         showlegend=True,
     )
     best = min(ranking.ranks.values(), default=0.0)
-    reach = math.inf if ranking.critical_difference is None else ranking.critical_difference
-    tied = {n: r for n, r in ranking.ranks.items() if r - best <= reach}
+    distance = math.inf if ranking.critical_difference is None else ranking.critical_difference
+    worse = {name for name, rank in ranking.ranks.items() if rank - best > distance}
     parts = {
-        "not told apart from the best": (tied, COLOURS[0], "circle"),
-        "worse than the best": (ranking.ranks.keys() - tied, WORSE_COLOUR, "x"),
+        "not told apart from the best": (ranking.ranks.keys() - worse, COLOURS[0], "circle"),
+        "worse than the best": (worse, WORSE_COLOUR, "x"),
     }
-    for kind, (names, colour, symbol) in parts.items():
-        kept = [n for n in ranking.ranks if n in names]
-        if kept:
-            error = (
-                {"type": "constant", "value": reach / 2, "color": colour, "thickness": 2}
-                if math.isfinite(reach)
-                else None
-            )
-            figure.add_scatter(
-                x=[ranking.ranks[n] for n in kept],
-                y=[labels[n] for n in kept],
-                mode="markers",
-                name=kind,
-                marker={"color": colour, "symbol": symbol, "size": 10},
-                error_x=error,
-            )
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=[labels[n] for n in reversed(ranking.ranks)]
-    )
+    for outcome, (members, colour, symbol) in parts.items():
+        names = [name for name in ranking.ranks if name in members]
+        if not names:
+            continue
+        bars = None
+        if ranking.critical_difference is not None:
+            bars = {"type": "constant", "value": distance / 2, "color": colour, "thickness": 2}
+        figure.add_scatter(
+            x=[ranking.ranks[name] for name in names],
+            y=[labels[name] for name in names],
+            mode="markers",
+            name=outcome,
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            error_x=bars,
+        )
+    _order_rows(figure, [labels[name] for name in ranking.ranks])
     figure.update_xaxes(range=[0.5, len(ranking.ranks) + 0.5])
     return figure
 
 
 def confusion_heatmap(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.Figure:
-    """Share of each true class predicted as each class; the text is the count."""
+    """Draws the share of each true class that is predicted as each class, with the counts."""
     counts = np.asarray(matrix, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [short_label(c, 20) for c in classes]
+    names = [short_label(name, 20) for name in classes]
+    show_counts = len(names) <= MAX_COUNTED_CLASSES
     figure = empty_figure(140 + 34 * len(names), x="predicted", y="true")
-    texts = [[f"{v:g}" for v in row] for row in counts] if len(names) <= 20 else None
     figure.add_heatmap(
         z=shares,
         x=names,
         y=names,
-        text=texts,
-        texttemplate="%{text}" if texts else None,
+        text=[[f"{count:g}" for count in row] for row in counts] if show_counts else None,
+        texttemplate="%{text}" if show_counts else None,
         colorscale="Blues",
         zmin=0,
         zmax=1,
@@ -325,25 +248,51 @@ def confusion_heatmap(matrix: Sequence[Sequence[float]], classes: Sequence[str])
     return figure
 
 
-def save_png_files(pictures: Mapping[str | Path, go.Figure], *, width: int = 900) -> str:
-    """Writes PNG files through kaleido, which starts a Chrome, once for all; returns "" or one line that says why there are none."""
-    try:
-        import kaleido  # noqa: F401
-    except ImportError:
-        return "no PNG figures: they need `pip install kaleido` and a Chrome or Chromium; the HTML report has them all"
-    import plotly.io
+def _rows_height(rows: int) -> int:
+    """Returns the height in pixels of a figure with so many rows."""
+    return 130 + 34 * max(2, rows)
 
-    light = {"paper_bgcolor": "white", "plot_bgcolor": "white", "font_color": "#1c2430"}
-    drawn = [go.Figure(figure).update_layout(**light, width=width) for figure in pictures.values()]
-    try:
-        for path in pictures:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        plotly.io.write_images(
-            fig=drawn, file=[str(path) for path in pictures], format="png", scale=2
-        )
-    except Exception as error:  # kaleido raises its own and the browser's errors of many types; figures are never worth a failed run
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return (
-            f"no PNG figures: kaleido could not draw ({first[:140]}); the HTML report has them all"
-        )
-    return ""
+
+def _order_rows(figure: go.Figure, labels: Sequence[str]) -> None:
+    """Puts the rows in this order from top to bottom."""
+    figure.update_yaxes(categoryorder="array", categoryarray=list(reversed(labels)))
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _scaled_means(summaries: Sequence[Summary], scale: float) -> list[float]:
+    return [s.mean * scale for s in summaries if s.mean is not None]
+
+
+def _summary_bars(
+    summaries: Sequence[Summary], scale: float, color: str | None = None
+) -> dict[str, object]:
+    intervals = [(s.mean, s.low, s.high) for s in summaries]
+    return _error_bars(intervals, scale, color=color, thickness=1.6)
+
+
+def _error_bars(
+    intervals: Sequence[tuple[float | None, float | None, float | None]],
+    scale: float,
+    *,
+    color: str | None,
+    thickness: float,
+) -> dict[str, object]:
+    """Returns plotly's error bars.
+
+    intervals: middle, low and high of each point; no bar is drawn where one is None.
+    """
+    above, below = [], []
+    for middle, low, high in intervals:
+        above.append(0 if middle is None or high is None else (high - middle) * scale)
+        below.append(0 if middle is None or low is None else (middle - low) * scale)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "thickness": thickness,
+        "color": color,
+    }

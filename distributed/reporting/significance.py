@@ -107,7 +107,7 @@ def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
 
 
 def _standard_deviation(values: Floats) -> float:
-    """Returns the standard deviation (n - 1), exactly 0 where the values differ by rounding only."""
+    """Returns the standard deviation (n - 1), exactly 0 where values differ by rounding only."""
     sd = float(values.std(ddof=1))
     largest = max(1e-300, float(np.abs(values).max()))
     return 0.0 if sd <= ROUNDING_TOLERANCE * largest else sd

@@ -1,111 +1,111 @@
-"""What comparisons show and do not show, in words."""
+"""Says in sentences what comparisons show and do not show."""
 
 from __future__ import annotations
 
 import itertools
 
 from distributed.reporting.significance import ALPHA, Comparison
+from model.metrics.names import Metric
 
 
-def describe_comparison(
-    c: Comparison,
-    metric: str,
-    *,
-    scale: float = 100.0,
-    unit: str = "points",
-    lower_is_better: bool = False,
-) -> str:
-    """One sentence that says what this comparison shows and what it does not."""
+def describe_comparison(comparison: Comparison, metric: Metric) -> str:
+    """Returns one sentence that says what the comparison shows and what it does not."""
+    c = comparison
+    subject = f"{c.name} against {c.reference} in {metric.title}"
     if c.difference is None:
-        return f"{c.name} against {c.reference} in {metric}: nothing to compare ({c.reason})."
-    amount, digits = c.difference * scale, _digits(scale)
-    small = amount and not round(amount, digits)  # it may be sure all the same
-    gap = f"{f'less than {0.5 / 10**digits:g}' if small else format_signed(amount, digits)} {unit}".strip()
+        return f"{subject}: nothing to compare ({c.reason})."
     if c.verdict == "equal":
-        return f"{c.name} and {c.reference} have the same {metric} in all {c.n} seeds."
+        return f"{c.name} and {c.reference} have the same {metric.title} in all {c.n} seeds."
+    difference = _describe_difference(c.difference, metric)
     if c.t_holm is None or c.low is None or c.high is None:
-        return f"{c.name} against {c.reference} in {metric}: {gap}, and nothing can be said about chance ({c.reason})."
-    low, high = (format_signed(v * scale, digits) for v in (c.low, c.high))
-    figures = f"{gap}, 95 % interval {low} to {high}, {c.n} seeds, {format_p_value(c)}"
-    if c.verdict == "noise":
-        alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
-        why = (
-            f"does not survive the correction for {c.family} comparisons, so inside the noise"
-            if alone
-            else "inside the noise"
-        )
-        return f"{c.name} against {c.reference} in {metric}: {why} ({figures})."
-    good = (c.verdict == "higher") != lower_is_better
-    return (
-        f"{c.name} is {'better' if good else 'worse'} than {c.reference} in {metric} ({figures})."
+        return f"{subject}: {difference}, and nothing can be said about chance ({c.reason})."
+    low, high = (format_signed(v * metric.scale, metric.digits) for v in (c.low, c.high))
+    evidence = (
+        f"{difference}, 95 % interval {low} to {high}, {c.n} seeds, {format_p_value(comparison)}"
     )
+    if c.verdict == "noise":
+        significant_alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
+        why = "inside the noise"
+        if significant_alone:
+            why = f"does not survive the correction for {c.family} comparisons, so inside the noise"
+        return f"{subject}: {why} ({evidence})."
+    direction = "better" if is_better(comparison, metric) else "worse"
+    return f"{c.name} is {direction} than {c.reference} in {metric.title} ({evidence})."
 
 
-def describe_whether_helps(
-    what: str,
-    c: Comparison,
-    metric: str,
-    *,
-    scale: float = 100.0,
-    unit: str = "points",
-    lower_is_better: bool = False,
-) -> str:
-    """The plain answer to `does it help?`, then the comparison behind it."""
-    detail = describe_comparison(c, metric, scale=scale, unit=unit, lower_is_better=lower_is_better)
-    good = (c.verdict == "higher") != lower_is_better
-    decided = f"{what} {'helps' if good else 'does harm'} here"
-    answer = {
-        "higher": decided,
-        "lower": decided,
-        "equal": f"{what} does not help here",
-        "noise": f"{what} does not help here as far as {c.n} seeds can show",
-        "untested": f"whether {what} helps is not tested",
-    }[c.verdict]
-    return f"{answer[0].upper()}{answer[1:]}: {detail}"
+def describe_whether_helps(claim: str, comparison: Comparison, metric: Metric) -> str:
+    """Returns the plain answer to "does it help?", then the comparison that it rests on.
+
+    claim: what may help, as the subject of a sentence: "fusion", "having experts".
+    """
+    if comparison.verdict == "equal":
+        answer = f"{claim} does not help here"
+    elif comparison.verdict == "noise":
+        answer = f"{claim} does not help here as far as {comparison.n} seeds can show"
+    elif comparison.verdict == "untested":
+        answer = f"whether {claim} helps is not tested"
+    else:
+        answer = f"{claim} {'helps' if is_better(comparison, metric) else 'does harm'} here"
+    return f"{answer[0].upper()}{answer[1:]}: {describe_comparison(comparison, metric)}"
 
 
-def format_p_value(c: Comparison) -> str:
-    """p of the t test, corrected when there is more than one comparison."""
-    value = c.t_holm if c.t_holm is not None else c.t_p
+def is_better(comparison: Comparison, metric: Metric) -> bool:
+    """Returns whether a variant that differs from the reference is better, not worse."""
+    return (comparison.verdict == "higher") != metric.lower_is_better
+
+
+def format_p_value(comparison: Comparison) -> str:
+    """Returns p of the t test, corrected if there is more than one comparison."""
+    value = comparison.t_holm if comparison.t_holm is not None else comparison.t_p
     if value is None:
-        return f"no p ({c.reason})"
-    return f"{'Holm ' if c.family > 1 else ''}p {'< 0.001' if value < 0.001 else f'= {value:.3f}'}"
+        return f"no p ({comparison.reason})"
+    corrected = "Holm " if comparison.family > 1 else ""
+    return f"{corrected}p {'< 0.001' if value < 0.001 else f'= {value:.3f}'}"
 
 
 def smallest_wilcoxon_p(seeds: int) -> float:
-    """The chance that all seeds fall on one side of the truth: no bootstrap interval reaches it there, no Wilcoxon test goes below it."""
-    return 2.0 / 2**seeds
+    """Returns the chance that all seeds fall on one side of the truth.
+
+    A bootstrap interval misses the truth in that case, and no Wilcoxon test has a smaller p.
+    """
+    return 2.0 / float(2**seeds)
 
 
 def seed_limit_note(seeds: int, comparisons: int = 1) -> str:
-    """What the number of seeds alone forbids the tests to show, where as many comparisons are corrected together."""
+    """Returns what the number of seeds alone prevents the tests from showing; "" if nothing.
+
+    comparisons: how many are corrected together.
+    """
     if seeds < 2:
         return "One seed: means only, no interval and no test. Use --seeds 5 or more."
     smallest = smallest_wilcoxon_p(seeds)
     if smallest * comparisons < ALPHA:
         return ""
     enough = next(n for n in itertools.count(seeds) if smallest_wilcoxon_p(n) * comparisons < ALPHA)
-    corrected = (
-        f" ({min(1.0, smallest * comparisons):.3g} after Holm's correction of {comparisons} comparisons)"
-        if comparisons > 1
-        else ""
+    corrected = ""
+    if comparisons > 1:
+        corrected_p = min(1.0, smallest * comparisons)
+        corrected = f" ({corrected_p:.3g} after Holm's correction of {comparisons} comparisons)"
+    note = (
+        f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}{corrected}, "
+        f"so it cannot confirm the t test; {enough} seeds could."
     )
-    cover = (
-        f" A bootstrap interval covers at most {100 - 100 * smallest:.0f} %."
-        if smallest > ALPHA
-        else ""
-    )
-    return (
-        f"With {seeds} seeds the Wilcoxon test cannot go below p = {smallest:.3g}{corrected}, so it cannot confirm the t test; "
-        f"{enough} seeds could.{cover}"
-    )
+    if smallest > ALPHA:
+        note += f" A bootstrap interval covers at most {100 - 100 * smallest:.0f} %."
+    return note
 
 
 def format_signed(value: float, digits: int = 1) -> str:
-    """+1.2, −0.3, and 0.0 without a sign when it rounds to nothing."""
+    """Returns +1.2, −0.3, or 0.0 without a sign if the value rounds to nothing."""
     rounded = round(value, digits)
     return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
-def _digits(scale: float) -> int:
-    return 1 if scale >= 100 else 3
+def _describe_difference(difference: float, metric: Metric) -> str:
+    """Returns the difference with its unit; a small one is not written as 0, it may be certain."""
+    amount = difference * metric.scale
+    if amount and not round(amount, metric.digits):
+        text = f"less than {0.5 / 10**metric.digits:g}"
+    else:
+        text = format_signed(amount, metric.digits)
+    return f"{text} {metric.difference_unit}".strip()

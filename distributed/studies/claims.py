@@ -243,14 +243,7 @@ def _whether_it_helps(claim: Claim, view: ConditionView) -> str:
     comparisons = compare_to_reference(scores, claim.against)
     comparison = next(c for c in comparisons if c.name == claim.variant)
     metric = names.metric(claim.metric)
-    return describe_whether_helps(
-        claim.text,
-        comparison,
-        metric.title,
-        scale=metric.scale,
-        unit=metric.difference_unit,
-        lower_is_better=metric.lower_is_better,
-    )
+    return describe_whether_helps(claim.text, comparison, metric)
 
 
 def _measure(claim: Claim, scores: Mapping[str, Scores]) -> Summary:

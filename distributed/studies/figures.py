@@ -56,8 +56,7 @@ def _seed_figure(study: Study, view: ConditionView) -> list[Figure]:
     figure = strip_plot(
         {variant: list(by_seed.values()) for variant, by_seed in scores.items()},
         view.means(study.metric),
-        _axis_title(metric),
-        scale=metric.scale,
+        metric,
     )
     caption = (
         f"{_place(view)}: {metric.title} on the test split, "
@@ -90,13 +89,7 @@ def forest_figures(study: Study, views: Sequence[ConditionView], metric: str) ->
     for view in ordered[:MAX_FORESTS]:
         comparisons = view.comparisons(metric)
         if comparisons:
-            figure = forest_plot(
-                comparisons,
-                unit.title,
-                scale=unit.scale,
-                unit=unit.difference_unit,
-                lower_is_better=unit.lower_is_better,
-            )
+            figure = forest_plot(comparisons, unit)
             caption = (
                 f"{_place(view)}: {unit.title} against {study.reference}, "
                 "paired over seeds, 95 % intervals."

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distributed.reporting import files, page, tables
-from distributed.reporting.figures import save_png_files
 from distributed.reporting.page import Block, Figure, Section, Text
+from distributed.reporting.png import save_png_files
 from distributed.reporting.tables import ReportTable
 from distributed.runtime import storage
 from distributed.runtime.storage import is_uri, join

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed.reporting import figures
+from distributed.reporting import figure_style, figures, png
 from distributed.reporting.ranking import Ranking, rank_variants
 from distributed.reporting.significance import compare_to_reference, summarise
 from distributed.searches.pages import figures as search_figures
+from model.metrics.names import metric
 
 BASE = {i: 0.5 + 0.01 * i for i in range(6)}
 SCORES = {
@@ -48,18 +49,18 @@ NAMES = ["loss.margin", "optim.lr", "kind", "one"]
 
 
 def test_forest_tells_better_worse_and_noise_apart() -> None:
-    figure = figures.forest_plot(compare_to_reference(SCORES, "base"), "balanced accuracy")
+    figure = figures.forest_plot(compare_to_reference(SCORES, "base"), metric("balanced_accuracy"))
     drawn = {trace.name: (list(trace.y), trace.x[0]) for trace in figure.data}
     assert drawn["better"] == (["&lt;b&gt;good&lt;/b&gt;"], pytest.approx(10.1))
     assert drawn["worse"][0] == ["bad"]
     assert drawn["not shown to differ"][0] == ["same"]
-    flipped = figures.forest_plot(compare_to_reference(SCORES, "base"), "NLL", lower_is_better=True)
+    flipped = figures.forest_plot(compare_to_reference(SCORES, "base"), metric("nll"))
     assert {t.name: list(t.y) for t in flipped.data}["better"] == ["bad"]
 
 
 def test_forest_intervals_end_where_the_comparison_says() -> None:
     (found,) = (c for c in compare_to_reference(SCORES, "base") if c.name == "same")
-    (trace,) = (t for t in figures.forest_plot([found], "accuracy").data)
+    (trace,) = (t for t in figures.forest_plot([found], metric("accuracy")).data)
     assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * found.high)
     assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * found.low)
 
@@ -67,7 +68,7 @@ def test_forest_intervals_end_where_the_comparison_says() -> None:
 def test_strip_shows_every_seed_and_the_mean() -> None:
     values = {n: list(v.values()) for n, v in SCORES.items()}
     dots, means = figures.strip_plot(
-        values, {n: summarise(v) for n, v in values.items()}, "accuracy"
+        values, {n: summarise(v) for n, v in values.items()}, metric("accuracy")
     ).data
     assert len(dots.x) == 24
     assert list(means.x) == pytest.approx([52.5, 62.6, 42.4, 52.5])
@@ -106,7 +107,7 @@ def test_long_names_that_begin_alike_have_a_row_each() -> None:
     names = [f"confidence, cross-fitted, shrunk, checked, temperature {t}" for t in (0.1, 0.5)]
     scores = {n: [0.5 + i] for i, n in enumerate(names)}
     dots, _ = figures.strip_plot(
-        scores, {n: summarise(v) for n, v in scores.items()}, "accuracy"
+        scores, {n: summarise(v) for n, v in scores.items()}, metric("accuracy")
     ).data
     assert len(set(dots.y)) == 2
     assert {y.replace("<br>", " ") for y in dots.y} == set(names)
@@ -203,7 +204,7 @@ def test_front_holds_what_nothing_beats() -> None:
 
 def test_empty_inputs_draw_empty_figures() -> None:
     drawn = [
-        figures.forest_plot([], "m"),
+        figures.forest_plot([], metric("accuracy")),
         figures.line_plot({}, x="", y="", log_x=True),
         figures.rank_plot(rank_variants({})),
         search_figures.slices([], NAMES, "score"),
@@ -226,7 +227,7 @@ def test_png_without_kaleido_is_one_clear_line(
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_kaleido)
-    said = figures.save_png_files({tmp_path / "x.png": figures.empty_figure()})
+    said = png.save_png_files({tmp_path / "x.png": figure_style.empty_figure()})
     assert "pip install kaleido" in said
     assert "\n" not in said
     assert not (tmp_path / "x.png").exists()

@@ -25,6 +25,7 @@ from distributed.reporting.verdicts import (
     describe_whether_helps,
     seed_limit_note,
 )
+from model.metrics.names import metric
 
 CONCAT = dict(enumerate([0.50, 0.52, 0.49, 0.51, 0.53]))
 BETTER = dict(enumerate([0.55, 0.58, 0.53, 0.56, 0.57]))
@@ -185,7 +186,7 @@ def test_degenerate_comparisons_say_why(ours: dict[int, float], verdict: str, re
         isinstance(v, float) and math.isnan(v)
         for v in (getattr(found, f.name) for f in fields(found))
     )
-    assert "nan" not in describe_comparison(found, "accuracy").lower()
+    assert "nan" not in describe_comparison(found, metric("accuracy")).lower()
 
 
 def test_unknown_reference_is_named() -> None:
@@ -343,25 +344,23 @@ def test_words_say_better_worse_and_noise() -> None:
     better, similar = compare_to_reference(
         {"concatenation": CONCAT, "confidence": BETTER, "gate": SIMILAR}, "concatenation"
     )
-    assert describe_comparison(better, "balanced accuracy").startswith(
+    assert describe_comparison(better, metric("balanced_accuracy")).startswith(
         "confidence is better than concatenation in balanced accuracy (+4.8 points"
     )
-    assert "is worse than" in describe_comparison(
-        better, "NLL", scale=1, unit="", lower_is_better=True
-    )
-    assert "inside the noise" in describe_comparison(similar, "balanced accuracy")
-    assert describe_whether_helps("fusion", better, "balanced accuracy").startswith(
+    assert "is worse than" in describe_comparison(better, metric("nll"))
+    assert "inside the noise" in describe_comparison(similar, metric("balanced_accuracy"))
+    assert describe_whether_helps("fusion", better, metric("balanced_accuracy")).startswith(
         "Fusion helps here: "
     )
-    assert describe_whether_helps("fusion", better, "NLL", lower_is_better=True).startswith(
+    assert describe_whether_helps("fusion", better, metric("nll")).startswith(
         "Fusion does harm here: "
     )
-    assert describe_whether_helps("fusion", similar, "balanced accuracy").startswith(
+    assert describe_whether_helps("fusion", similar, metric("balanced_accuracy")).startswith(
         "Fusion does not help here as far as 5 seeds can show: "
     )
     (same,) = compare_to_reference({"a": CONCAT, "b": dict(CONCAT)}, "a")
     assert (
-        describe_whether_helps("having experts", same, "accuracy")
+        describe_whether_helps("having experts", same, metric("accuracy"))
         == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
     )
 
@@ -380,17 +379,17 @@ def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
     )
     assert (
         "does not survive the correction for 6 comparisons, so inside the noise"
-        in describe_comparison(lost, "accuracy")
+        in describe_comparison(lost, metric("accuracy"))
     )
     never = describe_comparison(
-        replace(lost, t_p=0.29, t_holm=0.58), "accuracy"
+        replace(lost, t_p=0.29, t_holm=0.58), metric("accuracy")
     )  # all seeds on one side, far apart
     assert "inside the noise" in never
     assert "correction" not in never
     tiny = replace(lost, difference=-0.0002, low=-0.0004, high=-0.0001, t_holm=0.04)
     assert (
         "is worse than b in accuracy (less than 0.05 points, 95 % interval"
-        in describe_comparison(tiny, "accuracy")
+        in describe_comparison(tiny, metric("accuracy"))
     )
 
 

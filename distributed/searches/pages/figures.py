@@ -26,7 +26,13 @@ from optuna.visualization import (
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from distributed.reporting.figures import COLOURS, GREY, empty_figure, short_label, with_opacity
+from distributed.reporting.figure_style import (
+    COLOURS,
+    GREY,
+    empty_figure,
+    short_label,
+    with_opacity,
+)
 
 COLOUR_SCALE = "Viridis"
 SLICES_IN_A_ROW = 3
@@ -135,7 +141,7 @@ def contour(
     scale: float = 100,
     lower_is_better: bool = False,
 ) -> go.Figure:
-    """Draws the metric over two numeric settings: trials as dots, and filled between enough dots."""
+    """Draws the metric over two numeric settings: trials as dots on a surface if they suffice."""
     figure = empty_figure(460, x=short_label(x), y=short_label(y), showlegend=False)
     points = [
         {"x": float(a), "y": float(b), metric: t[metric]}

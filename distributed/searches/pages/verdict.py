@@ -110,14 +110,7 @@ def verdict(standings: Standings) -> str:
             f"The best so far is {title(winner.record)};"
             " there is no finished run of the starting point to compare it with."
         )
-    metric = metric_named(standings.metric)
-    sentence = describe_comparison(
-        comparison,
-        metric.title,
-        scale=metric.scale,
-        unit=metric.difference_unit,
-        lower_is_better=metric.lower_is_better,
-    )
+    sentence = describe_comparison(comparison, metric_named(standings.metric))
     sentence = sentence[0].upper() + sentence[1:]
     if comparison.family <= 1:
         return sentence
