@@ -141,10 +141,7 @@ def open_table_rows(
 ) -> tuple[TableRows, list[str]]:
     """Returns the rows of a table whose columns were checked, and notes about them."""
     manifest = raw_manifest(checkpoint, f"--data {data}")
-    try:
-        table = open_raw_table(data, encoding)
-    except ValueError as error:
-        raise _about_data(error) from None
+    table = open_raw_table(data, encoding, option="data")
     if not is_uri(table.uri):  # workers run in other folders
         table = dataclasses.replace(table, uri=filesystem(table.uri)[1])
     columns = [image["column"] for image in manifest.prepare["images"]]
@@ -167,16 +164,6 @@ def open_table_rows(
         )
     return TableRows(table, encoder, batch_size), notes
 
-
-def _about_data(error: ValueError) -> ValueError:
-    """The same error with the option --data, which is --table for an ingest."""
-    if isinstance(error, OptionError):
-        names = error.args[1:]
-        if "table" not in names:
-            return error
-        message = re.sub(r"(?<![\w-])table(?![\w=])", "data", str(error), count=1)
-        return OptionError(message, *("data" if name == "table" else name for name in names))
-    return ValueError(str(error).replace("--table", "--data"))
 
 
 def absolute_folder(folder: str) -> str:

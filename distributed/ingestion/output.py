@@ -1,4 +1,4 @@
-"""Where the shards go: a folder that appears whole or not at all, and one Parquet part of it."""
+"""Writes a SHARDS folder that appears whole or not at all, and its Parquet parts."""
 
 from __future__ import annotations
 
@@ -11,77 +11,92 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType
 
 from distributed.runtime import errors
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.layout import MANIFEST, REJECTED, SPLITS
 from distributed.shards.manifest import Manifest, write_manifest
 
-SHARDS_ENTRIES = {MANIFEST, REJECTED, *SPLITS}
+# The manifest comes first, also when the entries are deleted: a folder without it is no SHARDS
+# folder.
+SHARDS_ENTRIES = (MANIFEST, REJECTED, *SPLITS)
 ROW_GROUP = 1024  # rows; what a stream holds of one file at a time
-POSITION_COLUMN = "position"
-LOST = "lost+found"  # in the root of many a new volume
+POSITION_COLUMN = "position"  # the order of the rows in a part; not written
+LOST_AND_FOUND = "lost+found"  # in the root of many a new volume
 
 
 class OutputFolder:
-    """The --out folder. On a disk the shards are written beside it and renamed; in an object store, or where a volume is mounted, they
-    are written in place and schema.json comes last."""
+    """The folder that an ingest writes.
 
-    def __init__(self, uri: str, overwrite: bool = False):
-        self.uri = uri.removeprefix("file://")
-        self.remote = is_uri(self.uri)
-        self.uri = self.uri if self.remote else os.path.realpath(self.uri)
+    On a disk the shards are written beside it and then renamed. In an object store, or where a
+    volume is mounted, they are written in place, and schema.json comes last.
+    """
+
+    def __init__(self, uri: str, overwrite: bool = False) -> None:
+        location = uri.removeprefix("file://")
+        self.remote = is_uri(location)
+        self.uri = location if self.remote else os.path.realpath(location)
         self.mounted = not self.remote and is_mount(self.uri)
         self.in_place = self.remote or self.mounted
         self.overwrite = overwrite
-        self.there = self._names()
-        self._check()
-        self.work = self.uri
+        self.existing = self._existing_names()
+        self._check_existing()
+        self.work = self.uri  # the folder to write into
+        self.written_to = False  # whether the work folder is ours to delete
+        self.committed = False
 
-    def _names(self) -> list[str]:
-        from pyarrow.fs import FileSelector, FileType
-
+    def _existing_names(self) -> list[str]:
+        """Returns the names of what is in the folder already."""
         system, path = filesystem(self.uri)
         try:
             if system.get_file_info(path).type == FileType.File:
-                raise ValueError(f"--out must be a folder; {self.uri!r} is a file")
-            names = [
-                f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True))
-            ]
-            return [name for name in names if not (self.mounted and name == LOST)]
+                raise OptionError(f"out must be a folder; {self.uri!r} is a file", "out")
+            entries = system.get_file_info(FileSelector(path, allow_not_found=True))
         except OSError as error:
-            raise ValueError(
-                f"cannot use --out {self.uri!r}: {' '.join(str(error).split())}"
-            ) from None
+            reason = " ".join(str(error).split())
+            raise OptionError(f"cannot use out {self.uri!r}: {reason}", "out") from None
+        names = [entry.base_name for entry in entries]
+        return [name for name in names if not (self.mounted and name == LOST_AND_FOUND)]
 
-    def _check(self) -> None:
-        others = sorted(set(self.there) - SHARDS_ENTRIES)
-        if self.there and not self.overwrite:
-            raise ValueError(
-                f"--out must be a new or an empty folder, or add --overwrite; {self.uri!r} is there already"
+    def _check_existing(self) -> None:
+        if self.existing and not self.overwrite:
+            raise OptionError(
+                "out must be a new or an empty folder, or add overwrite; "
+                f"{self.uri!r} is there already",
+                "out",
+                "overwrite",
             )
+        others = sorted(set(self.existing) - set(SHARDS_ENTRIES))
         if others:
-            raise ValueError(
-                f"--overwrite replaces a SHARDS folder only; {self.uri!r} also holds {', '.join(others[:3])}"
+            raise OptionError(
+                "overwrite replaces a SHARDS folder only; "
+                f"{self.uri!r} also holds {', '.join(others[:3])}",
+                "overwrite",
             )
 
     @contextmanager
     def writing(self) -> Iterator[str]:
-        """The folder to write into; what it holds is thrown away when anything fails before commit()."""
-        self.done, self.begun = False, not self.in_place
-        self._begin()
+        """Yields the folder to write into.
+
+        What was written is deleted when anything fails before commit().
+        """
+        self.committed, self.written_to = False, not self.in_place
+        self._create_work_folder()
         try:
             yield self.work
         except Exception as error:
             raise as_failure(error, self.uri) from error
         finally:
-            if self.begun and not self.done:
+            if self.written_to and not self.committed:
                 self._remove(self.work)
 
-    def _begin(self) -> None:
+    def _create_work_folder(self) -> None:
+        """Creates the folder beside the final one; in place, only tries whether it can be written."""
         if self.remote:
             return
         place, name = (self.uri, "") if self.mounted else os.path.split(self.uri)
@@ -90,74 +105,81 @@ class OutputFolder:
             self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=place)
         except OSError as error:
             raise ValueError(f"cannot write to {place!r}: {error.strerror}") from None
-        if self.mounted:  # it can be written to
+        if self.mounted:
             os.rmdir(self.work)
             self.work = self.uri
             return
+        # mkdtemp lets only its owner in; the shards have the permissions of any new folder.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(self.work, 0o777 & ~mask)
-        self._make_splits()
+        self._create_split_folders()
 
-    def _make_splits(self) -> None:
+    def _create_split_folders(self) -> None:
         for split in SPLITS:
             os.mkdir(os.path.join(self.work, split))
 
     def clear(self) -> None:
-        """Makes room for the new parts where there is no second folder to rename. The last step before they are written."""
+        """Deletes the old shards where the new ones are written in place.
+
+        It is the last step before the parts are written.
+        """
         if self.in_place:
-            self.begun = True
+            self.written_to = True
             self._remove(self.uri)
         if self.mounted:
-            self._make_splits()
+            self._create_split_folders()
 
     def commit(self, manifest: Manifest) -> None:
+        """Completes the shards: writes the manifest and replaces the old folder by the new one."""
         write_manifest(manifest, self.work)
         if not self.in_place:
-            old = None
-            if self.there:
-                old = tempfile.mkdtemp(
-                    prefix=f".{os.path.basename(self.uri)}.old.", dir=os.path.dirname(self.uri)
-                )
-                os.rename(self.uri, os.path.join(old, "shards"))
+            self._replace_old_folder()
+        self.committed = True
+
+    def _replace_old_folder(self) -> None:
+        if not self.existing:
             os.rename(self.work, self.uri)
-            if old:
-                shutil.rmtree(old, ignore_errors=True)
-        self.done = True
+            return
+        place, name = os.path.split(self.uri)
+        old = tempfile.mkdtemp(prefix=f".{name}.old.", dir=place)
+        os.rename(self.uri, os.path.join(old, "shards"))
+        os.rename(self.work, self.uri)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _remove(self, uri: str) -> None:
+        """Deletes a folder; in place only the entries of a SHARDS folder."""
         if not self.in_place:
             shutil.rmtree(uri, ignore_errors=True)
             return
-        from pyarrow.fs import FileType
-
         system, path = filesystem(uri)
-        for name in (
-            MANIFEST,
-            REJECTED,
-            *SPLITS,
-        ):  # the manifest first: without it nobody takes the rest for shards
-            info = system.get_file_info(posixpath.join(path, name))
-            if info.type == FileType.File:
-                system.delete_file(info.path)
-            elif info.type == FileType.Directory:
-                system.delete_dir(info.path)
+        for name in SHARDS_ENTRIES:
+            entry = system.get_file_info(posixpath.join(path, name))
+            if entry.type == FileType.File:
+                system.delete_file(entry.path)
+            elif entry.type == FileType.Directory:
+                system.delete_dir(entry.path)
 
 
 def is_mount(path: str) -> bool:
-    """Whether a volume is mounted here, which cannot be renamed. os.path.ismount overlooks another folder of the same disk."""
+    """Whether a volume is mounted here, which cannot be renamed.
+
+    os.path.ismount overlooks another folder of the same disk.
+    """
     try:
         with open("/proc/self/mountinfo") as lines:
-            there = {line.split()[4] for line in lines}
+            mount_points = {line.split()[4] for line in lines}
     except OSError:  # not Linux
-        there = set()
-    return os.path.ismount(path) or path.replace(" ", "\\040") in there
+        mount_points = set()
+    return os.path.ismount(path) or path.replace(" ", "\\040") in mount_points
 
 
 def as_failure(error: Exception, uri: str) -> Exception:
-    """A full disk as one line; other errors as they are."""
-    why = errors.disk_full(error)
-    return errors.Failure(f"{why} while writing {uri!r}; nothing was left there") if why else error
+    """Returns the one-line error of a full disk; other errors as they are."""
+    reason = errors.disk_full(error)
+    if not reason:
+        return error
+    return errors.Failure(f"{reason} while writing {uri!r}; nothing was left there")
 
 
 def part_path(folder: str, split: str, number: int) -> str:
@@ -166,34 +188,31 @@ def part_path(folder: str, split: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file as it was written."""
+    """A file as it was written. digest: of its bytes."""
 
     uri: str
     size: int
-    digest: str  # of its bytes
+    digest: str
 
 
 def write_part(uri: str, *pieces: pa.Table) -> WrittenFile:
-    """One part file from its pieces, sorted by position."""
-    table = (
-        pa.concat_tables(pieces)
-        .sort_by(POSITION_COLUMN)
-        .drop_columns([POSITION_COLUMN])
-        .combine_chunks()
-    )
-    return write_table(uri, table)
+    """Writes one part file from its pieces, sorted by position."""
+    rows = pa.concat_tables(pieces).sort_by(POSITION_COLUMN)
+    return write_table(uri, rows.drop_columns([POSITION_COLUMN]).combine_chunks())
 
 
-class _Hashed(io.RawIOBase):
-    """Counts and digests what goes through to a stream."""
+class _HashingStream(io.RawIOBase):
+    """Passes bytes on to a stream, counts them and computes their digest."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream, self.size, self.hash = stream, 0, hashlib.blake2b(digest_size=8)
+        self.stream = stream
+        self.size = 0
+        self.hash = hashlib.blake2b(digest_size=8)
 
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # Arrow writes bytes only
         self.hash.update(data)
         self.stream.write(data)
         self.size += len(data)
@@ -201,43 +220,35 @@ class _Hashed(io.RawIOBase):
 
 
 def write_table(uri: str, table: pa.Table) -> WrittenFile:
-    """A Parquet file; images are compressed already."""
-    import pyarrow.parquet as pq
-
+    """Writes a Parquet file. Columns of images are compressed already."""
     system, path = filesystem(uri)
-    compression = {
-        n: "none" if pa.types.is_binary(t) else "zstd"
-        for n, t in zip(table.schema.names, table.schema.types)
-    }
-    dictionary = [
-        n
-        for n, t in zip(table.schema.names, table.schema.types)
-        if not pa.types.is_binary(t) and n != "id"
-    ]
+    is_binary = {field.name: pa.types.is_binary(field.type) for field in table.schema}
     with system.open_output_stream(path) as stream:
-        out = _Hashed(stream)
+        out = _HashingStream(stream)
         pq.write_table(
             table,
             out,
             row_group_size=ROW_GROUP,
-            compression=compression,
-            use_dictionary=dictionary,
+            compression={name: "none" if binary else "zstd" for name, binary in is_binary.items()},
+            use_dictionary=[n for n, binary in is_binary.items() if not binary and n != "id"],
             store_schema=True,
         )
     return WrittenFile(uri, out.size, out.hash.hexdigest())
 
 
 def parts_digest(written: Sequence[WrittenFile]) -> str:
-    """A digest of all parts, whatever order they were written in."""
-    parts = sorted(f"{'/'.join(w.uri.split('/')[-2:])} {w.digest}" for w in written)
+    """Returns a digest of all parts, whatever the order in which they were written."""
+    parts = sorted(f"{'/'.join(part.uri.split('/')[-2:])} {part.digest}" for part in written)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def verify_parts(written: Sequence[WrittenFile]) -> None:
-    """Every part must be seen from here: on a cluster, a path of one machine's own disk is not."""
+    """Checks that this machine has every part: another one's own disk is of no use."""
     for part in written:
         system, path = filesystem(part.uri)
         if system.get_file_info(path).size != part.size:
-            raise ValueError(
-                f"--out must be on storage that every machine of the cluster shares; {part.uri!r} was written elsewhere"
+            raise OptionError(
+                "out must be on storage that every machine of the cluster shares; "
+                f"{part.uri!r} was written elsewhere",
+                "out",
             )

@@ -1,39 +1,62 @@
-"""Ingestion from end to end: look at the table, prepare every row, settle splits and columns, write the parts, commit the manifest."""
+"""Ingestion from end to end.
+
+Look at the table, prepare every row, settle splits and columns, write the parts, and complete the
+folder with its manifest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from distributed.ingestion import assignment, output, passes, roles
+from distributed.ingestion import assignment, passes
+from distributed.ingestion.image_specs import InspectedColumn, inspect_image_column
 from distributed.ingestion.options import FRACTIONS, IngestOptions
-from distributed.ingestion.roles import ColumnRoles
+from distributed.ingestion.output import (
+    OutputFolder,
+    WrittenFile,
+    parts_digest,
+    verify_parts,
+    write_table,
+)
+from distributed.ingestion.roles import ColumnRoles, assign_roles, row_plan
+from distributed.ingestion.schema import build_schema, check_leaks, prepare_record
 from distributed.ingestion.summary import IngestReport
-from distributed.raw import images
+from distributed.raw.images import ImageSpec
 from distributed.raw.table import RawTable, explain_reading_error, open_raw_table
 from distributed.runtime import options as option_rules
-from distributed.runtime import progress, ray_session, signals
-from distributed.runtime.errors import OptionError
+from distributed.runtime import ray_session
+from distributed.runtime.errors import OptionError, cause_of
+from distributed.runtime.progress import show_progress
+from distributed.runtime.signals import stop_requests
 from distributed.runtime.storage import join
 from distributed.shards.layout import REJECTED, SPLITS
 from distributed.shards.manifest import Manifest
+from distributed.shards.sampling import IntArray
 from model.schema import Schema
 
-SAMPLED = 100_000  # training rows whose values give the quantiles: all of them in most tables
+# Training rows whose values give the quantiles: all of them in most tables.
+SAMPLED_ROWS = 100_000
 PART_BYTES = 32 << 20
-MOST_FILES = 2000  # each is a result of every task that deals rows out, and Ray copes with few thousand; but none is beyond MOST_BYTES
+MIN_PART_ROWS = 1024
+TRAINING_PARTS = 8  # wanted at least: workers share the parts and shuffle them
+# Each part is a result of every task that deals rows out, and Ray copes with a few thousand; no
+# part is beyond passes.MAX_TABLE_BYTES, though.
+MAX_FILES = 2000
+ROW_BYTES, CELL_BYTES = 32.0, 4  # of a written row without its images, about
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """The shards that an ingest has written, and what there is to tell about them."""
+    """The shards that an ingest has written, and what there is to tell about them.
 
-    shards: str  # folder or URI
+    shards: a folder or a URI; distributed.Shards opens it.
+    """
+
+    shards: str
     manifest: Manifest
     report: IngestReport
 
@@ -42,28 +65,62 @@ class IngestResult:
         self.report.show(self.manifest, self.shards)
 
 
+@dataclass(frozen=True, kw_only=True)
+class IngestPlan:
+    """What is decided before any row is prepared. fractions: shares of train, val and test."""
+
+    table: RawTable
+    roles: ColumnRoles
+    images: list[InspectedColumn]
+    fractions: tuple[float, float, float]
+    seed: int
+    rows_per_file: int
+
+    @property
+    def specs(self) -> list[ImageSpec]:
+        return [image.spec for image in self.images]
+
+
+@dataclass(frozen=True)
+class SettledRows:
+    """What is decided after all rows are prepared: splits, columns, and what there is to tell."""
+
+    rows: assignment.SplitRows
+    schema: Schema
+    report: IngestReport
+
+
 def ingest(options: IngestOptions) -> IngestResult:
-    """Makes a SHARDS folder from a table and its images. The folder appears whole or not at all."""
+    """Writes a SHARDS folder from a table and its images.
+
+    The folder appears whole or not at all. Nothing is printed except progress, on stderr.
+    """
     option_rules.check(options)
-    fractions = split_shares(options)
-    target = output.OutputFolder(options.out, options.overwrite)
+    fractions = split_fractions(options)
+    target = OutputFolder(options.out, options.overwrite)
     table = open_raw_table(options.table, options.encoding)
-    chosen = roles.assign_roles(options, table)
-    looks = [
-        roles.inspect_image_column(options, table, column, folder)
-        for column, folder in chosen.images.items()
+    roles = assign_roles(options, table)
+    images = [
+        inspect_image_column(options, table, column, folder)
+        for column, folder in roles.images.items()
     ]
+    plan = IngestPlan(
+        table=table,
+        roles=roles,
+        images=images,
+        fractions=fractions,
+        seed=options.seed,
+        rows_per_file=options.rows_per_file,
+    )
     ray_session.start_ray()
-    with signals.stop_requests(), target.writing() as folder:
-        manifest, report = write_parts(
-            table, chosen, looks, options, fractions, folder, target.clear
-        )
+    with stop_requests(), target.writing() as folder:
+        manifest, report = write_shards(plan, target, folder)
         target.commit(manifest)
     return IngestResult(options.out, manifest, report)
 
 
-def split_shares(options: IngestOptions) -> tuple[float, float, float]:
-    """The shares of train, val and test."""
+def split_fractions(options: IngestOptions) -> tuple[float, float, float]:
+    """Returns the shares of train, val and test."""
     if options.split and options.split_column:
         raise OptionError(
             "split and split_column exclude each other: give one", "split", "split_column"
@@ -80,116 +137,108 @@ def split_shares(options: IngestOptions) -> tuple[float, float, float]:
     return train, val, test
 
 
-def write_parts(
-    table: RawTable,
-    chosen: ColumnRoles,
-    looks: list[tuple[images.ImageSpec, float]],
-    options: IngestOptions,
-    fractions: tuple[float, float, float],
-    folder: str,
-    clear: Callable[[], None],
+def write_shards(
+    plan: IngestPlan, target: OutputFolder, folder: str
 ) -> tuple[Manifest, IngestReport]:
-    """Writes the parts into `folder` and returns the manifest, which the caller commits, and what there is to tell.
+    """Writes the parts into `folder`; returns the manifest, which the caller commits."""
+    blocks = prepare_rows(plan)
+    identities = passes.collect_identities(blocks)
+    settled = settle(plan, blocks, identities)
+    schema, report, rows = settled.schema, settled.report, settled.rows.rows
+    parts = plan_parts(rows.split, identities, schema, plan.rows_per_file)
+    layout = passes.ShardLayout(parts, schema, report.readings())
+    target.clear()  # all that can be wrong with the table is known by now
+    with show_progress("writing files", sum(parts.files)) as advance:
+        written = passes.write_all_parts(blocks, rows, layout, folder, advance)
+    verify_parts([*written, *_write_rejected(settled.rows.rejected, folder)])
+    manifest = Manifest(
+        schema=schema,
+        rows=dict(zip(SPLITS, parts.rows)),
+        prepare=prepare_record(plan.roles, plan.specs, schema, plan.seed, plan.fractions, report),
+        content=parts_digest(written),
+    )
+    return manifest, report
 
-    looks: from roles.look_at_images. clear: empties the folder, once all that can be wrong with the table is known.
-    """
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    specs = [spec for spec, _ in looks]
+
+def _write_rejected(rejected: pa.Table, folder: str) -> list[WrittenFile]:
+    """Writes the refused rows, if there are any."""
+    if not rejected.num_rows:
+        return []
+    return [write_table(join(folder, REJECTED), rejected)]
+
+
+def prepare_rows(plan: IngestPlan) -> passes.PreparedBlocks:
+    """Reads and prepares all rows of the table, through Ray Data."""
+    table, roles = plan.table, plan.roles
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # no types
     try:
-        with progress.show_progress("preparing rows", table.rows) as advance:
-            plan, names = roles.row_plan(chosen, specs), roles.source_columns(chosen)
+        with show_progress("preparing rows", table.rows) as advance:
             blocks = passes.prepare_all(
-                table, plan, names, [pixels for _, pixels in looks], cpus, advance
+                table,
+                row_plan(roles, plan.specs),
+                roles.source_columns(),
+                [image.mean_pixels for image in plan.images],
+                cpus,
+                advance,
             )
     except Exception as error:
         raise reading_error(table, error) from error
     if not len(blocks):
         raise OptionError(f"table must hold rows; {table.uri!r} has none", "table")
-    known = passes.collect_identities(blocks, cpus)
-    assigned, schema, report = settle(blocks, known, chosen, specs, options.seed, fractions, cpus)
-    rows = assigned.rows
-    parts = plan_parts(rows.split, known, schema, options.rows_per_file)
-    clear()
-    with progress.show_progress("writing files", sum(parts.files)) as advance:
-        written = passes.write_all_parts(
-            blocks, rows, parts, schema, report.readings(), folder, cpus, advance
-        )
-    refused = (
-        [output.write_table(join(folder, REJECTED), assigned.rejected)]
-        if assigned.rejected.num_rows
-        else []
-    )
-    output.verify_parts([*written, *refused])
-    kept = {image.name for image in schema.images}
-    prepare = assignment.prepare_record(
-        chosen, [s for s in specs if s.name in kept], schema, options.seed, fractions, report
-    )
-    rows_of = dict(zip(SPLITS, parts.rows))
-    return Manifest(
-        schema=schema, rows=rows_of, prepare=prepare, content=output.parts_digest(written)
-    ), report
+    return blocks
 
 
-def settle(
-    blocks: passes.PreparedBlocks,
-    known: pa.Table,
-    chosen: ColumnRoles,
-    specs: list[images.ImageSpec],
-    seed: int,
-    fractions: tuple[float, float, float],
-    cpus: int,
-) -> tuple[assignment.SplitRows, Schema, IngestReport]:
-    """The rows of every split and the columns to keep. Rows that have nothing but dropped columns are refused, and all is settled anew."""
+def settle(plan: IngestPlan, blocks: passes.PreparedBlocks, identities: pa.Table) -> SettledRows:
+    """Decides the split of every row and the columns to keep.
 
+    Rows that have nothing but dropped columns are refused, and then all is decided anew.
+    """
+    roles, specs = plan.roles, plan.specs
     report = IngestReport()
     while True:
-        assigned = assignment.assign_rows(known, chosen, fractions, seed, report)
-        with progress.show_progress("counting rows", len(blocks)) as advance:
-            counts, sums = passes.training_statistics(blocks, assigned.rows, SAMPLED, cpus, advance)
-        schema = assignment.build_schema(chosen, specs, counts, sums, assigned, report)
+        rows = assignment.assign_rows(identities, roles, plan.fractions, plan.seed, report)
+        with show_progress("counting rows", len(blocks)) as advance:
+            statistics = passes.training_statistics(blocks, rows.rows, SAMPLED_ROWS, advance)
+        schema = build_schema(roles, specs, statistics, rows, report)
         names = passes.prepared_columns(schema)
-        left_out = len(names) < len(chosen.features) + len(specs)
-        if (
-            not left_out
-            or not (blank := passes.all_blank_rows(blocks, assigned.rows, names, cpus)).any()
-        ):
+        if len(names) == len(roles.features) + len(specs):
             break
-        known, report = (
-            assignment.refuse_blank_rows(known, blank),
-            IngestReport(stay_dropped=report.decisions),
-        )
-    assignment.check_leaks(known, counts, schema, assigned, chosen, report)
-    return assigned, schema, report
+        blank = passes.all_blank_rows(blocks, rows.rows, names)
+        if not blank.any():
+            break
+        identities = assignment.refuse_blank_rows(identities, blank)
+        report = IngestReport(stay_dropped=report.decisions)
+    check_leaks(identities, statistics.columns, schema, rows, report)
+    return SettledRows(rows, schema, report)
 
 
 def reading_error(table: RawTable, error: Exception) -> Exception:
-    """Errors of the table's text and files as one line; anything else as it is."""
-
-    cause = getattr(error, "cause", None) or error
-    damage = (
-        isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"
-    )  # of its compression
-    if (
-        damage
-        or isinstance(cause, (pa.ArrowInvalid, UnicodeError))
-        or "Failed to read CSV" in str(error)
-    ):
+    """Returns errors of the table's text and files as one line, any other error as it is."""
+    cause = cause_of(error)
+    damaged_compression = isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"
+    bad_text = isinstance(cause, (pa.ArrowInvalid, UnicodeError))
+    if damaged_compression or bad_text or "Failed to read CSV" in str(error):
         return explain_reading_error(table, cause)
     return error
 
 
 def plan_parts(
-    split: np.ndarray, known: pa.Table, schema: Any, rows_per_file: int
+    split: IntArray, identities: pa.Table, schema: Schema, rows_per_file: int
 ) -> passes.PartLayout:
-    """Files of about 32 MiB, but not too many, and at least eight where the training rows suffice: workers share and shuffle them."""
+    """Returns how many part files every split gets.
 
-    per_row = 32.0 + 4 * sum(len(t.numeric) + len(t.categorical) for t in schema.tables)
-    for name in known.column_names:
+    They are of about 32 MiB, but not too many, and at least eight of training rows where there
+    are enough. rows_per_file: the user's number of rows, or 0.
+    """
+    row_bytes = ROW_BYTES + CELL_BYTES * sum(len(table.columns) for table in schema.tables)
+    for name in identities.column_names:
         if name.startswith(passes.LENGTH):
-            per_row += float(known[name].to_numpy().sum()) / max(1, len(split))
-    counts = [int(np.sum(split == s)) for s in range(3)]
-    small = min(int(PART_BYTES / per_row), max(1024, -(-counts[0] // 8)))
-    size = rows_per_file or max(
-        1, small, min(int(passes.MAX_TABLE_BYTES / per_row), -(-sum(counts) // MOST_FILES))
+            row_bytes += float(identities[name].to_numpy().sum()) / max(1, len(split))
+    rows = [int(np.sum(split == place)) for place in range(len(SPLITS))]
+    training_part = max(MIN_PART_ROWS, -(-rows[0] // TRAINING_PARTS))
+    wanted = min(int(PART_BYTES / row_bytes), training_part)
+    not_too_many = min(int(passes.MAX_TABLE_BYTES / row_bytes), -(-sum(rows) // MAX_FILES))
+    size = rows_per_file or max(1, wanted, not_too_many)
+    return passes.PartLayout(
+        rows=tuple(rows), files=tuple(max(1, -(-count // size)) for count in rows)
     )
-    return passes.PartLayout(rows=tuple(counts), files=tuple(max(1, -(-n // size)) for n in counts))

@@ -1,301 +1,264 @@
-"""From the command line and a look at the table to a plan: which column is what, and how each image modality is prepared."""
+"""Decides what every column of the raw table is used for, from the options and the table."""
 
 from __future__ import annotations
 
 import os
 import re
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
 from distributed.ingestion.options import IngestOptions
-from distributed.raw import columns, images
+from distributed.raw import columns
+from distributed.raw.images import ImageSpec
 from distributed.raw.rows import RowPlan
-from distributed.raw.table import RawTable, sample_rows
+from distributed.raw.table import RawTable
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import is_uri
 
-LONGEST = 64  # pixels of the longer side that --image-size auto chooses at most
-SMALLEST = 8
-TABLE = "table"
+TABLE = "table"  # the modality of all columns that the user has not put into another one
+MODALITY = "modality"
+TYPE_OPTIONS = ("numeric", "categorical")
 
 
 @dataclass
 class ColumnRoles:
-    """What every source column is used for. tables: modality -> its columns."""
+    """What every source column is used for.
+
+    images: the folder of the paths in every image column.
+    tables: the columns of every table modality.
+    dropped: why a column is left out.
+    forced: "numeric" or "categorical", where the user says what a column is.
+    commas: cells are separated by ;, so that 1,234 is a decimal number.
+    """
 
     label: str
     id: str | None
     group: str | None
     split: str | None
-    images: dict[str, str]  # column -> folder
+    images: dict[str, str]
     tables: dict[str, list[str]]
     dropped: dict[str, str] = field(default_factory=dict)
     forced: dict[str, str] = field(default_factory=dict)
-    commas: bool = False  # cells are separated by ;, so that 1,234 is a decimal
+    commas: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
-        return tuple(c for names in self.tables.values() for c in names)
+        return tuple(column for members in self.tables.values() for column in members)
+
+    def source_columns(self) -> list[str]:
+        """Returns the columns to read, in a fixed order."""
+        single = [name for name in (self.label, self.id, self.group, self.split) if name]
+        return [*single, *self.features, *self.images]
+
+
+@dataclass(frozen=True)
+class _NamedColumns:
+    """The columns that one use of an option names. text: the option as messages say it."""
+
+    option: str
+    columns: Sequence[str]
+    text: str
 
 
 def assign_roles(options: IngestOptions, table: RawTable) -> ColumnRoles:
-    """Every option's columns checked against the table; what is left over is features."""
-    names = table.schema.names
-    image_folders = {}
-    for word in options.image:
-        column, _, folder = (word, "", "") if word in names else word.partition("=")
-        if column in image_folders:
-            raise ValueError(f"--image must name a column once; got {column!r} twice")
-        image_folders[column] = folder or table.folder
-    split_tables = _named_tables(options.modality)
-    single = {
-        "--label": options.label,
-        "--id": options.id,
-        "--group": options.group,
-        "--split-column": options.split_column,
-    }
-    asked: dict[str, Sequence[str]] = {k: [v] for k, v in single.items() if v is not None}
-    asked |= {
-        "--image": list(image_folders),
-        "--drop": options.drop,
-        "--numeric": options.numeric,
-        "--categorical": options.categorical,
-    }
-    asked |= {f"--modality {name}": found for name, found in split_tables.items()}
-    for option, wanted in asked.items():
-        for column in wanted:
-            if column not in names:
-                raise ValueError(
-                    f"{option} must name a column of the table; got {column!r}; valid: {', '.join(names)}"
-                )
-    for option, name in single.items():
-        if name is not None and pa.types.is_nested(kind := table.schema.field(name).type):
-            raise ValueError(
-                f"{option} must name a column of numbers or words; {name!r} holds {kind}"
-            )
-    _check_once(asked)
-    taken = {
-        c
-        for c in (
-            options.label,
-            options.id,
-            options.group,
-            options.split_column,
-            *options.drop,
-            *image_folders,
-        )
-        if c
-    }
-    found = ColumnRoles(
+    """Checks every option's columns against the table; the remaining columns are features."""
+    image_folders = _image_folders(options.image, table)
+    named_tables = _named_tables(options.modality)
+    named = _columns_by_option(options, image_folders, named_tables)
+    _check_columns_exist(named, table)
+    _check_single_use(named)
+    roles = ColumnRoles(
         label=options.label,
         id=options.id,
         group=options.group,
         split=options.split_column,
         images=image_folders,
-        tables=split_tables,
+        tables=named_tables,
         dropped=dict.fromkeys(options.drop, "--drop"),
-        forced=dict.fromkeys(options.numeric, "numeric")
-        | dict.fromkeys(options.categorical, "categorical"),
+        forced={
+            **dict.fromkeys(options.numeric, "numeric"),
+            **dict.fromkeys(options.categorical, "categorical"),
+        },
         commas=table.delimiter == ";",
     )
-    rest = [n for n in names if n not in taken and n not in found.features]
-    for column in [*rest, *found.features]:
-        kind = table.schema.field(column).type
-        if not columns.is_usable(kind):
-            if column in found.features:
-                raise ValueError(
-                    f"--modality must name columns of numbers or words; {column!r} holds {kind}"
-                )
-            found.dropped[column] = f"holds {kind}: no feature (images are named with --image)"
-    rest = [n for n in rest if n not in found.dropped]
-    if rest:
-        found.tables[TABLE] = [*found.tables.get(TABLE, []), *rest]
-    _check_names(found)
-    if clashing := [c for c in source_columns(found) if c in table.clashes]:
-        raise ValueError(table.clashes[clashing[0]])
-    return found
+    used = {options.label, options.id, options.group, options.split_column}
+    used |= {*options.drop, *image_folders, *roles.features}
+    remaining = [name for name in table.schema.names if name not in used]
+    _drop_unusable(roles, remaining, table)
+    remaining = [name for name in remaining if name not in roles.dropped]
+    if remaining:
+        roles.tables[TABLE] = [*roles.tables.get(TABLE, []), *remaining]
+    _check_modality_names(roles)
+    clashing = next((name for name in roles.source_columns() if name in table.clashes), None)
+    if clashing:
+        raise OptionError(table.clashes[clashing], "drop")
+    return roles
+
+
+def _image_folders(words: Sequence[str], table: RawTable) -> dict[str, str]:
+    """Returns the folder of every image column, from COL or COL=DIR."""
+    folders: dict[str, str] = {}
+    for word in words:
+        if word in table.schema.names:
+            column, folder = word, ""
+        else:
+            column, _, folder = word.partition("=")
+        if column in folders:
+            raise OptionError(f"image must name a column once; got {column!r} twice", "image")
+        folders[column] = folder or table.folder
+    return folders
 
 
 def _named_tables(words: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Returns the columns of every table modality, from NAME=COL,COL."""
+    tables: dict[str, list[str]] = {}
     for word in words:
         name, separator, listed = word.partition("=")
-        members = [c.strip() for c in listed.split(",") if c.strip()]
+        members = [column.strip() for column in listed.split(",") if column.strip()]
         if not separator or not name or not members:
-            raise ValueError(f"--modality takes NAME=COL,COL; got {word!r}")
-        if name in found:
-            both = ",".join([*found[name], *members])
-            raise ValueError(
-                f"--modality must name a modality once; got {name!r} twice; valid: {name}={both}"
+            raise OptionError(f"modality takes NAME=COL,COL; got {word!r}", MODALITY)
+        if name in tables:
+            both = ",".join([*tables[name], *members])
+            raise OptionError(
+                f"modality must name a modality once; got {name!r} twice; valid: {name}={both}",
+                MODALITY,
             )
-        found[name] = members
-    return found
+        tables[name] = members
+    return tables
 
 
-def _check_once(asked: dict[str, Sequence[str]]) -> None:
-    used: dict[str, str] = {}
-    for option, wanted in asked.items():
-        if option in ("--numeric", "--categorical"):
+def _columns_by_option(
+    options: IngestOptions, images: Mapping[str, str], tables: Mapping[str, Sequence[str]]
+) -> list[_NamedColumns]:
+    """Returns the columns that each option names, in a fixed order."""
+    single = {
+        "label": options.label,
+        "id": options.id,
+        "group": options.group,
+        "split_column": options.split_column,
+    }
+    several = {
+        "image": list(images),
+        "drop": options.drop,
+        "numeric": options.numeric,
+        "categorical": options.categorical,
+    }
+    named = [_NamedColumns(o, [column], o) for o, column in single.items() if column is not None]
+    named += [_NamedColumns(option, names, option) for option, names in several.items()]
+    named += [
+        _NamedColumns(MODALITY, members, f"{MODALITY} {name}") for name, members in tables.items()
+    ]
+    return named
+
+
+def _check_columns_exist(named: Sequence[_NamedColumns], table: RawTable) -> None:
+    names = table.schema.names
+    for use in named:
+        for column in use.columns:
+            if column not in names:
+                raise OptionError(
+                    f"{use.text} must name a column of the table; got {column!r}; "
+                    f"valid: {', '.join(names)}",
+                    use.option,
+                )
+    for use in named:
+        if use.option not in ("label", "id", "group", "split_column"):
             continue
-        for column in wanted:
+        kind = table.schema.field(use.columns[0]).type
+        if pa.types.is_nested(kind):
+            raise OptionError(
+                f"{use.text} must name a column of numbers or words; "
+                f"{use.columns[0]!r} holds {kind}",
+                use.option,
+            )
+
+
+def _check_single_use(named: Sequence[_NamedColumns]) -> None:
+    """Raises OptionError where a column has two uses that exclude each other."""
+    used: dict[str, _NamedColumns] = {}
+    for use in named:
+        if use.option in TYPE_OPTIONS:
+            continue
+        for column in use.columns:
             if column in used:
-                raise ValueError(
-                    f"a column must have one use; {column!r} is given to {used[column]} and {option}"
+                raise OptionError(
+                    f"a column must have one use; {column!r} is given to "
+                    f"{used[column].text} and {use.text}",
+                    used[column].option,
+                    use.option,
                 )
-            used[column] = option
-    both = set(asked["--numeric"]) & set(asked["--categorical"])
+            used[column] = use
+    types = {use.option: use.columns for use in named if use.option in TYPE_OPTIONS}
+    both = set(types["numeric"]) & set(types["categorical"])
     if both:
-        raise ValueError(
-            f"a column must be --numeric or --categorical, not both; got {', '.join(sorted(both))}"
+        raise OptionError(
+            f"a column must be numeric or categorical, not both; got {', '.join(sorted(both))}",
+            *TYPE_OPTIONS,
         )
-    for option in ("--numeric", "--categorical"):
-        for column in asked[option]:
-            if column in used and not used[column].startswith("--modality"):
-                raise ValueError(
-                    f"{option} is for feature columns; {column!r} is given to {used[column]}"
+    for option, names in types.items():
+        for column in names:
+            if column in used and used[column].option != MODALITY:
+                raise OptionError(
+                    f"{option} is for feature columns; {column!r} is given to {used[column].text}",
+                    option,
+                    used[column].option,
                 )
 
 
-def _check_names(found: ColumnRoles) -> None:
-    """Modality names become column prefixes and parts of metric names."""
-    for name in found.tables:
+def _drop_unusable(roles: ColumnRoles, remaining: Sequence[str], table: RawTable) -> None:
+    """Drops remaining columns of a type that is no feature; one that the user named is an error."""
+    for column in [*remaining, *roles.features]:
+        kind = table.schema.field(column).type
+        if columns.is_usable(kind):
+            continue
+        if column in roles.features:
+            raise OptionError(
+                f"modality must name columns of numbers or words; {column!r} holds {kind}",
+                MODALITY,
+            )
+        roles.dropped[column] = f"holds {kind}: no feature (images are named with --image)"
+
+
+def _check_modality_names(roles: ColumnRoles) -> None:
+    """Raises an error for a name that could not precede column names and be part of metrics'."""
+    for name in roles.tables:
         if name == "image" or not re.fullmatch(r"[\w -]+", name):
             raise ValueError(
-                f"a modality's name must be letters, digits, spaces, - or _, and not 'image'; got {name!r}"
+                "a modality's name must be letters, digits, spaces, - or _, and not 'image'; "
+                f"got {name!r}"
             )
-        if name in found.images:
-            raise ValueError(
-                f"modality names must differ; {name!r} is an image column and a table (name tables with --modality NAME=COL,COL)"
+        if name in roles.images:
+            raise OptionError(
+                f"names of modalities must differ; {name!r} is an image column and a table "
+                "(name tables with modality NAME=COL,COL)",
+                MODALITY,
             )
-    bad = [c for c in found.images if "," in c or "/" in c]
+    bad = next((column for column in roles.images if "," in column or "/" in column), None)
     if bad:
         raise ValueError(
-            f"an image column's name must hold neither ',' nor '/': it names the modality; got {bad[0]!r}"
+            "an image column's name must hold neither ',' nor '/': it names the modality; "
+            f"got {bad!r}"
         )
-    if not found.images and not found.tables:
+    if not roles.images and not roles.tables:
         raise ValueError(
-            "no column is left to learn from: every one is the label, an id, a group, a split or dropped"
+            "no column is left to learn from: every one is the label, an id, a group, a split "
+            "or dropped"
         )
 
 
-def inspect_image_column(
-    options: IngestOptions, table: RawTable, column: str, folder: str
-) -> tuple[images.ImageSpec, float]:
-    """Size, channels and grey window of an image modality, and the mean pixels of its sources, from a sample."""
-    cells = sample_rows(table, [column])[column]
-    if not _holds_images(cells.type):
-        raise ValueError(
-            f"--image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}"
-        )
-    reader = images.ImageFolder(folder)
-    shapes, greys, deep = [], [], []
-    why = ""
-    for cell in cells.to_pylist():
-        try:
-            data = reader.read(cell)
-            if data is None:
-                continue
-            seen = images.inspect_image(data, options.max_pixels)
-        except images.RowRefused as refused:
-            why = why or str(refused)
-            continue
-        shapes.append((seen.height, seen.width))
-        greys.append(seen.grey)
-        if seen.values is not None:
-            deep.append(seen.values)
-    if why and not shapes:
-        raise ValueError(
-            f"no image of a sample of column {column!r} could be read: {why} (folder {folder or '.'!r})"
-        )
-    height, width = _size(options.image_size, shapes)
-    spec = images.ImageSpec(
-        name=column,
-        height=height,
-        width=width,
-        channels=1 if greys and all(greys) else 3,
-        fit=options.fit,
-        window=_window(options.window, deep),
-        max_pixels=options.max_pixels,
-    )
-    return spec, statistics.fmean(h * w for h, w in shapes) if shapes else 0.0
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    """Bytes, paths, or the records of both that Hugging Face data sets hold."""
-    if pa.types.is_dictionary(kind):
-        return _holds_images(kind.value_type)
-    if pa.types.is_struct(kind):
-        return {"bytes", "path"} & {kind.field(i).name for i in range(kind.num_fields)} != set()
-    tests = (
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_null,
-    )
-    return any(test(kind) for test in tests)
-
-
-def _size(wanted: str, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    if wanted != "auto":
-        sides = re.fullmatch(r"(\d+)(?:x(\d+))?", wanted)
-        size = (int(sides[1]), int(sides[2] or sides[1])) if sides else (0, 0)
-        if not all(SMALLEST <= s <= 4096 for s in size):
-            raise ValueError(
-                f"--image-size must be auto, N or HxW with sides from {SMALLEST} to 4096; got {wanted!r}"
-            )
-        return size
-    if not shapes:
-        return LONGEST, LONGEST
-    height, width = statistics.median(h for h, _ in shapes), statistics.median(w for _, w in shapes)
-    scale = min(1.0, LONGEST / max(height, width))
-    return max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
-
-
-def _window(wanted: str, deep: Sequence[np.ndarray]) -> tuple[float, float] | None:
-    if wanted != "auto":
-        try:
-            low, high = (float(w) for w in wanted.split(","))
-        except ValueError:
-            low = high = 0.0
-        if not low < high:
-            raise ValueError(f"--window must be auto or LOW,HIGH with LOW < HIGH; got {wanted!r}")
-        return low, high
-    if not deep:
-        return None
-    values = np.concatenate(deep)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
-    return (low, high) if high > low else (low, low + 1.0)
-
-
-def row_plan(found: ColumnRoles, specs: Sequence[images.ImageSpec]) -> RowPlan:
-    """What the workers are told."""
-    sources = tuple(
-        (spec, column, _absolute(folder))
-        for spec, (column, folder) in zip(specs, found.images.items())
+def row_plan(roles: ColumnRoles, specs: Sequence[ImageSpec]) -> RowPlan:
+    """Returns what the workers read of each row. specs: of the image columns, in their order."""
+    images = tuple(
+        (spec, column, folder if is_uri(folder) else os.path.abspath(folder))
+        for spec, (column, folder) in zip(specs, roles.images.items())
     )
     return RowPlan(
-        label=found.label,
-        id=found.id,
-        group=found.group,
-        split=found.split,
-        features=found.features,
-        images=sources,
+        label=roles.label,
+        id=roles.id,
+        group=roles.group,
+        split=roles.split,
+        features=roles.features,
+        images=images,
     )
-
-
-def _absolute(folder: str) -> str:
-    """A worker's current folder is not the user's."""
-    return folder if is_uri(folder) else os.path.abspath(folder)
-
-
-def source_columns(found: ColumnRoles) -> list[str]:
-    """The columns to read, in a fixed order."""
-    singles = [c for c in (found.label, found.id, found.group, found.split) if c]
-    return [*singles, *found.features, *found.images]

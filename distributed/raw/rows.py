@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Columns of a prepared batch. Prefixes keep a user's column names apart from ours.
-ID, LABEL, GROUP, SPLIT, REASON = "id", "label", "group", "split", "reason"
+ID, LABEL, RANK, GROUP = "id", "label", "rank", "group"
+SPLIT, REASON = "split", "reason"
 CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
 EMPTY_CELLS, NO_CLASS = (
     "empty cells of ",

@@ -1,4 +1,4 @@
-"""The raw table of an ingest: CSV or Parquet, one file or a folder of them, local or by URI; its columns, a sample, and its Ray dataset."""
+"""The raw table of an ingest: CSV or Parquet, one file or a folder of them, local or by URI."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import codecs
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TypedDict
 
 import pyarrow as pa
+from pyarrow import csv
+from pyarrow import parquet as pq
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from distributed.raw.headers import (
     CSV_BLOCK_BYTES,
-    ENCODING_HINT,
     csv_header,
     describe_bad_byte,
     error_text,
     parquet_header,
     unreadable_file,
+    wrong_encoding,
 )
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import filesystem, is_uri
-
-if TYPE_CHECKING:
-    import ray.data
-    from pyarrow.fs import FileSystem
 
 TABLE_KINDS = {
     ".parquet": "parquet",
@@ -34,115 +34,156 @@ TABLE_KINDS = {
     ".csv.gz": "csv",
     ".tsv.gz": "csv",
 }
-# A task that decodes should take a second or more: Ray Data looks for finished tasks every 0.1 s, and a task waits for two or three looks.
-TASK_SECONDS = 1.5
-IMAGE_SECONDS, PIXEL_SECONDS = 2.5e-4, 8e-9  # about what an image costs, and each of its pixels
-MIN_TASK_ROWS = 50  # at least
-TASKS_PER_CPU = 4  # so that none waits long for the last task
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, OSError)
+SAMPLED_PLACES = 8  # files, and row groups of a file, that a sample is taken from
+LARGE_GROUP_BYTES = 64 << 20  # of a larger row group only the first rows are sampled
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTable:
+    """A table of the user: where it is and what it is read as.
+
+    rows: None where it is not known before the table is read, as for CSV.
+    size: bytes of all files.
+    clashes: by column, why its types in the files do not go together.
+    option: the option that named the table, for messages.
+    """
+
     uri: str
     files: tuple[str, ...]
     kind: str
     schema: pa.Schema
-    rows: int | None  # known for Parquet
-    size: int  # bytes of all files
+    rows: int | None
+    size: int
     encoding: str = "utf-8"
     delimiter: str = ","
-    clashes: Mapping[str, str] = field(
-        default_factory=dict
-    )  # columns whose types in the files do not go together, and why
+    clashes: Mapping[str, str] = field(default_factory=dict)
+    option: str = "table"
 
     @property
     def folder(self) -> str:
-        """Where image paths start unless the user says otherwise: the folder of the table."""
+        """The table's folder: image paths are relative to it unless the user says otherwise."""
         if self.files[0] == filesystem(self.uri)[1]:
             return posixpath.dirname(self.uri) or ("" if is_uri(self.uri) else ".")
         return self.uri
-
-    def types(self, columns: Sequence[str]) -> pa.Schema:
-        """What these columns are read as, from whichever file."""
-        return pa.schema([self.schema.field(name) for name in columns])
 
     @property
     def system(self) -> FileSystem:
         return filesystem(self.uri)[0]
 
+    def types(self, columns: Sequence[str]) -> pa.Schema:
+        """Returns what these columns are read as, from every file."""
+        return pa.schema([self.schema.field(name) for name in columns])
 
-def _suffix(path: str) -> str:
-    name = path.lower().rsplit("/", 1)[-1]
-    return next((s for s in sorted(TABLE_KINDS, key=len, reverse=True) if name.endswith(s)), "")
 
+def open_raw_table(uri: str, encoding: str = "utf-8", option: str = "table") -> RawTable:
+    """Finds the table's files and reads its column names and types.
 
-def open_raw_table(uri: str, encoding: str = "utf-8") -> RawTable:
-    """Finds the table's files and reads its column names and types."""
-    from pyarrow.fs import FileSelector, FileType
-
+    option: the option that named the table, for messages.
+    """
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise ValueError(
-            f"--encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; got {encoding!r}"
+        raise OptionError(
+            "encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; "
+            f"got {encoding!r}",
+            "encoding",
         ) from None
-    system, path = filesystem(uri)
-    try:
-        info = system.get_file_info(path)
-        if info.type == FileType.NotFound:
-            raise ValueError(
-                f"--table must name a CSV or Parquet file (or a folder of them) that exists; got {uri!r}"
-            )
-        found = (
-            [info]
-            if info.type == FileType.File
-            else system.get_file_info(FileSelector(path, recursive=True))
-        )
-    except OSError as error:
-        raise ValueError(f"cannot read --table {uri!r}: {error_text(error)}") from None
-    files = [
-        f
-        for f in found
-        if f.type == FileType.File
-        and _suffix(f.path)
-        and f.size
-        and not _hidden(f.path.removeprefix(path))
-    ]
-    kinds = {TABLE_KINDS[_suffix(f.path)] for f in files}
-    if not files or len(kinds) > 1:
-        if info.type == FileType.File and not info.size:
-            raise ValueError(f"--table must hold rows; {uri!r} is an empty file")
-        what = "both kinds" if len(kinds) > 1 else "neither"
-        raise ValueError(
-            f"--table must be CSV or Parquet (valid endings: {', '.join(TABLE_KINDS)}); {uri!r} holds {what}"
-        )
-    names = tuple(sorted(f.path for f in files))
-    kind = kinds.pop()
-    head = (
-        parquet_header(system, names) if kind == "parquet" else csv_header(system, names, encoding)
+    system, _ = filesystem(uri)
+    kind, files = _table_files(uri, option)
+    names = tuple(sorted(file.path for file in files))
+    if kind == "parquet":
+        header = parquet_header(system, names, option)
+    else:
+        header = csv_header(system, names, encoding, option)
+    table = RawTable(
+        uri=uri,
+        kind=kind,
+        size=sum(file.size for file in files),
+        encoding=encoding,
+        option=option,
+        files=header.files,
+        schema=header.schema,
+        rows=header.rows,
+        delimiter=header.delimiter,
+        clashes=header.clashes,
     )
-    table = RawTable(uri=uri, kind=kind, size=sum(f.size for f in files), encoding=encoding, **head)
     if kind == "csv":
-        sample_rows(
-            table, table.schema.names
-        )  # what is wrong in its first megabytes is said at once
+        # A mistake in its first megabytes is reported at once.
+        sample_rows(table, table.schema.names)
     return table
 
 
-def _hidden(below: str) -> bool:
-    """Whether a path below the table's folder is another program's: .ipynb_checkpoints, _temporary, _SUCCESS."""
+def _table_files(uri: str, option: str) -> tuple[str, list[FileInfo]]:
+    """Returns the kind of the table, csv or parquet, and its files that are not empty."""
+    system, path = filesystem(uri)
+    try:
+        place = system.get_file_info(path)
+        if place.type == FileType.NotFound:
+            raise OptionError(
+                f"{option} must name a CSV or Parquet file (or a folder of them) that exists; "
+                f"got {uri!r}",
+                option,
+            )
+        if place.type == FileType.File:
+            candidates = [place]
+        else:
+            candidates = system.get_file_info(FileSelector(path, recursive=True))
+    except OSError as error:
+        raise OptionError(f"cannot read {option} {uri!r}: {error_text(error)}", option) from None
+    files = [
+        file
+        for file in candidates
+        if file.type == FileType.File
+        and _suffix(file.path)
+        and file.size
+        and not _is_hidden(file.path.removeprefix(path))
+    ]
+    kinds = {TABLE_KINDS[_suffix(file.path)] for file in files}
+    if len(kinds) == 1:
+        return kinds.pop(), files
+    if place.type == FileType.File and not place.size:
+        raise OptionError(f"{option} must hold rows; {uri!r} is an empty file", option)
+    raise OptionError(
+        f"{option} must be CSV or Parquet (valid endings: {', '.join(TABLE_KINDS)}); "
+        f"{uri!r} holds {'both kinds' if kinds else 'neither'}",
+        option,
+    )
+
+
+def _suffix(path: str) -> str:
+    """Returns the ending that tells the kind of a file; "" where it is none of them."""
+    name = path.lower().rsplit("/", 1)[-1]
+    by_length = sorted(TABLE_KINDS, key=len, reverse=True)
+    return next((suffix for suffix in by_length if name.endswith(suffix)), "")
+
+
+def _is_hidden(below: str) -> bool:
+    """Whether a path below the table's folder belongs to another program.
+
+    Such are .ipynb_checkpoints, _temporary and _SUCCESS.
+    """
     return any(part.startswith((".", "_")) for part in below.split("/"))
 
 
-def csv_options(table: RawTable) -> dict[str, Any]:
-    """Every cell is read as a string, only empty ones are null: types are decided later, from all the rows."""
-    from pyarrow import csv as arrow_csv
+class CsvOptions(TypedDict):
+    """The options of pyarrow's CSV readers."""
 
+    read_options: csv.ReadOptions
+    parse_options: csv.ParseOptions
+    convert_options: csv.ConvertOptions
+
+
+def csv_options(table: RawTable) -> CsvOptions:
+    """Returns options by which every cell is read as a string, and only empty ones are null.
+
+    The types of the columns are decided later, from all rows.
+    """
     return {
-        "read_options": arrow_csv.ReadOptions(encoding=table.encoding, block_size=CSV_BLOCK_BYTES),
-        "parse_options": arrow_csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
-        "convert_options": arrow_csv.ConvertOptions(
+        "read_options": csv.ReadOptions(encoding=table.encoding, block_size=CSV_BLOCK_BYTES),
+        "parse_options": csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
             column_types={name: pa.string() for name in table.schema.names},
             null_values=[""],
             strings_can_be_null=True,
@@ -151,107 +192,67 @@ def csv_options(table: RawTable) -> dict[str, Any]:
     }
 
 
-def task_count(rows: int, pixels: Sequence[float], cpus: int) -> int:
-    """How many tasks should prepare the rows, given the pixels of a row's images: these cost much more than their bytes say."""
-    seconds = sum(IMAGE_SECONDS + PIXEL_SECONDS * p for p in pixels)
-    return max(
-        1,
-        min(
-            4000,
-            rows // MIN_TASK_ROWS,
-            max(TASKS_PER_CPU * cpus, int(rows * seconds / TASK_SECONDS)),
-        ),
-    )
-
-
-def ray_dataset(
-    table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int
-) -> ray.data.Dataset:
-    """The table's rows in order; pixels: see `tasks`."""
-    import ray.data
-
-    blocks = (
-        task_count(table.rows or table.size // 100, pixels, cpus) if pixels else None
-    )  # without images, Ray Data's own choice by bytes
-    common: dict[str, Any] = {
-        "filesystem": table.system,
-        "override_num_blocks": blocks,
-        "file_extensions": None,
-    }
-    if table.kind == "parquet":
-        return ray.data.read_parquet(
-            list(table.files),
-            schema=table.types(columns),
-            columns=list(columns),
-            partitioning=None,
-            **common,
-        )
-    return ray.data.read_csv(list(table.files), partitioning=None, **csv_options(table), **common)
-
-
 def sample_rows(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
-    """Some rows spread over the table as far as that is cheap: over row groups and files, or over the first megabytes of a CSV."""
+    """Returns some rows, spread over the table as far as that is cheap.
+
+    Of Parquet they come from several files and row groups, of CSV from the first megabytes.
+    """
     try:
-        found = (
-            _sample_parquet(table, columns, rows)
-            if table.kind == "parquet"
-            else _sample_csv(table, columns)
-        )
+        if table.kind == "parquet":
+            sample = _sample_parquet(table, columns, rows)
+        else:
+            sample = _sample_csv(table, columns)
     except UNREADABLE as error:
         raise explain_reading_error(table, error) from None
-    if found.num_rows <= rows:
-        return found
-    return found.take([i * found.num_rows // rows for i in range(rows)])
+    return _spread(sample, rows) if sample.num_rows > rows else sample
+
+
+def _spread(rows: pa.Table, count: int) -> pa.Table:
+    """Returns so many rows, evenly spread."""
+    return rows.take([i * rows.num_rows // count for i in range(count)])
 
 
 def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Table:
-    import pyarrow.parquet as pq
-
     pieces: list[pa.Table] = []
-    step = max(1, len(table.files) // 8)
-    for name in table.files[::step][:8]:
-        with table.system.open_input_file(name) as file:
+    names = list(columns)
+    step = max(1, len(table.files) // SAMPLED_PLACES)
+    for file_name in table.files[::step][:SAMPLED_PLACES]:
+        with table.system.open_input_file(file_name) as file:
             parquet = pq.ParquetFile(file)
-            groups = [
-                g for g in range(parquet.num_row_groups) if parquet.metadata.row_group(g).num_rows
-            ]
-            for group in groups[:: max(1, len(groups) // 8)]:
-                if parquet.metadata.row_group(group).total_byte_size < 64 << 20:
-                    piece = parquet.read_row_group(group, columns=list(columns))
-                    count = min(rows, piece.num_rows)
-                    piece = piece.take([i * piece.num_rows // count for i in range(count)])
+            infos = [parquet.metadata.row_group(g) for g in range(parquet.num_row_groups)]
+            groups = [group for group, info in enumerate(infos) if info.num_rows]
+            for group in groups[:: max(1, len(groups) // SAMPLED_PLACES)]:
+                if infos[group].total_byte_size < LARGE_GROUP_BYTES:
+                    piece = parquet.read_row_group(group, columns=names)
+                    piece = _spread(piece, min(rows, piece.num_rows))
                 else:
-                    piece = pa.Table.from_batches(
-                        [
-                            next(
-                                parquet.iter_batches(
-                                    rows, row_groups=[group], columns=list(columns)
-                                )
-                            )
-                        ]
-                    )
-                pieces.append(piece.select(list(columns)).cast(table.types(columns)))
+                    first = next(parquet.iter_batches(rows, row_groups=[group], columns=names))
+                    piece = pa.Table.from_batches([first])
+                pieces.append(piece.select(names).cast(table.types(columns)))
     return pa.concat_tables(pieces)
 
 
 def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
-    from pyarrow import csv as arrow_csv
-
     for name in table.files:
         with table.system.open_input_stream(name, compression="detect") as stream:
-            for batch in arrow_csv.open_csv(stream, **csv_options(table)):
+            for batch in csv.open_csv(stream, **csv_options(table)):
                 if batch.num_rows:
                     return pa.Table.from_batches([batch]).select(list(columns))
-    raise ValueError(f"--table must hold rows; {table.uri!r} has only a line of names")
+    raise OptionError(
+        f"{table.option} must hold rows; {table.uri!r} has only a line of names", table.option
+    )
 
 
 def explain_reading_error(table: RawTable, error: BaseException) -> ValueError:
-    """A reading error as one line for the user. Of a CSV, Ray keeps only that it failed: the place is found by reading again, here."""
+    """Returns a reading error as one line for the user.
+
+    Of a CSV, Ray keeps only that it failed: the place is found by reading the files again, here.
+    """
     if table.kind == "csv":
         for name in table.files:
             try:
                 if place := _bad_byte(table, name):
-                    return ValueError(f"{name!r} is not {table.encoding}: {place}; {ENCODING_HINT}")
+                    return wrong_encoding(name, table.encoding, place)
                 if place := _bad_line(table, name):
                     return ValueError(
                         f"every line of {name!r} must have {len(table.schema.names)} cells: {place}"
@@ -262,11 +263,10 @@ def explain_reading_error(table: RawTable, error: BaseException) -> ValueError:
 
 
 def _bad_line(table: RawTable, name: str) -> str:
-    from pyarrow import csv as arrow_csv
-
+    """Returns which line of a CSV has another number of cells; "" where none has."""
     try:
         with table.system.open_input_stream(name, compression="detect") as stream:
-            for _ in arrow_csv.open_csv(stream, **csv_options(table)):
+            for _ in csv.open_csv(stream, **csv_options(table)):
                 pass
     except pa.ArrowInvalid as error:
         return error_text(error)
@@ -274,16 +274,18 @@ def _bad_line(table: RawTable, name: str) -> str:
 
 
 def _bad_byte(table: RawTable, name: str) -> str:
+    """Returns where a file is not of the table's encoding; "" where all of it is."""
     decoder = codecs.getincrementaldecoder(table.encoding)()
     offset = 0
     with table.system.open_input_stream(name, compression="detect") as stream:
         while True:
-            chunk = stream.read(1 << 20)
-            held = len(decoder.getstate()[0])  # the start of a character cut by the chunk's end
+            chunk = stream.read(CHUNK_BYTES)
+            # The start of a character that the chunk's end has cut.
+            undecoded = len(decoder.getstate()[0])
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeError as error:
-                return describe_bad_byte(error, offset - held)
+                return describe_bad_byte(error, offset - undecoded)
             if not chunk:
                 return ""
             offset += len(chunk)

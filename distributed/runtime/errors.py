@@ -13,6 +13,9 @@ FULL_DISK = {
 }
 
 
+QUOTED = re.compile(r"""(?<!\w)('[^']*'|"[^"]*")(?!\w)""")
+
+
 class OptionError(ValueError):
     """A user's mistake in an option of a verb; a command ends with exit code 2.
 
@@ -27,11 +30,23 @@ class OptionError(ValueError):
         return str(self.args[0])
 
     def as_flags(self) -> str:
-        """Returns the message with every named option written as a command-line flag."""
-        message = str(self)
+        """Returns the message with every named option written as a command-line flag.
+
+        Of several mentions the first counts. What stands in quotes is a value of the user's, not
+        an option, whatever it looks like.
+        """
+        values = [found.span() for found in QUOTED.finditer(str(self))]
+        flags: dict[tuple[int, int], str] = {}
         for name in self.args[1:]:
             as_a_word = rf"(?<![\w-]){re.escape(name)}(?![\w=])"
-            message = re.sub(as_a_word, flag(name), message, count=1)
+            for found in re.finditer(as_a_word, str(self)):
+                start, end = found.span()
+                if not any(low < end and start < high for low, high in (*values, *flags)):
+                    flags[start, end] = flag(name)
+                    break
+        message = str(self)
+        for (start, end), text in sorted(flags.items(), reverse=True):
+            message = message[:start] + text + message[end:]
         return message
 
 

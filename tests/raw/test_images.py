@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.ingestion.image_specs import inspect_image_column
 from distributed.ingestion.options import IngestOptions
-from distributed.ingestion.roles import inspect_image_column
 from distributed.raw import images
 from distributed.raw.images import ImageFolder, ImageSpec, RowRefused
 from distributed.raw.rows import load_images
@@ -168,8 +168,8 @@ def test_a_sample_without_a_finite_grey_has_no_window(tmp_path: Path) -> None:
     )
     options = IngestOptions(table=str(tmp_path / "t.parquet"), label="y", out="o")
     table = open_raw_table(options.table)
-    assert inspect_image_column(options, table, "dead", "")[0].window is None
-    assert inspect_image_column(options, table, "one", "")[0].window == pytest.approx((-5, 5))
+    assert inspect_image_column(options, table, "dead", "").spec.window is None
+    assert inspect_image_column(options, table, "one", "").spec.window == pytest.approx((-5, 5))
 
 
 def test_fits_pad_crop_and_stretch() -> None:

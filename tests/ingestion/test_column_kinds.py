@@ -19,7 +19,7 @@ from distributed.raw.rows import encode_rows
 from distributed.raw.table import open_raw_table, sample_rows
 from distributed.shards.manifest import Manifest
 from model.schema import Categorical, Numeric, Schema, Table
-from tests.ingestion.ingest_tools import records, rows_of, run, write_csv, write_images
+from tests.ingestion.example_table import records, rows_of, run, write_csv, write_images
 
 
 def test_deep_images_that_the_sample_lacked_are_said(

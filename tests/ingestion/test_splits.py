@@ -114,10 +114,10 @@ def test_ranks_count_within_class_and_split_in_the_order_of_the_hash() -> None:
 
 def test_a_split_without_rows_is_told() -> None:
     report = IngestReport()
-    report.classes(["a", "b"], np.array([0, 1, 0, 1]), np.array([TRAIN, TRAIN, TEST, TEST]))
+    report.add_classes(["a", "b"], np.array([0, 1, 0, 1]), np.array([TRAIN, TRAIN, TEST, TEST]))
     assert report.warnings[0].startswith("no row is in val, without which nothing can be trained")
     report = IngestReport()
-    report.classes(["a", "b"], np.array([0, 1, 0]), np.array([TRAIN, TRAIN, VAL]))
+    report.add_classes(["a", "b"], np.array([0, 1, 0]), np.array([TRAIN, TRAIN, VAL]))
     assert (report.warnings, report.notes[-2:]) == (
         [],
         ["classes without val rows: b", "no row is in test"],

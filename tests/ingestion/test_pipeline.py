@@ -25,7 +25,7 @@ from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import part_files, read_manifest, shards_digest, write_manifest
 from model.schema import Schema
 from tests.conftest import run_command
-from tests.ingestion.ingest_tools import (
+from tests.ingestion.example_table import (
     ROWS,
     make_shards,
     png,
@@ -188,8 +188,8 @@ def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr("distributed.raw.table.MIN_TASK_ROWS", 7)
-    monkeypatch.setattr("distributed.raw.table.TASKS_PER_CPU", 1000)
+    monkeypatch.setattr("distributed.ingestion.dataset.MIN_TASK_ROWS", 7)
+    monkeypatch.setattr("distributed.ingestion.dataset.TASKS_PER_CPU", 1000)
     monkeypatch.setattr("distributed.ingestion.passes.GROUP_BYTES", 1)
     run(
         "--table",
