@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -163,7 +162,6 @@ def open_table_rows(
             "the cells of the table are separated by ;: decimal commas are read as numbers"
         )
     return TableRows(table, encoder, batch_size), notes
-
 
 
 def absolute_folder(folder: str) -> str:

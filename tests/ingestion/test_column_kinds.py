@@ -146,7 +146,7 @@ def test_shards_of_before_match_by_the_one_spelling_of_booleans() -> None:
         found = matching.match_schemas(data, model)
         assert found.labels_C.tolist() == [1, 0, -1]
         assert found.categories["table"][0].tolist() == [-1, 1, 0, 2]
-        assert found.strangers == ()
+        assert found.unknown_classes == ()
 
 
 def test_names_with_brackets_and_colons_are_printed_as_they_are(
