@@ -1,4 +1,4 @@
-"""Facts about figures: what is drawn where, users' names as plain text, and trials without a value left out."""
+"""Facts about figures: what is drawn where, and that users' names stay plain text."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_forest_tells_better_worse_and_noise_apart() -> None:
 
 
 def test_forest_intervals_end_where_the_comparison_says() -> None:
-    (found,) = (c for c in compare_to_reference(SCORES, "base") if c.name == "same")
-    (trace,) = (t for t in figures.forest_plot([found], metric("accuracy")).data)
-    assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * found.high)
-    assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * found.low)
+    (comparison,) = (c for c in compare_to_reference(SCORES, "base") if c.name == "same")
+    (trace,) = (t for t in figures.forest_plot([comparison], metric("accuracy")).data)
+    assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * comparison.high)
+    assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * comparison.low)
 
 
 def test_strip_shows_every_seed_and_the_mean() -> None:
@@ -227,7 +227,7 @@ def test_png_without_kaleido_is_one_clear_line(
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_kaleido)
-    said = png.save_png_files({tmp_path / "x.png": figure_style.empty_figure()})
-    assert "pip install kaleido" in said
-    assert "\n" not in said
+    message = png.save_png_files({tmp_path / "x.png": figure_style.empty_figure()})
+    assert "pip install kaleido" in message
+    assert "\n" not in message
     assert not (tmp_path / "x.png").exists()

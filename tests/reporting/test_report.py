@@ -1,4 +1,4 @@
-"""Facts about reports: self-contained, escaped, without secrets, written whole or not at all, the same content in every form."""
+"""Facts about reports: self-contained, escaped, without secrets, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tags(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
-        self.words = ""
+        self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -48,13 +48,13 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.lasttag not in ("script", "style"):
-            self.words += data
+            self.text += data
 
 
 def searched(
     folder: Path, metric: str, runs: dict[str, list[float]], start: str = "defaults"
 ) -> Standings:
-    """A search whose configurations have these values over fresh seeds; the first one is the start."""
+    """Returns a search whose configurations have these values over fresh seeds, the start first."""
     standings = Standings(
         SearchLog(folder), [metric], replicates=len(next(iter(runs.values()))), best=9
     )
@@ -116,7 +116,7 @@ def test_users_text_stays_text() -> None:
     assert (
         plain.tags.count("script") == 4
     )  # the page's three and the figure's data: none from the users' text
-    assert plain.words.count(EVIL) >= 6  # title, heading, lead, paragraph, bullet, cell, caption
+    assert plain.text.count(EVIL) >= 6  # title, heading, lead, paragraph, bullet, cell, caption
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(data)["data"][0]["name"] == EVIL
 
@@ -141,8 +141,8 @@ def test_markdown_shows_a_picture_where_there_is_one(tmp_path: Path) -> None:
 def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abc&12345678")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/tmp/where-the-token-lies")
-    words = "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678 /tmp/where-the-token-lies mail@example.org"
-    path = report.write_report(tmp_path, "t", [Section("s", [Code(words)])])
+    text = "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678 /tmp/where-the-token-lies mail@example.org"
+    path = report.write_report(tmp_path, "t", [Section("s", [Code(text)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
         assert (
             "postgresql://***@host/db s3://***@bucket/x *** /tmp/where-the-token-lies mail@example.org"
@@ -181,12 +181,12 @@ def test_markdown_emphasises_nothing_that_is_a_users() -> None:
 
 
 def test_latex_is_escaped() -> None:
-    found = tables.to_latex(table(), label="tab:x")
-    assert r"\textbf{63.2 $\pm$ 0.4} &  \\" in found
-    assert r"$<$script$>$" in found
-    assert r"\& \{\{body\}\} *\_" in found
-    assert r"\begin{tabular}{lrr}" in found
-    assert r"\label{tab:x}" in found
+    latex = tables.to_latex(table(), label="tab:x")
+    assert r"\textbf{63.2 $\pm$ 0.4} &  \\" in latex
+    assert r"$<$script$>$" in latex
+    assert r"\& \{\{body\}\} *\_" in latex
+    assert r"\begin{tabular}{lrr}" in latex
+    assert r"\label{tab:x}" in latex
     first = tables.to_latex(
         ReportTable(columns=("a", "b"), rows=[["[x]", 1], ["*", 2], ["x ≥ 1", 3]]),
         label="tab:my%study",
@@ -217,7 +217,7 @@ def test_long_listings_are_folded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [
         (3, "3"),
         (0.123456, "0.1235"),
@@ -227,8 +227,8 @@ def test_long_listings_are_folded() -> None:
         (2.0, "2"),
     ],
 )
-def test_numbers_read_plainly(value: float, shown: str) -> None:
-    assert tables.format_number(value) == shown
+def test_numbers_read_plainly(value: float, text: str) -> None:
+    assert tables.format_number(value) == text
 
 
 def test_a_search_says_what_three_seeds_cannot_show(tmp_path: Path) -> None:
@@ -260,8 +260,8 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
     }
     p = stats.ttest_1samp(gaps, 0).pvalue
     alone = searched(tmp_path / "alone", "balanced_accuracy", {"0000": start, "0001": best})
-    found = search_verdict.compare_winner(alone, alone.winner())
-    assert (found.family, found.t_holm) == (1, pytest.approx(p))
+    comparison = search_verdict.compare_winner(alone, alone.winner())
+    assert (comparison.family, comparison.t_holm) == (1, pytest.approx(p))
     assert "better than the defaults in balanced accuracy (+1.4 points" in search_verdict.verdict(
         alone
     )
@@ -272,18 +272,18 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
         start=STARTING_POINT,
     )
     assert many.winner().record.name == "0001"
-    found = search_verdict.compare_winner(many, many.winner())
-    assert (found.family, found.t_holm) == (5, pytest.approx(5 * p))
-    said = search_verdict.verdict(many)
-    assert "does not survive the correction for 5 comparisons" in said
-    assert "p is corrected for the 5 that were compared with the starting point" in said
+    comparison = search_verdict.compare_winner(many, many.winner())
+    assert (comparison.family, comparison.t_holm) == (5, pytest.approx(5 * p))
+    sentence = search_verdict.verdict(many)
+    assert "does not survive the correction for 5 comparisons" in sentence
+    assert "p is corrected for the 5 that were compared with the starting point" in sentence
     one_seed = searched(tmp_path / "one", "balanced_accuracy", {"0000": [0.7], "0001": [0.8]})
     assert search_verdict.verdict(one_seed).endswith("(one seed in common).")
 
 
 def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> None:
-    found = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
-    (row,) = search_tables.comparison_table(found).rows
+    experiment = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
+    (row,) = search_tables.comparison_table(experiment).rows
     assert re.fullmatch(r"0\.493 \(0\.48\d to 0\.50\d\)", row[1].text)
     assert (
         search_verdict.interval(search_verdict.summarise([0.61, 0.63]), "accuracy")

@@ -1,4 +1,4 @@
-"""Facts about intervals, paired tests and ranks: against numbers worked by hand or by scipy, and unchanged by the order of rows."""
+"""Facts about intervals, paired tests and ranks, against numbers worked out by hand or by scipy."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ SIMILAR = dict(enumerate([0.50, 0.53, 0.49, 0.50, 0.54]))
 
 
 def test_summary_is_the_textbook_one() -> None:
-    found = summarise([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
-    assert (found.n, found.mean) == (8, 5.0)
-    assert found.sd == pytest.approx(math.sqrt(32 / 7))
-    assert 2.0 <= found.low < 5.0 < found.high <= 9.0
+    summary = summarise([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
+    assert (summary.n, summary.mean) == (8, 5.0)
+    assert summary.sd == pytest.approx(math.sqrt(32 / 7))
+    assert 2.0 <= summary.low < 5.0 < summary.high <= 9.0
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_summary_is_the_textbook_one() -> None:
 def test_what_cannot_be_computed_is_none_with_a_reason(
     values: list[float], missing: tuple[str, ...], reason: str
 ) -> None:
-    found = summarise(values)
-    assert all(getattr(found, name) is None for name in missing)
-    assert reason in found.reason
+    summary = summarise(values)
+    assert all(getattr(summary, name) is None for name in missing)
+    assert reason in summary.reason
 
 
 def test_equal_values_have_no_spread_even_after_rounding() -> None:
-    found = summarise([0.1 + 0.2, 0.3, 0.3])
-    assert (found.sd, found.reason) == (0.0, "all values are equal")
-    assert found.low == found.high == found.mean
+    summary = summarise([0.1 + 0.2, 0.3, 0.3])
+    assert (summary.sd, summary.reason) == (0.0, "all values are equal")
+    assert summary.low == summary.high == summary.mean
 
 
 def test_bootstrap_interval_of_five_normal_values_covers_about_95_percent() -> None:
@@ -76,16 +76,16 @@ def test_interval_agrees_with_the_t_interval_for_many_values() -> None:
     assert (low, high) == pytest.approx(expected, abs=0.01)
 
 
-def test_paired_numbers_are_those_of_scipy_and_of_the_hand() -> None:
-    found = paired_comparison(BETTER, CONCAT)
+def test_paired_numbers_are_those_of_scipy_and_of_hand_calculation() -> None:
+    comparison = paired_comparison(BETTER, CONCAT)
     ours, theirs = list(BETTER.values()), list(CONCAT.values())
     gaps = np.subtract(ours, theirs)  # .05 .06 .04 .05 .04
-    assert found.difference == pytest.approx(0.048)
-    assert found.t_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
-    assert found.wilcoxon_p == pytest.approx(2 / 2**5)  # all five differences on one side
+    assert comparison.difference == pytest.approx(0.048)
+    assert comparison.t_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert comparison.wilcoxon_p == pytest.approx(2 / 2**5)  # all five differences on one side
     # Hedges: d = 0.048 / 0.00836660 = 5.73710; J(4) = Gamma(2) / (sqrt(2) Gamma(1.5)) = 0.797885
-    assert found.effect == pytest.approx(5.73710 * 0.797885, rel=1e-5)
-    assert found.low <= gaps.mean() <= found.high
+    assert comparison.effect == pytest.approx(5.73710 * 0.797885, rel=1e-5)
+    assert comparison.low <= gaps.mean() <= comparison.high
 
 
 def test_wilcoxon_without_ties_is_the_exact_test() -> None:
@@ -106,7 +106,8 @@ def test_wilcoxon_without_ties_is_the_exact_test() -> None:
     ],
 )
 def test_wilcoxon_with_zeros_and_ties_enumerates_all_signs(gaps: list[float], p: float) -> None:
-    # the last one: ranks 1.5 3 4 5 -1.5, sum 12; 3 of 32 flips reach 12 (none or one of the two 1.5s negative), 3 reach -12
+    # The last one has ranks 1.5 3 4 5 -1.5 with the sum 12. 3 of 32 flips reach 12 (none or one of
+    # the two 1.5s is negative), and 3 reach -12.
     assert (
         paired_comparison(dict(enumerate(gaps)), dict.fromkeys(range(len(gaps)), 0.0)).wilcoxon_p
         == p
@@ -153,19 +154,19 @@ def test_correction_makes_the_family_count() -> None:
         f"other {i}": {s: v + 0.001 * math.sin(7 * s + i) for s, v in CONCAT.items()}
         for i in range(9)
     }
-    found = {
+    comparisons = {
         c.name: c
         for c in compare_to_reference({"concat": CONCAT, "better": BETTER, **noise}, "concat")
     }
-    assert found["better"].family == 10
-    assert found["better"].t_holm == pytest.approx(10 * found["better"].t_p)
-    assert found["better"].verdict == "higher"
-    assert {found[name].verdict for name in noise} == {"noise"}
+    assert comparisons["better"].family == 10
+    assert comparisons["better"].t_holm == pytest.approx(10 * comparisons["better"].t_p)
+    assert comparisons["better"].verdict == "higher"
+    assert {comparisons[name].verdict for name in noise} == {"noise"}
 
 
 def test_unpaired_seeds_are_left_out() -> None:
-    found = paired_comparison({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 3.0})
-    assert (found.n, found.difference) == (2, pytest.approx(0.75))
+    comparison = paired_comparison({0: 1.0, 1: 2.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 3.0})
+    assert (comparison.n, comparison.difference) == (2, pytest.approx(0.75))
 
 
 @pytest.mark.parametrize(
@@ -179,14 +180,14 @@ def test_unpaired_seeds_are_left_out() -> None:
     ],
 )
 def test_degenerate_comparisons_say_why(ours: dict[int, float], verdict: str, reason: str) -> None:
-    (found,) = compare_to_reference({"concat": CONCAT, "other": ours}, "concat")
-    assert found.verdict == verdict
-    assert reason in found.reason
+    (comparison,) = compare_to_reference({"concat": CONCAT, "other": ours}, "concat")
+    assert comparison.verdict == verdict
+    assert reason in comparison.reason
     assert not any(
         isinstance(v, float) and math.isnan(v)
-        for v in (getattr(found, f.name) for f in fields(found))
+        for v in (getattr(comparison, f.name) for f in fields(comparison))
     )
-    assert "nan" not in describe_comparison(found, metric("accuracy")).lower()
+    assert "nan" not in describe_comparison(comparison, metric("accuracy")).lower()
 
 
 def test_unknown_reference_is_named() -> None:
@@ -212,7 +213,8 @@ def test_results_do_not_depend_on_the_order_of_rows() -> None:
         assert summarise(list(shuffled["b"].values())) == summarise(list(scores["b"].values()))
 
 
-# Demsar 2006, table 6: AUC of C4.5 with and without pruning (cf) and minimal leaf size (m), 14 data sets
+# Demsar 2006, table 6: AUC of C4.5 with and without pruning (cf) and minimal leaf size (m) on 14
+# data sets.
 DEMSAR = {
     "C4.5": [
         0.763,
@@ -282,17 +284,17 @@ DEMSAR = {
 
 
 def test_ranks_and_critical_difference_are_those_of_demsar() -> None:
-    found = rank_variants(
+    ranking = rank_variants(
         {name: {str(i): v for i, v in enumerate(values)} for name, values in DEMSAR.items()}
     )
-    assert found.ranks == pytest.approx(
+    assert ranking.ranks == pytest.approx(
         {"C4.5+m": 2.000, "C4.5+m+cf": 1.964, "C4.5+cf": 2.893, "C4.5": 3.143}, abs=5e-4
     )
-    assert found.critical_difference == pytest.approx(
+    assert ranking.critical_difference == pytest.approx(
         2.569 * math.sqrt(4 * 5 / (6 * 14)), abs=2e-3
     )  # 1.25 in the paper
-    assert found.p == pytest.approx(stats.friedmanchisquare(*DEMSAR.values()).pvalue)
-    assert found.groups == (("C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"),)
+    assert ranking.p == pytest.approx(stats.friedmanchisquare(*DEMSAR.values()).pvalue)
+    assert ranking.groups == (("C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"),)
 
 
 def test_critical_difference_separates_a_clear_winner() -> None:
@@ -300,11 +302,11 @@ def test_critical_difference_separates_a_clear_winner() -> None:
         name: {str(d): level + 0.001 * d for d in range(12)}
         for name, level in {"good": 0.9, "fair": 0.7, "poor": 0.5}.items()
     }
-    found = rank_variants(table)
-    assert list(found.ranks.items()) == [("good", 1.0), ("fair", 2.0), ("poor", 3.0)]
-    # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957: neighbours differ by 1, so no group
-    assert found.critical_difference == pytest.approx(0.957, abs=1e-3)
-    assert found.groups == ()
+    ranking = rank_variants(table)
+    assert list(ranking.ranks.items()) == [("good", 1.0), ("fair", 2.0), ("poor", 3.0)]
+    # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957. Neighbours differ by 1: no group.
+    assert ranking.critical_difference == pytest.approx(0.957, abs=1e-3)
+    assert ranking.groups == ()
     assert rank_variants(table, lower_is_better=True).ranks["poor"] == 1.0
 
 
@@ -320,13 +322,13 @@ def test_critical_difference_separates_a_clear_winner() -> None:
     ],
 )
 def test_ranking_without_a_test_says_why(table: dict[str, dict[str, float]], reason: str) -> None:
-    found = rank_variants(table)
-    assert found.p is None
-    assert reason in found.reason
+    ranking = rank_variants(table)
+    assert ranking.p is None
+    assert reason in ranking.reason
 
 
 def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
-    """Of two variants on four sets the difference 0.98 would tell apart what a sign test gives p = 0.125."""
+    """Two variants on four data sets: Nemenyi's 0.98 would separate them, a sign test has p = 0.125."""
     two = rank_variants({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
     assert (two.critical_difference, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
     mixed = rank_variants(
@@ -393,7 +395,7 @@ def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
     )
 
 
-def test_few_seeds_are_owned_up_to() -> None:
+def test_a_note_says_what_few_seeds_cannot_show() -> None:
     assert "One seed" in seed_limit_note(1)
     assert "cannot go below p = 0.0625" in seed_limit_note(5)
     assert seed_limit_note(6) == ""

@@ -1,6 +1,6 @@
 """Draws the figures of a search from its table of trials, with optuna.visualization.
 
-Trials are rows `{dotted name of a setting or metric: value}`. They are told to an Optuna study in
+Trials are rows `{dotted name of a setting or metric: value}`. They become an Optuna study in
 memory, because the table also has the baselines, which are not in the search's own study. A trial
 that lacks a value which a figure needs is left out of that figure only.
 """
@@ -60,18 +60,18 @@ def slices(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 
     The colour is the trial's number, so the late trials show where the search went.
     """
     rows = _with_metrics(trials, metric)
-    shown = varied(rows, names)
-    lines = max(1, math.ceil(len(shown) / SLICES_IN_A_ROW))
+    varying = varied(rows, names)
+    grid_rows = max(1, math.ceil(len(varying) / SLICES_IN_A_ROW))
     figure = make_subplots(
-        rows=lines,
+        rows=grid_rows,
         cols=SLICES_IN_A_ROW,
         shared_yaxes=True,
         horizontal_spacing=0.05,
-        vertical_spacing=min(0.25, 0.5 / lines),
+        vertical_spacing=min(0.25, 0.5 / grid_rows),
     )
-    figure.update_layout(empty_figure(60 + 240 * lines, showlegend=False).layout)
-    study = _rebuild_study(rows, shown, [metric], scale=scale)
-    for i, name in enumerate(shown):
+    figure.update_layout(empty_figure(60 + 240 * grid_rows, showlegend=False).layout)
+    study = _rebuild_study(rows, varying, [metric], scale=scale)
+    for i, name in enumerate(varying):
         place = {"row": i // SLICES_IN_A_ROW + 1, "col": i % SLICES_IN_A_ROW + 1}
         drawn = plot_slice(study, params=[name], target_name=metric)
         figure.add_trace(drawn.data[0], **place)
@@ -104,11 +104,11 @@ def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float 
     """
     figure = empty_figure(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
     rows = _with_metrics(trials, metric)
-    shown = sorted(varied(rows, names))  # the order of Optuna's axes
-    if not shown:
+    varying = sorted(varied(rows, names))  # the order of Optuna's axes
+    if not varying:
         return figure
-    study = _rebuild_study(rows, shown, [metric], scale=scale)
-    drawn = plot_parallel_coordinate(study, params=shown, target_name=short_label(metric, 22))
+    study = _rebuild_study(rows, varying, [metric], scale=scale)
+    drawn = plot_parallel_coordinate(study, params=varying, target_name=short_label(metric, 22))
     *lines, colour_bar = drawn.data
     values = [_number(row[metric]) for row in rows]
     lowest, spread = min(values), max(values) - min(values)
@@ -119,7 +119,7 @@ def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float 
     figure.add_traces(drawn.data)
     layout = drawn.layout
     figure.update_layout(xaxis=layout.xaxis, yaxis=layout.yaxis, shapes=layout.shapes)
-    labels = [metric, *(name.split(".", 1)[-1] for name in shown)]
+    labels = [metric, *(name.split(".", 1)[-1] for name in varying)]
     figure.update_xaxes(
         ticktext=[short_label(text, 22) for text in labels],
         tickangle=-12,
@@ -240,7 +240,7 @@ def _rebuild_study(
 
     names: the settings that the trials get; each must take at least two values.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # else it prints that a study was made
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # otherwise it logs every new study
     study = optuna.create_study(
         directions=["minimize" if metric in lower else "maximize" for metric in metrics]
     )
