@@ -1,5 +1,5 @@
-"""Scores a checkpoint on a labelled split of its own or other shards, under test conditions: metrics
-with intervals, and their reasons.
+"""Scores a checkpoint on a labelled split of its own or other shards, under test conditions:
+metrics with intervals, and their reasons.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class InputRows(Protocol):
 
 @dataclass
 class ShardRows:
-    """Rows of a SHARDS folder."""
+    """Rows of a SHARDS folder, as a source of rows to predict."""
 
     uri: str
     splits: tuple[str, ...]
@@ -145,16 +145,16 @@ class RowEncoder:
         )
 
 
-def raw_manifest(checkpoint: Checkpoint, what: str) -> Manifest:
+def raw_manifest(checkpoint: Checkpoint, source: str) -> Manifest:
     """Returns how to prepare raw rows for a checkpoint's network; ValueError where nothing says so.
 
-    what: the raw rows, for the message.
+    source: where the raw rows come from, for the message.
     """
     manifest = checkpoint.manifest
     if "images" not in manifest.prepare:
         raise ValueError(
             "a table needs a checkpoint whose shards were made by ingest.py, "
-            f"which says how to prepare it; got {what}"
+            f"which says how to prepare it; got {source}"
         )
     schema, prepare = keep_modalities(manifest.schema, manifest.prepare, checkpoint.network.schema)
     return Manifest(schema=schema, rows=manifest.rows, prepare=prepare)

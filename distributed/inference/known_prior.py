@@ -1,4 +1,7 @@
-"""A class prior of the rows that the user knows: read, checked and normalised. Legend: C classes."""
+"""Reads, checks and normalises a class prior of the rows that the user knows.
+
+Legend: C classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads shards of another ingest for a checkpoint: classes, categories and columns are matched by name.
+"""Reads shards of another ingest for a checkpoint: classes, categories and columns match by name.
 
 What cannot be matched is refused. Legend: B rows, K categorical columns, C classes of the shards.
 """

@@ -1,4 +1,4 @@
-"""The options of `evaluate` and `predict`: for the command line, for Python and for the documentation."""
+"""The options of `evaluate` and `predict`, for commands, Python and the documentation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What `predict` reads and writes: a checkpoint, new rows, and the folder of the predictions."""
+    """What `predict` reads and writes: a checkpoint, new rows, the folder of the predictions."""
 
     checkpoint: str = required(CHECKPOINT_HELP, "C")
     data: str = required(

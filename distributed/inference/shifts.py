@@ -44,7 +44,7 @@ def shifted_rows(labels_N: IntArray, counts_C: IntArray, kind: str, seed: int) -
 
 
 def parse_shift(kind: str) -> tuple[str, float]:
-    """Returns the name of a test distribution and its ratio of the largest to the smallest class."""
+    """Returns a test distribution's name and the ratio of its largest to its smallest class."""
     name, _, text = kind.partition("-")
     try:
         ratio = float(text) if name in ("forward", "backward") else {"uniform": 1.0}[kind]

@@ -111,7 +111,8 @@ def check_labels(
     if unknown:
         raise OptionError(
             "data must have rows of the checkpoint's classes only "
-            f"({join_names(match.model.classes)}); {options.split}/ has rows of {', '.join(unknown)}",
+            f"({join_names(match.model.classes)}); "
+            f"{options.split}/ has rows of {', '.join(unknown)}",
             "data",
         )
 

@@ -1,4 +1,4 @@
-"""Opens the rows to predict: a SHARDS folder, or a raw table whose columns are those of training."""
+"""Opens the rows to predict: a SHARDS folder, or a raw table with the columns of training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from model.schema import join_names
 
 @dataclass
 class TableRows:
-    """Rows of a CSV or Parquet table."""
+    """Rows of a CSV or Parquet table, as a source of rows to predict."""
 
     table: RawTable
     encoder: RowEncoder

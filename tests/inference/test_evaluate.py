@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def ask(folder: Path, *words: str, data: str = "shards") -> dict[str, Any]:
-    out = folder / "told.json"
+def run_evaluate(folder: Path, *arguments: str, data: str = "shards") -> dict[str, Any]:
+    out = folder / "result.json"
     assert (
         evaluate.main(
             [
@@ -43,7 +43,7 @@ def ask(folder: Path, *words: str, data: str = "shards") -> dict[str, Any]:
                 str(folder / "run"),
                 "--data",
                 str(folder / data),
-                *words,
+                *arguments,
                 "--json",
                 str(out),
             ]
@@ -53,33 +53,33 @@ def ask(folder: Path, *words: str, data: str = "shards") -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def metrics_of(told: dict[str, Any]) -> dict[str, Any]:
+def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
     """Without what says where the rows came from."""
-    return {name: value for name, value in told.items() if name not in ("data", "remarks")}
+    return {name: value for name, value in result.items() if name not in ("data", "remarks")}
 
 
 def test_it_repeats_the_metrics_of_the_run(folder: Path) -> None:
     own = json.loads((folder / "run" / "metrics.json").read_text())
     for split in ("val", "test"):
-        told = ask(folder, "--split", split)
-        assert {name: told[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
+        result = run_evaluate(folder, "--split", split)
+        assert {name: result[name] for name in own[split]} == pytest.approx(own[split], abs=1e-6)
 
 
-def test_what_a_condition_does_and_does_not_do_is_told(
+def test_what_a_condition_does_and_does_not_do_is_stated(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "prior.json").write_text('{"common": 2, "scarce": 1}')
-    told = ask(folder, "--prior", str(tmp_path / "prior.json"), "--replicates", "0")
+    result = run_evaluate(folder, "--prior", str(tmp_path / "prior.json"), "--replicates", "0")
     others = [name for name in small_run.CLASSES if name not in ("common", "scarce")]
     assert (
-        f"the known prior gives {', '.join(others)} no weight: never predicted" in told["remarks"]
+        f"the known prior gives {', '.join(others)} no weight: never predicted" in result["remarks"]
     )
-    assert "intervals" not in told["remarks"]
-    told = ask(folder, "--modalities", "table", "--corrupt", "photo=noise:0.5")
-    assert "photo is taken away: nothing of it is left to corrupt" in told["remarks"]
+    assert "intervals" not in result["remarks"]
+    result = run_evaluate(folder, "--modalities", "table", "--corrupt", "photo=noise:0.5")
+    assert "photo is taken away: nothing of it is left to corrupt" in result["remarks"]
     capsys.readouterr()
-    told = ask(folder, "--shift", "forward-500")
-    sizes = [n for name, n in told.items() if name.startswith("rows/") and n]
+    result = run_evaluate(folder, "--shift", "forward-500")
+    sizes = [n for name, n in result.items() if name.startswith("rows/") and n]
     assert (
         f"by forward-500 (the largest class has {max(sizes) / min(sizes):.3g} times the rows"
         in capsys.readouterr().out
@@ -100,8 +100,8 @@ def test_a_run_with_a_second_stage_is_what_is_saved(
     }
     assert changed, "the second stage did nothing"
     assert all(name.startswith("experts") for name in changed), "the representation is frozen"
-    out = tmp_path / "told.json"
-    words = [
+    out = tmp_path / "result.json"
+    arguments = [
         "--checkpoint",
         str(tmp_path / "run"),
         "--data",
@@ -111,16 +111,16 @@ def test_a_run_with_a_second_stage_is_what_is_saved(
         "--json",
         str(out),
     ]
-    assert evaluate.main(words) == 0
-    told = json.loads(out.read_text())
-    assert {name: told[name] for name in done.metrics.test} == pytest.approx(
+    assert evaluate.main(arguments) == 0
+    result = json.loads(out.read_text())
+    assert {name: result[name] for name in done.metrics.test} == pytest.approx(
         done.metrics.test, abs=1e-6
     )
 
 
 def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> None:
-    plain = ask(folder, "--split", "test")
-    words = [
+    plain = run_evaluate(folder, "--split", "test")
+    arguments = [
         "--checkpoint",
         f"file://{folder}/run",
         "--data",
@@ -128,26 +128,26 @@ def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> No
         "--split",
         "test",
     ]
-    assert evaluate.main([*words, "--json", f"file://{tmp_path}/deep/told.json"]) == 0
-    told = json.loads((tmp_path / "deep" / "told.json").read_text())
+    assert evaluate.main([*arguments, "--json", f"file://{tmp_path}/deep/result.json"]) == 0
+    result = json.loads((tmp_path / "deep" / "result.json").read_text())
     places = ("checkpoint", "data")
-    assert {n: v for n, v in told.items() if n not in places} == {
+    assert {n: v for n, v in result.items() if n not in places} == {
         n: v for n, v in plain.items() if n not in places
     }
 
 
 def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(folder: Path) -> None:
-    told = ask(folder)
-    assert all(value is None or isinstance(value, str | int | float) for value in told.values())
+    result = run_evaluate(folder)
+    assert all(value is None or isinstance(value, str | int | float) for value in result.values())
     for name in ("balanced_accuracy", "macro_f1", "few_shot_accuracy", "ece", "nll"):
-        assert told[f"{name}/low"] <= told[f"{name}/high"]
-    assert told["accuracy/low"] < told["accuracy"] < told["accuracy/high"]
-    assert sum(told[f"expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1, abs=1e-6)
-    assert told["aggregation"] == told["aggregation/asked"] == "uniform"
-    assert [told[f"rows/{name}"] for name in small_run.CLASSES] == list(small_run.SPLITS["test"])
+        assert result[f"{name}/low"] <= result[f"{name}/high"]
+    assert result["accuracy/low"] < result["accuracy"] < result["accuracy/high"]
+    assert sum(result[f"expert_weight/{e}"] for e in (1, 2, 3)) == pytest.approx(1, abs=1e-6)
+    assert result["aggregation"] == result["aggregation/asked"] == "uniform"
+    assert [result[f"rows/{name}"] for name in small_run.CLASSES] == list(small_run.SPLITS["test"])
     for group in ("all", "many", "medium", "few"):
         for name in ("predicted", "true", "weight"):
-            assert 0 <= told[f"confidence/photo/{group}/{name}"] <= 1
+            assert 0 <= result[f"confidence/photo/{group}/{name}"] <= 1
 
 
 def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
@@ -169,28 +169,28 @@ def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
     [("uniform", (10, 10, 10)), ("forward-5", (50, 22, 10)), ("backward-5", (2, 4, 10))],
 )
 def test_the_cut_follows_the_protocol(folder: Path, shift: str, rows: tuple[int, ...]) -> None:
-    told = ask(folder, "--shift", shift, "--replicates", "10")
-    assert tuple(told[f"rows/{name}"] for name in small_run.CLASSES) == rows
-    assert (told["rows"], told["rows_available"]) == (sum(rows), 95)
-    assert told == ask(folder, "--shift", shift, "--replicates", "10")
-    other = ask(folder, "--shift", shift, "--replicates", "10", "--seed", "1")
-    assert other["rows"] == told["rows"]
-    assert other["nll"] != told["nll"]
+    result = run_evaluate(folder, "--shift", shift, "--replicates", "10")
+    assert tuple(result[f"rows/{name}"] for name in small_run.CLASSES) == rows
+    assert (result["rows"], result["rows_available"]) == (sum(rows), 95)
+    assert result == run_evaluate(folder, "--shift", shift, "--replicates", "10")
+    other = run_evaluate(folder, "--shift", shift, "--replicates", "10", "--seed", "1")
+    assert other["rows"] == result["rows"]
+    assert other["nll"] != result["nll"]
 
 
 def test_modalities_left_out_get_no_weight(folder: Path) -> None:
-    told = ask(folder, "--modalities", "table")
-    assert told["weight/photo"] == 0
-    assert "confidence/photo" not in told
-    assert told["confidence/photo/all/predicted"] is None
-    missing = ask(folder, "--corrupt", "photo=missing")
+    result = run_evaluate(folder, "--modalities", "table")
+    assert result["weight/photo"] == 0
+    assert "confidence/photo" not in result
+    assert result["confidence/photo/all/predicted"] is None
+    missing = run_evaluate(folder, "--corrupt", "photo=missing")
     assert {k: v for k, v in missing.items() if k not in ("modalities", "corrupt")} == {
-        k: v for k, v in told.items() if k not in ("modalities", "corrupt")
+        k: v for k, v in result.items() if k not in ("modalities", "corrupt")
     }
 
 
 def test_noise_lowers_the_true_confidence_of_the_sabotaged_modality(folder: Path) -> None:
-    clean, noisy = ask(folder), ask(folder, "--corrupt", "photo=noise")
+    clean, noisy = run_evaluate(folder), run_evaluate(folder, "--corrupt", "photo=noise")
     assert noisy["confidence/photo/all/true"] < clean["confidence/photo/all/true"] - 0.1
     assert noisy["confidence/table/all/true"] == pytest.approx(
         clean["confidence/table/all/true"], abs=1e-6
@@ -202,25 +202,27 @@ def test_shards_that_number_classes_and_categories_otherwise_give_the_same(folde
         classes=("scarce", "common", "middling"), sites=("face", "leg", "arm", "back")
     )
     small_run.write_shards(folder / "turned", turned)
-    told, own = ask(folder, data="turned"), ask(folder)
-    assert metrics_of(told) == pytest.approx(metrics_of(own), abs=1e-6)
-    assert "matched by name" in told["remarks"]
-    assert "categories of table matched by value: site" in told["remarks"]
+    result, own = run_evaluate(folder, data="turned"), run_evaluate(folder)
+    assert metrics_of(result) == pytest.approx(metrics_of(own), abs=1e-6)
+    assert "matched by name" in result["remarks"]
+    assert "categories of table matched by value: site" in result["remarks"]
 
 
-def test_a_table_of_other_records_is_told_unless_the_checkpoint_knows_nothing_of_it(
+def test_a_table_of_other_records_is_noted_unless_the_checkpoint_has_nothing_to_compare_with(
     folder: Path,
 ) -> None:
-    words = "photo and table agree only"
-    assert words not in ask(folder)["remarks"]
-    assert words in ask(folder, "--corrupt", "table=shuffle")["remarks"]
+    note = "photo and table agree only"
+    assert note not in run_evaluate(folder)["remarks"]
+    assert note in run_evaluate(folder, "--corrupt", "table=shuffle")["remarks"]
     before = folder / "before"  # one made by a version that did not learn what to expect
     save_checkpoint(
         str(before), dataclasses.replace(load_checkpoint(str(folder / "run")), cross_modal=None)
     )
     assert (
-        words
-        not in ask(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")["remarks"]
+        note
+        not in run_evaluate(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")[
+            "remarks"
+        ]
     )
 
 
@@ -232,9 +234,9 @@ def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
 
     config = apply_changes(loaded.config, {"data.cache": "stream"})
     save_checkpoint(str(streamed), dataclasses.replace(loaded, config=config))
-    told = {}
+    result = {}
     for name in ("run", "streamed"):
-        words = [
+        arguments = [
             "--checkpoint",
             str(folder / name),
             "--data",
@@ -244,19 +246,21 @@ def test_a_stream_gives_what_memory_gives(folder: Path) -> None:
             "--shift",
             "forward-2",
         ]
-        assert evaluate.main([*words, "--json", str(folder / "told.json")]) == 0
-        told[name] = json.loads((folder / "told.json").read_text()) | {"checkpoint": ""}
-    assert told["run"] == pytest.approx(told["streamed"], abs=1e-6)
+        assert evaluate.main([*arguments, "--json", str(folder / "result.json")]) == 0
+        result[name] = json.loads((folder / "result.json").read_text()) | {"checkpoint": ""}
+    assert result["run"] == pytest.approx(result["streamed"], abs=1e-6)
 
 
 def test_guards_work_without_the_validation_split_and_say_what_they_did(folder: Path) -> None:
     shutil.copytree(folder / "shards", folder / "no_val", ignore=shutil.ignore_patterns("val"))
     for method in ("stability", "prior"):
-        told = ask(folder, "--aggregation", method, "--shift", "forward-5", data="no_val")
-        assert told["aggregation/asked"] == method
-        assert told["aggregation"] == ("uniform" if told["aggregation/fell_back"] else method)
-        assert bool(told["aggregation/reason"]) == bool(told["aggregation/fell_back"])
-        assert "without labelled validation rows" not in told["aggregation/reason"]
+        result = run_evaluate(
+            folder, "--aggregation", method, "--shift", "forward-5", data="no_val"
+        )
+        assert result["aggregation/asked"] == method
+        assert result["aggregation"] == ("uniform" if result["aggregation/fell_back"] else method)
+        assert bool(result["aggregation/reason"]) == bool(result["aggregation/fell_back"])
+        assert "without labelled validation rows" not in result["aggregation/reason"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +275,9 @@ def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_s
     small_run.train(
         tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **{"optim.epochs": 2}
     )
-    before, after = (ask(tmp_path, "--aggregation", method) for method in ("uniform", "prior"))
+    before, after = (
+        run_evaluate(tmp_path, "--aggregation", method) for method in ("uniform", "prior")
+    )
     assert after["aggregation"] == "prior"
     assert not after["aggregation/fell_back"]
     shares = [count / sum(rows) for count in rows]
@@ -288,17 +294,17 @@ def test_the_checkpoint_holds_the_validation_logits_of_the_run(folder: Path) -> 
 
 def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
     (folder / "prior.json").write_text('{"scarce": 2.0}')
-    told = ask(
+    result = run_evaluate(
         folder, "--prior", str(folder / "prior.json"), "--trust-unfamiliar", "--replicates", "7"
     )
-    assert (told["prior"], told["trust_unfamiliar"], told["replicates"]) == (
+    assert (result["prior"], result["trust_unfamiliar"], result["replicates"]) == (
         str(folder / "prior.json"),
         True,
         7,
     )
-    assert told["aggregation"] == "given"
-    assert [told[f"recall/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
-    assert [told[f"prior/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
+    assert result["aggregation"] == "given"
+    assert [result[f"recall/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
+    assert [result[f"prior/{name}"] for name in small_run.CLASSES] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +321,7 @@ def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
 def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: str) -> None:
     (folder / "wrong.json").write_text(text)
     with mistake(message):
-        ask(folder, "--prior", str(folder / "wrong.json"))
+        run_evaluate(folder, "--prior", str(folder / "wrong.json"))
 
 
 def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
@@ -347,14 +353,14 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
     tmp_path: Path, place: str, why: str
 ) -> None:
     (tmp_path / "file").write_text("dear")
-    words = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
+    arguments = ["--checkpoint", "nowhere", "--data", "nowhere", "--json", str(tmp_path / place)]
     with mistake(f"^--json must name a file that can be written; got '[^\n]*': [^\n]*{why}$"):
-        evaluate.main(words)
+        evaluate.main(arguments)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--shift", "sideways-3"], "uniform, forward-K or backward-K.*sideways-3"),
         (["--modalities", "sound"], "got sound"),
@@ -364,9 +370,9 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
         (["--prior", "nowhere.json"], "must name a JSON file that exists"),
     ],
 )
-def test_mistakes_are_one_line(folder: Path, words: list[str], message: str) -> None:
+def test_mistakes_are_one_line(folder: Path, arguments: list[str], message: str) -> None:
     with mistake(message) as caught:
-        ask(folder, *words)
+        run_evaluate(folder, *arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -380,7 +386,7 @@ def change(folder: Path, name: str, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "there", "told"),
+    ("window", "shards_image", "message"),
     [
         (
             (0, 60000),
@@ -408,19 +414,19 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     folder: Path,
     tmp_path: Path,
     window: tuple[float, float] | None,
-    there: dict[str, Any] | None,
-    told: str | None,
+    shards_image: dict[str, Any] | None,
+    message: str | None,
 ) -> None:
     loaded = load_checkpoint(str(folder / "run"))
     (image,) = loaded.manifest.prepare["images"]
-    made = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
+    prepared = {"prepare": {**loaded.manifest.prepare, "images": [{**image, "window": window}]}}
     save_checkpoint(
         str(tmp_path / "run"),
-        dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **made)),
+        dataclasses.replace(loaded, manifest=dataclasses.replace(loaded.manifest, **prepared)),
     )
     shutil.copytree(folder / "shards", tmp_path / "shards")
     plain = json.loads((tmp_path / "shards" / "schema.json").read_text())
-    plain["prepare"]["images"] = [{**image, **there}] if there is not None else []
+    plain["prepare"]["images"] = [{**image, **shards_image}] if shards_image is not None else []
     (tmp_path / "shards" / "schema.json").write_text(json.dumps(plain))
     saved = load_checkpoint(str(tmp_path / "run"))
     ways = (
@@ -432,11 +438,11 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
         ],
     )
     for notes in ways:
-        if told and "must have" in told:
-            with mistake(told):
+        if message and "must have" in message:
+            with mistake(message):
                 notes()
         else:
-            assert told in "; ".join(notes()) if told else not notes()
+            assert message in "; ".join(notes()) if message else not notes()
 
 
 def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
@@ -472,7 +478,7 @@ def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
         "nowhere": "must exist",
     }.items():
         with mistake(message):
-            ask(folder, data=name)
+            run_evaluate(folder, data=name)
 
 
 def test_resampled_cells_come_from_the_training_marginals() -> None:

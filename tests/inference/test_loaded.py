@@ -346,8 +346,8 @@ def test_it_needs_no_ray_and_leaves_the_threads_as_they_were(folder: Path) -> No
         "torch.set_num_threads(2)\n"
         f"model = load({str(folder / 'run')!r})\n"
         f"frame = pd.read_csv({str(folder / 'table.csv')!r})\n"
-        f"found = model.predict(frame, images={str(folder / 'photos')!r}, aggregation='prior')\n"
-        "print(len(found), torch.get_num_threads())"
+        f"result = model.predict(frame, images={str(folder / 'photos')!r}, aggregation='prior')\n"
+        "print(len(result), torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -54,7 +54,9 @@ def out(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-def ask(folder: Path, data: str, out: Path, *words: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def run_predict(
+    folder: Path, data: str, out: Path, *arguments: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Predictions and summary; every row that went in is predicted or refused."""
     assert (
         predict.main(
@@ -65,18 +67,20 @@ def ask(folder: Path, data: str, out: Path, *words: str) -> tuple[pd.DataFrame, 
                 str(folder / data),
                 "--out",
                 str(out),
-                *words,
+                *arguments,
             ]
         )
         == 0
     )
-    told = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     refused = (
         len(pq.read_table(out / "rejected.parquet")) if (out / "rejected.parquet").exists() else 0
     )
-    found = pd.read_parquet(out / "predictions")
-    assert told["rows"] == told["predicted"] + told["rejected"] == len(found) + refused
-    return found, told
+    predictions = pd.read_parquet(out / "predictions")
+    assert (
+        summary["rows"] == summary["predicted"] + summary["rejected"] == len(predictions) + refused
+    )
+    return predictions, summary
 
 
 def close(a: pd.DataFrame, b: pd.DataFrame) -> None:
@@ -88,12 +92,12 @@ def close(a: pd.DataFrame, b: pd.DataFrame) -> None:
 
 
 def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
-    found, told = ask(folder, "shards", out, "--split", "test")
+    predictions, summary = run_predict(folder, "shards", out, "--split", "test")
     fixed = ["id", "split", "label", "prediction", "probability", "abstained", "entropy"]
     of_modalities = [
         f"{what}/{name}" for what in ("weight", "unfamiliar") for name in ("photo", "table")
     ]
-    assert list(found) == [
+    assert list(predictions) == [
         *fixed,
         *P,
         *of_modalities,
@@ -101,54 +105,60 @@ def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
         "expert_weight/2",
         "expert_weight/3",
     ]
-    p = found[P].to_numpy(float)
+    p = predictions[P].to_numpy(float)
     assert p.sum(1) == pytest.approx(np.ones(95), abs=1e-5)
-    assert found["prediction"].tolist() == [CLASSES[c] for c in p.argmax(1)]
-    assert found["probability"].to_numpy() == pytest.approx(p.max(1))
-    assert found["entropy"].to_numpy() == pytest.approx(-(p * np.log(p)).sum(1), abs=1e-4)
-    assert (found["weight/photo"] + found["weight/table"]).to_numpy() == pytest.approx(
+    assert predictions["prediction"].tolist() == [CLASSES[c] for c in p.argmax(1)]
+    assert predictions["probability"].to_numpy() == pytest.approx(p.max(1))
+    assert predictions["entropy"].to_numpy() == pytest.approx(-(p * np.log(p)).sum(1), abs=1e-4)
+    assert (predictions["weight/photo"] + predictions["weight/table"]).to_numpy() == pytest.approx(
         np.ones(95), abs=1e-5
     )
-    assert not found["abstained"].any()
-    assert found["label"].value_counts().to_dict() == dict(zip(CLASSES, small_run.SPLITS["test"]))
+    assert not predictions["abstained"].any()
+    assert predictions["label"].value_counts().to_dict() == dict(
+        zip(CLASSES, small_run.SPLITS["test"])
+    )
     own = json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    assert (found["label"] == found["prediction"]).mean() == pytest.approx(own["accuracy"])
-    assert told["rows/common"] == (found["prediction"] == "common").sum()
-    assert told["weight/photo"] == pytest.approx(found["weight/photo"].mean(), abs=1e-5)
+    assert (predictions["label"] == predictions["prediction"]).mean() == pytest.approx(
+        own["accuracy"]
+    )
+    assert summary["rows/common"] == (predictions["prediction"] == "common").sum()
+    assert summary["weight/photo"] == pytest.approx(predictions["weight/photo"].mean(), abs=1e-5)
 
 
 def test_all_splits_are_predicted_unless_one_is_named(folder: Path, out: Path) -> None:
-    found, _ = ask(folder, "shards", out)
-    assert found["split"].value_counts().to_dict() == {
+    predictions, _ = run_predict(folder, "shards", out)
+    assert predictions["split"].value_counts().to_dict() == {
         name: sum(counts) for name, counts in small_run.SPLITS.items()
     }
-    assert found["id"].is_unique
+    assert predictions["id"].is_unique
 
 
 def test_shards_a_table_of_bytes_and_a_csv_of_paths_agree(
     folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    shards, _ = ask(folder, "shards", out, "--split", "test")
-    table, _ = ask(folder, "table.parquet", tmp_path / "table")
-    csv, told = ask(folder, "table.csv", tmp_path / "csv", "--image", f"photo={folder / 'photos'}")
+    shards, _ = run_predict(folder, "shards", out, "--split", "test")
+    table, _ = run_predict(folder, "table.parquet", tmp_path / "table")
+    csv, summary = run_predict(
+        folder, "table.csv", tmp_path / "csv", "--image", f"photo={folder / 'photos'}"
+    )
     close(shards, table)
     close(table, csv)
     assert csv["id"].tolist() == pd.read_csv(folder / "table.csv")["id"].tolist()
-    assert told["notes"] == []
+    assert summary["notes"] == []
     pd.read_csv(folder / "table.csv").to_csv(
         folder / "comma.csv", index=False, sep=";", decimal=","
     )
-    comma, told = ask(
+    comma, summary = run_predict(
         folder, "comma.csv", tmp_path / "comma", "--image", f"photo={folder / 'photos'}"
     )
     close(csv, comma)
-    assert told["notes"] == [
+    assert summary["notes"] == [
         "the cells of the table are separated by ;: decimal commas are read as numbers"
     ]
 
 
 def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
-    words = [
+    arguments = [
         "--checkpoint",
         str(folder / "run"),
         "--data",
@@ -156,10 +166,10 @@ def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
         "--image",
         f"photo={folder / 'photos'}",
     ]
-    done = run_command("distributed/predict.py", *words, "--out", str(out))
+    done = run_command("distributed/predict.py", *arguments, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "predicted   95 of 95 rows" in done.stdout
-    done = run_command("distributed/predict.py", *words, "--out", str(out))
+    done = run_command("distributed/predict.py", *arguments, "--out", str(out))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: --out must be a new or empty folder; {out} holds summary.json\n"
 
@@ -174,7 +184,7 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(
     frame.loc[5, ["photo", "age", "dose", "site"]] = None
     frame.loc[6, "id"] = None
     frame.to_parquet(folder / "bad.parquet")
-    found, told = ask(folder, "bad.parquet", out)
+    predictions, summary = run_predict(folder, "bad.parquet", out)
     refused = pq.read_table(out / "rejected.parquet").to_pandas()
     assert refused["id"].tolist() == ["test0003", "test0004", "test0005", ""]
     reasons = refused["reason"].tolist()
@@ -182,27 +192,29 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(
     assert "unreadable image" in reasons[1]
     assert reasons[2] == "no image and no table value"
     assert reasons[3] == "id is missing (column 'id')"
-    assert (told["rows"], told["rejected"], len(found)) == (95, 4, 91)
-    kinds = {name: n for name, n in told.items() if name.startswith("refused/")}
+    assert (summary["rows"], summary["rejected"], len(predictions)) == (95, 4, 91)
+    kinds = {name: n for name, n in summary.items() if name.startswith("refused/")}
     assert len(kinds) == 4
     assert kinds["refused/no image and no table value"] == 1
     assert "  1 x no image and no table value" in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("words", [(), ("--aggregation", "prior"), ("--aggregation", "stability")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--aggregation", "prior"), ("--aggregation", "stability")]
+)
 def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(
-    folder: Path, out: Path, words: tuple[str, ...]
+    folder: Path, out: Path, arguments: tuple[str, ...]
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
     with mistake("all 3 were refused: 3 x photo: not an image of a known format"):
-        ask(folder, "worst.parquet", out, *words)
-    found, told = (
+        run_predict(folder, "worst.parquet", out, *arguments)
+    predictions, summary = (
         pd.read_parquet(out / "predictions"),
         json.loads((out / "summary.json").read_text()),
     )
-    assert (len(found), told["rejected"], told["predicted"]) == (0, 3, 0)
-    assert list(found)[:2] == ["id", "label"]
+    assert (len(predictions), summary["rejected"], summary["predicted"]) == (0, 3, 0)
+    assert list(predictions)[:2] == ["id", "label"]
     assert len(pq.read_table(out / "rejected.parquet")) == 3
 
 
@@ -215,17 +227,17 @@ def test_a_table_without_a_modality_still_gets_predictions(
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet").drop(columns=dropped)
     frame.to_parquet(folder / "less.parquet")
-    found, told = ask(folder, "less.parquet", out)
-    assert (found[f"weight/{absent}"] == 0).all()
-    assert (found[f"weight/{left}"] == 1).all()
+    predictions, summary = run_predict(folder, "less.parquet", out)
+    assert (predictions[f"weight/{absent}"] == 0).all()
+    assert (predictions[f"weight/{left}"] == 1).all()
     assert any(
         f"{absent} is absent in every row" in note or f"{absent}: it is absent in every row" in note
-        for note in told["notes"]
+        for note in summary["notes"]
     )
-    assert told["predicted"] > 80  # the rows without what is left are refused
+    assert summary["predicted"] > 80  # the rows without what is left are refused
 
 
-def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(
+def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_noted(
     folder: Path, out: Path
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
@@ -238,22 +250,22 @@ def test_labels_that_are_no_class_empty_columns_and_strange_ones_are_told(
         extra="x",
     )
     odd.to_parquet(folder / "strange.parquet")
-    found, told = ask(folder, "strange.parquet", out)
-    assert found["label"].isna().sum() == 7
+    predictions, summary = run_predict(folder, "strange.parquet", out)
+    assert predictions["label"].isna().sum() == 7
     rows = len(frame)
     wanted = [
         f"label: 7 of {rows} labels are none of the classes ({', '.join(CLASSES)}): no label there",
         "columns that training did not know are passed over: surprise, extra",
     ]
-    assert set(wanted) <= set(told["notes"])
-    assert {note.partition(";")[0] for note in told["notes"]} >= {
+    assert set(wanted) <= set(summary["notes"])
+    assert {note.partition(";")[0] for note in summary["notes"]} >= {
         "dose: empty in every row",
         "site: empty in every row",
     }
-    assert told["unread/labels that are no class"] == 7
+    assert summary["unread/labels that are no class"] == 7
 
 
-def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
+def test_cells_that_cannot_be_read_are_counted(folder: Path, out: Path) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     rows = len(frame)
     odd = frame.assign(
@@ -264,20 +276,20 @@ def test_cells_that_tell_nothing_are_counted(folder: Path, out: Path) -> None:
     odd.loc[:1, "site"] = frame.site[:2]
     odd.loc[:1, "dose"] = "lots"
     odd.to_parquet(folder / "odd.parquet")
-    told = ask(folder, "odd.parquet", out)[1]
-    assert f"age: {rows} of {rows} cells are no numbers as in training: missing" in told["notes"]
-    assert f"dose: 2 of {rows} cells are no numbers as in training: missing" in told["notes"]
+    summary = run_predict(folder, "odd.parquet", out)[1]
+    assert f"age: {rows} of {rows} cells are no numbers as in training: missing" in summary["notes"]
+    assert f"dose: 2 of {rows} cells are no numbers as in training: missing" in summary["notes"]
     unseen = int(frame.site[2:].notna().sum())
     assert (
         f"site: {unseen} of {rows} cells are none of the categories of training (arm, leg, back, face)"
-        in told["notes"]
+        in summary["notes"]
     )
 
 
 def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Path) -> None:
     assert not [
         note
-        for note in ask(folder, "table.csv", out)[1]["notes"]
+        for note in run_predict(folder, "table.csv", out)[1]["notes"]
         if "cells" in note or "no modality" in note
     ]
 
@@ -290,41 +302,43 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     frame.loc[:4, ["age", "dose", "site"]] = None
     frame.loc[5:9, "photo"] = None
     frame.to_parquet(tmp_path / "table.parquet")
-    found, told = ask(tmp_path, "table.parquet", out)
-    without = found["id"].isin(frame["id"][frame["photo"].isna()])
-    assert (found["unfamiliar/photo"] == ~without).all()
-    assert not found["unfamiliar/table"].any()
-    assert (found["weight/photo"] > 0).tolist() == [True] * 5 + [False] * 90, (
+    predictions, summary = run_predict(tmp_path, "table.parquet", out)
+    without = predictions["id"].isin(frame["id"][frame["photo"].isna()])
+    assert (predictions["unfamiliar/photo"] == ~without).all()
+    assert not predictions["unfamiliar/table"].any()
+    assert (predictions["weight/photo"] > 0).tolist() == [True] * 5 + [False] * 90, (
         "where nothing is familiar, by all that is there"
     )
     n = int((~without).sum())
-    assert told["rows_unfamiliar/photo"] == n
-    assert told["notes"] == [
+    assert summary["rows_unfamiliar/photo"] == n
+    assert summary["notes"] == [
         f"photo is unlike anything in training in {n} of 95 rows: it counts as absent; --trust-unfamiliar goes by it",
         "5 of these rows have nothing that is like training: they are predicted by all they have",
     ]
-    trusting, told = ask(tmp_path, "table.parquet", tmp_path / "trusting", "--trust-unfamiliar")
-    assert told["notes"] == []
+    trusting, summary = run_predict(
+        tmp_path, "table.parquet", tmp_path / "trusting", "--trust-unfamiliar"
+    )
+    assert summary["notes"] == []
     assert not trusting["unfamiliar/photo"].any()
     assert (trusting["weight/photo"] > 0).equals(~without)
 
 
-def test_rows_that_are_joined_to_the_wrong_pictures_are_told(
+def test_rows_that_are_joined_to_the_wrong_pictures_are_noted(
     folder: Path, out: Path, tmp_path: Path, ray_local: None
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
     cells = ["age", "dose", "site"]
     frame[cells] = frame[cells].sample(frac=1, random_state=0).to_numpy()
     frame.to_parquet(tmp_path / "table.parquet")
-    found, told = ask(folder, str(tmp_path / "table.parquet"), out)
-    assert len(found) > 80
-    (note,) = told["notes"]
+    predictions, summary = run_predict(folder, str(tmp_path / "table.parquet"), out)
+    assert len(predictions) > 80
+    (note,) = summary["notes"]
     assert note.startswith("photo and table agree only 0 % as much as on validation")
-    pooled, again = ask(
+    pooled, again = run_predict(
         folder, str(tmp_path / "table.parquet"), tmp_path / "pool", "--concurrency", "2"
     )
-    close(found, pooled)
-    assert again["notes"] == told["notes"]
+    close(predictions, pooled)
+    assert again["notes"] == summary["notes"]
 
 
 def test_unknown_columns_do_not_matter_nor_do_labels(
@@ -334,28 +348,28 @@ def test_unknown_columns_do_not_matter_nor_do_labels(
     frame.drop(columns="label").assign(colour="red", label_of_another=1).to_parquet(
         folder / "more.parquet"
     )
-    found, _ = ask(folder, "more.parquet", out)
-    own, _ = ask(folder, "table.parquet", tmp_path / "own")
-    assert found["label"].isna().all()
-    close(found.drop(columns="label"), own.drop(columns="label"))
+    predictions, _ = run_predict(folder, "more.parquet", out)
+    own, _ = run_predict(folder, "table.parquet", tmp_path / "own")
+    assert predictions["label"].isna().all()
+    close(predictions.drop(columns="label"), own.drop(columns="label"))
 
 
 def test_rows_without_a_class_go_below_the_threshold(folder: Path, out: Path) -> None:
-    found, told = ask(folder, "shards", out, "--split", "test", "--abstain", "0.7")
-    unsure = found[P].max(axis=1) < 0.7
+    predictions, summary = run_predict(folder, "shards", out, "--split", "test", "--abstain", "0.7")
+    unsure = predictions[P].max(axis=1) < 0.7
     assert 0 < unsure.sum() < 95
-    assert found["abstained"].tolist() == unsure.tolist()
-    assert (found["prediction"] == "").tolist() == unsure.tolist()
-    assert told["abstained"] == unsure.sum()
-    assert sum(told[f"rows/{name}"] for name in CLASSES) == 95 - unsure.sum()
+    assert predictions["abstained"].tolist() == unsure.tolist()
+    assert (predictions["prediction"] == "").tolist() == unsure.tolist()
+    assert summary["abstained"] == unsure.sum()
+    assert sum(summary[f"rows/{name}"] for name in CLASSES) == 95 - unsure.sum()
 
 
 def test_a_known_prior_moves_the_probabilities_by_bayes(
     folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    plain, _ = ask(folder, "shards", out, "--split", "test")
+    plain, _ = run_predict(folder, "shards", out, "--split", "test")
     (folder / "prior.json").write_text('{"common": 1, "middling": 3, "scarce": 6}')
-    moved, told = ask(
+    moved, summary = run_predict(
         folder,
         "shards",
         tmp_path / "moved",
@@ -370,19 +384,19 @@ def test_a_known_prior_moves_the_probabilities_by_bayes(
         0.6,
     ]  # with loss.average_prior_strength = 1 the experts' mean speaks for a uniform prior
     assert moved[P].to_numpy() == pytest.approx(expected / expected.sum(1, keepdims=True), abs=1e-4)
-    assert told["aggregation"] == "given"
+    assert summary["aggregation"] == "given"
 
 
 @pytest.mark.parametrize("method", ["stability", "prior"])
 def test_estimates_are_those_of_evaluate(folder: Path, out: Path, method: str) -> None:
-    _, told = ask(folder, "shards", out, "--split", "test", "--aggregation", method)
-    assert told["aggregation/asked"] == method
-    assert told["aggregation/rows"] == 95
-    assert bool(told["aggregation/reason"]) == bool(told["aggregation/fell_back"])
+    _, summary = run_predict(folder, "shards", out, "--split", "test", "--aggregation", method)
+    assert summary["aggregation/asked"] == method
+    assert summary["aggregation/rows"] == 95
+    assert bool(summary["aggregation/reason"]) == bool(summary["aggregation/fell_back"])
     if method == "stability":
         return
     evaluate = script("evaluate")
-    words = [
+    arguments = [
         "--checkpoint",
         str(folder / "run"),
         "--data",
@@ -390,18 +404,21 @@ def test_estimates_are_those_of_evaluate(folder: Path, out: Path, method: str) -
         "--aggregation",
         method,
     ]
-    evaluate.main([*words, "--json", str(folder / "told.json")])
-    other = json.loads((folder / "told.json").read_text())
+    evaluate.main([*arguments, "--json", str(folder / "result.json")])
+    other = json.loads((folder / "result.json").read_text())
     for name in ("aggregation", "aggregation/fell_back", "aggregation/reason", "expert_weight/1"):
-        assert told[name] == other[name]
+        assert summary[name] == other[name]
 
 
 def test_a_pool_of_actors_gives_the_same_to_the_bit(
     folder: Path, out: Path, tmp_path: Path, ray_local: None
 ) -> None:
-    for data, words in (("shards", ()), ("table.csv", ("--image", f"photo={folder / 'photos'}"))):
-        alone, _ = ask(folder, data, tmp_path / f"alone {data}", *words)
-        pool, _ = ask(folder, data, out, *words, "--concurrency", "2")
+    for data, arguments in (
+        ("shards", ()),
+        ("table.csv", ("--image", f"photo={folder / 'photos'}")),
+    ):
+        alone, _ = run_predict(folder, data, tmp_path / f"alone {data}", *arguments)
+        pool, _ = run_predict(folder, data, out, *arguments, "--concurrency", "2")
         pd.testing.assert_frame_equal(alone, pool)
         assert len(list((out / "predictions").iterdir())) > 1
         shutil.rmtree(out)
@@ -422,9 +439,9 @@ def test_a_mistake_found_by_an_actor_is_one_line_too(
         ),
         part,
     )
-    for words in ((), ("--concurrency", "2")):
+    for arguments in ((), ("--concurrency", "2")):
         with mistake("must be a whole PNG or JPEG") as caught:
-            ask(folder, "broken", out, *words)
+            run_predict(folder, "broken", out, *arguments)
         assert "\n" not in str(caught.value)
 
 
@@ -451,10 +468,10 @@ def test_a_csv_in_many_chunks_is_one_table(
 ) -> None:
     frame = pd.read_csv(folder / "table.csv").drop(columns="id")
     pd.concat([frame] * 3).to_csv(folder / "long.csv", index=False)
-    words = ["--image", f"photo={folder / 'photos'}", "--batch-size", "10"]
-    whole, told = ask(folder, "long.csv", out, *words)
+    arguments = ["--image", f"photo={folder / 'photos'}", "--batch-size", "10"]
+    whole, summary = run_predict(folder, "long.csv", out, *arguments)
     assert whole["id"].tolist() == [str(i) for i in range(285)]
-    assert told["notes"] == ["rows are numbered from 0: the table has no id column 'id'"]
+    assert summary["notes"] == ["rows are numbered from 0: the table has no id column 'id'"]
     monkeypatch.setattr(tasks, "CHUNK_BYTES", 1500)
     options = csv_options
 
@@ -472,15 +489,15 @@ def test_a_csv_in_many_chunks_is_one_table(
     assert len(waves) > 5
     assert all(wave.rows % 10 == 0 for wave in waves[:-1])
     monkeypatch.setattr(batch_prediction, "needs_pool", lambda rows, concurrency: False)
-    parts, _ = ask(folder, "long.csv", tmp_path / "parts", *words)
+    parts, _ = run_predict(folder, "long.csv", tmp_path / "parts", *arguments)
     pd.testing.assert_frame_equal(whole, parts)
 
 
 def test_what_a_broken_run_left_is_replaced(folder: Path, out: Path) -> None:
     (out / "predictions").mkdir(parents=True)
     (out / "predictions" / "part-00099.parquet").write_bytes(b"half a file")
-    found, _ = ask(folder, "shards", out, "--split", "val")
-    assert len(found) == 53
+    predictions, _ = run_predict(folder, "shards", out, "--split", "val")
+    assert len(predictions) == 53
 
 
 def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out: Path) -> None:
@@ -488,13 +505,13 @@ def test_a_folder_of_somebody_elses_predictions_is_left_alone(folder: Path, out:
     mine = out / "predictions" / "thesis.txt"
     mine.write_text("years of work")
     with mistake(r"--out must be a new or empty folder; .* holds predictions/thesis.txt"):
-        ask(folder, "shards", out, "--split", "val")
+        run_predict(folder, "shards", out, "--split", "val")
     assert mine.read_text() == "years of work"
 
 
 def test_everything_may_be_at_a_uri(folder: Path, out: Path, tmp_path: Path) -> None:
-    here, _ = ask(folder, "shards", out, "--split", "test")
-    words = [
+    here, _ = run_predict(folder, "shards", out, "--split", "test")
+    arguments = [
         "--checkpoint",
         f"file://{folder}/run",
         "--data",
@@ -502,7 +519,7 @@ def test_everything_may_be_at_a_uri(folder: Path, out: Path, tmp_path: Path) -> 
         "--split",
         "test",
     ]
-    assert predict.main([*words, "--out", f"file://{tmp_path}/deep/there"]) == 0
+    assert predict.main([*arguments, "--out", f"file://{tmp_path}/deep/there"]) == 0
     close(pd.read_parquet(tmp_path / "deep" / "there" / "predictions"), here)
     assert json.loads((tmp_path / "deep" / "there" / "summary.json").read_text())[
         "predicted"
@@ -511,7 +528,7 @@ def test_everything_may_be_at_a_uri(folder: Path, out: Path, tmp_path: Path) -> 
 
 def test_a_full_disk_is_one_line(folder: Path, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(240 << 10))
-    words = [
+    arguments = [
         "--checkpoint",
         str(folder / "run"),
         "--data",
@@ -519,7 +536,7 @@ def test_a_full_disk_is_one_line(folder: Path, small_disk: Path) -> None:
         "--out",
         str(small_disk / "out"),
     ]
-    done = run_command("distributed/predict.py", *words)
+    done = run_command("distributed/predict.py", *arguments)
     assert (done.returncode, done.stderr) == (
         1,
         "error: no space left: nothing more can be written\n",
@@ -532,7 +549,7 @@ def test_numbers_in_columns_of_bytes_are_read_as_text_is(
     table = pq.read_table(folder / "table.parquet")
     ages = [f"{age:5.1f}" for age in table["age"].to_pylist()]
     ages[0] = "  ?  "
-    found, notes = {}, {}
+    predictions, notes = {}, {}
     for kind, cells in (
         ("text", pa.array(ages)),
         ("bytes", pa.array([a.encode() for a in ages], pa.binary(5))),
@@ -541,9 +558,11 @@ def test_numbers_in_columns_of_bytes_are_read_as_text_is(
             table.set_column(table.schema.get_field_index("age"), "age", cells),
             tmp_path / f"{kind}.parquet",
         )
-        found[kind], told = ask(folder, str(tmp_path / f"{kind}.parquet"), out / kind)
-        notes[kind] = told["notes"]
-    assert found["bytes"].equals(found["text"])
+        predictions[kind], summary = run_predict(
+            folder, str(tmp_path / f"{kind}.parquet"), out / kind
+        )
+        notes[kind] = summary["notes"]
+    assert predictions["bytes"].equals(predictions["text"])
     assert (
         notes["bytes"]
         == notes["text"]
@@ -559,7 +578,7 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(
     with mistake(
         f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$"
     ):
-        ask(folder, "table.parquet", tmp_path / place)
+        run_predict(folder, "table.parquet", tmp_path / place)
     assert (tmp_path / "file").read_text() == "dear"
 
 
@@ -580,11 +599,11 @@ def test_a_table_that_cannot_be_read_is_one_line(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with mistake(message):
-        ask(folder, str(tmp_path / name), out)
+        run_predict(folder, str(tmp_path / name), out)
 
 
 @pytest.mark.parametrize(
-    ("data", "words", "message"),
+    ("data", "arguments", "message"),
     [
         ("shards", ["--image", "photo=x"], "--image is for tables"),
         (
@@ -609,12 +628,12 @@ def test_a_table_that_cannot_be_read_is_one_line(
     ],
 )
 def test_mistakes_are_one_line(
-    folder: Path, out: Path, data: str, words: list[str], message: str
+    folder: Path, out: Path, data: str, arguments: list[str], message: str
 ) -> None:
     frame = pd.read_csv(folder / "table.csv")
     frame.drop(columns="dose").to_csv(folder / "half.csv", index=False)
     frame[["id", "label"]].to_csv(folder / "other.csv", index=False)
     with mistake(message) as caught:
-        ask(folder, data, out, *words)
+        run_predict(folder, data, out, *arguments)
     assert "\n" not in str(caught.value)
     assert not (out / "summary.json").exists()
