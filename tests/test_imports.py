@@ -29,10 +29,7 @@ ORDER = (
     "searches",
     "studies",
 )
-# Imports inside functions of distributed/, at most: falls to 25 as the wings are rewritten.
-INSIDE_FUNCTIONS = 80
-# Wings whose imports inside functions all have a reason beside them: all of them, in the end.
-EXPLAINED = {"config", "runtime", "shards", "wafers", "inference", "searches", "studies"}
+INSIDE_FUNCTIONS = 25  # imports inside functions of distributed/, at most
 
 
 def files(folder: str) -> list[Path]:
@@ -197,8 +194,7 @@ def test_imports_inside_functions_are_few() -> None:
 
 @pytest.mark.parametrize("path", files("distributed"), ids=module_of)
 def test_an_import_inside_a_function_has_its_reason_beside_it(path: Path) -> None:
-    if wing(module_of(path)) in EXPLAINED:
-        assert not unexplained(path)
+    assert not unexplained(path)
 
 
 def test_model_imports_where_ray_pandas_and_optuna_are_absent() -> None:

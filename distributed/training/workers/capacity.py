@@ -81,6 +81,6 @@ def check_fits(scaling: ScalingConfig, what: str) -> None:
 
 
 def _cluster_resources() -> dict[str, float]:
-    import ray
+    import ray  # seconds to load, and the first to call this has started it
 
     return ray.cluster_resources()  # type: ignore[no-any-return]
