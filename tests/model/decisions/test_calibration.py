@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from model.decisions.calibration import (
-    MAX_OFFSET,
     TEMPERATURE_RANGE,
     Calibration,
     decide,
     fit_biases,
     fit_calibration,
-    fit_offsets,
     fit_temperature,
     mixture_prior,
     row_weights,
 )
+from model.decisions.offsets import MAX_OFFSET, fit_offsets
 from model.metrics.metrics import compute_metrics
 
 
