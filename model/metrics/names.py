@@ -1,6 +1,8 @@
-"""Every metric and what is written about it: title, unit, digits and direction, declared once for all tables, figures and reports.
+"""Every metric and how it is written: title, unit, digits and direction.
 
-Names are flat: balanced_accuracy, recall/CLASS, weight/MODALITY. No torch here: option parsing and report writing read this file.
+This is their only declaration, for all tables, figures and reports. Names are flat:
+balanced_accuracy, recall/CLASS, weight/MODALITY. The file imports no torch, because option parsing
+and report writing use it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,8 @@ class Metric:
     """How a metric is written: a share as 63.2 %, a plain number as 0.942, a duration as 12 s."""
 
     name: str
-    title: str  # as it stands inside a sentence or at the head of a column
-    unit: str = (
-        ""  # "%": the value is a share and is shown times 100; "s": seconds; "": a plain number
-    )
+    title: str  # for the inside of a sentence and the head of a column
+    unit: str = ""  # "%": a share, which is shown times 100; "s": seconds; "": a plain number
     lower_is_better: bool = False
 
     @property
@@ -46,23 +46,20 @@ class Metric:
         return f"{self.title} {self.unit}".rstrip()
 
     def value(self, value: float | None, missing: str = "-") -> str:
-        """The value in the metric's digits, without its unit."""
-        return (
-            missing
-            if value is None or not math.isfinite(value)
-            else f"{self.scale * value:.{self.digits}f}"
-        )
+        """Returns the value in the metric's digits, without its unit."""
+        if value is None or not math.isfinite(value):
+            return missing
+        return f"{self.scale * value:.{self.digits}f}"
 
     def text(self, value: float | None, missing: str = "-") -> str:
-        """The value with its unit."""
-        return (
-            self.value(value, missing)
-            if value is None or not math.isfinite(value)
-            else f"{self.value(value)} {self.unit}".rstrip()
-        )
+        """Returns the value with its unit."""
+        if value is None or not math.isfinite(value):
+            return missing
+        return f"{self.value(value)} {self.unit}".rstrip()
 
 
 def _share(name: str, title: str, lower_is_better: bool = False) -> Metric:
+    """Returns a metric that is written as a percentage."""
     return Metric(name=name, title=title, unit="%", lower_is_better=lower_is_better)
 
 
@@ -83,9 +80,8 @@ _DECLARED = (
     _share("ece", "ECE", lower_is_better=True),
     _share("classwise_ece", "class-wise ECE", lower_is_better=True),
 )
-METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in _DECLARED
-}  # of predictions: a search or a run can go by any of these
+# Metrics of predictions; a run or a search can select by any of these.
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
 _OTHERS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -93,7 +89,7 @@ _OTHERS: dict[str, Metric] = {
         _share("rarest_accuracy", "accuracy of the rarest third"),
     )
 }
-# Families of metrics, NAME/PLACE, and what their titles are made of.
+# Families of metrics FAMILY/MEMBER: the title, with a place for the member, and the unit.
 _FAMILIES: dict[str, tuple[str, str]] = {
     "recall": ("recall of {}", "%"),
     "precision": ("precision of {}", "%"),
@@ -102,29 +98,27 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "unfamiliar": ("share of {} unlike training", ""),
     "expert_weight": ("weight of expert {}", ""),
 }
-PER_CLASS = ("recall", "precision")  # families of which a run or a search can go by a member
-CONFIDENCE_FACTS = (
-    "predicted",
-    "used",
-    "true",
-    "rank_correlation",
-    "weight",
-)  # of a modality in a group of classes
+PER_CLASS = ("recall", "precision")  # families with members that a run or a search can select by
+# What the confidence report states of a modality in a group of classes.
+CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
 
 
 def metric(name: str) -> Metric:
-    """The metric of this name; one that is not declared is a plain number titled by its name."""
+    """Returns the metric of this name; one that is not declared is a plain number."""
     if name in METRICS or name in _OTHERS:
         return METRICS.get(name) or _OTHERS[name]
-    family, _, place = name.partition("/")
-    if family in _FAMILIES and place and "/" not in place:
+    family, _, member = name.partition("/")
+    if family in _FAMILIES and member and "/" not in member:
         title, unit = _FAMILIES[family]
-        return Metric(name=name, title=title.format(place), unit=unit)
+        return Metric(name=name, title=title.format(member), unit=unit)
     return Metric(name=name, title=name.replace("_", " "))
 
 
 def check_name(setting: str, name: str, *more: str) -> None:
-    """Refuses a metric that does not exist. more: names that are valid besides the declared ones."""
+    """Raises ValueError for a metric that does not exist.
+
+    setting: the option or setting that names it. more: valid names besides the declared ones.
+    """
     if name not in (*METRICS, *more) and name.partition("/")[0] not in PER_CLASS:
         valid = ", ".join((*METRICS, *more))
         raise ValueError(

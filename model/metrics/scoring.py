@@ -1,9 +1,12 @@
-"""The definition of every metric, on weighted rows. Legend: N rows, C classes, R bootstrap replicates, G distinct scores.
+"""The definition of every metric, on weighted rows.
 
-Own code rather than torchmetrics 1.9 (the tests compare with it and with scikit-learn), because of what was measured: its macro AUROC
-counts a class without rows as 0 (0.436 for random scores with 9 of 59 classes absent), it takes no row weights, which the bootstrap needs,
-and its import adds 2 s to every worker process. All sums here are of integers (values in fixed point), so the order of the rows and the
-number of workers that scored them cannot change a digit.
+This is own code rather than torchmetrics 1.9, with which and with scikit-learn the tests compare
+it. The reasons were measured: torchmetrics' macro AUROC counts a class without rows as 0 (0.436 for
+random scores with 9 of 59 classes absent), it takes no row weights, which the bootstrap needs, and
+its import adds 2 s to every worker process. All sums here are of integers (values in fixed point),
+so the order of the rows and the number of workers that scored them cannot change a digit.
+
+Legend: N rows, C classes, R bootstrap replicates, G distinct scores.
 """
 
 from __future__ import annotations
@@ -17,19 +20,22 @@ from torch import Tensor
 
 from model.schema import FEW_ROWS, MANY_ROWS, groups_are_terciles
 
-BINS = 15  # of both calibration errors, equally wide
+BINS = 15  # of both calibration errors, all of the same width
 SHOTS = ("many", "medium", "few")
-_CELLS = 4_000_000  # replicates of one chunk times their rows, or times the cells of their confusion matrix
-_UNIT = (
-    2**36
-)  # fixed point: exact integer sums of values up to 16 over 8 million rows, with steps of 1.5e-11
-_SMALLEST = torch.finfo(
-    torch.float32
-).eps  # a probability of 0 counts as this in the NLL, as in scikit-learn
+# Numbers that one chunk of replicates takes: a weight for each row and a confusion matrix.
+_CELLS = 4_000_000
+# Of the fixed-point numbers: sums of values up to 16 over 8 million rows are exact, in steps of
+# 1.5e-11.
+_UNIT = 2**36
+_SMALLEST = torch.finfo(torch.float32).eps  # a probability of 0 in the NLL, as in scikit-learn
 
 
 def shot_groups(counts_C: Tensor) -> Tensor:
-    """0 (many, over 100 training rows), 1 (medium, 20 to 100) or 2 (few) for every class; terciles of the classes if a group were empty."""
+    """Returns the group of each class by its training rows, [C].
+
+    0: many, over 100 rows. 1: medium, 20 to 100. 2: few. If a group were empty, the groups are the
+    thirds of the classes by size instead.
+    """
     groups_C = torch.where(counts_C > MANY_ROWS, 0, torch.where(counts_C >= FEW_ROWS, 1, 2))
     classes = len(counts_C)
     if groups_are_terciles(counts_C.tolist()):
@@ -40,153 +46,167 @@ def shot_groups(counts_C: Tensor) -> Tensor:
 
 
 def midranks(values_N: Tensor) -> Tensor:
-    """Ranks 1..N; equal values share the mean of their ranks."""
+    """Returns the ranks 1..N, where equal values share the mean of their ranks, [N]."""
     _, place_N, size_G = torch.unique(values_N, return_inverse=True, return_counts=True)
     rank_G: Tensor = size_G.cumsum(0) - (size_G.double() - 1) / 2
     return rank_G[place_N]
 
 
 def _fixed(values: Tensor) -> Tensor:
+    """Returns the values as fixed-point integers."""
     return (values.double() * _UNIT).round().long()
 
 
-def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
-    """top / bottom, NaN where there is nothing to divide by."""
-    return torch.where(bottom > 0, top.double() / bottom.clamp(min=1).double(), torch.nan)
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Returns the ratio of two counts; NaN where the denominator is 0."""
+    ratio = numerator.double() / denominator.clamp(min=1).double()
+    return torch.where(denominator > 0, ratio, torch.nan)
 
 
-def _least(values: Tensor) -> Tensor:
-    """The smallest value of the last axis that is not NaN; NaN where all are."""
-    return torch.where(values.isnan().all(-1), torch.nan, values.nan_to_num(nan=torch.inf).amin(-1))
+def _nanmin(values: Tensor) -> Tensor:
+    """Returns the smallest value of the last axis that is not NaN; NaN where all are."""
+    smallest = values.nan_to_num(nan=torch.inf).amin(-1)
+    return torch.where(values.isnan().all(-1), torch.nan, smallest)
 
 
 def replicates_per_chunk(rows: int, classes: int) -> int:
-    """Replicates of one chunk, which bounds what they take in memory: a row of weights and a confusion matrix each."""
+    """Returns how many bootstrap replicates are computed at a time, which bounds the memory."""
     return max(1, _CELLS // max(rows, classes**2))
 
 
 @dataclass
 class ScoredRows:
-    """Rows with their decisions and R rows of integer weights; every metric comes from here as R values, NaN where undefined."""
+    """Labelled rows with their decisions, in R weightings.
+
+    Every metric is an array of R values, NaN where it is undefined.
+    """
 
     probabilities_NC: Tensor
     labels_N: Tensor
     predictions_N: Tensor
-    weights_RN: Tensor
-    groups_C: Tensor
+    weights_RN: Tensor  # integers: how often a row counts
+    groups_C: Tensor  # see shot_groups
 
-    def _sums(self, place_N: Tensor, places: int, values_RN: Tensor) -> Tensor:
-        """Weighted sums of the rows that share a place, [R, places]."""
-        return torch.zeros(
-            len(values_RN), places, dtype=torch.long, device=values_RN.device
-        ).index_add_(1, place_N, values_RN)
+    def _sums(self, index_N: Tensor, size: int, values_RN: Tensor) -> Tensor:
+        """Returns the sums of the values that share an index, [R, size]."""
+        zeros = torch.zeros(len(values_RN), size, dtype=torch.long, device=values_RN.device)
+        return zeros.index_add_(1, index_N, values_RN)
 
     def _mean(self, values_N: Tensor) -> Tensor:
+        """Returns the weighted mean of the rows' values, [R]."""
         return _ratio((self.weights_RN * _fixed(values_N)).sum(1), self.weights_RN.sum(1)) / _UNIT
 
     @cached_property
     def confusion_RCC(self) -> Tensor:
-        """Rows: the true class; columns: the decision."""
+        """Confusion matrices; rows are the true classes, columns the decisions."""
         classes = self.probabilities_NC.shape[1]
-        return self._sums(
-            self.labels_N * classes + self.predictions_N, classes**2, self.weights_RN
-        ).view(-1, classes, classes)
+        cell_N = self.labels_N * classes + self.predictions_N
+        return self._sums(cell_N, classes**2, self.weights_RN).view(-1, classes, classes)
 
     @cached_property
     def hits_RC(self) -> Tensor:
+        """Correct decisions of each class."""
         return self.confusion_RCC.diagonal(dim1=1, dim2=2)
 
     @cached_property
     def recall_RC(self) -> Tensor:
+        """Recall of each class."""
         return _ratio(self.hits_RC, self.confusion_RCC.sum(2))
 
     @cached_property
     def precision_RC(self) -> Tensor:
+        """Precision of each class."""
         return _ratio(self.hits_RC, self.confusion_RCC.sum(1))
 
     @cached_property
     def f1_RC(self) -> Tensor:
-        """0 for a class that is predicted but absent, NaN only for one that is neither: as scikit-learn and torchmetrics do."""
+        """F1 of each class: 0 for one that is predicted but absent, NaN for one that is neither.
+
+        scikit-learn and torchmetrics define it so.
+        """
         return _ratio(2 * self.hits_RC, self.confusion_RCC.sum(1) + self.confusion_RCC.sum(2))
 
     def group_recall(self, group: int) -> Tensor:
+        """Returns the mean recall over the classes of a group."""
         return self.recall_RC[:, self.groups_C == group].nanmean(1)
 
     def g_mean(self) -> Tensor:
+        """Returns the geometric mean of the recalls."""
         return self.recall_RC.log().nanmean(1).exp()
 
     def mcc(self) -> Tensor:
-        """Multi-class R_k; 0 where every decision is the same class, undefined where every label is."""
+        """Returns the multi-class Matthews correlation coefficient, R_k.
+
+        It is 0 where every decision is the same class, undefined where every label is.
+        """
         table_RCC = self.confusion_RCC.double()
-        total_R, true_RC, told_RC = table_RCC.sum((1, 2)), table_RCC.sum(2), table_RCC.sum(1)
-        spread_true_R, spread_told_R = (
-            total_R**2 - (true_RC**2).sum(1),
-            total_R**2 - (told_RC**2).sum(1),
-        )
-        top_R = self.hits_RC.double().sum(1) * total_R - (true_RC * told_RC).sum(1)
-        value_R = top_R / (spread_true_R * spread_told_R).sqrt().clamp(min=1e-300)
-        return torch.where(
-            spread_true_R > 0, torch.where(spread_told_R > 0, value_R, 0.0), torch.nan
-        )
+        total_R, true_RC, decided_RC = table_RCC.sum((1, 2)), table_RCC.sum(2), table_RCC.sum(1)
+        true_spread_R = total_R**2 - (true_RC**2).sum(1)
+        decided_spread_R = total_R**2 - (decided_RC**2).sum(1)
+        covariance_R = self.hits_RC.double().sum(1) * total_R - (true_RC * decided_RC).sum(1)
+        value_R = covariance_R / (true_spread_R * decided_spread_R).sqrt().clamp(min=1e-300)
+        value_R = torch.where(decided_spread_R > 0, value_R, 0.0)
+        return torch.where(true_spread_R > 0, value_R, torch.nan)
 
     @cached_property
     def ranking_2RC(self) -> Tensor:
-        """One-against-rest AUROC (ties count half) and average precision of every class."""
+        """AUROC (ties count half) and average precision of each class against the others."""
         classes = self.probabilities_NC.shape[1]
         return torch.stack([self._rank_class(c) for c in range(classes)], 2)
 
     def _rank_class(self, c: int) -> Tensor:
-        scores_G, place_N = torch.unique(self.probabilities_NC[:, c], return_inverse=True)
+        """Returns AUROC and average precision of one class, [2, R]."""
+        scores_G, group_N = torch.unique(self.probabilities_NC[:, c], return_inverse=True)
         hits_RN = self.weights_RN * (self.labels_N == c)
-        hits_RG = self._sums(place_N, len(scores_G), hits_RN)
-        other_RG = self._sums(place_N, len(scores_G), self.weights_RN) - hits_RG
+        hits_RG = self._sums(group_N, len(scores_G), hits_RN)
+        other_RG = self._sums(group_N, len(scores_G), self.weights_RN) - hits_RG
         hits_R, other_R = hits_RG.sum(1), other_RG.sum(1)
-        twice_R = (hits_RG * (2 * other_RG.cumsum(1) - other_RG)).sum(
-            1
-        )  # of ordered pairs; integer, so exact
-        from_top_RG = hits_RG.flip(1).cumsum(1)
-        precision_RG = (
-            from_top_RG / (from_top_RG + other_RG.flip(1).cumsum(1)).clamp(min=1).double()
-        )
+        # Twice the number of pairs in the right order, so that a tie counts 1 and the sum is exact.
+        twice_pairs_R = (hits_RG * (2 * other_RG.cumsum(1) - other_RG)).sum(1)
+        hits_above_RG = hits_RG.flip(1).cumsum(1)
+        all_above_RG = hits_above_RG + other_RG.flip(1).cumsum(1)
+        precision_RG = hits_above_RG / all_above_RG.clamp(min=1).double()
         weighted_R = (hits_RG.flip(1) * precision_RG).sum(1)
         average_R = torch.where(hits_R > 0, weighted_R / hits_R.clamp(min=1), torch.nan)
-        return torch.stack([_ratio(twice_R, 2 * hits_R * other_R), average_R])
+        return torch.stack([_ratio(twice_pairs_R, 2 * hits_R * other_R), average_R])
 
     def calibration_error(self, scores_N: Tensor, true_N: Tensor) -> Tensor:
-        """Mean distance between score and frequency over bins, weighted by their rows."""
-        place_N = (scores_N * BINS).long().clamp(0, BINS - 1)
-        gap_RB = self._sums(
-            place_N, BINS, self.weights_RN * (_fixed(scores_N) - _UNIT * true_N.long())
-        )
+        """Returns the mean distance between score and frequency over bins of scores.
+
+        Bins count by their rows. true_N: whether the event that the score predicts came true.
+        """
+        bin_N = (scores_N * BINS).long().clamp(0, BINS - 1)
+        difference_RN = self.weights_RN * (_fixed(scores_N) - _UNIT * true_N.long())
+        gap_RB = self._sums(bin_N, BINS, difference_RN)
         return _ratio(gap_RB.abs().sum(1), self.weights_RN.sum(1)) / _UNIT
 
     def ece(self) -> Tensor:
+        """Returns the calibration error of the decided classes' probabilities."""
         scores_N = self.probabilities_NC.gather(1, self.predictions_N[:, None])[:, 0]
         return self.calibration_error(scores_N, self.predictions_N == self.labels_N)
 
     def classwise_ece(self) -> Tensor:
+        """Returns the mean over the classes of the calibration errors of their probabilities."""
         scores_NC = self.probabilities_NC
-        return torch.stack(
-            [
-                self.calibration_error(scores_NC[:, c], self.labels_N == c)
-                for c in range(scores_NC.shape[1])
-            ]
-        ).mean(0)
+        classes = range(scores_NC.shape[1])
+        errors = [self.calibration_error(scores_NC[:, c], self.labels_N == c) for c in classes]
+        return torch.stack(errors).mean(0)
+
+    def true_probability_N(self) -> Tensor:
+        """Returns the probability of each row's true class."""
+        return self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0].double()
 
     def nll(self) -> Tensor:
-        return self._mean(
-            -self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0]
-            .double()
-            .clamp(min=_SMALLEST)
-            .log()
-        )
+        """Returns the negative log-likelihood."""
+        return self._mean(-self.true_probability_N().clamp(min=_SMALLEST).log())
 
     def brier(self) -> Tensor:
-        """Sum over the classes of squared errors, 0 to 2."""
-        true_N = self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0].double()
-        return self._mean((self.probabilities_NC.double() ** 2).sum(1) - 2 * true_N + 1)
+        """Returns the Brier score, the sum over the classes of squared errors: 0 to 2."""
+        squares_N = (self.probabilities_NC.double() ** 2).sum(1)
+        return self._mean(squares_N - 2 * self.true_probability_N() + 1)
 
 
+# Every metric by its name: rows -> [R].
 FORMULAS: dict[str, Callable[[ScoredRows], Tensor]] = {
     "balanced_accuracy": lambda scored: scored.recall_RC.nanmean(1),
     "macro_f1": lambda scored: scored.f1_RC.nanmean(1),
@@ -195,7 +215,7 @@ FORMULAS: dict[str, Callable[[ScoredRows], Tensor]] = {
     "macro_auroc": lambda scored: scored.ranking_2RC[0].nanmean(1),
     "macro_auprc": lambda scored: scored.ranking_2RC[1].nanmean(1),
     "accuracy": lambda scored: _ratio(scored.hits_RC.sum(1), scored.weights_RN.sum(1)),
-    "worst_recall": lambda scored: _least(scored.recall_RC),
+    "worst_recall": lambda scored: _nanmin(scored.recall_RC),
     "many_shot_accuracy": lambda scored: scored.group_recall(0),
     "medium_shot_accuracy": lambda scored: scored.group_recall(1),
     "few_shot_accuracy": lambda scored: scored.group_recall(2),
@@ -212,19 +232,24 @@ def score_rows(
     counts_C: Tensor,
     predictions_N: Tensor | None = None,
 ) -> ScoredRows:
-    """The labelled rows, each with weight 1. Decisions are the most probable class unless given."""
+    """Returns the labelled rows with weight 1 each.
+
+    counts_C: training rows of each class. predictions_N: decisions, the most probable class unless
+        given.
+    """
     if not bool(torch.isfinite(probabilities_NC).all()):
         broken = int((~torch.isfinite(probabilities_NC)).any(1).sum())
         raise ValueError(
-            f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with NaN or infinity"
+            f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with NaN"
+            " or infinity"
         )
-    known_N = labels_N >= 0
-    scores_NC = probabilities_NC.detach().float()[known_N]
-    decisions_N = scores_NC.argmax(1) if predictions_N is None else predictions_N.long()[known_N]
+    labelled_N = labels_N >= 0
+    scores_NC = probabilities_NC.detach().float()[labelled_N]
+    decisions_N = scores_NC.argmax(1) if predictions_N is None else predictions_N.long()[labelled_N]
     weights_RN = torch.ones(1, len(scores_NC), dtype=torch.long, device=scores_NC.device)
     return ScoredRows(
         scores_NC,
-        labels_N[known_N].long(),
+        labels_N[labelled_N].long(),
         decisions_N,
         weights_RN,
         shot_groups(counts_C.to(scores_NC.device)),

@@ -206,7 +206,7 @@ def test_resamples_keep_every_class_size() -> None:
     (weights,) = bootstrap_weights(labels, 50, seed=3)
     for c in (0, 1, 2, 5):
         assert (weights[:, labels == c].sum(1) == (labels == c).sum()).all()
-    assert torch.equal(weights, torch.cat(list(bootstrap_weights(labels, 50, seed=3, most=7))))
+    assert torch.equal(weights, torch.cat(list(bootstrap_weights(labels, 50, seed=3, chunk=7))))
 
 
 def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
