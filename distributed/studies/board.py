@@ -1,6 +1,9 @@
-"""TensorBoard of a study: a run for every cell, named CONDITION/VARIANT/seed-K, its hyperparameter group the variant under the condition,
-so that seeds fold. Variants that share a training share its curves; of conditions that differ at test only the first one has them, and all
-have their scores."""
+"""TensorBoard of a study: one run for every cell, named CONDITION/VARIANT/seed-K.
+
+Its hyperparameter group is the variant under the condition, so that seeds are shown together.
+Variants that share a training share its curves. Of conditions that differ at test time only, the
+first has the curves, and all have their scores.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from distributed.runtime.storage import is_uri, join, uploader
 from distributed.studies.definition import Cell
 from distributed.studies.results import CellRow
 
-SHOWN = (
+TEST_METRICS = (
     "balanced_accuracy",
     "macro_f1",
     "worst_recall",
@@ -22,58 +25,58 @@ SHOWN = (
     "few_shot_accuracy",
     "ece",
 )
+NOT_CURVES = ("epoch", "best_epoch")  # entries of a training's history that are no metrics
 
 
-def write(
+def write_cell_events(
     folder: str,
-    group: Sequence[tuple[str, Cell]],
+    cells: Sequence[tuple[str, Cell]],
     rows: Sequence[CellRow],
     history: Sequence[dict[str, float]],
     *,
-    several: bool,
+    with_data_names: bool,
 ) -> None:
-    """Event files of one training's finished cells under folder/tensorboard; with several data sets their name leads. Gradient boosting
-    has no history."""
-    drawn: set[str] = set()
-    for (data, cell), row in zip(group, rows, strict=True):
-        curves = [] if cell.variant in drawn else history
-        if row.state == "done":
-            drawn.add(cell.variant)
-            _write_one(
-                folder,
-                data,
-                cell,
-                row,
-                curves,
-                int(history[-1]["epoch"]) if history else 0,
-                several,
-            )
+    """Writes the event files of one training's finished cells, under tensorboard/ in the folder.
+
+    cells: with the names of their data sets. rows: their results, in the same order.
+    history: the metrics of every epoch; gradient boosting has none.
+    with_data_names: whether the runs' names begin with the data set.
+    """
+    epochs = int(history[-1]["epoch"]) if history else 0
+    variants_with_curves: set[str] = set()
+    for (data, cell), row in zip(cells, rows, strict=True):
+        if row.state != "done":
+            continue
+        curves = [] if cell.variant in variants_with_curves else history
+        variants_with_curves.add(cell.variant)
+        place = [slug(data)] if with_data_names else []
+        if cell.condition != "clean":
+            place.append(slug(cell.condition))
+        run = join(folder, "tensorboard", *place, slug(cell.variant), f"seed-{cell.seed}")
+        _write_run(run, cell, row, curves, epochs)
 
 
-def _write_one(
-    folder: str,
-    data: str,
+def _write_run(
+    run: str,
     cell: Cell,
     row: CellRow,
     history: Sequence[dict[str, float]],
-    last: int,
-    several: bool,
+    epochs: int,
 ) -> None:
-    parts = [
-        *([slug(data)] if several else []),
-        *([] if cell.condition == "clean" else [slug(cell.condition)]),
-    ]
-    run = join(folder, "tensorboard", *parts, slug(cell.variant), f"seed-{cell.seed}")
-    if not is_uri(run):  # a cell that is run again replaces its curves
+    """Writes one run into its folder or URI; a cell that is run again replaces its curves.
+
+    epochs: how many the training took, the step of the test scores.
+    """
+    if not is_uri(run):
         remove_event_files(Path(run))
     events = EventWriter(run, upload=uploader(run))
     for metrics in history:
         for name, value in metrics.items():
-            if name not in ("epoch", "best_epoch"):
+            if name not in NOT_CURVES:
                 events.scalar(scalar_tag(name), value, int(metrics["epoch"]))
-    for name in SHOWN:
+    for name in TEST_METRICS:
         if f"test/{name}" in row.metrics:
-            events.scalar(f"final/test/{name}", row.metrics[f"test/{name}"], last)
+            events.scalar(f"final/test/{name}", row.metrics[f"test/{name}"], epochs)
     settings = {
         name: value
         for name, value in cell.settings.items()

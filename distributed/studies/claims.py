@@ -125,15 +125,15 @@ def claim_table(
         if not result.claim.has_limit:
             continue
         measured = interval = None
-        found = result.measured
-        if found is not None and found.mean is not None:
-            text = _format_measured(result.claim, found.mean)
-            measured = TableCell(text=text, value=found.mean)
-            if found.low is not None and found.high is not None:
-                low, high = (_format_measured(result.claim, v) for v in (found.low, found.high))
+        summary = result.measured
+        if summary is not None and summary.mean is not None:
+            text = _format_measured(result.claim, summary.mean)
+            measured = TableCell(text=text, value=summary.mean)
+            if summary.low is not None and summary.high is not None:
+                low, high = (_format_measured(result.claim, v) for v in (summary.low, summary.high))
                 interval = f"{low} to {high}"
         view = by_place[result.data, result.condition]
-        seeds = found.n if found is not None else 0
+        seeds = summary.n if summary is not None else 0
         rows.append(
             [
                 result.claim.text,

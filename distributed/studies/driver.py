@@ -14,6 +14,7 @@ from distributed.runtime.errors import flag
 from distributed.runtime.storage import absolute_location, as_option_error
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
+from distributed.studies.definition import Study
 from distributed.studies.options import QUICK_SEEDS, QUICK_SETTINGS, StudyOptions
 from distributed.studies.planning import study_cells
 from distributed.studies.reading import read_study
@@ -73,8 +74,7 @@ def study(options: StudyOptions) -> StudyResult:
     planned = study_cells(
         definition,
         data_sets,
-        options.seeds
-        or (min(QUICK_SEEDS, definition.seeds) if options.quick else definition.seeds),
+        _seeds(options, definition),
         settings,
         options.variants,
         options.conditions,
@@ -102,6 +102,13 @@ def study(options: StudyOptions) -> StudyResult:
         run_trainings(state, trainings, by_name)
     report = state.write_report(pictures=True)
     return StudyResult(folder=folder, rows=state.rows(), failed=state.failures(), report=report)
+
+
+def _seeds(options: StudyOptions, definition: Study) -> int:
+    """The number of seeds: as requested, else the study's own, of which --quick takes a few."""
+    if options.seeds is not None:
+        return options.seeds
+    return min(QUICK_SEEDS, definition.seeds) if options.quick else definition.seeds
 
 
 def check_trainings(trainings: Sequence[Training], data_sets: Mapping[str, DataSet]) -> None:
@@ -134,18 +141,18 @@ def print_plan(state: StudyState, trainings: Sequence[Training], *, every_cell: 
 
 def command_of(options: StudyOptions) -> str:
     """The command line that repeats a study with these options."""
-    words = ["python", "distributed/ablate.py"]
+    arguments = ["python", "distributed/ablate.py"]
     for entry in dataclasses.fields(options):
         value = getattr(options, entry.name)
         if value == entry.default:
             continue
         if value is True:
-            words.append(flag(entry.name))
+            arguments.append(flag(entry.name))
         elif isinstance(value, tuple) and entry.metadata["repeat"]:
             for part in value:
-                words += [flag(entry.name), part]
+                arguments += [flag(entry.name), part]
         elif isinstance(value, tuple):
-            words += [flag(entry.name), *value]
+            arguments += [flag(entry.name), *value]
         else:
-            words += [flag(entry.name), str(value)]
-    return shlex.join(words)
+            arguments += [flag(entry.name), str(value)]
+    return shlex.join(arguments)

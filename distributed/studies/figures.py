@@ -40,11 +40,11 @@ def _axis_title(metric: Metric) -> str:
 
 def score_figures(study: Study, views: Sequence[ConditionView]) -> list[Figure]:
     """Every seed of the main metric, and the shot groups, under each data set's first condition."""
-    found: list[Figure] = []
+    drawn: list[Figure] = []
     for view in _first_views(views):
-        found += _seed_figure(study, view)
-        found += _shot_figure(view)
-    return found
+        drawn += _seed_figure(study, view)
+        drawn += _shot_figure(view)
+    return drawn
 
 
 def _seed_figure(study: Study, view: ConditionView) -> list[Figure]:
@@ -85,7 +85,7 @@ def forest_figures(study: Study, views: Sequence[ConditionView], metric: str) ->
     first = _first_views(views)
     ordered = [*first, *(view for view in views if view not in first)]
     unit = names.metric(metric)
-    found = []
+    drawn = []
     for view in ordered[:MAX_FORESTS]:
         comparisons = view.comparisons(metric)
         if comparisons:
@@ -95,8 +95,8 @@ def forest_figures(study: Study, views: Sequence[ConditionView], metric: str) ->
                 "paired over seeds, 95 % intervals."
             )
             name = slug(f"forest-{metric}-{view.data}-{view.condition}")
-            found.append(Figure(figure=figure, caption=caption, name=name))
-    return found
+            drawn.append(Figure(figure=figure, caption=caption, name=name))
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,19 @@ def axis_figures(
     They show the metrics of every variant, the fusion weight of the modality that the conditions
     concern, and the weights of the experts.
     """
-    found: list[Figure] = []
+    drawn: list[Figure] = []
     for axis in _axes(planned, views):
         for metric in (study.metric, study.tail):
             caption = f"{axis.data}: {names.metric(metric).title}"
             name = slug(f"curve-{metric}-{axis.data}-{axis.name}")
-            found += _metric_curves(axis, metric, caption, name)
+            drawn += _metric_curves(axis, metric, caption, name)
         modalities = [c.placeholders.get("modality", "") for c in axis.conditions]
         for modality in dict.fromkeys(filter(None, modalities)):
             caption = f"{axis.data}: mean fusion weight of {modality}"
             name = slug(f"weight-{modality}-{axis.data}-{axis.name}")
-            found += _metric_curves(axis, f"weight/{modality}", caption, name)
-        found += _expert_curves(axis)
-    return found
+            drawn += _metric_curves(axis, f"weight/{modality}", caption, name)
+        drawn += _expert_curves(axis)
+    return drawn
 
 
 def _axes(planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]) -> list[Axis]:
@@ -168,12 +168,12 @@ def _metric_curves(axis: Axis, metric: str, caption: str, name: str) -> list[Fig
             series.setdefault(variant, []).append((condition.at, summary))
     if not series or (metric.startswith("weight/") and _all_constant(series)):
         return []
-    shown = names.metric(metric)
+    described = names.metric(metric)
     figure = line_plot(
         series,
         x=axis.name,
-        y=_axis_title(shown),
-        scale=shown.scale,
+        y=_axis_title(described),
+        scale=described.scale,
         log_x=axis.is_logarithmic,
     )
     caption = f"{caption} by {axis.name}, means with 95 % intervals over seeds."
@@ -187,7 +187,7 @@ def _all_constant(series: Series) -> bool:
 
 def _expert_curves(axis: Axis) -> list[Figure]:
     """One figure for each variant whose experts' weights change along the axis."""
-    found = []
+    drawn = []
     variants = [v for c in axis.conditions for v in axis.views[c.name].variants]
     for variant in dict.fromkeys(variants):
         series = _expert_series(axis, variant)
@@ -199,8 +199,8 @@ def _expert_curves(axis: Axis) -> list[Figure]:
             "means with 95 % intervals over seeds."
         )
         name = slug(f"{slug(f'experts-{axis.data}-{axis.name}')}-{variant}")
-        found.append(Figure(figure=figure, caption=caption, name=name))
-    return found
+        drawn.append(Figure(figure=figure, caption=caption, name=name))
+    return drawn
 
 
 def _expert_series(axis: Axis, variant: str) -> Series:

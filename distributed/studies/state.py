@@ -12,7 +12,7 @@ from distributed.config import Config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import join
-from distributed.studies import board
+from distributed.studies.board import write_cell_events
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Cell, Study
 from distributed.studies.report import StudyReport, write_report
@@ -115,12 +115,12 @@ class StudyState:
         copies: list[CellRow] = []
         for data, cell in self._requested_cells():
             name = _name(data, cell)
-            known = finished.get(self.keys[name])
-            if known is None:
+            result = finished.get(self.keys[name])
+            if result is None:
                 key = self.training_keys[name]
                 trainings.setdefault(key, Training(key, [])).cells.append((data, cell))
-            elif self.results.rows.get((name, known.key)) != known:
-                copies.append(known.renamed(name))
+            elif self.results.rows.get((name, result.key)) != result:
+                copies.append(result.renamed(name))
         for row in copies:
             self.results.put(row)
         return sorted(trainings.values(), key=lambda training: training.first.seed)
@@ -133,8 +133,12 @@ class StudyState:
             for name, cell_outcome in zip(cell_names, outcome.cells, strict=True)
         ]
         self.results.add(rows)
-        board.write(
-            self.folder, training.cells, rows, outcome.history, several=len(self.planned) > 1
+        write_cell_events(
+            self.folder,
+            training.cells,
+            rows,
+            outcome.history,
+            with_data_names=len(self.planned) > 1,
         )
         if all(row.state == "done" for row in rows):
             self._remove_training_state(training)

@@ -25,6 +25,11 @@ set = { fusion.kind = "uniform" }
 [[variants]]
 name = "confidence"
 """
+ONLY_ONE = """[[variants]]
+name = "only {modality}"
+each = "modality"
+set = { data.modalities = "{modality}" }
+"""
 LEVELS = {"concatenation": 0.5, "confidence": 0.55, "renamed": 0.0}
 THREE = TWO + '[[variants]]\nname = "late"\nset = { fusion.kind = "late" }\n'
 FAR = {"concatenation": 0.5, "confidence": 0.55, "late": 0.498}
@@ -163,7 +168,9 @@ def by_column(table: ReportTable, row: int) -> dict[str, str]:
 
 
 def against(text: str, variant: str, metric: str = "balanced_accuracy") -> str:
-    return f'[[claims]]\ntext = "{text}"\nvariant = "{variant}"\nagainst = "concatenation"\nmetric = "{metric}"'
+    """A claim that the variant differs from the reference."""
+    keys = {"text": text, "variant": variant, "against": "concatenation", "metric": metric}
+    return "[[claims]]\n" + "\n".join(f'{key} = "{value}"' for key, value in keys.items())
 
 
 def report_of(state: StudyState, folder: Path) -> str:

@@ -53,7 +53,7 @@ metric = "balanced_accuracy"
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("arguments", "error"),
     [
         (
             ["--study", "nothing"],
@@ -64,11 +64,11 @@ metric = "balanced_accuracy"
         (["--study", "paper", "--data", "/nowhere"], "a SHARDS folder must exist; got '/nowhere'"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(words: list[str], error: str) -> None:
-    done = run_command("distributed/ablate.py", *words)
-    assert done.returncode == 2
-    assert error in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], error: str) -> None:
+    finished = run_command("distributed/ablate.py", *arguments)
+    assert finished.returncode == 2
+    assert error in finished.stderr
+    assert finished.stderr.count("\n") == 1
 
 
 def test_a_study_needs_test_rows(wafer_shards: str, tmp_path: Path) -> None:
@@ -98,7 +98,8 @@ def test_a_training_that_fits_nowhere_is_refused(tmp_path: Path, ray_local: None
     state = opened(tmp_path, TWO, seeds=1, **{"scaling.workers": 4})
     with pytest.raises(
         ValueError,
-        match=r"a training must fit on this machine, which has 2 CPU; it takes 4 CPU: lower scaling.workers",
+        match="a training must fit on this machine, which has 2 CPU; "
+        "it takes 4 CPU: lower scaling.workers",
     ):
         run_trainings(state, state.remaining(), {})
 
@@ -115,10 +116,10 @@ def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None
         "--out",
         str(out),
     ]
-    done = run_command(*command, "--seeds", "1")
-    assert done.returncode == 0, done.stderr
+    finished = run_command(*command, "--seeds", "1")
+    assert finished.returncode == 0, finished.stderr
     assert (
-        "6 cells, 0 done; 3 trainings to run" in done.stdout
+        "6 cells, 0 done; 3 trainings to run" in finished.stdout
     )  # trees do not see the map, so its noise costs them nothing
     assert {p.name for p in out.iterdir()} >= {
         "results.csv",
@@ -153,10 +154,10 @@ def test_a_study_runs_and_is_extended(wafer_shards: str, tmp_path: Path) -> None
 def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) -> None:
     own, out = tmp_path / "own.toml", tmp_path / "out"
     own.write_text(OWN)
-    words = ["--study", str(own), "--data", wafer_shards, "--out", str(out), "--seeds", "4"]
+    arguments = ["--study", str(own), "--data", wafer_shards, "--out", str(out), "--seeds", "4"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "distributed/ablate.py"), *words],
+            [sys.executable, str(ROOT / "distributed/ablate.py"), *arguments],
             cwd=tmp_path,
             stdout=log,
             stderr=log,
@@ -175,8 +176,8 @@ def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) 
     kept = Results.load(str(out)).rows
     assert 3 <= len(kept) < 24
     assert (out / "report.html").exists()
-    done = run_command("distributed/ablate.py", *words, "--resume")
-    assert done.returncode == 0, done.stderr
+    finished = run_command("distributed/ablate.py", *arguments, "--resume")
+    assert finished.returncode == 0, finished.stderr
     finished = Results.load(str(out)).rows
     assert len(finished) == 24
     assert {place: finished[place] for place in kept} == kept

@@ -16,11 +16,11 @@ from distributed.training.spec import RunSpec
 def test_boosting_has_every_training_row_once(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, columns = [], boosting.table_columns
+    row_counts, columns = [], boosting.table_columns
 
     def counted(source: Any) -> Any:
         cells, labels = columns(source)
-        seen.append(len(labels))
+        row_counts.append(len(labels))
         return cells, labels
 
     monkeypatch.setattr(boosting, "table_columns", counted)
@@ -28,19 +28,19 @@ def test_boosting_has_every_training_row_once(
         wafer_shards,
         {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512},
     )
-    assert seen[0] == read_manifest(wafer_shards).rows["train"]
+    assert row_counts[0] == read_manifest(wafer_shards).rows["train"]
 
 
 def test_boosting_learns_though_columns_have_no_value_in_training(wafer_shards: str) -> None:
-    (found,) = boosting.run_boosting(
+    (clean,) = boosting.run_boosting(
         wafer_shards,
         {"data.modalities": "table", "data.corrupt": "table=missing", "data.max_rows": 100},
     )
-    assert found.test["balanced_accuracy"] == pytest.approx(1 / 9)
+    assert clean.test["balanced_accuracy"] == pytest.approx(1 / 9)
 
 
 def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> None:
-    found, noisy = boosting.run_boosting(
+    clean, noisy = boosting.run_boosting(
         wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
     )
     job = RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
@@ -48,13 +48,13 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
         open_split(job, "train", Exchange(), None, train=False), seed=0
     )
     val = boosting.metrics_by_size(models, open_split(job, "val", Exchange(), None))
-    assert found.val["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
+    assert clean.val["balanced_accuracy"] == max(m["balanced_accuracy"] for m in val.values()), (
         "its size is the best on validation"
     )
-    assert found.test["balanced_accuracy"] > 0.2  # nine classes
+    assert clean.test["balanced_accuracy"] > 0.2  # nine classes
     (trained_on_noise,) = boosting.run_boosting(
         wafer_shards, {"data.modalities": "table", "data.corrupt": "table=noise"}
     )
-    assert noisy.val == found.val
+    assert noisy.val == clean.val
     for worse in (noisy, trained_on_noise):
-        assert worse.test["balanced_accuracy"] < found.test["balanced_accuracy"]
+        assert worse.test["balanced_accuracy"] < clean.test["balanced_accuracy"]

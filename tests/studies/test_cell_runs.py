@@ -110,14 +110,14 @@ def test_rows_say_what_they_rest_on_and_the_rarest_are_the_same_at_every_ratio(
 ) -> None:
     schema = read_manifest(wafer_shards).schema
     rarest = sorted(range(9), key=lambda c: (-schema.counts[c], c))[6:]
-    found = [
+    rows = [
         run_outcomes(wafer_shards, group({}, **{"data.imbalance_ratio": r}))[0][0] for r in (0, 4)
     ]
-    for row in found:
+    for row in rows:
         assert row.metrics["test/rarest_accuracy"] == pytest.approx(
             np.mean([row.metrics[f"test/recall/{schema.classes[c]}"] for c in rarest])
         )
-    whole, cut = found
+    whole, cut = rows
     assert whole.metrics["train_rows"] == sum(schema.counts)
     assert whole.metrics["train_imbalance"] == pytest.approx(
         max(schema.counts) / min(schema.counts)
@@ -144,10 +144,10 @@ def test_confidences_are_held_against_the_truth_where_they_were_taught(wafer_sha
             assert 0 <= row.metrics[f"test/confidence/map/{shot}/weight"] <= 1
         assert -1 <= row.metrics["test/confidence/map/all/rank_correlation"] <= 1
     for row, same in ((raw[0], True), (taught[0], False)):
-        said, used = (
+        predicted, used = (
             row.metrics[f"test/confidence/map/few/{fact}"] for fact in ("predicted", "used")
         )
-        assert (said == pytest.approx(used)) == same, "shrinkage is what lies between them"
+        assert (predicted == pytest.approx(used)) == same, "shrinkage is what lies between them"
     assert not [name for row in untaught for name in row.metrics if "confidence" in name]
 
 

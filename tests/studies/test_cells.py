@@ -45,18 +45,19 @@ def test_placeholders_and_grids_make_the_cells() -> None:
         ["table"],
         1,
     )
-    made = {(c.variant, c.condition): c.settings for c in plan.cells}
-    assert len(made) == 4 * 4 + 2  # `others` only where a modality is named
-    assert made["3 experts", "clean"] == {"experts.count": 3, "optim.seed": 0}
-    assert made["others", "image is noise"] == {
+    settings = {(c.variant, c.condition): c.settings for c in plan.cells}
+    assert len(settings) == 4 * 4 + 2  # `others` only where a modality is named
+    assert settings["3 experts", "clean"] == {"experts.count": 3, "optim.seed": 0}
+    assert settings["others", "image is noise"] == {
         "data.corrupt": "",
         "data.modalities": "table",
         "optim.seed": 0,
     }
-    assert made["only image", "image is noise"]["data.corrupt"] == "image=noise"
-    assert made["only table", "image is noise"]["data.corrupt"] == ""
+    assert settings["only image", "image is noise"]["data.corrupt"] == "image=noise"
+    assert settings["only table", "image is noise"]["data.corrupt"] == ""
     assert (
-        made["1 experts", "shared"]["data.corrupt"] == "image=missing:0.3333,table=missing:0.3333"
+        settings["1 experts", "shared"]["data.corrupt"]
+        == "image=missing:0.3333,table=missing:0.3333"
     )
 
 
@@ -95,10 +96,10 @@ def test_spaces_after_commas_lose_no_corruption() -> None:
 
 def test_what_a_variant_tests_is_filled_by_its_condition_and_weighing_needs_no_training() -> None:
     plan = cells_for_data_set(parsed(BOUND + NOISY), ["image", "table"], ["table"], 1)
-    found = {(c.variant, c.condition): c for c in plan.cells}
-    assert ("lacks it at test", "clean") not in found
-    assert found["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}
-    plain, weighed = found["whole", "clean"], found["by stability", "clean"]
+    cells = {(c.variant, c.condition): c for c in plan.cells}
+    assert ("lacks it at test", "clean") not in cells
+    assert cells["lacks it at test", "image is noise"].test == {"corrupt": "image=missing"}
+    plain, weighed = cells["whole", "clean"], cells["by stability", "clean"]
     assert (plain.test, weighed.test) == ({}, {"aggregation": "stability"})
     assert plain.training_key("d") == weighed.training_key("d")
 
@@ -119,9 +120,18 @@ def test_boosting_keeps_the_tables_of_a_condition_on_modalities_and_is_left_out_
 ):
     text = (
         TWO
-        + '[[variants]]\nname = "boosting"\nmodel = "boosting"\n[[conditions]]\nname = "{modality}"\neach = "modality"\n'
+        + """[[variants]]
+name = "boosting"
+model = "boosting"
+[[conditions]]
+name = "{modality}"
+each = "modality"
+set = { data.modalities = "{modality}" }
+[[conditions]]
+name = "both"
+set = { data.modalities = "image,table" }
+"""
     )
-    text += 'set = { data.modalities = "{modality}" }\n[[conditions]]\nname = "both"\nset = { data.modalities = "image,table" }\n'
     plan = study_cells(parsed(text), data_sets("set"), 1, {})["set"]
     kept = {c.condition: c.settings["data.modalities"] for c in plan.cells if c.model == "boosting"}
     assert kept == {"table": "table", "both": "table"}

@@ -16,6 +16,7 @@ from distributed.studies.tables import (
 )
 from tests.studies.study_tools import (
     LEVELS,
+    ONLY_ONE,
     THREE,
     TWO,
     against,
@@ -32,7 +33,7 @@ def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Pa
     crowd = "".join(
         f'[[variants]]\nname = "n{i}"\nset = {{ experts.count = {i} }}\n' for i in range(2, 9)
     )
-    claim = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenation"\nmetric = "balanced_accuracy"\n'
+    claim = against("it", "confidence") + "\n"
     levels = {**LEVELS, **{f"n{i}": 0.5 for i in range(2, 9)}}
     for name, variants, word in (
         ("alone", TWO, "It helps here"),
@@ -46,14 +47,14 @@ def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Pa
                     base[row.seed] + (0.010, 0.020, 0.005, 0.015, 0.001)[row.seed]
                 )  # p = 0.04
         state.write_report()
-        words = (tmp_path / name / "report.md").read_text()
-        assert word in words
-        assert ("Balanced accuracy. Better: confidence" in words) == (name == "alone"), (
+        page = (tmp_path / name / "report.md").read_text()
+        assert word in page
+        assert ("Balanced accuracy. Better: confidence" in page) == (name == "alone"), (
             "the summary and the claim must say the same"
         )
 
 
-LIMIT = '[[claims]]\ntext = "it"\nvariant = "confidence"\nagainst = "concatenation"\nmetric = "balanced_accuracy"\nat_least = 0.02\n'
+LIMIT = against("it", "confidence") + "\nat_least = 0.02\n"
 
 
 @pytest.mark.parametrize(
@@ -86,19 +87,19 @@ def test_a_limit_is_kept_or_missed_by_the_whole_interval(
 def test_what_is_low_is_good_where_lower_is_better(tmp_path: Path) -> None:
     text = f'metric = "nll"\n{THREE}{against("it", "confidence", "nll")}'
     names = ("one", "other", "third", "fourth")
-    state, seen = filled(tmp_path, text, LEVELS | {"late": 0.5}, *names)
+    state, views = filled(tmp_path, text, LEVELS | {"late": 0.5}, *names)
     low = {"concatenation": 0.5, "confidence": 0.4, "late": 0.6}
     noise = np.random.default_rng(0)
     for row in state.results.rows.values():
         row.metrics["test/nll"] = low[row.variant] + noise.normal(0, 0.004)
-    words = report_of(state, tmp_path)
-    assert "It helps here: confidence is better than concatenation in NLL" in words
-    assert "NLL. Better: confidence (−0.1" in words
-    assert "Worse: late" in words.replace("worse", "Worse")
-    assert "confidence 1.00, concatenation 2.00, late 3.00" in words
-    (table,) = [b for b in [score_table(seen[:1], ["nll"], "")] if isinstance(b, ReportTable)]
+    page = report_of(state, tmp_path)
+    assert "It helps here: confidence is better than concatenation in NLL" in page
+    assert "NLL. Better: confidence (−0.1" in page
+    assert "Worse: late" in page.replace("worse", "Worse")
+    assert "confidence 1.00, concatenation 2.00, late 3.00" in page
+    (table,) = [b for b in [score_table(views[:1], ["nll"], "")] if isinstance(b, ReportTable)]
     assert [getattr(row[2], "strong", False) for row in table.rows] == [False, True, False]
-    (forest, *_) = forest_figures(state.study, seen, "nll")
+    (forest, *_) = forest_figures(state.study, views, "nll")
     assert {t.name: list(t.y) for t in forest.figure.data} == {
         "better": ["confidence"],
         "worse": ["late"],
@@ -112,10 +113,10 @@ def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
         + LIMIT.replace("balanced_accuracy", "recall/typo")
         + against("itself", "only {modality}")
     )
-    alone = '\n[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
     text = (
         TWO
-        + alone
+        + "\n"
+        + ONLY_ONE
         + claims.replace(
             'against = "concatenation"\nmetric = "balanced_accuracy"',
             'against = "only image"\nmetric = "mcc"',
@@ -127,26 +128,30 @@ def test_a_claim_that_cannot_be_measured_says_so(tmp_path: Path) -> None:
     for row in state.results.rows.values():
         if row.variant == "concatenation":
             row.state, row.reason = "failed", "x"
-    words = report_of(state, tmp_path)
-    assert "It is not measured: no result of confidence and only image in MCC." in words
-    assert "| not measured: no result of confidence and concatenation in recall of typo |" in words
-    assert "concatenation has no result in balanced accuracy: nothing is compared with it." in words
-    assert "Wilcoxon test cannot" not in words
+    page = report_of(state, tmp_path)
+    assert "It is not measured: no result of confidence and only image in MCC." in page
+    assert "| not measured: no result of confidence and concatenation in recall of typo |" in page
+    assert "concatenation has no result in balanced accuracy: nothing is compared with it." in page
+    assert "Wilcoxon test cannot" not in page
 
 
 def test_a_claim_over_modalities_leaves_out_the_one_against_itself(tmp_path: Path) -> None:
-    alone = '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
     claim = against("{modality}", "only {modality}").replace("concatenation", "only image")
     state, _ = filled(
-        tmp_path, TWO + alone + claim, {**LEVELS, "only image": 0.4, "only table": 0.3}
+        tmp_path, TWO + ONLY_ONE + claim, {**LEVELS, "only image": 0.4, "only table": 0.3}
     )
-    words = report_of(state, tmp_path)
-    assert "Table does harm here: only table is worse than only image" in words
-    assert "Image does" not in words
+    page = report_of(state, tmp_path)
+    assert "Table does harm here: only table is worse than only image" in page
+    assert "Image does" not in page
 
 
 def test_a_single_modality_is_not_asked_to_weigh_little(tmp_path: Path) -> None:
-    claim = '[[claims]]\ntext = "light"\nvariant = "confidence"\nmetric = "weight/{modality}"\nat_most = 0.1\n'
+    claim = """[[claims]]
+text = "light"
+variant = "confidence"
+metric = "weight/{modality}"
+at_most = 0.1
+"""
     (data,) = data_sets("set")
     data.manifest.schema = data.manifest.schema.keep(["table"])
     state = opened(tmp_path, TWO + claim, sets=[data])

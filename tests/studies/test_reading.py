@@ -110,7 +110,8 @@ def test_a_mistake_in_a_study_is_one_clear_error(text: str, error: str) -> None:
         ('[[variants]]\nname = "a"\ntest = { corrupt = "{thing}=noise" }', "a placeholder must be"),
         ('[[variants]]\nname = "a"\nset = { data.corrupt = "sound=noise" }', "valid: image, table"),
         (
-            '[[variants]]\nname = "a"\nset = { dim = 8 }\n[[conditions]]\nname = "c"\nset = { dim = 16 }',
+            '[[variants]]\nname = "a"\nset = { dim = 8 }\n'
+            '[[conditions]]\nname = "c"\nset = { dim = 16 }',
             "must not set the same thing; got dim",
         ),
         (
@@ -130,7 +131,14 @@ def test_a_mistake_that_shows_on_the_data_is_one_clear_error(text: str, error: s
 
 
 def test_what_is_not_chosen_need_not_fit_the_data() -> None:
-    text = '[[variants]]\nname = "a"\n[[conditions]]\nname = "clean"\n[[conditions]]\nname = "c"\nset = { data.corrupt = "sound=noise" }'
+    text = """[[variants]]
+name = "a"
+[[conditions]]
+name = "clean"
+[[conditions]]
+name = "c"
+set = { data.corrupt = "sound=noise" }
+"""
     own = parsed(text)
     clean = study_cells(own, data_sets("set"), 1, {}, conditions="clean")["set"]
     assert {c.condition for c in clean.cells} == {"clean"}
@@ -141,15 +149,16 @@ def test_what_is_not_chosen_need_not_fit_the_data() -> None:
 def test_an_unknown_study_lists_the_shipped_ones() -> None:
     with pytest.raises(
         ValueError,
-        match="did you mean 'fusion'.*shipped: experts, fusion, .*, missing, paper, sabotage, shift",
+        match="did you mean 'fusion'.*"
+        "shipped: experts, fusion, .*, missing, paper, sabotage, shift",
     ):
         read_study("fusoin")
 
 
 def test_variants_are_chosen_by_names_that_may_hold_commas() -> None:
     fusion = read_study("fusion")
-    asked = "gate, confidence, cross-fitted, shrunk, checked,only image"
-    chosen = study_cells(fusion, data_sets("set"), 1, {}, asked)["set"]
+    requested = "gate, confidence, cross-fitted, shrunk, checked,only image"
+    chosen = study_cells(fusion, data_sets("set"), 1, {}, requested)["set"]
     assert {v.name for v in chosen.variants} == {
         fusion.reference,
         "gate",

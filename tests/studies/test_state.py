@@ -96,7 +96,8 @@ def test_a_resume_that_would_keep_nothing_is_a_mistake(tmp_path: Path) -> None:
     invented(opened(tmp_path, TWO, seeds=3), LEVELS)
     with pytest.raises(
         ValueError,
-        match=r"none of its 6 cells is of these settings and this version; repeat the command in .*study.json",
+        match="none of its 6 cells is of these settings and this version; "
+        "repeat the command in .*study.json",
     ):
         opened(tmp_path, TWO, seeds=3, **{"optim.epochs": 3})
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 from distributed.studies import board
 from tests.studies.study_tools import (
@@ -18,10 +20,8 @@ from tests.studies.study_tools import (
 
 
 def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-
-    twin = '[[variants]]\nname = "trusting"\ntest = { unfamiliar = "trusted" }\n'  # shares the training of `confidence`
+    # This variant shares the training of `confidence`.
+    twin = '[[variants]]\nname = "trusting"\ntest = { unfamiliar = "trusted" }\n'
     state = opened(tmp_path, TWO + twin, seeds=2)
     history = [{"epoch": 1.0, "loss": 1.0, "val/balanced_accuracy": 0.5}]
     level = {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}
@@ -30,25 +30,23 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
             done(**{"test/balanced_accuracy": level[cell.variant]}) for _, cell in training.cells
         ]
         record(state, training, outcomes, history)
-    found: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = {}
     for place in sorted((tmp_path / "tensorboard").rglob("seed-*")):
         events = EventAccumulator(str(place))
         events.Reload()
         content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
         name = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.group_name
-        found.setdefault(name, {})[place.name] = events.Scalars("final/test/balanced_accuracy")[
+        values.setdefault(name, {})[place.name] = events.Scalars("final/test/balanced_accuracy")[
             0
         ].value
-    assert found == {
+    assert values == {
         f"set, clean, {name}": {"seed-0": pytest.approx(value), "seed-1": pytest.approx(value)}
         for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
     }
-    assert board.SHOWN[0] == "balanced_accuracy"
+    assert board.TEST_METRICS[0] == "balanced_accuracy"
 
 
 def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     boosting = '[[variants]]\nname = "boosting"\nmodel = "boosting"\n'
     state = opened(tmp_path, TWO + boosting + NOISE.removeprefix(TWO), seeds=1)
     history = [{"epoch": e, "loss": 1.0} for e in (1.0, 2.0)]

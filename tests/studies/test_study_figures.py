@@ -56,9 +56,9 @@ def drawn(figures: list[Figure], name: str) -> dict[str, list[tuple[Any, float]]
 
 
 def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, RATIOS, LEVELS)
+    state, views = filled(tmp_path, RATIOS, LEVELS)
     lines = drawn(
-        axis_figures(state.study, state.planned, seen),
+        axis_figures(state.study, state.planned, views),
         "curve-balanced-accuracy-set-imbalance",
     )
     assert lines.keys() == {"concatenation", "confidence"}
@@ -69,18 +69,18 @@ def test_accuracy_is_drawn_against_imbalance(tmp_path: Path) -> None:
 
 
 def test_the_weight_is_drawn_against_corruption(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, NOISE, LEVELS)
+    state, views = filled(tmp_path, NOISE, LEVELS)
     for row in state.results.rows.values():
         row.metrics["test/weight/image"] = {"image noise 0.25": 0.3, "image noise 0.5": 0.1}.get(
             row.condition, 0.5
         )
-    figures = axis_figures(state.study, state.planned, seen)
+    figures = axis_figures(state.study, state.planned, views)
     lines = drawn(figures, "weight-image-set-share of image that is noise".replace(" ", "-"))
     assert lines["confidence"] == [(0.25, pytest.approx(0.3)), (0.5, pytest.approx(0.1))]
 
 
 def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, SHIFTS, LEVELS)
+    state, views = filled(tmp_path, SHIFTS, LEVELS)
     for row in state.results.rows.values():
         row.metrics["test/expert_weight/1"] = {
             "forward-10": 0.8,
@@ -89,7 +89,7 @@ def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: P
         }[row.condition]
         row.metrics["test/expert_weight/2"] = 1 - row.metrics["test/expert_weight/1"]
     lines = drawn(
-        axis_figures(state.study, state.planned, seen),
+        axis_figures(state.study, state.planned, views),
         "experts-set-test-distribution-confidence",
     )
     assert [y for _, y in lines["expert 1"]] == pytest.approx([0.8, 0.5, 0.2])
@@ -97,16 +97,16 @@ def test_the_experts_weights_are_drawn_against_the_test_distribution(tmp_path: P
 
 
 def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, THREE, FAR)
+    state, views = filled(tmp_path, THREE, FAR)
     for row in state.results.rows.values():
         row.metrics["test/many_shot_accuracy"], row.metrics["test/medium_shot_accuracy"] = 0.9, 0.6
-    (forest,) = forest_figures(state.study, seen, "balanced_accuracy")
+    (forest,) = forest_figures(state.study, views, "balanced_accuracy")
     points = {y: x for trace in forest.figure.data for x, y in zip(trace.x, trace.y, strict=True)}
     for name in ("confidence", "late"):
         assert points[name] == pytest.approx(
             100 * (values(state, name) - values(state, "concatenation")).mean()
         )
-    figures = score_figures(state.study, seen)
+    figures = score_figures(state.study, views)
     bars = drawn(figures, "shots-set")
     few = 100 * values(state, "late", "few_shot_accuracy").mean()
     assert bars["late"] == [
@@ -121,16 +121,16 @@ def test_forests_shots_and_seeds_show_the_numbers_of_the_tables(tmp_path: Path) 
 
 
 def test_pictures_of_data_sets_with_like_names_have_files_of_their_own(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
+    state, views = filled(tmp_path, TWO, LEVELS, "ham_1", "ham-1")
     data = collect_data(state.study, state.planned, state.rows(), "")
-    sections = number_equal_names(report_sections(data, main_table(state.study, seen)))
+    sections = number_equal_names(report_sections(data, main_table(state.study, views)))
     names = [b.name for s in sections for b in s.blocks if isinstance(b, Figure)]
     assert len(names) == len(set(names)) > 4
 
 
 def test_every_data_set_has_its_forests_and_what_is_left_out_is_said(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
-    names = [f.name for f in forest_figures(state.study, seen, "few_shot_accuracy")]
+    state, views = filled(tmp_path, RATIOS, LEVELS, "one", "other", "third")
+    names = [f.name for f in forest_figures(state.study, views, "few_shot_accuracy")]
     assert {
         f"forest-few-shot-accuracy-{name}-ratio-100" for name in ("one", "other", "third")
     } <= set(names)

@@ -58,22 +58,22 @@ def test_the_report_says_what_is_shown(tmp_path: Path) -> None:
         failing=(f"gate {EVIL}", 3),
     )
     report = state.write_report()
-    page, words = Path(report.path).read_text(), (tmp_path / "report.md").read_text()
+    html, page = Path(report.path).read_text(), (tmp_path / "report.md").read_text()
     assert (
         "Fusion helps here: confidence is better than concatenation in balanced accuracy (+5."
-        in words
+        in page
     )
-    assert "Late fusion does not help here as far as 5 seeds can show" in words
-    assert "Image alone does harm here: only image is worse than concatenation" in words
-    assert "Table alone does not help here" in words
-    assert "| image weighs little | 0.050 | 0.050 to 0.050 | 5 | holds |" in words
-    assert "| table weighs little | 0.950 | 0.950 to 0.950 | 5 | does not hold |" in words
-    assert "With 4 seeds the Wilcoxon test cannot go below p = 0.125" in words  # one of five failed
-    assert "Failed cells" in words
-    assert EVIL not in page.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    assert "Late fusion does not help here as far as 5 seeds can show" in page
+    assert "Image alone does harm here: only image is worse than concatenation" in page
+    assert "Table alone does not help here" in page
+    assert "| image weighs little | 0.050 | 0.050 to 0.050 | 5 | holds |" in page
+    assert "| table weighs little | 0.950 | 0.950 to 0.950 | 5 | does not hold |" in page
+    assert "With 4 seeds the Wilcoxon test cannot go below p = 0.125" in page  # one of five failed
+    assert "Failed cells" in page
+    assert EVIL not in html.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
+    assert "<script>alert" not in html
     assert "<script>alert" not in page
-    assert "<script>alert" not in words
-    assert len(page) < 2_500_000
+    assert len(html) < 2_500_000
     assert "concatenation" in report.table
     tex = (tmp_path / "table.tex").read_text()
     assert r"\begin{tabular}" in tex
@@ -96,10 +96,10 @@ def test_one_variant_with_one_seed_does_not_speak_for_the_others(tmp_path: Path)
     outcome = done(**{"test/balanced_accuracy": 0.5, "test/few_shot_accuracy": 0.3})
     record(more, more.remaining()[0], [outcome])
     more.write_report()
-    words = (tmp_path / "report.md").read_text()
-    assert "With 5 seeds the Wilcoxon test cannot go below" in words
-    assert "One seed: means only" not in words
-    assert "not tested: one seed in common" in words
+    page = (tmp_path / "report.md").read_text()
+    assert "With 5 seeds the Wilcoxon test cannot go below" in page
+    assert "One seed: means only" not in page
+    assert "not tested: one seed in common" in page
 
 
 def test_tables_do_not_depend_on_the_order_in_which_cells_finish(tmp_path: Path) -> None:
@@ -119,21 +119,21 @@ def test_several_data_sets_are_ranked_and_averaged(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO, "one", "other", "third")
     invented(state, LEVELS)
     state.write_report()
-    words = (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
     assert (
-        "Mean ranks over 3 data sets, under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
-        in words
+        "Mean ranks over 3 data sets, under the first condition of each (1 is the best): "
+        "confidence 1.00, concatenation 2.00." in page
     )
-    assert "mean of 3 data sets" in words
-    assert "| one | concatenation | 5 |" in words
+    assert "mean of 3 data sets" in page
+    assert "| one | concatenation | 5 |" in page
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
     state = opened(tmp_path, TWO)
     state.write_report()
-    words = (tmp_path / "report.md").read_text()
-    assert "No cell has finished yet" in words
-    assert "10 cells have not run yet" in words
+    page = (tmp_path / "report.md").read_text()
+    assert "No cell has finished yet" in page
+    assert "10 cells have not run yet" in page
     invented(state, LEVELS, failing=("concatenation", 0))
     one = opened(tmp_path, TWO, seeds=1)
     one.write_report()
@@ -173,38 +173,43 @@ def test_a_cut_report_keeps_what_was_run_before_and_says_that_it_is_cut(tmp_path
     invented(opened(tmp_path, THREE), FAR)
     again = opened(tmp_path, THREE, variants="confidence")
     assert again.remaining() == []
-    words = report_of(again, tmp_path)
-    assert "late" in words.split("## Results")[1]
-    assert "cut down" not in words
+    page = report_of(again, tmp_path)
+    assert "late" in page.split("## Results")[1]
+    assert "cut down" not in page
     fresh = opened(tmp_path / "fresh", THREE, variants="confidence")
     invented(fresh, FAR)
     assert {r.variant for r in fresh.rows()} == {"concatenation", "confidence"}
     assert (
-        "The study is cut down to 2 of its 3 variants: tests are corrected over what is shown here only."
-        in report_of(fresh, tmp_path / "fresh")
+        "The study is cut down to 2 of its 3 variants: "
+        "tests are corrected over what is shown here only." in report_of(fresh, tmp_path / "fresh")
     )
 
 
 def test_what_some_data_set_lacks_is_left_out_of_ranks_and_means_by_name(tmp_path: Path) -> None:
-    hard = '[[conditions]]\nname = "clean"\n[[conditions]]\nname = "hard"\ntest = { corrupt = "image=noise" }\n'
+    hard = """[[conditions]]
+name = "clean"
+[[conditions]]
+name = "hard"
+test = { corrupt = "image=noise" }
+"""
     state, _ = filled(tmp_path, THREE + hard, FAR, "one", "other", "third")
     for row in state.results.rows.values():
         if (row.data, row.variant, row.condition) == ("third", "late", "clean"):
             row.state, row.reason = "failed", "x"
-    words = report_of(state, tmp_path)
+    page = report_of(state, tmp_path)
     assert (
         "under the first condition of each (1 is the best): confidence 1.00, concatenation 2.00."
-        in words
+        in page
     )
-    assert "Not ranked, since some data set has no result of it there: late." in words
-    assert "Not in the means, since some data set has no result of it: late under clean." in words
+    assert "Not ranked, since some data set has no result of it there: late." in page
+    assert "Not in the means, since some data set has no result of it: late under clean." in page
     for row in state.results.rows.values():
         if (row.data, row.condition) == ("other", "clean"):
             row.state, row.reason = "failed", "x"
-    words = report_of(state, tmp_path)
-    assert "No ranks over data sets" in words
-    assert "Means over data sets under: hard." in words
-    assert "everything under clean" in words
+    page = report_of(state, tmp_path)
+    assert "No ranks over data sets" in page
+    assert "Means over data sets under: hard." in page
+    assert "everything under clean" in page
 
 
 def test_the_guard_is_counted_over_all_cells_that_weigh_experts(tmp_path: Path) -> None:

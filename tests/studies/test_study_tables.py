@@ -24,6 +24,7 @@ from distributed.studies.views import condition_views, mean_views
 from tests.studies.study_tools import (
     FAR,
     LEVELS,
+    ONLY_ONE,
     THREE,
     TWO,
     by_column,
@@ -36,7 +37,7 @@ from tests.studies.study_tools import (
 
 
 def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, THREE, FAR)
+    state, views = filled(tmp_path, THREE, FAR)
     gaps = {
         name: values(state, name) - values(state, "concatenation")
         for name in ("confidence", "late")
@@ -45,24 +46,24 @@ def test_every_p_and_difference_stands_in_its_own_column(tmp_path: Path) -> None
     w = {name: stats.wilcoxon(g).pvalue for name, g in gaps.items()}
     small, large = sorted(t, key=t.__getitem__)
     holm = {small: 2 * t[small], large: max(2 * t[small], t[large])}
-    tests = significance_table(seen, "balanced_accuracy", "")
-    main = main_table(state.study, seen)
+    tests = significance_table(views, "balanced_accuracy", "")
+    main = main_table(state.study, views)
     tail = values(state, "confidence", "few_shot_accuracy") - values(
         state, "concatenation", "few_shot_accuracy"
     )
     for i, name in enumerate(("confidence", "late")):
-        found, short = by_column(tests, i), by_column(main, i + 1)
-        assert (found["variant"], short["variant"]) == (name, name)
-        assert found["difference"] == format_signed(100 * gaps[name].mean())
-        assert float(found["t p"].replace("< 0.001", "0")) == pytest.approx(t[name], abs=1e-3)
-        assert float(found["Holm"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
-        assert float(found["Wilcoxon p"]) == pytest.approx(w[name], abs=1e-3)
+        results, short = by_column(tests, i), by_column(main, i + 1)
+        assert (results["variant"], short["variant"]) == (name, name)
+        assert results["difference"] == format_signed(100 * gaps[name].mean())
+        assert float(results["t p"].replace("< 0.001", "0")) == pytest.approx(t[name], abs=1e-3)
+        assert float(results["Holm"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
+        assert float(results["Wilcoxon p"]) == pytest.approx(w[name], abs=1e-3)
         assert short["difference"].startswith(format_signed(100 * gaps[name].mean()))
         assert float(short["Holm p"].replace("< 0.001", "0")) == pytest.approx(holm[name], abs=1e-3)
     assert by_column(main, 1)["few-shot accuracy: difference"].startswith(
         format_signed(100 * tail.mean())
     )
-    alike = main_table(replace(state.study, tail="balanced_accuracy"), seen)
+    alike = main_table(replace(state.study, tail="balanced_accuracy"), views)
     assert (len(set(alike.columns)), len(alike.columns)) == (
         len(alike.columns),
         len(main.columns) - 2,
@@ -87,24 +88,21 @@ def test_the_table_for_programs_has_everything_once(tmp_path: Path) -> None:
 
 
 def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path: Path) -> None:
-    text = (
-        TWO
-        + '[[variants]]\nname = "only {modality}"\neach = "modality"\nset = { data.modalities = "{modality}" }\n'
-    )
+    text = TWO + ONLY_ONE
     state = opened(tmp_path, text, sets=[*data_sets("one"), *data_sets("other", image="map")])
     invented(state, {**LEVELS, "only image": 0.4, "only map": 0.4, "only table": 0.3})
-    seen = condition_views(state.study, state.planned, state.rows())
-    (mean,) = mean_views(seen, state.planned)
+    views = condition_views(state.study, state.planned, state.rows())
+    (mean,) = mean_views(views, state.planned)
     assert mean.variants == ("concatenation", "confidence", "only the image", "only the table")
     both = (values(state, "only image", data="one") + values(state, "only map", data="other")) / 2
     assert list(mean.scores("balanced_accuracy")["only the image"].values()) == pytest.approx(
         list(both)
     )
     (under,) = mean_views(
-        [replace(v, study=replace(v.study, reference="only image")) for v in seen], state.planned
+        [replace(v, study=replace(v.study, reference="only image")) for v in views], state.planned
     )
     assert [c.reference for c in under.comparisons("balanced_accuracy")] == ["only the image"] * 3
-    ranking = rank_over_data_sets(state.study, state.planned, seen).ranking
+    ranking = rank_over_data_sets(state.study, state.planned, views).ranking
     assert ranking.ranks == {
         "confidence": 1.0,
         "concatenation": 2.0,
@@ -114,10 +112,10 @@ def test_the_mean_over_data_sets_is_one_and_names_the_only_image_alike(tmp_path:
 
 
 def test_the_best_is_bold_where_it_is_the_best(tmp_path: Path) -> None:
-    state, seen = filled(tmp_path, THREE, {**FAR, "late": 0.4})
+    state, views = filled(tmp_path, THREE, {**FAR, "late": 0.4})
     for row in state.results.rows.values():
         row.metrics["test/worst_recall"] = 0.0
-    table = score_table(seen, ["balanced_accuracy", "worst_recall", "weight/image"], "")
+    table = score_table(views, ["balanced_accuracy", "worst_recall", "weight/image"], "")
     assert [[getattr(cell, "strong", False) for cell in row[2:]] for row in table.rows] == [
         [False] * 3,
         [True, False, False],
@@ -133,20 +131,26 @@ def test_the_report_says_what_the_results_rest_on(tmp_path: Path) -> None:
         also={"train_rows": 300.0, "train_imbalance": 12.5, "test/rows": 19.0},
     )
     state.write_report()
-    words = (tmp_path / "report.md").read_text()
-    assert "| data | condition | training rows | imbalance ratio | test rows |" in words
-    assert "| set | clean | 300 | 12.5 | 19 |" in words
+    page = (tmp_path / "report.md").read_text()
+    assert "| data | condition | training rows | imbalance ratio | test rows |" in page
+    assert "| set | clean | 300 | 12.5 | 19 |" in page
 
 
 def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
-    said = {"predicted": 0.6, "used": 0.5, "true": 0.4, "rank_correlation": 0.25, "weight": 0.3}
+    predicted = {
+        "predicted": 0.6,
+        "used": 0.5,
+        "true": 0.4,
+        "rank_correlation": 0.25,
+        "weight": 0.3,
+    }
     facts = {
         f"test/confidence/image/{group}/{fact}": v
         for group in ("all", "few")
-        for fact, v in said.items()
+        for fact, v in predicted.items()
     }
-    _, seen = filled(tmp_path, TWO, LEVELS, also=facts)
-    table = confidence_table(seen)
+    _, views = filled(tmp_path, TWO, LEVELS, also=facts)
+    table = confidence_table(views)
     assert [list(by_column(table, i).values()) for i in range(4)] == [
         [
             name,
