@@ -35,8 +35,8 @@ class Batch:
     shares_B: Tensor | None = None  # float32: share of labels_B in the loss; partners_B has 1 - it
     start: int = 0  # position of the first record in the global batch of all workers
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
-    # Whether every record has the modality, for each modality. It is known without a question to
-    # the device, which would have to finish its work first. Empty: unknown.
+    # Whether every record has the modality, for each modality; empty: unknown. To read it from a
+    # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
 
     def __len__(self) -> int:

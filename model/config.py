@@ -38,7 +38,7 @@ def option(
     It declares a setting (--set NAME=VALUE) or an option of a command. For options only:
 
     metavar: the name of the value in the help.
-    shown: what the help shows as the default; empty: the help does not mention a default.
+    shown: what the help states as the default; empty: the help does not mention a default.
     otherwise: the value in use where the default is None, which stands for "not given".
     repeat: the flag is given once a value, instead of once with several values behind it.
     """

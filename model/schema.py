@@ -79,6 +79,7 @@ class Table:
 
     @property
     def columns(self) -> tuple[Numeric | Categorical, ...]:
+        """All columns, the numeric ones first."""
         return (*self.numeric, *self.categorical)
 
 

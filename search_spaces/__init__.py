@@ -1,1 +1,4 @@
-"""Search spaces: one file a theme, each with a function `space(trial)` that asks an Optuna trial for dotted settings."""
+"""Search spaces, one file for each theme.
+
+Each file has a function `space(trial)` that suggests dotted settings by an Optuna trial.
+"""

@@ -1,6 +1,7 @@
-"""How many experts, how large, and how far apart: spread and diversity are asked for only when there are several.
+"""Number and size of the experts, and how different they are.
 
-About 20 trials settle it; `python distributed/tune.py --space experts --trials 20`.
+The settings of their differences are suggested only where there are several experts. About 20
+trials settle it; `python distributed/tune.py --space experts --trials 20`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import optuna
 
 
 def space(trial: optuna.Trial) -> None:
+    """Suggests the experts and the prior strengths of their losses."""
     if count(trial) > 1:
         trial.suggest_float("loss.spread_of_prior_strength", 0.0, 2.0)
     trial.suggest_float("loss.average_prior_strength", 0.0, 2.0)
 
 
 def count(trial: optuna.Trial) -> int:
-    """The number of experts and what depends on nothing else."""
+    """Suggests the number of experts, their size and their diversity; returns the number."""
     experts = trial.suggest_int("experts.count", 1, 8)
     trial.suggest_categorical("experts.hidden", [64, 128, 256])
     if experts > 1:

@@ -1,6 +1,7 @@
-"""Margins, experts and fusion together, with step size and decay: the search for a new data set, and that of `make demo`.
+"""Margins, experts and fusion together, with learning rate, weight decay and sampler.
 
-20 trials find a good corner, 100 a good setting; `python distributed/tune.py --space full --trials 100`.
+This is the search for a new data set, and that of `make demo`. 20 trials find a good region, 100 a
+good setting; `python distributed/tune.py --space full --trials 100`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from search_spaces import experts, fusion, margins
 
 
 def space(trial: optuna.Trial) -> None:
+    """Suggests settings of the loss, the experts, the fusion and the optimiser."""
     kind = fusion.kind(trial)
-    if kind != "late":  # its modalities' own heads learn with a loss of their own
+    if kind != "late":  # late fusion uses the auxiliary heads, which have a loss of their own
         margins.space(trial, experts=0 if kind == "evidential" else experts.count(trial))
     trial.suggest_float("optim.lr", 2e-4, 2e-2, log=True)
     trial.suggest_float("optim.weight_decay", 1e-4, 0.5, log=True)

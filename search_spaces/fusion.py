@@ -1,7 +1,8 @@
-"""How modalities are combined: the kind, and the score, temperature, folds and shrinkage of those kinds that weigh by confidence.
+"""How modalities are combined: the kind of fusion, and the settings of the chosen kind.
 
-A high temperature is plain concatenation, which is also a kind of its own (uniform), so a search can say that fusion does not help.
-About 20 trials settle it; `python distributed/tune.py --space fusion --trials 20`.
+A high temperature is plain concatenation, which is also a kind of its own (uniform), so that a
+search can find that weighting does not help. About 20 trials settle it;
+`python distributed/tune.py --space fusion --trials 20`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import optuna
 
 
 def space(trial: optuna.Trial) -> None:
+    """Suggests the settings of the fusion."""
     kind(trial)
 
 
 def kind(trial: optuna.Trial) -> str:
-    """The kind of fusion and what it asks for."""
+    """Suggests the kind of fusion and the settings that the kind uses; returns the kind."""
     kind = trial.suggest_categorical(
         "fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"]
     )

@@ -1,7 +1,8 @@
-"""What the loss asks of each class: prior strengths, margins, deferred re-weighting, focal loss.
+"""The loss of each class: prior strengths, margins, deferred re-weighting, focal loss.
 
-A setting is asked for only when it acts: the scale of the cosine classifier with a margin, class priors without the focal loss, and so on.
-About 30 trials settle it; `python distributed/tune.py --space margins --trials 30`.
+A setting is suggested only where it has an effect: the scale of the cosine classifier with a
+margin, prior strengths without the focal loss, and so on. About 30 trials settle it;
+`python distributed/tune.py --space margins --trials 30`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import optuna
 
 
 def space(trial: optuna.Trial, experts: int = 3) -> None:
-    """experts: how many there are; 0 for a fusion without them, which has no cosines to put a margin between."""
+    """Suggests the settings of the loss.
+
+    experts: their number; 0 for a kind of fusion without experts, where a margin has no effect.
+    """
     if trial.suggest_categorical("loss.name", ["prior", "focal"]) == "focal":
         trial.suggest_float("loss.focal_gamma", 0.5, 3.0)
     else:

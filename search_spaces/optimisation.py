@@ -1,4 +1,4 @@
-"""How the weights are learned: optimiser, step size, batch, sampler, and how pairs of samples are blended.
+"""The optimiser, learning rate, weight decay, batch size, sampler and blending of samples.
 
 About 30 trials settle it; `python distributed/tune.py --space optimisation --trials 30`.
 """
@@ -9,6 +9,7 @@ import optuna
 
 
 def space(trial: optuna.Trial) -> None:
+    """Suggests the settings of the optimiser, the batches and the blending."""
     name = trial.suggest_categorical("optim.name", ["adamw", "sam", "imbsam"])
     if name != "adamw":
         trial.suggest_float("optim.sam_rho", 0.01, 0.5, log=True)

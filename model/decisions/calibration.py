@@ -91,8 +91,7 @@ def decide(
 ) -> Tensor:
     """Returns the most probable class after the offsets, [N].
 
-    cost_CC: costs [true class, decided class]; the decision is then the one of the least expected
-        cost.
+    cost_CC: costs [true class, decided class]; the decision then has the lowest expected cost.
     """
     scores_NC = probabilities_NC.double()
     if offsets_C is not None:

@@ -8,8 +8,8 @@ uniform weights do.
 
 Under a shift of the prior the recall of each class carries over from validation to test, so the
 expected accuracy is sum_c q_c recall_c. The recalls come from validation rows, with PSEUDO_ROWS
-rows of what the posterior itself expects, which is all there is for a class without validation
-rows. The test prior q is found by expectation-maximisation from the posterior after its class
+rows of what the posterior itself expects, which is the only source for a class without validation
+rows. The test prior q is estimated by expectation-maximisation from the posterior after its class
 biases are corrected on validation (Alexandari et al. 2020). A class with a single validation row
 leaves its bias, and so q, uncertain: the gain is averaged over BIAS_DRAWS draws of the biases from
 their posterior, and their spread is part of its error.

@@ -124,8 +124,8 @@ class ImageEncoder(nn.Module):
             for m in self.body.modules()
             if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
         ]
-        # The batch normalisation over several workers says by min_rows how many of its own rows it
-        # needs, and is told by idle that it has too few.
+        # The batch normalisation over several workers declares by min_rows how many of its own rows
+        # it needs, and learns by idle that it has fewer.
         idle = [norm for norm in norms if len(rows_R) < getattr(norm, "min_rows", 2)]
         for norm in idle:
             norm.training, norm.idle = False, True  # type: ignore[assignment]  # see above

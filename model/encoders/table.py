@@ -56,6 +56,7 @@ class NumberEmbedding(nn.Module):
         self.register_buffer("high_N", torch.stack([e[-1] for e in edges]), persistent=False)
 
     def forward(self, x_BN: Tensor) -> Tensor:
+        """Returns the embeddings of numbers, NaN where missing."""
         missing_BN = torch.isnan(x_BN)
         z_BN = ((x_BN - self.mean_N) / self.std_N).maximum(self.low_N).minimum(self.high_N)
         z_BN = torch.where(missing_BN, self.fill_N, z_BN)
@@ -100,6 +101,7 @@ class CategoryEmbedding(nn.Module):
             self.table.weight[self.offsets_K + self.sizes_K - 1] = 0
 
     def forward(self, ids_BK: Tensor) -> Tensor:
+        """Returns the embeddings of ids, -1 where missing and len(vocabulary) where unseen."""
         shifted_BK = (ids_BK.long() + 1).clamp_min(0).minimum(self.sizes_K - 1)
         embedding_BKD: Tensor = self.table(shifted_BK + self.offsets_K)
         return embedding_BKD
@@ -148,6 +150,7 @@ class TableEncoder(nn.Module):
         self.norm = Standardise(dim)
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings; the content of an absent table has no influence."""
         parts: list[Tensor] = []
         if self.numbers is not None:
             parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))

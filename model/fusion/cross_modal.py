@@ -11,8 +11,8 @@ expectation. It falls with the share of broken records and hardly depends on the
 where both modalities indicate another mix of classes than on validation, no pair is reported. Which
 of the two modalities is broken remains open.
 
-Legend: B batch, V validation rows, R some of these, M modalities, C classes. In a pair, the first
-axis M is the modality that expects and the second the one that is expected.
+Legend: B batch, V validation rows, R rows with both modalities, M modalities, C classes. In a pair,
+the first axis M is the modality that expects and the second the modality that is expected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 MIN_ROWS = 50  # records with both modalities that a pair needs to be judged
 MIN_VALIDATION_ROWS = 100  # validation rows with both modalities that an expectation needs
 MAX_CLASSES = 1000  # an expectation holds C x C numbers
-# Standard errors by which a slope must be above 0 on validation, and now below its value there.
+# Standard errors by which a slope must be above 0 on validation, and now be lower than there.
 ERRORS = 4.0
 BROKEN_SHARE = 0.75  # share of the slope on validation below which a pair is broken
 # Distance of the mean posterior from that of validation, in deviations of the expectation, up to
@@ -183,7 +183,7 @@ class CrossModalModel(TensorFields):
         expected_BMMC, posterior_BMMC = self.table_MMCC[index].double(), posterior_BMC[:, None]
         if learned:
             count_BMM1 = self.count_MMC[index].double()[..., None] + PSEUDO_ROWS
-            # The record is one row of its class, and through the pseudo rows a part of a row more.
+            # The record counts once in its class, and again by its part in the pseudo rows.
             own_MM1 = (1 + PSEUDO_ROWS / self.rows_MM.clamp_min(1))[..., None]
             others_BMMC = count_BMM1 * expected_BMMC - own_MM1 * posterior_BMMC
             expected_BMMC = others_BMMC / (count_BMM1 - own_MM1)

@@ -174,12 +174,12 @@ def resample_cells(
 
 def _quantile(column: Numeric, u_B: Tensor) -> Tensor:
     """Returns the quantiles of the column at the levels u_B in 0..1, interpolated linearly."""
-    known = column.quantiles or (column.mean,)
-    known_Q = torch.tensor(known, dtype=torch.float32, device=u_B.device)
-    place_B = u_B * (len(known_Q) - 1)
+    quantiles = column.quantiles or (column.mean,)
+    quantiles_Q = torch.tensor(quantiles, dtype=torch.float32, device=u_B.device)
+    place_B = u_B * (len(quantiles_Q) - 1)
     low_B = place_B.long()
-    high_B = (low_B + 1).clamp_max(len(known_Q) - 1)
-    return torch.lerp(known_Q[low_B], known_Q[high_B], place_B - low_B)
+    high_B = (low_B + 1).clamp_max(len(quantiles_Q) - 1)
+    return torch.lerp(quantiles_Q[low_B], quantiles_Q[high_B], place_B - low_B)
 
 
 def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> Batch:
@@ -252,6 +252,7 @@ def _blend(batch: Batch, partners: Batch, share_B: Tensor, u_B1: Tensor) -> Batc
 
 
 def _weighted(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Returns `share` of the one and the rest of the other."""
     return share * own + (1 - share) * other
 
 

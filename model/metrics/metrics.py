@@ -202,7 +202,7 @@ def confidence_report(
     A row is over the records that have the modality. `predicted` and `true` are class-balanced
     means of the confidence and of the true-class probability, `rank_correlation` is Spearman's over
     the records, `used` and `weight` are class-balanced means of the confidence that the fusion uses
-    and of the fusion weight. None stands where there is nothing to measure; `note` then says why.
+    and of the fusion weight. None stands where there is nothing to measure; `note` then states why.
     """
     group_B = shot_groups(counts_C.to(labels_B.device))[labels_B.clamp(min=0)]
     rows: list[ConfidenceRow] = []

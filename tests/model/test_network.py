@@ -1,4 +1,4 @@
-"""Facts about the whole network: any modalities, missing content cannot matter, fusion's limits, experts as a batch, saved weights."""
+"""The whole network: any modalities, missing content, limits of fusion, experts, saved weights."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ SETS = {
 def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> None:
     network = built(data).train()
     batch = samples.batch(data)
-    found = loss_terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
-    assert set(found) == {"classification", "auxiliary", "confidence", "diversity"}
-    torch.stack(list(found.values())).sum().backward()
+    terms = loss_terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
+    assert set(terms) == {"classification", "auxiliary", "confidence", "diversity"}
+    torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
     without = [n for n, p in network.named_parameters() if p.grad is None]
     assert not without
@@ -129,14 +129,14 @@ def test_missing_and_unseen_categories_have_embeddings_of_their_own() -> None:
     data = samples.schema((), None)
     network = built(data)
     batch = samples.batch(data, 1)
-    seen = {}
+    decided = {}
     for name, value in {"missing": -1, "known": 0, "unseen": 2, "far beyond": 99}.items():
         categories = {"table": batch.categories["table"].clone()}
         categories["table"][:, 0] = value
-        seen[name] = network(batch.replace(categories=categories)).logits_BEC
-    assert not torch.equal(seen["missing"], seen["known"])
-    assert not torch.equal(seen["unseen"], seen["missing"])
-    assert torch.equal(seen["unseen"], seen["far beyond"])
+        decided[name] = network(batch.replace(categories=categories)).logits_BEC
+    assert not torch.equal(decided["missing"], decided["known"])
+    assert not torch.equal(decided["unseen"], decided["missing"])
+    assert torch.equal(decided["unseen"], decided["far beyond"])
 
 
 def test_an_unseen_category_adds_nothing_before_training() -> None:
@@ -274,12 +274,12 @@ def test_absent_images_do_not_enter_the_statistics_of_the_batch() -> None:
     dense = copy.deepcopy(sparse)
     x_BCHW = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
     present_B = torch.arange(12) % 4 == 1
-    some_BD, own_BD = (
+    embedding_BD, own_BD = (
         sparse(x_BCHW, present_B),
         dense(x_BCHW[present_B], torch.ones(3, dtype=torch.bool), all_present=True),
     )
-    torch.testing.assert_close(some_BD[present_B], own_BD, atol=1e-5, rtol=1e-4)
-    for encoder, out_BD in ((sparse, some_BD[present_B]), (dense, own_BD)):
+    torch.testing.assert_close(embedding_BD[present_B], own_BD, atol=1e-5, rtol=1e-4)
+    for encoder, out_BD in ((sparse, embedding_BD[present_B]), (dense, own_BD)):
         (out_BD * torch.arange(24.0).sin().view(3, 8)).sum().backward()
         assert encoder.training
     for (name, a), b in zip(sparse.named_parameters(), dense.parameters(), strict=True):
@@ -370,10 +370,10 @@ def forward_all(
     if present is not None:
         batch.present_BM[:] = present
     outputs = network(batch)
-    found = loss_terms(outputs, batch, network.counts_C, network.config, progress=1.0)
+    terms = loss_terms(outputs, batch, network.counts_C, network.config, progress=1.0)
     network.update_running_confidence(outputs, batch)
     return {
-        **found,
+        **terms,
         "logits": outputs.logits_BEC,
         "confidence": outputs.confidence_BM,
         "shrunk": outputs.shrunk_BM,
@@ -388,16 +388,16 @@ def test_extreme_tails_stay_finite(counts: tuple[int, ...], rows: int, half: boo
     data = samples.schema(counts=counts)
     network = built(data).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        found = forward_all(network, data, rows)
-    assert all(torch.isfinite(value).all() for value in found.values())
+        terms = forward_all(network, data, rows)
+    assert all(torch.isfinite(value).all() for value in terms.values())
     assert all(torch.isfinite(b).all() for b in network.buffers() if b.is_floating_point())
 
 
 def test_a_record_without_any_modality_still_gets_finite_logits() -> None:
     data = samples.schema()
-    found = forward_all(built(data), data, 3, present=torch.tensor([False, False]))
-    assert torch.isfinite(found["logits"]).all()
-    assert (found["w"] == 0).all()
+    terms = forward_all(built(data), data, 3, present=torch.tensor([False, False]))
+    assert torch.isfinite(terms["logits"]).all()
+    assert (terms["w"] == 0).all()
 
 
 def test_eight_experts_and_folds_of_the_issue() -> None:
@@ -441,12 +441,12 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
     assert not network.has_novelty_limits
     network.novelty_gate.limit_M[0] = 1e-9
     assert network.has_novelty_limits
-    found = network(batch)
-    assert torch.equal(found.logits_BEC, expected.logits_BEC)
-    assert not torch.equal(found.logits_BEC, before.logits_BEC)
-    assert found.present_BM.all(), "it is still there"
-    assert found.unfamiliar_BM.tolist() == [[True, False]] * 12
-    assert (found.weights_BM[:, 0] == 0).all()
+    terms = network(batch)
+    assert torch.equal(terms.logits_BEC, expected.logits_BEC)
+    assert not torch.equal(terms.logits_BEC, before.logits_BEC)
+    assert terms.present_BM.all(), "it is still there"
+    assert terms.unfamiliar_BM.tolist() == [[True, False]] * 12
+    assert (terms.weights_BM[:, 0] == 0).all()
     network.novelty_gate.limit_M[1] = 1e-9
     nowhere = network(batch)
     assert nowhere.unfamiliar_BM.all()
@@ -460,6 +460,6 @@ def test_the_network_treats_an_unfamiliar_modality_as_absent_in_evaluation_only(
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gate", "late", "evidential"])
-def test_other_fusions_know_nothing_of_it(kind: str) -> None:
+def test_other_kinds_of_fusion_have_no_novelty_gate(kind: str) -> None:
     network = Network(samples.schema(), small(fusion=FusionConfig(kind=kind)))
     assert network.novelty_gate is None

@@ -1,4 +1,4 @@
-"""Expert weights at test time: where estimates help they are used, where they would harm the guard refuses and says why."""
+"""Experts are weighted by an estimate where it helps; where it would harm, the guard refuses it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Case:
     validation: ValidationRows
     prior_C: Tensor
 
-    def accuracy(self, found: Aggregation) -> float:
-        return 100 * float((found.logits_NC.argmax(1) == self.labels_N).float().mean())
+    def accuracy(self, result: Aggregation) -> float:
+        return 100 * float((result.logits_NC.argmax(1) == self.labels_N).float().mean())
 
     def stability(self, *, validated: bool = True, guarded: bool = True) -> Aggregation:
         validation = self.validation if validated else None
@@ -52,7 +52,11 @@ class Case:
 
 
 def over_confident_tail(rows: int, seed: int) -> Case:
-    """Three classes, head and medium experts that are good but wobble between views, a tail expert that hardly looks at its input."""
+    """Three classes and three experts.
+
+    Those of the head and the middle are good but vary between views; that of the tail hardly
+    depends on its input.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int, prior_C: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -75,7 +79,10 @@ def over_confident_tail(rows: int, seed: int) -> Case:
 
 
 def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: float = 50) -> Case:
-    """SADE's protocol: experts of prior strengths 0, 1 and 2 from a long tail of ratio 20, tested on forward or backward shifts."""
+    """SADE's protocol: a long tail of ratio 20, tested on forward or backward shifts.
+
+    The experts have the prior strengths 0, 1 and 2.
+    """
     generator = torch.Generator().manual_seed(seed)
     steps_C = torch.linspace(0, 1, classes)
     train_C = (20**-steps_C) / (20**-steps_C).sum()
@@ -93,10 +100,10 @@ def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: floa
         x_NC = torch.randn(count, classes, generator=generator) + 2 * one_hot(labels_N, classes)
 
         def view(noise: float) -> Tensor:
-            seen_NC = x_NC + noise * torch.randn(count, classes, generator=generator)
+            logits_NC = x_NC + noise * torch.randn(count, classes, generator=generator)
             return (
-                2 * seen_NC[:, None]
-                + 2 * torch.einsum("nc,ecd->ned", seen_NC, quirks_ECC)
+                2 * logits_NC[:, None]
+                + 2 * torch.einsum("nc,ecd->ned", logits_NC, quirks_ECC)
                 + expert_shift_EC
             )
 
@@ -109,7 +116,10 @@ def shifted(direction: str, rows: int, seed: int, classes: int = 20, ratio: floa
 
 @pytest.mark.parametrize("rows", [60, 150])
 def test_unguarded_stability_collapses_and_guarded_does_not(rows: int) -> None:
-    """The report of a SADE user: accuracy of three classes fell from 89.6 to 51.8 when the tail expert got all the weight."""
+    """A SADE user reported that the accuracy of three classes fell from 89.6 to 51.8.
+
+    The tail expert had got all the weight.
+    """
     collapsed = 0
     for seed in range(10):
         case = over_confident_tail(rows, seed)
@@ -131,7 +141,7 @@ def test_unguarded_stability_collapses_and_guarded_does_not(rows: int) -> None:
 
 
 def test_its_own_objective_would_not_have_protected() -> None:
-    """The collapsed weights gain agreement by many errors: a guard that looks only there lets them pass."""
+    """The collapsed weights gain agreement by many errors, so agreement alone is no guard."""
     case = over_confident_tail(150, 0)
     bare = case.stability(guarded=False)
 
@@ -154,33 +164,33 @@ def test_guarded_is_never_worse_than_uniform_by_more_than_its_error(
     for seed in range(4):
         case = shifted(direction, rows, seed)
         even = aggregate_uniformly(case.logits_NEC)
-        for found in (
+        for result in (
             case.stability(),
             case.stability(validated=False),
             aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation),
         ):
             right_N, even_N = (
-                (a.logits_NC.argmax(1) == case.labels_N).double() for a in (found, even)
+                (a.logits_NC.argmax(1) == case.labels_N).double() for a in (result, even)
             )
             change, error = mean_and_error(right_N - even_N)
-            assert change >= -2 * error, (seed, found.method, change, error)
-            assert found.fell_back == (found.method == "uniform") == (found.reason != "")
+            assert change >= -2 * error, (seed, result.method, change, error)
+            assert result.fell_back == (result.method == "uniform") == (result.reason != "")
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_the_estimated_prior_gains_under_a_shift(direction: str) -> None:
     for seed in range(3):
         case = shifted(direction, 1500, seed)
-        found = aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation)
-        even, known = (
+        result = aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation)
+        even, validation = (
             aggregate_uniformly(case.logits_NEC),
             aggregate_with_known_prior(case.logits_NEC, case.prior_C),
         )
-        assert found.method == "prior"
-        assert found.prior_C is not None
-        assert case.accuracy(found) > case.accuracy(even) + 5
-        assert case.accuracy(found) > case.accuracy(known) - 2.5
-        assert float((found.prior_C - case.prior_C).abs().sum()) / 2 < 0.15
+        assert result.method == "prior"
+        assert result.prior_C is not None
+        assert case.accuracy(result) > case.accuracy(even) + 5
+        assert case.accuracy(result) > case.accuracy(validation) - 2.5
+        assert float((result.prior_C - case.prior_C).abs().sum()) / 2 < 0.15
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -188,28 +198,31 @@ def test_stability_gains_under_a_shift(direction: str) -> None:
     used = 0
     for seed in range(4):
         case = shifted(direction, 1500, seed)
-        found, even = case.stability(), aggregate_uniformly(case.logits_NEC)
+        result, even = case.stability(), aggregate_uniformly(case.logits_NEC)
         favoured = 0 if direction == "forward" else 2
         assert float(case.stability(guarded=False).weights_E[favoured]) > 0.5
-        if not found.fell_back:
+        if not result.fell_back:
             used += 1
-            assert case.accuracy(found) > case.accuracy(even) + 3
+            assert case.accuracy(result) > case.accuracy(even) + 3
     assert used >= 1
 
 
 def test_no_shift_no_change() -> None:
     for seed in range(3):
         case = shifted("uniform", 1500, seed)
-        for found in (
+        for result in (
             case.stability(),
             aggregate_with_estimated_prior(case.logits_NEC, validation=case.validation),
         ):
-            assert found.fell_back
-            assert "changes by" in found.reason
+            assert result.fell_back
+            assert "changes by" in result.reason
 
 
 def test_a_biased_posterior_is_not_taken_for_a_shift() -> None:
-    """The test set is not shifted, every expert favours the same classes: bare EM loses accuracy, validation rows show why."""
+    """Every expert favours the same classes, and the test set is not shifted.
+
+    Expectation-maximisation alone loses accuracy; validation rows show why.
+    """
     case = shifted("uniform", 1500, 0)
     bias_C = torch.randn(20, generator=torch.Generator().manual_seed(1))
     logits_NEC = case.logits_NEC + bias_C
@@ -244,10 +257,10 @@ def test_few_rows_and_one_expert_fall_back() -> None:
 
 def test_uniform_is_the_mean() -> None:
     logits = torch.randn(5, 4, 3)
-    found = aggregate_uniformly(logits)
-    assert torch.allclose(found.logits_NC, logits.mean(1), atol=1e-6)
-    assert torch.allclose(found.probabilities_NC.sum(1), torch.ones(5))
-    assert (found.method, found.fell_back, found.prior_C) == ("uniform", False, None)
+    result = aggregate_uniformly(logits)
+    assert torch.allclose(result.logits_NC, logits.mean(1), atol=1e-6)
+    assert torch.allclose(result.probabilities_NC.sum(1), torch.ones(5))
+    assert (result.method, result.fell_back, result.prior_C) == ("uniform", False, None)
 
 
 def test_a_given_prior_moves_the_logits_by_its_ratio() -> None:
@@ -256,13 +269,13 @@ def test_a_given_prior_moves_the_logits_by_its_ratio() -> None:
         torch.tensor([0.6, 0.3, 0.1]),
         torch.tensor([1.0, 1.0, 2.0]),
     )
-    found = aggregate_with_known_prior(logits, wanted, trained)
+    result = aggregate_with_known_prior(logits, wanted, trained)
     expected = logits.mean(1).softmax(1) * (wanted / 4) / trained
     assert torch.allclose(
-        found.probabilities_NC, expected / expected.sum(1, keepdim=True), atol=1e-6
+        result.probabilities_NC, expected / expected.sum(1, keepdim=True), atol=1e-6
     )
-    assert found.prior_C is not None
-    assert found.prior_C.tolist() == pytest.approx([0.25, 0.25, 0.5])
+    assert result.prior_C is not None
+    assert result.prior_C.tolist() == pytest.approx([0.25, 0.25, 0.5])
     never = aggregate_with_known_prior(logits, torch.tensor([1.0, 1.0, 0.0]))
     assert torch.isfinite(never.logits_NC).all()
     assert (never.logits_NC.argmax(1) != 2).all()
@@ -281,8 +294,8 @@ def test_em_finds_the_prior_and_stays_finite() -> None:
     trained, truth = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.2, 0.7])
     labels = torch.multinomial(truth, 4000, replacement=True, generator=generator)
     x = torch.randn(4000, 3, generator=generator) + 2 * one_hot(labels, 3)
-    found = estimate_prior((2 * x + trained.log()).softmax(1), trained)
-    assert torch.allclose(found.float(), truth, atol=0.03)
+    result = estimate_prior((2 * x + trained.log()).softmax(1), trained)
+    assert torch.allclose(result.float(), truth, atol=0.03)
     one = estimate_prior(torch.tensor([[1.0, 0.0, 0.0]]), trained)
     assert torch.isfinite(one).all()
     assert (one > 0).all()
@@ -306,9 +319,9 @@ def test_a_class_absent_from_validation_does_no_harm() -> None:
     empty = ValidationRows.select(torch.zeros(0, 3, 20), torch.zeros(0, dtype=torch.long))
     even = case.accuracy(aggregate_uniformly(case.logits_NEC))
     for validation in (partial, empty):
-        found = aggregate_with_estimated_prior(case.logits_NEC, validation=validation)
-        assert torch.isfinite(found.logits_NC).all()
-        assert case.accuracy(found) >= even - 2.5
+        result = aggregate_with_estimated_prior(case.logits_NEC, validation=validation)
+        assert torch.isfinite(result.logits_NC).all()
+        assert case.accuracy(result) >= even - 2.5
 
 
 def test_expected_gain_of_no_change_is_zero() -> None:
@@ -338,7 +351,7 @@ def test_every_method_is_finite_on_little_and_on_half_precision(method: str, row
     )
     validation = ValidationRows.select(torch.randn(5, 3, 4), torch.tensor([0, 0, 1, -1, 3]))
     for guarded in (True, False):
-        found = aggregate(
+        result = aggregate(
             method,
             logits,
             views=(logits, logits + 1),
@@ -346,9 +359,9 @@ def test_every_method_is_finite_on_little_and_on_half_precision(method: str, row
             validation=validation,
             guarded=guarded,
         )
-        assert torch.isfinite(found.logits_NC).all()
-        assert torch.isfinite(found.probabilities_NC).all()
-        assert float(found.weights_E.sum()) == pytest.approx(1.0, abs=1e-5)
+        assert torch.isfinite(result.logits_NC).all()
+        assert torch.isfinite(result.probabilities_NC).all()
+        assert float(result.weights_E.sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_wrong_calls_are_one_clear_error() -> None:

@@ -1,4 +1,4 @@
-"""Temperatures recover what was put in, offsets help or stay away, costs decide, and small validation sets are safe."""
+"""Fitted temperatures are right, offsets help or are 0, and small validation sets are safe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model.metrics.metrics import compute_metrics
 
 
 def posteriors(counts: list[int], seed: int = 0, distance: float = 2.0) -> tuple[Tensor, Tensor]:
-    """Exact log posteriors under a uniform prior of Gaussian classes, and labels with the given counts."""
+    """Exact log posteriors of Gaussian classes under a uniform prior, and their labels."""
     generator = torch.Generator().manual_seed(seed)
     classes = len(counts)
     labels_N = torch.arange(classes).repeat_interleave(torch.tensor(counts))
@@ -42,7 +42,10 @@ def test_temperature_is_recovered() -> None:
 
 
 def test_class_balanced_fit_is_right_where_the_plain_one_is_not() -> None:
-    """A long-tailed validation set of classes at 0, 1 and 3 on a line; the logits are exact for a uniform prior, so the right T is 1."""
+    """A long-tailed validation set of classes at 0, 1 and 3 on a line.
+
+    The logits are exact for a uniform prior, so the right temperature is 1.
+    """
     generator = torch.Generator().manual_seed(0)
     centres_C, counts = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([400, 20000, 400])
     labels = torch.arange(3).repeat_interleave(counts)
@@ -60,18 +63,18 @@ def test_an_expert_is_fitted_under_the_prior_it_speaks_for() -> None:
     prior = torch.tensor(counts) / sum(counts)
     head = logits + prior.log()  # an expert of strength 0
     raw = torch.stack([head * 2.0, logits * 0.5], 1)
-    found = fit_calibration(raw, labels, torch.stack([prior, torch.full((3,), 1 / 3)]))
-    assert found.temperatures_E.tolist() == pytest.approx([2.0, 0.5], rel=0.1)
-    assert float(found.temperature) == pytest.approx(1.0, abs=0.15)
-    assert found.reason == ""
+    fitted = fit_calibration(raw, labels, torch.stack([prior, torch.full((3,), 1 / 3)]))
+    assert fitted.temperatures_E.tolist() == pytest.approx([2.0, 0.5], rel=0.1)
+    assert float(fitted.temperature) == pytest.approx(1.0, abs=0.15)
+    assert fitted.reason == ""
 
 
 def test_the_scaled_mean_is_the_calibrated_mixture() -> None:
     logits, labels = posteriors([300, 200, 100])
     raw = torch.stack([logits * 2, logits * 4], 1)
-    found = fit_calibration(raw, labels)
-    mixture = (raw / found.temperatures_E[:, None]).mean(1) / found.temperature
-    assert torch.allclose(found.scale(raw).mean(1), mixture, atol=1e-5)
+    fitted = fit_calibration(raw, labels)
+    mixture = (raw / fitted.temperatures_E[:, None]).mean(1) / fitted.temperature
+    assert torch.allclose(fitted.scale(raw).mean(1), mixture, atol=1e-5)
 
 
 def test_mixture_prior() -> None:
@@ -113,7 +116,7 @@ def test_what_cannot_be_fitted_stays_1_with_the_reason(case: str, reason: str) -
         labels = torch.full_like(labels, -1)
     if case == "nan":
         logits = logits * torch.nan
-    found = (
+    fitted = (
         fit_calibration(logits[:, None].repeat(1, 2, 1), labels, metric="balanced_accuracy")
         if case != "nan"
         else None
@@ -121,14 +124,14 @@ def test_what_cannot_be_fitted_stays_1_with_the_reason(case: str, reason: str) -
     temperature, why = fit_temperature(logits, labels)
     assert temperature == 1.0
     assert reason in why
-    if found is not None:
-        assert found.temperatures_E.tolist() == [1.0, 1.0]
-        assert found.offsets_C.tolist() == [0.0, 0.0, 0.0]
-        assert "offsets are 0" in found.reason
+    if fitted is not None:
+        assert fitted.temperatures_E.tolist() == [1.0, 1.0]
+        assert fitted.offsets_C.tolist() == [0.0, 0.0, 0.0]
+        assert "offsets are 0" in fitted.reason
 
 
 def test_few_separable_rows_move_the_temperature_little() -> None:
-    """Every row right: the plain NLL has no minimum (T runs to 0). Twelve rows must not claim certainty."""
+    """Every row is right, so the plain NLL has no minimum: twelve rows must not give certainty."""
     logits, labels = 3 * torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4)
     temperature, _ = fit_temperature(logits, labels)
     assert 0.3 < temperature < 1.0
@@ -213,15 +216,15 @@ def test_decisions_by_cost() -> None:
 
 def test_saved_and_loaded_without_pickle() -> None:
     logits, labels = posteriors([100, 100, 100])
-    found = fit_calibration(torch.stack([logits, logits * 2], 1), labels)
+    fitted = fit_calibration(torch.stack([logits, logits * 2], 1), labels)
     file = io.BytesIO()
-    torch.save(found.state_dict(), file)
+    torch.save(fitted.state_dict(), file)
     file.seek(0)
     again = Calibration.from_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(again.temperatures_E, found.temperatures_E)
-    assert torch.equal(again.temperature, found.temperature)
-    assert torch.equal(again.offsets_C, found.offsets_C)
-    assert again.reason == found.reason
+    assert torch.equal(again.temperatures_E, fitted.temperatures_E)
+    assert torch.equal(again.temperature, fitted.temperature)
+    assert torch.equal(again.offsets_C, fitted.offsets_C)
+    assert again.reason == fitted.reason
 
 
 def test_identity_changes_nothing() -> None:
@@ -234,15 +237,15 @@ def test_identity_changes_nothing() -> None:
 def test_class_biases_are_found_whatever_the_validation_prior() -> None:
     logits, labels = posteriors([3000, 600, 300], distance=1.5)
     put_in = torch.tensor([0.8, -0.4, -0.4])
-    found, covariance = fit_biases(logits - put_in, labels, torch.full((3,), 1 / 3))
-    assert torch.allclose(found.float() - found.float().mean(), put_in, atol=0.2)
+    fitted, covariance = fit_biases(logits - put_in, labels, torch.full((3,), 1 / 3))
+    assert torch.allclose(fitted.float() - fitted.float().mean(), put_in, atol=0.2)
     assert torch.linalg.eigvalsh(covariance).min() > 0
 
 
 def test_a_class_without_rows_has_an_uncertain_bias_near_zero() -> None:
     logits, labels = posteriors([300, 300, 1, 0], distance=1.5)
-    found, covariance = fit_biases(logits, labels, torch.full((4,), 1 / 4))
-    assert found.abs().max() < 1.0
+    fitted, covariance = fit_biases(logits, labels, torch.full((4,), 1 / 4))
+    assert fitted.abs().max() < 1.0
     deviation = covariance.diagonal().sqrt()
     assert deviation[3] > 0.7
     assert deviation[3] > deviation[2] > deviation[0]

@@ -83,20 +83,20 @@ def test_no_shrinkage_keeps_each_sample_s_own_confidence() -> None:
 
 
 def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
-    found = running(shrinkage=1.0)
-    found.update(
+    means = running(shrinkage=1.0)
+    means.update(
         torch.full((3, 2), 0.9), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 1, 2]), same
     )
     confidence_NM = torch.tensor([[0.5, 0.9], [0.7, 0.9], [0.4, 0.9], [0.0, 0.0]])
     true_NM = torch.tensor([[0.4, 0.5], [0.6, 0.5], [0.2, 0.2], [1.0, 1.0]])
     present_NM = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
-    found.correct_on_validation(
+    means.correct_on_validation(
         confidence_NM, true_NM, present_NM, torch.tensor([0, 0, 1, -1])
     )  # no row of class 2; the last has no label
-    assert torch.allclose(found.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
-    assert torch.allclose(found.bias_M, torch.tensor([(0.1 + 0.2) / 2, (0.4 + 0.7) / 2]))
+    assert torch.allclose(means.balanced_mean(), torch.tensor([(0.5 + 0.2) / 2, (0.5 + 0.2) / 2]))
+    assert torch.allclose(means.bias_M, torch.tensor([(0.1 + 0.2) / 2, (0.4 + 0.7) / 2]))
     posterior_BMC = torch.eye(3)[torch.tensor([[0, 0]])]
-    shrunk_BM = found.shrink(
+    shrunk_BM = means.shrink(
         torch.tensor([[0.8, 0.1]]),
         posterior_BMC,
         torch.ones(1, 2, dtype=torch.bool),
@@ -105,11 +105,11 @@ def test_validation_corrects_the_level_and_the_bias_by_hand() -> None:
     assert torch.allclose(
         shrunk_BM, torch.tensor([[0.75 * 0.65 + 0.25 * 0.35, 0.75 * 0.0 + 0.25 * 0.35]])
     ), "half above nothing is nothing"
-    before_M = found.balanced_mean()
-    found.correct_on_validation(
+    before_M = means.balanced_mean()
+    means.correct_on_validation(
         confidence_NM, true_NM, torch.zeros_like(present_NM), torch.tensor([0, 0, 1, 2])
     )
-    assert torch.equal(found.balanced_mean(), before_M), (
+    assert torch.equal(means.balanced_mean(), before_M), (
         "validation without the modality says nothing of it"
     )
 

@@ -1,4 +1,4 @@
-"""Facts about the random changes to a batch: the same on one worker and on many, bounded, and never everything lost."""
+"""Random changes to a batch are the same on one worker and on many, and never remove everything."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def shares(batch: Batch, cuts: list[int]) -> list[Batch]:
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    found = all(torch.allclose(a.images[k], b.images[k], atol=1e-6) for k in a.images)
-    found &= all(torch.allclose(a.numbers[k], b.numbers[k], equal_nan=True) for k in a.numbers)
-    found &= all(torch.equal(a.categories[k], b.categories[k]) for k in a.categories)
+    changed = all(torch.allclose(a.images[k], b.images[k], atol=1e-6) for k in a.images)
+    changed &= all(torch.allclose(a.numbers[k], b.numbers[k], equal_nan=True) for k in a.numbers)
+    changed &= all(torch.equal(a.categories[k], b.categories[k]) for k in a.categories)
     for name in ("present_BM", "dropped_BM", "partners_B", "shares_B"):
         mine, theirs = getattr(a, name), getattr(b, name)
-        found &= mine is theirs if mine is None else torch.equal(mine, theirs)
-    return found
+        changed &= mine is theirs if mine is None else torch.equal(mine, theirs)
+    return changed
 
 
 @pytest.mark.parametrize("kind", ["none", "mixup", "remix"])

@@ -1,4 +1,4 @@
-"""The experts' classification losses against numbers worked out by hand or in numpy, never by the code under test."""
+"""The experts' classification losses against numbers that are computed by hand or in numpy."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ def test_experts_in_a_batch_equal_each_alone(name: str) -> None:
     together = loss(slice(3), config)
     assert together.shape == (12, 3)
     for e, strength in enumerate((0.5, 1.0, 1.5)):
-        # an expert's place gives its prior strength, so alone it needs that strength as its centre (sade: the shift of its place)
+        # An expert's position gives its prior strength, which is the average of a single expert
+        # (sade: the position gives the shift).
         alone, shift_C = replace(config, average_prior_strength=strength), torch.zeros(3)
         if name == "sade":
             alone, shift_C = (

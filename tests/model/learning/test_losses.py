@@ -1,4 +1,4 @@
-"""Every term of the loss against numbers worked out by hand or in numpy, and what holds for all of them."""
+"""Every term of the loss against numbers that are computed by hand or in numpy."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def test_remix_gives_the_rarer_label_all_when_the_frequent_record_is_the_smaller
         torch.tensor([30.0, 30.0, 11.0, 30.0, 40.0]),
     )
     lam = torch.tensor([0.4, 0.6, 0.4, 0.6, 0.4])
-    # frequent and below tau: partner; frequent but above: blended; not 3-fold: blended; rare, other part 0.4: label; 0.6: blended
+    # A frequent class below tau: the partner's label; a frequent one above: blended; counts not
+    # 3-fold apart: blended; a rare class whose partner has 0.4: its own label; 0.6: blended.
     assert losses.remix_share(lam, counts, partner, kappa=3.0, tau=0.5).tolist() == pytest.approx(
         [0.0, 0.6, 0.4, 1.0, 0.4]
     )

@@ -1,4 +1,4 @@
-"""The optimisers' groups, SAM and ImbSAM against hand-computed quadratics, the schedule and the averaged weights."""
+"""Parameter groups, SAM and ImbSAM on quadratics by hand, the schedule and the averaged weights."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def bowl(w: Tensor, a: float, b: float) -> Tensor:
 
 
 def test_sam_on_a_quadratic_by_hand() -> None:
-    # L = (w0^2 + 3 w1^2) / 2 at (1, 2): gradient (1, 6), norm sqrt(37); at w + rho g / |g| the gradient is (1, 6) + rho (1, 18) / sqrt(37)
+    # L = (w0^2 + 3 w1^2) / 2 at (1, 2): gradient (1, 6), norm sqrt(37); at w + rho g / |g| the
+    # gradient is (1, 6) + rho (1, 18) / sqrt(37).
     w = nn.Parameter(torch.tensor([1.0, 2.0]))
     bowl(w, 1, 3).backward()
     undo = optimisers.perturb([w], rho=0.5)
@@ -105,7 +106,8 @@ def test_sam_on_a_quadratic_by_hand() -> None:
 
 
 def test_imbsam_perturbs_by_the_rare_part_and_keeps_the_frequent_part_where_it_is() -> None:
-    # rare part (w0^2)/2 * 4 with gradient (4, 0) at (1, 2): eps = (0.5, 0); frequent part (2 w1^2 + 2 w0^2) / 2
+    # Rare part (w0^2)/2 * 4 with gradient (4, 0) at (1, 2): eps = (0.5, 0); frequent part
+    # (2 w1^2 + 2 w0^2) / 2.
     w = nn.Parameter(torch.tensor([1.0, 2.0]))
     bowl(w, 4, 0).backward()
     undo = optimisers.perturb([w], rho=0.5)

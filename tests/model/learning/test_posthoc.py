@@ -23,7 +23,7 @@ def features(experts: int = 2, hidden: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def biased(experts: int = 2, hidden: int = 5) -> tuple[Tensor, Tensor]:
-    """The clouds' own classifier under the training prior: what plain cross-entropy would have found."""
+    """The clouds' classifier under the training prior, which plain cross-entropy would learn."""
     weight = 1.5 * torch.eye(hidden)[:3].expand(experts, -1, -1)
     return weight.clone(), (COUNTS / COUNTS.sum()).log().expand(experts, -1).clone()
 
@@ -146,12 +146,12 @@ def test_the_same_seed_gives_the_same_classifier_and_touches_nothing_else(kind: 
 
 def test_rows_without_a_label_are_left_out() -> None:
     hidden, labels = features()
-    known = retrain("crt", hidden, labels)
+    labelled = retrain("crt", hidden, labels)
     extra = (
         torch.cat([hidden, torch.full((9, 2, 5), torch.nan)]),
         torch.cat([labels, torch.full((9,), -1)]),
     )
-    assert torch.equal(known[0], retrain("crt", *extra)[0])
+    assert torch.equal(labelled[0], retrain("crt", *extra)[0])
 
 
 def test_features_of_inference_mode_in_bfloat16_are_welcome() -> None:

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics and numbers worked out by hand; merging; bootstrap; confidence report."""
+"""Metrics against scikit-learn, torchmetrics and numbers by hand; bootstrap; confidence report."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def example(
 @pytest.mark.parametrize("ties", [False, True])
 def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
     p, y, counts, classes = example(400, 7, ties=ties)
-    found = compute_metrics(p, y, counts, classes)
-    told = p.argmax(1)
+    values = compute_metrics(p, y, counts, classes)
+    notes = p.argmax(1)
     onehot = torch.nn.functional.one_hot(y, 7)
-    precision, recall, _, _ = reference.precision_recall_fscore_support(y, told)
+    precision, recall, _, _ = reference.precision_recall_fscore_support(y, notes)
     expected = {
-        "balanced_accuracy": reference.balanced_accuracy_score(y, told),
-        "macro_f1": reference.f1_score(y, told, average="macro"),
+        "balanced_accuracy": reference.balanced_accuracy_score(y, notes),
+        "macro_f1": reference.f1_score(y, notes, average="macro"),
         "g_mean": float(np.prod(recall)) ** (1 / 7),
-        "mcc": reference.matthews_corrcoef(y, told),
+        "mcc": reference.matthews_corrcoef(y, notes),
         "macro_auroc": np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in range(7)]),
         "macro_auprc": np.mean(
             [reference.average_precision_score(y == c, p[:, c]) for c in range(7)]
         ),
-        "accuracy": reference.accuracy_score(y, told),
+        "accuracy": reference.accuracy_score(y, notes),
         "worst_recall": recall.min(),
         "nll": reference.log_loss(y, p.double() / p.double().sum(1, keepdim=True)),
         "brier": float(((p - onehot) ** 2).sum(1).mean()),
@@ -67,13 +67,13 @@ def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
         **{f"precision/c{c}": precision[c] for c in range(7)},
     }
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-6), name
+        assert values[name] == pytest.approx(value, abs=1e-6), name
 
 
 def test_equals_torchmetrics_when_every_class_has_rows() -> None:
     functional = pytest.importorskip("torchmetrics.functional.classification")
     p, y, counts, classes = example(500, 9)
-    found = compute_metrics(p, y, counts, classes)
+    values = compute_metrics(p, y, counts, classes)
     expected = {
         "macro_auroc": functional.multiclass_auroc(p, y, 9),
         "macro_auprc": functional.multiclass_average_precision(p, y, 9),
@@ -83,38 +83,39 @@ def test_equals_torchmetrics_when_every_class_has_rows() -> None:
         "ece": functional.multiclass_calibration_error(p, y, 9, n_bins=15),
     }
     for name, value in expected.items():
-        assert found[name] == pytest.approx(float(value), abs=1e-6), name
+        assert values[name] == pytest.approx(float(value), abs=1e-6), name
 
 
 def test_classwise_calibration_error_by_hand() -> None:
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     y = torch.tensor([0, 1, 1, 1])
-    found = compute_metrics(p, y, torch.tensor([200, 50]), ("a", "b"))
-    # class a: two rows at 0.9 of which one is true (gap 0.4), two at 0.2 of which none is (gap 0.2); class b mirrors it
-    assert found["classwise_ece"] == pytest.approx(0.3, abs=1e-6)
-    assert found["ece"] == pytest.approx((0.4 + 0.2) / 2, abs=1e-6)
+    values = compute_metrics(p, y, torch.tensor([200, 50]), ("a", "b"))
+    # Class a: two rows at 0.9, one of them true (gap 0.4), two at 0.2, none of them true (gap 0.2);
+    # class b mirrors it.
+    assert values["classwise_ece"] == pytest.approx(0.3, abs=1e-6)
+    assert values["ece"] == pytest.approx((0.4 + 0.2) / 2, abs=1e-6)
 
 
 def test_an_absent_class_is_left_out_and_named() -> None:
     p, y, counts, classes = example(300, 6)
     keep = y != 4
     p, y = p[keep], y[keep]
-    found, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
+    values, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
     present = [c for c in range(6) if c != 4]
-    assert found["macro_auroc"] == pytest.approx(
+    assert values["macro_auroc"] == pytest.approx(
         np.mean([reference.roc_auc_score(y == c, p[:, c]) for c in present])
     )
-    assert found["macro_auprc"] == pytest.approx(
+    assert values["macro_auprc"] == pytest.approx(
         np.mean([reference.average_precision_score(y == c, p[:, c]) for c in present]), abs=1e-6
     )
     with pytest.warns(UserWarning, match="not in y_true"):
-        assert found["balanced_accuracy"] == pytest.approx(
+        assert values["balanced_accuracy"] == pytest.approx(
             reference.balanced_accuracy_score(y, p.argmax(1))
         )
-    assert found["macro_f1"] == pytest.approx(reference.f1_score(y, p.argmax(1), average="macro"))
-    assert found["mcc"] == pytest.approx(reference.matthews_corrcoef(y, p.argmax(1)))
-    assert found["worst_recall"] == min(found[f"recall/c{c}"] for c in present)
-    assert "recall/c4" not in found
+    assert values["macro_f1"] == pytest.approx(reference.f1_score(y, p.argmax(1), average="macro"))
+    assert values["mcc"] == pytest.approx(reference.matthews_corrcoef(y, p.argmax(1)))
+    assert values["worst_recall"] == min(values[f"recall/c{c}"] for c in present)
+    assert "recall/c4" not in values
     assert "no rows" in why["recall/c4"]
     assert "c4" in why["macro_auroc"]
 
@@ -122,9 +123,9 @@ def test_an_absent_class_is_left_out_and_named() -> None:
 def test_of_very_many_absent_classes_the_first_are_named() -> None:
     p, y, counts, classes = example(300, 60)
     keep = y < 20
-    said = explain_metrics(p[keep], y[keep], counts, classes)["balanced_accuracy"]
-    assert said.startswith("without the classes that have no rows: c20, c21")
-    assert said.endswith(" and 28 more")
+    note = explain_metrics(p[keep], y[keep], counts, classes)["balanced_accuracy"]
+    assert note.startswith("without the classes that have no rows: c20, c21")
+    assert note.endswith(" and 28 more")
 
 
 @pytest.mark.parametrize(
@@ -144,20 +145,20 @@ def test_nothing_is_nan_and_what_is_missing_has_a_reason(case: str) -> None:
         y = torch.where(torch.arange(40) % 2 == 0, -1, y)
     if case == "certain and wrong":
         p = torch.nn.functional.one_hot((y + 1) % 4, 4).float()
-    found, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
-    assert all(math.isfinite(v) for v in found.values())
+    values, why = compute_metrics(p, y, counts, classes), explain_metrics(p, y, counts, classes)
+    assert all(math.isfinite(v) for v in values.values())
     everything = {*FORMULAS, *(f"{kind}/{c}" for kind in ("recall", "precision") for c in classes)}
-    undefined = everything - found.keys()
+    undefined = everything - values.keys()
     if case == "none":
         assert undefined == everything
         assert set(FORMULAS) <= why.keys()
     else:
         assert undefined <= why.keys()
     if case == "constant":
-        assert found["mcc"] == 0
-        assert found["macro_auroc"] == 0.5
+        assert values["mcc"] == 0
+        assert values["macro_auroc"] == 0.5
     if case == "unknown labels":
-        assert found == compute_metrics(p[y >= 0], y[y >= 0], counts, classes)
+        assert values == compute_metrics(p[y >= 0], y[y >= 0], counts, classes)
         assert "20 of 40" in why["rows"]
 
 
@@ -194,11 +195,11 @@ def test_shot_groups() -> None:
 
 def test_shot_accuracy_is_the_mean_recall_of_the_group() -> None:
     y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
-    told = torch.tensor([0, 0, 0, 1, 1, 0, 2, 0])
-    p = torch.nn.functional.one_hot(told, 4).float()
-    found = compute_metrics(p, y, torch.tensor([500, 101, 50, 3]), ("a", "b", "c", "d"))
-    assert found["many_shot_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
-    assert (found["medium_shot_accuracy"], found["few_shot_accuracy"]) == (1.0, 0.0)
+    notes = torch.tensor([0, 0, 0, 1, 1, 0, 2, 0])
+    p = torch.nn.functional.one_hot(notes, 4).float()
+    values = compute_metrics(p, y, torch.tensor([500, 101, 50, 3]), ("a", "b", "c", "d"))
+    assert values["many_shot_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
+    assert (values["medium_shot_accuracy"], values["few_shot_accuracy"]) == (1.0, 0.0)
 
 
 def test_resamples_keep_every_class_size() -> None:
@@ -218,7 +219,7 @@ def test_bootstrap_equals_recomputing_on_the_drawn_rows() -> None:
         p, y, counts, names, replicates=20, seed=5, classes=classes, level=1.0
     )
     for name in names:
-        values = [found[name] for found in again]
+        values = [metrics_of_draw[name] for metrics_of_draw in again]
         assert intervals[name] == (
             pytest.approx(min(values), abs=1e-9),
             pytest.approx(max(values), abs=1e-9),
@@ -254,10 +255,10 @@ def test_bootstrap_covers_the_truth_and_names_a_wrong_metric() -> None:
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
         y = torch.arange(300) % 3
-        told = torch.where(
+        notes = torch.where(
             torch.rand(300, generator=generator) < 0.7, y, (y + 1) % 3
         )  # the true balanced accuracy is 0.7
-        p = torch.nn.functional.one_hot(told, 3).float()
+        p = torch.nn.functional.one_hot(notes, 3).float()
         low, high = bootstrap_intervals(
             p, y, torch.tensor([200, 50, 5]), ["balanced_accuracy"], seed=seed
         )["balanced_accuracy"]
@@ -282,12 +283,12 @@ def test_confidence_report() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
     true = torch.rand(300, 2, generator=generator)
-    told = torch.stack([true[:, 0] ** 2, torch.full((300,), 0.5)], 1)
+    notes = torch.stack([true[:, 0] ** 2, torch.full((300,), 0.5)], 1)
     present = torch.ones(300, 2, dtype=torch.bool)
     present[labels == 2, 1] = False
     weights = torch.tensor([0.8, 0.2]).expand(300, 2)
     rows = confidence_report(
-        told, true, present, labels, torch.tensor([500, 50, 5]), ("image", "table"), weights
+        notes, true, present, labels, torch.tensor([500, 50, 5]), ("image", "table"), weights
     )
     by = {(r["modality"], r["group"]): r for r in rows}
     assert len(rows) == 8
@@ -302,20 +303,20 @@ def test_confidence_report() -> None:
 
 def test_confidence_report_matches_scipy_and_balances_classes() -> None:
     generator = torch.Generator().manual_seed(1)
-    told, true = (
+    notes, true = (
         torch.rand(90, 1, generator=generator).mul(9).round(),
         torch.rand(90, 1, generator=generator).mul(5).round(),
     )
     labels = torch.tensor([0] * 80 + [1] * 9 + [2])
     row = confidence_report(
-        told,
+        notes,
         true,
         torch.ones(90, 1, dtype=torch.bool),
         labels,
         torch.tensor([800, 90, 10]),
         ("image",),
     )[0]
-    assert row["rank_correlation"] == pytest.approx(spearmanr(told[:, 0], true[:, 0]).statistic)
+    assert row["rank_correlation"] == pytest.approx(spearmanr(notes[:, 0], true[:, 0]).statistic)
     assert row["true"] == pytest.approx(
         float(sum(true[labels == c].mean() for c in range(3)) / 3), abs=1e-6
     )
