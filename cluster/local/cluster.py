@@ -177,41 +177,16 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     entries = {"start": start, "stop": stop, "status": status, "kill": kill, "add": add}
     parsers = {}
+    default = f"/tmp/longtail-{os.getuid()}"
     for name, function in entries.items():
         parsers[name] = commands.add_parser(name)
         parsers[name].set_defaults(function=function)
-        default = f"/tmp/longtail-{os.getuid()}"
         parsers[name].add_argument(
             "--dir",
             default=default,
             help=f"folder of the cluster's state, logs and token (default {default})",
         )
-    parsers["start"].add_argument(
-        "--workers", type=int, default=2, help="worker nodes beside the head (default 2)"
-    )
-    parsers["start"].add_argument(
-        "--cpus",
-        type=float,
-        default=2,
-        help="CPUs that each worker offers to Ray; logical, not a limit (default 2)",
-    )
-    parsers["start"].add_argument(
-        "--head-cpus",
-        type=float,
-        default=0,
-        help="CPUs that the head offers; 0 keeps tasks off it (default 0)",
-    )
-    parsers["start"].add_argument(
-        "--object-store-mb", type=int, default=200, help="object store of each node (default 200)"
-    )
-    parsers["start"].add_argument(
-        "--network",
-        default="auto",
-        help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)",
-    )
-    parsers["start"].add_argument(
-        "--force", action="store_true", help="stop the cluster that runs in the folder first"
-    )
+    _add_start_options(parsers["start"])
     parsers["stop"].add_argument(
         "--keep-logs", action="store_true", help="leave the nodes' folders with Ray's logs"
     )
@@ -229,6 +204,36 @@ def parser() -> argparse.ArgumentParser:
             help="seconds a node may take to come up (default 90)",
         )
     return root
+
+
+def _add_start_options(start: argparse.ArgumentParser) -> None:
+    """Adds the options of `start`: nodes, their sizes, their network."""
+    start.add_argument(
+        "--workers", type=int, default=2, help="worker nodes beside the head (default 2)"
+    )
+    start.add_argument(
+        "--cpus",
+        type=float,
+        default=2,
+        help="CPUs that each worker offers to Ray; logical, not a limit (default 2)",
+    )
+    start.add_argument(
+        "--head-cpus",
+        type=float,
+        default=0,
+        help="CPUs that the head offers; 0 keeps tasks off it (default 0)",
+    )
+    start.add_argument(
+        "--object-store-mb", type=int, default=200, help="object store of each node (default 200)"
+    )
+    start.add_argument(
+        "--network",
+        default="auto",
+        help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)",
+    )
+    start.add_argument(
+        "--force", action="store_true", help="stop the cluster that runs in the folder first"
+    )
 
 
 def main() -> int:
