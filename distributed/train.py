@@ -1,4 +1,5 @@
-"""Trains one configuration on a SHARDS folder and writes RUN: checkpoint, metrics.json, TensorBoard events."""
+"""Trains one configuration on a SHARDS folder and writes RUN:
+checkpoint, metrics.json, TensorBoard events."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def check_search(setup: Setup) -> CheckedSearch:
             "space",
         )
     free = set(searched) - set(setup.pins)
-    check_training(setup.settings, schema, manifest.rows["val"], asked=free)
+    check_training(setup.settings, schema, manifest.rows["val"], undecided=free)
     return CheckedSearch(
         setup=setup,
         space=space,

@@ -266,7 +266,9 @@ def _select_rows(
     )
 
 
-def in_storage_order(train: BatchSource, size: int, max_rows: int = 0) -> BatchSource:
+def in_storage_order(
+    train: BatchSource, size: int, max_rows: int = 0
+) -> MemorySource | StreamSource:
     """Returns the rows of a training source, each once and in storage order, without a copy.
 
     size: rows of a batch. max_rows: of more rows than this, the first of every class; 0: all.

@@ -1,4 +1,4 @@
-"""The checkpoint of a finished run: one self-contained file that torch loads with weights_only=True."""
+"""The checkpoint of a finished run: one self-contained file, without pickled code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person reads of a training: one live line on a terminal, else one line an epoch; the end."""
+"""What a person reads: one live line on a terminal, else one line an epoch; then the results."""
 
 from __future__ import annotations
 

@@ -97,6 +97,8 @@ def fit(options: FitOptions) -> FitResult:
         metrics = train_here(spec) if here else train_on_workers(spec)
     except signals.Interrupted as interrupt:  # the last finished epoch is saved
         raise FitInterrupted(interrupt.number, spec.shards, spec.out) from None
+    except Diverged as error:
+        raise Failure(f"{error}; lower optim.lr, or set optim.clip") from None
     schema = plan.manifest.schema
     counts = training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows)
     return FitResult(
@@ -210,17 +212,13 @@ def fits_in_this_process(config: Config) -> bool:
 
 def train_here(spec: RunSpec) -> RunMetrics:
     """Trains in this process."""
-    try:
-        with signals.stop_requests(), EpochBar(spec.config.optim.epochs) as bar:
-            return run_training(spec, progress=bar).metrics
-    except Diverged as error:
-        raise Failure(f"{error}; lower optim.lr, or set optim.clip") from None
+    with signals.stop_requests(), EpochBar(spec.config.optim.epochs) as bar:
+        return run_training(spec, progress=bar).metrics
 
 
 def train_on_workers(spec: RunSpec) -> RunMetrics:
     """Trains in Ray Train workers; this process shows the progress."""
     # Ray takes seconds to import, which a run in one process need not spend.
-    from distributed.training.workers.ray_train import TrainingFailed
     from distributed.training.workers.watched_run import run_on_workers
 
     title = f"training on {spec.config.scaling.workers} workers"
@@ -228,10 +226,7 @@ def train_on_workers(spec: RunSpec) -> RunMetrics:
         EpochBar(spec.config.optim.epochs, title=title) as bar,
         signals.stop_requests(only_note=True) as request,
     ):
-        try:
-            return run_on_workers(spec, bar, request.raise_if_received)
-        except TrainingFailed as error:
-            raise Failure(str(error)) from None
+        return run_on_workers(spec, bar, request.raise_if_received)
 
 
 def folder_to_compare(out: str) -> str:

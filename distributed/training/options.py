@@ -1,4 +1,4 @@
-"""The options of `fit` (the command train.py), declared once: for the command line and for Python."""
+"""The options of `fit` (train.py), declared once for the command line and for Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO"""
+"""The class prior that each expert's logits stand for, given how it was trained.
+
+Legend: E experts, C classes.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,27 @@ from model.network import Network
 
 
 def expert_class_priors(network: Network, config: Config) -> Tensor:
-    """[E, C] the class prior that each row of logits stands for, whatever it was trained with.
+    """[E, C] the class prior that the softmax of each expert's logits estimates.
 
-    Not undone: margins, tau-normalisation and multiplicative scales.
+    It follows from the sampler, the class weights and the logit adjustment of the loss. Margins,
+    tau-normalisation and multiplicative scales are not accounted for.
     """
     counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
-    if (
-        config.fusion.kind in WITHOUT_EXPERTS
-    ):  # combined from the auxiliary heads, which learn a uniform prior
+    if config.fusion.kind in WITHOUT_EXPERTS:
+        # The logits come from the auxiliary heads, which learn a uniform prior.
         return torch.full((1, classes), 1 / classes)
-    if config.stage.kind in ("crt", "lws"):  # their classifiers learned from class-balanced draws
+    if config.stage.kind in ("crt", "lws"):
+        # The classifiers of the second stage learn from class-balanced draws.
         return torch.full((config.experts.count, classes), 1 / classes)
-    drawn_C = torch.from_numpy(
-        class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)
-    ).float()
+    shares = class_shares(counts_C.clamp_min(1).numpy(), config.data.sampler, 1.0)
+    drawn_C = torch.from_numpy(shares).float()
     weights_C = class_weights(counts_C, config.loss, 1.0)
-    seen_C = (
-        drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)
-    )  # beside the plain draw of a plain loss
-    return (
-        expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12).log()
-        + seen_C.log()
-    ).softmax(-1)
+    # How often a class counts, relative to the plain draw under a plain loss.
+    emphasis_C = drawn_C * weights_C * counts_C.sum() / counts_C.clamp_min(1)
+    priors_EC = expert_priors(counts_C, config.loss, config.experts.count).clamp_min(1e-12)
+    return (priors_EC.log() + emphasis_C.log()).softmax(-1)
 
 
 def mean_class_prior(checkpoint: Checkpoint) -> Tensor:
-    """The class prior that the mean of the experts speaks for."""
+    """[C] the class prior that the mean of the experts' logits stands for."""
     return mixture_prior(expert_class_priors(checkpoint.network, checkpoint.config))

@@ -1,8 +1,12 @@
-"""What can be trained: settings that must go together, and with the data. No torch here: searches and studies ask before they begin."""
+"""Refuses settings that cannot be trained, alone or with the data, before anything starts.
+
+No torch is loaded here: searches and studies check their trainings in light processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from distributed.config import Config
 from distributed.shards.sampling import training_counts
@@ -10,68 +14,81 @@ from model.config import WITHOUT_EXPERTS, classifier_kind
 from model.schema import Schema, join_names
 
 
-def check_training(
-    config: Config, schema: Schema, validation_rows: int, asked: Collection[str] = ()
-) -> None:
-    """Refuses what cannot be trained on such a data set, as far as that shows without a network; a trained model is loaded all the same.
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that cannot be trained together. settings: those that could be changed."""
 
-    asked: settings that a search space has yet to answer.
+    settings: frozenset[str]
+    message: str
+
+
+def check_training(
+    config: Config, schema: Schema, validation_rows: int, undecided: Collection[str] = ()
+) -> None:
+    """Raises ValueError for what cannot be trained on such data, as far as plain values show it.
+
+    Loading a trained model does not need this check.
+
+    undecided: settings that a search will choose; conflicts that they may solve are no error.
     """
     if not validation_rows:
         raise ValueError(
-            "training needs validation rows: they pick the epoch and fit the calibration; the val split has none"
+            "training needs validation rows: they pick the epoch and fit the calibration; "
+            "the val split has none"
         )
-    rows, workers = (
-        int(
-            training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows).sum()
-        ),
-        config.scaling.workers,
-    )
     check_class("optim.metric", config.optim.metric, schema.classes)
-    stage, image, loss = config.stage.kind, config.image, config.loss
-    kind = classifier_kind(config.experts, loss)
-    rules = [
-        (
-            {"scaling.workers", "data.max_rows", "data.imbalance_ratio"},
-            rows < workers,
-            f"every worker needs a training row; got scaling.workers={workers} and {rows} rows in use",
-        ),
-        (
-            {"fusion.kind"},
-            stage != "none" and config.fusion.kind in WITHOUT_EXPERTS,
+    for conflict in find_conflicts(config, schema):
+        if not conflict.settings & set(undecided):
+            raise ValueError(conflict.message)
+
+
+def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
+    """All rules that the settings break."""
+    data, stage, image, loss = config.data, config.stage.kind, config.image, config.loss
+    workers = config.scaling.workers
+    rows = int(training_counts(schema.counts, data.imbalance_ratio, data.max_rows).sum())
+    if rows < workers:
+        yield Conflict(
+            frozenset({"scaling.workers", "data.max_rows", "data.imbalance_ratio"}),
+            f"every worker needs a training row; got scaling.workers={workers} "
+            f"and {rows} rows in use",
+        )
+    if stage != "none" and config.fusion.kind in WITHOUT_EXPERTS:
+        yield Conflict(
+            frozenset({"fusion.kind"}),
             f"stage.kind={stage} needs experts, which fusion.kind={config.fusion.kind} has not",
-        ),
-        (
-            {"loss.margin", "experts.classifier"},
-            stage != "none" and kind != "linear",
+        )
+    kind = classifier_kind(config.experts, loss)
+    if stage != "none" and kind != "linear":
+        yield Conflict(
+            frozenset({"loss.margin", "experts.classifier"}),
             f"stage.kind={stage} needs linear classifiers; loss.margin={loss.margin:g} and "
             f"experts.classifier={config.experts.classifier} make them {kind}",
-        ),
-        (
-            {"image.encoder"},
-            image.encoder == "resnet" and bool(image.weights or image.frozen),
+        )
+    if image.encoder == "resnet" and (image.weights or image.frozen):
+        yield Conflict(
+            frozenset({"image.encoder"}),
             "image.weights and image.frozen need a timm encoder; got image.encoder=resnet",
-        ),
-        (
-            {"image.weights"},
-            image.frozen and not image.weights,
-            "image.frozen needs image.weights: an encoder that stays as it is must have been trained; got none",
-        ),
-        (
-            {"loss.focal_gamma"},
-            loss.name == "focal" and not loss.focal_gamma,
-            "loss.name=focal needs loss.focal_gamma above 0 (2 is usual); got 0, which is plain cross-entropy",
-        ),
-    ]
-    for settings, broken, rule in rules:
-        if broken and not settings & set(asked):
-            raise ValueError(rule)
+        )
+    if image.frozen and not image.weights:
+        yield Conflict(
+            frozenset({"image.weights"}),
+            "image.frozen needs image.weights: an encoder that stays as it is must have been "
+            "trained; got none",
+        )
+    if loss.name == "focal" and not loss.focal_gamma:
+        yield Conflict(
+            frozenset({"loss.focal_gamma"}),
+            "loss.name=focal needs loss.focal_gamma above 0 (2 is usual); got 0, which is plain "
+            "cross-entropy",
+        )
 
 
-def check_class(name: str, metric: str, classes: Sequence[str]) -> None:
-    """Of a metric of one class, that the data has it."""
-    kind, separator, asked = metric.partition("/")
-    if separator and asked not in classes:
+def check_class(setting: str, metric: str, classes: Sequence[str]) -> None:
+    """Raises ValueError if the metric is of a class that the data does not have."""
+    family, separator, name = metric.partition("/")
+    if separator and name not in classes:
         raise ValueError(
-            f"{name}={kind}/CLASS must name a class of the data: {join_names(classes)}; got {asked!r}"
+            f"{setting}={family}/CLASS must name a class of the data: "
+            f"{join_names(classes)}; got {name!r}"
         )

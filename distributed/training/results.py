@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from distributed.config import Config
 from distributed.shards.manifest import Manifest
@@ -56,7 +56,7 @@ class RunMetrics:
         values = asdict(self)
         if self.test is None:
             del values["test"]
-        return MetricsFile(**values)  # type: ignore[typeddict-item]  # the same names
+        return cast(MetricsFile, values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RunMetrics:

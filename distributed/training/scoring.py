@@ -114,10 +114,20 @@ class Evaluator:
                 agreement = compared if agreement is None else agreement + compared
         if not parts:
             raise ValueError("a split must have at least one row to be evaluated; got none")
-        whole = [
+        logits, labels, weights, confidence, true, present, unfamiliar, shrunk = (
             self.exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)
-        ]
-        return Scores(*whole, agreement=agreement)
+        )
+        return Scores(
+            logits_NEC=logits,
+            labels_N=labels,
+            weights_NM=weights,
+            confidence_NM=confidence,
+            true_NM=true,
+            present_NM=present,
+            unfamiliar_NM=unfamiliar,
+            shrunk_NM=shrunk,
+            agreement=agreement,
+        )
 
     @torch.inference_mode()
     def learn_cross_modal_model(self, network: Network, val: Batches) -> CrossModalModel | None:
@@ -154,15 +164,13 @@ class Evaluator:
         assert gate is not None
         weights_C = 1 / counts_C.to(self.device).clamp_min(1)
         absent_1M = torch.zeros_like(gate.limit_M, dtype=torch.bool)[None]
-        sums = weighted_moments(
-            gate.mean_MD[None], absent_1M, weights_C[:1]
-        )  # zeros of the right shapes
+        # No row yet: zeros of the right shapes.
+        totals = list(weighted_moments(gate.mean_MD[None], absent_1M, weights_C[:1]))
         for batch, outputs in self.forward(network, train):
-            more = weighted_moments(
-                outputs.embeddings_BMD, outputs.present_BM, weights_C[batch.labels_B]
-            )
-            sums = tuple(a + b for a, b in zip(sums, more, strict=True))
-        gate.fit_distance(*(self.exchange.sum(total) for total in sums))
+            weights_B = weights_C[batch.labels_B]
+            sums = weighted_moments(outputs.embeddings_BMD, outputs.present_BM, weights_B)
+            totals = [total + more for total, more in zip(totals, sums, strict=True)]
+        gate.fit_distance(*(self.exchange.sum(total) for total in totals))
         farthest_M = torch.zeros_like(gate.limit_M)
         rows_M = torch.zeros_like(gate.limit_M)
         for _, outputs in self.forward(network, val):  # a worker's share of a batch may be empty

@@ -1,4 +1,4 @@
-"""What one run trains and where its files go: plain values that travel to any process. No torch is loaded here."""
+"""What one run trains and where its files go, as plain values. No torch is loaded here."""
 
 from __future__ import annotations
 

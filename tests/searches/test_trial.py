@@ -15,8 +15,9 @@ from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS
 from distributed.shards.batches import MemorySource, in_storage_order, open_batches
 from distributed.shards.memory import load_splits
-from distributed.training import board, priors
+from distributed.training import priors
 from distributed.training import spec as run_spec
+from distributed.training.confusion import confusion_image
 from distributed.training.divergence import Diverged
 from distributed.training.failures import failure_reason
 from distributed.training.recorder import Progress
@@ -256,12 +257,12 @@ def test_the_confusion_of_many_classes_is_a_picture_of_bounded_size() -> None:
     labels_N = torch.arange(2500).repeat_interleave(2)
     predictions_N = labels_N.clone()
     predictions_N[:6:2] = 2499  # one of the two rows of each of the first three classes
-    image_HWC = board.confusion_image(predictions_N, labels_N, [str(c) for c in range(2500)])
+    image_HWC = confusion_image(predictions_N, labels_N, [str(c) for c in range(2500)])
     assert (image_HWC.shape, image_HWC.dtype) == ((834, 834, 3), "uint8")
     assert image_HWC[1, 1].tolist() == image_HWC[833, 833].tolist() == [20, 60, 140]
     assert image_HWC[1, 0].tolist() == [250, 250, 252]
     assert image_HWC[0, 0].tolist() == image_HWC[0, 833].tolist() == [135, 155, 196]
-    assert board.confusion_image(labels_N % 300, labels_N % 300, ["x"] * 300).shape == (900, 900, 3)
+    assert confusion_image(labels_N % 300, labels_N % 300, ["x"] * 300).shape == (900, 900, 3)
 
 
 def test_stored_rows_of_a_training_source_are_at_most_so_many_with_every_class_among_them(

@@ -1,86 +1,106 @@
-"""Hands work to Ray without loading torch in the driver: decoded data that is shared, and a search's trials."""
+"""How many trainings fit on the Ray cluster at a time. No torch is loaded here."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
 
+import ray
+
+from distributed.config import ScalingConfig
 from distributed.runtime import ray_session
 
-if TYPE_CHECKING:
-    from distributed.config import ScalingConfig
-
-FRESH = 2.0  # seconds for which the cluster's size is taken as known
+SECONDS_BETWEEN_COUNTS = 2.0  # for which the size of the cluster is taken as unchanged
 
 
 class TrialSlots:
-    """Trials at a time: as many as were asked for, else as many as fit.
+    """The number of trials to run at a time: the requested number, else as many as fit.
 
-    On a cluster it is more than fit now, so that none of it waits for the driver and an autoscaler sees demand, also one whose only node is
-    a head without CPUs. Trials with workers of their own hold a process each while they wait: of these, one more than fit.
+    On a cluster that others started it is more than fit now, so that no resource waits for the
+    driver and an autoscaler notices the demand, even where the only node is a head without CPUs.
+    Trials with workers of their own hold a process each while they wait: of these, one more.
     """
 
-    def __init__(self, scaling: ScalingConfig, asked: int = 0, what: str = "a trial") -> None:
-        self.needs = required_resources(scaling)
-        self.asked, self.nested = asked, scaling.workers > 1
-        self.joined = ray_session.in_cluster()
-        self.seen, self.fit = time.monotonic(), count_that_fit(self.needs)
-        if self.fit >= 1:
-            if asked > self.fit and not self.joined:
-                print(
-                    f"--concurrent {asked}: {self.fit} fit on this machine at a time, the others wait for them",
-                    file=sys.stderr,
-                )
-        elif self.joined:
+    def __init__(self, scaling: ScalingConfig, requested: int = 0, what: str = "a trial") -> None:
+        """requested: 0 for as many as fit. what: names a trial in messages."""
+        self.resources = required_resources(scaling)
+        self.requested, self.has_workers = requested, scaling.workers > 1
+        self.in_cluster = ray_session.in_cluster()
+        _check_resources(self.resources, what)
+        self._count()
+        if requested > self.fitting >= 1 and not self.in_cluster:
             print(
-                f"{what} takes {self._words(self.needs)} and no node has that yet: waiting for a node",
+                f"--concurrent {requested}: {self.fitting} fit on this machine at a time, "
+                "the others wait for them",
                 file=sys.stderr,
-                flush=True,
-            )
-        else:
-            there = {name: _cluster_resources().get(name, 0) for name in self.needs}
-            short = next(name for name, need in self.needs.items() if there[name] < need)
-            raise ValueError(
-                f"{what} must fit on this machine, which has {self._words(there)}; it takes {self._words(self.needs)}: "
-                f"lower scaling.workers or scaling.{short.lower()}s_per_worker"
             )
 
     def __call__(self) -> int:
-        if self.asked:
-            return self.asked
-        if not self.joined:
-            return self.fit
-        if time.monotonic() - self.seen > FRESH:
-            self.seen, self.fit = time.monotonic(), count_that_fit(self.needs)
-        return self.fit + 1 if self.nested else max(2, 2 * self.fit)
+        """The number of trials at this moment."""
+        if self.requested:
+            return self.requested
+        if not self.in_cluster:
+            return self.fitting
+        if time.monotonic() - self.counted > SECONDS_BETWEEN_COUNTS:
+            self._count()
+        return self.fitting + 1 if self.has_workers else max(2, 2 * self.fitting)
 
-    @staticmethod
-    def _words(amounts: dict[str, float]) -> str:
-        return " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
+    def _count(self) -> None:
+        self.counted, self.fitting = time.monotonic(), count_that_fit(self.resources)
 
 
 def required_resources(scaling: ScalingConfig) -> dict[str, float]:
-    """What a training takes of the cluster, all its workers together."""
-    each = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    return {name: scaling.workers * amount for name, amount in each.items() if amount}
+    """The resources of one training, all its workers together."""
+    per_worker = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    return {name: scaling.workers * amount for name, amount in per_worker.items() if amount}
 
 
-def count_that_fit(each: dict[str, float]) -> int:
-    """How many trainings that need so much fit on the cluster at a time."""
-    there = _cluster_resources()
-    return min((int(there.get(name, 0) / need + 1e-9) for name, need in each.items()), default=1)
+def count_that_fit(resources: dict[str, float]) -> int:
+    """How many trainings that take so much fit on the whole cluster at a time."""
+    available = cluster_resources()
+    counts = (
+        int(available.get(name, 0) / amount + 1e-9)  # thirds of a GPU add up to a little less
+        for name, amount in resources.items()
+    )
+    return min(counts, default=1)
 
 
 def check_fits(scaling: ScalingConfig, what: str) -> None:
-    """Refuses what can never fit on a local Ray, where it would be waited for without a word."""
-    TrialSlots(
-        dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers), what=what
+    """Raises ValueError for a training that never fits on a local Ray, which would wait silently.
+
+    On a cluster, which may grow, it prints that it waits. An elastic training can start with its
+    smallest number of workers.
+    """
+    smallest = dataclasses.replace(scaling, workers=scaling.min_workers or scaling.workers)
+    _check_resources(required_resources(smallest), what)
+
+
+def _check_resources(resources: dict[str, float], what: str) -> None:
+    """Does the work of check_fits for a training that takes these resources."""
+    if count_that_fit(resources) >= 1:
+        return
+    if ray_session.in_cluster():
+        print(
+            f"{what} takes {_listed(resources)} and no node has that yet: waiting for a node",
+            file=sys.stderr,
+            flush=True,
+        )
+        return
+    cluster = cluster_resources()
+    available = {name: cluster.get(name, 0) for name in resources}
+    short = next(name for name, amount in resources.items() if available[name] < amount)
+    raise ValueError(
+        f"{what} must fit on this machine, which has {_listed(available)}; it takes "
+        f"{_listed(resources)}: lower scaling.workers or scaling.{short.lower()}s_per_worker"
     )
 
 
-def _cluster_resources() -> dict[str, float]:
-    import ray  # seconds to load, and the first to call this has started it
+def cluster_resources() -> dict[str, float]:
+    """CPUs, GPUs and more of all nodes, used or not."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
-    return ray.cluster_resources()  # type: ignore[no-any-return]
+
+def _listed(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

@@ -20,11 +20,7 @@ from distributed.training.run import run_training
 from distributed.training.spec import RunSpec
 from distributed.training.states import States
 
-FAILURE_FILE = "failure.txt"  # in the folder of a run: why it ended, if no restart can cure it
-
-
-class TrainingFailed(RuntimeError):
-    """A run ended for a reason that no restart would cure."""
+FAILURE_FILE = "failure.txt"  # in the folder of a run: how it diverged, if it did
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -49,6 +45,8 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
 
     A lost worker starts the group again from the last saved epoch. The states are the run's own
     (training/states.py), as in one process and in trials; Ray Train keeps none.
+
+    Raises Diverged, with the message of the workers.
     """
     # A state of another version is refused here, where nothing starts the workers again.
     States(f"{spec.out}/state").load()
@@ -69,7 +67,7 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
             storage_path=folder,
             storage_filesystem=files if is_uri(spec.out) else None,
             failure_config=ray.train.FailureConfig(max_failures=spec.config.scaling.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks],  # type: ignore[list-item]  # Ray names a Tune class
         ),
     )
     try:
@@ -80,7 +78,7 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
         reason = read_file(f"{spec.out}/{FAILURE_FILE}").decode()
     except FileNotFoundError:
         return
-    raise TrainingFailed(reason)
+    raise Diverged(reason)
 
 
 def worker_group(scaling: ScalingConfig) -> ray.train.ScalingConfig:
@@ -88,13 +86,13 @@ def worker_group(scaling: ScalingConfig) -> ray.train.ScalingConfig:
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker:
         resources["GPU"] = scaling.gpus_per_worker
+    number: Any = scaling.workers
     elastic: dict[str, Any] = {}
     if scaling.min_workers:
+        number = (scaling.min_workers, scaling.workers)
         elastic = {"elastic_resize_monitor_interval_s": 5.0}
     return ray.train.ScalingConfig(
-        num_workers=(
-            (scaling.min_workers, scaling.workers) if scaling.min_workers else scaling.workers
-        ),
+        num_workers=number,
         use_gpu=scaling.gpus_per_worker > 0,
         resources_per_worker=resources,
         placement_strategy="SPREAD",
