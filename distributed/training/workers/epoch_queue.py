@@ -29,13 +29,15 @@ class EpochQueue:
 
     def put(self, metrics: dict[str, float] | None) -> None:
         """Appends an epoch's metrics; None marks the end. A queue that is gone is no error."""
+        if not ray.is_initialized():  # the process is ending; a call would start Ray again
+            return
         with contextlib.suppress(RayError):
             self.queue.put(metrics)
 
     def received(self) -> Iterator[dict[str, float]]:
         """The metrics that are put into the queue, waiting for each, until its end."""
         with contextlib.suppress(RayError):
-            while (metrics := self.queue.get()) is not None:
+            while ray.is_initialized() and (metrics := self.queue.get()) is not None:
                 yield metrics
 
 
