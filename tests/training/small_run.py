@@ -1,4 +1,7 @@
-"""A small trained run, its shards and the raw table behind them, made without Ray: what the tests of evaluate and predict start from."""
+"""A small trained run with its shards and its raw table, written without Ray.
+
+The tests of evaluate and predict start from it.
+"""
 
 from __future__ import annotations
 
@@ -42,27 +45,27 @@ SETTINGS = {
 
 def raw(counts: tuple[int, ...], seed: int, prefix: str = "r") -> pd.DataFrame:
     """Class c has a bright stripe at its own place, a higher age, and a favourite site; a few cells and images are missing."""
-    lot = np.random.default_rng(seed)
-    labels = lot.permutation(np.repeat(np.arange(len(counts)), counts))
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     photos = []
     for label in labels:
-        pixels = lot.integers(0, 130, (SIZE, SIZE, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 130, (SIZE, SIZE, 3), dtype=np.uint8)
         pixels[:, 2 * label : 2 * label + 2] += 100
         file = io.BytesIO()
         pillow.fromarray(pixels).save(file, "PNG")
-        photos.append(None if lot.random() < 0.05 else file.getvalue())
+        photos.append(None if rng.random() < 0.05 else file.getvalue())
     rows = len(labels)
     sites = np.where(
-        lot.random(rows) < 0.6, np.array(SITES)[labels], lot.choice(SITES, rows)
+        rng.random(rows) < 0.6, np.array(SITES)[labels], rng.choice(SITES, rows)
     ).astype(object)
-    sites[lot.random(rows) < 0.05] = None
+    sites[rng.random(rows) < 0.05] = None
     return pd.DataFrame(
         {
             "id": [f"{prefix}{i:04d}" for i in range(rows)],
             "label": np.array(CLASSES, dtype=object)[labels],
             "photo": photos,
-            "age": lot.normal(40 + 12 * labels, 10).round(2),
-            "dose": lot.normal(5, 2, rows).round(3),
+            "age": rng.normal(40 + 12 * labels, 10).round(2),
+            "dose": rng.normal(5, 2, rows).round(3),
             "site": sites,
         }
     )
@@ -90,7 +93,7 @@ def schema(
     )
 
 
-def prepare(made: Schema) -> dict[str, Any]:
+def prepare(data_schema: Schema) -> dict[str, Any]:
     specs = [
         {
             "name": m.name,
@@ -101,18 +104,18 @@ def prepare(made: Schema) -> dict[str, Any]:
             "fit": "pad",
             "max_pixels": 10_000,
         }
-        for m in made.images
+        for m in data_schema.images
     ]
     return {"label": "label", "id": "id", "images": specs}
 
 
-def write_shards(folder: Path, made: Schema | None = None, parts: int = 2) -> Path:
+def write_shards(folder: Path, data_schema: Schema | None = None, parts: int = 2) -> Path:
     """The same rows whatever the schema: another one numbers their classes and categories otherwise."""
-    made = made or schema()
+    data_schema = data_schema or schema()
     manifest = Manifest(
-        schema=made,
+        schema=data_schema,
         rows={name: sum(counts) for name, counts in SPLITS.items()},
-        prepare=prepare(made),
+        prepare=prepare(data_schema),
     )
     for seed, (split, counts) in enumerate(SPLITS.items()):
         good, refused = encode_rows(raw(counts, seed, split), manifest)

@@ -15,10 +15,10 @@ OTHER = "photo (a|b) [x.y]+"  # the name of a modality that begins like another'
 
 
 def charts(events: EventAccumulator) -> dict[str, set[str]]:
-    """The tags that each chart shows, found as TensorBoard finds them."""
+    """The tags that each chart shows, matched as TensorBoard matches them."""
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    shown = {
+    patterns_of = {
         chart.title: list(chart.multiline.tag)
         for category in layout.category
         for chart in category.chart
@@ -26,15 +26,17 @@ def charts(events: EventAccumulator) -> dict[str, set[str]]:
     tags = events.Tags()["scalars"]
     return {
         title: {tag for tag in tags for pattern in patterns if re.match(pattern, tag)}
-        for title, patterns in shown.items()
+        for title, patterns in patterns_of.items()
     }
 
 
 def test_every_chart_shows_the_curves_that_it_names_and_no_others(tmp_path: Path) -> None:
-    made = small_run.schema()
-    made = dataclasses.replace(made, tables=(dataclasses.replace(made.tables[0], name=OTHER),))
+    schema = small_run.schema()
+    schema = dataclasses.replace(
+        schema, tables=(dataclasses.replace(schema.tables[0], name=OTHER),)
+    )
     small_run.train(
-        tmp_path / "run", small_run.write_shards(tmp_path / "shards", made), **{"optim.epochs": 1}
+        tmp_path / "run", small_run.write_shards(tmp_path / "shards", schema), **{"optim.epochs": 1}
     )
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     losses = {tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")}

@@ -16,14 +16,14 @@ from distributed.training.console import EpochBar, epochs_summary, results_notes
 from distributed.training.results import RunMetrics
 
 
-def shown(
+def bar_lines(
     monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str, width: int = 80
 ) -> list[str]:
     """The lines of the bar on a terminal, at its start and after an epoch of six minutes."""
     screens, now = [], 0.0
     monkeypatch.setattr(console, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    for seen in ([], [metrics]):
+    for epochs in ([], [metrics]):
         screen = io.StringIO()
         terminal = rich.console.Console(
             width=width, force_terminal=True, color_system=None, file=screen
@@ -31,9 +31,9 @@ def shown(
         with monkeypatch.context() as patch:
             patch.setattr(rich.console, "Console", lambda stderr, terminal=terminal: terminal)
             with EpochBar(200, title=title) as bar:
-                for each in seen:
+                for epoch_metrics in epochs:
                     now += 360
-                    bar(each)
+                    bar(epoch_metrics)
         lines = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", screen.getvalue()).splitlines()
         screens.append([line for line in lines if "epoch" in line][-1].rpartition("\r")[2])
     return screens
@@ -51,22 +51,22 @@ def test_a_terminal_of_80_columns_shows_all_of_an_epoch(
         "val/balanced_accuracy": 0.756,
         "rows_per_second": rows,
     }
-    started, line = shown(monkeypatch, metrics, "training on 2 workers")
+    started, line = bar_lines(monkeypatch, metrics, "training on 2 workers")
     assert "epoch 0/200 training on 2 workers" in started
-    for said in (
+    for part in (
         f"epoch {epoch}/200",
         f"loss {loss:.3f}",
         "balanced accuracy 75.6 %",
         f"{rows:,} rows/s",
     ):
-        assert said in line
+        assert part in line
     left = 360 * (200 - epoch)
     assert line.rstrip().endswith(f" {left // 3600}:{left // 60 % 60:02d}:00 left")
 
 
 def test_a_wide_terminal_has_a_bar_of_some_width(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {"epoch": 100, "loss": 0.5, "val/balanced_accuracy": 0.5, "rows_per_second": 1000}
-    _, line = shown(monkeypatch, metrics, "training", width=200)
+    _, line = bar_lines(monkeypatch, metrics, "training", width=200)
     assert line.count("━") == 20, "half of 40"
 
 

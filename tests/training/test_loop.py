@@ -37,7 +37,7 @@ def start(
     return Network(train.schema, settings.model), train, val, settings
 
 
-class Kept:
+class KeepEpochs:
     """A report that keeps everything, with the state as it would come back from a file."""
 
     def __init__(self, stop_after: int = 0) -> None:
@@ -68,17 +68,17 @@ def same_weights(a: Network, b: Network) -> bool:
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
 def test_resuming_equals_no_interruption_to_the_bit(name: str) -> None:
     network, train, val, settings = start(f"optim.name={name}")
-    whole = loop.train_network(network, train, val, settings, Kept())
+    uninterrupted = loop.train_network(network, train, val, settings, KeepEpochs())
     network, train, val, settings = start(f"optim.name={name}")
-    cut = Kept(stop_after=1)
+    cut = KeepEpochs(stop_after=1)
     loop.train_network(network, train, val, settings, cut)
     network, train, val, settings = start(f"optim.name={name}", "optim.epochs=3")
-    after = Kept()
+    after = KeepEpochs()
     resumed = loop.train_network(network, train, val, settings, after, state=cut.states[-1])
     assert [m["epoch"] for m in after.metrics] == [2, 3]
-    assert same_weights(whole.network, resumed.network)
-    assert same_weights(whole.evaluated, resumed.evaluated)
-    assert whole.best["epoch"] == resumed.best["epoch"]
+    assert same_weights(uninterrupted.network, resumed.network)
+    assert same_weights(uninterrupted.evaluated, resumed.evaluated)
+    assert uninterrupted.best["epoch"] == resumed.best["epoch"]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sam", "imbsam"])
@@ -88,10 +88,10 @@ def test_every_optimiser_learns(name: str) -> None:
         f"optim.epochs={40 if name == 'sgd' else 16}",
         f"optim.lr={0.1 if name == 'sgd' else 0.01}",
     )
-    seen = Kept()
-    loop.train_network(network, train, val, settings, seen)
-    assert seen.metrics[-1]["loss"] < 0.8 * seen.metrics[0]["loss"]
-    assert seen.metrics[-1]["val/balanced_accuracy"] > 0.6
+    recorded = KeepEpochs()
+    loop.train_network(network, train, val, settings, recorded)
+    assert recorded.metrics[-1]["loss"] < 0.8 * recorded.metrics[0]["loss"]
+    assert recorded.metrics[-1]["val/balanced_accuracy"] > 0.6
 
 
 def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatc
             )
         network = Network(train.schema, settings.model)
         train.steps = 24 // settings.data.batch_size  # one optimiser step
-        networks.append(loop.train_network(network, train, val, settings, Kept()).network)
+        networks.append(loop.train_network(network, train, val, settings, KeepEpochs()).network)
     for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-5)
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
     with pytest.raises(
         Diverged, match=r"the loss term auxiliary is not finite at step 1 \(epoch 1\)"
     ):
-        loop.train_network(network, train, val, settings, Kept())
+        loop.train_network(network, train, val, settings, KeepEpochs())
 
 
 def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
@@ -138,21 +138,21 @@ def test_answers_that_are_not_finite_on_validation_are_a_divergence() -> None:
         "optim.epochs=2", "optim.ema=0", "optim.lr=1e30", "data.batch_size=108"
     )  # one step an epoch
     with pytest.raises(Diverged, match=r"answers on validation are not finite \(epoch 1\)"):
-        loop.train_network(network, train, val, settings, Kept())
+        loop.train_network(network, train, val, settings, KeepEpochs())
 
 
 def test_a_metric_that_should_be_low_picks_the_lowest() -> None:
     network, train, val, settings = start(
         "optim.epochs=6", "optim.metric=nll", "optim.ema=0", "optim.best_epoch_after=0"
     )
-    run = loop.train_network(network, train, val, settings, seen := Kept())
-    assert run.best["epoch"] == 1 + min(range(6), key=lambda k: seen.metrics[k]["val/nll"])
-    assert run.best["score"] == -seen.metrics[run.best["epoch"] - 1]["val/nll"]
+    run = loop.train_network(network, train, val, settings, recorded := KeepEpochs())
+    assert run.best["epoch"] == 1 + min(range(6), key=lambda k: recorded.metrics[k]["val/nll"])
+    assert run.best["score"] == -recorded.metrics[run.best["epoch"] - 1]["val/nll"]
 
 
 def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
-    run = loop.train_network(network, train, val, settings, Kept())
+    run = loop.train_network(network, train, val, settings, KeepEpochs())
     network.load_state_dict(run.best["weights"])
     again = compute_metrics(Evaluator(run.device).score(network, val), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
@@ -185,17 +185,18 @@ def test_a_run_that_ends_before_any_epoch_counts_keeps_its_best() -> None:
 
 def test_patience_stops_early() -> None:
     network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.lr=0.0")
-    seen = Kept()
-    run = loop.train_network(network, train, val, settings, seen)
+    recorded = KeepEpochs()
+    run = loop.train_network(network, train, val, settings, recorded)
     assert run.epoch < 30 or run.best["epoch"] >= 28
     network, train, val, settings = start("optim.epochs=30", "optim.patience=2", "optim.ema=0")
-    run = loop.train_network(network, train, val, settings, seen := Kept())
+    run = loop.train_network(network, train, val, settings, recorded := KeepEpochs())
     best = max(
-        range(len(seen.metrics)), key=lambda k: (seen.metrics[k]["val/balanced_accuracy"], k)
+        range(len(recorded.metrics)),
+        key=lambda k: (recorded.metrics[k]["val/balanced_accuracy"], k),
     )
     assert run.best["epoch"] == best + 1
     risen = next(
-        m["epoch"] for m in seen.metrics if m["val/balanced_accuracy"] == run.best["score"]
+        m["epoch"] for m in recorded.metrics if m["val/balanced_accuracy"] == run.best["score"]
     )
     assert run.epoch in (30, risen + 2)
 
@@ -213,9 +214,9 @@ def test_patience_takes_a_tie_for_no_improvement() -> None:
 
 def test_bfloat16_is_a_choice() -> None:
     network, train, val, settings = start("optim.precision=bfloat16", "optim.epochs=4")
-    seen = Kept()
-    loop.train_network(network, train, val, settings, seen)
-    assert seen.metrics[-1]["loss"] < seen.metrics[0]["loss"]
+    recorded = KeepEpochs()
+    loop.train_network(network, train, val, settings, recorded)
+    assert recorded.metrics[-1]["loss"] < recorded.metrics[0]["loss"]
     assert compute_dtype(settings, torch.device("cpu")) is torch.bfloat16
     assert compute_dtype(config.Config(), torch.device("cpu")) is torch.float32
 
@@ -226,8 +227,8 @@ def test_a_compiled_network_learns_what_the_plain_one_does() -> None:
     for compiled in ("true", "false"):
         network, train, val, settings = start("optim.epochs=1", f"optim.compile={compiled}")
         torch._dynamo.utils.counters.clear()
-        loop.train_network(network, train, val, settings, seen := Kept())
-        ends.append(seen.metrics[0]["loss"])
+        loop.train_network(network, train, val, settings, recorded := KeepEpochs())
+        ends.append(recorded.metrics[0]["loss"])
         assert bool(torch._dynamo.utils.counters["frames"]["ok"]) == (compiled == "true")
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
@@ -246,7 +247,7 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
         losses.loss_terms = lambda *a, **k: {
             name: value * math.inf for name, value in healthy(*a, **k).items()
         }
-    seen, told = Kept(), ""
+    recorded, message = KeepEpochs(), ""
     network = network if settings.optim.precision == "bfloat16" else network.double()
     try:
         loop.train_network(
@@ -254,12 +255,12 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
             train,
             val,
             settings,
-            seen,
+            recorded,
             exchange=WorkerExchange(settings.scaling.sync_batch_norm),
         )
     except Diverged as error:
-        told = str(error)
-    best = seen.states[-1]["best"]["weights"] if seen.states else {}
+        message = str(error)
+    best = recorded.states[-1]["best"]["weights"] if recorded.states else {}
     expected = Evaluator(torch.device("cpu"), exchange=WorkerExchange()).learn_cross_modal_model(
         network, val
     )
@@ -275,8 +276,8 @@ def one_of(rank: int, world: int, folder: str, sets: list[str], sick: int = -1) 
         "network": network.state_dict(),
         "best": best,
         "expected": expected.state_dict(),
-        "metrics": seen.metrics,
-        "told": told,
+        "metrics": recorded.metrics,
+        "message": message,
     }
     torch.save(
         {**end, "features": frozen_features(run.network, val, evaluator_of(run))},
@@ -307,9 +308,9 @@ def together(world: int, folder: Any, sets: list[str], sick: int = -1) -> list[d
 def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> None:
     sets = ["optim.epochs=2", "optim.warmup=0.2", *extra]
     network, train, val, settings = start(*sets)
-    seen = Kept()
+    recorded = KeepEpochs()
     alone = loop.train_network(
-        network.double(), train, val, settings, seen
+        network.double(), train, val, settings, recorded
     )  # Adam makes rounding large where a gradient is nearly zero
     expected = Evaluator(torch.device("cpu")).learn_cross_modal_model(alone.network, val)
     assert expected is not None
@@ -329,7 +330,7 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
             assert torch.allclose(
                 ranks[0]["expected"][name], expected.state_dict()[name], atol=1e-3
             ), name
-        for name, value in seen.metrics[-1].items():
+        for name, value in recorded.metrics[-1].items():
             if name.startswith(("loss", "val/")):
                 assert ranks[0]["metrics"][-1][name] == pytest.approx(value, abs=2e-2), name
 
@@ -337,9 +338,9 @@ def test_one_worker_equals_two_and_three(extra: list[str], tmp_path: Any) -> Non
 def test_two_workers_in_bfloat16_train_as_one_does(tmp_path: Any) -> None:
     sets = ["optim.epochs=2", "optim.precision=bfloat16"]
     network, train, val, settings = start(*sets)
-    loop.train_network(network, train, val, settings, seen := Kept())
+    loop.train_network(network, train, val, settings, recorded := KeepEpochs())
     ranks = together(2, tmp_path, sets)
-    assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(seen.metrics[-1]["loss"], rel=0.05)
+    assert ranks[0]["metrics"][-1]["loss"] == pytest.approx(recorded.metrics[-1]["loss"], rel=0.05)
 
 
 def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network(
@@ -372,9 +373,9 @@ def test_workers_that_go_by_their_own_batch_statistics_end_with_the_same_network
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all_with_the_same_words(
     tmp_path: Any,
 ) -> None:
-    told = {rank["told"] for rank in together(2, tmp_path, ["optim.epochs=2"], sick=1)}
-    assert len(told) == 1
-    assert "is not finite at step 1 (epoch 1)" in told.pop()
+    messages = {rank["message"] for rank in together(2, tmp_path, ["optim.epochs=2"], sick=1)}
+    assert len(messages) == 1
+    assert "is not finite at step 1 (epoch 1)" in messages.pop()
 
 
 class NormAct(torch.nn.BatchNorm2d):

@@ -123,8 +123,8 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
         network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None
     )
     scores = Evaluator(run.device).score(run.evaluated, InMemory(schema, test, 0))
-    found = compute_metrics(scores, network)
-    return found["balanced_accuracy"], found.get(f"weight/{dead}", 0.0)
+    metrics = compute_metrics(scores, network)
+    return metrics["balanced_accuracy"], metrics.get(f"weight/{dead}", 0.0)
 
 
 def alone(rows: Batch, name: str, place: int) -> Batch:

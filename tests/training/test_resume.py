@@ -69,8 +69,8 @@ def assert_whole(run: Path) -> None:
     curves = steps(run)
     final = [tag for tag in curves if tag.startswith("final/")]
     assert {"final/test/balanced_accuracy", "final/val/nll"} <= {*final}
-    for tag, found in curves.items():
-        assert found == ([EPOCHS + 1] if tag in final else [1, 2, 3]), tag
+    for tag, shown_steps in curves.items():
+        assert shown_steps == ([EPOCHS + 1] if tag in final else [1, 2, 3]), tag
 
 
 def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Path) -> None:
@@ -121,15 +121,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> N
 def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[str, int, list[str]]] = []
+    synced: list[tuple[str, int, list[str]]] = []
 
     def watched(descriptor: int) -> None:
         file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        seen.append((file.name, file.stat().st_size, sorted(f.name for f in tmp_path.iterdir())))
+        synced.append((file.name, file.stat().st_size, sorted(f.name for f in tmp_path.iterdir())))
 
     monkeypatch.setattr(os, "fsync", watched)
     storage.write_file(str(tmp_path / "f"), b"12345")
-    assert seen == [("f.part", 5, ["f.part"])]
+    assert synced == [("f.part", 5, ["f.part"])]
     assert (tmp_path / "f").read_bytes() == b"12345"
 
 
@@ -150,9 +150,9 @@ def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
         else:  # padding between the parts
             assert all(value.equal(before[name]) for name, value in after.items())
     assert len(refused) > 30
-    (said,) = set(refused)
-    assert said.startswith(f"--checkpoint must be whole; {tmp_path}/model.pt is damaged")
-    assert said.endswith("python distributed/train.py --out RUN --resume")
+    (message,) = set(refused)
+    assert message.startswith(f"--checkpoint must be whole; {tmp_path}/model.pt is damaged")
+    assert message.endswith("python distributed/train.py --out RUN --resume")
 
 
 def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: Path) -> None:

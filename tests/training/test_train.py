@@ -82,7 +82,7 @@ def wait_for_epochs(
 
 def marked(mark: str, title: str) -> list[int]:
     """Processes that carry the mark in their environment and the title on their command line."""
-    found = []
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -90,14 +90,14 @@ def marked(mark: str, title: str) -> list[int]:
                     title in (folder / "cmdline").read_text()
                     and f"LONGTAIL_TEST_MARK={mark}" in (folder / "environ").read_text()
                 ):
-                    found.append(int(folder.name))
+                    processes.append(int(folder.name))
             except OSError:
                 continue
-    return found
+    return processes
 
 
 @pytest.fixture(scope="module")
-def whole(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four epochs that nothing disturbed."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     done = run_command(
@@ -120,14 +120,14 @@ def test_a_run_is_compared_with_those_beside_it(out: str, folder: str) -> None:
     assert folder_to_compare(out) == folder
 
 
-def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
-    metrics = json.loads((whole / "metrics.json").read_text())
+def test_a_run_leaves_what_the_contract_says(undisturbed: Path) -> None:
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
     for split in ("val", "test"):
-        found = metrics[split]
-        assert 0 < found["balanced_accuracy"] <= 1
+        values = metrics[split]
+        assert 0 < values["balanced_accuracy"] <= 1
         assert (
-            abs(found["weight/map"] + found["weight/table"] - 1) < 1e-5
-            or found["weight/map"] + found["weight/table"] < 1
+            abs(values["weight/map"] + values["weight/table"] - 1) < 1e-5
+            or values["weight/map"] + values["weight/table"] < 1
         )
         assert {
             "macro_f1",
@@ -139,21 +139,21 @@ def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
             "ece",
             "nll",
             "brier",
-        } <= set(found)
+        } <= set(values)
     assert metrics["train_seconds"] > 0
     assert metrics["rows_per_second"] > 0
-    assert json.loads((whole / "config.json").read_text())["optim.epochs"] == 4
-    assert len(list(whole.glob("events.*"))) == 1
+    assert json.loads((undisturbed / "config.json").read_text())["optim.epochs"] == 4
+    assert len(list(undisturbed.glob("events.*"))) == 1
 
 
-def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(whole: Path) -> None:
+def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(undisturbed: Path) -> None:
     code = (
         "import sys; sys.modules['ray'] = None; sys.path.insert(0, sys.argv[1])\n"
         "from distributed.training.checkpoint import load_checkpoint\n"
         "c = load_checkpoint(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT), str(whole)],
+        [sys.executable, "-c", code, str(ROOT), str(undisturbed)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -162,10 +162,10 @@ def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(whole: Path) ->
     assert "near-full" in done.stdout
 
 
-def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(whole: Path) -> None:
+def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(undisturbed: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(whole))
+    events = EventAccumulator(str(undisturbed))
     events.Reload()
     tags = events.Tags()
     assert {
@@ -191,7 +191,7 @@ def test_tensorboard_has_every_term_metric_histogram_and_the_confusion(whole: Pa
 
 
 def test_killed_driver_resumes_to_the_same_weights(
-    whole: Path, wafer_shards: str, tmp_path: Path
+    undisturbed: Path, wafer_shards: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "killed"
     slow = begin(wafer_shards, run, "--set", *TINY)
@@ -202,7 +202,7 @@ def test_killed_driver_resumes_to_the_same_weights(
         "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
     )
     assert resumed.returncode == 0, resumed.stderr
-    for name, value in weights(whole).items():
+    for name, value in weights(undisturbed).items():
         assert torch.equal(weights(run)[name], value), name
 
 
@@ -213,34 +213,34 @@ def test_sigterm_leaves_a_resumable_run_and_a_truncated_state_is_noticed(
     process = begin(wafer_shards, run, "--set", *ENDLESS)
     wait_for_epochs(run, 3, process)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "--resume" in said.strip().splitlines()[-1]
-    assert "Traceback" not in said
+    assert "--resume" in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
     newest, before = sorted((run / "state").glob("*.pt"), reverse=True)[:2]
     newest.write_bytes(newest.read_bytes()[:5000])
     again = begin(wafer_shards, run, "--resume")
     kept = int(before.name.split("-")[1])
     wait_for_epochs(run, kept + 3, again)  # the history may be one ahead of the damaged state
     again.send_signal(signal.SIGTERM)
-    _, said = again.communicate(timeout=60)
-    assert f"{newest.name} is damaged" in said
+    _, errors = again.communicate(timeout=60)
+    assert f"{newest.name} is damaged" in errors
     assert [m["epoch"] for m in json.loads((run / "history.json").read_text())][: kept + 3] == list(
         range(1, kept + 4)
     )
 
 
 def test_states_of_another_version_are_refused_in_one_line(
-    whole: Path, wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Path, wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "older"
-    shutil.copytree(whole, run)
+    shutil.copytree(undisturbed, run)
     saved = states.States(f"{run}/state")
-    found = saved.load()
-    assert found is not None
+    newest_state = saved.load()
+    assert newest_state is not None
     with monkeypatch.context() as patch:
         patch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT - 1)
-        saved.save(found["epoch"] + 1, found)
+        saved.save(newest_state["epoch"] + 1, newest_state)
     done = run_command(
         "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--resume"
     )
@@ -271,7 +271,7 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--resume"], "--resume needs --out"),
         (["--set", "optim.epochs"], "--set takes KEY=VALUE"),
@@ -298,26 +298,26 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
     ],
 )
 def test_mistakes_are_one_line(
-    words: list[str], said: str, wafer_shards: str, tmp_path: Path
+    arguments: list[str], message: str, wafer_shards: str, tmp_path: Path
 ) -> None:
-    data = [] if "--data" in words else ["--data", wafer_shards]
-    out = [] if {"--resume", "--out"} & {*words} else ["--out", str(tmp_path / "r")]
-    done = run_command("distributed/train.py", *data, *out, *words)
+    data = [] if "--data" in arguments else ["--data", wafer_shards]
+    out = [] if {"--resume", "--out"} & {*arguments} else ["--out", str(tmp_path / "r")]
+    done = run_command("distributed/train.py", *data, *out, *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
 
 
-def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: str) -> None:
-    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(whole))
+def test_out_in_use_and_other_settings_are_refused(undisturbed: Path, wafer_shards: str) -> None:
+    done = run_command("distributed/train.py", "--data", wafer_shards, "--out", str(undisturbed))
     assert (done.returncode, "add --resume" in done.stderr) == (2, True)
     done = run_command(
         "distributed/train.py",
         "--data",
         wafer_shards,
         "--out",
-        str(whole),
+        str(undisturbed),
         "--resume",
         "--set",
         "dim=32",
@@ -325,21 +325,21 @@ def test_out_in_use_and_other_settings_are_refused(whole: Path, wafer_shards: st
     assert (done.returncode, "dim is 16 there, got 32" in done.stderr) == (2, True)
 
 
-def test_a_resumed_run_keeps_its_data(whole: Path, wafer_shards: str, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_data(undisturbed: Path, wafer_shards: str, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(wafer_shards, other)
     manifest = json.loads((other / "schema.json").read_text())
     manifest["prepare"]["seed"] = 1234  # as another ingest of the same table would say
     (other / "schema.json").write_text(json.dumps(manifest))
     done = run_command(
-        "distributed/train.py", "--data", str(other), "--out", str(whole), "--resume"
+        "distributed/train.py", "--data", str(other), "--out", str(undisturbed), "--resume"
     )
     assert (done.returncode, "a resumed run must keep its data" in done.stderr) == (2, True), (
         done.stderr
     )
-    assert run_command("distributed/train.py", "--out", str(whole), "--resume").returncode == 0, (
-        "it knows its data"
-    )
+    assert (
+        run_command("distributed/train.py", "--out", str(undisturbed), "--resume").returncode == 0
+    ), "it knows its data"
 
 
 def test_data_without_test_rows_can_be_trained_on(wafer_shards: str, tmp_path: Path) -> None:
@@ -409,10 +409,10 @@ def test_a_run_of_two_workers_heeds_signals(
     process = begin(wafer_shards, run, "--workers", "2", "--set", *ENDLESS, mark=mark)
     wait_for_epochs(run, 2, process, 240)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.strip().splitlines()[-1].startswith("error: stopped; go on with: ")
-    assert "Traceback" not in said
+    assert errors.strip().splitlines()[-1].startswith("error: stopped; go on with: ")
+    assert "Traceback" not in errors
     limit = time.monotonic() + 30
     while marked(mark, "ray::") and time.monotonic() < limit:
         time.sleep(0.5)
@@ -421,7 +421,7 @@ def test_a_run_of_two_workers_heeds_signals(
 
 @pytest.mark.slow
 def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(
-    whole: Path, wafer_shards: str, tmp_path: Path
+    undisturbed: Path, wafer_shards: str, tmp_path: Path
 ) -> None:
     run, mark = tmp_path / "two", uuid.uuid4().hex
     process = begin(wafer_shards, run, "--workers", "2", "--set", *TINY, mark=mark)
@@ -429,9 +429,9 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(
     victims = marked(mark, "RayTrainWorker")
     assert len(victims) == 2
     os.kill(victims[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    alone, two = (json.loads((r / "metrics.json").read_text()) for r in (whole, run))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    alone, two = (json.loads((r / "metrics.json").read_text()) for r in (undisturbed, run))
     assert two["epochs"] == 4
     first, after = starts(run)
     assert (first, after > 1) == (1, True), "it went on from a saved epoch"
@@ -442,7 +442,7 @@ def test_two_ray_workers_equal_one_and_a_killed_worker_is_replaced(
         4,
     ]
     assert abs(alone["val"]["nll"] - two["val"]["nll"]) < 0.05
-    for name, value in weights(whole).items():
+    for name, value in weights(undisturbed).items():
         assert torch.allclose(weights(run)[name].float(), value.float(), atol=2e-2, rtol=0.1), name
     limit = time.monotonic() + 30
     while marked(mark, "ray::") and time.monotonic() < limit:
@@ -461,7 +461,7 @@ def test_two_ray_workers_learn_the_same_from_ray_data_as_from_their_own_threads(
         "scaling.cpus_per_worker=0.5",
     ]  # a CPU is left for decoding
     for engine in ("ray", "threads"):
-        words = [
+        arguments = [
             "--data",
             wafer_shards,
             "--out",
@@ -472,7 +472,7 @@ def test_two_ray_workers_learn_the_same_from_ray_data_as_from_their_own_threads(
             *stream,
             f"data.engine={engine}",
         ]
-        done = run_command("distributed/train.py", *words)
+        done = run_command("distributed/train.py", *arguments)
         assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "ray"), weights(tmp_path / "threads")
     for name, value in theirs.items():
