@@ -44,7 +44,10 @@ SETTINGS = {
 
 
 def raw(counts: tuple[int, ...], seed: int, prefix: str = "r") -> pd.DataFrame:
-    """Class c has a bright stripe at its own place, a higher age, and a favourite site; a few cells and images are missing."""
+    """Class c has a bright stripe at its own place, a higher age and a favourite site.
+
+    A few cells and images are missing.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     photos = []
@@ -110,7 +113,7 @@ def prepare(data_schema: Schema) -> dict[str, Any]:
 
 
 def write_shards(folder: Path, data_schema: Schema | None = None, parts: int = 2) -> Path:
-    """The same rows whatever the schema: another one numbers their classes and categories otherwise."""
+    """Writes the same rows whatever the schema, which numbers classes and categories."""
     data_schema = data_schema or schema()
     manifest = Manifest(
         schema=data_schema,

@@ -11,7 +11,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from tests.training import small_run
 
-OTHER = "photo (a|b) [x.y]+"  # the name of a modality that begins like another's and means much in a pattern
+# A modality whose name begins like another's and has a meaning as a pattern.
+OTHER = "photo (a|b) [x.y]+"
 
 
 def charts(events: EventAccumulator) -> dict[str, set[str]]:

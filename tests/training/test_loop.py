@@ -1,4 +1,4 @@
-"""Facts about the training loop: resuming, accumulation, workers, divergence, early stopping, every optimiser."""
+"""The training loop: resuming, accumulation, workers, divergence, early stop, optimisers."""
 
 from __future__ import annotations
 

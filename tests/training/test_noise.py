@@ -1,7 +1,8 @@
-"""The experiment behind cross-fitting: one modality is pure noise, and an encoder can memorise noise.
+"""The experiment behind cross-fitting: one modality is noise, which an encoder can memorise.
 
-Handwritten digits (8x8, from sklearn) with a long tail of 50. The pixels come as an image and as a table of 64 numbers; one of the two is
-replaced by noise that is fixed for each record. With confidences judged in sample, the memorised noise looks informative.
+Handwritten digits (8x8, from sklearn) with a long tail of 50. The pixels come as an image and as a
+table of 64 numbers; one of the two is replaced by noise that is fixed for each record. With
+confidences judged in sample, the memorised noise looks informative.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ RATIO, LARGEST = 50, 90
 
 
 def digits(seed: int, dead: str) -> tuple[Schema, Batch, Batch, Batch]:
-    """A long-tailed training set, and balanced validation and test sets of other digits, with one modality dead in all."""
+    """A long-tailed training set, and balanced validation and test sets of other digits.
+
+    dead: the modality that is noise in all of them.
+    """
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -149,11 +153,13 @@ def test_a_dead_modality_gets_no_weight_and_costs_nothing(dead: str, good: str) 
     concatenated = mean(trained(s, dead, "fusion.kind=uniform")[0] for s in seeds)
     weight, accuracy = mean(w for _, w in cross_fitted), mean(a for a, _ in cross_fitted)
     print(
-        f"\ndead {dead}: alone {alone_accuracy:.3f}, concatenation {concatenated:.3f}, in-sample and cross-fitted",
+        f"\ndead {dead}: alone {alone_accuracy:.3f}, concatenation {concatenated:.3f}, "
+        "in-sample and cross-fitted",
         end=" ",
     )
     print(
-        f"{mean(a for a, _ in in_sample):.3f} {accuracy:.3f}, weights {mean(w for _, w in in_sample):.3f} {weight:.3f}"
+        f"{mean(a for a, _ in in_sample):.3f} {accuracy:.3f}, weights "
+        f"{mean(w for _, w in in_sample):.3f} {weight:.3f}"
     )
     assert weight <= 0.10
     assert accuracy >= alone_accuracy - 0.02

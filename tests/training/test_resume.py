@@ -1,4 +1,4 @@
-"""What a run that was stopped or damaged goes on from: its states, its history, its curves, its checkpoint."""
+"""What a stopped or damaged run resumes from: states, history, curves, checkpoint."""
 
 from __future__ import annotations
 

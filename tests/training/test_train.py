@@ -113,9 +113,14 @@ def undisturbed(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize(
     ("out", "folder"),
-    [("/a/runs/r5", "/a/runs"), ("/r5", "/"), ("s3://bucket/runs/r5", "s3://bucket/runs"), ("s3://bucket/r5", "s3://bucket"),
-     ("s3://bucket", "s3://bucket")],
-)  # fmt: skip
+    [
+        ("/a/runs/r5", "/a/runs"),
+        ("/r5", "/"),
+        ("s3://bucket/runs/r5", "s3://bucket/runs"),
+        ("s3://bucket/r5", "s3://bucket"),
+        ("s3://bucket", "s3://bucket"),
+    ],
+)
 def test_a_run_is_compared_with_those_beside_it(out: str, folder: str) -> None:
     assert folder_to_compare(out) == folder
 
@@ -150,7 +155,8 @@ def test_checkpoint_needs_no_ray_and_holds_what_prediction_needs(undisturbed: Pa
     code = (
         "import sys; sys.modules['ray'] = None; sys.path.insert(0, sys.argv[1])\n"
         "from distributed.training.checkpoint import load_checkpoint\n"
-        "c = load_checkpoint(sys.argv[2]); print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
+        "c = load_checkpoint(sys.argv[2])\n"
+        "print(c.manifest.schema.classes, c.network.counts_C, c.config.dim)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(ROOT), str(undisturbed)],
@@ -293,7 +299,8 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
         ),
         (
             ["--workers", "8", "--set", "scaling.sync_batch_norm=false"],
-            "scaling.sync_batch_norm=false needs 16 rows a worker: data.batch_size of at least 128; got 64",
+            "scaling.sync_batch_norm=false needs 16 rows a worker: "
+            "data.batch_size of at least 128; got 64",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A small learnable image + table set in memory, as a Source for the loop: class c is a bright column and a shift in the table."""
+"""A small learnable set in memory: class c is a bright column and a shift in the table."""
 
 from __future__ import annotations
 
