@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from distributed.studies.options import StudyOptions
 from distributed.studies.planning import study_cells
 from distributed.studies.reading import read_study
 from distributed.studies.state import StudyState
+from tests.conftest import ROOT
 from tests.studies.study_tools import LEVELS, TWO, against, invented
 
 
@@ -84,3 +87,15 @@ def test_the_command_repeats_the_options() -> None:
 def test_a_mistake_names_the_option() -> None:
     with pytest.raises(OptionError, match="seeds must be at least 1; got 0"):
         distributed.study(StudyOptions(study="paper", seeds=0))
+
+
+def test_the_driver_of_a_study_does_not_load_torch(wafer_shards: str, tmp_path: Path) -> None:
+    options = finished_study(tmp_path, wafer_shards)
+    code = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "import distributed\n"
+        f"distributed.study(distributed.{options!r})\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
