@@ -83,10 +83,10 @@ def test_links_lead_to_files_that_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_name_scripts_and_settings_that_exist(path: Path) -> None:
-    from distributed.config import leaves
+    from distributed.config import setting_fields
 
     text = path.read_text(encoding="utf-8")
     scripts = re.findall(r"python ((?:distributed|benchmarks|cluster)/[\w/]+\.py)", text)
     assert not [script for script in scripts if not (ROOT / script).is_file()]
     names = [pair.split("=")[0] for group in SETTINGS.findall(text) for pair in group.split()]
-    assert not [name for name in names if name not in leaves()]
+    assert not [name for name in names if name not in setting_fields()]
