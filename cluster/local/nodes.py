@@ -18,9 +18,9 @@ from typing import Any
 from cluster.local import processes
 from cluster.local.network import Network
 
-# A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (85 s with
-# Ray's own settings). With a timeout of 1 s it would be 5 s, but a node too busy to answer three
-# times in a row would be given up.
+# A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (85 s
+# with Ray's own settings). With a timeout of 1 s it would be 5 s, but a node too busy to answer
+# three times in a row would be given up.
 HEAD_ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",

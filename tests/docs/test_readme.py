@@ -35,7 +35,8 @@ def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def write_table(folder: Path, rows: int, table: str, images: str) -> None:
-    """Records of two classes that both modalities tell apart: bright or dark pictures, old or young patients."""
+    """Records of two classes that both modalities tell apart: bright or dark pictures, old or young
+    patients."""
     rng = np.random.default_rng(rows)
     (folder / images).mkdir()
     rare = np.arange(rows) % 8 == 0

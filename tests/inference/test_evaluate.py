@@ -1,4 +1,5 @@
-"""Facts about evaluate.py: it repeats a run's own metrics, cuts and corrupts as said, reads other shards by name, and explains itself."""
+"""Facts about evaluate.py: it repeats a run's own metrics, cuts and corrupts as said, reads other
+shards by name, and explains itself."""
 
 from __future__ import annotations
 
@@ -391,7 +392,8 @@ def change(folder: Path, name: str, **changes: Any) -> None:
         (
             (0, 60000),
             {"window": [0, 26000]},
-            "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit pad: ingest it with",
+            "must have --window=0,60000 --fit pad, .* has --window=0,26000 --fit"
+            " pad: ingest it with",
         ),
         (
             (-2.5, 2),

@@ -1,4 +1,5 @@
-"""Facts about load and LoadedModel.predict: the numbers of predict.py, in the order of the frame, and without Ray."""
+"""Facts about load and LoadedModel.predict: the numbers of predict.py, in the order of the frame,
+and without Ray."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ CELLS = ["age", "dose", "site"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """shards/, a run/ trained on them, and their test rows: table.parquet with bytes, table.csv with paths into photos/."""
+    """shards/, a run/ trained on them, and their test rows: table.parquet with bytes, table.csv
+    with paths into photos/."""
     here = tmp_path_factory.mktemp("loaded")
     small_run.train(here / "run", small_run.write_shards(here / "shards"))
     frame = small_run.raw(small_run.SPLITS["test"], 2, "test")

@@ -1,4 +1,5 @@
-"""Facts about predict.py: every row comes out once, predicted or refused; tables and shards agree; a pool gives what one process gives."""
+"""Facts about predict.py: every row comes out once, predicted or refused; tables and shards agree;
+a pool gives what one process gives."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ P = [f"p/{name}" for name in CLASSES]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """shards/, a run/ trained on them, and their test rows raw: table.parquet with bytes, table.csv with paths into photos/."""
+    """shards/, a run/ trained on them, and their test rows raw: table.parquet with bytes, table.csv
+    with paths into photos/."""
     here = tmp_path_factory.mktemp("predict")
     small_run.train(here / "run", small_run.write_shards(here / "shards"))
     frame = small_run.raw(small_run.SPLITS["test"], 2, "test")
@@ -281,8 +283,8 @@ def test_cells_that_cannot_be_read_are_counted(folder: Path, out: Path) -> None:
     assert f"dose: 2 of {rows} cells are no numbers as in training: missing" in summary["notes"]
     unseen = int(frame.site[2:].notna().sum())
     assert (
-        f"site: {unseen} of {rows} cells are none of the categories of training (arm, leg, back, face)"
-        in summary["notes"]
+        f"site: {unseen} of {rows} cells are none of the categories of training (arm,"
+        f" leg, back, face)" in summary["notes"]
     )
 
 
@@ -312,7 +314,8 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     n = int((~without).sum())
     assert summary["rows_unfamiliar/photo"] == n
     assert summary["notes"] == [
-        f"photo is unlike anything in training in {n} of 95 rows: it counts as absent; --trust-unfamiliar goes by it",
+        f"photo is unlike anything in training in {n} of 95 rows: it counts as"
+        f" absent; --trust-unfamiliar goes by it",
         "5 of these rows have nothing that is like training: they are predicted by all they have",
     ]
     trusting, summary = run_predict(
@@ -576,7 +579,8 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("dear")
     with mistake(
-        f"^--out must be a folder or URI that can be read and written; got '{tmp_path}/{place}': [^\n]*$"
+        f"^--out must be a folder or URI that can be read and written; got"
+        f" '{tmp_path}/{place}': [^\n]*$"
     ):
         run_predict(folder, "table.parquet", tmp_path / place)
     assert (tmp_path / "file").read_text() == "dear"

@@ -1,4 +1,4 @@
-"""Facts about reports: self-contained, escaped, without secrets, and written whole or not at all."""
+"""Reports are self-contained, escaped, without secrets, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -141,12 +141,15 @@ def test_markdown_shows_a_picture_where_there_is_one(tmp_path: Path) -> None:
 def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abc&12345678")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/tmp/where-the-token-lies")
-    text = "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678 /tmp/where-the-token-lies mail@example.org"
+    text = (
+        "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678"
+        " /tmp/where-the-token-lies mail@example.org"
+    )
     path = report.write_report(tmp_path, "t", [Section("s", [Code(text)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
         assert (
-            "postgresql://***@host/db s3://***@bucket/x *** /tmp/where-the-token-lies mail@example.org"
-            in page
+            "postgresql://***@host/db s3://***@bucket/x ***"
+            " /tmp/where-the-token-lies mail@example.org" in page
         )
         assert "12345678" not in page
 

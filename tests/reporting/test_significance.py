@@ -304,7 +304,8 @@ def test_critical_difference_separates_a_clear_winner() -> None:
     }
     ranking = rank_variants(table)
     assert list(ranking.ranks.items()) == [("good", 1.0), ("fair", 2.0), ("poor", 3.0)]
-    # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957. Neighbours differ by 1: no group.
+    # q(0.05, 3, inf) = 2.343; CD = 2.343 sqrt(3 * 4 / 72) = 0.957. Neighbours differ by 1: no
+    # group.
     assert ranking.critical_difference == pytest.approx(0.957, abs=1e-3)
     assert ranking.groups == ()
     assert rank_variants(table, lower_is_better=True).ranks["poor"] == 1.0
@@ -328,7 +329,8 @@ def test_ranking_without_a_test_says_why(table: dict[str, dict[str, float]], rea
 
 
 def test_no_critical_difference_where_no_test_has_found_a_difference() -> None:
-    """Two variants on four data sets: Nemenyi's 0.98 would separate them, a sign test has p = 0.125."""
+    """Two variants on four data sets: Nemenyi's 0.98 would separate them, a sign test has p =
+    0.125."""
     two = rank_variants({"a": dict.fromkeys("wxyz", 1.0), "b": dict.fromkeys("wxyz", 2.0)})
     assert (two.critical_difference, two.groups, two.ranks) == (None, (), {"b": 1.0, "a": 2.0})
     mixed = rank_variants(

@@ -1,4 +1,5 @@
-"""Facts about stopping: the first signal ends the work in order, the second at once, and earlier handlers come back."""
+"""Facts about stopping: the first signal ends the work in order, the second at once, and earlier
+handlers come back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Makes kuberay.json: the parts of the published KubeRay schemas that cluster/kuberay/ uses, so that the tests need no 2 MB of definitions.
+"""Makes kuberay.json: the parts of the published KubeRay schemas that cluster/kuberay/ uses, so
+that the tests need no 2 MB of definitions.
 
-    python tests/schemas/reduce.py FOLDER      # with ray.io_rayclusters.yaml and ray.io_rayjobs.yaml of ray-project/kuberay
+    python tests/schemas/reduce.py FOLDER      # with ray.io_rayclusters.yaml and
+    ray.io_rayjobs.yaml of ray-project/kuberay
 
-Run it again when a manifest starts to use a field that kuberay.json lacks: until then the field fails as a typo would.
+Run it again when a manifest starts to use a field that kuberay.json lacks: until then the field
+fails as a typo would.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ def published(folder: Path, kind: str) -> Schema:
 
 
 def strict(schema: Schema) -> Schema:
-    """The schema as JSON Schema in which an unknown field is an error, which the API server only drops."""
+    """The schema as JSON Schema in which an unknown field is an error, which the API server only
+    drops."""
     made = {
         name: value
         for name, value in schema.items()

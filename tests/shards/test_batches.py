@@ -1,4 +1,5 @@
-"""Batches from memory and streamed: the same rows and tensors, in an order of seed and epoch only, whatever the number of workers."""
+"""Batches from memory and streamed: the same rows and tensors, in an order of seed and epoch only,
+whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def encoded(lot: np.random.Generator, kind: str, channels: int, height: int, wid
 
 
 def write_split(folder: Path, rows: int, parts: int, seed: int) -> tuple[int, ...]:
-    """Parts with several row groups each; PNG and JPEG, an image or a whole table missing here and there."""
+    """Parts with several row groups each; PNG and JPEG, an image or a whole table missing here and
+    there."""
     folder.mkdir(parents=True)
     lot = np.random.default_rng(seed)
     labels = lot.choice(3, rows, p=[0.7, 0.22, 0.08]).astype(np.int32)

@@ -35,7 +35,8 @@ def test_balanced_counts_are_cut_to_an_exponential_tail() -> None:
 
 
 def test_the_cut_orders_classes_by_size_and_keeps_what_is_available() -> None:
-    # 40 of the largest class would need 4 of the smallest: the whole tail is scaled so that every class has enough.
+    # 40 of the largest class would need 4 of the smallest: the whole tail is scaled so that every
+    # class has enough.
     assert long_tail(np.array([20, 400, 100]), 4.0).tolist() == [20, 80, 40]
     assert long_tail(np.array([0, 400, 100]), 2.0).tolist() == [0, 200, 100]
 

@@ -1,4 +1,5 @@
-"""The built-in wafer data: deterministic, long-tailed, readable as wafer maps, and such that fusing the halves pays."""
+"""The built-in wafer data: deterministic, long-tailed, readable as wafer maps, and such that fusing
+the halves pays."""
 
 from __future__ import annotations
 
@@ -164,7 +165,8 @@ def test_a_scratch_is_long_and_thin(clean: pd.DataFrame) -> None:
     blob = pixels(clean[clean["label"] == "loc"]) == FAIL
 
     def elongation(maps: np.ndarray) -> float:
-        """Median ratio of the principal axes of the failed dies that have two failed neighbours or more."""
+        """Median ratio of the principal axes of the failed dies that have two failed neighbours or
+        more."""
         ratios = []
         for m in maps:
             p = np.pad(m, 1).astype(int)
@@ -227,7 +229,8 @@ def test_missing_cells_have_the_given_share_and_hit_readings_out_of_range(
     assert default.loc[gone, [*READINGS, *TOOLS]].isna().to_numpy().all()
     assert default["map"].isna().mean() == pytest.approx(0.015, abs=0.006)
     assert not (gone & default["map"].isna()).any()
-    # Not at random: what was lost, which the same wafers without losses tell, is further from the middle than what was kept.
+    # Not at random: what was lost, which the same wafers without losses tell, is further from the
+    # middle than what was kept.
     heavy, whole = (generate(missing=missing) for missing in (0.3, 0))
     assert not whole.isna().to_numpy().any()
     for name in sensors:
@@ -244,7 +247,8 @@ def test_corrupt_spoils_one_half_of_the_given_share(default: pd.DataFrame) -> No
     assert no_map.mean() == pytest.approx(0.2, abs=0.03)
     assert no_log.mean() == pytest.approx(0.2, abs=0.03)
     assert not (no_map & no_log).any()
-    # A faulty probe card: whole rows or columns fail, so one of the two directions varies far more than the other.
+    # A faulty probe card: whole rows or columns fail, so one of the two directions varies far more
+    # than the other.
     maps = pixels(frame)[:, 8:24, 8:24] == FAIL
     uneven = np.abs(maps.mean(1).std(1) - maps.mean(2).std(1))
     assert np.median(uneven[no_map]) > 4 * np.median(uneven[~no_map])
