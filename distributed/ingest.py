@@ -14,9 +14,8 @@ from distributed.runtime import command, options
 
 def main(argv: list[str]) -> int:
     chosen = options.read(IngestOptions, argv, prog="ingest.py", description=__doc__)
-    from distributed.ingestion.pipeline import (
-        ingest,
-    )  # Ray, pandas and pyarrow take seconds that --help need not wait for
+    # Imported here because Ray, pandas and pyarrow take seconds that --help need not wait for.
+    from distributed.ingestion.pipeline import ingest
 
     ingest(chosen).show()
     return 0

@@ -1,4 +1,4 @@
-"""Decides between the passes which rows are refused, and the split, class and place of the others."""
+"""Decides which rows are refused, and the split, class and place of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `ingest`, declared once: for the command line, for Python and for the documentation."""
+"""The options of `ingest`: for the command line, for Python and for the documentation."""
 
 from __future__ import annotations
 

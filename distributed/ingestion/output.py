@@ -96,7 +96,7 @@ class OutputFolder:
                 self._remove(self.work)
 
     def _create_work_folder(self) -> None:
-        """Creates the folder beside the final one; in place, only tries whether it can be written."""
+        """Creates the folder beside the final one; in place, only checks that it is writable."""
         if self.remote:
             return
         place, name = (self.uri, "") if self.mounted else os.path.split(self.uri)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from distributed.ingestion.dataset import ray_dataset
 from distributed.ingestion.output import POSITION_COLUMN, WrittenFile, part_path, write_part
-from distributed.raw import columns
 from distributed.raw.cells import as_text
-from distributed.raw.columns import ColumnStats
+from distributed.raw.column_stats import ColumnStats, column_stats, combine_stats
 from distributed.raw.rows import (
     CELL,
     GROUP,
@@ -199,7 +198,7 @@ def block_statistics(rows: RowAssignment, sampled: int, *blocks: pa.Table) -> Tr
     pixels: dict[str, PixelSums] = {}
     for name in table.column_names:
         if name.startswith(CELL):
-            stats[name.removeprefix(CELL)] = columns.column_stats(table[name], labels, in_sample)
+            stats[name.removeprefix(CELL)] = column_stats(table[name], labels, in_sample)
         elif name.startswith(SUMS):
             pixels[name.removeprefix(SUMS)] = _pixel_sums(table[name])
     return TrainingStatistics(stats, pixels)
@@ -225,10 +224,7 @@ def training_statistics(
         parts.append(ray.get(ref))
         advance(group.rows)
     return TrainingStatistics(
-        {
-            name: columns.combine_stats([part.columns[name] for part in parts])
-            for name in parts[0].columns
-        },
+        {name: combine_stats([part.columns[name] for part in parts]) for name in parts[0].columns},
         {name: _added([part.pixels[name] for part in parts]) for name in parts[0].pixels},
     )
 

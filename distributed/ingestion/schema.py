@@ -15,7 +15,8 @@ from distributed.ingestion.leaks import identical_images, label_leak
 from distributed.ingestion.passes import PixelSums, TrainingStatistics
 from distributed.ingestion.roles import ColumnRoles
 from distributed.ingestion.summary import IngestReport
-from distributed.raw.columns import ColumnDecision, ColumnStats, decide_column
+from distributed.raw.column_stats import ColumnStats
+from distributed.raw.columns import ColumnDecision, decide_column
 from distributed.raw.images import ImageSpec
 from distributed.raw.rows import COLOUR, DEEP, DIGEST
 from distributed.shards.layout import TRAIN

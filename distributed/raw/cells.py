@@ -1,4 +1,8 @@
-"""Raw cells as words and as numbers: one spelling of booleans, and the readings by which other text becomes numbers."""
+"""Raw cells as words and as numbers.
+
+Booleans and whole numbers have one spelling. Some text that is no plain number can be read as one:
+see READINGS.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+# Words that mean a missing value. "None" is not among them: it may be a category.
 MISSING_WORDS = pa.array(
-    ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"]
-)  # "None" may be a category
+    ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "<NA>"],
+)
 BOOLEANS = {
     "True": "True",
     "true": "True",
@@ -24,22 +33,27 @@ BOOLEANS = {
 }
 WHOLE = r"^(-?[1-9]\d{0,14}|0)\.0+$"  # pandas writes whole numbers so where a column has gaps
 LARGEST = float(np.finfo(np.float32).max)  # what some write for infinity or for missing
+MAX_EXACT_INTEGER = 2**53  # of float64
 DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
 DECIMAL_COMMA = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$"
-THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # 1,234 is either
+THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # 1,234 may be thousands or decimals
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def flatten_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One plain array: chunks joined, dictionaries decoded. Lists and records are refused."""
+    """Returns one plain array: chunks joined, dictionaries decoded.
+
+    Lists and records are a ValueError.
+    """
     if pa.types.is_nested(array.type):
         raise ValueError(
             f"a column must hold numbers or words; one that is to be read holds {array.type}"
         )
     if isinstance(array, pa.ChunkedArray):
-        array = (
-            pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
-        )
+        if array.num_chunks:
+            array = pa.concat_arrays(array.chunks)
+        else:
+            array = pa.array([], type=array.type)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
@@ -48,45 +62,57 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def canonical_spelling(word: str) -> str:
-    """The word, a boolean or a whole number in the one spelling that categories and classes have: True, 1 for 1.0."""
+    """Returns the word in the one spelling that categories and classes have.
+
+    It is True for any true, 1 for 1.0, and any other word as it is.
+    """
     return BOOLEANS.get(word) or re.sub(WHOLE, r"\1", word, flags=re.ASCII)
 
 
 def canonical_spellings(words: pa.Array) -> pa.Array:
-    """`spelling` of every word."""
-    places = pc.index_in(words, value_set=pa.array(list(BOOLEANS), words.type), skip_nulls=True)
+    """Returns the canonical spelling of every word."""
+    spellings = pa.array(list(BOOLEANS), words.type)
+    places = pc.index_in(words, value_set=spellings, skip_nulls=True)
     whole = pc.replace_substring_regex(words, WHOLE, r"\1")
     return pc.coalesce(pa.array(list(BOOLEANS.values()), words.type).take(places), whole)
 
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Cells as trimmed strings, null where missing; whole floats read as integers (a code column with gaps comes as floats)."""
+    """Returns cells as trimmed words, null where missing.
+
+    Whole floats become integers, for a column of codes with gaps comes as floats.
+    """
     array = flatten_array(array)
     if pa.types.is_floating(array.type):
-        values = array.cast(pa.float64())
-        whole = pc.and_(
-            pc.is_finite(values),
-            pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2**53)),
-        )
-        if pc.all(pc.fill_null(pc.or_(whole, pc.is_nan(values)), True)).as_py():
-            array = pc.if_else(pc.is_nan(values), None, values).cast(pa.int64())
-    if (
-        pa.types.is_timestamp(array.type) and array.type.tz
-    ):  # in UTC: Arrow writes no time in a zone whose name it does not know
+        array = _whole_as_integers(array)
+    if pa.types.is_timestamp(array.type) and array.type.tz:
+        # In UTC, because Arrow writes no time in a zone whose name it does not have.
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     if not is_text(array.type):
         array = array.cast(pa.string())
     words = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
-    return canonical_spellings(
-        pc.if_else(pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string())), None, words)
+    is_missing = pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string()))
+    return canonical_spellings(pc.if_else(is_missing, None, words))
+
+
+def _whole_as_integers(array: pa.Array) -> pa.Array:
+    """Returns floats as integers if all of them are whole numbers, else as they are."""
+    values = array.cast(pa.float64())
+    is_integer = pc.and_(
+        pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), MAX_EXACT_INTEGER)
     )
+    is_whole = pc.and_(pc.is_finite(values), is_integer)
+    if not pc.all(pc.fill_null(pc.or_(is_whole, pc.is_nan(values)), True)).as_py():
+        return array
+    return pc.if_else(pc.is_nan(values), None, values).cast(pa.int64())
 
 
 def as_numbers(
     array: pa.Array | pa.ChunkedArray, reading: str = ""
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cells as float64 with NaN where there is no finite number, which cells are empty, and how many were infinite.
+) -> tuple[FloatArray, BoolArray, int]:
+    """Returns cells as numbers, which cells are empty, and how many numbers were infinite.
 
+    The numbers are float64, NaN where there is no finite one.
     reading: the one of READINGS that is tried on text that is no plain number.
     """
     array = flatten_array(array)
@@ -98,16 +124,7 @@ def as_numbers(
     elif not (pa.types.is_primitive(kind) or is_text(kind)):  # bytes
         array = array.cast(pa.string())
     if is_text(array.type):
-        words = as_text(array)
-        empty = words.is_null().to_numpy(zero_copy_only=False)
-        values = pd.to_numeric(
-            pd.Series(words.to_numpy(zero_copy_only=False), dtype=object), errors="coerce"
-        )
-        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        rest = np.flatnonzero(np.isnan(values) & ~empty)
-        if reading and len(rest):
-            values = values.copy()
-            values[rest] = READINGS[reading](words.take(pa.array(rest)))
+        values, empty = _text_as_numbers(array, reading)
     else:
         values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         empty = np.isnan(values)
@@ -115,50 +132,69 @@ def as_numbers(
     return np.where(infinite, np.nan, values), empty, int(infinite.sum())
 
 
+def _text_as_numbers(array: pa.Array, reading: str) -> tuple[FloatArray, BoolArray]:
+    """Returns words as numbers, NaN where there is none, and which cells are empty."""
+    words = as_text(array)
+    empty = words.is_null().to_numpy(zero_copy_only=False)
+    column = pd.Series(words.to_numpy(zero_copy_only=False), dtype=object)
+    numbers = pd.to_numeric(column, errors="coerce")
+    values: FloatArray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    unread = np.flatnonzero(np.isnan(values) & ~empty)
+    if reading and len(unread):
+        values = values.copy()
+        values[unread] = READINGS[reading](words.take(pa.array(unread)))
+    return values, empty
+
+
 def _seconds(array: pa.Array) -> pa.Array:
-    """Times as seconds, to the microsecond."""
+    """Returns times as seconds, to the microsecond."""
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(array.type):
         kind = pa.timestamp("us", tz=array.type.tz)
+    elif pa.types.is_duration(array.type):
+        kind = pa.duration("us")
     else:
-        kind = pa.duration("us") if pa.types.is_duration(array.type) else pa.time64("us")
+        kind = pa.time64("us")
     return pc.divide(array.cast(kind, safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
 
 
-def _dates(words: pa.Array) -> np.ndarray:
-    """ISO dates and times as seconds since 1970; one without a zone is UTC, as Parquet's are."""
+def _dates(words: pa.Array) -> FloatArray:
+    """Returns ISO dates and times as seconds since 1970.
 
-    def seconds(word: str) -> float:
-        try:
-            found = datetime.datetime.fromisoformat(word)
-        except ValueError:  # a 13th month
-            return np.nan
-        return (
-            (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)) - EPOCH
-        ).total_seconds()
-
-    there = pc.match_substring_regex(words, DATE).to_pylist()
-    return np.array(
-        [seconds(w) if ok else np.nan for w, ok in zip(words.to_pylist(), there)], dtype=np.float64
-    )
+    One without a zone is taken for UTC, as Parquet's are.
+    """
+    is_date = pc.match_substring_regex(words, DATE).to_pylist()
+    seconds = [_seconds_of(w) if ok else np.nan for w, ok in zip(words.to_pylist(), is_date)]
+    return np.array(seconds, dtype=np.float64)
 
 
-def _decimal_commas(words: pa.Array) -> np.ndarray:
-    numbers = pc.if_else(
-        pc.match_substring_regex(words, DECIMAL_COMMA), pc.replace_substring(words, ",", "."), None
-    )
+def _seconds_of(word: str) -> float:
+    try:
+        time = datetime.datetime.fromisoformat(word)
+    except ValueError:  # a 13th month
+        return np.nan
+    if not time.tzinfo:
+        time = time.replace(tzinfo=datetime.UTC)
+    return (time - EPOCH).total_seconds()
+
+
+def _decimal_commas(words: pa.Array) -> FloatArray:
+    is_decimal = pc.match_substring_regex(words, DECIMAL_COMMA)
+    numbers = pc.if_else(is_decimal, pc.replace_substring(words, ",", "."), None)
     return np.asarray(numbers.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _booleans(words: pa.Array) -> np.ndarray:
-    return np.array(
-        [{"True": 1.0, "False": 0.0}.get(w, np.nan) for w in words.to_pylist()], dtype=np.float64
-    )
+def _booleans(words: pa.Array) -> FloatArray:
+    numbers = {"True": 1.0, "False": 0.0}
+    return np.array([numbers.get(word, np.nan) for word in words.to_pylist()], dtype=np.float64)
 
 
-DATE_READING, COMMA_READING, BOOLEAN_READING = "dates", "decimal commas", "booleans"
-READINGS: dict[str, Callable[[pa.Array], np.ndarray]] = {
+# The names are kept in schema.json.
+DATE_READING = "dates"
+COMMA_READING = "decimal commas"
+BOOLEAN_READING = "booleans"
+READINGS: dict[str, Callable[[pa.Array], FloatArray]] = {
     DATE_READING: _dates,
     COMMA_READING: _decimal_commas,
     BOOLEAN_READING: _booleans,
@@ -166,5 +202,5 @@ READINGS: dict[str, Callable[[pa.Array], np.ndarray]] = {
 
 
 def count_thousands(array: pa.Array) -> int:
-    """Cells of text such as 1,234, which some write for thousands and others for decimals."""
+    """Counts cells of text such as 1,234: some write thousands so, others decimals."""
     return int(pc.sum(pc.match_substring_regex(as_text(array), THOUSANDS)).as_py() or 0)

@@ -1,11 +1,10 @@
-"""Table columns: what type each one is, its training statistics (partial sums that combine), and its cells as shard columns."""
+"""Decides what type each table column is, and turns its cells into a shard column."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,70 +14,46 @@ from distributed.raw.cells import (
     BOOLEAN_READING,
     COMMA_READING,
     DATE_READING,
-    READINGS,
+    FloatArray,
     as_numbers,
     as_text,
     canonical_spellings,
-    count_thousands,
-    flatten_array,
-    is_text,
 )
+from distributed.raw.column_stats import ColumnStats, NumberStats
 from distributed.shards.layout import SPLIT_NAMES
 from model.schema import MAX_DEVIATIONS, Categorical, Numeric
 
-MIN_PARSED = 0.95  # a text column of which this share parses is numeric
+MIN_PARSED = 0.95  # a text column of which this share are numbers is numeric
+MAX_CODES = 0.05  # unless more of its values look like codes
+CODE_SAMPLE = 1000  # values that are looked at for that
 MAX_VOCABULARY = 1000  # values that a category keeps
-MAX_COUNTED = 20_000  # distinct values of a block that are counted one by one
-ID_DENSITY = (
-    10  # different whole numbers within a range of this many times their count are taken for ids
-)
-MAX_STEP = 0.01  # share of the spread: numbers that float32 keeps in larger steps are said
-QUANTILES = 33  # quantiles kept for a numeric column
+MIN_ROWS_FOR_ID = 10  # of fewer rows, all different values are no sign of an id
+MIN_ROWS_FOR_ROW_NUMBERS = 100  # the same for whole numbers
+# Different whole numbers within a range of fewer than this many times their count are taken for
+# numbers of the rows.
+ID_DENSITY = 10
+MIN_ID_VALUES, MIN_ID_SHARE = 20, 0.8  # different values, and their share, of a likely id
+MAX_STEP = 0.01  # of the spread: larger steps between neighbouring float32 numbers are reported
+QUANTILES = 33  # kept for a numeric column
+NORMAL_QUARTILE_RANGE = 1.349  # of a normal distribution, in standard deviations
 READING_NOTES = {
     DATE_READING: "dates: seconds since 1970",
     COMMA_READING: "decimal commas: numbers (a dot is a decimal point too)",
 }
 EMPTY = "no training row has a value"
+AMBIGUOUS_THOUSANDS = "cells such as 1,234 may be thousands or decimals: write plain numbers"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
-
-
-@dataclass
-class NumberStats:
-    """The finite numbers of some cells, and how many were infinite."""
-
-    parsed: int = 0
-    infinite: int = 0
-    whole: bool = True  # every number is an integer
-    mean: float = 0.0
-    m2: float = 0.0
-    low: float = float("inf")
-    high: float = float("-inf")
-    sample: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-
-@dataclass
-class ColumnStats:
-    """What is known of one column over some training rows. table: value, label, n; `uncounted` rows had values beyond COUNTED."""
-
-    rows: int = 0
-    missing: int = 0
-    numbers: NumberStats = field(default_factory=NumberStats)
-    readings: dict[str, NumberStats] = field(
-        default_factory=dict
-    )  # of text: the numbers by each reading that finds more of them
-    thousands: int = 0  # cells such as 1,234
-    table: pa.Table | None = None
-    uncounted: int = 0
-    is_number: bool = False  # by the table's own type
-    text: bool = True
-    reading: str = (
-        ""  # by the table's own type: how the same cells are read where they come as text
-    )
 
 
 @dataclass(frozen=True)
 class ColumnDecision:
-    """column is None for a dropped column; note says what the user should know, warning what may spoil the result."""
+    """What a source column becomes.
+
+    column: None for a dropped one.
+    distinct, missing: the number of different values and the share of missing ones.
+    note: what the user should know. warning: what may spoil the result.
+    reading: how text becomes the column's numbers, one of READINGS; "" for plain numbers.
+    """
 
     name: str
     column: Numeric | Categorical | None
@@ -86,347 +61,280 @@ class ColumnDecision:
     missing: float
     note: str = ""
     warning: str = ""
-    reading: str = ""  # how text becomes the column's numbers; one of READINGS, or plainly
+    reading: str = ""
 
     @property
     def kind(self) -> str:
-        return (
-            "dropped"
-            if self.column is None
-            else "number"
-            if isinstance(self.column, Numeric)
-            else "category"
-        )
+        if self.column is None:
+            return "dropped"
+        return "number" if isinstance(self.column, Numeric) else "category"
 
 
 def is_usable(kind: pa.DataType) -> bool:
     """Whether a column of this Arrow type can be a feature."""
-    t = pa.types
-    if t.is_dictionary(kind):
+    types = pa.types
+    if types.is_dictionary(kind):
         return is_usable(kind.value_type)
-    return any(
-        test(kind)
-        for test in (
-            t.is_integer,
-            t.is_floating,
-            t.is_boolean,
-            t.is_string,
-            t.is_large_string,
-            t.is_decimal,
-            t.is_temporal,
-            t.is_null,
-        )
+    tests = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_string,
+        types.is_large_string,
+        types.is_decimal,
+        types.is_temporal,
+        types.is_null,
     )
-
-
-def column_stats(
-    array: pa.Array | pa.ChunkedArray, labels: np.ndarray, sample: np.ndarray
-) -> ColumnStats:
-    """The counts of one block's training rows; `sample` says which of them are in the sample for quantiles."""
-    array = flatten_array(array)
-    kind = array.type
-    values, empty, infinite = as_numbers(array)
-    found = ColumnStats(
-        rows=len(array),
-        missing=int(empty.sum()),
-        numbers=_numbers(values, infinite, sample),
-        is_number=not (pa.types.is_boolean(kind) or is_text(kind) or pa.types.is_null(kind)),
-        text=is_text(kind),
-        reading=DATE_READING
-        if pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-        else BOOLEAN_READING
-        if pa.types.is_boolean(kind)
-        else "",
-    )
-    if found.text and found.numbers.parsed + infinite + found.missing < found.rows:
-        odd = pc.unique(as_text(array).filter(pa.array(np.isnan(values) & ~empty)))
-        for reading, read in READINGS.items():
-            if not np.isnan(read(odd)).all():
-                values, _, infinite = as_numbers(array, reading)
-                found.readings[reading] = _numbers(values, infinite, sample)
-        found.thousands = count_thousands(array)
-    pairs = pa.table({"value": as_text(array), "label": pa.array(labels, pa.int32())})
-    found.table, found.uncounted = _most_frequent(
-        _grouped(pairs.append_column("n", pa.array(np.ones(len(labels), dtype=np.int64))))
-    )
-    return found
-
-
-def _numbers(values: np.ndarray, infinite: int, sample: np.ndarray) -> NumberStats:
-    exact = values[~np.isnan(values)]
-    finite = exact.astype(np.float32).astype(np.float64)  # statistics of what the shards will hold
-    found = NumberStats(
-        parsed=len(finite),
-        infinite=infinite,
-        whole=bool(np.all(exact == np.floor(exact))),
-        sample=values[sample],
-    )
-    if len(finite):
-        found.mean, found.low, found.high = (
-            float(finite.mean()),
-            float(finite.min()),
-            float(finite.max()),
-        )
-        found.m2 = float(((finite - found.mean) ** 2).sum())
-    return found
-
-
-def _grouped(pairs: pa.Table) -> pa.Table:
-    return (
-        pairs.group_by(["value", "label"])
-        .aggregate([("n", "sum")])
-        .rename_columns(["value", "label", "n"])
-    )
-
-
-def _most_frequent(pairs: pa.Table) -> tuple[pa.Table, int]:
-    if pairs.num_rows <= MAX_COUNTED:
-        return pairs, 0
-    totals = (
-        pairs.group_by("value")
-        .aggregate([("n", "sum")])
-        .sort_by([("n_sum", "descending"), ("value", "ascending")])
-    )
-    if totals.num_rows <= MAX_COUNTED:
-        return pairs, 0
-    kept = pairs.filter(
-        pc.is_in(pairs["value"], value_set=totals["value"].slice(0, MAX_COUNTED).combine_chunks())
-    )
-    return kept, int(pc.sum(totals["n_sum"].slice(MAX_COUNTED)).as_py())
-
-
-def combine_stats(parts: Sequence[ColumnStats]) -> ColumnStats:
-    """The counts of all blocks together."""
-    total = ColumnStats(is_number=parts[0].is_number, text=parts[0].text, reading=parts[0].reading)
-    for part in parts:
-        total.rows += part.rows
-        total.missing += part.missing
-        total.thousands += part.thousands
-        total.uncounted += part.uncounted
-    total.table = _grouped(pa.concat_tables([p.table for p in parts if p.table is not None]))
-    total.numbers = _joined([p.numbers for p in parts])
-    for reading in READINGS:
-        if any(reading in p.readings for p in parts):
-            total.readings[reading] = _joined([p.readings.get(reading, p.numbers) for p in parts])
-    return total
-
-
-def _joined(parts: Sequence[NumberStats]) -> NumberStats:
-    """Means and squares by Chan's rule."""
-    total = NumberStats(sample=np.concatenate([p.sample for p in parts]))
-    for part in parts:
-        n = total.parsed + part.parsed
-        if part.parsed:
-            shift = part.mean - total.mean
-            total.m2 += part.m2 + shift * shift * total.parsed * part.parsed / n
-            total.mean += shift * part.parsed / n
-        total.parsed = n
-        total.infinite += part.infinite
-        total.whole = total.whole and part.whole
-        total.low, total.high = min(total.low, part.low), max(total.high, part.high)
-    return total
+    return any(test(kind) for test in tests)
 
 
 def decide_column(
-    name: str, counts: ColumnStats, forced: str = "", commas: bool = False
+    name: str, stats: ColumnStats, forced: str = "", commas: bool = False
 ) -> ColumnDecision:
-    """The column's type and statistics, or why it is dropped. forced: numeric or categorical, as the user said.
+    """Returns the column's type and statistics, or why it is dropped.
 
-    commas: the table is one whose cells are separated by ;, in which 1,234 is a decimal.
+    forced: numeric or categorical, where the user says so. commas: the table is one whose cells
+    are separated by ;, in which 1,234 is a decimal.
     """
-    assert counts.table is not None
-    present = counts.rows - counts.missing
-    values = (
-        counts.table.filter(pc.is_valid(counts.table["value"]))
-        .group_by("value")
-        .aggregate([("n", "sum")])
+    values = _value_counts(stats)
+    present, distinct = stats.rows - stats.missing, values.num_rows + stats.uncounted
+    missing = _share(stats.missing, stats.rows)
+    reading = _choose_reading(stats, forced, commas)
+    numbers = stats.readings.get(reading, stats.numbers)
+    numeric = forced == "numeric" or (
+        not forced and (stats.is_number or _parses(stats, numbers, values))
     )
-    distinct = values.num_rows + counts.uncounted
-    missing = float(f"{counts.missing / max(1, counts.rows):.8g}")
-    reading = _reading(counts, forced, commas)
-    found = counts.readings.get(reading, counts.numbers)
-    parses = (
-        counts.text and found.parsed + found.infinite >= MIN_PARSED * present and not _codes(values)
-    )
-    numeric = forced == "numeric" or (not forced and (counts.is_number or parses))
-    unclear = "; cells such as 1,234 may be thousands or decimals: write plain numbers" * (
-        counts.thousands > 0 and reading != COMMA_READING
-    )
-
-    def dropped(note: str) -> ColumnDecision:
-        return ColumnDecision(name, None, distinct, missing, note + unclear)
-
-    if not forced and (present == 0 or (numeric and found.parsed == 0)):
-        return dropped(f"none of its {present} values is finite as float32" if present else EMPTY)
-    if distinct == 1 and not counts.missing and not forced:
-        return dropped("constant")
-    # One value and gaps: what it tells is where the gaps are.
-    numeric = numeric and (forced == "numeric" or found.low < found.high or distinct > 1)
-    if not forced and present >= 10 and distinct == present:
-        if not numeric:
-            return dropped(
-                "every value is different: an id, not a feature (--categorical keeps it)"
-            )
-        if found.whole and present >= 100:
-            if found.high - found.low < ID_DENSITY * present:
-                return dropped("numbers the rows: an id, not a feature (--numeric keeps it)")
-            warning = f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
-            return dataclasses.replace(
-                _numeric(name, counts, found, reading, distinct), warning=warning
-            )
-    decision = (
-        _numeric(name, counts, found, reading, distinct)
-        if numeric
-        else _categorical(name, counts, values, distinct, missing)
-    )
-    return dataclasses.replace(decision, note=(decision.note + unclear).removeprefix("; "))
+    ambiguous = AMBIGUOUS_THOUSANDS if stats.thousands and reading != COMMA_READING else ""
+    reason = "" if forced else _why_dropped(stats, numbers, numeric, distinct)
+    # Of one value and gaps, the information is where the gaps are.
+    if not forced and numeric and not (numbers.low < numbers.high or distinct > 1):
+        numeric = False
+    warning = ""
+    all_different = present >= MIN_ROWS_FOR_ID and distinct == present
+    if not reason and not forced and all_different:
+        reason, warning = _id_signs(name, numbers, numeric, present)
+    if reason:
+        note = _join_notes(reason, ambiguous)
+        return ColumnDecision(name, None, distinct, missing, note)
+    if numeric:
+        decision = _numeric_column(name, stats, numbers, reading, distinct)
+    else:
+        decision = _categorical_column(name, stats, values, distinct)
+    if warning:
+        return dataclasses.replace(decision, warning=warning)
+    return dataclasses.replace(decision, note=_join_notes(decision.note, ambiguous))
 
 
-def _reading(counts: ColumnStats, forced: str, commas: bool) -> str:
-    """How the column's text becomes numbers: by the type of the table, or by what most of its cells are."""
-    if not counts.text:
-        return counts.reading
-    more = {
-        reading: numbers.parsed - counts.numbers.parsed
-        for reading, numbers in counts.readings.items()
-    }
-    if more.get(DATE_READING, 0) >= (0.5 if forced else MIN_PARSED) * max(
-        1, counts.rows - counts.missing
-    ):
-        return DATE_READING
-    if more.get(COMMA_READING, 0) > (0 if commas else counts.thousands):
-        return COMMA_READING
-    return BOOLEAN_READING if forced == "numeric" and more.get(BOOLEAN_READING, 0) > 0 else ""
+def _join_notes(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
-def _codes(values: pa.Table) -> bool:
+def _share(count: int, rows: int) -> float:
+    """Returns a share with eight digits, the same on every machine."""
+    return float(f"{count / max(1, rows):.8g}")
+
+
+def _value_counts(stats: ColumnStats) -> pa.Table:
+    """Returns the counted values of the column, with their rows n_sum."""
+    assert stats.table is not None
+    valid = stats.table.filter(pc.is_valid(stats.table["value"]))
+    return valid.group_by("value").aggregate([("n", "sum")])
+
+
+def _parses(stats: ColumnStats, numbers: NumberStats, values: pa.Table) -> bool:
+    """Whether a column of text is one of numbers."""
+    present = stats.rows - stats.missing
+    enough = numbers.parsed + numbers.infinite >= MIN_PARSED * present
+    return stats.is_text and enough and not _looks_like_codes(values)
+
+
+def _looks_like_codes(values: pa.Table) -> bool:
     """Whether the values look like codes with leading zeros."""
-    words = values["value"].slice(0, 1000).to_pylist()
-    return sum(bool(CODE.match(w)) for w in words) > 0.05 * len(words)
+    words = values["value"].slice(0, CODE_SAMPLE).to_pylist()
+    return sum(bool(CODE.match(word)) for word in words) > MAX_CODES * len(words)
 
 
-def _numeric(
-    name: str, counts: ColumnStats, found: NumberStats, reading: str, distinct: int
+def _why_dropped(stats: ColumnStats, numbers: NumberStats, numeric: bool, distinct: int) -> str:
+    """Returns why a column has no content, else ""."""
+    present = stats.rows - stats.missing
+    if present == 0:
+        return EMPTY
+    if numeric and numbers.parsed == 0:
+        return f"none of its {present} values is finite as float32"
+    if distinct == 1 and not stats.missing:
+        return "constant"
+    return ""
+
+
+def _id_signs(name: str, numbers: NumberStats, numeric: bool, present: int) -> tuple[str, str]:
+    """Returns why a column of different values is dropped as an id, or a warning, or neither."""
+    if not numeric:
+        return "every value is different: an id, not a feature (--categorical keeps it)", ""
+    if not numbers.whole or present < MIN_ROWS_FOR_ROW_NUMBERS:
+        return "", ""
+    if numbers.high - numbers.low < ID_DENSITY * present:
+        return "numbers the rows: an id, not a feature (--numeric keeps it)", ""
+    return "", (
+        f"{name}: whole numbers that are all different, likely an id: --id, --group or --drop it"
+    )
+
+
+def _choose_reading(stats: ColumnStats, forced: str, commas: bool) -> str:
+    """Returns how the column's text becomes numbers.
+
+    It goes by the type of the table, or by what most of the cells are.
+    """
+    if not stats.is_text:
+        return stats.reading
+    more = {
+        reading: numbers.parsed - stats.numbers.parsed
+        for reading, numbers in stats.readings.items()
+    }
+    present = max(1, stats.rows - stats.missing)
+    if more.get(DATE_READING, 0) >= (0.5 if forced else MIN_PARSED) * present:
+        return DATE_READING
+    if more.get(COMMA_READING, 0) > (0 if commas else stats.thousands):
+        return COMMA_READING
+    if forced == "numeric" and more.get(BOOLEAN_READING, 0) > 0:
+        return BOOLEAN_READING
+    return ""
+
+
+def _numeric_column(
+    name: str, stats: ColumnStats, numbers: NumberStats, reading: str, distinct: int
 ) -> ColumnDecision:
-    bad = counts.rows - counts.missing - found.parsed - found.infinite
-    notes = [READING_NOTES[reading]] if counts.text and reading in READING_NOTES else []
-    notes += [f"{bad} cells are no numbers: missing"] * bool(bad) + [
-        f"{found.infinite} infinite: missing"
-    ] * bool(found.infinite)
-    gone = float(f"{(counts.rows - found.parsed) / max(1, counts.rows):.8g}")
-    if not found.parsed:  # --numeric keeps it
-        cells = (
-            []
-            if counts.table is None
-            else counts.table["value"].drop_null().slice(0, 1).to_pylist()
-        )
-        warnings = [
-            f"{name}: --numeric keeps it though no cell of a training row is a number, such as {cell!r}"
-            for cell in cells
-        ]
-        return ColumnDecision(
-            name,
-            Numeric(name=name, missing=gone),
-            distinct,
-            gone,
-            "; ".join([*notes, EMPTY]),
-            "".join(warnings),
-            reading,
-        )
-    sample = found.sample[~np.isnan(found.sample)]
-    known = np.r_[sample, found.low, found.high].astype(np.float32)
+    no_numbers = stats.rows - stats.missing - numbers.parsed - numbers.infinite
+    notes = [READING_NOTES.get(reading, "") if stats.is_text else ""]
+    if no_numbers:
+        notes.append(f"{no_numbers} cells are no numbers: missing")
+    if numbers.infinite:
+        notes.append(f"{numbers.infinite} infinite: missing")
+    missing = _share(stats.rows - numbers.parsed, stats.rows)
+    warning = ""
+    if numbers.parsed:
+        column, more_notes, warning = _with_statistics(name, numbers, missing)
+        notes += more_notes
+    else:  # the user has forced the column to be numeric
+        column = Numeric(name=name, missing=missing)
+        notes.append(EMPTY)
+        cell = _first_value(stats)
+        if cell is not None:
+            warning = (
+                f"{name}: --numeric keeps it though no cell of a training row is a number, "
+                f"such as {cell!r}"
+            )
+    return ColumnDecision(name, column, distinct, missing, _join_notes(*notes), warning, reading)
+
+
+def _first_value(stats: ColumnStats) -> str | None:
+    assert stats.table is not None
+    values: list[str] = stats.table["value"].drop_null().slice(0, 1).to_pylist()
+    return values[0] if values else None
+
+
+def _with_statistics(
+    name: str, numbers: NumberStats, missing: float
+) -> tuple[Numeric, list[str], str]:
+    """Returns a numeric column with its statistics, notes, and a warning or ""."""
+    sample = numbers.sample[~np.isnan(numbers.sample)]
+    known = np.r_[sample, numbers.low, numbers.high].astype(np.float32)
     knots = np.quantile(known, np.linspace(0, 1, QUANTILES))
     # Rounded, so that sums added in another order on another machine give the same file.
-    mean, std = float(f"{found.mean:.8g}"), float(f"{np.sqrt(found.m2 / found.parsed):.8g}")
-    warning = ""
-    step = float(np.spacing(np.float32(max(-found.low, found.high))))
+    mean, std = _rounded(numbers.mean), _rounded(np.sqrt(numbers.m2 / numbers.parsed))
+    notes, warning = [], ""
+    step = float(np.spacing(np.float32(max(-numbers.low, numbers.high))))
     if step > MAX_STEP * std and np.any(sample != sample[:1]):
         notes.append(
-            f"kept to about {step:g}: values of this size have no more digits here; subtract an offset"
+            f"kept to about {step:g}: values of this size have no more digits here; "
+            "subtract an offset"
         )
-    if found.low == found.high:
-        mean, std = found.low, 1.0
-    elif _dwarfed(sample, mean, std):
-        mean, std = _inner(sample)
+    if numbers.low == numbers.high:
+        mean, std = numbers.low, 1.0
+    elif _few_values_dwarf(sample, mean, std):
+        mean, std = _robust_centre_and_spread(sample)
         knots = knots.clip(mean - MAX_DEVIATIONS * std, mean + MAX_DEVIATIONS * std)
-        huge = found.high if found.high - mean > mean - found.low else found.low
-        warning = f"{name}: a few values such as {huge:g} dwarf the others and are cut; if that is a code for missing, leave those cells empty"
-    quantiles = tuple(float(k) for k in np.unique(knots.astype(np.float32)))
-    column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=gone)
-    return ColumnDecision(name, column, distinct, gone, "; ".join(notes), warning, reading)
+        above = numbers.high - mean > mean - numbers.low
+        huge = numbers.high if above else numbers.low
+        warning = (
+            f"{name}: a few values such as {huge:g} dwarf the others and are cut; "
+            "if that is a code for missing, leave those cells empty"
+        )
+    quantiles = tuple(float(knot) for knot in np.unique(knots.astype(np.float32)))
+    column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=missing)
+    return column, notes, warning
 
 
-def _dwarfed(sample: np.ndarray, mean: float, std: float) -> bool:
-    """Whether a few values are so large that most others are one and the same number once all are standardised."""
+def _rounded(value: float) -> float:
+    return float(f"{value:.8g}")
+
+
+def _few_values_dwarf(sample: FloatArray, mean: float, std: float) -> bool:
+    """Whether standardising makes most values one and the same float32 number.
+
+    That is so where a few values are very much larger than all others.
+    """
     values = np.unique(sample.astype(np.float32)).astype(np.float64)
-    return len(np.unique(((values - mean) / std).astype(np.float32))) < 0.5 * len(values)
+    standardised = ((values - mean) / std).astype(np.float32)
+    return len(np.unique(standardised)) < 0.5 * len(values)
 
 
-def _inner(sample: np.ndarray) -> tuple[float, float]:
-    """Centre and spread by the quartiles of the different values, as a normal distribution has them."""
+def _robust_centre_and_spread(sample: FloatArray) -> tuple[float, float]:
+    """Returns the median of the different values, and their spread by the quartiles."""
     low, middle, high = np.quantile(np.unique(sample), [0.25, 0.5, 0.75])
-    return float(f"{middle:.8g}"), float(f"{(high - low) / 1.349:.8g}")
+    return _rounded(middle), _rounded((high - low) / NORMAL_QUARTILE_RANGE)
 
 
-def _categorical(
-    name: str, counts: ColumnStats, values: pa.Table, distinct: int, missing: float
+def _categorical_column(
+    name: str, stats: ColumnStats, values: pa.Table, distinct: int
 ) -> ColumnDecision:
+    present, missing = stats.rows - stats.missing, _share(stats.missing, stats.rows)
     ordered = values.sort_by([("n_sum", "descending"), ("value", "ascending")])["value"]
     vocabulary = tuple(ordered.slice(0, MAX_VOCABULARY).to_pylist())
-    notes = [
-        f"keeps the {MAX_VOCABULARY} most frequent of {distinct} values, the others count as unseen"
-    ] * (distinct > MAX_VOCABULARY)
-    notes += [EMPTY] * (not vocabulary)
-    if 0 < counts.numbers.parsed < counts.rows - counts.missing and counts.text:
+    notes = []
+    if distinct > MAX_VOCABULARY:
         notes.append(
-            f"mixed: {counts.numbers.parsed} of {counts.rows - counts.missing} cells are numbers"
+            f"keeps the {MAX_VOCABULARY} most frequent of {distinct} values, "
+            "the others count as unseen"
         )
-    likely_id = distinct > 0.8 * (counts.rows - counts.missing) and distinct >= 20
-    warning = (
-        f"{name}: {distinct} different values, likely an id or a group: --id, --group or --drop it"
-        if likely_id
-        else ""
-    )
+    if not vocabulary:
+        notes.append(EMPTY)
+    if stats.is_text and 0 < stats.numbers.parsed < present:
+        notes.append(f"mixed: {stats.numbers.parsed} of {present} cells are numbers")
+    warning = ""
     if {"train", "test"} <= {word.lower() for word in vocabulary} <= set(SPLIT_NAMES):
         warning = f"{name} looks like a split and is used as a feature: --split-column or --drop it"
-    return ColumnDecision(
-        name,
-        Categorical(name=name, vocabulary=vocabulary, missing=missing),
-        distinct,
-        missing,
-        "; ".join(notes),
-        warning,
-    )
+    elif distinct > MIN_ID_SHARE * present and distinct >= MIN_ID_VALUES:
+        warning = (
+            f"{name}: {distinct} different values, likely an id or a group: "
+            "--id, --group or --drop it"
+        )
+    column = Categorical(name=name, vocabulary=vocabulary, missing=missing)
+    return ColumnDecision(name, column, distinct, missing, _join_notes(*notes), warning)
 
 
 def encode_column(
     array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = ""
 ) -> tuple[pa.Array, int]:
-    """Cells as a shard column, and how many of them hold what tells nothing: no number, or a category that is not in the vocabulary.
+    """Returns cells as a shard column, and how many of them carry no information.
 
-    The column is float32 with nulls, or int32 ids with -1 missing and len(vocabulary) unseen.
+    Those hold no number, or a category that is not in the vocabulary. The shard column is float32
+    with nulls, or int32 ids with -1 for missing and len(vocabulary) for unseen.
     """
     if isinstance(column, Numeric):
-        found, empty, _ = as_numbers(array, reading)
-        values = found.astype(np.float32)
-        gone = np.isnan(values)
-        return pa.array(values, mask=gone), int((gone & ~empty).sum())
+        numbers, empty, _ = as_numbers(array, reading)
+        values = numbers.astype(np.float32)
+        missing = np.isnan(values)
+        return pa.array(values, mask=missing), int((missing & ~empty).sum())
     words = as_text(array)
-    ids = pc.index_in(
-        words,
-        value_set=canonical_spellings(pa.array(column.vocabulary, pa.large_string())),
-        skip_nulls=True,
-    )
+    vocabulary = canonical_spellings(pa.array(column.vocabulary, pa.large_string()))
+    ids = pc.index_in(words, value_set=vocabulary, skip_nulls=True)
     unseen = ids.null_count - words.null_count
-    return pc.if_else(pc.is_null(words), -1, pc.fill_null(ids, len(column.vocabulary))).cast(
-        pa.int32()
-    ), unseen
+    ids = pc.fill_null(ids, len(column.vocabulary))
+    return pc.if_else(pc.is_null(words), -1, ids).cast(pa.int32()), unseen
 
 
 def absent_column(rows: int, column: Numeric | Categorical) -> pa.Array:
-    """A shard column of a modality that none of the rows has."""
-    return (
-        pa.nulls(rows, pa.float32())
-        if isinstance(column, Numeric)
-        else pa.array(np.full(rows, -1, dtype=np.int32))
-    )
+    """Returns the shard column of a modality that none of the rows has."""
+    if isinstance(column, Numeric):
+        return pa.nulls(rows, pa.float32())
+    return pa.array(np.full(rows, -1, dtype=np.int32))

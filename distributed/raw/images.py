@@ -1,4 +1,7 @@
-"""Images from bytes or files to the size and mode of a modality: safe decoding, orientation, fitting, encoding."""
+"""Prepares images: from bytes or files to the size and mode of a modality.
+
+It includes safe decoding, orientation, fitting and encoding.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,45 @@ import io
 import os
 import posixpath
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from distributed.runtime.storage import filesystem, is_uri
 
-# Formats whose decoders are in Pillow itself: nothing that starts another program, nothing that reads other files.
+# Formats whose decoders are in Pillow itself: none of them starts another program or reads other
+# files.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 FITS = ("pad", "crop", "stretch")
 MAX_PIXELS = 64_000_000
 FULL_RANGE = (0.0, 65535.0)
 ORIENTATION = 0x0112  # the EXIF tag
 GREYS = np.arange(256, dtype=np.int64)
-Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
+JPEG_QUALITY = 95
+PNG_COMPRESSION = 6
+WHITE = (255, 255, 255, 255)
+GREY_SAMPLE = 4096  # grey values of an image that are looked at
+Image.MAX_IMAGE_PIXELS = None  # prepare_image checks its own limit before a pixel is decoded
+
+# A cell of an image column: encoded bytes, a path, or a record of both.
+ImageCell: TypeAlias = "bytes | str | Mapping[str, ImageCell] | None"
 
 
 class RowRefused(Exception):
-    """A row cannot be used; the message is the reason that rejected.parquet states."""
+    """A row cannot be used; the message is the reason in rejected.parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """How one image modality is prepared. window: the grey values of 16-bit images that become 0 and 255."""
+    """How one image modality is prepared.
+
+    window: the grey values of 16-bit images that become 0 and 255.
+    max_pixels: larger images are refused.
+    """
 
     name: str
     height: int
@@ -44,7 +61,12 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image, ready for a shard. sums: per channel the sum, then the sum of squares, of its pixels (0..255, exact)."""
+    """One image, ready for a shard.
+
+    digest: of its pixels before fitting.
+    sums: the sum of every channel's pixels (0..255), then the sums of squares; exact.
+    was_deep: it had more than 8 bits of grey.
+    """
 
     data: bytes
     digest: int
@@ -54,9 +76,9 @@ class PreparedImage:
 
 
 class ImageFolder:
-    """Reads the files that an image column names, and none outside its folder."""
+    """Reads the files that an image column names, and no file outside its folder."""
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str) -> None:
         self.uri = uri.removeprefix("file://") or "."
         self.remote = is_uri(self.uri)
         if self.remote:
@@ -64,9 +86,9 @@ class ImageFolder:
         else:
             self.root = os.path.realpath(self.uri)
 
-    def read(self, cell: Any) -> bytes | None:
-        """The bytes behind a cell (bytes, a path, or a record of both); None for an empty cell."""
-        if isinstance(cell, dict):
+    def read(self, cell: ImageCell) -> bytes | None:
+        """Returns the encoded image of a cell; None for an empty cell."""
+        if isinstance(cell, Mapping):
             return self.read(cell.get("bytes") or cell.get("path"))
         if cell is None or cell == b"" or (isinstance(cell, str) and not cell.strip()):
             return None
@@ -108,7 +130,11 @@ class ImageFolder:
 
 
 def load_upright_image(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
-    """A decoded, upright image. `about`: a side length that suffices, so that large JPEGs are decoded at a fraction of their size."""
+    """Returns a decoded, upright image.
+
+    about: a side length that suffices, so that large JPEGs are decoded at a fraction of their
+    size; 0 for the whole image.
+    """
     return _load(_open(data, max_pixels), about)
 
 
@@ -125,7 +151,7 @@ def _load(image: Image.Image, about: int) -> Image.Image:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """The image by its header: nothing is decoded before its size is known to be within the limit."""
+    """Opens an image by its header: its size is checked before anything is decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -136,32 +162,39 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             raise RowRefused(f"unreadable image: {_line(error)}") from None
     if image.width * image.height > max_pixels:
         raise RowRefused(
-            f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} (--max-pixels)"
+            f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} "
+            "(--max-pixels)"
         )
     return image
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a header says of an image; values are a sample of its greys where it has more than 8 bits of them."""
+    """What a header says of an image.
+
+    values: a sample of its grey values where it has more than 8 bits of them.
+    """
 
     height: int
     width: int
     grey: bool
-    values: np.ndarray | None
+    values: NDArray[np.float32] | None
 
 
 def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """The upright shape and the kind of an image, without decoding it unless it is deep grey."""
+    """Returns the upright shape and the kind of an image.
+
+    It is decoded only if it has more than 8 bits of grey.
+    """
     image = _open(data, max_pixels)
-    turned = (
-        orientation(image) >= 5 and image.format != "TIFF"
-    )  # Pillow turns a TIFF itself, its size too
-    height, width = (image.width, image.height) if turned else (image.height, image.width)
+    height, width = image.height, image.width
+    # Pillow turns a TIFF itself, and its size too.
+    if orientation(image) >= 5 and image.format != "TIFF":
+        height, width = width, height
     values = None
     if is_deep(image):
         values = np.asarray(load_upright_image(data, max_pixels), dtype=np.float32).ravel()
-        values = values[:: max(1, len(values) // 4096)]
+        values = values[:: max(1, len(values) // GREY_SAMPLE)]
     return ImageHeader(height, width, is_grey(image), values)
 
 
@@ -174,6 +207,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 (upright) to 8."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF: the pixels are good
@@ -193,7 +227,7 @@ def is_grey(image: Image.Image) -> bool:
 def convert_mode(
     image: Image.Image, channels: int, window: tuple[float, float] | None
 ) -> Image.Image:
-    """8-bit grey or RGB: deep grey goes through the window, transparency onto white."""
+    """Returns 8-bit grey or RGB: deep grey goes through the window, transparency onto white."""
     if is_deep(image):
         low, high = window or FULL_RANGE
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=low)
@@ -201,14 +235,14 @@ def convert_mode(
         image = Image.fromarray((scaled + 0.5).astype(np.uint8))
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        white = Image.new("RGBA", layer.size, WHITE)
         image = Image.alpha_composite(white, layer).convert("RGB")
-    wanted = "L" if channels == 1 else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def fit_image(image: Image.Image, height: int, width: int, fit: str) -> Image.Image:
-    """The image at exactly this size; pad and crop keep its aspect, centred."""
+    """Returns the image at exactly this size; pad and crop keep its aspect, centred."""
     size = (width, height)
     if image.size == size:
         return image
@@ -217,26 +251,22 @@ def fit_image(image: Image.Image, height: int, width: int, fit: str) -> Image.Im
     if fit == "crop":
         return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     scale = min(width / image.width, height / image.height)
-    inner = (
-        min(width, max(1, round(image.width * scale))),
-        min(height, max(1, round(image.height * scale))),
-    )
+    inner_width = min(width, max(1, round(image.width * scale)))
+    inner_height = min(height, max(1, round(image.height * scale)))
+    inner = image.resize((inner_width, inner_height), Image.Resampling.LANCZOS)
     canvas = Image.new(image.mode, size)  # black
-    canvas.paste(
-        image.resize(inner, Image.Resampling.LANCZOS),
-        ((width - inner[0]) // 2, (height - inner[1]) // 2),
-    )
+    canvas.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
     return canvas
 
 
 def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
-    """Bytes of any accepted image as bytes of the modality's size and mode. Bytes that already fit are kept as they are."""
+    """Returns an image in the modality's size and mode.
+
+    Bytes that already have them are kept as they are.
+    """
     opened = _open(data, spec.max_pixels)
-    stored = (
-        opened.size,
-        opened.mode,
-        orientation(opened),
-    )  # of the file: loading may shrink, convert or turn the image
+    # Of the file: loading may shrink, convert or turn the image.
+    stored = (opened.size, opened.mode, orientation(opened))
     raw = _load(opened, max(spec.height, spec.width))
     try:
         image = convert_mode(raw, spec.channels, spec.window)
@@ -254,13 +284,16 @@ def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
 
 
 def encode_image(image: Image.Image, kind: str) -> bytes:
-    """JPEG at quality 95 without chroma subsampling (it blurs colour at these sizes), or PNG."""
+    """Returns a JPEG or PNG file, without profiles, comments or positions.
+
+    A JPEG has no chroma subsampling, which blurs colour at these sizes.
+    """
     buffer = io.BytesIO()
-    options: dict[str, Any] = (
-        {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}
-    )
-    image.info = {}  # no profiles, comments or positions in the shards
-    image.save(buffer, kind, **options)
+    image.info = {}
+    if kind == "JPEG":
+        image.save(buffer, kind, quality=JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(buffer, kind, compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
 
 

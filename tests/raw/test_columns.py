@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed.ingestion.leaks import crossing_groups, identical_images, label_leak
-from distributed.raw import columns
+from distributed.raw import column_stats, columns
 from distributed.raw.cells import as_numbers, as_text, canonical_spelling
 from distributed.raw.columns import ColumnDecision
 from model.encoders.table import NumberEmbedding
@@ -26,11 +26,11 @@ def decided(
     for low, high in zip(bounds[:-1], bounds[1:]):
         n = high - low
         parts.append(
-            columns.column_stats(
+            column_stats.column_stats(
                 array.slice(low, n), np.arange(low, high) % 2, np.ones(n, dtype=bool)
             )
         )
-    return columns.decide_column("x", columns.combine_stats(parts), forced)
+    return columns.decide_column("x", column_stats.combine_stats(parts), forced)
 
 
 def test_numbers_have_their_mean_spread_and_quantiles_over_any_cut_into_blocks() -> None:
@@ -125,7 +125,7 @@ def test_what_the_user_decides_is_kept_though_constant_or_empty(values: list[obj
 
 def test_whole_numbers_are_told_before_they_become_float32() -> None:
     rng = np.random.default_rng(0)
-    assert not columns.column_stats(
+    assert not column_stats.column_stats(
         pa.array([2.0**23 + 0.5, 2e9 + 0.25]), np.zeros(2, dtype=int), np.ones(2, dtype=bool)
     ).numbers.whole
     close = decided(2.5e7 + 100 * rng.random(300))
@@ -234,7 +234,7 @@ def test_thousands_of_values_keep_the_most_frequent() -> None:
 def test_a_block_with_more_values_than_are_counted_still_shows_an_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(columns, "MAX_COUNTED", 50)
+    monkeypatch.setattr(column_stats, "MAX_COUNTED", 50)
     ids = decided([f"id{i}" for i in range(400)], pieces=3)
     assert ids.column is None
     often = decided([f"v{i % 200}" for i in range(400)], pieces=2)
@@ -265,7 +265,7 @@ def test_numbers_as_categories_match_whether_they_come_as_integers_floats_or_tex
 
 
 def pairs(values: list[object], labels: list[int]) -> pa.Table:
-    counted = columns.column_stats(
+    counted = column_stats.column_stats(
         pa.array(values), np.array(labels), np.zeros(len(labels), dtype=bool)
     )
     assert counted.table is not None
@@ -492,7 +492,7 @@ def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
 
 def test_what_may_be_thousands_is_a_decimal_only_in_a_table_of_semicolons() -> None:
     cells = ["1,234", "12,500", "7"] * 10
-    counts = columns.column_stats(pa.array(cells), np.arange(30) % 2, np.ones(30, dtype=bool))
+    counts = column_stats.column_stats(pa.array(cells), np.arange(30) % 2, np.ones(30, dtype=bool))
     unclear = columns.decide_column("x", counts)
     assert unclear.kind == "category"
     assert "may be thousands or decimals" in unclear.note
