@@ -23,7 +23,7 @@ from distributed.inference.summary import reason_texts
 from distributed.inference.tables import open_input
 from distributed.inference.weighing import GIVEN, Facts, aggregation_method
 from distributed.ingestion.summary import count_reasons
-from distributed.raw.rows import EMPTY_CELLS
+from distributed.raw.encoding import EMPTY_CELLS
 from distributed.runtime import options as option_rules
 from distributed.runtime import progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError

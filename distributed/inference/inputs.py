@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distributed.inference.matching import SchemaMatch, keep_modalities
 from distributed.inference.tasks import RawBatch, RowRange, Wave, make_tasks, parquet_batches
 from distributed.inference.tasks import row_ranges as parquet_row_ranges
-from distributed.raw.rows import encode_rows
+from distributed.raw.encoding import encode_rows
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import Manifest, part_files
 from distributed.training.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distributed.raw.columns import READING_NOTES
-from distributed.raw.rows import EMPTY_CELLS, NO_CLASS
+from distributed.raw.encoding import EMPTY_CELLS, NO_CLASS
 from distributed.shards.manifest import Manifest
 from model.fusion.cross_modal import CrossModalModel, CrossModalStats
 from model.schema import Categorical, Numeric, Schema, join_names

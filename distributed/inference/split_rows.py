@@ -15,14 +15,10 @@ from distributed.inference.matching import Lookup, SchemaMatch, match_schemas
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.shifts import shifted_rows
 from distributed.runtime.errors import OptionError
-from distributed.shards.batches import (
-    BatchSource,
-    EpochPlan,
-    MemorySource,
-    StreamSource,
-)
+from distributed.shards.batches import BatchSource, MemorySource, StreamSource
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, decode_columns, empty_arrays
+from distributed.shards.epoch_plan import EpochPlan
 from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.shards.memory import decide_cache, load_arrays

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distributed.ingestion.blocks import RowAssignment
 from distributed.ingestion.leaks import crossing_groups, missing_words, scarce_in_train
-from distributed.ingestion.passes import RowAssignment
 from distributed.ingestion.roles import ColumnRoles
 from distributed.ingestion.splits import (
     HashArray,

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distributed.ingestion.options import IngestOptions
-from distributed.raw.images import ImageFolder, ImageHeader, ImageSpec, RowRefused, inspect_image
+from distributed.raw.image_files import ImageFolder, RowRefused
+from distributed.raw.images import ImageHeader, ImageSpec, inspect_image
 from distributed.raw.table import RawTable, sample_rows
 from distributed.runtime.errors import OptionError
 

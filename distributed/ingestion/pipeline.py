@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 
 from distributed.ingestion import assignment, passes
+from distributed.ingestion.blocks import MAX_TABLE_BYTES, PartLayout, PreparedBlocks, ShardLayout
 from distributed.ingestion.image_specs import InspectedColumn, inspect_image_column
 from distributed.ingestion.options import FRACTIONS, IngestOptions
 from distributed.ingestion.output import (
@@ -44,7 +45,7 @@ PART_BYTES = 32 << 20
 MIN_PART_ROWS = 1024
 TRAINING_PARTS = 8  # wanted at least: workers share the parts and shuffle them
 # Each part is a result of every task that deals rows out, and Ray copes with a few thousand; no
-# part is beyond passes.MAX_TABLE_BYTES, though.
+# part is beyond MAX_TABLE_BYTES, though.
 MAX_FILES = 2000
 ROW_BYTES, CELL_BYTES = 32.0, 4  # of a written row without its images, about
 
@@ -146,7 +147,7 @@ def write_shards(
     settled = settle(plan, blocks, identities)
     schema, report, rows = settled.schema, settled.report, settled.rows.rows
     parts = plan_parts(rows.split, identities, schema, plan.rows_per_file)
-    layout = passes.ShardLayout(parts, schema, report.readings())
+    layout = ShardLayout(parts, schema, report.readings())
     target.clear()  # all that can be wrong with the table is known by now
     with show_progress("writing files", sum(parts.files)) as advance:
         written = passes.write_all_parts(blocks, rows, layout, folder, advance)
@@ -167,7 +168,7 @@ def _write_rejected(rejected: pa.Table, folder: str) -> list[WrittenFile]:
     return [write_table(join(folder, REJECTED), rejected)]
 
 
-def prepare_rows(plan: IngestPlan) -> passes.PreparedBlocks:
+def prepare_rows(plan: IngestPlan) -> PreparedBlocks:
     """Reads and prepares all rows of the table, through Ray Data."""
     table, roles = plan.table, plan.roles
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # no types
@@ -188,7 +189,7 @@ def prepare_rows(plan: IngestPlan) -> passes.PreparedBlocks:
     return blocks
 
 
-def settle(plan: IngestPlan, blocks: passes.PreparedBlocks, identities: pa.Table) -> SettledRows:
+def settle(plan: IngestPlan, blocks: PreparedBlocks, identities: pa.Table) -> SettledRows:
     """Decides the split of every row and the columns to keep.
 
     Rows that have nothing but dropped columns are refused, and then all is decided anew.
@@ -224,7 +225,7 @@ def reading_error(table: RawTable, error: Exception) -> Exception:
 
 def plan_parts(
     split: IntArray, identities: pa.Table, schema: Schema, rows_per_file: int
-) -> passes.PartLayout:
+) -> PartLayout:
     """Returns how many part files every split gets.
 
     They are of about 32 MiB, but not too many, and at least eight of training rows where there
@@ -237,8 +238,6 @@ def plan_parts(
     rows = [int(np.sum(split == place)) for place in range(len(SPLITS))]
     training_part = max(MIN_PART_ROWS, -(-rows[0] // TRAINING_PARTS))
     wanted = min(int(PART_BYTES / row_bytes), training_part)
-    not_too_many = min(int(passes.MAX_TABLE_BYTES / row_bytes), -(-sum(rows) // MAX_FILES))
+    not_too_many = min(int(MAX_TABLE_BYTES / row_bytes), -(-sum(rows) // MAX_FILES))
     size = rows_per_file or max(1, wanted, not_too_many)
-    return passes.PartLayout(
-        rows=tuple(rows), files=tuple(max(1, -(-count // size)) for count in rows)
-    )
+    return PartLayout(rows=tuple(rows), files=tuple(max(1, -(-count // size)) for count in rows))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from distributed.ingestion.options import IngestOptions
-from distributed.raw import columns
+from distributed.raw import cells
 from distributed.raw.images import ImageSpec
 from distributed.raw.rows import RowPlan
 from distributed.raw.table import RawTable
@@ -211,7 +211,7 @@ def _drop_unusable(roles: ColumnRoles, remaining: Sequence[str], table: RawTable
     """Drops remaining columns of a type that is no feature; one that the user named is an error."""
     for column in [*remaining, *roles.features]:
         kind = table.schema.field(column).type
-        if columns.is_usable(kind):
+        if cells.is_usable(kind):
             continue
         if column in roles.features:
             raise OptionError(

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.ingestion.assignment import SplitRows
+from distributed.ingestion.blocks import PixelSums, TrainingStatistics
 from distributed.ingestion.leaks import identical_images, label_leak
-from distributed.ingestion.passes import PixelSums, TrainingStatistics
 from distributed.ingestion.roles import ColumnRoles
 from distributed.ingestion.summary import IngestReport
 from distributed.raw.column_stats import ColumnStats

@@ -69,16 +69,16 @@ def canonical_spelling(word: str) -> str:
     return BOOLEANS.get(word) or re.sub(WHOLE, r"\1", word, flags=re.ASCII)
 
 
-def canonical_spellings(words: pa.Array) -> pa.Array:
+def canonical_spellings(text: pa.Array) -> pa.Array:
     """Returns the canonical spelling of every word."""
-    spellings = pa.array(list(BOOLEANS), words.type)
-    places = pc.index_in(words, value_set=spellings, skip_nulls=True)
-    whole = pc.replace_substring_regex(words, WHOLE, r"\1")
-    return pc.coalesce(pa.array(list(BOOLEANS.values()), words.type).take(places), whole)
+    spellings = pa.array(list(BOOLEANS), text.type)
+    places = pc.index_in(text, value_set=spellings, skip_nulls=True)
+    whole = pc.replace_substring_regex(text, WHOLE, r"\1")
+    return pc.coalesce(pa.array(list(BOOLEANS.values()), text.type).take(places), whole)
 
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns cells as trimmed words, null where missing.
+    """Returns cells as trimmed text, null where missing.
 
     Whole floats become integers, for a column of codes with gaps comes as floats.
     """
@@ -90,9 +90,9 @@ def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
         array = array.cast(pa.timestamp(array.type.unit, "UTC"))
     if not is_text(array.type):
         array = array.cast(pa.string())
-    words = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
-    is_missing = pc.is_in(words, value_set=MISSING_WORDS.cast(pa.large_string()))
-    return canonical_spellings(pc.if_else(is_missing, None, words))
+    text = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
+    is_missing = pc.is_in(text, value_set=MISSING_WORDS.cast(pa.large_string()))
+    return canonical_spellings(pc.if_else(is_missing, None, text))
 
 
 def _whole_as_integers(array: pa.Array) -> pa.Array:
@@ -134,15 +134,15 @@ def as_numbers(
 
 def _text_as_numbers(array: pa.Array, reading: str) -> tuple[FloatArray, BoolArray]:
     """Returns words as numbers, NaN where there is none, and which cells are empty."""
-    words = as_text(array)
-    empty = words.is_null().to_numpy(zero_copy_only=False)
-    column = pd.Series(words.to_numpy(zero_copy_only=False), dtype=object)
+    text = as_text(array)
+    empty = text.is_null().to_numpy(zero_copy_only=False)
+    column = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
     numbers = pd.to_numeric(column, errors="coerce")
     values: FloatArray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(values) & ~empty)
     if reading and len(unread):
         values = values.copy()
-        values[unread] = READINGS[reading](words.take(pa.array(unread)))
+        values[unread] = READINGS[reading](text.take(pa.array(unread)))
     return values, empty
 
 
@@ -159,13 +159,13 @@ def _seconds(array: pa.Array) -> pa.Array:
     return pc.divide(array.cast(kind, safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
 
 
-def _dates(words: pa.Array) -> FloatArray:
+def _dates(text: pa.Array) -> FloatArray:
     """Returns ISO dates and times as seconds since 1970.
 
     One without a zone is taken for UTC, as Parquet's are.
     """
-    is_date = pc.match_substring_regex(words, DATE).to_pylist()
-    seconds = [_seconds_of(w) if ok else np.nan for w, ok in zip(words.to_pylist(), is_date)]
+    is_date = pc.match_substring_regex(text, DATE).to_pylist()
+    seconds = [_seconds_of(w) if ok else np.nan for w, ok in zip(text.to_pylist(), is_date)]
     return np.array(seconds, dtype=np.float64)
 
 
@@ -179,15 +179,15 @@ def _seconds_of(word: str) -> float:
     return (time - EPOCH).total_seconds()
 
 
-def _decimal_commas(words: pa.Array) -> FloatArray:
-    is_decimal = pc.match_substring_regex(words, DECIMAL_COMMA)
-    numbers = pc.if_else(is_decimal, pc.replace_substring(words, ",", "."), None)
+def _decimal_commas(text: pa.Array) -> FloatArray:
+    is_decimal = pc.match_substring_regex(text, DECIMAL_COMMA)
+    numbers = pc.if_else(is_decimal, pc.replace_substring(text, ",", "."), None)
     return np.asarray(numbers.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _booleans(words: pa.Array) -> FloatArray:
+def _booleans(text: pa.Array) -> FloatArray:
     numbers = {"True": 1.0, "False": 0.0}
-    return np.array([numbers.get(word, np.nan) for word in words.to_pylist()], dtype=np.float64)
+    return np.array([numbers.get(word, np.nan) for word in text.to_pylist()], dtype=np.float64)
 
 
 # The names are kept in schema.json.
@@ -204,3 +204,21 @@ READINGS: dict[str, Callable[[pa.Array], FloatArray]] = {
 def count_thousands(array: pa.Array) -> int:
     """Counts cells of text such as 1,234: some write thousands so, others decimals."""
     return int(pc.sum(pc.match_substring_regex(as_text(array), THOUSANDS)).as_py() or 0)
+
+
+def is_usable(kind: pa.DataType) -> bool:
+    """Whether a column of this Arrow type can be a feature."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return is_usable(kind.value_type)
+    tests = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_string,
+        types.is_large_string,
+        types.is_decimal,
+        types.is_temporal,
+        types.is_null,
+    )
+    return any(test(kind) for test in tests)

@@ -15,9 +15,6 @@ from distributed.raw.cells import (
     COMMA_READING,
     DATE_READING,
     FloatArray,
-    as_numbers,
-    as_text,
-    canonical_spellings,
 )
 from distributed.raw.column_stats import ColumnStats, NumberStats
 from distributed.shards.layout import SPLIT_NAMES
@@ -68,24 +65,6 @@ class ColumnDecision:
         if self.column is None:
             return "dropped"
         return "number" if isinstance(self.column, Numeric) else "category"
-
-
-def is_usable(kind: pa.DataType) -> bool:
-    """Whether a column of this Arrow type can be a feature."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        return is_usable(kind.value_type)
-    tests = (
-        types.is_integer,
-        types.is_floating,
-        types.is_boolean,
-        types.is_string,
-        types.is_large_string,
-        types.is_decimal,
-        types.is_temporal,
-        types.is_null,
-    )
-    return any(test(kind) for test in tests)
 
 
 def decide_column(
@@ -310,31 +289,3 @@ def _categorical_column(
         )
     column = Categorical(name=name, vocabulary=vocabulary, missing=missing)
     return ColumnDecision(name, column, distinct, missing, _join_notes(*notes), warning)
-
-
-def encode_column(
-    array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = ""
-) -> tuple[pa.Array, int]:
-    """Returns cells as a shard column, and how many of them carry no information.
-
-    Those hold no number, or a category that is not in the vocabulary. The shard column is float32
-    with nulls, or int32 ids with -1 for missing and len(vocabulary) for unseen.
-    """
-    if isinstance(column, Numeric):
-        numbers, empty, _ = as_numbers(array, reading)
-        values = numbers.astype(np.float32)
-        missing = np.isnan(values)
-        return pa.array(values, mask=missing), int((missing & ~empty).sum())
-    words = as_text(array)
-    vocabulary = canonical_spellings(pa.array(column.vocabulary, pa.large_string()))
-    ids = pc.index_in(words, value_set=vocabulary, skip_nulls=True)
-    unseen = ids.null_count - words.null_count
-    ids = pc.fill_null(ids, len(column.vocabulary))
-    return pc.if_else(pc.is_null(words), -1, ids).cast(pa.int32()), unseen
-
-
-def absent_column(rows: int, column: Numeric | Categorical) -> pa.Array:
-    """Returns the shard column of a modality that none of the rows has."""
-    if isinstance(column, Numeric):
-        return pa.nulls(rows, pa.float32())
-    return pa.array(np.full(rows, -1, dtype=np.int32))

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import posixpath
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from distributed.runtime.storage import filesystem, is_uri
+from distributed.raw.image_files import RowRefused, error_line
 
 # Formats whose decoders are in Pillow itself: none of them starts another program or reads other
 # files.
@@ -33,13 +29,6 @@ PNG_COMPRESSION = 6
 WHITE = (255, 255, 255, 255)
 GREY_SAMPLE = 4096  # grey values of an image that are looked at
 Image.MAX_IMAGE_PIXELS = None  # prepare_image checks its own limit before a pixel is decoded
-
-# A cell of an image column: encoded bytes, a path, or a record of both.
-ImageCell: TypeAlias = "bytes | str | Mapping[str, ImageCell] | None"
-
-
-class RowRefused(Exception):
-    """A row cannot be used; the message is the reason in rejected.parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,60 +64,6 @@ class PreparedImage:
     was_deep: bool
 
 
-class ImageFolder:
-    """Reads the files that an image column names, and no file outside its folder."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri.removeprefix("file://") or "."
-        self.remote = is_uri(self.uri)
-        if self.remote:
-            self.system, self.root = filesystem(self.uri)
-        else:
-            self.root = os.path.realpath(self.uri)
-
-    def read(self, cell: ImageCell) -> bytes | None:
-        """Returns the encoded image of a cell; None for an empty cell."""
-        if isinstance(cell, Mapping):
-            return self.read(cell.get("bytes") or cell.get("path"))
-        if cell is None or cell == b"" or (isinstance(cell, str) and not cell.strip()):
-            return None
-        if isinstance(cell, bytes):
-            return cell
-        return self._read_remote(str(cell)) if self.remote else self._read_local(str(cell))
-
-    def _read_local(self, name: str) -> bytes:
-        plain = name.removeprefix("file://")
-        if is_uri(plain) or "\0" in plain:
-            raise RowRefused(f"path leaves the folder of the images: {name!r}")
-        path = os.path.realpath(os.path.join(self.root, plain))  # symbolic links resolved
-        if os.path.commonpath([path, self.root]) != self.root:
-            raise RowRefused(f"path leaves the folder of the images: {name!r}")
-        if not os.path.isfile(path):  # a pipe or a device would never end
-            raise RowRefused(
-                f"no such file: {name!r}" if not os.path.exists(path) else f"not a file: {name!r}"
-            )
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise RowRefused(f"unreadable file: {name!r} ({error.strerror})") from None
-
-    def _read_remote(self, name: str) -> bytes:
-        prefix = self.uri.rstrip("/") + "/"
-        if is_uri(name) and not name.startswith(prefix):
-            raise RowRefused(f"path leaves the folder of the images: {name!r}")
-        path = posixpath.normpath(posixpath.join(self.root, name.removeprefix(prefix)))
-        if not path.startswith(self.root.rstrip("/") + "/"):
-            raise RowRefused(f"path leaves the folder of the images: {name!r}")
-        try:
-            with self.system.open_input_file(path) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            raise RowRefused(f"no such file: {name!r}") from None
-        except OSError as error:
-            raise RowRefused(f"unreadable file: {name!r} ({_line(error)})") from None
-
-
 def load_upright_image(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
     """Returns a decoded, upright image.
 
@@ -147,7 +82,7 @@ def _load(image: Image.Image, about: int) -> Image.Image:
             image.load()
             return _upright(image)
         except Exception as error:  # decoders of hostile bytes raise nearly anything
-            raise RowRefused(f"unreadable image: {_line(error)}") from None
+            raise RowRefused(f"unreadable image: {error_line(error)}") from None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -159,7 +94,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         except UnidentifiedImageError:
             raise RowRefused(f"not an image of a known format ({', '.join(FORMATS)})") from None
         except Exception as error:
-            raise RowRefused(f"unreadable image: {_line(error)}") from None
+            raise RowRefused(f"unreadable image: {error_line(error)}") from None
     if image.width * image.height > max_pixels:
         raise RowRefused(
             f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} "
@@ -271,7 +206,7 @@ def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
     try:
         image = convert_mode(raw, spec.channels, spec.window)
     except Exception as error:  # a mode, such as LAB, that Pillow cannot turn into this one
-        raise RowRefused(f"unreadable image: {_line(error)}") from None
+        raise RowRefused(f"unreadable image: {error_line(error)}") from None
     digest = hashlib.blake2b(image.tobytes(), digest_size=8, key=repr(image.size).encode()).digest()
     fitted = fit_image(image, spec.height, spec.width, spec.fit)
     counts = np.array(fitted.histogram(), dtype=np.int64).reshape(spec.channels, 256)
@@ -295,7 +230,3 @@ def encode_image(image: Image.Image, kind: str) -> bytes:
     else:
         image.save(buffer, kind, compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

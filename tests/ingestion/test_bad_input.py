@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from distributed.ingestion.output import WrittenFile, verify_parts
-from distributed.raw.rows import encode_rows
+from distributed.raw.encoding import encode_rows
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import Failure
 from distributed.shards.manifest import Manifest, read_manifest

@@ -19,7 +19,7 @@ from PIL import Image
 from distributed.ingestion.output import OutputFolder, verify_parts, write_table
 from distributed.ingestion.passes import LENGTH
 from distributed.ingestion.pipeline import plan_parts
-from distributed.raw.rows import encode_rows
+from distributed.raw.encoding import encode_rows
 from distributed.runtime import storage
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import part_files, read_manifest, shards_digest, write_manifest
@@ -190,7 +190,7 @@ def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(
 
     monkeypatch.setattr("distributed.ingestion.dataset.MIN_TASK_ROWS", 7)
     monkeypatch.setattr("distributed.ingestion.dataset.TASKS_PER_CPU", 1000)
-    monkeypatch.setattr("distributed.ingestion.passes.GROUP_BYTES", 1)
+    monkeypatch.setattr("distributed.ingestion.blocks.GROUP_BYTES", 1)
     run(
         "--table",
         made / "t.csv",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed.ingestion.leaks import crossing_groups, identical_images, label_leak
-from distributed.raw import column_stats, columns
+from distributed.raw import column_stats, columns, encoding
 from distributed.raw.cells import as_numbers, as_text, canonical_spelling
 from distributed.raw.columns import ColumnDecision
 from model.encoders.table import NumberEmbedding
@@ -174,7 +174,7 @@ def test_infinite_and_too_large_numbers_are_missing_and_counted() -> None:
         assert "20 infinite" in found.note
         assert found.column.missing == 0.5
         assert max(found.column.quantiles) == 2
-        cells = columns.encode_column(pa.array(values), found.column)[0].to_pylist()
+        cells = encoding.encode_column(pa.array(values), found.column)[0].to_pylist()
         assert cells[:4] == [1.0, 2.0, None, None]
 
 
@@ -225,7 +225,7 @@ def test_thousands_of_values_keep_the_most_frequent() -> None:
     assert len(found.column.vocabulary) == columns.MAX_VOCABULARY
     assert found.column.vocabulary[0] == "often"
     assert "1000 most frequent of 3001" in found.note
-    unseen = columns.encode_column(pa.array(["often", "v999999", None]), found.column)[
+    unseen = encoding.encode_column(pa.array(["often", "v999999", None]), found.column)[
         0
     ].to_pylist()
     assert unseen == [0, columns.MAX_VOCABULARY, -1]
@@ -255,13 +255,13 @@ def test_every_kind_of_text_is_encoded_alike(kind: pa.DataType) -> None:
     array = pa.chunked_array(
         [pa.array(["a", " b", None]).cast(pa.string()), pa.array(["", "z"])]
     ).cast(kind)
-    assert columns.encode_column(array, column)[0].to_pylist() == [0, 1, -1, -1, 2]
+    assert encoding.encode_column(array, column)[0].to_pylist() == [0, 1, -1, -1, 2]
 
 
 def test_numbers_as_categories_match_whether_they_come_as_integers_floats_or_text() -> None:
     column = Categorical(name="x", vocabulary=("1", "2"))
     for array in (pa.array([1, 2, None]), pa.array([1.0, 2.0, None]), pa.array(["1", "2", ""])):
-        assert columns.encode_column(array, column)[0].to_pylist() == [0, 1, -1]
+        assert encoding.encode_column(array, column)[0].to_pylist() == [0, 1, -1]
 
 
 def pairs(values: list[object], labels: list[int]) -> pa.Table:
@@ -346,7 +346,7 @@ def test_booleans_are_the_same_category_as_text_and_as_a_type_whichever_was_trai
         Categorical(name="x", vocabulary=("true", "false")),
     ):  # the last as older shards have it
         for cells in (words, YES):
-            assert columns.encode_column(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
+            assert encoding.encode_column(pa.array(cells), trained)[0].to_pylist() == [0, 1, -1, 0]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_whole_numbers_are_the_same_category_from_every_kind_of_table(
             column,
             Categorical(name="x", vocabulary=("1.0", "10.0", "2.0")),
         ):  # the last as older shards have it
-            assert columns.encode_column(pa.array(cells), each)[0].to_pylist() == [0, 2, -1, 1]
+            assert encoding.encode_column(pa.array(cells), each)[0].to_pylist() == [0, 2, -1, 1]
     words = ["1.5", "01.0", "1.0.0", "v1.0", ".0", "-1.0"]
     assert (
         as_text(pa.array(words)).to_pylist()
@@ -429,7 +429,7 @@ def test_booleans_that_must_be_numbers_are_0_and_1_as_text_too() -> None:
     for cells, other in ((["True", "False"], [True, False]), ([True, False], ["True", "False"])):
         found = decided(cells * 10, "numeric")
         assert isinstance(found.column, Numeric)
-        assert columns.encode_column(pa.array(other), found.column, found.reading)[
+        assert encoding.encode_column(pa.array(other), found.column, found.reading)[
             0
         ].to_pylist() == [1, 0]
 
@@ -454,10 +454,10 @@ def test_dates_as_text_are_the_seconds_of_a_timestamp_whichever_was_trained() ->
         assert isinstance(found.column, Numeric)
         for cells in (SEEN, SEEN_TEXT):
             assert (
-                columns.encode_column(pa.array(cells), found.column, found.reading)[0].to_pylist()
+                encoding.encode_column(pa.array(cells), found.column, found.reading)[0].to_pylist()
                 == seconds
             )
-        odd = columns.encode_column(
+        odd = encoding.encode_column(
             pa.array(["2020-02-31", "soon", "1969-12-31", "5"]), found.column, found.reading
         )[0]
         assert odd.to_pylist() == [None, None, -86400, 5]
@@ -484,7 +484,7 @@ def test_decimal_commas_are_numbers_over_any_cut_into_blocks() -> None:
         assert found.column == plain.column
         assert (found.reading, found.note.split(":")[0]) == ("decimal commas", "decimal commas")
     assert isinstance(found.column, Numeric)
-    cells = columns.encode_column(
+    cells = encoding.encode_column(
         pa.array(["-3,5", "2.25", "1e2", "1.234,5", ""]), found.column, found.reading
     )[0]
     assert cells.to_pylist() == [-3.5, 2.25, 100, None, None]

@@ -17,7 +17,8 @@ from PIL import Image
 from distributed.ingestion.image_specs import inspect_image_column
 from distributed.ingestion.options import IngestOptions
 from distributed.raw import images
-from distributed.raw.images import ImageFolder, ImageSpec, RowRefused
+from distributed.raw.image_files import ImageFolder, RowRefused
+from distributed.raw.images import ImageSpec
 from distributed.raw.rows import load_images
 from distributed.raw.table import open_raw_table
 

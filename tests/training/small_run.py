@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as pillow
 
-from distributed.raw.rows import encode_rows
+from distributed.raw.encoding import encode_rows
 from distributed.shards.manifest import Manifest, write_manifest
 from distributed.training.results import RunResult
 from distributed.training.run import run_training

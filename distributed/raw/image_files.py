@@ -1,0 +1,76 @@
+"""Reads the encoded images that the cells of an image column hold or name."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from distributed.runtime.storage import filesystem, is_uri
+
+# A cell of an image column: encoded bytes, a path, or a record of both.
+ImageCell: TypeAlias = "bytes | str | Mapping[str, ImageCell] | None"
+
+
+class RowRefused(Exception):
+    """A row cannot be used; the message is the reason in rejected.parquet."""
+
+
+class ImageFolder:
+    """Reads the files that an image column names, and no file outside its folder."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.removeprefix("file://") or "."
+        self.remote = is_uri(self.uri)
+        if self.remote:
+            self.system, self.root = filesystem(self.uri)
+        else:
+            self.root = os.path.realpath(self.uri)
+
+    def read(self, cell: ImageCell) -> bytes | None:
+        """Returns the encoded image of a cell; None for an empty cell."""
+        if isinstance(cell, Mapping):
+            return self.read(cell.get("bytes") or cell.get("path"))
+        if cell is None or cell == b"" or (isinstance(cell, str) and not cell.strip()):
+            return None
+        if isinstance(cell, bytes):
+            return cell
+        return self._read_remote(str(cell)) if self.remote else self._read_local(str(cell))
+
+    def _read_local(self, name: str) -> bytes:
+        plain = name.removeprefix("file://")
+        if is_uri(plain) or "\0" in plain:
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
+        path = os.path.realpath(os.path.join(self.root, plain))  # symbolic links resolved
+        if os.path.commonpath([path, self.root]) != self.root:
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
+        if not os.path.isfile(path):  # a pipe or a device would never end
+            raise RowRefused(
+                f"no such file: {name!r}" if not os.path.exists(path) else f"not a file: {name!r}"
+            )
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise RowRefused(f"unreadable file: {name!r} ({error.strerror})") from None
+
+    def _read_remote(self, name: str) -> bytes:
+        prefix = self.uri.rstrip("/") + "/"
+        if is_uri(name) and not name.startswith(prefix):
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
+        path = posixpath.normpath(posixpath.join(self.root, name.removeprefix(prefix)))
+        if not path.startswith(self.root.rstrip("/") + "/"):
+            raise RowRefused(f"path leaves the folder of the images: {name!r}")
+        try:
+            with self.system.open_input_file(path) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            raise RowRefused(f"no such file: {name!r}") from None
+        except OSError as error:
+            raise RowRefused(f"unreadable file: {name!r} ({error_line(error)})") from None
+
+
+def error_line(error: BaseException) -> str:
+    """Returns the text of an error on one line, shortened."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
