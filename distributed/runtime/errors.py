@@ -38,7 +38,7 @@ class OptionError(ValueError):
         values = [found.span() for found in QUOTED.finditer(str(self))]
         flags: dict[tuple[int, int], str] = {}
         for name in self.args[1:]:
-            as_a_word = rf"(?<![\w-]){re.escape(name)}(?![\w=])"
+            as_a_word = rf"(?<![\w.-]){re.escape(name)}(?!\w)"
             for found in re.finditer(as_a_word, str(self)):
                 start, end = found.span()
                 if not any(low < end and start < high for low, high in (*values, *flags)):

@@ -20,6 +20,11 @@ def test_only_the_option_itself_becomes_a_flag() -> None:
     assert one_line(error) == "--out must be new; got without/out: time_out"
 
 
+def test_an_option_with_its_value_becomes_a_flag_but_a_setting_does_not() -> None:
+    error = OptionError("optim.metric is set, so metric=nll must go", "metric")
+    assert one_line(error) == "optim.metric is set, so --metric=nll must go"
+
+
 def test_a_message_of_several_lines_becomes_one() -> None:
     assert one_line(Failure("first\n  second")) == "first second"
 

@@ -237,7 +237,7 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
     [
         (["--metric", "acuracy"], r"--metric must be one of balanced_accuracy"),
         (["--metric", "accuracy,accuracy"], r"--metric takes one name or several different ones"),
-        (["--metric", "recall/nonsense"], r"metric=recall/CLASS must name a class of the data"),
+        (["--metric", "recall/nonsense"], r"--metric=recall/CLASS must name a class of the data"),
         (
             ["--set", "optim.metric=recall/nonsense"],
             r"optim.metric=recall/CLASS must name a class of the data",
