@@ -1,4 +1,5 @@
-"""A clean table with images, and an ingest within the test's own process: what the tests of ingest share."""
+"""A clean table with images, and an ingest within the test's own process: what the tests of ingest
+share."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def png(seed: int, height: int = 12, width: int = 10) -> bytes:
 
 
 def records(rows: int = ROWS) -> dict[str, list[Any]]:
-    """A clean table: 3 classes (a: 60 %, b: 30 %, c: 10 %), groups of two rows, a number and a category."""
+    """A clean table: 3 classes (a: 60 %, b: 30 %, c: 10 %), groups of two rows, a number and a
+    category."""
     rng = np.random.default_rng(0)
     return {
         "key": [f"r{i:04d}" for i in range(rows)],

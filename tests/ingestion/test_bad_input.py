@@ -1,4 +1,4 @@
-"""Ingest of bad input: every case has its outcome, a refused row with its reason or one clear line."""
+"""Ingest of bad input: each case ends as a refused row with a reason or as one clear line."""
 
 from __future__ import annotations
 
@@ -211,7 +211,8 @@ def test_words_that_features_take_for_missing_are_told_where_they_are_names(
     warnings = [line for line in manifest.prepare["warnings"] if "empty" in line]
     assert warnings == [
         "label: 'NA' is taken for a name (rows: 20); if it means missing, leave those cells empty",
-        "group: 'null' is taken for a name (rows: 15); if it means missing, leave those cells empty",
+        "group: 'null' is taken for a name (rows: 15); if it means missing, leave"
+        " those cells empty",
         "id: 'NA' is taken for a name (rows: 1); if it means missing, leave those cells empty",
     ]
 
@@ -332,7 +333,8 @@ def test_mistakes_are_one_line_before_ray_starts(
         (
             b"y,x\n,1\n,2\n",
             [],
-            "at least one row must be usable; all 2 were refused, the first because: label is missing (column 'y')",
+            "at least one row must be usable; all 2 were refused, the first because:"
+            " label is missing (column 'y')",
         ),
         (
             b"y,x\na,1\na,2\na,2\n",
@@ -571,11 +573,13 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import pyarrow as pa; from distributed.runtime import command; from distributed.ingestion.output import OutputFolder, write_table\n"
+        "import pyarrow as pa; from distributed.runtime import command; from"
+        " distributed.ingestion.output import OutputFolder, write_table\n"
         "def main(argv):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "    with OutputFolder(argv[1]).writing() as folder:\n"
-        "        write_table(folder + '/train/part-00000.parquet', pa.table({'x': [bytes(100000)]}))\n"
+        "        write_table(folder + '/train/part-00000.parquet',"
+        " pa.table({'x': [bytes(100000)]}))\n"
         "command.run(main)\n"
     )
     done = subprocess.run(
@@ -586,8 +590,8 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        done.stderr
-        == f"error: over the limit of a file's size while writing '{tmp_path}/out'; nothing was left there\n"
+        done.stderr == f"error: over the limit of a file's size while writing '{tmp_path}/out';"
+        " nothing was left there\n"
     )
     assert os.listdir(tmp_path) == []
 
@@ -610,7 +614,8 @@ def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: --table must name a CSV or Parquet file (or a folder of them) that exists; got 'nowhere.csv'\n"
+        == "error: --table must name a CSV or Parquet file (or a folder of them) that exists;"
+        " got 'nowhere.csv'\n"
     )
 
 
@@ -631,7 +636,8 @@ def test_an_error_deep_in_a_table_is_one_line_on_stderr_after_ray_has_started(
     lines = [line for line in done.stderr.splitlines() if not line.startswith("preparing rows: ")]
     assert done.returncode == 2
     assert lines == [
-        f"error: every line of '{tmp_path}/t.csv' must have 2 cells: CSV parse error: Row #3000002: Expected 2 columns, got 3: a,1,1"
+        f"error: every line of '{tmp_path}/t.csv' must have 2 cells: CSV parse error:"
+        f" Row #3000002: Expected 2 columns, got 3: a,1,1"
     ]
     assert os.listdir(tmp_path) == ["t.csv"]
 

@@ -1,4 +1,5 @@
-"""The same rows from text and from types: booleans, dates, decimal commas; images deeper than the sample's; odd names."""
+"""The same rows from text and from types: booleans, dates, decimal commas; images deeper than the
+sample's; odd names."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from tests.conftest import ROOT, run_command
 
 def ended(body: str) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-    code += f"from distributed.runtime import command as cli, errors\ndef main(argv):\n    {body}\ncli.run(main)\n"
+    code += "from distributed.runtime import command as cli, errors\n"
+    code += f"def main(argv):\n    {body}\ncli.run(main)\n"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
@@ -59,7 +60,8 @@ def test_help_names_the_options_without_importing_the_heavy_libraries() -> None:
     ):
         assert option in done.stdout
     heavy = "{'ray', 'torch', 'pandas', 'pyarrow'}"
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import distributed.ingest; print(not {heavy} & set(sys.modules))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import distributed.ingest\n"
+    code += f"print(not {heavy} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -124,7 +126,8 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_soon() -> None:
             sys.executable,
             "-c",
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from distributed.runtime import command, ray_session\ncommand.run(lambda argv: ray_session.start_ray())",
+            "from distributed.runtime import command,"
+            " ray_session\ncommand.run(lambda argv: ray_session.start_ray())",
         ],
         capture_output=True,
         text=True,

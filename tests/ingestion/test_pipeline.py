@@ -1,4 +1,5 @@
-"""Ingest from end to end: real files through a real Ray, shards that read back, on disks and in object stores."""
+"""Ingest from end to end: real files through a real Ray, shards that read back, on disks and in
+object stores."""
 
 from __future__ import annotations
 
@@ -298,8 +299,8 @@ def test_a_given_split_is_obeyed_its_leaks_are_said_and_a_missing_val_is_cut_fro
     assert "groups (" in said
     assert "cross the given splits" in said
     assert (
-        "photo: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train"
-        in said
+        "photo: 1 identical images (2 rows) are in several splits; 1 of them in val"
+        " or test with a twin in train" in said
     )
     assert len(manifest.prepare["warnings"]) == 2
 

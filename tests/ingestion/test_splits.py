@@ -128,7 +128,7 @@ def test_classes_that_hardly_train_are_told() -> None:
     totals = np.array([[70, 10, 20], [15, 70, 8], [1, 1, 1]])
     told = scarce_in_train(["a", "b", "c"], totals, 0.7)
     assert (
-        told
-        == "groups leave much less than 70% to training of b (15 of 93 rows): another --seed cuts them otherwise"
+        told == "groups leave much less than 70% to training of b (15 of 93 rows):"
+        " another --seed cuts them otherwise"
     )
     assert scarce_in_train(["a"], totals[:1], 0.7) == ""

@@ -314,7 +314,8 @@ def test_groups_and_images_on_both_sides_are_counted() -> None:
     digests = pa.chunked_array([pa.array([1, 1, 2, 3, 3, None], pa.uint64())])
     lines = identical_images("x", digests, split, np.array([0, 1, 0, 0, 0, 0]))
     assert lines[0].startswith(
-        "x: 1 identical images (2 rows) are in several splits; 1 of them in val or test with a twin in train"
+        "x: 1 identical images (2 rows) are in several splits; 1 of them in val or"
+        " test with a twin in train"
     )
     assert lines[1].startswith("x: 1 identical images (2 rows) are in several labels")
     assert (

@@ -1,4 +1,5 @@
-"""How raw tables are opened: column names and delimiter of CSV, one type a column over Parquet files, and the files that count."""
+"""How raw tables are opened: column names and delimiter of CSV, one type a column over Parquet
+files, and the files that count."""
 
 from __future__ import annotations
 
