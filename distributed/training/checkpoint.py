@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from distributed.config import Config, apply_changes, flatten
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import filesystem, read_file, write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.states import WEIGHTS_FORMAT
@@ -80,15 +81,17 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
         version = int(description["format"])
     except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
         reason = f"another model.pt, or a damaged one ({type(error).__name__})"
-        raise ValueError(
-            f"--checkpoint must be one that this project wrote; {folder} holds {reason}"
+        raise OptionError(
+            f"checkpoint must be one that this project wrote; {folder} holds {reason}",
+            "checkpoint",
         ) from None
     if version != WEIGHTS_FORMAT:
         remedy = "train again, or use the version that made it"
         if version > WEIGHTS_FORMAT:
             remedy = "use a newer version of this project"
-        raise ValueError(
-            f"--checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {version}: {remedy}"
+        raise OptionError(
+            f"checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {version}: {remedy}",
+            "checkpoint",
         )
     config = apply_changes(Config(), description["config"])
     # The weights of a pretrained encoder are in the checkpoint.
@@ -119,13 +122,14 @@ def find_checkpoint(folder: str) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not is_intact(content):
-            raise ValueError(
-                f"--checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
+            raise OptionError(
+                f"checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
                 "copy it again, or have its run write it anew: "
-                "python distributed/train.py --out RUN --resume"
+                "python distributed/train.py --out RUN --resume",
+                "checkpoint",
             )
         return content
-    raise ValueError(f"--checkpoint must name {_expected_instead_of(folder)}")
+    raise OptionError(f"checkpoint must name {_expected_instead_of(folder)}", "checkpoint")
 
 
 def is_intact(content: bytes) -> bool:

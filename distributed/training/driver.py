@@ -123,7 +123,7 @@ def plan_run(options: FitOptions) -> RunPlan:
     if saved.get("digest", digest) != digest:
         raise ValueError(
             f"a resumed run must keep its data, {saved['shards']} as it was; "
-            f"{shards} holds other rows: take a new --out"
+            f"{shards} holds other rows: start a new run"
         )
     check_trainable(manifest, config)
     spec = RunSpec(

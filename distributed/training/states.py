@@ -9,6 +9,7 @@ import sys
 import torch
 from pyarrow.fs import FileSelector
 
+from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import PART_SUFFIX, filesystem, read_file, write_file
 from distributed.training.training_state import StateDict
 
@@ -16,7 +17,7 @@ WEIGHTS_FORMAT = 5  # version of the weights in states and checkpoints; others a
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is damaged
 
 
-class StateFormatError(ValueError):
+class StateFormatError(OptionError):
     """The states were written by another version of this project."""
 
 
@@ -67,8 +68,9 @@ class States:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if saved.get("format") != WEIGHTS_FORMAT:
             raise StateFormatError(
-                f"--resume needs states of format {WEIGHTS_FORMAT}; {self.folder} has others: "
-                "train anew, or use the version that wrote them"
+                f"resume needs states of format {WEIGHTS_FORMAT}; {self.folder} has others: "
+                "train anew, or use the version that wrote them",
+                "resume",
             )
         state: StateDict = saved["state"]
         return state

@@ -1,0 +1,87 @@
+"""What reaches the process that waits for a run of several workers, whatever is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distributed.training.divergence import Diverged
+from distributed.training.results import RunMetrics
+from distributed.training.spec import RunSpec
+from distributed.training.workers import watched_run
+from distributed.training.workers.watched_run import TrainingEnded, run_on_workers
+
+METRICS = RunMetrics(
+    val={"accuracy": 0.5},
+    test=None,
+    train_seconds=1.0,
+    rows_per_second=2.0,
+    data_share=0.0,
+    epochs=4,
+    best_epoch=3,
+    calibration="",
+)
+Message = dict[str, float] | TrainingEnded | None
+
+
+def epoch(number: int) -> dict[str, float]:
+    return {"epoch": number, "loss": 1 / number}
+
+
+def run_with(
+    messages: list[Message],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    past: int = 0,
+) -> tuple[list[float], RunMetrics]:
+    """The epochs that were passed on, and the metrics, of a run that sends these messages.
+
+    past: epochs in the history before the run begins. It then grows to four.
+    """
+
+    class Scripted:
+        def __init__(self, spec: RunSpec) -> None:
+            (out / "history.json").write_text(json.dumps([epoch(n) for n in range(1, 5)]))
+
+        def next(self, seconds: float) -> Message:
+            return messages.pop(0)
+
+    if past:
+        (out / "history.json").write_text(json.dumps([epoch(n) for n in range(1, past + 1)]))
+    (out / "metrics.json").write_text(json.dumps(METRICS.as_dict()))
+    monkeypatch.setattr(watched_run, "RunMessages", Scripted)
+    passed_on: list[float] = []
+    metrics = run_on_workers(
+        RunSpec(shards="unused", out=str(out)), lambda metrics: passed_on.append(metrics["epoch"])
+    )
+    return passed_on, metrics
+
+
+def test_every_epoch_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [epoch(1), None, epoch(2), epoch(2), epoch(3), epoch(4), TrainingEnded()]
+    passed_on, metrics = run_with(messages, tmp_path, monkeypatch)
+    assert passed_on == [1, 2, 3, 4]
+    assert metrics == METRICS
+
+
+def test_epochs_whose_report_was_lost_with_a_worker_come_from_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_on, _ = run_with([epoch(1), epoch(3), TrainingEnded()], tmp_path, monkeypatch)
+    assert passed_on == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_passes_on_its_new_epochs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [epoch(2), epoch(3), epoch(4), TrainingEnded()]
+    assert run_with(messages, tmp_path, monkeypatch, past=2)[0] == [3, 4]
+
+
+def test_the_error_of_the_training_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Diverged, match="not finite"):
+        run_with([TrainingEnded(Diverged("not finite"))], tmp_path, monkeypatch)
