@@ -21,11 +21,8 @@ def space(trial: Any) -> None:
 
 
 def score(settings: dict[str, Any]) -> float:
-    return (
-        1.0
-        - (settings["optim.lr"] - 0.3) ** 2
-        - 0.1 * abs(settings.get("fusion.temperature", 0.9) - 0.25)
-    )
+    distance = (settings["optim.lr"] - 0.3) ** 2
+    return float(1.0 - distance - 0.1 * abs(settings.get("fusion.temperature", 0.9) - 0.25))
 
 
 def trainable(
