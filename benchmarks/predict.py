@@ -61,12 +61,14 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     rows, _ = open_input(
         checkpoint, f"{folder}/shards", images={}, split="train", batch_size=batch_size
     )
-    wave = next(rows.waves(1))
+    task_group = next(rows.task_groups(1))
     recipe = PredictionSettings(
         rows=rows, aggregation=FixedAggregation((1 / 3,) * 3), out=f"{folder}/out"
     )
     writer = PartWriter(checkpoint, recipe, threads=1)
-    prepared = [rows.prepare(raw) for task in wave.tasks for raw in rows.batches(wave, task)]
+    prepared = [
+        rows.prepare(raw) for task in task_group.tasks for raw in rows.batches(task_group, task)
+    ]
     batches = [arrays_to_batch(batch.arrays, schema) for batch in prepared]
 
     @torch.inference_mode()
@@ -80,15 +82,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     @torch.inference_mode()
     def loop_files() -> None:
         probabilities = []
-        for task in wave.tasks:
-            for raw in rows.batches(wave, task):
+        for task in task_group.tasks:
+            for raw in rows.batches(task_group, task):
                 batch = arrays_to_batch(rows.prepare(raw).arrays, schema)
                 probabilities.append(checkpoint.network(batch).logits_BEC.mean(1).softmax(1))
         torch.cat(probabilities)
 
     def ours_files() -> None:
-        for part, task in enumerate(wave.tasks):
-            writer.write_task(wave, task, part)
+        for part, task in enumerate(task_group.tasks):
+            writer.write_task(task_group, task, part)
         shutil.rmtree(f"{folder}/out")
 
     memory = compare(ours, loop, args.pairs)

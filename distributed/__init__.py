@@ -1,4 +1,4 @@
-"""The Python interface: every verb is a function that takes its options and returns a result.
+"""The Python interface: for every command a function that takes its options and returns a result.
 
     from distributed import FitOptions, fit, load
     result = fit(FitOptions(data="shards", out="runs/first"))

@@ -37,8 +37,9 @@ def sum_of_one_worker(tensor: Tensor) -> Tensor:
 class Network(nn.Module):
     """A classifier of records that consist of images and tables.
 
-    It is built from the schema of the data. The output depends on the batch and the weights only:
-    all random augmentation changes the batch beforehand.
+    It is built from the schema of the data. There is no randomness inside: all random augmentation
+    changes the batch beforehand. In training mode the network uses batch statistics and held-out
+    heads, and does not reject unfamiliar modalities.
     """
 
     counts_C: Tensor

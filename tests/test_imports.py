@@ -1,7 +1,7 @@
-"""The import rules: wings in one order, no circles, nobody imports a script, few lazy imports.
+"""The import rules: folders in one order, no circles, nobody imports a script, few lazy imports.
 
 Every import counts, also one inside a function. Those under TYPE_CHECKING do not exist at run time
-and may form circles within a wing.
+and may form circles within a folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 
 SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "describe"}
-INDEPENDENT = {"runtime", "reporting"}  # these import no other wing
+INDEPENDENT = {"runtime", "reporting"}  # these import no other folder
 ORDER = (
     "config",
     "shards",
@@ -84,8 +84,8 @@ def top_packages(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path, types=True)}
 
 
-def wing(module: str) -> str:
-    """Returns the wing of a module of distributed/, the script's name for a script, else ""."""
+def folder_of(module: str) -> str:
+    """Returns the folder of a module in distributed/, the script's name for a script, else ""."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[0] == "distributed" else ""
 
@@ -110,13 +110,13 @@ def test_search_spaces_import_optuna_only(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in files("distributed") if wing(module_of(p)) not in SCRIPTS | {""}],
+    [p for p in files("distributed") if folder_of(module_of(p)) not in SCRIPTS | {""}],
     ids=module_of,
 )
-def test_wings_import_only_what_comes_before_them(path: Path) -> None:
-    own = wing(module_of(path))
+def test_folders_import_only_what_comes_before_them(path: Path) -> None:
+    own = folder_of(module_of(path))
     others = {
-        wing(name) for name in imported(path, types=True) if name.startswith("distributed.")
+        folder_of(name) for name in imported(path, types=True) if name.startswith("distributed.")
     } - {own}
     earlier = (
         set()

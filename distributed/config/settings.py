@@ -159,7 +159,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingConfig:
-    """Training processes and what each of them gets."""
+    """Number of training processes, their resources, and how failures are handled."""
 
     workers: int = option(1, "training processes", low=1)
     min_workers: int = option(

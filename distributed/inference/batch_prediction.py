@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector
 
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.inputs import CountedWaves, InputRows
+from distributed.inference.inputs import InputRows, RowCounter
 from distributed.inference.known_prior import read_prior
 from distributed.inference.notes import row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
@@ -128,21 +128,21 @@ def predict_all(
 
     content: the bytes of the checkpoint's model.pt, which the actors of a pool load.
     """
-    waves = CountedWaves(settings.rows)
+    counter = RowCounter(settings.rows)
     if needs_pool(settings.rows, concurrency):
         # Ray takes seconds to import and to start, and few rows are done sooner than that.
         from distributed.inference.pool import predict_in_pool, start_pool
 
         actors = start_pool(concurrency, settings.gpus)
         with signals.stop_requests():
-            parts = predict_in_pool(content, settings, waves.waves(actors), actors)
+            parts = predict_in_pool(content, settings, counter.task_groups(actors), actors)
             totals = add_up(parts, settings.rows.row_count)
     else:
-        parts = predict_in_process(checkpoint, settings, waves.waves(1))
+        parts = predict_in_process(checkpoint, settings, counter.task_groups(1))
         totals = add_up(parts, settings.rows.row_count)
-    if totals.rows != waves.rows or totals.rows != totals.predicted + len(totals.refused):
+    if totals.rows != counter.rows or totals.rows != totals.predicted + len(totals.refused):
         raise Failure(
-            f"{waves.rows} rows were read, {totals.predicted} predicted and "
+            f"{counter.rows} rows were read, {totals.predicted} predicted and "
             f"{len(totals.refused)} refused: some are lost in {settings.out}"
         )
     return totals
@@ -152,9 +152,11 @@ def needs_pool(rows: InputRows, concurrency: int | None) -> bool:
     """Whether a pool of actors is requested, or the rows are so many that it is worth its start."""
     if concurrency is not None and concurrency > 1:
         return True
-    waves = rows.waves(1)
-    first = next(waves, None)
-    many = first is not None and (first.rows > MAX_ROWS_IN_PROCESS or next(waves, None) is not None)
+    task_groups = rows.task_groups(1)
+    first = next(task_groups, None)
+    many = first is not None and (
+        first.rows > MAX_ROWS_IN_PROCESS or next(task_groups, None) is not None
+    )
     return many and (concurrency is None or ray_session.in_cluster())
 
 

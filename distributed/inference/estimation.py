@@ -49,12 +49,12 @@ class SampledRows:
 def sample_rows(checkpoint: Checkpoint, rows: InputRows, batch_size: int) -> SampledRows:
     """Reads every k-th row of the input, at most SAMPLE_ROWS; refused rows are left out."""
     schema = checkpoint.network.schema
-    total = sum(wave.rows for wave in rows.waves(1))
+    total = sum(task_group.rows for task_group in rows.task_groups(1))
     stride = max(1, -(-total // SAMPLE_ROWS))
     parts = [empty_arrays(schema, 0)]
-    for wave in rows.waves(1):
-        for task in wave.tasks:
-            for batch in rows.batches(wave, task):
+    for task_group in rows.task_groups(1):
+        for task in task_group.tasks:
+            for batch in rows.batches(task_group, task):
                 selected = list(range(-batch.first % stride, batch.table.num_rows, stride))
                 if selected:
                     part = RawBatch(batch.table.take(selected), batch.first, batch.split)

@@ -127,7 +127,8 @@ def _row_remarks(checkpoint: Checkpoint, scores: Scores, prior_C: Tensor | None)
     if blank:
         remarks.append(
             f"{blank} of {rows} rows have no modality left: "
-            "they get what the network gives for nothing"
+            "their prediction does not depend on the record: it is the network's "
+            "output without any input"
         )
     prior = () if prior_C is None else prior_C.tolist()
     return [*remarks, *notes.prior_notes(schema.classes, prior)]

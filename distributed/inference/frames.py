@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from distributed.inference.inputs import PreparedBatch, RowEncoder
-from distributed.inference.tasks import RawBatch, RowRange, Wave, make_tasks
+from distributed.inference.tasks import RawBatch, RowRange, TaskGroup, make_tasks
 from distributed.raw.rows import identity_strings
 
 Record: TypeAlias = Mapping[str, object]
@@ -89,11 +89,11 @@ class FrameRows:
             return pa.array([str(row) for row in range(len(self.frame))], pa.string())
         return identity_strings(column_cells(self.frame[self.id_column]))
 
-    def waves(self, workers: int) -> Iterator[Wave]:
+    def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         whole = [RowRange("", 0, 0, len(self.frame), 0)]
-        yield Wave(make_tasks(whole, self.batch_size, workers))
+        yield TaskGroup(make_tasks(whole, self.batch_size, workers))
 
-    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+    def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
         for row_range in task:
             end = row_range.skip + row_range.rows
             for low in range(row_range.skip, end, self.batch_size):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distributed.inference.matching import SchemaMatch, keep_modalities
-from distributed.inference.tasks import RawBatch, RowRange, Wave, make_tasks, parquet_batches
+from distributed.inference.tasks import RawBatch, RowRange, TaskGroup, make_tasks, parquet_batches
 from distributed.inference.tasks import row_ranges as parquet_row_ranges
 from distributed.raw.encoding import encode_rows
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
@@ -50,12 +50,12 @@ class InputRows(Protocol):
         """All rows, or None where only reading them tells."""
         ...
 
-    def waves(self, workers: int) -> Iterator[Wave]:
+    def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         """Yields the tasks of all rows, divided for this number of workers."""
         ...
 
-    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
-        """Yields the raw batches of a task of the wave."""
+    def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+        """Yields the raw batches of a task of the group."""
         ...
 
     def prepare(self, batch: RawBatch) -> PreparedBatch:
@@ -78,14 +78,14 @@ class ShardRows:
 
     @property
     def row_count(self) -> int | None:
-        return sum(wave.rows for wave in self.waves(1))
+        return sum(task_group.rows for task_group in self.task_groups(1))
 
-    def waves(self, workers: int) -> Iterator[Wave]:
+    def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         files = [(path, split) for split in self.splits for path in part_files(self.uri, split)]
         ranges = parquet_row_ranges(self.uri, files)
-        yield Wave(make_tasks(ranges, self.batch_size, workers))
+        yield TaskGroup(make_tasks(ranges, self.batch_size, workers))
 
-    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+    def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
         columns = ["id", "label", *shard_columns(self.match.read)]
         return parquet_batches(self.uri, task, self.batch_size, columns)
 
@@ -167,14 +167,14 @@ def label_names(labels_B: NDArray[np.integer], classes: Sequence[str]) -> pa.Arr
 
 
 @dataclass
-class CountedWaves:
+class RowCounter:
     """Counts the rows of all tasks that it hands on, so that lost rows are noticed."""
 
     source: InputRows
     rows: int = 0
 
-    def waves(self, workers: int) -> Iterator[Wave]:
-        """Yields the source's waves."""
-        for wave in self.source.waves(workers):
-            self.rows += wave.rows
-            yield wave
+    def task_groups(self, workers: int) -> Iterator[TaskGroup]:
+        """Yields the source's groups of tasks and counts their rows."""
+        for task_group in self.source.task_groups(workers):
+            self.rows += task_group.rows
+            yield task_group

@@ -189,10 +189,10 @@ class LoadedModel:
         tables = [predictor.schema.empty_table()]
         totals = PredictionTotals()
         with torch_threads(1):  # as predict.py does, so that every digit is the same
-            for wave in source.waves(1):
-                for task in wave.tasks:
+            for task_group in source.task_groups(1):
+                for task in task_group.tasks:
                     for _, table, counts in predictor.predict_task(
-                        source, wave, task, decoding_threads()
+                        source, task_group, task, decoding_threads()
                     ):
                         tables.append(table)
                         totals.add(counts)

@@ -62,14 +62,14 @@ def unfamiliar_notes(
     """
     notes = [
         f"{name} is unlike anything in training in {count:,} of {rows:,} rows: "
-        f"it counts as absent; {remedy} goes by it"
+        f"it counts as absent; {remedy} uses it anyway"
         for name, count in zip(modalities, unfamiliar_rows)
         if count
     ]
     if rows_without_familiar:
         notes.append(
             f"{rows_without_familiar:,} of these rows have nothing that is like training: "
-            "they are predicted by all they have"
+            "all their modalities are used"
         )
     return notes
 
@@ -148,5 +148,6 @@ def blank_notes(blank: int, predicted: int) -> list[str]:
         return []
     return [
         f"{blank:,} of {predicted:,} rows have no modality at all: "
-        "they get what the network gives for nothing"
+        "their prediction does not depend on the record: it is the network's "
+        "output without any input"
     ]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from distributed.inference.inputs import InputRows
 from distributed.inference.predictor import PredictionTotals, Predictor
-from distributed.inference.tasks import RowRange, Wave
+from distributed.inference.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.parallel import decoding_threads
@@ -48,13 +48,15 @@ class PartWriter:
             has_splits=settings.rows.has_splits,
         )
 
-    def write_task(self, wave: Wave, task: Sequence[RowRange], part: int) -> PredictionTotals:
+    def write_task(
+        self, task_group: TaskGroup, task: Sequence[RowRange], part: int
+    ) -> PredictionTotals:
         """Predicts a task and writes part number `part`, whole or not at all."""
         totals = PredictionTotals()
         path = join(self.settings.out, PARTS, f"part-{part:05d}.parquet")
         system, target = filesystem(path)
         system.create_dir(target.rpartition("/")[0], recursive=True)
-        batches = self.predictor.predict_task(self.settings.rows, wave, task, self.threads)
+        batches = self.predictor.predict_task(self.settings.rows, task_group, task, self.threads)
         with (
             system.open_output_stream(f"{target}.tmp") as sink,
             pq.ParquetWriter(sink, self.predictor.schema) as writer,
@@ -74,13 +76,13 @@ class PartWriter:
 
 
 def predict_in_process(
-    checkpoint: Checkpoint, settings: PredictionSettings, waves: Iterator[Wave]
+    checkpoint: Checkpoint, settings: PredictionSettings, task_groups: Iterator[TaskGroup]
 ) -> Iterator[PredictionTotals]:
     """Predicts every task in this process and yields the counts of each."""
     with torch_threads(1):  # the other CPUs decode
         writer = PartWriter(checkpoint, settings, threads=decoding_threads())
         part = 0
-        for wave in waves:
-            for task in wave.tasks:
-                yield writer.write_task(wave, task, part)
+        for task_group in task_groups:
+            for task in task_group.tasks:
+                yield writer.write_task(task_group, task, part)
                 part += 1

@@ -14,7 +14,7 @@ import torch
 
 from distributed.inference.part_files import PartWriter, PredictionSettings
 from distributed.inference.predictor import PredictionTotals
-from distributed.inference.tasks import Wave
+from distributed.inference.tasks import TaskGroup
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError
 from distributed.training.checkpoint import parse_checkpoint
@@ -36,17 +36,17 @@ class PredictorActor:
     def __call__(self, numbers: pa.Table, shared: list[ray.ObjectRef[Any]], first: int) -> pa.Table:
         """Predicts the tasks of these numbers and returns their counts, or an error, as JSON.
 
-        shared: references to the checkpoint's bytes and to the wave. first: number of the part
-        file of the wave's first task.
+        shared: references to the checkpoint's bytes and to the group of tasks. first: number of the
+        part file of the group's first task.
         """
-        content, wave = ray.get(shared)
+        content, task_group = ray.get(shared)
         if self.writer is None:
             threads = GPU_DECODING_THREADS if self.settings.gpus else 1
             checkpoint = parse_checkpoint(content, "the checkpoint")
             self.writer = PartWriter(checkpoint, self.settings, threads)
         try:
             results: list[object] = [
-                self.writer.write_task(wave, wave.tasks[k], first + k).to_plain()
+                self.writer.write_task(task_group, task_group.tasks[k], first + k).to_plain()
                 for k in numbers["task"].to_pylist()
             ]
         except ValueError as error:
@@ -74,7 +74,7 @@ def start_pool(concurrency: int | None, gpus_per_actor: float) -> int:
 
 
 def predict_in_pool(
-    content: bytes, settings: PredictionSettings, waves: Iterator[Wave], actors: int
+    content: bytes, settings: PredictionSettings, task_groups: Iterator[TaskGroup], actors: int
 ) -> Iterator[PredictionTotals]:
     """Predicts every task in a pool of actors and yields the counts of each.
 
@@ -82,17 +82,19 @@ def predict_in_pool(
     """
     model = ray.put(content)
     part = 0
-    for wave in waves:
+    for task_group in task_groups:
         # In a list, so that Ray hands on the references and not the values.
-        shared = [model, ray.put(wave)]
-        numbers = ray.data.from_arrow([pa.table({"task": [k]}) for k in range(len(wave.tasks))])
+        shared = [model, ray.put(task_group)]
+        numbers = ray.data.from_arrow(
+            [pa.table({"task": [k]}) for k in range(len(task_group.tasks))]
+        )
         done = numbers.map_batches(
             PredictorActor,  # type: ignore[arg-type]  # Ray types the arguments of __call__ as none
             fn_constructor_args=(settings,),
             fn_args=(shared, part),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(actors, len(wave.tasks))),
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(task_group.tasks))),
             num_cpus=1,
             num_gpus=settings.gpus or None,
         )
@@ -102,4 +104,4 @@ def predict_in_pool(
                 if "error" in result:
                     raise ValueError(result["error"])
                 yield PredictionTotals.from_plain(result)
-        part += len(wave.tasks)
+        part += len(task_group.tasks)

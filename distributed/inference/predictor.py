@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distributed.inference.inputs import InputRows, PreparedBatch
-from distributed.inference.tasks import RowRange, Wave
+from distributed.inference.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, expert_count
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.parallel import prefetch
@@ -154,14 +154,14 @@ class Predictor:
         self.schema = output_schema(checkpoint, has_splits)
 
     def predict_task(
-        self, rows: InputRows, wave: Wave, task: Sequence[RowRange], threads: int
+        self, rows: InputRows, task_group: TaskGroup, task: Sequence[RowRange], threads: int
     ) -> Iterator[tuple[PreparedBatch, pa.Table, PredictionTotals]]:
         """Yields the batches of a task, their predictions, and their counts.
 
         threads: that many prepare batches ahead of their use.
         """
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-            for prepared in prefetch(pool, rows.prepare, rows.batches(wave, task), threads):
+            for prepared in prefetch(pool, rows.prepare, rows.batches(task_group, task), threads):
                 table, totals = self.predict(prepared)
                 yield prepared, table, totals
 

@@ -19,7 +19,7 @@ from distributed.inference.matching import match_schemas
 from distributed.inference.tasks import (
     RawBatch,
     RowRange,
-    Wave,
+    TaskGroup,
     csv_chunks,
     make_tasks,
     memory_batches,
@@ -52,28 +52,28 @@ class TableRows:
     def row_count(self) -> int | None:
         if self.table.kind == "csv":
             return None
-        return sum(wave.rows for wave in self.waves(1))
+        return sum(task_group.rows for task_group in self.task_groups(1))
 
     @property
     def columns(self) -> list[str]:
         """The table's columns that are read."""
         return self.encoder.used_columns(self.table.schema.names)
 
-    def waves(self, workers: int) -> Iterator[Wave]:
+    def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         if self.table.kind == "parquet":
             groups = row_ranges(self.table.uri, [(path, "") for path in self.table.files])
-            yield Wave(make_tasks(groups, self.batch_size, workers))
+            yield TaskGroup(make_tasks(groups, self.batch_size, workers))
             return
         first = 0
         for chunk in csv_chunks(self.table, self.columns, self.batch_size):
             whole = [RowRange("", 0, 0, chunk.num_rows, first)]
-            yield Wave(make_tasks(whole, self.batch_size, workers), chunk)
+            yield TaskGroup(make_tasks(whole, self.batch_size, workers), chunk)
             first += chunk.num_rows
 
-    def batches(self, wave: Wave, task: Sequence[RowRange]) -> Iterator[RawBatch]:
-        if wave.table is None:
+    def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
+        if task_group.table is None:
             return parquet_batches(self.table.uri, task, self.batch_size, self.columns)
-        return memory_batches(wave.table, task, self.batch_size)
+        return memory_batches(task_group.table, task, self.batch_size)
 
     def prepare(self, batch: RawBatch) -> PreparedBatch:
         return self.encoder.prepare(batch)

@@ -36,7 +36,7 @@ class RowRange:
 
 
 @dataclass(frozen=True)
-class Wave:
+class TaskGroup:
     """Tasks that can be worked on at the same time; each task is a list of row ranges."""
 
     tasks: list[list[RowRange]]

@@ -21,7 +21,7 @@ CSV_ROW_BYTES = 100  # a guess, where the number of rows is not known
 def task_count(rows: int, pixels: Sequence[float], cpus: int) -> int:
     """Returns how many tasks should prepare the rows.
 
-    pixels: of each image of a row. Images cost much more than their bytes say.
+    pixels: number of pixels of each image in a row. Images cost much more than their bytes say.
     """
     seconds = sum(IMAGE_SECONDS + PIXEL_SECONDS * p for p in pixels)
     wanted = max(TASKS_PER_CPU * cpus, int(rows * seconds / TASK_SECONDS))
@@ -31,7 +31,10 @@ def task_count(rows: int, pixels: Sequence[float], cpus: int) -> int:
 def ray_dataset(
     table: RawTable, columns: Sequence[str], pixels: Sequence[float], cpus: int
 ) -> ray.data.Dataset:
-    """Returns the table's rows in order. pixels: of each image of a row, see task_count."""
+    """Returns a Ray dataset of the table's rows, in order; a CSV is read with all its columns.
+
+    pixels: number of pixels of each image in a row.
+    """
     # Without images the number of blocks is Ray Data's own choice, by bytes.
     rows = table.rows or table.size // CSV_ROW_BYTES
     blocks = task_count(rows, pixels, cpus) if pixels else None

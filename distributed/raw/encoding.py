@@ -195,10 +195,10 @@ def image_spec_from_dict(plain: Mapping[str, Any]) -> ImageSpec:
 def encode_column(
     array: pa.Array | pa.ChunkedArray, column: Numeric | Categorical, reading: str = ""
 ) -> tuple[pa.Array, int]:
-    """Returns cells as a shard column, and how many of them carry no information.
+    """Returns cells as a shard column, and the number of non-empty cells that could not be used.
 
-    Those hold no number, or a category that is not in the vocabulary. The shard column is float32
-    with nulls, or int32 ids with -1 for missing and len(vocabulary) for unseen.
+    Those are text that is not a number, or a category outside the vocabulary. The shard column is
+    float32 with nulls, or int32 ids with -1 for missing and len(vocabulary) for unseen.
     """
     if isinstance(column, Numeric):
         numbers, empty, _ = as_numbers(array, reading)

@@ -227,7 +227,10 @@ def rank_plot(ranking: Ranking) -> go.Figure:
 
 
 def confusion_heatmap(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.Figure:
-    """Draws the share of each true class that is predicted as each class, with the counts."""
+    """Draws the share of each true class that is predicted as each class.
+
+    It shows the counts too, if there are at most MAX_COUNTED_CLASSES classes.
+    """
     counts = np.asarray(matrix, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [short_label(name, 20) for name in classes]

@@ -25,9 +25,10 @@ def describe_comparison(comparison: Comparison, metric: Metric) -> str:
     )
     if c.verdict == "noise":
         significant_alone = c.t_p is not None and c.t_p < ALPHA and not c.low <= 0 <= c.high
-        why = "inside the noise"
+        why = "not shown to differ"
         if significant_alone:
-            why = f"does not survive the correction for {c.family} comparisons, so inside the noise"
+            correction = f"the correction for {c.family} comparisons"
+            why = f"does not survive {correction}, so not shown to differ"
         return f"{subject}: {why} ({evidence})."
     direction = "better" if is_better(comparison, metric) else "worse"
     return f"{c.name} is {direction} than {c.reference} in {metric.title} ({evidence})."
@@ -39,9 +40,9 @@ def describe_whether_helps(claim: str, comparison: Comparison, metric: Metric) -
     claim: what may help, as the subject of a sentence: "fusion", "having experts".
     """
     if comparison.verdict == "equal":
-        answer = f"{claim} does not help here"
+        answer = f"{claim} makes no difference here"
     elif comparison.verdict == "noise":
-        answer = f"{claim} does not help here as far as {comparison.n} seeds can show"
+        answer = f"{comparison.n} seeds do not show whether {claim} helps here"
     elif comparison.verdict == "untested":
         answer = f"whether {claim} helps is not tested"
     else:

@@ -1,1 +1,1 @@
-"""What every verb needs around its work: options, errors, stopping, progress, files and Ray."""
+"""What every command needs around its work: options, errors, stopping, progress, files and Ray."""

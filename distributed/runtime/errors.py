@@ -17,7 +17,7 @@ QUOTED = re.compile(r"""(?<!\w)('[^']*'|"[^"]*")(?!\w)""")
 
 
 class OptionError(ValueError):
-    """A user's mistake in an option of a verb; a command ends with exit code 2.
+    """A user's mistake in an option; a command ends with exit code 2.
 
     The message names options as Python does (`time_budget`). `names` lists the options it
     mentions, so that a command can print them as flags (`--time-budget`).
@@ -30,10 +30,9 @@ class OptionError(ValueError):
         return str(self.args[0])
 
     def as_flags(self) -> str:
-        """Returns the message with every named option written as a command-line flag.
+        """Returns the message with the first mention of each named option written as a flag.
 
-        Of several mentions the first counts. What stands in quotes is a value of the user's, not
-        an option, whatever it looks like.
+        Text in quotes is a value given by the user and is not changed.
         """
         values = [found.span() for found in QUOTED.finditer(str(self))]
         flags: dict[tuple[int, int], str] = {}

@@ -1,7 +1,7 @@
-"""Reads the options of a verb from the command line into the dataclass that declares them.
+"""Reads the options of a command from the command line into the dataclass that declares them.
 
-A verb declares its options once, as fields made by model.config.option: name, type, default, range
-and help. From that come the parser, its help, the checks and docs/configuration.md. The field
+A command declares its options once, as fields made by model.config.option: name, type, default,
+range and help. From that come the parser, its help, the checks and docs/configuration.md. The field
 `time_budget: float` is --time-budget on the command line.
 """
 
@@ -162,7 +162,7 @@ class OptionRow:
 
 
 def option_rows(kind: type[DataclassInstance]) -> list[OptionRow]:
-    """Returns every option of a verb, for the documentation."""
+    """Returns every option of a command, for the documentation."""
     return [
         OptionRow(
             _usage(field),

@@ -31,12 +31,12 @@ OBJECT_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DE
 
 
 def in_job() -> bool:
-    """Whether this process is the driver of a submitted Ray job."""
+    """Returns whether this process is the driver of a submitted Ray job."""
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
 def in_cluster() -> bool:
-    """Whether Ray is a cluster that somebody else started, else a local one of this process."""
+    """Returns whether `start_ray` joins an existing cluster; otherwise it starts a local Ray."""
     return bool(os.environ.get("RAY_ADDRESS") or in_job())
 
 
@@ -85,7 +85,7 @@ def _prepare_local_environment() -> None:
     Ray could pass it on as a runtime_env, but then it cannot use the workers that it starts in
     advance.
     """
-    # No cloud provider takes this machine away with a notice.
+    # A local machine receives no preemption notice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.update(runtime_env()["env_vars"])
 

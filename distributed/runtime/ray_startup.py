@@ -67,13 +67,13 @@ def _check_reachable(address: str) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Turns off the bars and the log of Ray Data: the verbs show progress of their own."""
+    """Turns off the bars and the log of Ray Data: the commands show progress of their own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     if hasattr(context, "use_datasource_v2"):
         context.use_datasource_v2 = os.environ.get("RAY_DATA_USE_DATASOURCE_V2") == "1"
-    # Ray Data logs page-long traces of errors that it raises as well, which the verbs report in one
-    # line.
+    # Ray Data logs page-long traces of errors that it raises as well, which the commands report
+    # in one line.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)

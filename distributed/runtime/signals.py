@@ -1,4 +1,4 @@
-"""Ends long work in order on Ctrl-C (SIGINT) and SIGTERM; every verb is stopped this way."""
+"""Ends long work in order on Ctrl-C (SIGINT) and SIGTERM; every command is stopped this way."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from distributed.searches.pages import tables
 from distributed.searches.pages.live import print_table
 from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import SearchLog, SettingValue
-from distributed.searches.setup import CheckedSearch, check_search, claim
+from distributed.searches.setup import CheckedSearch, check_search, setup_for
 from distributed.searches.standings import Standing, Standings
 
 
@@ -77,7 +77,7 @@ def search(options: SearchOptions) -> SearchResult:
     out = storage.absolute_location(options.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
     with storage.as_option_error(out):
         mirror = Mirror(out)
-        setup = claim(mirror.folder, options)
+        setup = setup_for(mirror.folder, options)
     started = time.monotonic()
     checked = check_search(setup)
     with storage.as_option_error(out):

@@ -153,7 +153,10 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
 
 
 def make_stopper(search: CheckedSearch, standings: Standings) -> TrialScheduler:
-    """The stopper with the trials of an interrupted search. For several metrics there is none."""
+    """Returns the search's stopper; by default there is none for several metrics.
+
+    A resumed search gives the stopper the epochs of its earlier trials.
+    """
     setup = search.setup
     name = setup.options["stopper"] or ("asha" if len(setup.metrics) == 1 else "none")
     direction = metric_named(standings.metric).direction

@@ -128,10 +128,11 @@ def parse_metrics(listed: str) -> list[str]:
     return names
 
 
-def claim(folder: Path, options: SearchOptions) -> Setup:
-    """Returns the setup of the search in this folder; refuses a folder in use.
+def setup_for(folder: Path, options: SearchOptions) -> Setup:
+    """Returns the new or recorded setup.
 
     A resumed search continues with its recorded setup and the changes that a resume may make.
+    Raises OptionError if the folder already holds a search and `resume` is not given.
     """
     recorded = read_setup(folder / SETUP_FILE, options.out)
     if recorded and not options.resume:

@@ -49,12 +49,12 @@ class Shards:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The training rows of every class."""
+        """The number of training rows of every class."""
         return dict(zip(self.schema.classes, self.schema.counts))
 
     @property
     def rows(self) -> Mapping[str, int]:
-        """The rows of every split."""
+        """The number of rows in every split."""
         return dict(self.manifest.rows)
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ from distributed.studies.tables import (
 from distributed.studies.views import ConditionView
 from model.metrics import names
 
-VERDICT_ORDER = ("better", "worse", "inside the noise", "equal", "not tested")
+VERDICT_ORDER = ("better", "worse", "not shown to differ", "equal", "not tested")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ClaimResult:
 
 
 def comparison_lines(views: Sequence[ConditionView], metric: str) -> list[str]:
-    """A line for each data set and condition: who is better, worse, or inside the noise."""
+    """A line for each data set and condition: who is better, worse, or not shown to differ."""
     lines = []
     title = names.metric(metric).title
     for view in views:
@@ -163,7 +163,10 @@ def _format_measured(claim: Claim, value: float) -> str:
 def _placeholder_meanings(
     claim: Claim, view: ConditionView, part: DataSetCells | None
 ) -> list[Mapping[str, str]]:
-    """What {modality} stands for: that of the condition, else each of the data set in turn."""
+    """Returns the modality names to put in place of {modality}.
+
+    They are the condition's own, else there is one entry for each modality of the data set.
+    """
     if part is None:
         return [{}] if not _has_placeholder(claim) else []
     of_condition = part.placeholders(view.condition)

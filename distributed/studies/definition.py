@@ -99,9 +99,9 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of the study: a variant under a condition with a seed.
+    """One result of the study: a variant under a condition with a seed.
 
-    Cells with the same training key share one trained model and differ in `test` alone.
+    Cells with the same training key share one trained model; only `test` and the names may differ.
 
     test: changes of the test split: corrupt, shift, aggregation, unfamiliar.
     """

@@ -29,8 +29,7 @@ METHOD = (
     "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests "
     "are paired by seed against the reference: t test and Wilcoxon's signed ranks, each corrected "
     "after Holm over the comparisons of one data set, condition and metric. `shown` follows the "
-    "corrected t test at 5 %; inside the noise means that no difference is shown, not that there "
-    "is none.",
+    "corrected t test at 5 %; not shown to differ does not mean that there is no difference.",
     "Claims stand in the study file. What helps against the reference follows the corrected test "
     "of its table; against another variant, and within a limit, each claim is one planned "
     "comparison without correction. A claim `holds`, or does not, where the whole interval lies on "

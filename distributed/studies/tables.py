@@ -282,9 +282,9 @@ def significance_table(views: Sequence[ConditionView], metric: str, caption: str
 
 
 def verdict_text(comparison: Comparison, metric: str) -> str:
-    """better, worse, inside the noise, equal, or why it was not tested."""
+    """better, worse, not shown to differ, equal, or why it was not tested."""
     if comparison.verdict == "noise":
-        return "inside the noise"
+        return "not shown to differ"
     if comparison.verdict == "equal":
         return "equal"
     if comparison.verdict == "untested":

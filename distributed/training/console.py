@@ -116,7 +116,7 @@ def results_notes(metrics: RunMetrics, classes: Sequence[str], counts: Sequence[
     if metrics.test is None:
         notes.append(
             "the data has no test rows; the scores on validation, which picked the epoch, "
-            "are a little flattered"
+            "are biased a little upwards"
         )
     return notes
 

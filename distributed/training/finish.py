@@ -39,7 +39,10 @@ def finish_run(
     open_test: Callable[[], BatchSource] | None,
     history: list[dict[str, float]],
 ) -> RunResult:
-    """Completes the best epoch's network: second stage, calibration on validation, metrics.
+    """Completes the network of the best epoch and returns the result of the run.
+
+    Loads the best epoch's weights, corrects the confidences, fits the novelty limits, trains the
+    second stage, calibrates on validation and computes the metrics.
 
     open_test: opens the test split, which is read here and nowhere else; None leaves it out.
     """

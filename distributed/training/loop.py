@@ -137,7 +137,7 @@ def has_stopped_improving(run: TrainingState) -> bool:
     patience = run.config.optim.patience
     if not patience or run.best is None:
         return False
-    return run.epoch - run.best["risen"] >= patience
+    return run.epoch - run.best["first_epoch"] >= patience
 
 
 def train_epoch(run: TrainingState, train: TrainingSource) -> dict[str, float]:

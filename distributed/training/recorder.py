@@ -22,8 +22,8 @@ Progress = Callable[[dict[str, float]], bool | None]
 class EpochRecorder:
     """The loop's `report`: writes the history, TensorBoard and the state, then calls `progress`.
 
-    The state is written after the other files: a run that is killed in between repeats an epoch,
-    whose first record is then replaced; no epoch is ever missing.
+    The state is written after the other files. A killed run repeats the epochs after its last
+    saved state, and their records are replaced; no epoch is ever missing.
     """
 
     def __init__(

@@ -17,14 +17,14 @@ from model.outputs import Outputs
 
 
 class BestEpoch(TypedDict):
-    """The epoch whose weights the run will keep.
+    """The best epoch so far, with its weights.
 
-    score: larger is better. risen: the first epoch that reached this score.
+    score: larger is better. first_epoch: the first epoch with this score.
     """
 
     epoch: int
     score: float
-    risen: int
+    first_epoch: int
     weights: dict[str, Tensor]
 
 
@@ -45,12 +45,12 @@ class StateDict(TypedDict, total=False):
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training; `state_dict` and `load_state_dict` are all of it.
+    """A training: its fixed parts and what changes. `state_dict` holds what a resumed run needs.
 
     forward: the network as the training step calls it: compiled, or wrapped for several workers.
-    steps: optimiser steps of the whole run.
+    steps: planned optimiser steps of the whole run.
     average: running average of the weights, where optim.ema asks for one.
-    epoch, step: finished ones.
+    epoch, step: how many epochs and optimiser steps are done.
     seconds: time in training epochs, without the evaluations.
     data_seconds: the part of `seconds` that was spent waiting for batches.
     """
@@ -130,7 +130,7 @@ class TrainingState:
         self.best = BestEpoch(
             epoch=self.epoch,
             score=score,
-            risen=best["risen"] if best is not None and is_tie else self.epoch,
+            first_epoch=best["first_epoch"] if best is not None and is_tie else self.epoch,
             weights={
                 name: tensor.detach().clone()
                 for name, tensor in self.evaluated.state_dict().items()

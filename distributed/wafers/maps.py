@@ -162,8 +162,11 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
-def _place(grids: Array) -> Dies:
-    """Returns the dies of wafers whose grids are rows of (dies across, dies down, notch angle)."""
+def _die_positions(grids: Array) -> Dies:
+    """Returns the positions of all dies and whether each is on the wafer.
+
+    grids: one row per wafer (dies across, dies down, notch angle).
+    """
     across, down, notch = (grids[:, k, None, None] for k in range(3))
     index = np.arange(MAX_DIES)
     x, y = np.broadcast_arrays((2 * index + 1) / across - 1, (2 * index[:, None] + 1) / down - 1)
@@ -187,7 +190,7 @@ def _fail(
     def draw(low: float, high: float) -> Array:
         return rng.uniform(low, high, (len(grids), 1, 1))
 
-    dies, share = _place(grids), visible[:, None, None]
+    dies, share = _die_positions(grids), visible[:, None, None]
     defects = PATTERNS[pattern](dies, draw) * share
     # Dies near the edge of any wafer fail more often; a washed-out map is a noisier one too.
     background = (draw(0.1, 0.25) ** 2 + 0.06 * (1 - share) * draw(0, 1)) * (1 + dies.radius**6)

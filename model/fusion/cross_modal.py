@@ -158,7 +158,10 @@ class CrossModalModel(TensorFields):
             error_MM=torch.zeros(rows_MM.shape),
         )
         chunks = zip(torch.split(posterior_VMC, CHUNK), torch.split(present_VM, CHUNK), strict=True)
-        stats = [model.compare(posteriors, present, learned=True) for posteriors, present in chunks]
+        stats = [
+            model.compare(posteriors, present, fitted_on_these_rows=True)
+            for posteriors, present in chunks
+        ]
         slope_MM, error_MM = sum(stats[1:], stats[0]).slope()
         return replace(
             model,
@@ -167,12 +170,15 @@ class CrossModalModel(TensorFields):
         )
 
     def compare(
-        self, posterior_BMC: Tensor, present_BM: Tensor, learned: bool = False
+        self, posterior_BMC: Tensor, present_BM: Tensor, fitted_on_these_rows: bool = False
     ) -> CrossModalStats:
-        """Returns the sums of posteriors and expectations over these records.
+        """Compares posteriors with expectations; returns the sums that give `slope`.
 
-        learned: the model was fitted on these records; each record is then left out of its own
-        expectation.
+        For every pair of modalities, each record's posterior is compared with the mean posterior
+        that validation gives for the other modality's decision.
+
+        fitted_on_these_rows: the model was fitted on these records; each record is then left out
+        of its own expectation.
         """
         both_BMM = (present_BM[:, :, None] & present_BM[:, None, :]).double()
         posterior_BMC = torch.where(present_BM[..., None], posterior_BMC, 0.0).double()
@@ -181,7 +187,7 @@ class CrossModalModel(TensorFields):
         # table_MMCC[index][b, m, n] is the expectation of n by the decision of m in record b.
         index = (modalities[:, None], modalities, decided_BM[:, :, None])
         expected_BMMC, posterior_BMMC = self.table_MMCC[index].double(), posterior_BMC[:, None]
-        if learned:
+        if fitted_on_these_rows:
             count_BMM1 = self.count_MMC[index].double()[..., None] + PSEUDO_ROWS
             # The record counts once in its class, and again by its part in the pseudo rows.
             own_MM1 = (1 + PSEUDO_ROWS / self.rows_MM.clamp_min(1))[..., None]

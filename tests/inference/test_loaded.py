@@ -267,7 +267,7 @@ def test_what_is_unlike_training_counts_as_absent_unless_it_is_trusted(
     with_photo = frame["photo"].notna() & frame["age"].notna()
     assert (careful["weight/photo"][with_photo] == 0).all()
     assert (trusting["weight/photo"][with_photo] > 0).all()
-    assert "load(..., trust_unfamiliar=True) goes by it" in careful.attrs["notes"][0]
+    assert "load(..., trust_unfamiliar=True) uses it anyway" in careful.attrs["notes"][0]
 
 
 def test_a_model_says_what_it_is(folder: Path, model: LoadedModel) -> None:

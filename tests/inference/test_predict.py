@@ -315,8 +315,8 @@ def test_rows_that_are_unlike_training_are_marked(folder: Path, out: Path, tmp_p
     assert summary["rows_unfamiliar/photo"] == n
     assert summary["notes"] == [
         f"photo is unlike anything in training in {n} of 95 rows: it counts as"
-        f" absent; --trust-unfamiliar goes by it",
-        "5 of these rows have nothing that is like training: they are predicted by all they have",
+        f" absent; --trust-unfamiliar uses it anyway",
+        "5 of these rows have nothing that is like training: all their modalities are used",
     ]
     trusting, summary = run_predict(
         tmp_path, "table.parquet", tmp_path / "trusting", "--trust-unfamiliar"
@@ -488,9 +488,9 @@ def test_a_csv_in_many_chunks_is_one_table(
     rows, _ = open_input(
         checkpoint, str(folder / "long.csv"), images={}, split="all", batch_size=10
     )
-    waves = list(rows.waves(1))
-    assert len(waves) > 5
-    assert all(wave.rows % 10 == 0 for wave in waves[:-1])
+    task_groups = list(rows.task_groups(1))
+    assert len(task_groups) > 5
+    assert all(task_group.rows % 10 == 0 for task_group in task_groups[:-1])
     monkeypatch.setattr(batch_prediction, "needs_pool", lambda rows, concurrency: False)
     parts, _ = run_predict(folder, "long.csv", tmp_path / "parts", *arguments)
     pd.testing.assert_frame_equal(whole, parts)

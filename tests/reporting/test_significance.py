@@ -352,7 +352,7 @@ def test_words_say_better_worse_and_noise() -> None:
         "confidence is better than concatenation in balanced accuracy (+4.8 points"
     )
     assert "is worse than" in describe_comparison(better, metric("nll"))
-    assert "inside the noise" in describe_comparison(similar, metric("balanced_accuracy"))
+    assert "not shown to differ" in describe_comparison(similar, metric("balanced_accuracy"))
     assert describe_whether_helps("fusion", better, metric("balanced_accuracy")).startswith(
         "Fusion helps here: "
     )
@@ -360,12 +360,12 @@ def test_words_say_better_worse_and_noise() -> None:
         "Fusion does harm here: "
     )
     assert describe_whether_helps("fusion", similar, metric("balanced_accuracy")).startswith(
-        "Fusion does not help here as far as 5 seeds can show: "
+        "5 seeds do not show whether fusion helps here: "
     )
     (same,) = compare_to_reference({"a": CONCAT, "b": dict(CONCAT)}, "a")
     assert (
         describe_whether_helps("having experts", same, metric("accuracy"))
-        == "Having experts does not help here: b and a have the same accuracy in all 5 seeds."
+        == "Having experts makes no difference here: b and a have the same accuracy in all 5 seeds."
     )
 
 
@@ -382,13 +382,13 @@ def test_a_difference_lost_to_the_correction_is_called_noise() -> None:
         family=6,
     )
     assert (
-        "does not survive the correction for 6 comparisons, so inside the noise"
+        "does not survive the correction for 6 comparisons, so not shown to differ"
         in describe_comparison(lost, metric("accuracy"))
     )
     never = describe_comparison(
         replace(lost, t_p=0.29, t_holm=0.58), metric("accuracy")
     )  # all seeds on one side, far apart
-    assert "inside the noise" in never
+    assert "not shown to differ" in never
     assert "correction" not in never
     tiny = replace(lost, difference=-0.0002, low=-0.0004, high=-0.0001, t_holm=0.04)
     assert (

@@ -28,9 +28,9 @@ from distributed.searches.setup import (
     RecordedOptions,
     Setup,
     check_search,
-    claim,
     merge_options,
     prepare,
+    setup_for,
 )
 from distributed.searches.spaces import SPACES
 from distributed.searches.standings import Standings
@@ -288,7 +288,7 @@ def test_a_space_that_asks_for_gamma_takes_the_focal_loss(
     wafer_shards: str, tmp_path: Path
 ) -> None:
     options = SearchOptions(data=wafer_shards, space="margins", set=("loss.name=focal",), out="x")
-    checked = check_search(claim(Mirror(str(tmp_path / "e")).folder, options))
+    checked = check_search(setup_for(Mirror(str(tmp_path / "e")).folder, options))
     assert "loss.focal_gamma" in checked.searched
 
 
@@ -347,20 +347,20 @@ def test_a_search_is_recorded_whole_and_once(tmp_path: Path) -> None:
     path = tmp_path / "experiment.json"
     setup.save(tmp_path)
     os.utime(path, (1, 1))
-    again = claim(tmp_path, options)
+    again = setup_for(tmp_path, options)
     assert again == setup
     again.save(tmp_path)
     assert path.stat().st_mtime == 1
     again.options["trials"] = 30
     again.save(tmp_path)
-    assert claim(tmp_path, options).options["trials"] == 30
+    assert setup_for(tmp_path, options).options["trials"] == 30
     assert [p.name for p in tmp_path.iterdir()] == ["experiment.json"]
     path.write_text(path.read_text()[:100])
     with pytest.raises(
         ValueError,
         match=r"out must be new or hold a whole search; experiment.json in 'somewhere' is damaged",
     ):
-        claim(tmp_path, options)
+        setup_for(tmp_path, options)
 
 
 def test_a_space_that_asks_for_unknown_settings_is_refused(

@@ -37,7 +37,7 @@ def test_a_claim_against_the_reference_speaks_by_the_corrected_test(tmp_path: Pa
     levels = {**LEVELS, **{f"n{i}": 0.5 for i in range(2, 9)}}
     for name, variants, word in (
         ("alone", TWO, "It helps here"),
-        ("crowd", TWO + crowd, "It does not help here as far as"),
+        ("crowd", TWO + crowd, "5 seeds do not show whether it helps here"),
     ):
         state, _ = filled(tmp_path / name, variants + claim, levels)
         base = values(state, "concatenation")

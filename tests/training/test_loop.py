@@ -195,10 +195,10 @@ def test_patience_stops_early() -> None:
         key=lambda k: (recorded.metrics[k]["val/balanced_accuracy"], k),
     )
     assert run.best["epoch"] == best + 1
-    risen = next(
+    first_epoch = next(
         m["epoch"] for m in recorded.metrics if m["val/balanced_accuracy"] == run.best["score"]
     )
-    assert run.epoch in (30, risen + 2)
+    assert run.epoch in (30, first_epoch + 2)
 
 
 def test_patience_takes_a_tie_for_no_improvement() -> None:

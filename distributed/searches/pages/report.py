@@ -83,7 +83,7 @@ def reading_notes(standings: Standings) -> list[str]:
     if standings.tests():
         test = f"The test split is for the winner only; it was {when}."
     replicates = (
-        "No replicates: the leader was picked among single runs, so its score is flattered."
+        "No replicates: the leader was picked among single runs, so its score is biased upwards."
         " Add --replicates 3."
     )
     if standings.replicates:
@@ -91,7 +91,7 @@ def reading_notes(standings: Standings) -> list[str]:
             f"The leading {standings.best} configurations, the starting point and the baselines"
             f" were trained again with {standings.replicates} fresh seeds; they are ranked by the"
             " mean of these, so that being picked for one lucky run counts for nothing. The best of"
-            " several means is still a little flattered; the test split is not."
+            " several means is still biased a little upwards; the test split is not."
         )
     return [
         f"Every decision was made on the validation split. {test}",

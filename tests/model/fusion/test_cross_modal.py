@@ -160,10 +160,10 @@ def test_what_is_learned_does_not_depend_on_the_chunks(monkeypatch: pytest.Monke
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-6, atol=0)
     rows = [
-        whole.compare(p, q, learned=True)
+        whole.compare(p, q, fitted_on_these_rows=True)
         for p, q in zip(posterior_BMC.split(7), present_BM.split(7), strict=True)
     ]
-    once = whole.compare(posterior_BMC, present_BM, learned=True)
+    once = whole.compare(posterior_BMC, present_BM, fitted_on_these_rows=True)
     for name, tensor in sum(rows[1:], rows[0]).state_dict().items():
         torch.testing.assert_close(tensor, once.state_dict()[name], rtol=1e-11, atol=1e-11)
 
