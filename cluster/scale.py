@@ -82,7 +82,7 @@ def search_epochs(plan: Plan) -> float:
 
 
 def limits(plan: Plan, measured: Mapping[str, float]) -> dict[str, float]:
-    """Returns the rows a second that each part of the cluster can pass, all GPUs together."""
+    """Returns the rows per second that each part of the cluster can pass, all GPUs together."""
     nodes = plan.gpus / plan.gpus_per_node
     # Bytes for each row and GPU, sent and received, in a ring.
     gradients = 2 * 4 * measured["parameters"] / plan.batch

@@ -40,7 +40,7 @@ def option(
     metavar: the name of the value in the help.
     shown: what the help states as the default; empty: the help does not mention a default.
     otherwise: the value in use where the default is None, which stands for "not given".
-    repeat: the flag is given once a value, instead of once with several values behind it.
+    repeat: the flag is given once per value, instead of once with several values behind it.
     """
     return field(
         default=default,

@@ -159,6 +159,6 @@ def check_config(config: Config) -> None:
         raise ValueError(f"{rule}; got {scaling.min_workers}")
     min_rows = MIN_ROWS_PER_OWN_NORM * scaling.workers
     if not scaling.sync_batch_norm and scaling.workers > 1 and data.batch_size < min_rows:
-        rule = f"scaling.sync_batch_norm=false needs {MIN_ROWS_PER_OWN_NORM} rows a worker"
+        rule = f"scaling.sync_batch_norm=false needs {MIN_ROWS_PER_OWN_NORM} rows per worker"
         needed = f"data.batch_size of at least {min_rows}"
         raise ValueError(f"{rule}: {needed}; got {data.batch_size}")

@@ -151,7 +151,7 @@ class InferenceConfig:
     calibrate: bool = option(True, "fit temperatures on validation")
     decision_offsets: str = option(
         "none",
-        "fit one decision offset a class on validation for this metric",
+        "fit one decision offset per class on validation for this metric",
         choices=OFFSET_METRICS,
     )
     batch_size: int = option(512, "rows of an evaluation batch", low=1)
@@ -165,13 +165,13 @@ class ScalingConfig:
     min_workers: int = option(
         0, "elastic training may shrink to this many workers; 0 is a fixed number", low=0
     )
-    gpus_per_worker: float = option(0.0, "GPUs a worker, fractions allowed; 0 is CPU", low=0.0)
-    cpus_per_worker: float = option(1.0, "CPUs a worker", low=0.0)
-    threads: int = option(1, "torch threads a worker; 0 leaves torch's default", low=0)
+    gpus_per_worker: float = option(0.0, "GPUs per worker, fractions allowed; 0 is CPU", low=0.0)
+    cpus_per_worker: float = option(1.0, "CPUs per worker", low=0.0)
+    threads: int = option(1, "torch threads per worker; 0 leaves torch's default", low=0)
     sync_batch_norm: bool = option(
         True,
         "batch statistics of all workers' rows, so that N workers train as one;"
-        " false: of each worker's own rows, which saves two exchanges a layer",
+        " false: of each worker's own rows, which saves two exchanges per layer",
     )
     max_failures: int = option(
         3, "restarts of the worker group before the run fails; -1 is no limit", low=-1

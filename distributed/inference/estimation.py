@@ -1,4 +1,4 @@
-"""Chooses how the experts are weighed on new rows, from a sample of them where that is needed."""
+"""Chooses how the experts are weighted on new rows, from a sample of them where that is needed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def choose_aggregation(
     batch_size: int,
     gpus: float,
 ) -> tuple[FixedAggregation, Facts]:
-    """Returns how the experts are weighed, the same for every row, and the facts about it.
+    """Returns how the experts are weighted, the same for every row, and the facts about it.
 
     method: uniform or given, which need no estimate, or stability or prior, which make one.
     prior_C: the known class prior of the rows, for `given`.

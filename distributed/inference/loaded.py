@@ -44,7 +44,7 @@ from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from model.metrics.names import metric
 
-Place = str | os.PathLike[str]
+Location = str | os.PathLike[str]
 Metrics = dict[str, dict[str, float]]  # by split
 
 
@@ -52,19 +52,19 @@ class PredictionNote(UserWarning):
     """Something about the predicted rows that their user should know, such as unread cells."""
 
 
-def load(place: Place, *, gpu: bool = False, trust_unfamiliar: bool = False) -> LoadedModel:
+def load(location: Location, *, gpu: bool = False, trust_unfamiliar: bool = False) -> LoadedModel:
     """Loads a trained model.
 
-    place: a run or its checkpoint folder; a path or a URI.
+    location: a run or its checkpoint folder; a path or a URI.
     gpu: predict on this machine's GPU.
     trust_unfamiliar: also use modalities that are unlike anything in training. Otherwise they
     count as absent in the rows where that is so.
     """
-    location = os.fspath(place)
-    checkpoint = load_checkpoint(location)
+    uri = os.fspath(location)
+    checkpoint = load_checkpoint(uri)
     if trust_unfamiliar:
         checkpoint.network.accept_all_modalities()
-    return LoadedModel(location, checkpoint, gpus=float(gpu))
+    return LoadedModel(uri, checkpoint, gpus=float(gpu))
 
 
 class LoadedModel:
@@ -74,17 +74,17 @@ class LoadedModel:
     metrics: the metrics of the run for each split, if it was loaded from a finished run.
     """
 
-    def __init__(self, place: str, checkpoint: Checkpoint, gpus: float = 0.0) -> None:
-        self.place, self.checkpoint = place, checkpoint
+    def __init__(self, location: str, checkpoint: Checkpoint, gpus: float = 0.0) -> None:
+        self.location, self.checkpoint = location, checkpoint
         self.classes: tuple[str, ...] = checkpoint.network.schema.classes
-        self.metrics: Metrics | None = _read_metrics(place)
+        self.metrics: Metrics | None = _read_metrics(location)
         self._gpus = gpus
         pick_device(gpus)  # raises an error now if there is no GPU
 
     def predict(
         self,
         rows: Rows,
-        images: Place | Mapping[str, Place] | None = None,
+        images: Location | Mapping[str, Location] | None = None,
         *,
         prior: Mapping[str, float] | None = None,
         aggregation: str | None = None,
@@ -99,7 +99,7 @@ class LoadedModel:
         images: the folder where paths of image columns begin, or a folder for each column; the
         current folder otherwise. Paths that leave it are refused.
         prior: the known class shares of these rows, {class: weight}; 0 for classes left out.
-        aggregation: how the experts are weighed: uniform, stability or prior, estimated from
+        aggregation: how the experts are weighted: uniform, stability or prior, estimated from
         these rows; the run's own setting otherwise.
         abstain: rows whose best probability is lower get an empty class.
         batch_size: rows at a time; the run's own setting otherwise.
@@ -160,7 +160,7 @@ class LoadedModel:
         accuracy = (self.metrics or {}).get("test", {}).get("balanced_accuracy")
         if accuracy is not None:
             parts.append(f"balanced accuracy {metric('balanced_accuracy').text(accuracy)} on test")
-        return f"<LoadedModel {self.place}: {', '.join(parts)}>"
+        return f"<LoadedModel {self.location}: {', '.join(parts)}>"
 
     def _manifest(self) -> Manifest:
         return raw_manifest(self.checkpoint, "a frame")
@@ -168,7 +168,7 @@ class LoadedModel:
     def _open_frame(
         self,
         frame: pd.DataFrame,
-        images: Place | Mapping[str, Place] | None,
+        images: Location | Mapping[str, Location] | None,
         batch_size: int,
     ) -> tuple[FrameRows, list[str]]:
         """Checks the columns of a frame and returns its rows, and notes about the columns."""
@@ -215,7 +215,7 @@ def _check_arguments(aggregation: str | None, abstain: float, batch_size: int) -
 
 
 def _image_folders(
-    images: Place | Mapping[str, Place] | None, columns: list[str], available: list[str]
+    images: Location | Mapping[str, Location] | None, columns: list[str], available: list[str]
 ) -> dict[str, str]:
     """Returns the folder of every image column."""
     if isinstance(images, Mapping):
@@ -250,9 +250,9 @@ def _in_order(table: pa.Table, totals: PredictionTotals, ids: pa.Array) -> pd.Da
     return whole.to_pandas()
 
 
-def _read_metrics(place: str) -> Metrics | None:
+def _read_metrics(location: str) -> Metrics | None:
     """Returns the metrics of a run, also where its checkpoint folder was named."""
-    run = place.rstrip("/").removesuffix("/checkpoint")
+    run = location.rstrip("/").removesuffix("/checkpoint")
     try:
         content: dict[str, object] = json.loads(read_file(join(run, "metrics.json")))
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ class EvaluateOptions:
     split: str = option("test", "rows to evaluate", choices=SPLITS)
     aggregation: str | None = option(
         None,
-        "how experts are weighed",
+        "how experts are weighted",
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )
@@ -80,12 +80,14 @@ class PredictOptions:
         "model actors",
         low=1,
         metavar="N",
-        shown=f"none up to {MAX_ROWS_IN_PROCESS:,} rows, else one a CPU or GPU share",
+        shown=f"none up to {MAX_ROWS_IN_PROCESS:,} rows, else one per CPU or GPU share",
     )
-    gpus_per_actor: float = option(0.0, "GPUs a model actor, fractions allowed", low=0, metavar="G")
+    gpus_per_actor: float = option(
+        0.0, "GPUs per model actor, fractions allowed", low=0, metavar="G"
+    )
     aggregation: str | None = option(
         None,
-        "how experts are weighed; estimates come first, from a sample of the rows",
+        "how experts are weighted; estimates come first, from a sample of the rows",
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )

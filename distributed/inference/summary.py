@@ -61,7 +61,7 @@ def _condition_texts(options: EvaluateOptions) -> list[str]:
 
 
 def _experts_text(result: EvaluationResult) -> str:
-    """How the experts were weighed, and why another method was refused."""
+    """How the experts were weighted, and why another method was refused."""
     aggregation = result.aggregation
     weights = " ".join(f"{weight:.2f}" for weight in aggregation.weights_E.tolist())
     text = f"{aggregation.method} weights {weights}"

@@ -1,4 +1,4 @@
-"""How a checkpoint's experts are weighed on new rows, and the class prior that they are moved to.
+"""How a checkpoint's experts are weighted on new rows, and the class prior that they are moved to.
 
 Legend: N rows, V validation rows, M modalities, E experts, C classes.
 """

@@ -23,8 +23,8 @@ MIN_ROWS = 20  # of fewer rows nothing is concluded
 MIN_RECALL = 0.98  # by the value alone: from here on it determines the label
 MIN_ONE_LABEL_SHARE = 0.25  # of the rows whose value occurs with a single label
 CHANCE = 1e-6  # a value occurs with one label by chance, over all values
-MAX_CLASS_SHARE = 0.95  # of a larger class, one label is no wonder
-MIN_CLASS_ROWS = 5  # of smaller classes, a small training share is no wonder
+MAX_CLASS_SHARE = 0.95  # of a larger class, one label is expected
+MIN_CLASS_ROWS = 5  # of smaller classes, a small training share is expected
 
 FloatArray = NDArray[np.float64]
 

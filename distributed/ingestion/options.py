@@ -27,7 +27,6 @@ class IngestOptions:
         None,
         "rows of one group stay in one split: a patient, a lot",
         metavar="COL",
-        shown="every row for itself",
     )
     id: str | None = option(None, "column of unique ids", metavar="COL", shown="rows are numbered")
     drop: tuple[str, ...] = option((), "columns to leave out", metavar="COL")
@@ -47,10 +46,13 @@ class IngestOptions:
         (),
         "table modalities of their own",
         metavar="NAME=COL,COL",
-        shown="all columns are one, table",
+        shown="one modality named table",
     )
     split_column: str | None = option(
-        None, "column that says train, val or test", metavar="COL", shown="--split"
+        None,
+        "column that says train, val or test",
+        metavar="COL",
+        shown="none: rows are split by --split",
     )
     split: str | None = option(
         None,
@@ -78,7 +80,7 @@ class IngestOptions:
         "rows of one part file",
         low=0,
         metavar="N",
-        shown="0, by size: 32 MiB, more from 2,000 files on",
+        shown="0: about 32 MiB per file, larger beyond 2,000 files",
     )
     overwrite: bool = option(False, "replace a SHARDS folder at --out", shown="refuse")
     seed: int = option(0, "of the split and of the order of the rows", low=0, metavar="N")

@@ -99,12 +99,12 @@ class OutputFolder:
         """Creates the folder beside the final one; in place, only checks that it is writable."""
         if self.remote:
             return
-        place, name = (self.uri, "") if self.mounted else os.path.split(self.uri)
+        parent, name = (self.uri, "") if self.mounted else os.path.split(self.uri)
         try:
-            os.makedirs(place, exist_ok=True)
-            self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=place)
+            os.makedirs(parent, exist_ok=True)
+            self.work = tempfile.mkdtemp(prefix=f".{name}.incomplete.", dir=parent)
         except OSError as error:
-            raise ValueError(f"cannot write to {place!r}: {error.strerror}") from None
+            raise ValueError(f"cannot write to {parent!r}: {error.strerror}") from None
         if self.mounted:
             os.rmdir(self.work)
             self.work = self.uri
@@ -141,8 +141,8 @@ class OutputFolder:
         if not self.existing:
             os.rename(self.work, self.uri)
             return
-        place, name = os.path.split(self.uri)
-        old = tempfile.mkdtemp(prefix=f".{name}.old.", dir=place)
+        parent, name = os.path.split(self.uri)
+        old = tempfile.mkdtemp(prefix=f".{name}.old.", dir=parent)
         os.rename(self.uri, os.path.join(old, "shards"))
         os.rename(self.work, self.uri)
         shutil.rmtree(old, ignore_errors=True)
@@ -164,7 +164,7 @@ class OutputFolder:
 def is_mount(path: str) -> bool:
     """Whether a volume is mounted here, which cannot be renamed.
 
-    os.path.ismount overlooks another folder of the same disk.
+    os.path.ismount does not recognise bind mounts.
     """
     try:
         with open("/proc/self/mountinfo") as lines:

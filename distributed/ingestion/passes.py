@@ -109,7 +109,7 @@ def collect_identities(blocks: PreparedBlocks) -> pa.Table:
 def block_statistics(rows: RowAssignment, sampled: int, *blocks: pa.Table) -> TrainingStatistics:
     """Counts over the training rows of some blocks, as a Ray task.
 
-    sampled: as many training rows, the first by position, give the quantiles.
+    The quantiles are computed from the first `sampled` training rows by position.
     """
     train = rows.split == TRAIN
     table = _joined(blocks).filter(pa.array(train))

@@ -110,7 +110,7 @@ class IngestReport:
         return {d.name: d.reading for d in self.decisions if d.reading}
 
     def why_dropped(self) -> str:
-        """Returns why the first columns were dropped, for an error without any left."""
+        """Returns why columns were dropped, for the error message when no column is left."""
         reasons = [f"{name}: {reason}" for name, reason in self.dropped().items()]
         return "; ".join(reasons[:5]) or "there was none"
 

@@ -127,7 +127,7 @@ def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     if orientation(image) >= 5 and image.format != "TIFF":
         height, width = width, height
     values = None
-    if is_deep(image):
+    if has_more_than_8_bits(image):
         values = np.asarray(load_upright_image(data, max_pixels), dtype=np.float32).ravel()
         values = values[:: max(1, len(values) // GREY_SAMPLE)]
     return ImageHeader(height, width, is_grey(image), values)
@@ -150,20 +150,23 @@ def orientation(image: Image.Image) -> int:
     return value if value in range(2, 9) else 1
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Whether the image has more than 8 bits of grey."""
+def has_more_than_8_bits(image: Image.Image) -> bool:
+    """Returns whether the image has more than 8 bits of grey."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def is_grey(image: Image.Image) -> bool:
-    return is_deep(image) or image.mode in ("1", "L", "LA", "La")
+    return has_more_than_8_bits(image) or image.mode in ("1", "L", "LA", "La")
 
 
 def convert_mode(
     image: Image.Image, channels: int, window: tuple[float, float] | None
 ) -> Image.Image:
-    """Returns 8-bit grey or RGB: deep grey goes through the window, transparency onto white."""
-    if is_deep(image):
+    """Returns the image as 8-bit grey or RGB.
+
+    16-bit grey values are rescaled by the window; transparent pixels become white.
+    """
+    if has_more_than_8_bits(image):
         low, high = window or FULL_RANGE
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=low)
         scaled = np.clip((values - low) * (255.0 / (high - low)), 0, 255)
@@ -214,14 +217,14 @@ def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
     keeps = fitted is raw and raw.format in ("JPEG", "PNG") and stored == (raw.size, raw.mode, 1)
     encoded = data if keeps else encode_image(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
     return PreparedImage(
-        encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), is_deep(raw)
+        encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), has_more_than_8_bits(raw)
     )
 
 
 def encode_image(image: Image.Image, kind: str) -> bytes:
-    """Returns a JPEG or PNG file, without profiles, comments or positions.
+    """Returns a JPEG or PNG file, without profiles, comments or GPS data.
 
-    A JPEG has no chroma subsampling, which blurs colour at these sizes.
+    Chroma subsampling is off, because it blurs colour in small images.
     """
     buffer = io.BytesIO()
     image.info = {}

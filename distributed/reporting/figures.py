@@ -33,7 +33,7 @@ PATTERNS = ("", "/", ".", "x")
 
 
 def forest_plot(comparisons: Sequence[Comparison], metric: Metric) -> go.Figure:
-    """Draws each variant's difference to the reference with its interval, one variant a line.
+    """Draws each variant's difference to the reference with its interval, one variant per line.
 
     Colour and symbol say whether it is better, worse or not shown to differ.
     """

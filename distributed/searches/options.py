@@ -48,7 +48,7 @@ class SearchOptions:
     )
     workers: int | None = option(
         None,
-        "training processes a trial, the same as --set scaling.workers=N",
+        "training processes per trial, the same as --set scaling.workers=N",
         metavar="N",
         shown="1",
     )
@@ -114,9 +114,7 @@ class SearchOptions:
         metavar="EXPERIMENT",
         shown="experiments/ and the time of day",
     )
-    resume: bool = option(
-        False, "go on with the search in --out, or extend it with more --trials", shown=""
-    )
+    resume: bool = option(False, "go on with the search in --out, or extend it with more --trials")
     quick: bool | None = option(
         None, "a few tiny trials, to see that everything works", otherwise=False, shown=""
     )

@@ -37,7 +37,7 @@ def run(
     started: when this process began to work on the search, on the monotonic clock.
     """
     setup = search.setup
-    arrays = share_splits(setup.shards, setup.base, ("train", "val"))  # decodes meanwhile
+    arrays = share_splits(setup.shards, setup.base, ("train", "val"))  # runs in the background
     planner = Planner(standings, seed=setup.settings.optim.seed, test=search.has_test_rows)
     searcher = make_searcher(search, planner, mirror)
     trainable = tuner.make_trainable(

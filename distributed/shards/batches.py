@@ -76,7 +76,7 @@ class MemorySource:
 class StreamSource:
     """A split that is read and decoded anew in every epoch.
 
-    Its memory does not grow with the split, except for 48 bytes a row.
+    Its memory does not grow with the split, except for 48 bytes per row.
     """
 
     schema: Schema

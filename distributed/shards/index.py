@@ -20,7 +20,7 @@ MAX_THREADS = 16  # for reading footers
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """Every row of a split in storage order; 8 bytes a row.
+    """Every row of a split in storage order; 8 bytes per row.
 
     Legend: R rows, U storage units (row groups).
 

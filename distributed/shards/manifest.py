@@ -37,7 +37,10 @@ class Manifest:
 
 
 def read_manifest(uri: str) -> Manifest:
-    """Reads the manifest of a SHARDS folder; what is wrong with it is one clear ValueError."""
+    """Reads the manifest of a SHARDS folder.
+
+    Raises ValueError if it is missing, damaged or too new.
+    """
     text = _read_text(uri)
     try:
         plain = json.loads(text)

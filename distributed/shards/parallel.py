@@ -22,7 +22,7 @@ from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Windo
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ray Data takes seconds to start its processes and 0.4 s an epoch; from so many decoded bytes on
+# Ray Data takes seconds to start its processes and 0.4 s per epoch; from so many decoded bytes on
 # that is soon regained.
 MIN_RAY_BYTES = 1 << 30
 

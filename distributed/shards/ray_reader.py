@@ -61,7 +61,7 @@ def read_in_ray(reader: ShardReader, windows: list[Window], world: int = 1) -> I
 def decode_windows(
     numbers: Columns, shared: ray.ObjectRef[tuple[ShardReader, list[Window]]], block_bytes: int
 ) -> Iterator[Arrays]:
-    """Decodes the windows of these numbers, as a Ray Data task; yields a few batches a block.
+    """Decodes the windows of these numbers, as a Ray Data task; yields a few batches per block.
 
     Arrays without columns are left out, for the object store keeps none.
     """

@@ -45,7 +45,10 @@ class ShardReader:
         return {**self.__dict__, "recent": {}}
 
     def columns(self, rows_B: IntArray) -> Columns:
-        """Returns the raw columns of these rows, in this order; every row group is read once."""
+        """Returns the stored columns of these rows, in this order, with label and rank.
+
+        A row group is read once and kept for the next call.
+        """
         index = self.index
         units = np.unique(index.units(rows_B))
         self.recent = self._read_units(units)

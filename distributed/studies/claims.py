@@ -84,8 +84,8 @@ def _capitalised(text: str) -> str:
 
 def _where(view: ConditionView, views: Sequence[ConditionView]) -> str:
     """The view's data set and condition, as far as they differ between the views."""
-    place = ", ".join(varying_values(view, varying_columns(views)))
-    return f"{place}: " if place else ""
+    condition = ", ".join(varying_values(view, varying_columns(views)))
+    return f"{condition}: " if condition else ""
 
 
 def check_claims(
@@ -106,9 +106,9 @@ def check_claims(
 
 def claim_sentences(results: Sequence[ClaimResult], views: Sequence[ConditionView]) -> list[str]:
     """A sentence for every claim without a limit."""
-    places = {(view.data, view.condition): _where(view, views) for view in views}
+    prefixes = {(view.data, view.condition): _where(view, views) for view in views}
     return [
-        f"{places[result.data, result.condition]}{result.outcome}"
+        f"{prefixes[result.data, result.condition]}{result.outcome}"
         for result in results
         if not result.claim.has_limit
     ]
@@ -118,8 +118,8 @@ def claim_table(
     results: Sequence[ClaimResult], views: Sequence[ConditionView]
 ) -> ReportTable | None:
     """The claims with a limit and what was measured; None if there are none."""
-    place = varying_columns(views)
-    by_place = {(view.data, view.condition): view for view in views}
+    key_columns = varying_columns(views)
+    view_of = {(view.data, view.condition): view for view in views}
     rows = []
     for result in results:
         if not result.claim.has_limit:
@@ -132,12 +132,12 @@ def claim_table(
             if summary.low is not None and summary.high is not None:
                 low, high = (_format_measured(result.claim, v) for v in (summary.low, summary.high))
                 interval = f"{low} to {high}"
-        view = by_place[result.data, result.condition]
+        view = view_of[result.data, result.condition]
         seeds = summary.n if summary is not None else 0
         rows.append(
             [
                 result.claim.text,
-                *varying_values(view, place),
+                *varying_values(view, key_columns),
                 measured,
                 interval,
                 seeds,
@@ -147,7 +147,7 @@ def claim_table(
     if not rows:
         return None
     return ReportTable(
-        columns=("claim", *place, "measured", "95 % interval", "seeds", "verdict"),
+        columns=("claim", *key_columns, "measured", "95 % interval", "seeds", "verdict"),
         rows=rows,
         caption="Claims with limits, and what was measured.",
     )

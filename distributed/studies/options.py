@@ -33,7 +33,6 @@ class StudyOptions:
         False,
         "keep the finished cells in --out and run the rest; "
         "with a larger --seeds it extends a study",
-        shown="",
     )
     set: tuple[str, ...] = option(
         (), "settings of every cell (variants and conditions win)", metavar="K=V", shown=""

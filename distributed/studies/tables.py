@@ -86,7 +86,7 @@ def score_table(
     views: Sequence[ConditionView], metrics: Sequence[str], caption: str
 ) -> ReportTable:
     """Mean ± sd of every metric; the best mean of each data set and condition is bold."""
-    place = varying_columns(views)
+    key_columns = varying_columns(views)
     headings = [names.metric(metric).heading for metric in metrics]
     rows = []
     for view in views:
@@ -97,8 +97,8 @@ def score_table(
                 _mean_cell(means[metric].get(variant), metric, strong=variant in best[metric])
                 for metric in metrics
             ]
-            rows.append([*varying_values(view, place), variant, count, *cells])
-    columns = (*place, "variant", "seeds", *headings)
+            rows.append([*varying_values(view, key_columns), variant, count, *cells])
+    columns = (*key_columns, "variant", "seeds", *headings)
     return ReportTable(columns=columns, rows=rows, caption=caption)
 
 
@@ -142,7 +142,7 @@ def _mean_cell(summary: Summary | None, metric: str, *, strong: bool = False) ->
 
 def confidence_table(views: Sequence[ConditionView]) -> ReportTable:
     """Every modality's predicted confidence beside the truth that it predicts."""
-    place = varying_columns(views)
+    key_columns = varying_columns(views)
     rows = []
     for view in views:
         means = {fact: view.means(fact) for fact in confidence_facts(view)}
@@ -155,7 +155,9 @@ def confidence_table(views: Sequence[ConditionView]) -> ReportTable:
                     _mean_cell(means.get(f"{group}/{fact}", {}).get(variant), f"{group}/{fact}")
                     for fact in CONFIDENCE_FACTS
                 ]
-                rows.append([*varying_values(view, place), variant, modality, classes, *cells])
+                rows.append(
+                    [*varying_values(view, key_columns), variant, modality, classes, *cells]
+                )
     caption = (
         "Confidence against the truth, over all classes and over the few-shot ones: what was "
         "predicted, what of it the fusion uses (drawn towards the mean of its class), the "
@@ -163,7 +165,7 @@ def confidence_table(views: Sequence[ConditionView]) -> ReportTable:
         "records, and the fusion weight. The standard deviation over seeds says how stable each is."
     )
     facts = [fact.replace("_", " ") for fact in CONFIDENCE_FACTS]
-    columns = (*place, "variant", "modality", "classes", *facts)
+    columns = (*key_columns, "variant", "modality", "classes", *facts)
     folded = len(rows) > MAX_UNFOLDED_ROWS
     return ReportTable(columns=columns, rows=rows, caption=caption, folded=folded)
 
@@ -217,9 +219,9 @@ def tidy_table(views: Sequence[ConditionView], metrics: Sequence[str]) -> Report
         for metric in metrics:
             comparisons = {comparison.name: comparison for comparison in view.comparisons(metric)}
             for variant, mean in view.means(metric).items():
-                place = [view.data, view.condition, variant, metric]
+                row_key = [view.data, view.condition, variant, metric]
                 score = [mean.n, mean.mean, mean.sd, mean.low, mean.high]
-                rows.append([*place, *score, *_tidy_comparison(comparisons.get(variant))])
+                rows.append([*row_key, *score, *_tidy_comparison(comparisons.get(variant))])
     return ReportTable(columns=TIDY_COLUMNS, rows=rows)
 
 
@@ -242,7 +244,7 @@ def _tidy_comparison(comparison: Comparison | None) -> list[CellContent]:
 
 def significance_table(views: Sequence[ConditionView], metric: str, caption: str) -> ReportTable:
     """Each variant against the reference: difference, interval, verdict, effect and p values."""
-    place = varying_columns(views)
+    key_columns = varying_columns(views)
     rows = []
     for view in views:
         for comparison in view.comparisons(metric):
@@ -254,7 +256,7 @@ def significance_table(views: Sequence[ConditionView], metric: str, caption: str
                 text = f"{comparison.effect:.2f}".replace("-", "−")
                 effect = TableCell(text=text, value=comparison.effect)
             row = [
-                *varying_values(view, place),
+                *varying_values(view, key_columns),
                 comparison.name,
                 difference,
                 _interval_text(comparison, metric) or None,
@@ -267,7 +269,7 @@ def significance_table(views: Sequence[ConditionView], metric: str, caption: str
             ]
             rows.append(row)
     columns = (
-        *place,
+        *key_columns,
         "variant",
         "difference",
         "95 % interval",

@@ -29,11 +29,9 @@ class FitOptions:
         None, "training processes, the same as --set scaling.workers=N", metavar="N", shown="1"
     )
     gpus_per_worker: float | None = option(
-        None, "GPUs a worker, fractions allowed", metavar="G", shown="0, that is CPU"
+        None, "GPUs per worker, fractions allowed", metavar="G", shown="0, that is CPU"
     )
     out: str | None = option(
         None, "folder or URI of the run", metavar="RUN", shown="runs/ and the time of day"
     )
-    resume: bool = option(
-        False, "continue the run in --out from its last saved epoch", shown="start anew"
-    )
+    resume: bool = option(False, "continue the run in --out from its last saved epoch")

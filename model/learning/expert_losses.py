@@ -42,8 +42,8 @@ def prior_strengths(config: LossConfig, experts: int) -> Tensor:
 
     A single expert has the average.
     """
-    place_E = torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
-    return config.average_prior_strength + config.spread_of_prior_strength * place_E
+    position_E = torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
+    return config.average_prior_strength + config.spread_of_prior_strength * position_E
 
 
 def reversed_prior(log_prior_C: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ def sade_logit_shifts(counts_C: Tensor, experts: int) -> Tensor:
     the first shift over the second to the third; a single one takes the second (balanced softmax).
     """
     log_prior_C = log_prior(counts_C)
-    place_E = torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)
-    place_E1 = place_E.to(log_prior_C)[:, None]
-    forward_EC = place_E1.clamp_max(1) * log_prior_C
-    backward_EC = (place_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
+    position_E = torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)
+    position_E1 = position_E.to(log_prior_C)[:, None]
+    forward_EC = position_E1.clamp_max(1) * log_prior_C
+    backward_EC = (position_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
     return forward_EC - backward_EC
 
 

@@ -22,7 +22,7 @@ from model.precision import at_least_float32
 STAGES = ("crt", "lws", "tau")
 NEVER = -1e6  # finite log-prior of a class that is ruled out; no logit makes up for it
 BATCH = 128
-# Fewest and most batches an epoch: small data must converge, large data must take seconds only.
+# Fewest and most batches per epoch: small data must converge, large data must take seconds only.
 MIN_STEPS, MAX_STEPS = 64, 512
 
 

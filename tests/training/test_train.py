@@ -299,7 +299,7 @@ def test_a_diverging_run_names_step_and_term(wafer_shards: str, tmp_path: Path) 
         ),
         (
             ["--workers", "8", "--set", "scaling.sync_batch_norm=false"],
-            "scaling.sync_batch_norm=false needs 16 rows a worker: "
+            "scaling.sync_batch_norm=false needs 16 rows per worker: "
             "data.batch_size of at least 128; got 64",
         ),
     ],

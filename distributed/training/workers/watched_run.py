@@ -68,9 +68,9 @@ def run_on_workers(
     progress: gets every epoch that the run adds to its history, each once.
     check_stop: called several times a second; raises to stop waiting.
 
-    Ray Train has threads of its own, because its waiting lets no signal through. `progress`,
-    where Tune stops a trial, and `check_stop`, where signals stop a run, may raise in the
-    calling thread; the process then ends, and with it the trainer and its workers.
+    Ray Train runs in a separate thread, because its blocking wait does not react to signals.
+    `progress`, where Tune stops a trial, and `check_stop`, where signals stop a run, may raise in
+    the calling thread; the process then ends, and with it the trainer and its workers.
     """
     past = read_history(spec.out)
     last = past[-1]["epoch"] if past else 0.0
