@@ -79,7 +79,7 @@ def comparable_rows(standings: Standings) -> tuple[list[Row], str]:
     for record in ended:
         scores = [entry.get(metric) for entry in record.history if entry["epoch"] == epoch]
         rows += [{**record.job.settings, metric: s} for s in scores[-1:] if is_finite(s)]
-    return rows, f" after epoch {epoch}, which all have reached"
+    return rows, f" after epoch {epoch} (reached by all trials)"
 
 
 def contour_pair(rows: Sequence[Row], shares: Mapping[str, float]) -> tuple[str, str] | None:
