@@ -94,7 +94,9 @@ class PlainLoop:
     def __init__(
         self, network: Network, source: BatchSource, settings: Config, device: torch.device
     ) -> None:
-        self.network: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack memory_format
+        # torch's stubs lack memory_format.
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
         self.source, self.settings, self.device = source, settings, device
         self.optimiser = build_optimiser(network, settings.optim)
         self.step = self.epochs = 0

@@ -149,7 +149,9 @@ class Predictor:
         """
         self.checkpoint, self.aggregation, self.device = checkpoint, aggregation, device
         self.abstain = abstain
-        self.network = checkpoint.network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # PyTorch's stubs lack this signature
+        self.network = checkpoint.network.eval()
+        # PyTorch's stubs lack memory_format.
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_C = priors.mean_class_prior(checkpoint)
         self.schema = output_schema(checkpoint, has_splits)
 

@@ -87,13 +87,13 @@ class StreamSource:
     def __post_init__(self) -> None:
         self.rows, self.steps = self.plan.rows, self.plan.steps
         index, selection = self.reader.index, self.plan.selection
-        self._units = index.units(selection.rows_R)
+        self._row_groups = index.row_groups(selection.rows_R)
         rows_in_bytes = WINDOW_BYTES * index.rows // max(int(index.bytes_U.sum()), 1)
         self._buffer = int(min(self.plan.buffer, rows_in_bytes))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         selection, plan = self.plan.selection, self.plan
-        stretches = list(plan.windows(epoch, start, self._units, self._buffer))
+        stretches = list(plan.windows(epoch, start, self._row_groups, self._buffer))
         order = np.concatenate([chosen for chosen, _ in stretches]) if stretches else np.arange(0)
         windows = [Window(selection.rows_R[chosen], ends) for chosen, ends in stretches]
         decoded = read_batches(self.reader, windows, plan.world, self.engine)

@@ -61,15 +61,15 @@ class EpochPlan:
         return sampling.shuffle_draws(self.draws(epoch), seed=self.seed, epoch=epoch)
 
     def windows(
-        self, epoch: int, start: int, units: IntArray, buffer: int
+        self, epoch: int, start: int, row_groups: IntArray, buffer: int
     ) -> Iterator[tuple[IntArray, tuple[int, ...]]]:
         """Yields this worker's epoch in a stream, from batch `start` on, as windows.
 
         A window holds the rows that are read together, in the order of use, and the position in
-        it where each of its batches ends. units: the storage unit (row group) of every row.
+        it where each of its batches ends. row_groups: the row group of every row.
         """
         shares = [self.share(k) for k in range(self.steps)]
-        own = self._own_rows(epoch, units, shares)
+        own = self._own_rows(epoch, row_groups, shares)
         ends = np.cumsum([high - low for low, high, _ in shares])
         batches = max(1, buffer // max(int(ends[0]), 1))
         for first in range(start // batches * batches, self.steps, batches):
@@ -83,12 +83,14 @@ class EpochPlan:
             yield window[skipped:], tuple(batch_ends)
 
     def _own_rows(
-        self, epoch: int, units: IntArray, shares: list[tuple[int, int, int]]
+        self, epoch: int, row_groups: IntArray, shares: list[tuple[int, int, int]]
     ) -> IntArray:
         """Returns this worker's rows of an epoch in a stream, before windows are shuffled."""
         if self.train:
             low, high, _ = shares[0]
-            order = sampling.order_by_unit(self.draws(epoch), units, seed=self.seed, epoch=epoch)
+            order = sampling.order_by_row_group(
+                self.draws(epoch), row_groups, seed=self.seed, epoch=epoch
+            )
             return order[self.steps * low : self.steps * high]
         slices = [
             np.arange(k * self.size + low, k * self.size + high)

@@ -22,10 +22,10 @@ MAX_THREADS = 16  # for reading footers
 class SplitIndex:
     """Every row of a split in storage order; 8 bytes per row.
 
-    Legend: R rows, U storage units (row groups).
+    Legend: R rows, U row groups.
 
-    file_U: the index of the unit's file. group_U: the number of the unit in its file.
-    starts_U: the position of the unit's first row, and one more entry, the number of rows.
+    file_U: the index of the row group's file. group_U: its number in that file.
+    starts_U: the position of each group's first row, and one more entry, the number of rows.
     bytes_U: encoded bytes.
     """
 
@@ -43,8 +43,8 @@ class SplitIndex:
     def rows(self) -> int:
         return int(self.starts_U[-1])
 
-    def units(self, rows_B: IntArray) -> IntArray:
-        """Returns the unit of each row."""
+    def row_groups(self, rows_B: IntArray) -> IntArray:
+        """Returns the row group of each row."""
         return np.searchsorted(self.starts_U, rows_B, side="right") - 1
 
 
@@ -77,9 +77,9 @@ def read_index(shards: str, split: str) -> SplitIndex:
 
     with ThreadPoolExecutor(min(MAX_THREADS, len(files))) as pool:
         parts = list(pool.map(read_file_index, files))
-    unit_rows = np.array([n for part in parts for n in part.group_rows], dtype=np.int64)
+    group_rows = np.array([n for part in parts for n in part.group_rows], dtype=np.int64)
     columns = numpy_columns(pa.concat_tables([part.labels_and_ranks for part in parts]))
-    unknown_R = np.full(int(unit_rows.sum()), -1, dtype=np.int32)
+    unknown_R = np.full(int(group_rows.sum()), -1, dtype=np.int32)
     groups_in_file = [len(part.group_rows) for part in parts]
     return SplitIndex(
         shards=shards,
@@ -87,7 +87,7 @@ def read_index(shards: str, split: str) -> SplitIndex:
         files=tuple(files),
         file_U=np.repeat(np.arange(len(files)), groups_in_file),
         group_U=np.concatenate([np.arange(n) for n in groups_in_file]),
-        starts_U=np.concatenate(([0], np.cumsum(unit_rows))),
+        starts_U=np.concatenate(([0], np.cumsum(group_rows))),
         bytes_U=np.array([n for part in parts for n in part.group_bytes], dtype=np.int64),
         labels_R=columns.get("label", unknown_R).astype(np.int32),
         ranks_R=columns.get("rank", unknown_R).astype(np.int32),

@@ -1,4 +1,4 @@
-"""Reads chosen rows of a split in a chosen order; row groups are the unit of reading."""
+"""Reads chosen rows of a split in a chosen order, by whole row groups."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ class ShardReader:
         A row group is read once and kept for the next call.
         """
         index = self.index
-        units = np.unique(index.units(rows_B))
-        self.recent = self._read_units(units)
-        table = pa.concat_tables([self.recent[int(unit)] for unit in units])
-        unit_rows = np.diff(index.starts_U)[units]
-        offsets = np.concatenate(([0], np.cumsum(unit_rows)[:-1]))
-        place_B = np.searchsorted(units, index.units(rows_B))
-        local_B = rows_B - index.starts_U[units][place_B] + offsets[place_B]
+        row_groups = np.unique(index.row_groups(rows_B))
+        self.recent = self._read_row_groups(row_groups)
+        table = pa.concat_tables([self.recent[int(group)] for group in row_groups])
+        group_rows = np.diff(index.starts_U)[row_groups]
+        offsets = np.concatenate(([0], np.cumsum(group_rows)[:-1]))
+        group_B = np.searchsorted(row_groups, index.row_groups(rows_B))
+        local_B = rows_B - index.starts_U[row_groups][group_B] + offsets[group_B]
         columns = {name: values[local_B] for name, values in numpy_columns(table).items()}
         return {**columns, "label": index.labels_R[rows_B], "rank": index.ranks_R[rows_B]}
 
-    def _read_units(self, units: IntArray) -> dict[int, pa.Table]:
+    def _read_row_groups(self, row_groups: IntArray) -> dict[int, pa.Table]:
         """Returns the tables of these row groups, those of the last window from memory."""
         names, index = shard_columns(self.schema), self.index
-        tables = {int(unit): self.recent[unit] for unit in units if unit in self.recent}
+        tables = {int(group): self.recent[group] for group in row_groups if group in self.recent}
         system, _ = filesystem(index.shards)
-        for file in np.unique(index.file_U[units]):
+        for file in np.unique(index.file_U[row_groups]):
             missing = [
-                int(unit)
-                for unit in units
-                if index.file_U[unit] == file and int(unit) not in tables
+                int(group)
+                for group in row_groups
+                if index.file_U[group] == file and int(group) not in tables
             ]
             if not missing:
                 continue
             with system.open_input_file(index.files[file]) as source:
                 parquet = pq.ParquetFile(source, pre_buffer=True)
-                for unit in missing:
-                    group = int(index.group_U[unit])
-                    tables[unit] = parquet.read_row_group(group, columns=names, use_threads=False)
+                for group in missing:
+                    number = int(index.group_U[group])
+                    tables[group] = parquet.read_row_group(number, columns=names, use_threads=False)
         return tables
 
     def arrays_without_columns(self, rows: int) -> Arrays:

@@ -1,6 +1,6 @@
 """Decides which training rows are used, how often each is drawn in an epoch, and in what order.
 
-Legend: R rows of a split, C classes, U storage units (row groups).
+Legend: R rows of a split, C classes, U row groups.
 """
 
 from __future__ import annotations
@@ -185,14 +185,14 @@ def shuffle_draws(draws: IntArray, *, seed: int, epoch: int) -> IntArray:
     return draws[random_generator(seed, ORDER, epoch).permutation(len(draws))]
 
 
-def order_by_unit(draws: IntArray, units: IntArray, *, seed: int, epoch: int) -> IntArray:
-    """Returns the draws by storage unit, the units in a seeded order, so that each is read once.
+def order_by_row_group(draws: IntArray, row_groups: IntArray, *, seed: int, epoch: int) -> IntArray:
+    """Returns the draws by row group, these in a seeded order, so that each is read once.
 
     It is a stream's order of the epoch before its windows are shuffled.
     """
-    units_used = int(units.max(initial=-1)) + 1
-    places_U = random_generator(seed, ORDER, epoch).permutation(units_used)
-    return draws[np.argsort(places_U[units[draws]], kind="stable")]
+    count = int(row_groups.max(initial=-1)) + 1
+    positions_U = random_generator(seed, ORDER, epoch).permutation(count)
+    return draws[np.argsort(positions_U[row_groups[draws]], kind="stable")]
 
 
 def rank_slice(total: int, rank: int, world: int, paired: bool = False) -> tuple[int, int]:

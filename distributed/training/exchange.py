@@ -17,7 +17,7 @@ from model.outputs import Outputs
 
 
 class Exchange:
-    """What one of `world` workers shares with the others. This one is alone."""
+    """What one of `world` workers shares with the others. The default has one worker."""
 
     rank = 0
     world = 1
@@ -34,12 +34,17 @@ class Exchange:
         """The callable that the training step runs; it averages gradients over the workers."""
         return network
 
-    def hold(self, forward: Callable[[Batch], Outputs]) -> AbstractContextManager[None]:
-        """A context whose gradients stay with this worker until the next averaged ones."""
+    def without_averaging(
+        self, forward: Callable[[Batch], Outputs]
+    ) -> AbstractContextManager[None]:
+        """Returns a context in which gradients are not averaged over the workers.
+
+        They stay with this worker until the next averaged ones.
+        """
         return nullcontext()
 
-    def agree(self, *networks: Network) -> None:
-        """Makes equal what each worker learned from its own rows alone."""
+    def average_statistics(self, *networks: Network) -> None:
+        """Averages the statistics that each worker computed from its own rows alone."""
 
 
 class WorkerExchange(Exchange):
@@ -74,7 +79,7 @@ class WorkerExchange(Exchange):
         if self.global_norms:
             use_global_statistics(network)
         # Buffers (running means, batch statistics) come from global sums, so they are equal
-        # on all workers without a broadcast; those that are not are averaged once an epoch.
+        # on all workers without a broadcast; those that are not are averaged once per epoch.
         with warnings.catch_warnings():
             # DDP warns that broadcast_buffers has a new name, which older versions lack.
             warnings.simplefilter("ignore", FutureWarning)
@@ -82,10 +87,12 @@ class WorkerExchange(Exchange):
                 network, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def hold(self, forward: Callable[[Batch], Outputs]) -> AbstractContextManager[None]:
+    def without_averaging(
+        self, forward: Callable[[Batch], Outputs]
+    ) -> AbstractContextManager[None]:
         return forward.no_sync()  # type: ignore[attr-defined, no-any-return]  # of DDP
 
-    def agree(self, *networks: Network) -> None:
+    def average_statistics(self, *networks: Network) -> None:
         """Averages the running batch statistics, unless they are global and equal already."""
         if self.global_norms:
             return

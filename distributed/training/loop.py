@@ -71,7 +71,7 @@ def train_network(
     while run.epoch < config.optim.epochs and not has_stopped_improving(run):
         terms = train_epoch(run, train)
         averages = [] if run.average is None else [run.average]
-        run.exchange.agree(run.network, *averages)
+        run.exchange.average_statistics(run.network, *averages)
         scores = evaluator.score(run.evaluated, val)
         if not scores.logits_NEC.isfinite().all():  # the same on every worker
             raise Diverged(

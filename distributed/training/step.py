@@ -61,7 +61,7 @@ def plain_gradient(
     total: dict[str, Tensor] = {}
     for batch in batches:
         is_last = batch is batches[-1]  # only then the workers average their gradients
-        context = nullcontext() if is_last else run.exchange.hold(run.forward)
+        context = nullcontext() if is_last else run.exchange.without_averaging(run.forward)
         with context, autocast(run.config, run.device):
             outputs = run.forward(batch)
         terms = losses.loss_terms(

@@ -147,13 +147,16 @@ def test_rows_of_a_class_are_used_evenly_and_by_lot() -> None:
     assert (times_R[head] * again_R[head]).mean() == pytest.approx(expected_both, abs=0.06)
 
 
-def test_stream_order_reads_each_unit_once() -> None:
-    units_R = np.repeat(np.arange(20), 50)
-    order = sampling.order_by_unit(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=0)
+def test_stream_order_reads_each_row_group_once() -> None:
+    row_groups_R = np.repeat(np.arange(20), 50)
+    order = sampling.order_by_row_group(
+        np.repeat(np.arange(1000), 2), row_groups_R, seed=0, epoch=0
+    )
     assert sorted(order) == sorted(np.repeat(np.arange(1000), 2))
-    assert np.count_nonzero(np.diff(units_R[order])) == 19
+    assert np.count_nonzero(np.diff(row_groups_R[order])) == 19
     assert (
-        order != sampling.order_by_unit(np.repeat(np.arange(1000), 2), units_R, seed=0, epoch=1)
+        order
+        != sampling.order_by_row_group(np.repeat(np.arange(1000), 2), row_groups_R, seed=0, epoch=1)
     ).any()
 
 
