@@ -106,7 +106,8 @@ def encode_blanks() -> Iterator[None]:
         features_BD: Tensor = self.body(x_BCHW)
         return features_BD
 
-    ImageEncoder.encode_present = all_images  # type: ignore[method-assign]  # the benchmark's own variant
+    # The benchmark's own variant.
+    ImageEncoder.encode_present = all_images  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -111,7 +111,7 @@ def measure_order(rows: int = 2_000_000) -> dict[str, float]:
 
     def epoch() -> NDArray[np.int64]:
         drawn = sampling.draw_epoch(selection, "instance", seed=0, epoch=0, epochs=1)
-        return sampling.order_by_unit(drawn, units, seed=0, epoch=0)
+        return sampling.order_by_row_group(drawn, units, seed=0, epoch=0)
 
     selected = (selection.rows_R, selection.labels_R, selection.ranks_R)
     kept = sum(array.nbytes for array in (labels, ranks, *selected, units, epoch()))
