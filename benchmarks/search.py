@@ -22,7 +22,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import command
+from benchmarks import analytic, command
 from distributed.reporting.significance import paired_comparison
 from distributed.runtime.ray_session import start_ray
 from distributed.searches import tuner
@@ -34,7 +34,6 @@ from distributed.searches.samplers import open_storage, open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS
-from tests.searches import analytic
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
 METRIC = "balanced_accuracy"

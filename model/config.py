@@ -17,6 +17,8 @@ WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' auxili
 SCORES = ("surplus", "share", "level")
 CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
+SECOND_STAGES = ("crt", "lws", "tau")
+OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
 MIXES = ("none", "mixup", "remix")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import (
+    OFFSET_METRICS,
+    SECOND_STAGES,
     ExpertsConfig,
     FusionConfig,
     ImageConfig,
@@ -18,9 +20,7 @@ CACHE_MODES = ("auto", "memory", "stream")
 STREAM_ENGINES = ("auto", "threads", "ray")
 SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
-SECOND_STAGES = ("none", "crt", "lws", "tau")
 AGGREGATIONS = ("uniform", "stability", "prior")
-OFFSET_METRICS = ("none", "balanced_accuracy", "macro_f1", "worst_recall")
 
 # The smallest share of a batch whose own statistics a worker may normalise by.
 MIN_ROWS_PER_OWN_NORM = 16
@@ -137,7 +137,7 @@ class StageConfig:
     kind: str = option(
         "none",
         "second stage on frozen features: crt, lws (learned scales), tau (tau-normalised weights)",
-        choices=SECOND_STAGES,
+        choices=("none", *SECOND_STAGES),
     )
     epochs: int = option(5, "epochs of crt and lws, class-balanced", low=1)
     tau: float = option(0.7, "exponent of tau-normalisation", low=0.0, high=2.0)
@@ -152,7 +152,7 @@ class InferenceConfig:
     decision_offsets: str = option(
         "none",
         "fit one decision offset per class on validation for this metric",
-        choices=OFFSET_METRICS,
+        choices=("none", *OFFSET_METRICS),
     )
     batch_size: int = option(512, "rows of an evaluation batch", low=1)
 

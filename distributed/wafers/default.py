@@ -6,17 +6,13 @@ Light, because every command imports it before it knows whether the example data
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 from pathlib import Path
 
 from distributed.runtime.storage import absolute_location
 from distributed.shards.layout import MANIFEST, VERSION
-from distributed.wafers.options import WaferOptions
-
-# The modules that decide what the shards hold: a change of any of them gives other shards.
-SOURCES = ("options", "table", "maps", "readings", "shards")
+from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 
 
 def resolve_shards(place: str | None) -> str:
@@ -31,7 +27,7 @@ def default_shards() -> str:
     on a cluster of several, write the shards to shared storage (--shards) and name them by --data.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "longtail-fusion" / f"wafers-{_sources_digest()}"
+    folder = home / "longtail-fusion" / f"wafers-{WAFERS_VERSION}-{VERSION}"
     manifest = folder / MANIFEST
     if manifest.exists():
         return str(folder)
@@ -47,10 +43,3 @@ def default_shards() -> str:
         if not manifest.exists():
             raise
     return str(folder)
-
-
-def _sources_digest() -> str:
-    """Returns a digest of the generator's source files and of the shards' version."""
-    sources = (Path(__file__).parent / f"{name}.py" for name in SOURCES)
-    content = b"".join(source.read_bytes() for source in sources) + bytes([VERSION])
-    return hashlib.sha256(content).hexdigest()[:10]

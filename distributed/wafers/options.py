@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from model.config import option
 
+# Goes up when the same parameters give other wafers or other shards of them: the example data in
+# the user's cache folder, whose name holds this number, is then written anew.
+WAFERS_VERSION = 1
 MIN_ROWS_PER_CLASS = 3  # one for each split
 CLASSES = 9
 MIN_ROWS = MIN_ROWS_PER_CLASS * CLASSES

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.config import OFFSET_METRICS
 from model.metrics.metrics import bootstrap_weights
 from model.metrics.scoring import FORMULAS, ScoredRows, replicates_per_chunk
 
 MIN_ROWS = 10  # with fewer labelled validation rows nothing is fitted
 MAX_OFFSET = 2.0  # in units of log odds, of a class with many validation rows
 HALF_OFFSET_ROWS = 10.0  # validation rows at which a class may use half of MAX_OFFSET
-OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
 TIE_BREAKER = 1e-3  # weight of balanced accuracy beside the metric
 SIZE_PENALTY = 0.05  # for each unit of an offset, divided by the number of classes
 MAX_SWEEPS, FOLDS, REPLICATES = 4, 5, 200

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.config import SECOND_STAGES
 from model.learning.expert_losses import cross_entropy
 from model.learning.optimisers import learning_rate_scale
 from model.precision import at_least_float32
 
-STAGES = ("crt", "lws", "tau")
 NEVER = -1e6  # finite log-prior of a class that is ruled out; no logit makes up for it
 BATCH = 128
 # Fewest and most batches per epoch: small data must converge, large data must take seconds only.
@@ -30,7 +30,7 @@ MIN_STEPS, MAX_STEPS = 64, 512
 class SecondStage:
     """Settings of a second stage."""
 
-    kind: str  # one of STAGES
+    kind: str  # one of SECOND_STAGES
     epochs: int  # of crt and lws
     lr: float  # peak learning rate of crt and lws
     seed: int
@@ -68,9 +68,9 @@ def retrain(
     stands for a uniform prior. The result is the same to the bit for the same seed, whatever the
     global state of torch.
     """
-    if stage.kind not in STAGES:
+    if stage.kind not in SECOND_STAGES:
         raise ValueError(
-            f"stage.kind must be one of {', '.join(STAGES)} to retrain a classifier;"
+            f"stage.kind must be one of {', '.join(SECOND_STAGES)} to retrain a classifier;"
             f" got {stage.kind!r}"
         )
     if stage.kind == "tau":

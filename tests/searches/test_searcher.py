@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from benchmarks import analytic
 from distributed import config
 from distributed.runtime.command import one_line
 from distributed.runtime.signals import Interrupted, StopRequest
@@ -27,7 +28,6 @@ from distributed.searches.samplers import open_storage, open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
-from tests.searches import analytic
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
 NAMED = {"defaults": DEFAULTS, "concatenation": {"optim.lr": 0.5, "fusion.kind": "uniform"}}

@@ -3,6 +3,7 @@ the halves pays."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ from distributed.runtime.command import one_line
 from distributed.wafers.__main__ import main
 from distributed.wafers.default import default_shards
 from distributed.wafers.maps import FAIL, GRIDS, OUTSIDE, PASS, PATTERNS
-from distributed.wafers.options import WaferOptions
+from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 from distributed.wafers.readings import BLAME, CAUSES, READINGS, TOOLS
 from distributed.wafers.shards import write_shards
 from distributed.wafers.sheet import contact_sheet
@@ -302,6 +303,19 @@ def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_p
     assert all(part["label"].nunique() == 9 for part in parts.values())
     lots = [set(part["group"]) for part in parts.values()]
     assert len(lots[0] | lots[1] | lots[2]) == sum(len(of_split) for of_split in lots)
+
+
+def test_a_small_table_is_that_of_the_version() -> None:
+    frame = generate(rows=60, size=16, truth=True)
+    numbers = frame.select_dtypes("number")
+    digest = hashlib.sha256(pixels(frame).tobytes())
+    digest.update(frame.drop(columns=["map", *numbers]).to_json().encode())
+    # The last digits of exp and log depend on the processor.
+    digest.update(numbers.to_csv(float_format="%.5g").encode())
+    assert (WAFERS_VERSION, digest.hexdigest()[:16]) == (1, "1187985c1ce3f128"), (
+        "the generator draws other wafers: raise WAFERS_VERSION in distributed/wafers/options.py,"
+        " so that cached example data is written anew, and put the new digest here"
+    )
 
 
 def test_the_default_shards_are_made_once(

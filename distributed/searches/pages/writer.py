@@ -97,7 +97,7 @@ class BackgroundWriter:
 
     def __init__(self, write: Callable[[bool], None], min_pause: float = 3.0) -> None:
         self.write, self.min_pause = write, min_pause
-        self.woken, self.closed = threading.Event(), False
+        self.woken, self.closed = threading.Event(), threading.Event()
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._loop, name="report", daemon=True)
         self.thread.start()
@@ -109,7 +109,7 @@ class BackgroundWriter:
     def _loop(self) -> None:
         while True:
             self.woken.wait()
-            if self.closed:
+            if self.closed.is_set():
                 return
             self.woken.clear()
             started = time.monotonic()
@@ -119,13 +119,11 @@ class BackgroundWriter:
                 # A full disk must not stop the search: the last call, in `close`, raises it.
                 self.error = error
             seconds = time.monotonic() - started
-            next_start = time.monotonic() + max(self.min_pause, 9 * seconds)
-            while time.monotonic() < next_start and not self.closed:
-                time.sleep(0.1)
+            self.closed.wait(max(self.min_pause, 9 * seconds))
 
     def close(self) -> None:
         """Stops the thread and writes everything once more."""
-        self.closed = True
+        self.closed.set()
         self.woken.set()
         self.thread.join()
         self.write(True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.config import SECOND_STAGES
 from model.learning import posthoc
 
 COUNTS = torch.tensor([600.0, 60.0, 6.0])
@@ -123,7 +124,7 @@ def test_an_expert_is_scaled_as_it_would_be_alone() -> None:
         assert torch.allclose(together[1][[e]], alone[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", posthoc.STAGES)
+@pytest.mark.parametrize("kind", SECOND_STAGES)
 def test_the_same_seed_gives_the_same_classifier_and_touches_nothing_else(kind: str) -> None:
     hidden, labels = features()
     weight, bias = biased()
