@@ -44,7 +44,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     allowed = sorted(os.sched_getaffinity(0))
     cores = len(allowed)
-    table = write_table(folder, args.rows, args.source)
+    table = write_photograph_table(folder, args.rows, args.source)
     rates = {}
     for n in sorted({1, cores}):
         os.sched_setaffinity(0, allowed[:n])  # Ray's processes and threads inherit it
@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     }
 
 
-def write_table(folder: str, rows: int, size: int) -> str:
+def write_photograph_table(folder: str, rows: int, size: int) -> str:
     """Writes a Parquet table of JPEGs with three columns and a long-tailed label."""
     rng = np.random.default_rng(0)
     images = photographs(DISTINCT_IMAGES, size, rng)

@@ -120,7 +120,7 @@ def make_checkpoint(folder: str, shards: str) -> Checkpoint:
     return load_checkpoint(folder)
 
 
-class Comparison(NamedTuple):
+class Timing(NamedTuple):
     """Medians over alternating passes."""
 
     ratio: float  # of their seconds over ours
@@ -128,7 +128,7 @@ class Comparison(NamedTuple):
     theirs: float
 
 
-def compare(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> Comparison:
+def compare(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> Timing:
     """Runs both in turn and compares processor seconds, which other processes do not change."""
     our_seconds: list[float] = []
     their_seconds: list[float] = []
@@ -140,7 +140,7 @@ def compare(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) ->
             if turn:  # the first warms up
                 seconds.append(time.process_time() - started)
     ratios = [b / a for a, b in zip(our_seconds, their_seconds, strict=True)]
-    return Comparison(
+    return Timing(
         statistics.median(ratios), statistics.median(our_seconds), statistics.median(their_seconds)
     )
 

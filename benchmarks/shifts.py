@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import command
-from distributed.inference.weighing import score_rows
+from distributed.inference.weighing import compute_outputs
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.scoring import Scores
@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
             gate.limit_M.copy_(limit)
             torch.manual_seed(0)
             changed = ChangedImages(source, image, change)
-            scores = score_rows(checkpoint, changed, torch.device("cpu"))
+            scores = compute_outputs(checkpoint, changed, torch.device("cpu"))
             accuracies.append(balanced_accuracy(checkpoint, scores))
         unfamiliar = float(scores.unfamiliar_NM[:, column].float().mean())
         result[name] = [*accuracies, round(100 * unfamiliar)]

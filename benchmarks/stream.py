@@ -132,7 +132,7 @@ def cpu_seconds(loader: DataLoader[Tensors]) -> float:
     return total
 
 
-class ShardRows(IterableDataset[Tensors]):
+class StreamedRows(IterableDataset[Tensors]):
     """The training rows of a SHARDS folder as a dataset of whole batches."""
 
     def __init__(self, shards: str, batch_size: int) -> None:
@@ -144,7 +144,7 @@ class ShardRows(IterableDataset[Tensors]):
 
 def make_loader(shards: str, batch_size: int, processes: int) -> DataLoader[Tensors]:
     """Returns a DataLoader of batches as dicts of tensors; with 0 processes it reads here."""
-    rows = ShardRows(shards, batch_size)
+    rows = StreamedRows(shards, batch_size)
     if processes == 0:
         return DataLoader(rows, batch_size=None)
     return DataLoader(

@@ -14,7 +14,7 @@ from PIL import Image as pillow
 from distributed.shards.manifest import Manifest, write_manifest
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
-CLASSES = ("a", "b", "c", "d", "e", "f", "g")
+SYNTHETIC_CLASSES = ("a", "b", "c", "d", "e", "f", "g")
 SITES = ("arm", "leg", "back", "face")
 HEAD_TO_TAIL = 50.0  # rows of the largest class for one row of the smallest
 DISTINCT_IMAGES = 500
@@ -68,7 +68,7 @@ def make_shards(folder: str, rows: int, size: int, *, parts: int = 8, seed: int 
 
 def _labels_and_ranks(rows: int, rng: np.random.Generator) -> tuple[Int32Array, Int32Array]:
     """Returns long-tailed labels with every class among them, and each row's rank in its class."""
-    classes = len(CLASSES)
+    classes = len(SYNTHETIC_CLASSES)
     share = HEAD_TO_TAIL ** -(np.arange(classes) / (classes - 1))
     labels = rng.choice(classes, rows, p=share / share.sum()).astype(np.int32)
     labels[:classes] = np.arange(classes)
@@ -111,6 +111,6 @@ def _schema(size: int, counts: tuple[int, ...]) -> Schema:
                 categorical=(Categorical(name="site", vocabulary=SITES),),
             ),
         ),
-        classes=CLASSES,
+        classes=SYNTHETIC_CLASSES,
         counts=counts,
     )

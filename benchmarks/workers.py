@@ -45,7 +45,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """One training: the name of its folder, its workers, the rows of its global batch."""
 
     name: str
@@ -58,12 +58,15 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     make_shards(f"{folder}/shards", args.rows, args.size)
     one, two, same_batch, own_norms, unconnected = [], [], [], [], []
     for pair in range(args.pairs):
-        two += train_at_once(args, folder, Run(f"{pair}-two", 2, 2 * args.batch))
-        one += train_at_once(args, folder, Run(f"{pair}-one", 1, args.batch))
-        same_batch += train_at_once(args, folder, Run(f"{pair}-half", 2, args.batch))
-        own = Run(f"{pair}-own", 2, 2 * args.batch, sync_batch_norm=False)
+        two += train_at_once(args, folder, TimedRun(f"{pair}-two", 2, 2 * args.batch))
+        one += train_at_once(args, folder, TimedRun(f"{pair}-one", 1, args.batch))
+        same_batch += train_at_once(args, folder, TimedRun(f"{pair}-half", 2, args.batch))
+        own = TimedRun(f"{pair}-own", 2, 2 * args.batch, sync_batch_norm=False)
         own_norms += train_at_once(args, folder, own)
-        left, right = Run(f"{pair}-left", 1, args.batch), Run(f"{pair}-right", 1, args.batch)
+        left, right = (
+            TimedRun(f"{pair}-left", 1, args.batch),
+            TimedRun(f"{pair}-right", 1, args.batch),
+        )
         unconnected.append(sum(train_at_once(args, folder, left, right)))
 
     def ratios(rates: list[float]) -> list[float]:
@@ -86,7 +89,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     }
 
 
-def train_at_once(args: argparse.Namespace, folder: str, *runs: Run) -> list[float]:
+def train_at_once(args: argparse.Namespace, folder: str, *runs: TimedRun) -> list[float]:
     """Returns the training rows per second of each of these runs, all at the same time."""
     processes = []
     for run in runs:

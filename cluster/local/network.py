@@ -16,7 +16,7 @@ PREFIX = "10.213"  # a private range that few networks use; one /24 of it for ea
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NodeNetwork:
     """The network of one cluster: a bridge, or addresses of the loopback interface."""
 
     subnet: int = 0  # number of the bridge's subnet; 0: loopback
@@ -95,7 +95,7 @@ class Network:
             run("link", "delete", self.bridge, check=False)
 
 
-def open_network(kind: str, owner: str) -> Network:
+def open_network(kind: str, owner: str) -> NodeNetwork:
     """Returns a new network for the cluster with this id.
 
     A bridge on a free subnet where the rights allow; else loopback for kind "auto", and an error
@@ -104,10 +104,10 @@ def open_network(kind: str, owner: str) -> Network:
     if kind not in NETWORKS:
         raise ValueError(f"--network must be one of {', '.join(NETWORKS)}; got {kind!r}")
     if kind == "loopback":
-        return Network()
+        return NodeNetwork()
     if os.geteuid() == 0 and shutil.which("ip", path=_path()):
         for subnet in range(1, 255):
-            network = Network(subnet=subnet, owner=owner)
+            network = NodeNetwork(subnet=subnet, owner=owner)
             # Creating the bridge claims the subnet: it fails when another cluster has it.
             if run("link", "add", network.bridge, "type", "bridge", check=False):
                 run("link", "set", network.bridge, "alias", owner)
@@ -121,7 +121,7 @@ def open_network(kind: str, owner: str) -> Network:
             "--network namespaces needs root and iproute2's `ip` with the right to add bridges;"
             " valid here: loopback"
         )
-    return Network()
+    return NodeNetwork()
 
 
 def run(*words: str, check: bool = True) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.local import processes
-from cluster.local.network import Network
+from cluster.local.network import NodeNetwork
 
 # A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (85 s
 # with Ray's own settings). With a timeout of 1 s it would be 5 s, but a node too busy to answer
@@ -72,8 +72,8 @@ class State:
     nodes: list[Node] = field(default_factory=list)
 
     @property
-    def network(self) -> Network:
-        return Network(subnet=self.subnet, owner=self.id)
+    def network(self) -> NodeNetwork:
+        return NodeNetwork(subnet=self.subnet, owner=self.id)
 
     @property
     def head(self) -> Node:

@@ -16,8 +16,8 @@ from distributed.inference.weighing import (
     FixedAggregation,
     aggregate_experts,
     aggregation_facts,
+    compute_outputs,
     pick_device,
-    score_rows,
 )
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.decode import Arrays, empty_arrays
@@ -46,7 +46,7 @@ class SampledRows:
             yield arrays_to_batch(part, self.schema, 0, 0)
 
 
-def sample_rows(checkpoint: Checkpoint, rows: InputRows, batch_size: int) -> SampledRows:
+def read_every_kth_row(checkpoint: Checkpoint, rows: InputRows, batch_size: int) -> SampledRows:
     """Reads every k-th row of the input, at most SAMPLE_ROWS; refused rows are left out."""
     schema = checkpoint.network.schema
     total = sum(task_group.rows for task_group in rows.task_groups(1))
@@ -80,13 +80,13 @@ def choose_aggregation(
         prior = () if prior_C is None else tuple(prior_C.tolist())
         return FixedAggregation.uniform(checkpoint, prior), {"aggregation": method}
     device = pick_device(gpus)
-    sample = sample_rows(checkpoint, rows, batch_size)
+    sample = read_every_kth_row(checkpoint, rows, batch_size)
     if not len(sample.arrays["labels"]):
         return FixedAggregation.uniform(checkpoint), {
             "aggregation": "uniform",
             "aggregation/reason": "no row to estimate from",
         }
-    logits_NEC = score_rows(checkpoint, sample, device).logits_NEC
+    logits_NEC = compute_outputs(checkpoint, sample, device).logits_NEC
     estimate = aggregate_experts(checkpoint, method, logits_NEC, sample, device)
     facts = aggregation_facts(estimate, method)
     facts["aggregation/rows"] = float(len(logits_NEC))

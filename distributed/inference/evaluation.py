@@ -18,20 +18,20 @@ from distributed.inference import notes
 from distributed.inference.known_prior import read_prior
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult
-from distributed.inference.split_rows import open_split
+from distributed.inference.split_rows import open_evaluated_rows
 from distributed.inference.weighing import (
     GIVEN,
     aggregate_experts,
     aggregation_method,
+    compute_outputs,
     pick_device,
-    score_rows,
     torch_threads,
 )
 from distributed.runtime import options as option_rules
 from distributed.runtime.storage import as_option_error, filesystem, write_file
 from distributed.shards.corruption import parse_corruption
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
-from distributed.training.scoring import Scores, compute_metrics, confidence_report
+from distributed.training.scoring import Scores, compute_run_metrics, confidence_rows
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
 from model.metrics.scoring import FORMULAS
@@ -79,8 +79,8 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     )
     prior_C = read_prior(options.prior, classes) if options.prior else None
     device = pick_device(options.gpus)
-    split = open_split(checkpoint, options)
-    scores = score_rows(checkpoint, split.source, device)
+    split = open_evaluated_rows(checkpoint, options)
+    scores = compute_outputs(checkpoint, split.source, device)
     aggregation = aggregate_experts(
         checkpoint, method, scores.logits_NEC, split.source, device, prior_C, options.seed
     )
@@ -91,12 +91,12 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
     return EvaluationResult(
         options=options,
-        metrics=compute_metrics(scores, network, probabilities_NC, decisions_N),
+        metrics=compute_run_metrics(scores, network, probabilities_NC, decisions_N),
         intervals=metrics.bootstrap_intervals(
             *scored, WITH_INTERVALS, options.replicates, options.seed, predictions_N=decisions_N
         ),
         notes=metrics.explain_metrics(*scored, classes, decisions_N),
-        confidence=confidence_report(scores, network),
+        confidence=confidence_rows(scores, network),
         aggregation=aggregation,
         requested_aggregation="prior" if method == GIVEN else method,
         rows=int((labels_N >= 0).sum()),

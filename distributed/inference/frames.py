@@ -25,7 +25,7 @@ from distributed.raw.rows import identity_strings
 
 Record: TypeAlias = Mapping[str, object]
 Rows: TypeAlias = pd.DataFrame | pd.Series | Record | Sequence[Record]
-Cell: TypeAlias = (
+CellValue: TypeAlias = (
     bytes | str | dict[str, bytes | str | None] | None
 )  # of an image column, for Arrow
 
@@ -138,7 +138,7 @@ def image_cells(cells: pd.Series, column: str) -> pa.Array:
     return pa.array(records, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
-def _image_record(value: Cell) -> dict[str, bytes | str | None] | None:
+def _image_record(value: CellValue) -> dict[str, bytes | str | None] | None:
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
     if isinstance(value, str):
@@ -146,7 +146,7 @@ def _image_record(value: Cell) -> dict[str, bytes | str | None] | None:
     return value
 
 
-def _image_cell(cell: object, column: str) -> Cell:
+def _image_cell(cell: object, column: str) -> CellValue:
     """Returns what one cell of an image column holds as bytes, a path, or a record of both."""
     if isinstance(cell, str):
         return cell
@@ -157,9 +157,9 @@ def _image_cell(cell: object, column: str) -> Cell:
     if isinstance(cell, Mapping):
         return {"bytes": cell.get("bytes"), "path": cell.get("path")}
     if isinstance(cell, Image.Image):
-        return encode_image(cell, column)
+        return encode_lossless(cell, column)
     if isinstance(cell, np.ndarray):
-        return encode_image(_array_image(cell, column), column)
+        return encode_lossless(_array_image(cell, column), column)
     if _is_missing(cell):
         return None
     raise ValueError(f"image column {column!r} {IMAGE_RULE}; got {type(cell).__name__}")
@@ -188,7 +188,7 @@ def _array_image(pixels: NDArray[np.generic], column: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(grey))
 
 
-def encode_image(image: Image.Image, column: str) -> bytes:
+def encode_lossless(image: Image.Image, column: str) -> bytes:
     """Returns an image as bytes without loss, turned upright as an image file would be."""
     buffer = io.BytesIO()
     try:

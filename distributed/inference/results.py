@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed.inference import summary
 from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
+from model.metrics.metrics import ConfidenceRow
 from model.metrics.names import CONFIDENCE_FACTS
 
-ConfidenceRow = Mapping[str, str | int | float | None]  # of model.metrics: a modality and a group
 # The options of an evaluation that its flat form repeats.
 REPEATED_OPTIONS = (
     "checkpoint",

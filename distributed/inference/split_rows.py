@@ -37,7 +37,7 @@ class SplitRows:
     available: int  # rows of the split before the cut
 
 
-def open_split(checkpoint: Checkpoint, options: EvaluateOptions) -> SplitRows:
+def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> SplitRows:
     """Returns the rows that an evaluation asks for, from memory or streamed, by their size."""
     schema, config, split = checkpoint.network.schema, checkpoint.config, options.split
     manifest = read_manifest(options.data)

@@ -54,7 +54,7 @@ class PerturbedView:
             yield drop_modalities(batch, dropped, seed, step)
 
 
-def score_rows(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
+def compute_outputs(checkpoint: Checkpoint, source: Batches, device: torch.device) -> Scores:
     """Returns the network's outputs for every row of a source, on the CPU."""
     checkpoint.network.to(device)
     evaluator = Evaluator(device, compute_dtype(checkpoint.config, device))
@@ -86,7 +86,7 @@ def aggregate_experts(
     views = None
     if method == "stability":
         first, second = (
-            score_rows(
+            compute_outputs(
                 checkpoint, PerturbedView(source, checkpoint, device, view, seed), device
             ).logits_NEC
             for view in range(2)

@@ -29,13 +29,15 @@ from distributed.shards.sampling import IntArray
 
 # The shares of the training rows that are cut off where a given split has no such rows.
 CUT_SHARES = {VAL: 1 / 8, TEST: 1 / 5}
-MAX_CLASSES = 100  # more classes are taken for a mistake, unless there are two rows for each
+MAX_PLAUSIBLE_CLASSES = (
+    100  # more classes are taken for a mistake, unless there are two rows for each
+)
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class SplitRows:
+class SplitAssignment:
     """Where every row goes, the class names, and the refused rows with their reasons."""
 
     rows: RowAssignment
@@ -60,7 +62,7 @@ def assign_rows(
     fractions: tuple[float, float, float],
     seed: int,
     report: IngestReport,
-) -> SplitRows:
+) -> SplitAssignment:
     """Returns class, split, rank and place of every row that is not refused.
 
     identities: from passes.collect_identities. What the user should know goes to the report.
@@ -81,7 +83,7 @@ def assign_rows(
         raise ValueError(
             f"at least one row must be usable; all {n} were refused, the first because: {first}"
         )
-    classes, labels = _class_codes(identities[LABEL], good, roles.label)
+    classes, labels = _code_classes(identities[LABEL], good, roles.label)
     hashes = hash_ids("" if name is None else name for name in ids)
     order = reseed(hashes, seed)
     group_names = identities[GROUP] if roles.group else None
@@ -109,7 +111,7 @@ def assign_rows(
     )
     refused_ids = pa.array([name or "" for name in ids], pa.string())
     rejected = pa.table({ID: refused_ids, REASON: pa.array(reasons, pa.string())})
-    return SplitRows(rows, classes, rejected.filter(pa.array(~good)))
+    return SplitAssignment(rows, classes, rejected.filter(pa.array(~good)))
 
 
 def refuse_blank_rows(identities: pa.Table, blank: Mask) -> pa.Table:
@@ -141,7 +143,7 @@ def _given_split(identities: pa.Table, roles: ColumnRoles, reasons: list[str | N
     return given
 
 
-def _class_codes(
+def _code_classes(
     labels: pa.ChunkedArray, good: Mask, column: str
 ) -> tuple[tuple[str, ...], IntArray]:
     """Returns the class names in order and every row's class, -1 for refused rows without one.
@@ -158,7 +160,7 @@ def _class_codes(
             f"{names[0]!r} in its {rows} usable rows",
             "label",
         )
-    if len(names) > max(MAX_CLASSES, rows // 2):
+    if len(names) > max(MAX_PLAUSIBLE_CLASSES, rows // 2):
         raise OptionError(
             f"label must name a column of classes; {column!r} has {len(names)} values in "
             f"{rows} rows: numbers or ids?",

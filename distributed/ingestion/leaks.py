@@ -19,7 +19,7 @@ from distributed.shards.layout import REFUSED_SPLIT, TRAIN
 from distributed.shards.sampling import IntArray
 from model.schema import join_names
 
-MIN_ROWS = 20  # of fewer rows nothing is concluded
+MIN_LEAK_ROWS = 20  # of fewer rows nothing is concluded
 MIN_RECALL = 0.98  # by the value alone: from here on it determines the label
 MIN_ONE_LABEL_SHARE = 0.25  # of the rows whose value occurs with a single label
 CHANCE = 1e-6  # a value occurs with one label by chance, over all values
@@ -42,7 +42,7 @@ def label_leak(name: str, pairs: pa.Table, classes: int) -> str:
     )
     labels_P, n_P = pairs["label"].to_numpy(), pairs["n"].to_numpy()
     total_C = np.bincount(labels_P, weights=n_P, minlength=classes)
-    if n_P.sum() < MIN_ROWS or np.count_nonzero(total_C) < 2:
+    if n_P.sum() < MIN_LEAK_ROWS or np.count_nonzero(total_C) < 2:
         return ""
     right_P = n_P * _predicts_itself(values_P, n_P)
     right_C = np.bincount(labels_P, weights=right_P, minlength=classes)
@@ -95,7 +95,10 @@ def _one_label_share(
     log_chance_P = n_P * np.log(np.maximum(share_P, 1e-12))
     not_by_chance_P = log_chance_P < np.log(CHANCE / max(1, len(has_one_label)))
     sure_P = (
-        has_one_label[values_P] & (n_P >= MIN_ROWS) & not_by_chance_P & (share_P < MAX_CLASS_SHARE)
+        has_one_label[values_P]
+        & (n_P >= MIN_LEAK_ROWS)
+        & not_by_chance_P
+        & (share_P < MAX_CLASS_SHARE)
     )
     return float(n_P[sure_P].sum() / n_P.sum())
 

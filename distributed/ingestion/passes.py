@@ -24,7 +24,7 @@ from distributed.ingestion.dataset import ray_dataset
 from distributed.ingestion.output import POSITION_COLUMN, WrittenFile, part_path, write_part
 from distributed.raw.cells import as_text
 from distributed.raw.column_stats import ColumnStats, column_stats, combine_stats
-from distributed.raw.encoding import table_columns
+from distributed.raw.encoding import encode_table_columns
 from distributed.raw.rows import (
     CELL,
     GROUP,
@@ -210,7 +210,7 @@ def deal_rows(
     cells = {
         name.removeprefix(CELL): table[name] for name in table.column_names if name.startswith(CELL)
     }
-    shard |= table_columns(cells, layout.schema.tables, layout.readings)
+    shard |= encode_table_columns(cells, layout.schema.tables, layout.readings)
     shard[POSITION_COLUMN] = pa.array(rows.position)
     shard_table = pa.table(shard)
     part = layout.parts.part_of(rows)

@@ -86,7 +86,7 @@ class IngestPlan:
 class SettledRows:
     """What is decided after all rows are prepared: splits, columns, and what there is to tell."""
 
-    rows: assignment.SplitRows
+    rows: assignment.SplitAssignment
     schema: Schema
     report: IngestReport
 
@@ -142,7 +142,7 @@ def write_shards(
     plan: IngestPlan, target: OutputFolder, folder: str
 ) -> tuple[Manifest, IngestReport]:
     """Writes the parts into `folder`; returns the manifest, which the caller commits."""
-    blocks = prepare_rows(plan)
+    blocks = prepare_table(plan)
     identities = passes.collect_identities(blocks)
     settled = settle(plan, blocks, identities)
     schema, report, rows = settled.schema, settled.report, settled.rows.rows
@@ -168,7 +168,7 @@ def _write_rejected(rejected: pa.Table, folder: str) -> list[WrittenFile]:
     return [write_table(join(folder, REJECTED), rejected)]
 
 
-def prepare_rows(plan: IngestPlan) -> PreparedBlocks:
+def prepare_table(plan: IngestPlan) -> PreparedBlocks:
     """Reads and prepares all rows of the table, through Ray Data."""
     table, roles = plan.table, plan.roles
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # no types

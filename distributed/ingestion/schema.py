@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.ingestion.assignment import SplitRows
+from distributed.ingestion.assignment import SplitAssignment
 from distributed.ingestion.blocks import PixelSums, TrainingStatistics
 from distributed.ingestion.leaks import identical_images, label_leak
 from distributed.ingestion.roles import ColumnRoles
@@ -27,7 +27,7 @@ def build_schema(
     roles: ColumnRoles,
     specs: Sequence[ImageSpec],
     statistics: TrainingStatistics,
-    split_rows: SplitRows,
+    split_rows: SplitAssignment,
     report: IngestReport,
 ) -> Schema:
     """Returns the modalities with their training statistics.
@@ -100,7 +100,7 @@ def check_leaks(
     identities: pa.Table,
     stats: Mapping[str, ColumnStats],
     schema: Schema,
-    rows: SplitRows,
+    rows: SplitAssignment,
     report: IngestReport,
 ) -> None:
     """Warns of what may make the results too good, and of images that lost information."""

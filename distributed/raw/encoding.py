@@ -37,7 +37,7 @@ EMPTY_CELLS = "empty cells of "  # before a column's name
 NO_CLASS = "labels that are no class"
 
 
-def table_columns(
+def encode_table_columns(
     cells: Mapping[str, pa.ChunkedArray | pa.Array],
     tables: Sequence[Table],
     readings: Mapping[str, str],
@@ -89,7 +89,8 @@ def encode_rows(
     image_dirs: the folder of each image column's paths, or one for all.
     first: the number of the first row, which is its id where the table has no ids.
     commas: numbers may have decimal commas, though those of the training rows had none.
-    unread: counts cells as table_columns does, and under NO_CLASS the labels that are no class.
+    unread: counts cells as encode_table_columns does, and under NO_CLASS the labels that are no
+    class.
     """
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
@@ -115,7 +116,7 @@ def encode_rows(
     cells = {name: prepared[CELL + name] for name in plan.features} or {"": ids}
     readings = dict.fromkeys(plan.features, COMMA_READING) if commas else {}
     readings |= manifest.prepare.get("readings", {})
-    encoded |= table_columns(cells, schema.tables, readings, unread)
+    encoded |= encode_table_columns(cells, schema.tables, readings, unread)
     good = pc.is_null(prepared[REASON])
     refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]})
     return pa.table(encoded).filter(good), refused.filter(pc.invert(good))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distributed import config
-from distributed.searches.records import SearchJob, Settings
+from distributed.searches.records import SearchJob, SettingValues
 from distributed.searches.spaces import Space, probe
 
 STARTING_POINT = "starting point"  # label of "defaults" where the user has changed them
 
 # The method must beat these to be worth its complexity. Each is the starting point with changes.
-BASELINES: dict[str, Settings] = {
+BASELINES: dict[str, SettingValues] = {
     "defaults": {},
     "concatenation": {"fusion.kind": "uniform"},
     "one expert": {"experts.count": 1},
@@ -36,7 +36,7 @@ class StartingPoints:
     outside: those that it cannot express, which run beside the trials.
     """
 
-    inside: dict[str, Settings]
+    inside: dict[str, SettingValues]
     outside: tuple[SearchJob, ...]
 
     @property
@@ -45,7 +45,7 @@ class StartingPoints:
 
 
 def starting_points(
-    space: Space, changes: Settings, pins: Settings, modalities: int
+    space: Space, changes: SettingValues, pins: SettingValues, modalities: int
 ) -> StartingPoints:
     """Returns the starting point and the baselines that apply to this search.
 
@@ -58,7 +58,7 @@ def starting_points(
     """
     start = config.flatten(config.apply_changes(config.Config(), changes))
     start_is_changed = any(not name.startswith(NEUTRAL) for name in changes)
-    inside: dict[str, Settings] = {}
+    inside: dict[str, SettingValues] = {}
     outside: list[SearchJob] = []
     for label, baseline in BASELINES.items():
         own_changes = {name: value for name, value in baseline.items() if start[name] != value}

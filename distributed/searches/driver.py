@@ -50,7 +50,7 @@ class SearchResult:
         standings, base = self.comparison, self.checked.setup.base
         for table in (
             tables.comparison_table(standings),
-            tables.settings_table(standings, base, config.flatten(config.Config())),
+            tables.winner_settings_table(standings, base, config.flatten(config.Config())),
             tables.winner_test_table(standings),
             tables.failures_table(standings),
         ):

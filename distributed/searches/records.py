@@ -18,7 +18,7 @@ SEARCH_METRICS = (*METRICS, "train_seconds")
 RECORDS_FILE = "records.jsonl"
 
 SettingValue = bool | int | float | str
-Settings = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
+SettingValues = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
 
 
 class EpochResult(TypedDict):
@@ -46,7 +46,7 @@ class SearchJob:
     name: str
     kind: str
     label: str = ""
-    settings: Settings = field(default_factory=dict)
+    settings: SettingValues = field(default_factory=dict)
     number: int | None = None
     of: str = ""
     seed: int | None = None

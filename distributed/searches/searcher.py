@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.searcher import Searcher as RaySearcher
 
 from distributed.searches.planner import Done, Planner, Run, Step, Wait
-from distributed.searches.records import SearchJob, SearchRecord, Settings, is_finite
+from distributed.searches.records import SearchJob, SearchRecord, SettingValues, is_finite
 from distributed.searches.spaces import Space, ask, probe
 from model.metrics.names import metric as metric_named
 
@@ -53,8 +53,8 @@ class Searcher(RaySearcher):
         trials: int,
         slots: Callable[[], int],
         owner: str,
-        pins: Settings | None = None,
-        named: Mapping[str, Settings] | None = None,
+        pins: SettingValues | None = None,
+        named: Mapping[str, SettingValues] | None = None,
         outside: Sequence[SearchJob] = (),
         time_budget: float = 0.0,
     ) -> None:

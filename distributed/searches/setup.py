@@ -33,7 +33,7 @@ DEMO_SETTINGS: dict[str, SettingValue] = {
     "data.max_rows": 2000,
     "image.width": 16,
 }
-QUICK_SETTINGS: dict[str, SettingValue] = {
+QUICK_SEARCH_SETTINGS: dict[str, SettingValue] = {
     "optim.epochs": 3,
     "data.max_rows": 500,
     "image.width": 8,
@@ -194,7 +194,7 @@ def prepare(options: RecordedOptions) -> Setup:
     start = config.apply_changes(config.Config(), {"optim.seed": options["seed"], **from_file})
     small: dict[str, SettingValue] = {}
     if options["quick"]:
-        small = QUICK_SETTINGS
+        small = QUICK_SEARCH_SETTINGS
     elif not options["data"]:
         small = DEMO_SETTINGS
     start = config.apply_changes(start, {k: v for k, v in small.items() if k not in from_file})

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 
 from distributed.runtime.errors import OptionError
-from distributed.searches.records import Settings, SettingValue
+from distributed.searches.records import SettingValue, SettingValues
 from search_spaces import experts, full, fusion, margins, optimisation
 
 OptunaTrial = optuna.Trial | optuna.trial.FixedTrial
@@ -71,7 +71,7 @@ class RecordingTrial:
     Settings that the user holds fixed (pins) are answered here and never sampled.
     """
 
-    def __init__(self, trial: OptunaTrial, pins: Settings) -> None:
+    def __init__(self, trial: OptunaTrial, pins: SettingValues) -> None:
         self.trial, self.pins = trial, pins
         self.settings: dict[str, SettingValue] = {}
 
@@ -109,7 +109,9 @@ class RecordingTrial:
         return getattr(self.trial, name)
 
 
-def ask(space: Space, trial: OptunaTrial, pins: Settings | None = None) -> dict[str, SettingValue]:
+def ask(
+    space: Space, trial: OptunaTrial, pins: SettingValues | None = None
+) -> dict[str, SettingValue]:
     """Returns a trial's settings: those that the space asks for, then those that it returns.
 
     pins: settings held fixed, which replace both.
@@ -122,7 +124,7 @@ def ask(space: Space, trial: OptunaTrial, pins: Settings | None = None) -> dict[
 
 
 def probe(
-    space: Space, values: Settings, pins: Settings | None = None
+    space: Space, values: SettingValues, pins: SettingValues | None = None
 ) -> dict[str, SettingValue] | None:
     """Returns the trial's settings where `values` answer every question of the space.
 
@@ -136,7 +138,7 @@ def probe(
         return None
 
 
-def setting_names(space: Space, pins: Settings | None = None, draws: int = 200) -> list[str]:
+def setting_names(space: Space, pins: SettingValues | None = None, draws: int = 200) -> list[str]:
     """Returns every setting that the space may ask for, found by drawing from it at random."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

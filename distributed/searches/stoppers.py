@@ -15,7 +15,7 @@ from ray.tune.schedulers import (
 
 from distributed.searches.records import SearchRecord, is_finite
 
-Result = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
+EpochResult = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
 AnyTrial = Any  # one of Ray Tune's trials, or an EarlierTrial
 
 
@@ -30,7 +30,7 @@ class EarlierTrial:
 class RecallingStopper(Protocol):
     """A stopper that can take in the epochs of earlier trials."""
 
-    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None: ...
+    def recall(self, trial: EarlierTrial, results: Sequence[EpochResult]) -> None: ...
 
 
 def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str) -> TrialScheduler:
@@ -59,7 +59,7 @@ class _Exemptions:
     predicted, decides nothing; nor does the last one, after which there is nothing to save.
     """
 
-    def on_trial_result(self, controller: object, trial: AnyTrial, result: Result) -> str:
+    def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
         kind = trial.config.get("kind", "search")
         if not _is_scored(result) or kind in ("replicate", "test"):
             return str(TrialScheduler.CONTINUE)
@@ -68,19 +68,19 @@ class _Exemptions:
         is_last_epoch = result["epoch"] >= result.get("epochs", math.inf)
         return str(TrialScheduler.CONTINUE) if is_baseline or is_last_epoch else decision
 
-    def on_trial_complete(self, controller: object, trial: AnyTrial, result: Result) -> None:
+    def on_trial_complete(self, controller: object, trial: AnyTrial, result: EpochResult) -> None:
         if _is_scored(result) and trial.config.get("kind", "search") in ("search", "named"):
             super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
 
 
-def _is_scored(result: Result) -> bool:
+def _is_scored(result: EpochResult) -> bool:
     return "epoch" in result and is_finite(result.get("value"))
 
 
 class Halving(_Exemptions, AsyncHyperBandScheduler):
     """Asynchronous successive halving (ASHA); with several brackets, asynchronous Hyperband."""
 
-    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None:
+    def recall(self, trial: EarlierTrial, results: Sequence[EpochResult]) -> None:
         # Its types want Ray's controller and Ray's trials, of which it reads nothing here.
         rule: Any = AsyncHyperBandScheduler
         rule.on_trial_add(self, None, trial)
@@ -92,10 +92,10 @@ class Halving(_Exemptions, AsyncHyperBandScheduler):
 class Median(_Exemptions, MedianStoppingRule):
     """Stops a trial whose best value is below the median of the other trials' running means."""
 
-    def recall(self, trial: EarlierTrial, results: Sequence[Result]) -> None:
+    def recall(self, trial: EarlierTrial, results: Sequence[EpochResult]) -> None:
         self._results[trial].extend(results)
 
-    def on_trial_result(self, controller: object, trial: AnyTrial, result: Result) -> str:
+    def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
         """Stops or continues. A pause, as Ray's rule wants while others wait, would cost the trial
         its last epochs.
         """

@@ -20,7 +20,7 @@ import torch
 from distributed.config import Config, split_list
 from distributed.shards import sampling
 from distributed.shards.corruption import apply_corruption, parse_corruption
-from distributed.shards.decode import Array, Arrays, decode_columns, empty_arrays, take_rows
+from distributed.shards.decode import Arrays, ColumnArray, decode_columns, empty_arrays, take_rows
 from distributed.shards.epoch_plan import EpochPlan
 from distributed.shards.index import SplitIndex, read_index
 from distributed.shards.manifest import read_manifest
@@ -213,6 +213,6 @@ def arrays_to_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int =
     )
 
 
-def columns_to_batch(columns: Mapping[str, Array], schema: Schema) -> Batch:
+def columns_to_batch(columns: Mapping[str, ColumnArray], schema: Schema) -> Batch:
     """Returns raw shard columns, as a Parquet part holds them, as a batch."""
     return arrays_to_batch(decode_columns(columns, schema), schema)

@@ -18,11 +18,11 @@ from PIL import Image as pillow
 
 from model.schema import Image, Schema, Table
 
-Array = NDArray[Any]  # of whatever type the column has
+ColumnArray = NDArray[Any]  # of whatever type the column has
 
 # images/NAME uint8 [B, C, H, W], numbers/NAME float32 [B, N], categories/NAME int32 [B, K] of
 # every modality; present bool [B, M]; labels and ranks int32 [B].
-Arrays = dict[str, Array]
+Arrays = dict[str, ColumnArray]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's mode of so many channels
 JPEG_START = b"\xff\xd8"
@@ -82,7 +82,10 @@ def decode_stored_image(encoded: bytes, image: Image) -> NDArray[np.uint8]:
 
 
 def decode_images(
-    encoded_B: Array, image: Image, pixels_BCHW: NDArray[np.uint8], present_B: NDArray[np.bool_]
+    encoded_B: ColumnArray,
+    image: Image,
+    pixels_BCHW: NDArray[np.uint8],
+    present_B: NDArray[np.bool_],
 ) -> None:
     """Fills the arrays of one image modality; an image that a row lacks is black, not present."""
     for row, encoded in enumerate(encoded_B):
@@ -101,7 +104,7 @@ def decode_images(
 
 
 def decode_table(
-    columns: Mapping[str, Array], table: Table, arrays: Arrays, present_B: NDArray[np.bool_]
+    columns: Mapping[str, ColumnArray], table: Table, arrays: Arrays, present_B: NDArray[np.bool_]
 ) -> None:
     """Fills the arrays of one table modality, which is present where any cell has a value."""
     numbers_BN, categories_BK = arrays[f"numbers/{table.name}"], arrays[f"categories/{table.name}"]
@@ -116,7 +119,7 @@ def decode_table(
 
 
 def decode_columns(
-    columns: Mapping[str, Array], schema: Schema, out: Arrays | None = None
+    columns: Mapping[str, ColumnArray], schema: Schema, out: Arrays | None = None
 ) -> Arrays:
     """Decodes raw shard columns to the arrays of the schema's modalities.
 

@@ -20,7 +20,7 @@ from distributed.shards.decode import (
 from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window, idle_cpus
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+BatchResult = TypeVar("BatchResult")
 
 # Ray Data takes seconds to start its processes and 0.4 s per epoch; from so many decoded bytes on
 # that is soon regained.
@@ -28,10 +28,10 @@ MIN_RAY_BYTES = 1 << 30
 
 
 def prefetch(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, work: Callable[[Item], BatchResult], items: Iterable[Item], depth: int
+) -> Iterator[BatchResult]:
     """Yields work(item) in order; up to `depth` further items are in work meanwhile."""
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[BatchResult]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))

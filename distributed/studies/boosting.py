@@ -75,7 +75,7 @@ def run_boosting(
     # train=False: every row once, whatever the sampler.
     train = open_split(spec, "train", Exchange(), arrays, train=False)
     started = time.perf_counter()
-    models = fit_classifiers(train, config.optim.seed)
+    models = fit_boosted_trees(train, config.optim.seed)
     seconds = time.perf_counter() - started
     validation = metrics_by_size(models, open_split(spec, "val", Exchange(), arrays))
     best = max(validation, key=lambda size: (validation[size]["balanced_accuracy"], -size.trees))
@@ -84,7 +84,7 @@ def run_boosting(
         both = join_corruptions(config.data.corrupt, corruption)
         test_spec = RunSpec(shards=shards, settings={**settings, "data.corrupt": both})
         test = open_split(test_spec, "test", Exchange(), arrays)
-        rows = table_columns(test)
+        rows = read_cells(test)
         (metrics,) = staged_metrics(models[best.leaves], test.schema, *rows, best.trees, best.trees)
         results.append(
             BoostingResult(
@@ -94,9 +94,9 @@ def run_boosting(
     return results
 
 
-def fit_classifiers(train: BatchSource, seed: int) -> dict[int, HistGradientBoostingClassifier]:
+def fit_boosted_trees(train: BatchSource, seed: int) -> dict[int, HistGradientBoostingClassifier]:
     """A classifier for every number of leaves."""
-    cells_NK, labels_N = table_columns(train)
+    cells_NK, labels_N = read_cells(train)
     kinds_K = category_columns(train.schema)
     # scikit-learn cannot bin a column without a value; it never splits a constant one.
     cells_NK[:, np.isnan(cells_NK).all(0)] = 0.0
@@ -118,7 +118,7 @@ def metrics_by_size(
     models: Mapping[int, HistGradientBoostingClassifier], source: BatchSource
 ) -> dict[ModelSize, dict[str, float]]:
     """The metrics on the rows of a source, of every classifier with every number of its trees."""
-    cells_NK, labels_N = table_columns(source)
+    cells_NK, labels_N = read_cells(source)
     return {
         ModelSize(leaves, trees): metrics
         for leaves, model in models.items()
@@ -156,7 +156,7 @@ def staged_metrics(
     return metrics
 
 
-def table_columns(source: BatchSource) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def read_cells(source: BatchSource) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The table cells of a source as numbers, NaN where missing, and the labels of its rows.
 
     Categories are their index in the vocabulary. Rows without a label are left out.
@@ -182,7 +182,7 @@ def table_columns(source: BatchSource) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def category_columns(schema: Schema) -> NDArray[np.bool_]:
-    """Which columns are treated as categories, in the order of `table_columns`."""
+    """Which columns are treated as categories, in the order of `read_cells`."""
     kinds: list[bool] = []
     for table in schema.tables:
         kinds += [False] * len(table.numeric)

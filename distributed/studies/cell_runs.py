@@ -20,7 +20,7 @@ from distributed.training.exchange import Exchange
 from distributed.training.failures import failure_reason
 from distributed.training.recorder import read_history
 from distributed.training.run import SharedArrays, open_split, run_training
-from distributed.training.scoring import Batches, compute_metrics, confidence_metrics
+from distributed.training.scoring import Batches, compute_run_metrics, confidence_metrics
 from distributed.training.spec import RunSpec, resumable_states
 from distributed.training.workers.watched_run import run_on_workers
 from model.batch import Batch
@@ -52,7 +52,7 @@ def run_cells(
         if cells[0].model == "boosting":
             outcomes, history = _run_boosting_cells(shards, cells, arrays), []
         else:
-            trained = train_network(shards, cells, arrays, folder)
+            trained = train_cells(shards, cells, arrays, folder)
             history = trained.history
             outcomes = [_score_cell(shards, cell, trained, arrays) for cell in cells]
     except Exception as error:
@@ -102,7 +102,7 @@ def rarest_accuracy(metrics: Mapping[str, float], schema: Schema) -> dict[str, f
     return {f"test/{RAREST_ACCURACY}": float(np.mean(recalls))} if recalls else {}
 
 
-def train_network(
+def train_cells(
     shards: str, cells: Sequence[Cell], arrays: SharedArrays | None, folder: str
 ) -> TrainedNetwork:
     """Trains the network of these cells, or goes on from the state in the folder.
@@ -171,7 +171,7 @@ def score_under_test_conditions(
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in test_split.batches(0)])
         counts_C = np.asarray(network.schema.counts)
         source = SelectedRows(test_split, shifts.shifted_rows(labels_N, counts_C, shift, cell.seed))
-    scores = weighing.score_rows(checkpoint, source, device)
+    scores = weighing.compute_outputs(checkpoint, source, device)
     method = cell.test.get("aggregation", "uniform")
     weighted = weighing.aggregate_experts(
         checkpoint, method, scores.logits_NEC, source, device, seed=cell.seed
@@ -180,7 +180,7 @@ def score_under_test_conditions(
     decisions_N = checkpoint.calibration.decide(probabilities_NC)
     weights = {f"expert_weight/{e}": float(w) for e, w in enumerate(weighted.weights_E, start=1)}
     metrics = {
-        **compute_metrics(scores, network, probabilities_NC, decisions_N),
+        **compute_run_metrics(scores, network, probabilities_NC, decisions_N),
         **confidence_metrics(scores, network),
         **weights,
         "rows": float(len(scores.labels_N)),

@@ -9,7 +9,7 @@ from typing import Literal, Required, TypedDict
 
 from distributed.config import RENAMED, Config, apply_changes, flatten
 
-Settings = dict[str, object]  # dotted settings and their values
+Settings = dict[str, object]  # dotted settings as a study file gives them
 MODELS = ("network", "boosting")
 # Part of the key of every boosting cell: raise it when the baseline changes so that old results of
 # it no longer count. Version 2 takes the size and the number of trees that validation prefers.

@@ -15,7 +15,7 @@ from distributed.runtime.storage import absolute_location, as_option_error
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
 from distributed.studies.definition import Study
-from distributed.studies.options import QUICK_SEEDS, QUICK_SETTINGS, StudyOptions
+from distributed.studies.options import QUICK_SEEDS, QUICK_STUDY_SETTINGS, StudyOptions
 from distributed.studies.planning import study_cells
 from distributed.studies.reading import read_study
 from distributed.studies.report import StudyReport
@@ -70,7 +70,7 @@ def study(options: StudyOptions) -> StudyResult:
     option_rules.check(options)
     definition = read_study(options.study)
     data_sets = open_data_sets(options.data)
-    settings = {**(QUICK_SETTINGS if options.quick else {}), **parse_assignments(options.set)}
+    settings = {**(QUICK_STUDY_SETTINGS if options.quick else {}), **parse_assignments(options.set)}
     planned = study_cells(
         definition,
         data_sets,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from model.config import option, required
 
-QUICK_SETTINGS = {"optim.epochs": 4, "data.max_rows": 600}
+QUICK_STUDY_SETTINGS = {"optim.epochs": 4, "data.max_rows": 600}
 QUICK_SEEDS = 2
-_QUICK_TEXT = ", ".join(f"{name}={value}" for name, value in QUICK_SETTINGS.items())
+_QUICK_TEXT = ", ".join(f"{name}={value}" for name, value in QUICK_STUDY_SETTINGS.items())
 
 
 @dataclass(frozen=True, kw_only=True)

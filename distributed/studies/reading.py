@@ -77,7 +77,7 @@ ENTRY_KEYS = {
     "conditions": ("name", "set", "test", "each", "grid", "axis", "at"),
 }
 CLAIM_KEYS = ("text", "variant", "metric", "against", "at_least", "at_most", "conditions")
-Table = Mapping[str, object]  # a table of a TOML file
+TomlTable = Mapping[str, object]  # a table of a TOML file
 
 
 def study_names() -> list[str]:
@@ -110,7 +110,7 @@ def read_study(name: str) -> Study:
         raise ValueError(f"{path}: {error}") from None
 
 
-def parse_study(table: Table, name: str) -> Study:
+def parse_study(table: TomlTable, name: str) -> Study:
     """The study in a parsed TOML file, its keys and types checked.
 
     Settings are checked later, when the placeholders are filled in (see cells.py).
@@ -143,7 +143,7 @@ def parse_study(table: Table, name: str) -> Study:
     )
 
 
-def dotted_names(table: Table, prefix: str = "") -> Settings:
+def dotted_names(table: TomlTable, prefix: str = "") -> Settings:
     """A nested table as one level: {"optim": {"lr": 1}} becomes {"optim.lr": 1}."""
     flat: Settings = {}
     for key, value in table.items():
@@ -154,7 +154,7 @@ def dotted_names(table: Table, prefix: str = "") -> Settings:
     return flat
 
 
-def _entries(table: Table, kind: str) -> list[Entry]:
+def _entries(table: TomlTable, kind: str) -> list[Entry]:
     """The checked [[variants]] or [[conditions]] entries."""
     entries = _tables(table, kind)
     for entry in entries:
@@ -169,7 +169,7 @@ def _entries(table: Table, kind: str) -> list[Entry]:
     return [cast(Entry, entry) for entry in entries]
 
 
-def _check_entry(entry: Table, where: str) -> None:
+def _check_entry(entry: TomlTable, where: str) -> None:
     if not isinstance(entry.get("axis", ""), str):
         raise ValueError(f"axis must be text; got {entry['axis']!r} in {where}")
     if type(entry.get("at", 0)) not in (int, float, str):
@@ -181,7 +181,7 @@ def _check_entry(entry: Table, where: str) -> None:
             raise ValueError(f"grid.{name} must be a list of values; got {values!r} in {where}")
 
 
-def _check_test_changes(entry: Table, where: str) -> None:
+def _check_test_changes(entry: TomlTable, where: str) -> None:
     test = _table(entry, "test", where)
     for name, value in test.items():
         if name not in TEST_KEYS or not isinstance(value, str):
@@ -205,7 +205,7 @@ def _check_test_changes(entry: Table, where: str) -> None:
         )
 
 
-def _claim(entry: Table) -> Claim:
+def _claim(entry: TomlTable) -> Claim:
     """The checked claim of a [[claims]] entry."""
     _check_keys(entry, CLAIM_KEYS, f"claim {entry.get('text', '')!r}")
     for name in ("text", "variant", "metric"):
@@ -236,7 +236,7 @@ def _claim(entry: Table) -> Claim:
     )
 
 
-def _limit(entry: Table, key: str, where: str) -> float | None:
+def _limit(entry: TomlTable, key: str, where: str) -> float | None:
     value = entry.get(key)
     if value is None:
         return None
@@ -250,7 +250,7 @@ def _metric(setting: str, metric: str) -> str:
     return metric
 
 
-def _check_keys(entry: Table, valid: tuple[str, ...], where: str) -> None:
+def _check_keys(entry: TomlTable, valid: tuple[str, ...], where: str) -> None:
     unknown = sorted(set(entry) - set(valid))
     if unknown:
         raise ValueError(
@@ -258,7 +258,7 @@ def _check_keys(entry: Table, valid: tuple[str, ...], where: str) -> None:
         )
 
 
-def _tables(table: Table, key: str) -> list[dict[str, object]]:
+def _tables(table: TomlTable, key: str) -> list[dict[str, object]]:
     """The entries of an array of tables."""
     entries = table.get(key, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -266,7 +266,7 @@ def _tables(table: Table, key: str) -> list[dict[str, object]]:
     return entries
 
 
-def _table(entry: Table, key: str, where: str) -> dict[str, object]:
+def _table(entry: TomlTable, key: str, where: str) -> dict[str, object]:
     value = entry.get(key, {})
     if not isinstance(value, dict):
         example = "{ fusion.kind = 'uniform' }"
@@ -274,7 +274,7 @@ def _table(entry: Table, key: str, where: str) -> dict[str, object]:
     return value
 
 
-def _text(table: Table, key: str, default: str) -> str:
+def _text(table: TomlTable, key: str, default: str) -> str:
     value = table.get(key, default)
     if not isinstance(value, str):
         raise ValueError(f"{key} must be text; got {value!r}")

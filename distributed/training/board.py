@@ -82,7 +82,7 @@ class RunBoard:
             for name in FINAL_METRICS:
                 if name in values:
                     self.events.scalar(f"final/{split}/{name}", values[name], end)
-        self.events.text("settings", settings_table(flatten(config)), end)
+        self.events.text("settings", settings_markdown(flatten(config)), end)
         self.events.close()
 
 
@@ -116,7 +116,7 @@ def chart_layout(modalities: tuple[str, ...]) -> dict[str, dict[str, list[str]]]
     }
 
 
-def settings_table(settings: Mapping[str, object]) -> str:
+def settings_markdown(settings: Mapping[str, object]) -> str:
     """Every setting as a Markdown table."""
     rows = [f"| {name} | {value} |" for name, value in settings.items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows])

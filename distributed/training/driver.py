@@ -119,7 +119,7 @@ def plan_run(options: FitOptions) -> RunPlan:
         config = settle_config(out, options)
         saved = read_saved_data(out) if options.resume else {}
     shards = resolve_shards(options.data or saved.get("shards"))
-    manifest, digest = read_manifest(shards), digest_of_shards(shards)
+    manifest, digest = read_manifest(shards), manifest_digest(shards)
     if saved.get("digest", digest) != digest:
         raise ValueError(
             f"a resumed run must keep its data, {saved['shards']} as it was; "
@@ -186,7 +186,7 @@ def read_saved_data(out: str) -> dict[str, str]:
     return saved
 
 
-def digest_of_shards(shards: str) -> str:
+def manifest_digest(shards: str) -> str:
     """A digest of the manifest, which holds the statistics of the training rows."""
     content = storage.read_file(storage.join(shards, MANIFEST))
     return hashlib.sha256(content).hexdigest()[:16]

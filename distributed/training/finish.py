@@ -18,7 +18,7 @@ from distributed.training.results import RunMetrics, RunResult
 from distributed.training.scoring import (
     Evaluator,
     Scores,
-    compute_metrics,
+    compute_run_metrics,
     confidence_metrics,
     correct_confidences,
 )
@@ -103,7 +103,7 @@ def calibrated_metrics(scores: Scores, network: Network, fitted: Calibration) ->
     """Metrics of the experts' mean after calibration, with the fitted decision offsets."""
     probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
     decisions_N = fitted.decide(probabilities_NC)
-    metrics = compute_metrics(scores, network, probabilities_NC, decisions_N)
+    metrics = compute_run_metrics(scores, network, probabilities_NC, decisions_N)
     return metrics | confidence_metrics(scores, network)
 
 

@@ -20,7 +20,7 @@ from distributed.training.precision import compute_dtype
 from distributed.training.scoring import (
     Evaluator,
     Scores,
-    compute_metrics,
+    compute_run_metrics,
     correct_confidences,
 )
 from distributed.training.step import train_step
@@ -77,7 +77,7 @@ def train_network(
             raise Diverged(
                 f"the network's answers on validation are not finite (epoch {run.epoch})"
             )
-        validation = compute_metrics(scores, network)
+        validation = compute_run_metrics(scores, network)
         metrics = {**terms, **{f"val/{name}": value for name, value in validation.items()}}
         run.remember(selection_score(metrics, config.optim.metric))
         if (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distributed.training.exchange import Exchange
 from model.batch import Batch
-from model.fusion.cross_modal import MAX_CLASSES, CrossModalModel, CrossModalStats
+from model.fusion.cross_modal import MAX_EXPECTED_CLASSES, CrossModalModel, CrossModalStats
 from model.fusion.novelty import weighted_moments
 from model.learning import losses
 from model.metrics import metrics
@@ -135,7 +135,7 @@ class Evaluator:
 
         Returns None where there is one modality, too many classes, or too few rows.
         """
-        if len(network.schema.modalities) < 2 or len(network.schema.classes) > MAX_CLASSES:
+        if len(network.schema.modalities) < 2 or len(network.schema.classes) > MAX_EXPECTED_CLASSES:
             return None
         parts: list[tuple[Tensor, Tensor]] = []
         rows = 0
@@ -196,7 +196,7 @@ def correct_confidences(network: Network, scores: Scores) -> None:
     network.running.correct_on_validation(*(t.to(network.counts_C.device) for t in held_out))
 
 
-def compute_metrics(
+def compute_run_metrics(
     scores: Scores,
     network: Network,
     probabilities_NC: Tensor | None = None,
@@ -229,7 +229,7 @@ def compute_metrics(
     return values
 
 
-def confidence_report(scores: Scores, network: Network) -> list[dict[str, Any]]:
+def confidence_rows(scores: Scores, network: Network) -> list[dict[str, Any]]:
     """How near the confidences come to the truth, by modality and group of classes.
 
     Both the predicted ones and those that the fusion uses.
@@ -254,7 +254,7 @@ def confidence_metrics(scores: Scores, network: Network) -> dict[str, float]:
     if not network.config.fusion.confidence_weight:
         return {}
     values = {}
-    for row in confidence_report(scores, network):
+    for row in confidence_rows(scores, network):
         if row["group"] not in ("all", "few"):
             continue
         for fact in CONFIDENCE_FACTS:

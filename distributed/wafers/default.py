@@ -32,12 +32,12 @@ def default_shards() -> str:
     if manifest.exists():
         return str(folder)
     # Drawing and ingesting take pandas and Ray, which a command with shards need not load for it.
-    from distributed.wafers.shards import write_shards
+    from distributed.wafers.shards import write_wafer_shards
 
     print(f"making the built-in wafer data in {folder}", file=sys.stderr)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            write_shards(WaferOptions(shards=str(folder)))
+            write_wafer_shards(WaferOptions(shards=str(folder)))
     except (ValueError, OSError):
         # If another process was faster, its shards are the same.
         if not manifest.exists():

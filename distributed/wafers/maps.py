@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 OUTSIDE, PASS, FAIL = 0, 127, 255  # the three grey levels of a map
 MAX_DIES = 32
@@ -36,69 +36,69 @@ GRIDS: dict[str, tuple[int, int, float]] = {
 class Dies:
     """The positions of the dies of N wafers, [N, G, G]."""
 
-    x: Array
-    y: Array
-    radius: Array
-    angle: Array
+    x: FloatArray
+    y: FloatArray
+    radius: FloatArray
+    angle: FloatArray
     inside: NDArray[np.bool_]
 
-    def polar(self, x: Array, y: Array) -> tuple[Array, Array]:
+    def polar(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Returns every die's distance and direction from one point of its wafer."""
         dx, dy = self.x - x, self.y - y
         return np.hypot(dx, dy), np.arctan2(dy, dx)
 
 
-Draw = Callable[[float, float], Array]  # draws one uniform number for every wafer, [N, 1, 1]
-Pattern = Callable[[Dies, Draw], Array]
+Draw = Callable[[float, float], FloatArray]  # draws one uniform number for every wafer, [N, 1, 1]
+Pattern = Callable[[Dies, Draw], FloatArray]
 
 
-def _wrap(angle: Array) -> Array:
+def _wrap(angle: FloatArray) -> FloatArray:
     """Returns the same angle in -pi..pi."""
-    wrapped: Array = (angle + np.pi) % (2 * np.pi) - np.pi
+    wrapped: FloatArray = (angle + np.pi) % (2 * np.pi) - np.pi
     return wrapped
 
 
-def _soft(distance: Array, width: float | Array = 0.05) -> Array:
+def _soft(distance: FloatArray, width: float | FloatArray = 0.05) -> FloatArray:
     """Returns 1 well inside (distance << 0), 0 well outside, and between them along the border.
 
     The border is some dies wide, as that of real clusters is.
     """
-    inside: Array = 1 / (1 + np.exp(np.clip(distance / width, -30, 30)))
+    inside: FloatArray = 1 / (1 + np.exp(np.clip(distance / width, -30, 30)))
     return inside
 
 
-def _ripple(angle: Array, draw: Draw, size: float) -> Array:
+def _ripple(angle: FloatArray, draw: Draw, size: float) -> FloatArray:
     """Returns an irregular outline: a factor around 1 that varies slowly with the direction."""
     waves = [
         draw(0, size) / np.sqrt(k) * np.sin(k * angle + draw(-np.pi, np.pi)) for k in (1, 2, 3, 5)
     ]
-    outline: Array = 1 + np.sum(waves, axis=0)
+    outline: FloatArray = 1 + np.sum(waves, axis=0)
     return outline
 
 
-def _blob(dies: Dies, draw: Draw, x: Array, y: Array, radius: Array) -> Array:
+def _blob(dies: Dies, draw: Draw, x: FloatArray, y: FloatArray, radius: FloatArray) -> FloatArray:
     """Returns an irregular ellipse around (x, y)."""
     distance, angle = dies.polar(x, y)
     stretch = 1 + draw(0, 0.4) * np.cos(2 * (angle - draw(-np.pi, np.pi)))
     return _soft(distance - radius * stretch * _ripple(angle, draw, 0.15))
 
 
-def _none(dies: Dies, draw: Draw) -> Array:
+def _none(dies: Dies, draw: Draw) -> FloatArray:
     return np.zeros_like(dies.x)
 
 
-def _centre(dies: Dies, draw: Draw) -> Array:
+def _centre(dies: Dies, draw: Draw) -> FloatArray:
     return _blob(dies, draw, draw(-0.1, 0.1), draw(-0.1, 0.1), draw(0.18, 0.42)) * draw(0.75, 1)
 
 
-def _donut(dies: Dies, draw: Draw) -> Array:
+def _donut(dies: Dies, draw: Draw) -> FloatArray:
     distance, angle = dies.polar(draw(-0.12, 0.12), draw(-0.12, 0.12))
     ring = np.abs(distance - draw(0.36, 0.6) * _ripple(angle, draw, 0.06)) - draw(0.09, 0.17)
     closed = _soft(np.abs(_wrap(angle - draw(-np.pi, np.pi))) - draw(2.4, 3.8), 0.15)
     return _soft(ring, 0.04) * closed * draw(0.65, 0.95)
 
 
-def _edge_loc(dies: Dies, draw: Draw) -> Array:
+def _edge_loc(dies: Dies, draw: Draw) -> FloatArray:
     away = np.abs(_wrap(dies.angle - draw(-np.pi, np.pi)))
     reach = draw(0.2, 0.75)
     depth = (
@@ -109,19 +109,19 @@ def _edge_loc(dies: Dies, draw: Draw) -> Array:
     return _soft(away - reach, 0.06) * _soft(1 - depth - dies.radius, 0.03) * draw(0.7, 1)
 
 
-def _edge_ring(dies: Dies, draw: Draw) -> Array:
+def _edge_ring(dies: Dies, draw: Draw) -> FloatArray:
     away = np.abs(_wrap(dies.angle - draw(-np.pi, np.pi)))
     inner = 1 - draw(0.08, 0.2) * _ripple(dies.angle, draw, 0.15)
     return _soft(inner - dies.radius, 0.025) * _soft(away - draw(2.1, 4.0), 0.2) * draw(0.65, 1)
 
 
-def _loc(dies: Dies, draw: Draw) -> Array:
+def _loc(dies: Dies, draw: Draw) -> FloatArray:
     radius, angle = draw(0.3, 0.62), draw(-np.pi, np.pi)
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     return _blob(dies, draw, x, y, draw(0.15, 0.28)) * draw(0.75, 1)
 
 
-def _scratch(dies: Dies, draw: Draw) -> Array:
+def _scratch(dies: Dies, draw: Draw) -> FloatArray:
     """Returns a thin arc, as a particle under a rotating pad leaves it.
 
     Its middle lies within the wafer, its curvature is small.
@@ -139,11 +139,11 @@ def _scratch(dies: Dies, draw: Draw) -> Array:
     )
 
 
-def _random(dies: Dies, draw: Draw) -> Array:
+def _random(dies: Dies, draw: Draw) -> FloatArray:
     return np.ones_like(dies.x) * draw(0.18, 0.5)
 
 
-def _near_full(dies: Dies, draw: Draw) -> Array:
+def _near_full(dies: Dies, draw: Draw) -> FloatArray:
     radius, angle = draw(0.4, 1.1), draw(-np.pi, np.pi)
     spared = _blob(dies, draw, radius * np.cos(angle), radius * np.sin(angle), draw(0, 0.35))
     return (1 - 0.8 * spared) * draw(0.8, 0.98)
@@ -162,7 +162,7 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
-def _die_positions(grids: Array) -> Dies:
+def _die_positions(grids: FloatArray) -> Dies:
     """Returns the positions of all dies and whether each is on the wafer.
 
     grids: one row per wafer (dies across, dies down, notch angle).
@@ -175,7 +175,7 @@ def _die_positions(grids: Array) -> Dies:
     return Dies(x, y, radius, angle, (radius < 0.985) & ~notched)
 
 
-def _stripes(draw: Draw) -> Array:
+def _stripes(draw: Draw) -> FloatArray:
     """Returns what a faulty probe card leaves: rows or columns of failed dies at a fixed pitch."""
     index = np.arange(MAX_DIES)
     position = np.where(draw(0, 1) < 0.5, index[None, None, :], index[None, :, None])
@@ -183,11 +183,15 @@ def _stripes(draw: Draw) -> Array:
 
 
 def _fail(
-    pattern: str, grids: Array, visible: Array, faulty: NDArray[np.bool_], rng: np.random.Generator
+    pattern: str,
+    grids: FloatArray,
+    visible: FloatArray,
+    faulty: NDArray[np.bool_],
+    rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     """Returns the grey levels [N, G, G] of some wafers of one pattern."""
 
-    def draw(low: float, high: float) -> Array:
+    def draw(low: float, high: float) -> FloatArray:
         return rng.uniform(low, high, (len(grids), 1, 1))
 
     dies, share = _die_positions(grids), visible[:, None, None]
@@ -200,7 +204,7 @@ def _fail(
     return np.where(dies.inside, np.where(failed, FAIL, PASS), OUTSIDE).astype(np.uint8)
 
 
-def _pixels(levels: NDArray[np.uint8], grids: Array, size: int) -> NDArray[np.uint8]:
+def _pixels(levels: NDArray[np.uint8], grids: FloatArray, size: int) -> NDArray[np.uint8]:
     """Turns [N, G, G] dies into [N, S, S] pixels; each shows the die under its centre."""
     centres = (np.arange(size) + 0.5) / size
     column, row = (np.floor(centres * grids[:, k, None]).astype(np.intp) for k in range(2))
@@ -210,7 +214,7 @@ def _pixels(levels: NDArray[np.uint8], grids: Array, size: int) -> NDArray[np.ui
 def draw_maps(
     labels: NDArray[np.object_],
     recipes: NDArray[np.object_],
-    visible: Array,
+    visible: FloatArray,
     faulty: NDArray[np.bool_],
     size: int,
     seed: np.random.SeedSequence,

@@ -10,8 +10,8 @@ from model.config import option
 # the user's cache folder, whose name holds this number, is then written anew.
 WAFERS_VERSION = 1
 MIN_ROWS_PER_CLASS = 3  # one for each split
-CLASSES = 9
-MIN_ROWS = MIN_ROWS_PER_CLASS * CLASSES
+CLASS_COUNT = 9
+MIN_WAFERS = MIN_ROWS_PER_CLASS * CLASS_COUNT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class WaferOptions:
     map, and as many have no readings.
     """
 
-    rows: int = option(4000, f"wafers, at least {MIN_ROWS}", low=MIN_ROWS, metavar="INT")
+    rows: int = option(4000, f"wafers, at least {MIN_WAFERS}", low=MIN_WAFERS, metavar="INT")
     imbalance: float = option(
         50.0,
         "count of the largest class over that of the smallest, at least 1",

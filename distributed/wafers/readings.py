@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distributed.wafers.maps import GRIDS
 
-Array = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 Words = NDArray[np.object_]
 
 # Reading: typical value, spread (of the logarithm where it is log-normal), whether it is
@@ -77,10 +77,10 @@ def draw_readings(
     labels_N: Words,
     recipes_N: Words,
     lots_N: NDArray[np.int64],
-    share_N: Array,
+    share_N: FloatArray,
     faulty_N: NDArray[np.bool_],
     seed: np.random.SeedSequence,
-) -> dict[str, Array]:
+) -> dict[str, FloatArray]:
     """Returns what the sensors measure, as z.
 
     share_N: in 0..1, how much of the cause shows. faulty_N: the logger writes nonsense.
@@ -98,7 +98,7 @@ def draw_readings(
 
 
 def draw_tools(
-    labels_N: Words, share_N: Array, faulty_N: NDArray[np.bool_], seed: np.random.SeedSequence
+    labels_N: Words, share_N: FloatArray, faulty_N: NDArray[np.bool_], seed: np.random.SeedSequence
 ) -> dict[str, Words]:
     """Returns the tools that each wafer went through."""
     rng, columns = np.random.default_rng(seed), {}
@@ -113,8 +113,8 @@ def draw_tools(
 
 
 def lose_and_scale(
-    z: dict[str, Array], missing: float, seed: np.random.SeedSequence
-) -> dict[str, Array]:
+    z: dict[str, FloatArray], missing: float, seed: np.random.SeedSequence
+) -> dict[str, FloatArray]:
     """Returns the readings in their units, some of them lost (NaN).
 
     The further a reading is out of range, the likelier it is lost: a saturated sensor logs

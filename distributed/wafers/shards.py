@@ -13,7 +13,12 @@ from distributed.ingestion.pipeline import IngestResult, ingest
 from distributed.runtime.errors import OptionError
 from distributed.wafers.options import WaferOptions
 from distributed.wafers.sheet import contact_sheet
-from distributed.wafers.table import EVIDENCE_COLUMNS, class_counts, generate_table, write_table
+from distributed.wafers.table import (
+    EVIDENCE_COLUMNS,
+    class_counts,
+    generate_table,
+    write_wafer_table,
+)
 
 
 def write_wafers(options: WaferOptions) -> dict[str, int]:
@@ -33,7 +38,7 @@ def write_wafers(options: WaferOptions) -> dict[str, int]:
     features = everything.drop(columns=EVIDENCE_COLUMNS)
     try:
         if options.out:
-            write_table(options.out, everything if options.truth else features)
+            write_wafer_table(options.out, everything if options.truth else features)
         if options.sheet:
             contact_sheet(everything, options.sheet)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -48,7 +53,7 @@ def write_wafers(options: WaferOptions) -> dict[str, int]:
     return class_counts(options.rows, options.imbalance)
 
 
-def write_shards(options: WaferOptions) -> None:
+def write_wafer_shards(options: WaferOptions) -> None:
     """Draws wafers and ingests them into options.shards."""
     ingest_wafers(generate_table(options), options).show()
 
@@ -58,7 +63,7 @@ def ingest_wafers(frame: pd.DataFrame, options: WaferOptions) -> IngestResult:
     assert options.shards is not None
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "wafers.parquet"
-        write_table(table, frame)
+        write_wafer_table(table, frame)
         return ingest(
             IngestOptions(
                 table=str(table),

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from distributed.wafers.maps import FAIL
-from distributed.wafers.table import CLASSES
+from distributed.wafers.table import WAFER_CLASSES
 
 MARGIN = 110  # pixels for a row's title
 GAP = 4
@@ -27,7 +27,9 @@ def contact_sheet(
     columns: maps in a row. scale: pixels of a map's side.
     """
     step = scale + GAP
-    groups = {name: frame[(frame["label"] == name) & frame["map"].notna()] for name in CLASSES}
+    groups = {
+        name: frame[(frame["label"] == name) & frame["map"].notna()] for name in WAFER_CLASSES
+    }
     groups = {name: group for name, group in groups.items() if len(group)}
     sheet = Image.new("L", (MARGIN + columns * step, len(groups) * step + GAP), DARK)
     pen = ImageDraw.Draw(sheet)

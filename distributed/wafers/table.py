@@ -23,7 +23,7 @@ from distributed.wafers.readings import draw_readings, draw_tools, lose_and_scal
 
 # From the most to the least frequent, in the order of WM-811K, the large public collection of
 # such maps.
-CLASSES = (
+WAFER_CLASSES = (
     "none",
     "edge-ring",
     "edge-loc",
@@ -47,7 +47,7 @@ def class_counts(rows: int, imbalance: float) -> dict[str, int]:
 
     The first class has `imbalance` times as many as the last; each has at least three.
     """
-    shares = [imbalance ** (-k / (len(CLASSES) - 1)) for k in range(len(CLASSES))]
+    shares = [imbalance ** (-k / (len(WAFER_CLASSES) - 1)) for k in range(len(WAFER_CLASSES))]
     counts = [max(MIN_ROWS_PER_CLASS, round(rows * share / sum(shares))) for share in shares]
     # What rounding and the minimum add or take away is made up for by the largest class; among
     # equal ones by that which keeps the order.
@@ -57,7 +57,7 @@ def class_counts(rows: int, imbalance: float) -> dict[str, int]:
             counts[largest[-1]] -= 1
         else:
             counts[largest[0]] += 1
-    return dict(zip(CLASSES, counts))
+    return dict(zip(WAFER_CLASSES, counts))
 
 
 def _processing_order(counts: dict[str, int], rng: np.random.Generator) -> list[str]:
@@ -173,7 +173,7 @@ def _png(map_SS: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def write_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
+def write_wafer_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     """Writes one Parquet file, with the maps as a column of PNG bytes; whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from model.decisions.guard import (
 from model.learning.posthoc import move_prior
 
 METHODS = ("uniform", "stability", "prior", "given")
-MIN_ROWS = 30  # with fewer test rows nothing is estimated
+MIN_ESTIMATION_ROWS = 30  # with fewer test rows nothing is estimated
 STABILITY_ROWS = 8192  # stability learns E numbers; more rows than this only cost time
 
 
@@ -134,8 +134,8 @@ def aggregate_with_estimated_prior(
     """
     base, trained_C = aggregate_uniformly(logits_NEC), _trained_prior(trained_C, logits_NEC)
     rows = len(logits_NEC)
-    if rows < (MIN_ROWS if guarded else 1):
-        return _fall_back(logits_NEC, f"{rows} test rows, {MIN_ROWS} are needed")
+    if rows < (MIN_ESTIMATION_ROWS if guarded else 1):
+        return _fall_back(logits_NEC, f"{rows} test rows, {MIN_ESTIMATION_ROWS} are needed")
     posterior_NC = base.probabilities_NC
     if validation is not None:
         validation = validation.to(logits_NEC.device)
@@ -174,8 +174,8 @@ def aggregate_by_stability(
     rows, experts, _ = logits_NEC.shape
     if experts == 1:
         return _fall_back(logits_NEC, "there is one expert")
-    if rows < (MIN_ROWS if guarded else 1):
-        return _fall_back(logits_NEC, f"{rows} test rows, {MIN_ROWS} are needed")
+    if rows < (MIN_ESTIMATION_ROWS if guarded else 1):
+        return _fall_back(logits_NEC, f"{rows} test rows, {MIN_ESTIMATION_ROWS} are needed")
     weights_E = stable_weights(first_NEC, second_NEC)
     trained_C = _trained_prior(trained_C, logits_NEC)
     estimate = _combine(logits_NEC, weights_E, None, trained_C, "stability")

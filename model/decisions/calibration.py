@@ -25,7 +25,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from model.decisions.offsets import MIN_ROWS, fit_offsets
+from model.decisions.offsets import MIN_FITTED_ROWS, fit_offsets
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 LOG_TEMPERATURE_STD = 0.4  # standard deviation of log T under its prior
@@ -135,10 +135,11 @@ def fit_temperature(
     """
     usable_N = (labels_N >= 0) & torch.isfinite(logits_NC).all(1)
     logits_NC, labels_N = logits_NC[usable_N].double(), labels_N[usable_N]
-    if len(labels_N) < MIN_ROWS:
+    if len(labels_N) < MIN_FITTED_ROWS:
         return (
             1.0,
-            f"temperature is 1: {len(labels_N)} usable validation rows, {MIN_ROWS} are needed",
+            f"temperature is 1: {len(labels_N)} usable validation rows, "
+            f"{MIN_FITTED_ROWS} are needed",
         )
     if len(torch.unique(labels_N)) < 2:
         return 1.0, "temperature is 1: the validation rows are all of one class"

@@ -14,7 +14,7 @@ from model.config import OFFSET_METRICS
 from model.metrics.metrics import bootstrap_weights
 from model.metrics.scoring import FORMULAS, ScoredRows, replicates_per_chunk
 
-MIN_ROWS = 10  # with fewer labelled validation rows nothing is fitted
+MIN_FITTED_ROWS = 10  # with fewer labelled validation rows nothing is fitted
 MAX_OFFSET = 2.0  # in units of log odds, of a class with many validation rows
 HALF_OFFSET_ROWS = 10.0  # validation rows at which a class may use half of MAX_OFFSET
 TIE_BREAKER = 1e-3  # weight of balanced accuracy beside the metric
@@ -35,7 +35,7 @@ def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tupl
     log_NC = probabilities_NC[usable_N].double().clamp(min=1e-30).log().cpu()
     labels_N = labels_N[usable_N].cpu()
     rows, present = len(labels_N), len(torch.unique(labels_N))
-    if rows < MIN_ROWS or present < 2:
+    if rows < MIN_FITTED_ROWS or present < 2:
         reason = f"offsets are 0: {rows} usable validation rows of {present} classes"
         return torch.zeros(classes), reason
     plain_N = log_NC.argmax(1)

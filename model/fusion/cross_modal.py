@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_ROWS = 50  # records with both modalities that a pair needs to be judged
+MIN_PAIR_ROWS = 50  # records with both modalities that a pair needs to be judged
 MIN_VALIDATION_ROWS = 100  # validation rows with both modalities that an expectation needs
-MAX_CLASSES = 1000  # an expectation holds C x C numbers
+MAX_EXPECTED_CLASSES = 1000  # an expectation holds C x C numbers
 # Standard errors by which a slope must be above 0 on validation, and now be lower than there.
 ERRORS = 4.0
 BROKEN_SHARE = 0.75  # share of the slope on validation below which a pair is broken
@@ -120,7 +120,7 @@ class CrossModalStats(TensorFields):
         same_mix_MM = self.has_same_mix(model)
         judged_MM = (
             (model.slope_MM > ERRORS * model.error_MM)
-            & (self.rows_MM >= MIN_ROWS)
+            & (self.rows_MM >= MIN_PAIR_ROWS)
             & (same_mix_MM | same_mix_MM.T)
         )
         share_MM = slope_MM / model.slope_MM.clamp_min(1e-9)
@@ -150,7 +150,7 @@ class CrossModalModel(TensorFields):
         """Returns the model of these rows; None with too few rows or too many classes."""
         rows_MM = (present_VM[:, :, None] & present_VM[:, None, :]).sum(0)
         enough = bool((rows_MM.triu(1) >= MIN_VALIDATION_ROWS).any())
-        if posterior_VMC.shape[-1] > MAX_CLASSES or not enough:
+        if posterior_VMC.shape[-1] > MAX_EXPECTED_CLASSES or not enough:
             return None
         model = cls(
             **_expectations(posterior_VMC, present_VM),

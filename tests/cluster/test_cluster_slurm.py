@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import processes
-from cluster.local.network import Network, open_network
+from cluster.local.network import NodeNetwork, open_network
 from tests.cluster.cluster_tools import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ time.sleep(300)
 
 
 @pytest.fixture
-def machines() -> Iterator[Network]:
+def machines() -> Iterator[NodeNetwork]:
     network = open_network("auto", secrets.token_hex(8))
     if not network.subnet:
         pytest.skip("no right to make network namespaces")
@@ -67,7 +67,7 @@ def machines() -> Iterator[Network]:
 
 
 def test_a_job_starts_its_nodes_passes_the_warning_on_and_cleans_up(
-    machines: Network, tmp_path: Path
+    machines: NodeNetwork, tmp_path: Path
 ) -> None:
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(text)

@@ -16,7 +16,7 @@ import torch
 
 from distributed.inference.known_prior import read_prior
 from distributed.inference.options import EvaluateOptions
-from distributed.inference.split_rows import open_split
+from distributed.inference.split_rows import open_evaluated_rows
 from distributed.inference.tables import open_input
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
@@ -433,7 +433,9 @@ def test_images_must_be_prepared_as_those_of_the_checkpoint(
     saved = load_checkpoint(str(tmp_path / "run"))
     ways = (
         lambda: (
-            open_split(saved, EvaluateOptions(checkpoint="", data=str(tmp_path / "shards"))).notes
+            open_evaluated_rows(
+                saved, EvaluateOptions(checkpoint="", data=str(tmp_path / "shards"))
+            ).notes
         ),
         lambda: open_input(saved, str(tmp_path / "shards"), images={}, split="test", batch_size=8)[
             1

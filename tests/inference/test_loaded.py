@@ -22,7 +22,7 @@ from distributed.inference.loaded import LoadedModel, PredictionNote, load
 from distributed.inference.options import PredictOptions
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from distributed.wafers.options import WaferOptions
-from distributed.wafers.table import generate_table, write_table
+from distributed.wafers.table import generate_table, write_wafer_table
 from tests.conftest import ROOT
 from tests.training import small_run
 
@@ -130,7 +130,7 @@ def test_a_csv_with_a_folder_of_images_gives_the_numbers_of_predict(
 def test_the_built_in_wafers_give_the_numbers_of_predict(wafer_shards: str, tmp_path: Path) -> None:
     small_run.train(tmp_path / "run", Path(wafer_shards), **{"optim.epochs": 1})
     frame = generate_table(WaferOptions(rows=300, imbalance=5, size=16, seed=3))
-    write_table(tmp_path / "wafers.parquet", frame)
+    write_wafer_table(tmp_path / "wafers.parquet", frame)
     predicted, notes = by_command(tmp_path / "run", tmp_path / "wafers.parquet", tmp_path / "out")
     loaded = load(tmp_path / "run").predict(frame)
     identical(loaded, predicted)

@@ -23,7 +23,7 @@ from distributed.training.failures import failure_reason
 from distributed.training.recorder import Progress
 from distributed.training.results import RunResult
 from distributed.training.run import run_training
-from distributed.training.scoring import Evaluator, compute_metrics
+from distributed.training.scoring import Evaluator, compute_run_metrics
 from distributed.training.spec import RunSpec
 from model.batch import Batch
 from model.fusion import novelty
@@ -317,7 +317,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
                 train=False,
             )
             scores = Evaluator(torch.device("cpu")).score(finished.network, source)
-            metrics[f"{what} {familiar}"] = compute_metrics(scores, finished.network)
+            metrics[f"{what} {familiar}"] = compute_run_metrics(scores, finished.network)
     assert metrics[" True"]["unfamiliar/map"] < 0.03
     assert metrics["map=noise True"]["unfamiliar/map"] > 0.8
     assert metrics["map=noise True"]["weight/map"] < 0.2

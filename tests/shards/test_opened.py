@@ -9,14 +9,14 @@ from distributed import Shards
 from distributed.shards.layout import SPLITS
 from distributed.wafers.options import WaferOptions
 from distributed.wafers.readings import READINGS, TOOLS
-from distributed.wafers.table import CLASSES, generate_table
+from distributed.wafers.table import WAFER_CLASSES, generate_table
 
 
 def test_a_folder_tells_what_it_holds(wafer_shards: str) -> None:
     shards = Shards(wafer_shards)
     assert shards.path == wafer_shards
     assert shards.modalities == ("map", "table")
-    assert shards.classes == tuple(sorted(CLASSES))
+    assert shards.classes == tuple(sorted(WAFER_CLASSES))
     assert sum(shards.rows.values()) == 600
     assert sum(shards.counts.values()) == shards.rows["train"]
     assert shards.schema.tables[0].name == "table"

@@ -16,14 +16,14 @@ from distributed.training.spec import RunSpec
 def test_boosting_has_every_training_row_once(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row_counts, columns = [], boosting.table_columns
+    row_counts, columns = [], boosting.read_cells
 
     def counted(source: Any) -> Any:
         cells, labels = columns(source)
         row_counts.append(len(labels))
         return cells, labels
 
-    monkeypatch.setattr(boosting, "table_columns", counted)
+    monkeypatch.setattr(boosting, "read_cells", counted)
     boosting.run_boosting(
         wafer_shards,
         {"data.modalities": "table", "data.sampler": "balanced", "data.batch_size": 512},
@@ -44,7 +44,7 @@ def test_boosting_learns_from_the_table_of_the_same_rows(wafer_shards: str) -> N
         wafer_shards, {"data.modalities": "table"}, corruptions=("", "table=noise")
     )
     job = RunSpec(shards=wafer_shards, settings={"data.modalities": "table"})
-    models = boosting.fit_classifiers(
+    models = boosting.fit_boosted_trees(
         open_split(job, "train", Exchange(), None, train=False), seed=0
     )
     val = boosting.metrics_by_size(models, open_split(job, "val", Exchange(), None))

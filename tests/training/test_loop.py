@@ -17,7 +17,7 @@ from distributed.training.precision import compute_dtype
 from distributed.training.scoring import (
     Evaluator,
     Scores,
-    compute_metrics,
+    compute_run_metrics,
 )
 from distributed.training.training_state import TrainingState
 from model.encoders.standardise import Standardise
@@ -154,7 +154,7 @@ def test_the_remembered_weights_are_those_that_were_scored() -> None:
     network, train, val, settings = start("optim.epochs=3", "optim.metric=nll")
     run = loop.train_network(network, train, val, settings, KeepEpochs())
     network.load_state_dict(run.best["weights"])
-    again = compute_metrics(Evaluator(run.device).score(network, val), network)
+    again = compute_run_metrics(Evaluator(run.device).score(network, val), network)
     assert -run.best["score"] == pytest.approx(again["nll"], rel=1e-6)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from distributed import config
 from distributed.training import loop
-from distributed.training.scoring import Evaluator, compute_metrics
+from distributed.training.scoring import Evaluator, compute_run_metrics
 from model.batch import Batch
 from model.network import Network
 from model.schema import Image, Numeric, Schema, Table
@@ -127,7 +127,7 @@ def trained(seed: int, dead: str, *sets: str, only: str = "") -> tuple[float, fl
         network, InMemory(schema, train, 32), InMemory(schema, val, 0), settings, lambda *_: None
     )
     scores = Evaluator(run.device).score(run.evaluated, InMemory(schema, test, 0))
-    metrics = compute_metrics(scores, network)
+    metrics = compute_run_metrics(scores, network)
     return metrics["balanced_accuracy"], metrics.get(f"weight/{dead}", 0.0)
 
 

@@ -20,9 +20,9 @@ from distributed.wafers.default import default_shards
 from distributed.wafers.maps import FAIL, GRIDS, OUTSIDE, PASS, PATTERNS
 from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 from distributed.wafers.readings import BLAME, CAUSES, READINGS, TOOLS
-from distributed.wafers.shards import write_shards
+from distributed.wafers.shards import write_wafer_shards
 from distributed.wafers.sheet import contact_sheet
-from distributed.wafers.table import CLASSES, class_counts, generate_table, write_table
+from distributed.wafers.table import WAFER_CLASSES, class_counts, generate_table, write_wafer_table
 from tests.conftest import run_command
 
 CLEAN: dict[str, Any] = {
@@ -63,7 +63,7 @@ def clean() -> pd.DataFrame:
 
 
 def test_the_literals_agree_on_names() -> None:
-    assert set(CLASSES) == set(PATTERNS) == set(CAUSES)
+    assert set(WAFER_CLASSES) == set(PATTERNS) == set(CAUSES)
     assert all(set(effects) <= set(READINGS) for effects in CAUSES.values())
     assert all(
         tool in TOOLS[column] for blamed in BLAME.values() for column, (tool, _) in blamed.items()
@@ -76,7 +76,7 @@ def test_the_same_parameters_give_the_same_bytes_and_another_seed_other_ones(
     tmp_path: Path,
 ) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        write_table(tmp_path / f"{name}.parquet", generate(rows=300, seed=seed))
+        write_wafer_table(tmp_path / f"{name}.parquet", generate(rows=300, seed=seed))
     a, b, c = ((tmp_path / f"{name}.parquet").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -290,7 +290,7 @@ def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_p
     from distributed.shards.layout import SPLITS
     from distributed.shards.manifest import read_manifest
 
-    write_shards(
+    write_wafer_shards(
         WaferOptions(rows=600, imbalance=20, size=24, seed=1, shards=str(tmp_path / "shards"))
     )
     manifest = read_manifest(str(tmp_path / "shards"))
@@ -362,7 +362,7 @@ def test_a_parameter_out_of_range_is_one_clear_error(
 )
 def test_the_extremes_generate(parameters: dict[str, float]) -> None:
     frame = generate(**{"rows": 100, **parameters})
-    assert set(frame["label"]) == set(CLASSES)
+    assert set(frame["label"]) == set(WAFER_CLASSES)
     assert len(frame) == parameters.get("rows", 100)
 
 

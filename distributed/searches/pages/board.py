@@ -14,7 +14,7 @@ from distributed.searches.records import (
     SEARCH_METRICS,
     SearchLog,
     SearchRecord,
-    Settings,
+    SettingValues,
     is_finite,
 )
 
@@ -33,7 +33,7 @@ class SearchBoard:
     """
 
     def __init__(
-        self, log: SearchLog, start: Settings, names: Sequence[str], curves: bool = True
+        self, log: SearchLog, start: SettingValues, names: Sequence[str], curves: bool = True
     ) -> None:
         self.log, self.start = log, dict(start)
         self.first_columns, self.curves = sorted(names), curves

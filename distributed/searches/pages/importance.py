@@ -31,7 +31,7 @@ def space_figures(standings: Standings) -> list[Block]:
         return []
     score = f"{metric.title}{comparison}"
     blocks: list[Block] = []
-    shares = importances(rows, names, metric.name)
+    shares = compute_importances(rows, names, metric.name)
     if shares:
         caption = (
             f"How much of the spread of {score} each setting explains"
@@ -98,7 +98,7 @@ def contour_pair(rows: Sequence[Row], shares: Mapping[str, float]) -> tuple[str,
     return (ranked[0], ranked[1]) if len(ranked) >= 2 else None
 
 
-def importances(rows: Sequence[Row], names: Sequence[str], metric: str) -> dict[str, float]:
+def compute_importances(rows: Sequence[Row], names: Sequence[str], metric: str) -> dict[str, float]:
     """The share of the score's variance that each setting explains, by a random forest.
 
     Optuna's own importances leave out every setting that was not asked for in all trials.

@@ -8,7 +8,7 @@ from distributed.searches.pages import tables
 from distributed.searches.pages.figures import pareto
 from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.verdict import seed_limits, title, verdict
-from distributed.searches.records import SearchRecord, Settings, is_finite
+from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
 
@@ -22,7 +22,11 @@ def report_lead(standings: Standings) -> str:
 
 
 def sections(
-    standings: Standings, base: Settings, defaults: Settings, command: str, wall_seconds: float
+    standings: Standings,
+    base: SettingValues,
+    defaults: SettingValues,
+    command: str,
+    wall_seconds: float,
 ) -> list[Section]:
     """All sections of the report.
 
@@ -42,14 +46,14 @@ def sections(
 
 
 def best_settings(
-    standings: Standings, base: Settings, defaults: Settings, command: str
+    standings: Standings, base: SettingValues, defaults: SettingValues, command: str
 ) -> list[Block]:
     """The verdict, the comparison, the winner's settings and its scores on the test split."""
     blocks: list[Block] = [Text(verdict(standings))]
     if standings.winner() is not None:
         blocks += [
             tables.comparison_table(standings),
-            tables.settings_table(standings, base, defaults),
+            tables.winner_settings_table(standings, base, defaults),
             Text("Train with these settings:"),
             Code(command),
         ]

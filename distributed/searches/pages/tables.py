@@ -11,7 +11,7 @@ from distributed.searches.pages.verdict import (
     summarise_seeds,
     title,
 )
-from distributed.searches.records import SearchRecord, Settings, is_finite
+from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
 
@@ -72,7 +72,9 @@ def _seeds_text(replicates: int) -> str:
     return f"mean of {replicates} fresh seeds with its {interval_name(replicates)}"
 
 
-def settings_table(standings: Standings, base: Settings, defaults: Settings) -> ReportTable:
+def winner_settings_table(
+    standings: Standings, base: SettingValues, defaults: SettingValues
+) -> ReportTable:
     """The winner's settings that differ from the defaults, with what each means.
 
     base: settings of the starting point that differ from the defaults.

@@ -16,7 +16,7 @@ from distributed.searches.pages.board import SearchBoard
 from distributed.searches.pages.report import report_lead, sections
 from distributed.searches.pages.tables import configurations_table
 from distributed.searches.pages.verdict import title
-from distributed.searches.records import Settings
+from distributed.searches.records import SettingValues
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
@@ -65,7 +65,7 @@ class PageWriter:
         self.mirror.upload()
 
 
-def write_tables(standings: Standings, base: Settings) -> None:
+def write_tables(standings: Standings, base: SettingValues) -> None:
     """Writes trials.csv, and best.toml once a configuration leads.
 
     base: settings of the starting point that differ from the defaults.

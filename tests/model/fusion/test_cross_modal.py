@@ -7,8 +7,8 @@ import torch
 
 from model.fusion import cross_modal
 from model.fusion.cross_modal import (
-    MAX_CLASSES,
-    MIN_ROWS,
+    MAX_EXPECTED_CLASSES,
+    MIN_PAIR_ROWS,
     MIN_VALIDATION_ROWS,
     CrossModalModel,
     CrossModalStats,
@@ -133,7 +133,7 @@ def test_the_error_is_that_of_repeated_draws() -> None:
 
 def test_too_few_records_are_not_judged() -> None:
     model = fit_model(posteriors(800))
-    assert broken_pairs(model, shuffled(posteriors(MIN_ROWS - 1, 1), 1)) == []
+    assert broken_pairs(model, shuffled(posteriors(MIN_PAIR_ROWS - 1, 1), 1)) == []
     now_BMC = shuffled(posteriors(900, 1), 1)
     assert (
         model.compare(now_BMC, torch.tensor([[True, False]]).expand(900, 2)).broken_pairs(model)
@@ -143,7 +143,7 @@ def test_too_few_records_are_not_judged() -> None:
     assert CrossModalModel.fit(few_BMC, everywhere(few_BMC)) is None
     one_BMC = posteriors(800, modalities=1)
     assert CrossModalModel.fit(one_BMC, everywhere(one_BMC)) is None
-    many_BMC = torch.rand(MIN_VALIDATION_ROWS, 2, MAX_CLASSES + 1)
+    many_BMC = torch.rand(MIN_VALIDATION_ROWS, 2, MAX_EXPECTED_CLASSES + 1)
     assert CrossModalModel.fit(many_BMC, everywhere(many_BMC)) is None
 
 
