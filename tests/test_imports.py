@@ -28,6 +28,7 @@ ORDER = (
     "inference",
     "searches",
     "studies",
+    "reference",  # a module: the page of all options, for the script describe.py only
 )
 INSIDE_FUNCTIONS = 25  # imports inside functions of distributed/, at most
 
@@ -128,6 +129,20 @@ def test_folders_import_only_what_comes_before_them(path: Path) -> None:
     if own in INDEPENDENT:
         models = {name for name in imported(path, types=True) if name.split(".")[0] == "model"}
         assert not models - ({"model.metrics.names"} if own == "reporting" else set())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for folder in ("distributed", "benchmarks", "cluster") for p in files(folder)],
+    ids=module_of,
+)
+def test_nobody_imports_a_script(path: Path) -> None:
+    # `from distributed import ingest` is the function of the API.
+    scripts = {f"distributed.{name}" for name in SCRIPTS}
+    tree = ast.parse(path.read_text())
+    named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    named |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert not named & scripts
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

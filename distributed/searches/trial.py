@@ -13,7 +13,7 @@ from ray import tune
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics
 from distributed.training.run import run_training
-from distributed.training.spec import RunSpec, resumable_states
+from distributed.training.spec import RunSpec, resumable_spec
 from distributed.training.workers.watched_run import run_on_workers
 
 PER_EPOCH = ("loss", "train_seconds", "rows_per_second")  # reported beside the validation metrics
@@ -68,17 +68,10 @@ def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:
         tune.report(epoch_result(epoch, context.metrics, config.optim.epochs))
         return False
 
+    spec = resumable_spec(context.shards, settings, folder, test=test, states=f"{folder}/state")
     if config.scaling.workers > 1:
-        spec = RunSpec(shards=context.shards, settings=settings, out=folder, resume=True, test=test)
         return run_on_workers(spec, report)
     arrays = None if context.arrays is None else ray.get(context.arrays)
-    spec = RunSpec(
-        shards=context.shards,
-        settings=settings,
-        resume=True,
-        test=test,
-        states=resumable_states(f"{folder}/state"),
-    )
     return run_training(spec, progress=report, arrays=arrays).metrics
 
 

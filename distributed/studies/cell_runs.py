@@ -21,7 +21,7 @@ from distributed.training.failures import failure_reason
 from distributed.training.recorder import read_history
 from distributed.training.run import SharedArrays, open_split, run_training
 from distributed.training.scoring import Batches, compute_run_metrics, confidence_metrics
-from distributed.training.spec import RunSpec, resumable_states
+from distributed.training.spec import RunSpec, resumable_spec
 from distributed.training.workers.watched_run import run_on_workers
 from model.batch import Batch
 from model.schema import Schema
@@ -111,17 +111,10 @@ def train_cells(
     """
     settings, config = cells[0].settings, cells[0].config
     test = any(not cell.test for cell in cells)
+    spec = resumable_spec(shards, settings, folder, test=test)
     if config.scaling.workers > 1:
-        spec = RunSpec(shards=shards, settings=settings, out=folder, resume=True, test=test)
         metrics = run_on_workers(spec)
         return TrainedNetwork(load_checkpoint(folder), metrics.as_dict(), read_history(folder))
-    spec = RunSpec(
-        shards=shards,
-        settings=settings,
-        resume=True,
-        test=test,
-        states=resumable_states(folder) if folder else None,
-    )
     result = run_training(spec, arrays=arrays)
     checkpoint = result.checkpoint(config, read_manifest(shards))
     return TrainedNetwork(checkpoint, result.metrics.as_dict(), result.history)

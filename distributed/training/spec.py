@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distributed.config import Config, apply_changes
 
@@ -49,6 +49,23 @@ class RunSpec:
         if self.states is None and self.out:
             return StateFiles(folder=f"{self.out}/state")
         return self.states
+
+
+def resumable_spec(
+    shards: str, settings: Mapping[str, object], folder: str, *, test: bool, states: str = ""
+) -> RunSpec:
+    """A trial or a study's training, which continues from what an earlier process left.
+
+    With several workers it is a whole run in `folder`, from which its results are read. In one
+    process it leaves its states only.
+
+    states: where one process keeps them; empty for `folder`. With no folder it keeps none.
+    """
+    spec = RunSpec(shards=shards, settings=settings, resume=True, test=test)
+    if spec.config.scaling.workers > 1:
+        return replace(spec, out=folder)
+    states = states or folder
+    return replace(spec, states=resumable_states(states) if states else None)
 
 
 def resumable_states(folder: str) -> StateFiles:
