@@ -107,14 +107,14 @@ def measure_order(rows: int = 2_000_000) -> dict[str, float]:
     order = np.argsort(labels, kind="stable")
     ranks[order] = np.arange(rows) - np.concatenate(([0], np.cumsum(counts)[:-1]))[labels[order]]
     selection = sampling.select_training_rows(labels, ranks, counts)
-    units = np.arange(rows) // 1024
+    row_groups = np.arange(rows) // 1024
 
     def epoch() -> NDArray[np.int64]:
         drawn = sampling.draw_epoch(selection, "instance", seed=0, epoch=0, epochs=1)
-        return sampling.order_by_row_group(drawn, units, seed=0, epoch=0)
+        return sampling.order_by_row_group(drawn, row_groups, seed=0, epoch=0)
 
     selected = (selection.rows_R, selection.labels_R, selection.ranks_R)
-    kept = sum(array.nbytes for array in (labels, ranks, *selected, units, epoch()))
+    kept = sum(array.nbytes for array in (labels, ranks, *selected, row_groups, epoch()))
     return {
         "index_bytes_a_row": kept / rows,
         "order_us_a_row": 1e6 * seconds_of(epoch) / rows,
