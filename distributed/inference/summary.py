@@ -9,7 +9,7 @@ from distributed.inference.weighing import GIVEN
 from distributed.reporting.tables import ReportTable, to_text
 from distributed.runtime.storage import join
 from distributed.shards.layout import REJECTED
-from model.metrics.names import METRICS, metric
+from model.metrics.names import METRICS, PER_CLASS, metric
 from model.schema import join_names
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def _condition_texts(options: EvaluateOptions) -> list[str]:
 def _experts_text(result: EvaluationResult) -> str:
     """How the experts were weighted, and why another method was refused."""
     aggregation = result.aggregation
-    weights = " ".join(f"{weight:.2f}" for weight in aggregation.weights_E.tolist())
+    weights = " ".join(
+        metric(f"expert_weight/{expert}").value(weight)
+        for expert, weight in enumerate(aggregation.weights_E.tolist())
+    )
     text = f"{aggregation.method} weights {weights}"
     if aggregation.method == GIVEN:
         text = f"known prior, weights {weights}"
@@ -84,18 +87,23 @@ def _metric_table(result: EvaluationResult) -> ReportTable:
 def _class_table(result: EvaluationResult) -> ReportTable:
     rows = []
     for label, count in result.class_rows.items():
-        names = (f"recall/{label}", f"precision/{label}")
+        names = [f"{family}/{label}" for family in PER_CLASS]
         values = (metric(name).value(result.metrics.get(name)) for name in names)
         rows.append((label, f"{count:,}", *values))
-    return ReportTable(columns=("class", "rows", "recall %", "precision %"), rows=rows)
+    headings = (metric(family).heading for family in PER_CLASS)
+    return ReportTable(columns=("class", "rows", *headings), rows=rows)
 
 
 def _confidence_table(result: EvaluationResult) -> ReportTable:
     """Predicted against true probability of the true class, by modality and shot group."""
     rows = []
     for row in result.confidence:
-        facts = (row[name] for name in ("predicted", "true", "rank_correlation", "weight"))
-        values = ("-" if value is None else f"{value:.2f}" for value in facts)
+        place = f"confidence/{row['modality']}/{row['group']}"
+        values = []
+        for fact in ("predicted", "true", "rank_correlation", "weight"):
+            value = row[fact]
+            assert not isinstance(value, str)  # only the modality and the group are texts
+            values.append(metric(f"{place}/{fact}").value(value))
         group = "all classes alike" if row["group"] == "all" else row["group"]
         rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
     return ReportTable(
@@ -134,7 +142,10 @@ def prediction_text(result: PredictResult) -> str:
         ],
     )
     lines += ["", to_text(table), ""]
-    lines += [f"fusion weight {name}: {value:.2f}" for name, value in result.weights.items()]
+    lines += [
+        f"fusion weight {name}: {metric(f'weight/{name}').value(value)}"
+        for name, value in result.weights.items()
+    ]
     lines += [f"note: {text}" for text in result.notes]
     return "\n".join([*lines, "", f"written     {join(result.out, 'predictions')}/*.parquet"])
 

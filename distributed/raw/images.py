@@ -19,7 +19,6 @@ from distributed.raw.image_files import RowRefused, error_line
 # Formats whose decoders are in Pillow itself: none of them starts another program or reads other
 # files.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-FITS = ("pad", "crop", "stretch")
 MAX_PIXELS = 64_000_000
 FULL_RANGE = (0.0, 65535.0)
 ORIENTATION = 0x0112  # the EXIF tag
@@ -35,6 +34,7 @@ Image.MAX_IMAGE_PIXELS = None  # prepare_image checks its own limit before a pix
 class ImageSpec:
     """How one image modality is prepared.
 
+    fit: how an image of another shape is fitted: pad, crop or stretch.
     window: the grey values of 16-bit images that become 0 and 255.
     max_pixels: larger images are refused.
     """

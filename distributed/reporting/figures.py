@@ -1,4 +1,4 @@
-"""Draws the figures of reports with plotly: differences, seeds, curves, bars, ranks, confusion.
+"""Draws the figures of reports with plotly: differences, seeds, curves, bars, ranks.
 
 The figures of a search are in searches/pages/figures.py. Names come from users and are escaped.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 
 from distributed.reporting.figure_style import (
@@ -28,7 +27,6 @@ from distributed.reporting.significance import Comparison, Summary
 from distributed.reporting.verdicts import is_better
 from model.metrics.names import Metric
 
-MAX_COUNTED_CLASSES = 20  # classes of which a confusion matrix has room for the counts
 PATTERNS = ("", "/", ".", "x")
 
 
@@ -76,8 +74,7 @@ def strip_plot(
     scores: Mapping[str, Sequence[float]], means: Mapping[str, Summary], metric: Metric
 ) -> go.Figure:
     """Draws every seed of a variant as a dot, and the mean with its interval."""
-    title = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
-    figure = empty_figure(_rows_height(len(scores)), x=title, showlegend=True)
+    figure = empty_figure(_rows_height(len(scores)), x=metric.axis_title, showlegend=True)
     names = [name for name in scores if means[name].mean is not None]
     labels = row_labels(names)
     points = [(value, labels[name]) for name in names for value in sorted(scores[name])]
@@ -159,17 +156,14 @@ def bar_plot(
 
 
 def learning_curves(
-    histories: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    y: str,
-    best: str = "",
-    scale: float = 100,
+    histories: Mapping[str, Sequence[tuple[float, float]]], metric: Metric, *, best: str = ""
 ) -> go.Figure:
     """Draws one line a run over its epochs; the best run is drawn last and stands out.
 
     histories: `{run: [(epoch, score), ...]}`.
     """
-    figure = empty_figure(400, x="epoch", y=y, showlegend=not best and len(histories) <= 8)
+    show_legend = not best and len(histories) <= 8
+    figure = empty_figure(400, x="epoch", y=metric.axis_title, showlegend=show_legend)
     ordered = sorted(histories.items(), key=lambda item: item[0] == best)
     for i, (name, points) in enumerate(ordered):
         if name == best:
@@ -179,7 +173,7 @@ def learning_curves(
             line = {"width": 1.2, "color": with_opacity(colour, 0.55)}
         figure.add_scatter(
             x=[epoch for epoch, _ in points],
-            y=[score * scale for _, score in points],
+            y=[score * metric.scale for _, score in points],
             mode="lines" if len(points) > 1 else "markers",
             name=short_label(name),
             line=line,
@@ -223,31 +217,6 @@ def rank_plot(ranking: Ranking) -> go.Figure:
         )
     _order_rows(figure, [labels[name] for name in ranking.ranks])
     figure.update_xaxes(range=[0.5, len(ranking.ranks) + 0.5])
-    return figure
-
-
-def confusion_heatmap(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> go.Figure:
-    """Draws the share of each true class that is predicted as each class.
-
-    It shows the counts too, if there are at most MAX_COUNTED_CLASSES classes.
-    """
-    counts = np.asarray(matrix, dtype=float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [short_label(name, 20) for name in classes]
-    show_counts = len(names) <= MAX_COUNTED_CLASSES
-    figure = empty_figure(140 + 34 * len(names), x="predicted", y="true")
-    figure.add_heatmap(
-        z=shares,
-        x=names,
-        y=names,
-        text=[[f"{count:g}" for count in row] for row in counts] if show_counts else None,
-        texttemplate="%{text}" if show_counts else None,
-        colorscale="Blues",
-        zmin=0,
-        zmax=1,
-    )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(type="category")
     return figure
 
 

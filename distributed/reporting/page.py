@@ -134,12 +134,6 @@ def to_html(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
     )
 
 
-def table_html(table: ReportTable) -> str:
-    """Returns a table as an element of a page."""
-    blocks = TEMPLATES.get_template("blocks.html.j2").make_module()
-    return str(blocks.table(table))  # type: ignore[attr-defined]
-
-
 @functools.cache
 def _packed_plotly() -> str:
     """Returns plotly's JavaScript, compressed and in base 64."""

@@ -10,7 +10,7 @@ number of steps, but batch k holds other rows than it does with another number o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import torch
 from distributed.config import Config, split_list
 from distributed.shards import sampling
 from distributed.shards.corruption import apply_corruption, parse_corruption
-from distributed.shards.decode import Arrays, ColumnArray, decode_columns, empty_arrays, take_rows
+from distributed.shards.decode import Arrays, empty_arrays, take_rows
 from distributed.shards.epoch_plan import EpochPlan
 from distributed.shards.index import SplitIndex, read_index
 from distributed.shards.manifest import read_manifest
@@ -211,8 +211,3 @@ def arrays_to_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int =
         start=start,
         total=total,
     )
-
-
-def columns_to_batch(columns: Mapping[str, ColumnArray], schema: Schema) -> Batch:
-    """Returns raw shard columns, as a Parquet part holds them, as a batch."""
-    return arrays_to_batch(decode_columns(columns, schema), schema)

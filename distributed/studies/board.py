@@ -15,16 +15,8 @@ from distributed.reporting.files import slug
 from distributed.runtime.storage import is_uri, join, uploader
 from distributed.studies.definition import Cell
 from distributed.studies.results import CellRow
+from model.metrics.names import HEADLINE_METRICS
 
-TEST_METRICS = (
-    "balanced_accuracy",
-    "macro_f1",
-    "worst_recall",
-    "many_shot_accuracy",
-    "medium_shot_accuracy",
-    "few_shot_accuracy",
-    "ece",
-)
 NOT_CURVES = ("epoch", "best_epoch")  # entries of a training's history that are no metrics
 
 
@@ -74,7 +66,7 @@ def _write_run(
         for name, value in metrics.items():
             if name not in NOT_CURVES:
                 events.scalar(scalar_tag(name), value, int(metrics["epoch"]))
-    for name in TEST_METRICS:
+    for name in HEADLINE_METRICS:
         if f"test/{name}" in row.metrics:
             events.scalar(f"final/test/{name}", row.metrics[f"test/{name}"], epochs)
     settings = {

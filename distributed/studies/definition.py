@@ -16,8 +16,6 @@ MODELS = ("network", "boosting")
 BOOSTING_VERSION = 2
 # Accuracy of the third of the classes with the fewest training rows before any cut.
 RAREST_ACCURACY = "rarest_accuracy"
-# Families of metrics, NAME/MODALITY or NAME/EXPERT, that describe the model: more is not better.
-DESCRIPTIVE_FAMILIES = ("weight", "confidence", "unfamiliar", "expert_weight")
 
 
 class Entry(TypedDict, total=False):

@@ -20,7 +20,6 @@ from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study
 from distributed.studies.views import ConditionView
 from model.metrics import names
-from model.metrics.names import Metric
 
 SHOT_METRICS = {
     "many": "many_shot_accuracy",
@@ -31,11 +30,6 @@ SHOT_METRICS = {
 MAX_FORESTS = 6
 # The largest over the smallest value on an axis from which on it is logarithmic.
 LOG_AXIS_RATIO = 20
-
-
-def _axis_title(metric: Metric) -> str:
-    """The title with the unit in brackets, as an axis has it."""
-    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
 
 
 def score_figures(study: Study, views: Sequence[ConditionView]) -> list[Figure]:
@@ -172,7 +166,7 @@ def _metric_curves(axis: Axis, metric: str, caption: str, name: str) -> list[Fig
     figure = line_plot(
         series,
         x=axis.name,
-        y=_axis_title(described),
+        y=described.axis_title,
         scale=described.scale,
         log_x=axis.is_logarithmic,
     )

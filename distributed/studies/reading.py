@@ -48,7 +48,6 @@ from typing import cast
 from distributed.config import AGGREGATIONS
 from distributed.runtime.errors import OptionError
 from distributed.studies.definition import (
-    DESCRIPTIVE_FAMILIES,
     MODELS,
     RAREST_ACCURACY,
     Claim,
@@ -57,6 +56,7 @@ from distributed.studies.definition import (
     Study,
 )
 from model.metrics.names import check_name
+from model.metrics.names import metric as metric_named
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces" / "studies"
 TEST_KEYS = ("corrupt", "shift", "aggregation", "unfamiliar")
@@ -222,8 +222,7 @@ def _claim(entry: TomlTable) -> Claim:
     if not isinstance(conditions, list) or not all(isinstance(c, str) for c in conditions):
         raise ValueError(f"conditions must be a list of names; got {conditions!r} in {where}")
     metric = _text(entry, "metric", "")
-    family, separator, _ = metric.partition("/")
-    if not (separator and family in DESCRIPTIVE_FAMILIES):
+    if not ("/" in metric and metric_named(metric).is_descriptive):
         _metric(f"{where}: metric", metric)
     return Claim(
         text=_text(entry, "text", ""),

@@ -155,7 +155,8 @@ class StudyState:
         if value is not None:
             metric = names.metric(self.study.metric)
             line += f": {metric.title} {metric.text(value)}"
-        return f"{line} ({first.metrics.get('train_seconds', 0):.0f} s)"
+        seconds = first.metrics.get("train_seconds", 0)
+        return f"{line} ({names.metric('train_seconds').text(seconds)})"
 
     def run_folder(self, training: Training) -> str:
         """Where a training keeps its resumable state, and one of several workers its run."""

@@ -8,11 +8,12 @@ from dataclasses import replace
 from distributed.reporting.significance import Comparison, Summary
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.reporting.verdicts import format_signed
-from distributed.studies.definition import DESCRIPTIVE_FAMILIES, Study
+from distributed.studies.definition import Study
 from distributed.studies.views import ConditionView
 from model.metrics import names
 from model.metrics.names import CONFIDENCE_FACTS
 
+# Beside the study's own two metrics; balanced accuracy only where it is one of these.
 SCORE_METRICS = (
     "macro_f1",
     "worst_recall",
@@ -124,7 +125,7 @@ def _best_variants(means: Mapping[str, Summary], metric: str) -> set[str]:
         for variant, summary in means.items()
         if summary.mean is not None
     }
-    if len(set(written.values())) < 2 or metric.partition("/")[0] in DESCRIPTIVE_FAMILIES:
+    if len(set(written.values())) < 2 or names.metric(metric).is_descriptive:
         return set()
     pick_best = min if names.metric(metric).lower_is_better else max
     best = pick_best(written.values(), key=float)

@@ -16,20 +16,12 @@ from distributed.runtime.storage import filesystem, uploader
 from distributed.training.confusion import confusion_image
 from distributed.training.results import RunMetrics
 from distributed.training.scoring import Scores
+from model.metrics.names import HEADLINE_METRICS
 from model.metrics.scoring import shot_groups
 from model.network import Network
 
 SHOTS = ("many", "medium", "few")
-FINAL_METRICS = (
-    "balanced_accuracy",
-    "macro_f1",
-    "worst_recall",
-    "many_shot_accuracy",
-    "medium_shot_accuracy",
-    "few_shot_accuracy",
-    "nll",
-    "ece",
-)
+FINAL_METRICS = (*HEADLINE_METRICS, "nll")
 
 
 class RunBoard:

@@ -16,6 +16,7 @@ from distributed.training.results import RunMetrics
 from model.metrics.names import metric
 from model.schema import groups_are_terciles, join_names
 
+# Lines of the results in their order: the overall scores, the tail, the calibration.
 RESULTS = (
     "balanced_accuracy",
     "accuracy",

@@ -8,17 +8,21 @@ and report writing use it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is written: a share as 63.2 %, a plain number as 0.942, a duration as 12 s."""
+    """How a metric is written: a share as 63.2 %, a plain number as 0.942, a duration as 12 s.
+
+    is_descriptive: it describes a model, such as a fusion weight: neither more nor less is better.
+    """
 
     name: str
     title: str  # for the inside of a sentence and the head of a column
     unit: str = ""  # "%": a share, which is shown times 100; "s": seconds; "": a plain number
     lower_is_better: bool = False
+    is_descriptive: bool = False
 
     @property
     def scale(self) -> float:
@@ -44,6 +48,11 @@ class Metric:
     def heading(self) -> str:
         """The title with the unit of the values below it: balanced accuracy %."""
         return f"{self.title} {self.unit}".rstrip()
+
+    @property
+    def axis_title(self) -> str:
+        """The title of a figure's axis: balanced accuracy (%)."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def value(self, value: float | None, missing: str = "-") -> str:
         """Returns the value in the metric's digits, without its unit."""
@@ -82,6 +91,16 @@ _DECLARED = (
 )
 # Metrics of predictions; a run or a search can select by any of these.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+# What TensorBoard shows of a finished run on a split.
+HEADLINE_METRICS = (
+    "balanced_accuracy",
+    "macro_f1",
+    "worst_recall",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+    "ece",
+)
 _OTHERS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -89,14 +108,17 @@ _OTHERS: dict[str, Metric] = {
         _share("rarest_accuracy", "accuracy of the rarest third"),
     )
 }
-# Families of metrics FAMILY/MEMBER: the title, with a place for the member, and the unit.
-_FAMILIES: dict[str, tuple[str, str]] = {
-    "recall": ("recall of {}", "%"),
-    "precision": ("precision of {}", "%"),
-    "weight": ("fusion weight of {}", ""),
-    "confidence": ("confidence in {}", ""),
-    "unfamiliar": ("share of {} unlike training", ""),
-    "expert_weight": ("weight of expert {}", ""),
+# Families of metrics FAMILY/MEMBER; the titles have a place for the member.
+_FAMILIES: dict[str, Metric] = {
+    family.name: family
+    for family in (
+        _share("recall", "recall of {}"),
+        _share("precision", "precision of {}"),
+        Metric(name="weight", title="fusion weight of {}", is_descriptive=True),
+        Metric(name="confidence", title="confidence in {}", is_descriptive=True),
+        Metric(name="unfamiliar", title="share of {} unlike training", is_descriptive=True),
+        Metric(name="expert_weight", title="weight of expert {}", is_descriptive=True),
+    )
 }
 PER_CLASS = ("recall", "precision")  # families with members that a run or a search can select by
 # What the confidence report states of a modality in a group of classes.
@@ -104,14 +126,21 @@ CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
 
 
 def metric(name: str) -> Metric:
-    """Returns the metric of this name; one that is not declared is a plain number."""
+    """Returns the metric of this name; one that is not declared is a plain number.
+
+    The name of a family without a member, such as recall, gives the heading of a column of members.
+    """
     if name in METRICS or name in _OTHERS:
         return METRICS.get(name) or _OTHERS[name]
+    plain = Metric(name=name, title=name.replace("_", " "))
     family, _, member = name.partition("/")
-    if family in _FAMILIES and member and "/" not in member:
-        title, unit = _FAMILIES[family]
-        return Metric(name=name, title=title.format(member), unit=unit)
-    return Metric(name=name, title=name.replace("_", " "))
+    if family not in _FAMILIES:
+        return plain
+    declared = _FAMILIES[family]
+    if "/" in member:  # confidence/MODALITY/CLASSES/FACT
+        return replace(plain, is_descriptive=declared.is_descriptive)
+    title = declared.title.format(member) if member else plain.title
+    return replace(declared, name=name, title=title)
 
 
 def check_name(setting: str, name: str, *more: str) -> None:

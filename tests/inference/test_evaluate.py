@@ -162,7 +162,7 @@ def test_the_command_prints_a_table_and_help_is_fast(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy %" in done.stdout
     assert "photo, few" in done.stdout
-    assert "uniform weights 0.33 0.33 0.33" in done.stdout
+    assert "uniform weights 0.333 0.333 0.333" in done.stdout
 
 
 @pytest.mark.parametrize(

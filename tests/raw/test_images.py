@@ -182,7 +182,7 @@ def test_fits_pad_crop_and_stretch() -> None:
     striped[:, 10:30] = 255  # the middle square
     assert np.asarray(images.fit_image(Image.fromarray(striped), 8, 8, "crop"))[:, 1:7].min() > 240
     assert np.asarray(images.fit_image(wide, 8, 8, "stretch")).min() == 255
-    for fit in images.FITS:
+    for fit in ("pad", "crop", "stretch"):
         assert images.fit_image(Image.new("L", (5000, 1)), 8, 16, fit).size == (16, 8)
 
 

@@ -7,13 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from distributed.reporting import figure_style, figures, png
 from distributed.reporting.ranking import Ranking, rank_variants
 from distributed.reporting.significance import compare_to_reference, summarise
-from distributed.searches.pages import figures as search_figures
 from model.metrics.names import metric
 
 BASE = {i: 0.5 + 0.01 * i for i in range(6)}
@@ -23,29 +21,6 @@ SCORES = {
     "bad": {i: v - 0.1 - 0.001 * (i % 3) for i, v in BASE.items()},
     "same": {i: v + 0.01 * (-1) ** i for i, v in BASE.items()},
 }
-TRIALS: list[dict[str, Any]] = [
-    {
-        "n": i,
-        "loss.margin": 0.1 * i if i % 2 else None,
-        "optim.lr": 10.0 ** -(i % 4),
-        "kind": "ab"[i % 2],
-        "one": 1,
-        "score": 0.5 + 0.01 * i,
-        "cost": float(i),
-    }
-    for i in range(12)
-] + [
-    {
-        "n": 12,
-        "loss.margin": 0.3,
-        "optim.lr": 0.1,
-        "kind": "a",
-        "one": 1,
-        "score": float("nan"),
-        "cost": 3.0,
-    }
-]
-NAMES = ["loss.margin", "optim.lr", "kind", "one"]
 
 
 def test_forest_tells_better_worse_and_noise_apart() -> None:
@@ -123,12 +98,6 @@ def test_without_a_critical_difference_no_rank_is_called_worse() -> None:
     ]
 
 
-def test_confusion_shares_are_of_the_true_class() -> None:
-    (heat,) = figures.confusion_heatmap([[8, 2], [0, 0]], ["<i>", "b"]).data
-    assert np.array(heat.z).tolist() == [[0.8, 0.2], [0.0, 0.0]]
-    assert list(heat.x) == ["&lt;i&gt;", "b"]
-
-
 def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
     drawn = figures.bar_plot(
         {"a": {"many": summarise([0.5]), "few": summarise([])}, "b": {"many": summarise([0.25])}},
@@ -136,70 +105,9 @@ def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
     ).data
     assert [list(t.y) for t in drawn] == [[50.0], [25.0]]
     lines = figures.learning_curves(
-        {"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, y="acc", best="t0"
+        {"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, metric("accuracy"), best="t0"
     ).data
     assert [(t.name, t.mode) for t in lines] == [("t1", "markers"), ("t0", "lines")]
-
-
-def test_parallel_places_missing_settings_below_the_axis() -> None:
-    figure = search_figures.parallel(TRIALS, NAMES, "score")
-    labels = list(figure.layout.xaxis.ticktext)
-    assert labels == ["score", "kind", "margin", "lr"]  # `one` never varies
-    lines = np.array([trace.y for trace in figure.data if trace.mode == "lines"])
-    assert len(lines) == 12  # the trial without a score is left out
-    margin, rate = lines[:, labels.index("margin")], lines[:, labels.index("lr")]
-    assert (margin[::2] == 0).all()
-    assert (margin[1::2] > 0.1).all()
-    assert rate[:4].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])  # logarithmic
-    assert len({trace.line.color for trace in figure.data if trace.mode == "lines"}) == 12
-
-
-def test_slices_use_a_log_axis_where_it_reads_better() -> None:
-    figure = search_figures.slices(TRIALS, NAMES, "score")
-    assert [len(t.x) for t in figure.data] == [6, 12, 12]
-    assert figure.layout.xaxis2.type == "log"
-    assert figure.layout.xaxis.type is None
-
-
-def test_contour_needs_trials_off_a_line() -> None:
-    rng = np.random.default_rng(0)
-    spread = [
-        {"x": float(a), "y": float(b), "score": float(a + b)} for a, b in rng.uniform(0, 1, (20, 2))
-    ]
-    assert [t.type for t in search_figures.contour(spread, "x", "y", "score").data] == [
-        "contour",
-        "scatter",
-    ]
-    line = [{**t, "y": t["x"]} for t in spread]
-    assert [t.type for t in search_figures.contour(line, "x", "y", "score").data] == ["scatter"]
-    assert not search_figures.contour(TRIALS, "kind", "optim.lr", "score").data
-    few = search_figures.contour(spread[:7], "x", "y", "score")
-    assert [t.type for t in few.data] == ["scatter"]
-    column = [{**t, "x": 1.0} for t in spread]
-    (dots,) = search_figures.contour(column, "x", "y", "score").data
-    assert list(dots.y) == [t["y"] for t in spread]
-
-
-def test_categories_of_users_are_plain_text_without_quotes() -> None:
-    rows = [
-        {"kind": kind, "score": 0.5 + 0.1 * i} for i, kind in enumerate(["<b>", "it's", "it's"])
-    ]
-    figure = search_figures.slices(rows, ["kind"], "score")
-    assert list(figure.layout.xaxis.ticktext) == ["&lt;b&gt;", "it&#x27;s"]
-    assert sorted(figure.data[0].y) == pytest.approx([50, 60, 70])
-    texts = [
-        note.text for note in search_figures.parallel(rows, ["kind"], "score").layout.annotations
-    ]
-    assert {"&lt;b&gt;", "it&#x27;s"} <= set(texts)
-
-
-def test_front_holds_what_nothing_beats() -> None:
-    beaten, front = search_figures.pareto(TRIALS, "score", "cost").data
-    assert (list(front.x), list(front.y)) == ([pytest.approx(0.61)], [11])
-    assert len(beaten.x) == 11
-    beaten, front = search_figures.pareto(TRIALS, "score", "cost", lower=["cost"]).data
-    assert list(front.y) == list(range(12))  # in the order of the line
-    assert len(beaten.x) == 0
 
 
 def test_empty_inputs_draw_empty_figures() -> None:
@@ -207,11 +115,6 @@ def test_empty_inputs_draw_empty_figures() -> None:
         figures.forest_plot([], metric("accuracy")),
         figures.line_plot({}, x="", y="", log_x=True),
         figures.rank_plot(rank_variants({})),
-        search_figures.slices([], NAMES, "score"),
-        search_figures.parallel([], NAMES, "score"),
-        search_figures.contour([], "a", "b", "score"),
-        search_figures.pareto([], "a", "b"),
-        search_figures.importances({}),
     ]
     assert all(json.loads(f.to_json())["layout"]["height"] > 0 for f in drawn)
 

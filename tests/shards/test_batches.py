@@ -9,6 +9,7 @@ import itertools
 import os
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,10 @@ from distributed.shards.batches import (
     MemorySource,
     StreamSource,
     arrays_to_batch,
-    columns_to_batch,
     open_batches,
 )
 from distributed.shards.corruption import apply_corruption, parse_corruption
-from distributed.shards.decode import numpy_columns
+from distributed.shards.decode import ColumnArray, decode_columns, numpy_columns
 from distributed.shards.index import read_index
 from distributed.shards.manifest import Manifest, read_manifest, write_manifest
 from distributed.shards.memory import decide_cache, load_arrays
@@ -199,14 +199,19 @@ def test_two_regimes_give_identical_tensors_for_the_same_row(shards: str) -> Non
     assert all(same(memory[key], streamed[key]) for key in memory)
 
 
+def decoded_batch(columns: Mapping[str, ColumnArray], schema: Schema) -> Batch:
+    """Returns raw shard columns, as a Parquet part holds them, as a batch."""
+    return arrays_to_batch(decode_columns(columns, schema), schema)
+
+
 def test_a_missing_image_changes_its_own_presence_and_pixels_only(shards: str) -> None:
     raw = numpy_columns(pq.read_table(Path(shards) / "val"))
     schema = read_manifest(shards).schema
-    whole = columns_to_batch(raw, schema)
+    whole = decoded_batch(raw, schema)
     row = int(np.flatnonzero(whole.present_BM[:, 0].numpy())[3])
     photos = raw["image.photo"].copy()
     photos[row] = None
-    lacking = columns_to_batch({**raw, "image.photo": photos}, schema)
+    lacking = decoded_batch({**raw, "image.photo": photos}, schema)
     assert not lacking.present_BM[row, 0]
     lacking.present_BM[row, 0] = True
     lacking.images["photo"][row] = whole.images["photo"][row]
@@ -215,7 +220,7 @@ def test_a_missing_image_changes_its_own_presence_and_pixels_only(shards: str) -
 
 def test_no_label_columns_mean_unknown_labels(shards: str) -> None:
     table = pq.read_table(Path(shards) / "val").drop_columns(["label", "rank"])
-    batch = columns_to_batch(numpy_columns(table), read_manifest(shards).schema)
+    batch = decoded_batch(numpy_columns(table), read_manifest(shards).schema)
     assert set(keys(batch)) == {(-1, -1)}
 
 
@@ -233,7 +238,7 @@ def test_a_truncated_or_wrong_sized_image_is_one_clear_error(shards: str) -> Non
         with pytest.raises(
             ValueError, match=r"an image of column photo must be a whole PNG or JPEG of 12x8"
         ):
-            columns_to_batch({"image.photo": np.array([whole, bad], dtype=object)}, schema)
+            decoded_batch({"image.photo": np.array([whole, bad], dtype=object)}, schema)
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])

@@ -43,7 +43,7 @@ def test_seeds_fold_and_every_variant_has_its_run(tmp_path: Path) -> None:
         f"set, clean, {name}": {"seed-0": pytest.approx(value), "seed-1": pytest.approx(value)}
         for name, value in {"concatenation": 0.1, "confidence": 0.2, "trusting": 0.3}.items()
     }
-    assert board.TEST_METRICS[0] == "balanced_accuracy"
+    assert board.HEADLINE_METRICS[0] == "balanced_accuracy"
 
 
 def test_what_differs_at_test_only_and_gradient_boosting_have_runs_too(tmp_path: Path) -> None:

@@ -1,22 +1,18 @@
 """Draws the figures of a search from its table of trials, with optuna.visualization.
 
-Trials are rows `{dotted name of a setting or metric: value}`. They become an Optuna study in
-memory, because the table also has the baselines, which are not in the search's own study. A trial
-that lacks a value which a figure needs is left out of that figure only.
+The table becomes an Optuna study in memory, in trial_study.py. A trial that lacks a value which a
+figure needs is left out of that figure only. Where the colour is the
+metric, yellow is the best value.
 """
 
 from __future__ import annotations
 
 import ast
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeGuard
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import optuna
 import plotly.graph_objects as go
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.visualization import (
     plot_contour,
     plot_parallel_coordinate,
@@ -33,33 +29,29 @@ from distributed.reporting.figure_style import (
     short_label,
     with_opacity,
 )
+from distributed.searches.pages.trial_study import (
+    Trials,
+    is_number,
+    number,
+    reads_better_in_log,
+    rebuild_study,
+    shown_value,
+    varied,
+    with_metrics,
+)
+from model.metrics.names import Metric
 
-COLOUR_SCALE = "Viridis"
+COLOUR_SCALE = "Viridis"  # its highest colour is yellow
 SLICES_IN_A_ROW = 3
 MIN_CONTOUR_POINTS = 8
-Trials = Sequence[Mapping[str, object]]
 
 
-def is_usable(value: object) -> bool:
-    """Returns whether a trial has this value: it is set, and finite if it is a number."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is not None and value != ""
-
-
-def varied(trials: Trials, names: Iterable[str]) -> list[str]:
-    """Returns the names that take at least two values."""
-    return [
-        name for name in names if len({str(t[name]) for t in trials if is_usable(t.get(name))}) > 1
-    ]
-
-
-def slices(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 100) -> go.Figure:
+def slices(trials: Trials, names: Sequence[str], metric: Metric) -> go.Figure:
     """Draws the metric against one setting at a time.
 
     The colour is the trial's number, so the late trials show where the search went.
     """
-    rows = _with_metrics(trials, metric)
+    rows = with_metrics(trials, metric)
     varying = varied(rows, names)
     grid_rows = max(1, math.ceil(len(varying) / SLICES_IN_A_ROW))
     figure = make_subplots(
@@ -70,10 +62,10 @@ def slices(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 
         vertical_spacing=min(0.25, 0.5 / grid_rows),
     )
     figure.update_layout(empty_figure(60 + 240 * grid_rows, showlegend=False).layout)
-    study = _rebuild_study(rows, varying, [metric], scale=scale)
+    study = rebuild_study(rows, varying, metric)
     for i, name in enumerate(varying):
         place = {"row": i // SLICES_IN_A_ROW + 1, "col": i % SLICES_IN_A_ROW + 1}
-        drawn = plot_slice(study, params=[name], target_name=metric)
+        drawn = plot_slice(study, params=[name], target_name=short_label(metric.axis_title))
         figure.add_trace(drawn.data[0], **place)
         axis = drawn.layout.xaxis
         figure.update_xaxes(
@@ -93,35 +85,34 @@ def slices(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 
     figure.update_traces(
         marker={"colorscale": COLOUR_SCALE, "showscale": False, "size": 7, "opacity": 0.8}
     )
-    figure.update_yaxes(title={"text": short_label(metric), "font": {"size": 12}}, col=1)
+    figure.update_yaxes(title={"text": short_label(metric.axis_title), "font": {"size": 12}}, col=1)
     return figure
 
 
-def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float = 100) -> go.Figure:
+def parallel(trials: Trials, names: Sequence[str], metric: Metric) -> go.Figure:
     """Draws each trial as a line across the metric and every searched setting.
 
     The colour is the metric; a setting that a trial does not have is at the foot of its axis.
     """
     figure = empty_figure(430, margin={"l": 70, "r": 40, "t": 80, "b": 24})
-    rows = _with_metrics(trials, metric)
+    rows = with_metrics(trials, metric)
     varying = sorted(varied(rows, names))  # the order of Optuna's axes
     if not varying:
         return figure
-    study = _rebuild_study(rows, varying, [metric], scale=scale)
-    drawn = plot_parallel_coordinate(study, params=varying, target_name=short_label(metric, 22))
+    metric_label = short_label(metric.axis_title, 26)
+    study = rebuild_study(rows, varying, metric)
+    drawn = plot_parallel_coordinate(study, params=varying, target_name=metric_label)
     *lines, colour_bar = drawn.data
-    values = [_number(row[metric]) for row in rows]
-    lowest, spread = min(values), max(values) - min(values)
-    shares = [(value - lowest) / spread if spread else 0.5 for value in values]
-    for line, colour in zip(lines, sample_colorscale(COLOUR_SCALE, shares), strict=True):
+    colours = _colours([shown_value(row, metric) for row in rows], metric)
+    for line, colour in zip(lines, colours, strict=True):
         line.line.color = colour
-    colour_bar.marker.update(colorscale=COLOUR_SCALE, reversescale=False)
+    colour_bar.marker.update(colorscale=COLOUR_SCALE, reversescale=metric.lower_is_better)
     figure.add_traces(drawn.data)
     layout = drawn.layout
     figure.update_layout(xaxis=layout.xaxis, yaxis=layout.yaxis, shapes=layout.shapes)
-    labels = [metric, *(name.split(".", 1)[-1] for name in varying)]
+    setting_labels = [short_label(name.split(".", 1)[-1], 22) for name in varying]
     figure.update_xaxes(
-        ticktext=[short_label(text, 22) for text in labels],
+        ticktext=[metric_label, *setting_labels],
         tickangle=-12,
         ticks="",
         side="top",
@@ -132,41 +123,41 @@ def parallel(trials: Trials, names: Sequence[str], metric: str, *, scale: float 
     return figure
 
 
-def contour(
-    trials: Trials,
-    x: str,
-    y: str,
-    metric: str,
-    *,
-    scale: float = 100,
-    lower_is_better: bool = False,
-) -> go.Figure:
+def _colours(values: Sequence[float], metric: Metric) -> list[str]:
+    """Returns a colour for each value: yellow for the best."""
+    lowest, spread = min(values), max(values) - min(values)
+    shares = [(value - lowest) / spread if spread else 0.5 for value in values]
+    if metric.lower_is_better:
+        shares = [1 - share for share in shares]
+    colours: list[str] = sample_colorscale(COLOUR_SCALE, shares)
+    return colours
+
+
+def contour(trials: Trials, x: str, y: str, metric: Metric) -> go.Figure:
     """Draws the metric over two numeric settings: trials as dots on a surface if they suffice."""
     figure = empty_figure(460, x=short_label(x), y=short_label(y), showlegend=False)
     points = [
-        {"x": float(a), "y": float(b), metric: t[metric]}
-        for t in _with_metrics(trials, metric)
-        if _is_number(a := t.get(x)) and _is_number(b := t.get(y))
+        {"x": float(a), "y": float(b), metric.name: t[metric.name]}
+        for t in with_metrics(trials, metric)
+        if is_number(a := t.get(x)) and is_number(b := t.get(y))
     ]
     if not points:
         return figure
-    study = _rebuild_study(
-        points, ["x", "y"], [metric], scale=scale, lower=[metric] * lower_is_better
-    )
-    drawn = plot_contour(study, params=["x", "y"], target_name=short_label(metric, 20))
+    study = rebuild_study(points, ["x", "y"], metric)
+    drawn = plot_contour(study, params=["x", "y"], target_name=short_label(metric.axis_title, 26))
     surface, dots = drawn.data[:2]
     filled = _span_a_plane(points)
     if filled:
-        surface.update(colorscale=COLOUR_SCALE, reversescale=False, opacity=0.85)
+        surface.update(colorscale=COLOUR_SCALE, reversescale=metric.lower_is_better, opacity=0.85)
         figure.add_trace(surface)
-    values = [_number(point[metric]) * scale for point in points]
     dots.update(
         x=[point["x"] for point in points],
         y=[point["y"] for point in points],
-        hovertext=[f"{value:.2f}" for value in values],
+        hovertext=[metric.value(number(point[metric.name])) for point in points],
         marker={
-            "color": values,
+            "color": [shown_value(point, metric) for point in points],
             "colorscale": COLOUR_SCALE,
+            "reversescale": metric.lower_is_better,
             "size": 8,
             "line": {"color": "white", "width": 1},
             "showscale": not filled,
@@ -178,21 +169,15 @@ def contour(
     return figure
 
 
-def pareto(trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()) -> go.Figure:
-    """Draws two metrics against each other and joins the trials that no other beats in both.
-
-    lower: the metrics of which lower values are better.
-    """
-    figure = empty_figure(
-        440,
-        x=short_label(first) + (" (lower is better)" if first in lower else ""),
-        y=short_label(second) + (" (lower is better)" if second in lower else ""),
-    )
-    rows = _with_metrics(trials, first, second)
+def pareto(trials: Trials, first: Metric, second: Metric) -> go.Figure:
+    """Draws two metrics against each other and joins the trials that no other beats in both."""
+    figure = empty_figure(440, x=_directed_title(first), y=_directed_title(second))
+    rows = with_metrics(trials, first, second)
     if not rows:
         return figure
-    study = _rebuild_study(rows, [], [first, second], lower=lower)
-    beaten, front = plot_pareto_front(study, target_names=[first, second]).data
+    study = rebuild_study(rows, [], first, second)
+    titles = [first.axis_title, second.axis_title]
+    beaten, front = plot_pareto_front(study, target_names=titles).data
     beaten.update(name="trial", showlegend=True, marker=go.scatter.Marker(color=GREY, size=7))
     in_order = sorted(range(len(front.x)), key=lambda i: front.x[i])
     front.update(
@@ -207,6 +192,11 @@ def pareto(trials: Trials, first: str, second: str, *, lower: Sequence[str] = ()
     )
     figure.add_traces([beaten, front])
     return figure
+
+
+def _directed_title(metric: Metric) -> str:
+    """Returns the title of a metric's axis, which says where lower values are better."""
+    return short_label(metric.axis_title) + (" (lower is better)" if metric.lower_is_better else "")
 
 
 def importances(shares: Mapping[str, float]) -> go.Figure:
@@ -224,92 +214,14 @@ def importances(shares: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def _with_metrics(trials: Trials, *metrics: str) -> list[Mapping[str, object]]:
-    return [t for t in trials if all(is_usable(t.get(metric)) for metric in metrics)]
-
-
-def _rebuild_study(
-    rows: Trials,
-    names: Sequence[str],
-    metrics: Sequence[str],
-    *,
-    scale: float = 1,
-    lower: Sequence[str] = (),
-) -> optuna.Study:
-    """Returns a study in memory with one finished trial for each row.
-
-    names: the settings that the trials get; each must take at least two values.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # otherwise it logs every new study
-    study = optuna.create_study(
-        directions=["minimize" if metric in lower else "maximize" for metric in metrics]
-    )
-    settings = {name: _Setting(rows, name) for name in names}
-    for row in rows:
-        present = [name for name in names if is_usable(row.get(name))]
-        study.add_trial(
-            optuna.create_trial(
-                params={name: settings[name].value(row[name]) for name in present},
-                distributions={name: settings[name].distribution for name in present},
-                values=[_number(row[metric]) * scale for metric in metrics],
-            )
-        )
-    return study
-
-
-class _Setting:
-    """The values of one setting as an Optuna distribution: numbers as floats, all else as texts."""
-
-    distribution: BaseDistribution
-
-    def __init__(self, rows: Trials, name: str) -> None:
-        values = [row[name] for row in rows if is_usable(row.get(name))]
-        numbers = [float(value) for value in values if _is_number(value)]
-        self.labels: dict[str, str] = {}
-        if len(numbers) == len(values):
-            self.distribution = FloatDistribution(
-                min(numbers), max(numbers), log=_reads_better_in_log(numbers)
-            )
-        else:
-            self.labels = _choice_labels({str(value) for value in values})
-            self.distribution = CategoricalDistribution(sorted(self.labels.values()))
-
-    def value(self, value: object) -> float | str:
-        return self.labels[str(value)] if self.labels else _number(value)
-
-
-def _choice_labels(choices: Iterable[str]) -> dict[str, str]:
-    """Returns short texts for choices; choices whose short texts are equal keep all their text."""
-    short = {choice: short_label(choice, 14) for choice in choices}
-    count = Counter(short.values())
-    return {
-        choice: label if count[label] == 1 else short_label(choice, len(choice))
-        for choice, label in short.items()
-    }
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, int | float)
-    return float(value)
-
-
-def _reads_better_in_log(values: Sequence[float]) -> bool:
-    """Returns whether the values are positive and span more than a factor of 50."""
-    return min(values) > 0 and max(values) / min(values) > 50
-
-
 def _span_a_plane(points: Sequence[Mapping[str, object]]) -> bool:
     """Returns whether enough points are distinct and do not lie on one line."""
     if len({(p["x"], p["y"]) for p in points}) < MIN_CONTOUR_POINTS:
         return False
     axes = []
     for name in ("x", "y"):
-        values = [_number(p[name]) for p in points]
-        drawn = np.log10(values) if _reads_better_in_log(values) else np.array(values)
+        values = [number(p[name]) for p in points]
+        drawn = np.log10(values) if reads_better_in_log(values) else np.array(values)
         spread = np.ptp(drawn)
         axes.append((drawn - drawn.mean()) / (spread or 1))
     return bool(np.linalg.matrix_rank(np.stack(axes), tol=1e-9) == 2)

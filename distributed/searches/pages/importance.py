@@ -8,6 +8,7 @@ import numpy as np
 
 from distributed.reporting.page import Block, Figure
 from distributed.searches.pages import figures
+from distributed.searches.pages.trial_study import varied
 from distributed.searches.records import SettingValue, is_finite
 from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
@@ -26,7 +27,7 @@ def space_figures(standings: Standings) -> list[Block]:
     metric = metric_named(standings.metric)
     rows, comparison = comparable_rows(standings)
     searched = list(dict.fromkeys(name for row in rows for name in row if name != metric.name))
-    names = figures.varied(rows, searched)
+    names = varied(rows, searched)
     if len(rows) < MIN_CONFIGURATIONS or not names:
         return []
     score = f"{metric.title}{comparison}"
@@ -40,20 +41,14 @@ def space_figures(standings: Standings) -> list[Block]:
         blocks.append(
             Figure(figure=figures.importances(shares), caption=caption, name="importances")
         )
-    slices = figures.slices(rows, names, metric.name, scale=metric.scale)
+    slices = figures.slices(rows, names, metric)
     blocks.append(Figure(figure=slices, caption=f"{score} against each setting.", name="slices"))
     pair = contour_pair(rows, shares)
     if pair:
-        contour = figures.contour(
-            rows,
-            *pair,
-            metric.name,
-            scale=metric.scale,
-            lower_is_better=metric.lower_is_better,
-        )
+        contour = figures.contour(rows, *pair, metric)
         caption = f"{score} over {pair[0]} and {pair[1]}."
         blocks.append(Figure(figure=contour, caption=caption, name="contour"))
-    parallel = figures.parallel(rows, names, metric.name, scale=metric.scale)
+    parallel = figures.parallel(rows, names, metric)
     caption = f"Every configuration as a line; {score} is the first axis and the colour."
     blocks.append(Figure(figure=parallel, caption=caption, name="parallel"))
     return blocks

@@ -83,13 +83,14 @@ class SearchView:
             "failed": f"failed: {record.reason}",
         }[record.state]
         done, total = self.progress()
+        seconds = metric_named("train_seconds").text(record.seconds)
         winner = self.standings.winner()
         best = ""
         if winner is not None:
             best = f", best {self.score(winner.score(self.metric.name))} ({winner.title})"
         return (
             f"[{self.clock()}] {done}/{total}{best} | {name}:"
-            f" {kinds.get(job.kind, '')}{outcome}, {record.seconds:.0f} s"
+            f" {kinds.get(job.kind, '')}{outcome}, {seconds}"
         )
 
     def score(self, value: float | None) -> str:

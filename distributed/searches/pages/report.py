@@ -119,8 +119,7 @@ def trade_off(standings: Standings) -> list[Block]:
         f"{first.title} against {second.title}; no configuration beats those on the line in"
         f" both{among_all}: {names}."
     )
-    lower = [metric.name for metric in (first, second) if metric.lower_is_better]
-    figure = pareto(rows, first.name, second.name, lower=lower)
+    figure = pareto(rows, first, second)
     return [Figure(figure=figure, caption=caption, name="pareto")]
 
 
@@ -139,7 +138,7 @@ def curves(standings: Standings) -> list[Block]:
     if not histories:
         return []
     best = "" if winner is None else _curve_name(winner.record)
-    figure = learning_curves(histories, y=metric.title, best=best, scale=metric.scale)
+    figure = learning_curves(histories, metric, best=best)
     caption = (
         "Validation score of every configuration over its epochs;"
         " lines that end early were stopped."

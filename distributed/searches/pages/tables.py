@@ -16,7 +16,7 @@ from distributed.searches.standings import Standings
 from model.metrics.names import metric as metric_named
 
 KINDS = ("search", "named", "replicate", "test")
-# Of the test split, beside the metrics of the search.
+# Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
 TEST_METRICS = (
     "balanced_accuracy",
     "macro_f1",
