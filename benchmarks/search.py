@@ -85,7 +85,7 @@ def wall_time(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     subprocess.run(words, check=True, capture_output=True)
     seconds = time.monotonic() - started
     runs = SearchLog(out).of_kind("search", "named")
-    training = sum(run.metrics.get("train_seconds", 0.0) for run in runs)
+    training = sum(run.metrics.get("train_seconds") or 0.0 for run in runs)
     cores = len(os.sched_getaffinity(0))
     return {
         "wall_seconds": round(seconds, 1),

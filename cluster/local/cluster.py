@@ -179,12 +179,14 @@ def parser() -> argparse.ArgumentParser:
     parsers = {}
     default = f"/tmp/longtail-{os.getuid()}"
     for name, function in entries.items():
-        parsers[name] = commands.add_parser(name)
+        parsers[name] = commands.add_parser(
+            name, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         parsers[name].set_defaults(function=function)
         parsers[name].add_argument(
             "--dir",
             default=default,
-            help=f"folder of the cluster's state, logs and token (default {default})",
+            help="folder of the cluster's state, logs and token",
         )
     _add_start_options(parsers["start"])
     parsers["stop"].add_argument(
@@ -201,35 +203,31 @@ def parser() -> argparse.ArgumentParser:
             "--timeout",
             type=float,
             default=90,
-            help="seconds a node may take to come up (default 90)",
+            help="seconds a node may take to come up",
         )
     return root
 
 
 def _add_start_options(start: argparse.ArgumentParser) -> None:
     """Adds the options of `start`: nodes, their sizes, their network."""
-    start.add_argument(
-        "--workers", type=int, default=2, help="worker nodes beside the head (default 2)"
-    )
+    start.add_argument("--workers", type=int, default=2, help="worker nodes beside the head")
     start.add_argument(
         "--cpus",
         type=float,
         default=2,
-        help="CPUs that each worker offers to Ray; logical, not a limit (default 2)",
+        help="CPUs that each worker offers to Ray; logical, not a limit",
     )
     start.add_argument(
         "--head-cpus",
         type=float,
         default=0,
-        help="CPUs that the head offers; 0 keeps tasks off it (default 0)",
+        help="CPUs that the head offers; 0 keeps tasks off it",
     )
-    start.add_argument(
-        "--object-store-mb", type=int, default=200, help="object store of each node (default 200)"
-    )
+    start.add_argument("--object-store-mb", type=int, default=200, help="object store of each node")
     start.add_argument(
         "--network",
         default="auto",
-        help=f"{', '.join(NETWORKS)} (default auto: namespaces when allowed)",
+        help=f"{', '.join(NETWORKS)}; auto: namespaces when allowed",
     )
     start.add_argument(
         "--force", action="store_true", help="stop the cluster that runs in the folder first"

@@ -64,7 +64,7 @@ class SearchRecord:
     state: running, complete, stopped (early, by the stopper or by the time budget) or failed.
     reason: why the job failed; empty otherwise.
     epoch: the last epoch reported. epochs: how many the whole job has.
-    metrics: of the last epoch on validation; of a test job on the test split.
+    metrics: of the last epoch on validation; of a test job on the test split. None: undefined.
     history: the metrics of every epoch, with the epoch's number under "epoch".
     started: seconds since 1970. seconds: wall time of the job in the process that ended it.
     """
@@ -74,7 +74,7 @@ class SearchRecord:
     reason: str = ""
     epoch: int = 0
     epochs: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     started: float = 0.0
     seconds: float = 0.0
@@ -82,6 +82,11 @@ class SearchRecord:
     @property
     def name(self) -> str:
         return self.job.name
+
+    def value(self, metric: str) -> float:
+        """A metric's value; NaN where it is undefined or absent."""
+        value = self.metrics.get(metric)
+        return math.nan if value is None else value
 
     def to_dict(self) -> dict[str, object]:
         """The record as JSON can hold it."""
@@ -127,7 +132,7 @@ class SearchLog:
             numbers = {k: v for k, v in result["metrics"].items() if isinstance(v, int | float)}
             earlier = [entry for entry in record.history if entry["epoch"] < record.epoch]
             record.history = [*earlier, {"epoch": record.epoch, **numbers}]
-            record.metrics = dict(result["metrics"])  # type: ignore[arg-type]  # undefined: None
+            record.metrics = dict(result["metrics"])
 
     def finish(
         self, name: str, state: str, metrics: Mapping[str, float] | None = None, reason: str = ""

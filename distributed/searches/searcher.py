@@ -115,7 +115,7 @@ class Searcher(RaySearcher):
             for epoch, value in sorted(frozen.intermediate_values.items())
         ]
         state = RECORD_STATES.get(frozen.state, "failed")
-        metrics = {metric: history[-1][metric]} if history else {}
+        metrics: dict[str, float | None] = {metric: history[-1][metric]} if history else {}
         if state == "complete":
             metrics = dict(zip(self.standings.metrics, frozen.values))
         return SearchRecord(

@@ -28,7 +28,7 @@ class Standing:
         """
         if self.replicates:
             return sum(self.replicates) / len(self.replicates)
-        return self.record.metrics.get(metric, math.nan)
+        return self.record.value(metric)
 
 
 class Standings:
@@ -62,7 +62,7 @@ class Standings:
         scored = [r for r in self.log.configurations() if is_finite(r.metrics.get(self.metric))]
         complete = [r for r in scored if r.state == "complete"]
         compared = complete or [r for r in scored if r.state == "stopped"]
-        return sorted(compared, key=lambda r: -self.gain(r.metrics[self.metric]))
+        return sorted(compared, key=lambda r: -self.gain(r.value(self.metric)))
 
     def named(self) -> list[SearchRecord]:
         """The starting point and the baselines that ran to their end."""
@@ -115,7 +115,7 @@ class Standings:
         scored = [
             r for r in self.finished() if all(is_finite(r.metrics.get(m)) for m in self.metrics)
         ]
-        points = {r.name: [s * r.metrics[m] for s, m in zip(signs, self.metrics)] for r in scored}
+        points = {r.name: [s * r.value(m) for s, m in zip(signs, self.metrics)] for r in scored}
 
         def is_beaten(point: list[float]) -> bool:
             return any(

@@ -10,6 +10,7 @@ import ray
 import torch
 from ray import tune
 
+from distributed.shards.sharing import SplitArraysRef
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics
 from distributed.training.run import run_training
@@ -33,7 +34,7 @@ class TrialContext:
     base: Mapping[str, Any]
     metrics: list[str]
     folder: str
-    arrays: Any = None
+    arrays: SplitArraysRef | None = None
 
 
 def run(job: Mapping[str, Any], context: TrialContext) -> None:

@@ -19,6 +19,7 @@ from ray import tune
 from distributed.runtime.errors import Failure
 from distributed.runtime.signals import StopRequest
 from distributed.searches.searcher import Searcher
+from distributed.shards.sharing import SplitArraysRef
 
 # Tune writes no files of its own into the experiment, is not strict about names, and is quiet.
 TUNE_ENVIRONMENT = {
@@ -191,7 +192,12 @@ def run_trial(job: dict[str, Any], context: dict[str, Any]) -> None:
 
 
 def make_trainable(
-    *, shards: str, base: Mapping[str, Any], metrics: list[str], folder: str, arrays: object
+    *,
+    shards: str,
+    base: Mapping[str, Any],
+    metrics: list[str],
+    folder: str,
+    arrays: SplitArraysRef | None,
 ) -> Callable[[dict[str, Any]], None]:
     """Returns the function that Tune runs for every trial; its context is a TrialContext."""
     context = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SplitArrays: TypeAlias = (
     "dict[str, Arrays] | None"  # None: the splits do not fit and are to be streamed
 )
+SplitArraysRef: TypeAlias = "ray.ObjectRef[SplitArrays]"  # in Ray's object store
 
 
 def decode_splits(
@@ -32,7 +33,7 @@ def decode_splits(
 
 def share_splits(
     shards: str, settings: Mapping[str, object], splits: Sequence[str]
-) -> ray.ObjectRef[SplitArrays]:
+) -> SplitArraysRef:
     """Returns a reference to the decoded splits; the decoding itself runs in the background.
 
     Warming processes for the trials was tried: Tune's actors start processes of their own and

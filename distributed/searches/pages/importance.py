@@ -63,7 +63,7 @@ def comparable_rows(standings: Standings) -> tuple[list[Row], str]:
     metric = standings.metric
     complete = [r for r in standings.finished() if r.state == "complete"]
     if len(complete) >= 2 * MIN_CONFIGURATIONS:
-        return [{**r.job.settings, metric: r.metrics[metric]} for r in complete], ""
+        return [{**r.job.settings, metric: r.value(metric)} for r in complete], ""
     ended = [
         r
         for r in standings.log.configurations()

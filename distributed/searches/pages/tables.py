@@ -166,7 +166,7 @@ def winner_test_table(standings: Standings) -> ReportTable:
     """The winner on the test split."""
     runs, rows = standings.tests(), []
     for name in dict.fromkeys([*standings.metrics, *TEST_METRICS]):
-        values = [r.metrics[name] for r in runs if is_finite(r.metrics.get(name))]
+        values = [r.value(name) for r in runs if is_finite(r.metrics.get(name))]
         if not values or name == "train_seconds":
             continue
         metric, summary = metric_named(name), summarise(values)
@@ -191,7 +191,8 @@ def _when_test_was_read(standings: Standings) -> str:
 def cost_table(standings: Standings, wall_seconds: float) -> ReportTable:
     """How many runs there were, and what they took. wall_seconds: of this process."""
     log = standings.log
-    trained = sum(r.metrics.get("train_seconds", 0.0) for r in log.ended() if r.job.kind != "test")
+    runs = [r for r in log.ended() if r.job.kind != "test"]
+    trained = sum(r.metrics.get("train_seconds") or 0.0 for r in runs)
     states = [r.state for r in log.configurations()]
     rows = [
         ("configurations run to the end", states.count("complete")),

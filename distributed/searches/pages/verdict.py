@@ -40,9 +40,7 @@ def seed_scores(standings: Standings, record: SearchRecord, metric: str) -> dict
     replicates = standings.replicates_of(record.name)
     runs = {r.job.seed or 0: r for r in replicates} if replicates else {0: record}
     return {
-        seed: run.metrics[metric]
-        for seed, run in runs.items()
-        if is_finite(run.metrics.get(metric))
+        seed: run.value(metric) for seed, run in runs.items() if is_finite(run.metrics.get(metric))
     }
 
 
