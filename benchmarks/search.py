@@ -78,11 +78,11 @@ def wall_time(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     It has the project's own number of epochs, on all rows, not those of the demo.
     """
     out = folder / "wall"
-    words = [sys.executable, str(TUNE), "--out", str(out), "--trials", str(args.trials)]
-    words += ["--replicates", "0", *(["--data", args.data] if args.data else [])]
-    words += ["--set", "optim.epochs=20", "data.max_rows=0"]
+    command = [sys.executable, str(TUNE), "--out", str(out), "--trials", str(args.trials)]
+    command += ["--replicates", "0", *(["--data", args.data] if args.data else [])]
+    command += ["--set", "optim.epochs=20", "data.max_rows=0"]
     started = time.monotonic()
-    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
     seconds = time.monotonic() - started
     runs = SearchLog(out).of_kind("search", "named")
     training = sum(run.metrics.get("train_seconds") or 0.0 for run in runs)

@@ -56,7 +56,11 @@ class TimedRun:
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     make_shards(f"{folder}/shards", args.rows, args.size)
-    one, two, same_batch, own_norms, unconnected = [], [], [], [], []
+    one: list[float] = []
+    two: list[float] = []
+    same_batch: list[float] = []
+    own_norms: list[float] = []
+    unconnected: list[float] = []
     for pair in range(args.pairs):
         two += train_at_once(args, folder, TimedRun(f"{pair}-two", 2, 2 * args.batch))
         one += train_at_once(args, folder, TimedRun(f"{pair}-one", 1, args.batch))
@@ -100,11 +104,11 @@ def train_at_once(args: argparse.Namespace, folder: str, *runs: TimedRun) -> lis
         ]
         if not run.sync_batch_norm:
             settings.append("scaling.sync_batch_norm=false")
-        words = [sys.executable, str(TRAIN)]
-        words += ["--data", f"{folder}/shards", "--out", f"{folder}/{run.name}"]
-        words += ["--workers", str(run.workers), "--set", *settings]
+        command = [sys.executable, str(TRAIN)]
+        command += ["--data", f"{folder}/shards", "--out", f"{folder}/{run.name}"]
+        command += ["--workers", str(run.workers), "--set", *settings]
         processes.append(
-            subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
     codes = [process.wait() for process in processes]
     if any(codes):

@@ -15,7 +15,7 @@ from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, ModelConfig, check
 from model.encoders.image import ImageEncoder
 from model.encoders.table import TableEncoder
-from model.fusion import weights as fusion
+from model.fusion import weights
 from model.fusion.confidence import (
     AuxiliaryHeads,
     ConfidenceHeads,
@@ -56,7 +56,9 @@ class Network(nn.Module):
         self.schema, self.config = schema, config
         # Distributed training replaces it by the sum over all workers.
         self.sum_over_workers: Callable[[Tensor], Tensor] = sum_of_one_worker
-        modalities, classes, dim = len(schema.modalities), len(schema.classes), config.dim
+        modalities = len(schema.modalities)
+        classes = len(schema.classes)
+        dim = config.dim
         counts = schema.counts or [1] * classes
         self.register_buffer("counts_C", torch.tensor(counts, dtype=torch.float32))
         images = [ImageEncoder(m, config.image, dim) for m in schema.images]
@@ -70,8 +72,8 @@ class Network(nn.Module):
         self.novelty_gate: NoveltyGate | None = (
             NoveltyGate(modalities, dim) if has_novelty_gate and modalities > 1 else None
         )
-        self.gate: fusion.Gate | None = fusion.Gate(modalities, dim) if kind == "gate" else None
-        self.concatenate = fusion.Concatenate(modalities, dim, config.fusion)
+        self.gate: weights.Gate | None = weights.Gate(modalities, dim) if kind == "gate" else None
+        self.concatenate = weights.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
         if kind in WITHOUT_EXPERTS:  # their logits come from the auxiliary heads
             self.concatenate.requires_grad_(False)
@@ -103,9 +105,9 @@ class Network(nn.Module):
         fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
         if self.config.fusion.kind == "late":
-            logits_BEC = fusion.late_logits(alone_BMC, weights_BM)[:, None]
+            logits_BEC = weights.late_logits(alone_BMC, weights_BM)[:, None]
         if self.config.fusion.kind == "evidential":
-            combined_BC, weights_BM = fusion.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
+            combined_BC, weights_BM = weights.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
             logits_BEC = combined_BC[:, None]
         return Outputs(
             logits_BEC=logits_BEC,
@@ -165,9 +167,9 @@ class Network(nn.Module):
             weights_BM: Tensor = self.gate(embeddings_BMD, visible_BM)
             return weights_BM
         if config.kind == "uniform":
-            return fusion.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
-        scores_BM = fusion.fusion_scores(shrunk_BM, visible_BM, config, len(self.schema.classes))
-        return fusion.confidence_weights(scores_BM, visible_BM, config.temperature)
+            return weights.confidence_weights(torch.zeros_like(shrunk_BM), visible_BM, 1.0)
+        scores_BM = weights.fusion_scores(shrunk_BM, visible_BM, config, len(self.schema.classes))
+        return weights.confidence_weights(scores_BM, visible_BM, config.temperature)
 
     @torch.no_grad()
     def update_running_confidence(self, outputs: Outputs, batch: Batch) -> None:

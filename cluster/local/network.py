@@ -124,11 +124,11 @@ def open_network(kind: str, owner: str) -> NodeNetwork:
     return NodeNetwork()
 
 
-def run(*words: str, check: bool = True) -> bool:
-    """Runs `ip WORDS`; returns whether it succeeded, or with `check` raises where it did not."""
-    result = subprocess.run([_ip(), *words], capture_output=True, text=True)
+def run(*arguments: str, check: bool = True) -> bool:
+    """Runs `ip` with arguments; returns whether it succeeded, or with `check` raises an error."""
+    result = subprocess.run([_ip(), *arguments], capture_output=True, text=True)
     if check and result.returncode:
-        raise RuntimeError(f"ip {' '.join(words)}: {result.stderr.strip()}")
+        raise RuntimeError(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
     return result.returncode == 0
 
 

@@ -24,9 +24,9 @@ from distributed.inference.tables import open_input
 from distributed.inference.weighing import GIVEN, Facts, aggregation_method
 from distributed.ingestion.summary import count_reasons
 from distributed.raw.encoding import EMPTY_CELLS
-from distributed.runtime import options as option_rules
 from distributed.runtime import progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.options import check
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.layout import REJECTED
 from distributed.training.checkpoint import Checkpoint, find_checkpoint, parse_checkpoint
@@ -37,7 +37,7 @@ MAX_REASONS = 10  # kinds of refusals that the summary counts
 
 def predict(options: PredictOptions) -> PredictResult:
     """Predicts all rows and writes part files, refused rows and a summary."""
-    option_rules.check(options)
+    check(options)
     if not 0 <= options.abstain <= 1:
         raise OptionError(
             f"abstain must be a probability from 0 to 1; got {options.abstain:g}", "abstain"

@@ -147,7 +147,9 @@ class Predictor:
 
         has_splits: the predictions have a column that says train, val or test.
         """
-        self.checkpoint, self.aggregation, self.device = checkpoint, aggregation, device
+        self.checkpoint = checkpoint
+        self.aggregation = aggregation
+        self.device = device
         self.abstain = abstain
         self.network = checkpoint.network.eval()
         # PyTorch's stubs lack memory_format.

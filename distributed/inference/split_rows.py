@@ -39,7 +39,9 @@ class SplitRows:
 
 def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> SplitRows:
     """Returns the rows that an evaluation asks for, from memory or streamed, by their size."""
-    schema, config, split = checkpoint.network.schema, checkpoint.config, options.split
+    schema = checkpoint.network.schema
+    config = checkpoint.config
+    split = options.split
     manifest = read_manifest(options.data)
     match = match_schemas(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
     corruption = corruption_spec(checkpoint, options)
@@ -82,7 +84,7 @@ def corruption_spec(checkpoint: Checkpoint, options: EvaluateOptions) -> str:
     """
     schema = checkpoint.network.schema
     kept = schema.keep(split_list(options.modalities)).modalities
-    parse_corruption(options.corrupt, schema)  # so that an error speaks of this part alone
+    parse_corruption(options.corrupt, schema)  # so that an error quotes this part alone
     removed = [f"{name}=missing" for name in schema.modalities if name not in kept]
     parts = [checkpoint.config.data.corrupt, options.corrupt, *removed]
     return ",".join(part for part in parts if part)

@@ -130,15 +130,15 @@ def _refuse_duplicates(ids: Sequence[str | None], reasons: list[str | None]) -> 
 
 def _given_split(identities: pa.Table, roles: ColumnRoles, reasons: list[str | None]) -> IntArray:
     """Returns the splits that the user's column names; other values are a reason to refuse."""
-    words = identities[SPLIT].to_pylist()
-    given = np.full(len(words), REFUSED_SPLIT, dtype=np.int64)
-    for i, word in enumerate(words):
-        split = SPLIT_NAMES.get((word or "").lower())
+    requested = identities[SPLIT].to_pylist()
+    given = np.full(len(requested), REFUSED_SPLIT, dtype=np.int64)
+    for i, name in enumerate(requested):
+        split = SPLIT_NAMES.get((name or "").lower())
         if split is not None:
             given[i] = split
         elif reasons[i] is None:
             reasons[i] = (
-                f"split must be one of train, val, test (column {roles.split!r}); got {word!r}"
+                f"split must be one of train, val, test (column {roles.split!r}); got {name!r}"
             )
     return given
 
@@ -150,9 +150,9 @@ def _code_classes(
 
     Whole numbers are ordered by value, other names by their characters.
     """
-    words = labels.combine_chunks()
-    values = pc.unique(words.filter(pa.array(good))).to_pylist()
-    names = [word for word in values if word is not None]
+    texts = labels.combine_chunks()
+    values = pc.unique(texts.filter(pa.array(good))).to_pylist()
+    names = [name for name in values if name is not None]
     rows = int(good.sum())
     if len(names) < 2:
         raise OptionError(
@@ -168,7 +168,7 @@ def _code_classes(
         )
     whole = all(name.removeprefix("-").isdecimal() for name in names)
     classes = tuple(sorted(names, key=int) if whole else sorted(names))
-    indices = pc.fill_null(pc.index_in(words, value_set=pa.array(classes, words.type)), -1)
+    indices = pc.fill_null(pc.index_in(texts, value_set=pa.array(classes, texts.type)), -1)
     return classes, indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -189,9 +189,9 @@ def _group_units(
     """
     _, first, units = np.unique(groups[good], return_index=True, return_inverse=True)
     rows = np.flatnonzero(good)[first]
-    words = names.take(pa.array(rows)).to_pylist()
-    hashes = reseed(hash_ids(word or "" for word in words), seed)
-    alone = np.array([word is None for word in words], dtype=bool)
+    group_names = names.take(pa.array(rows)).to_pylist()
+    hashes = reseed(hash_ids(name or "" for name in group_names), seed)
+    alone = np.array([name is None for name in group_names], dtype=bool)
     return _Units(units, np.where(alone, order[rows], hashes))
 
 

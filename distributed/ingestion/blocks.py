@@ -55,10 +55,15 @@ class PreparedBlocks:
         first = rows = size = 0
         refs: list[ray.ObjectRef[pa.Table]] = []
         for ref, block_rows, block_size in zip(self.refs, self.rows, self.sizes):
-            refs, rows, size = [*refs, ref], rows + block_rows, size + block_size
+            refs.append(ref)
+            rows += block_rows
+            size += block_size
             if size >= limit:
                 groups.append(BlockGroup(first, rows, refs))
-                first, rows, size, refs = first + rows, 0, 0, []
+                first += rows
+                rows = 0
+                size = 0
+                refs = []
         return [*groups, BlockGroup(first, rows, refs)] if refs else groups
 
 

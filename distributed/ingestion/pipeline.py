@@ -28,9 +28,9 @@ from distributed.ingestion.schema import build_schema, check_leaks, prepare_reco
 from distributed.ingestion.summary import IngestReport
 from distributed.raw.images import ImageSpec
 from distributed.raw.table import RawTable, explain_reading_error, open_raw_table
-from distributed.runtime import options as option_rules
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError, cause_of
+from distributed.runtime.options import check
 from distributed.runtime.progress import show_progress
 from distributed.runtime.signals import stop_requests
 from distributed.runtime.storage import join
@@ -96,7 +96,7 @@ def ingest(options: IngestOptions) -> IngestResult:
 
     The folder appears whole or not at all. Nothing is printed except progress, on stderr.
     """
-    option_rules.check(options)
+    check(options)
     fractions = split_fractions(options)
     target = OutputFolder(options.out, options.overwrite)
     table = open_raw_table(options.table, options.encoding)
@@ -145,7 +145,9 @@ def write_shards(
     blocks = prepare_table(plan)
     identities = passes.collect_identities(blocks)
     settled = settle(plan, blocks, identities)
-    schema, report, rows = settled.schema, settled.report, settled.rows.rows
+    schema = settled.schema
+    report = settled.report
+    rows = settled.rows.rows
     parts = plan_parts(rows.split, identities, schema, plan.rows_per_file)
     layout = ShardLayout(parts, schema, report.readings())
     target.clear()  # all that can be wrong with the table is known by now

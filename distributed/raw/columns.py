@@ -129,8 +129,8 @@ def _parses(stats: ColumnStats, numbers: NumberStats, values: pa.Table) -> bool:
 
 def _looks_like_codes(values: pa.Table) -> bool:
     """Whether the values look like codes with leading zeros."""
-    words = values["value"].slice(0, CODE_SAMPLE).to_pylist()
-    return sum(bool(CODE.match(word)) for word in words) > MAX_CODES * len(words)
+    texts = values["value"].slice(0, CODE_SAMPLE).to_pylist()
+    return sum(bool(CODE.match(text)) for text in texts) > MAX_CODES * len(texts)
 
 
 def _why_dropped(stats: ColumnStats, numbers: NumberStats, numeric: bool, distinct: int) -> str:
@@ -216,8 +216,8 @@ def _with_statistics(
 ) -> tuple[Numeric, list[str], str]:
     """Returns a numeric column with its statistics, notes, and a warning or ""."""
     sample = numbers.sample[~np.isnan(numbers.sample)]
-    known = np.r_[sample, numbers.low, numbers.high].astype(np.float32)
-    knots = np.quantile(known, np.linspace(0, 1, QUANTILES))
+    observed = np.r_[sample, numbers.low, numbers.high].astype(np.float32)
+    knots = np.quantile(observed, np.linspace(0, 1, QUANTILES))
     # Rounded, so that sums added in another order on another machine give the same file.
     mean, std = _rounded(numbers.mean), _rounded(np.sqrt(numbers.m2 / numbers.parsed))
     notes, warning = [], ""

@@ -149,8 +149,8 @@ def _class_codes(
 ) -> pa.Array:
     """Returns the class of every row, -1 where the label is missing or no class."""
     names = class_names(cells)
-    known = canonical_spellings(pa.array(classes, pa.string()))
-    codes = pc.index_in(names, value_set=known, skip_nulls=True)
+    vocabulary = canonical_spellings(pa.array(classes, pa.string()))
+    codes = pc.index_in(names, value_set=vocabulary, skip_nulls=True)
     no_class = codes.null_count - names.null_count
     if unread is not None and no_class:
         unread[NO_CLASS] += no_class
@@ -206,12 +206,12 @@ def encode_column(
         values = numbers.astype(np.float32)
         missing = np.isnan(values)
         return pa.array(values, mask=missing), int((missing & ~empty).sum())
-    words = as_text(array)
+    texts = as_text(array)
     vocabulary = canonical_spellings(pa.array(column.vocabulary, pa.large_string()))
-    ids = pc.index_in(words, value_set=vocabulary, skip_nulls=True)
-    unseen = ids.null_count - words.null_count
+    ids = pc.index_in(texts, value_set=vocabulary, skip_nulls=True)
+    unseen = ids.null_count - texts.null_count
     ids = pc.fill_null(ids, len(column.vocabulary))
-    return pc.if_else(pc.is_null(words), -1, ids).cast(pa.int32()), unseen
+    return pc.if_else(pc.is_null(texts), -1, ids).cast(pa.int32()), unseen
 
 
 def absent_column(rows: int, column: Numeric | Categorical) -> pa.Array:

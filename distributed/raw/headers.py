@@ -155,7 +155,10 @@ def _first_line(system: FileSystem, file: str, encoding: str, option: str) -> tu
 
     With names in quotes it may be several lines of the file.
     """
-    data, text, whole, record = b"", "", False, None
+    data = b""
+    text = ""
+    whole = False
+    record = None
     try:
         with system.open_input_stream(file, compression="detect") as stream:
             for size in (FIRST_BYTES, CSV_BLOCK_BYTES):

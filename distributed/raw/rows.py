@@ -23,10 +23,18 @@ from distributed.raw.cells import (
 from distributed.raw.images import ImageSpec, PreparedImage
 
 # Columns of a prepared batch. Prefixes keep a user's column names apart from these.
-ID, LABEL, RANK, GROUP = "id", "label", "rank", "group"
-SPLIT, REASON = "split", "reason"
-CELL, IMAGE, DIGEST, SUMS, COLOUR, DEEP = "cell.", "image.", "digest.", "sums.", "colour.", "deep."
-
+ID = "id"
+LABEL = "label"
+RANK = "rank"
+GROUP = "group"
+SPLIT = "split"
+REASON = "reason"
+CELL = "cell."
+IMAGE = "image."
+DIGEST = "digest."
+SUMS = "sums."
+COLOUR = "colour."
+DEEP = "deep."
 
 PIXEL_SUMS = pa.list_(pa.int64())
 REMOTE_THREADS = 16  # that read images from an object store
@@ -51,7 +59,7 @@ class RowPlan:
 def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
     """Returns prepared rows.
 
-    They hold the identity as words, raw feature cells, prepared images, and the reason of every
+    They hold the identity as text, raw feature cells, prepared images, and the reason of every
     refused row, null for a good one.
     """
     rows = batch.num_rows
@@ -105,16 +113,16 @@ def _image_results(spec: ImageSpec, loaded: Sequence[PreparedImage | None]) -> d
 
 
 def identity_strings(array: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Returns ids or groups as words, null where blank; words such as NA are names here."""
+    """Returns ids or groups as text, null where blank; text such as NA is a name here."""
     array = flatten_array(array)
     if not is_text(array.type):
         return as_text(array).cast(pa.string())
-    words = pc.utf8_trim_whitespace(array.cast(pa.string()))
-    return pc.if_else(pc.is_in(words, value_set=pa.array(["", "nan", "NaN"])), None, words)
+    trimmed = pc.utf8_trim_whitespace(array.cast(pa.string()))
+    return pc.if_else(pc.is_in(trimmed, value_set=pa.array(["", "nan", "NaN"])), None, trimmed)
 
 
 def class_names(array: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Returns labels as words in their canonical spelling, whatever kind of table they are from."""
+    """Returns labels as text in their canonical spelling, whatever kind of table they are from."""
     return canonical_spellings(identity_strings(array))
 
 

@@ -34,12 +34,12 @@ class OptionError(ValueError):
 
         Text in quotes is a value given by the user and is not changed.
         """
-        values = [found.span() for found in QUOTED.finditer(str(self))]
+        values = [match.span() for match in QUOTED.finditer(str(self))]
         flags: dict[tuple[int, int], str] = {}
         for name in self.args[1:]:
             as_a_word = rf"(?<![\w.-]){re.escape(name)}(?!\w)"
-            for found in re.finditer(as_a_word, str(self)):
-                start, end = found.span()
+            for match in re.finditer(as_a_word, str(self)):
+                start, end = match.span()
                 if not any(low < end and start < high for low, high in (*values, *flags)):
                     flags[start, end] = flag(name)
                     break

@@ -16,7 +16,7 @@ from ray.tune.search.searcher import Searcher as RaySearcher
 from distributed.searches.planner import Done, Planner, Run, Step, Wait
 from distributed.searches.records import SearchJob, SearchRecord, SettingValues, is_finite
 from distributed.searches.spaces import Space, ask, probe
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 OPTUNA_STATES = {
     "complete": TrialState.COMPLETE,
@@ -58,10 +58,15 @@ class Searcher(RaySearcher):
         outside: Sequence[SearchJob] = (),
         time_budget: float = 0.0,
     ) -> None:
-        self.standings, self.log = planner.standings, planner.log
-        super().__init__(metric="value", mode=metric_named(self.standings.metric).direction)
-        self.study, self.space, self.planner = study, space, planner
-        self.trials, self.slots, self.owner = trials, slots, owner
+        self.standings = planner.standings
+        self.log = planner.log
+        super().__init__(metric="value", mode=names.metric(self.standings.metric).direction)
+        self.study = study
+        self.space = space
+        self.planner = planner
+        self.trials = trials
+        self.slots = slots
+        self.owner = owner
         self.pins = dict(pins or {})
         self.deadline = time.monotonic() + time_budget if time_budget else math.inf
         self.interrupted = False  # trials that end from now on stay as running, for the next start

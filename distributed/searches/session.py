@@ -21,7 +21,7 @@ from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, recall
 from distributed.shards.sharing import share_splits
 from distributed.training.workers.capacity import TrialSlots
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 
 def run(
@@ -81,8 +81,12 @@ class Monitor:
         out: str,
         request: StopRequest,
     ) -> None:
-        self.log, self.states, self.pages, self.view = standings.log, states, pages, view
-        self.out, self.request = out, request
+        self.log = standings.log
+        self.states = states
+        self.pages = pages
+        self.view = view
+        self.out = out
+        self.request = request
         self.ended = len(self.log.ended())
 
     def step(self) -> None:
@@ -133,7 +137,7 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
     study = open_study(
         open_storage(options["storage"] or str(mirror.folder / "study.journal")),
         options["study"],
-        [metric_named(name).direction for name in setup.metrics],
+        [names.metric(name).direction for name in setup.metrics],
         options["sampler"],
         options["seed"],
         options["trials"],
@@ -159,7 +163,7 @@ def make_stopper(search: CheckedSearch, standings: Standings) -> TrialScheduler:
     """
     setup = search.setup
     name = setup.options["stopper"] or ("asha" if len(setup.metrics) == 1 else "none")
-    direction = metric_named(standings.metric).direction
+    direction = names.metric(standings.metric).direction
     stopper = STOPPERS[name](direction, setup.settings.optim.epochs)
     return recall(stopper, standings.log.configurations(), standings.metric)
 

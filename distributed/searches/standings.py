@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed.searches.records import SearchLog, SearchRecord, is_finite
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Standings:
 
     def gain(self, value: float) -> float:
         """The deciding metric's value with the sign that makes larger values better."""
-        return -value if metric_named(self.metric).lower_is_better else value
+        return -value if names.metric(self.metric).lower_is_better else value
 
     def finished(self) -> list[SearchRecord]:
         """Configurations that ran to their end, best first; if there are none, the stopped ones."""
@@ -111,7 +111,7 @@ class Standings:
 
     def front(self) -> list[SearchRecord]:
         """The Pareto front: configurations that no other beats in every metric."""
-        signs = [-1.0 if metric_named(m).lower_is_better else 1.0 for m in self.metrics]
+        signs = [-1.0 if names.metric(m).lower_is_better else 1.0 for m in self.metrics]
         scored = [
             r for r in self.finished() if all(is_finite(r.metrics.get(m)) for m in self.metrics)
         ]

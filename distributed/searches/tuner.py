@@ -139,7 +139,9 @@ class _Events(_NotPickled, tune.Callback):
     def __init__(
         self, searcher: Searcher, on_step: Callable[[], None] | None, request: StopRequest
     ) -> None:
-        self.searcher, self.on_step, self.request = searcher, on_step, request
+        self.searcher = searcher
+        self.on_step = on_step
+        self.request = request
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.searcher.log.restart_clock(trial.config["name"])

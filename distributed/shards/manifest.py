@@ -16,8 +16,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.layout import MANIFEST, SPLITS, VERSION
-from model import schema as schemas
-from model.schema import Schema
+from model.schema import Schema, from_dict, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def read_manifest(uri: str) -> Manifest:
             "update it or ingest again"
         )
     try:
-        schema = schemas.from_dict(plain["schema"])
+        schema = from_dict(plain["schema"])
         rows = {split: int(plain["rows"][split]) for split in SPLITS}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -96,7 +95,7 @@ def write_manifest(manifest: Manifest, uri: str) -> None:
     plain = {
         "version": manifest.version,
         **vars(manifest),
-        "schema": schemas.to_dict(manifest.schema),
+        "schema": to_dict(manifest.schema),
     }
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with system.open_output_stream(posixpath.join(path, MANIFEST)) as stream:
@@ -115,7 +114,7 @@ def shards_digest(uri: str, manifest: Manifest) -> str:
         infos = system.get_file_info(paths) if paths else []
         content = [(info.path.removeprefix(root), info.size) for info in infos]
     plain = json.dumps(
-        {"schema": schemas.to_dict(manifest.schema), "rows": manifest.rows, "content": content},
+        {"schema": to_dict(manifest.schema), "rows": manifest.rows, "content": content},
         sort_keys=True,
     )
     return hashlib.sha256(plain.encode()).hexdigest()[:16]

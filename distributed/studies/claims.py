@@ -38,7 +38,7 @@ class ClaimResult:
     claim: with its placeholders filled in.
     outcome: for a claim with a limit `holds` or `does not hold` and how surely, without a limit the
     whole sentence.
-    measured: the mean (or mean difference) that the limit speaks of; None if it was not measured.
+    measured: the mean (or mean difference) that the limit applies to; None if it was not measured.
     """
 
     claim: Claim
@@ -91,15 +91,15 @@ def _where(view: ConditionView, views: Sequence[ConditionView]) -> str:
 def check_claims(
     study: Study, planned: Mapping[str, DataSetCells], views: Sequence[ConditionView]
 ) -> list[ClaimResult]:
-    """The result of every claim on every data set and under every condition that it speaks of."""
+    """The result of every claim on every data set and under every condition that it concerns."""
     results = []
     for claim in study.claims:
         for view in views:
             part = planned.get(view.data)  # None for a mean over data sets
             for meanings in _placeholder_meanings(claim, view, part):
                 filled = _fill_claim(claim, meanings)
-                speaks_of_it = not filled.conditions or view.condition in filled.conditions
-                if speaks_of_it and _applies(filled, view, part):
+                concerns_condition = not filled.conditions or view.condition in filled.conditions
+                if concerns_condition and _applies(filled, view, part):
                     results.append(_check_claim(filled, view))
     return results
 
@@ -192,7 +192,7 @@ def _fill_claim(claim: Claim, meanings: Mapping[str, str]) -> Claim:
 
 
 def _applies(claim: Claim, view: ConditionView, part: DataSetCells | None) -> bool:
-    """Whether the study has what the claim speaks of here.
+    """Whether the study has what the claim is about here.
 
     That is its variant and the one it is compared with, and a second modality for a claim about
     fusion weights.

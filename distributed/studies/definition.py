@@ -56,7 +56,7 @@ class Choice:
 class Claim:
     """A statement that the study checks: a variant's metric against another variant's, or a limit.
 
-    conditions: the names of the conditions that it speaks of; none: all.
+    conditions: the names of the conditions under which it is checked; none: all.
     """
 
     text: str

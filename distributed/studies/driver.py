@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distributed.config import parse_assignments
-from distributed.runtime import options as option_rules
 from distributed.runtime.errors import flag
+from distributed.runtime.options import check
 from distributed.runtime.storage import absolute_location, as_option_error
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
@@ -67,7 +67,7 @@ def study(options: StudyOptions) -> StudyResult:
 
     Results are written after every training; a study that was stopped goes on with `resume`.
     """
-    option_rules.check(options)
+    check(options)
     definition = read_study(options.study)
     data_sets = open_data_sets(options.data)
     settings = {**(QUICK_STUDY_SETTINGS if options.quick else {}), **parse_assignments(options.set)}

@@ -24,7 +24,7 @@ PACKAGES = ("torch", "ray", "scipy", "scikit-learn")
 METHOD = (
     "Every number is of the test split; epochs, temperatures and thresholds were chosen on "
     "validation. Seeds vary weights, order and augmentation, and which rows a condition cuts or "
-    "spoils, on one fixed split, so intervals and tests speak of training chance on this split, "
+    "spoils, on one fixed split, so intervals and tests concern training chance on this split, "
     "not of new data.",
     "Intervals are expanded percentile bootstrap intervals of the mean over seeds (95 %). Tests "
     "are paired by seed against the reference: t test and Wilcoxon's signed ranks, each corrected "

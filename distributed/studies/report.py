@@ -169,7 +169,10 @@ def _terminal_part(main: ReportTable) -> ReportTable:
 
 def report_sections(data: StudyData, main: ReportTable) -> list[Section]:
     """The sections of the report in order."""
-    study, planned, views, means = data.study, data.planned, data.views, data.means
+    study = data.study
+    planned = data.planned
+    views = data.views
+    means = data.means
     if not views:
         return [
             Section("What is shown", [Text("No cell has finished yet.")]),

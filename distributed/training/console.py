@@ -129,8 +129,8 @@ def results_table(metrics: RunMetrics, classes: int) -> str:
     lines = [f"{'':{TITLE_WIDTH}}{heading}   ({classes} classes)"]
     weights = [name for name in metrics.val if name.startswith("weight/")]
     for name in (*RESULTS, *weights):
-        shown = metric(name)
-        values = (shown.value(values.get(name)) for values in splits.values())
+        named = metric(name)
+        values = (named.value(values.get(name)) for values in splits.values())
         line = "".join(f"{value:>{VALUE_WIDTH}}" for value in values)
-        lines.append(f"{shown.heading:{TITLE_WIDTH}}{line}")
+        lines.append(f"{named.heading:{TITLE_WIDTH}}{line}")
     return "\n".join(lines)

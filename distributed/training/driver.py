@@ -19,9 +19,9 @@ from distributed.config import (
     load_config,
     parse_assignments,
 )
-from distributed.runtime import options as option_rules
 from distributed.runtime import ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.options import check
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import training_counts
@@ -82,7 +82,7 @@ class RunPlan:
 
 def fit(options: FitOptions) -> FitResult:
     """Trains one configuration on a SHARDS folder and writes the run to `options.out`."""
-    option_rules.check(options)
+    check(options)
     plan = plan_run(options)
     spec, config = plan.spec, plan.spec.config
     here = fits_in_this_process(config)

@@ -115,7 +115,9 @@ def frozen_features(
     The rows have the same order whatever the number of workers.
     """
     exchange, device = evaluator.exchange, evaluator.device
-    hidden, labels, positions = [], [], []
+    hidden = []
+    labels = []
+    positions = []
     first = 0
     with torch.inference_mode():
         for batch, outputs in evaluator.forward(network, train):

@@ -27,7 +27,7 @@ from distributed.training.step import train_step
 from distributed.training.training_state import StateDict, TrainingState
 from model.batch import Batch
 from model.learning import optimisers
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 from model.network import Network
 
 
@@ -103,7 +103,7 @@ def selection_score(metrics: Mapping[str, float], metric: str) -> float:
     value = metrics.get(f"val/{metric}")
     if value is None:
         return -metrics["loss"]
-    return -value if metric_named(metric).lower_is_better else value
+    return -value if names.metric(metric).lower_is_better else value
 
 
 def begin_training(

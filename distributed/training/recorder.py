@@ -34,7 +34,9 @@ class EpochRecorder:
         progress: gets the metrics of every epoch; it may return True to end the training.
         is_leader: whether this process writes the files of all workers.
         """
-        self.spec, self.progress, self.is_leader = spec, progress, is_leader
+        self.spec = spec
+        self.progress = progress
+        self.is_leader = is_leader
         self.epochs = spec.config.optim.epochs
         self.files = spec.state_files
         self.states = States(self.files.folder) if self.files else None

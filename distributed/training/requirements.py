@@ -44,7 +44,10 @@ def check_training(
 
 def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
     """All rules that the settings break."""
-    data, stage, image, loss = config.data, config.stage.kind, config.image, config.loss
+    data = config.data
+    stage = config.stage.kind
+    image = config.image
+    loss = config.loss
     workers = config.scaling.workers
     rows = int(training_counts(schema.counts, data.imbalance_ratio, data.max_rows).sum())
     if rows < workers:

@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from distributed.runtime import options as option_rules
 from distributed.runtime.errors import OptionError
+from distributed.runtime.options import check
 from distributed.wafers.maps import GRIDS, draw_maps
 from distributed.wafers.options import MIN_ROWS_PER_CLASS, WaferOptions
 from distributed.wafers.readings import draw_readings, draw_tools, lose_and_scale
@@ -123,7 +123,7 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     The same options give the same bytes. options.truth adds map_evidence and table_evidence, what
     is really left in each half: for studies of the confidences, never as a feature.
     """
-    option_rules.check(options)
+    check(options)
     if options.imbalance == float("inf"):
         raise OptionError("imbalance must be a finite number; got inf", "imbalance")
     rows, missing = options.rows, options.missing
@@ -160,8 +160,8 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     }
     columns |= {name: np.where(no_log_N, np.nan, values) for name, values in readings.items()}
     lost_N = np.full(rows, None, object)
-    words = {"recipe": recipes_N, **tools}
-    columns |= {name: np.where(no_log_N, lost_N, values) for name, values in words.items()}
+    categories = {"recipe": recipes_N, **tools}
+    columns |= {name: np.where(no_log_N, lost_N, values) for name, values in categories.items()}
     if options.truth:
         columns |= states.evidence()
     return pd.DataFrame(columns)

@@ -19,7 +19,9 @@ MAX_OFFSET = 2.0  # in units of log odds, of a class with many validation rows
 HALF_OFFSET_ROWS = 10.0  # validation rows at which a class may use half of MAX_OFFSET
 TIE_BREAKER = 1e-3  # weight of balanced accuracy beside the metric
 SIZE_PENALTY = 0.05  # for each unit of an offset, divided by the number of classes
-MAX_SWEEPS, FOLDS, REPLICATES = 4, 5, 200
+MAX_SWEEPS = 4
+FOLDS = 5
+REPLICATES = 200
 
 
 def fit_offsets(probabilities_NC: Tensor, labels_N: Tensor, metric: str) -> tuple[Tensor, str]:

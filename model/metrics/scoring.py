@@ -140,7 +140,9 @@ class ScoredRows:
         It is 0 where every decision is the same class, undefined where every label is.
         """
         table_RCC = self.confusion_RCC.double()
-        total_R, true_RC, decided_RC = table_RCC.sum((1, 2)), table_RCC.sum(2), table_RCC.sum(1)
+        total_R = table_RCC.sum((1, 2))
+        true_RC = table_RCC.sum(2)
+        decided_RC = table_RCC.sum(1)
         true_spread_R = total_R**2 - (true_RC**2).sum(1)
         decided_spread_R = total_R**2 - (decided_RC**2).sum(1)
         covariance_R = self.hits_RC.double().sum(1) * total_R - (true_RC * decided_RC).sum(1)

@@ -15,8 +15,8 @@ from tests.conftest import ROOT, run_command
 
 def ended(body: str) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-    code += "from distributed.runtime import command as cli, errors\n"
-    code += f"def main(argv):\n    {body}\ncli.run(main)\n"
+    code += "from distributed.runtime import command, errors\n"
+    code += f"def main(argv):\n    {body}\ncommand.run(main)\n"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

@@ -22,7 +22,7 @@ from model.config import (
 from model.encoders.image import ImageEncoder
 from model.encoders.standardise import Standardise
 from model.encoders.table import CategoryEmbedding, NumberEmbedding
-from model.fusion import weights as fusion
+from model.fusion import weights
 from model.learning.losses import loss_terms
 from model.network import Network
 from model.schema import Numeric, Schema
@@ -193,10 +193,10 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
 def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
     confidence_BM = torch.tensor([[0.9, 0.1], [0.9, 0.6], [0.82, 0.244], [0.05, 0.02]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    scores_BM = fusion.fusion_scores(
+    scores_BM = weights.fusion_scores(
         confidence_BM, visible_BM, FusionConfig(score="surplus", half_weight_at=0.2), classes=10
     )
-    weights_BM = fusion.confidence_weights(scores_BM, visible_BM, 1.0)
+    weights_BM = weights.confidence_weights(scores_BM, visible_BM, 1.0)
     assert weights_BM[0, 1] < 1e-6, "chance is nothing"
     assert weights_BM[1, 1] == pytest.approx(0.5, abs=0.02), "both tell something"
     assert scores_BM[2, 1].exp() == pytest.approx(0.5, abs=1e-5), "half"
@@ -204,13 +204,13 @@ def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
     hard_BM = torch.tensor(
         [[0.06, 0.03]]
     )  # of 200 classes: far from certain, and both tell something
-    alike_BM = fusion.confidence_weights(
-        fusion.fusion_scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200),
+    alike_BM = weights.confidence_weights(
+        weights.fusion_scores(hard_BM, visible_BM[:1], FusionConfig(), classes=200),
         visible_BM[:1],
         1.0,
     )
     assert alike_BM[0, 1] == pytest.approx(0.5, abs=0.03)
-    scores_BM = fusion.fusion_scores(
+    scores_BM = weights.fusion_scores(
         confidence_BM, visible_BM & torch.tensor([False, True]), FusionConfig(), classes=10
     )
     assert scores_BM[0, 1].exp() > 0.9, "a modality that is not there is not the best one"
@@ -219,14 +219,14 @@ def test_a_surplus_counts_from_chance_upwards_and_soon_in_full() -> None:
 def test_a_share_is_in_proportion_and_a_level_exponential() -> None:
     confidence_BM = torch.tensor([[0.6, 0.2]])
     visible_BM = torch.ones_like(confidence_BM, dtype=torch.bool)
-    share_BM = fusion.confidence_weights(
-        fusion.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3),
+    share_BM = weights.confidence_weights(
+        weights.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="share"), 3),
         visible_BM,
         1.0,
     )
     assert share_BM.tolist()[0] == pytest.approx([0.75, 0.25])
-    level_BM = fusion.confidence_weights(
-        fusion.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3),
+    level_BM = weights.confidence_weights(
+        weights.fusion_scores(confidence_BM, visible_BM, FusionConfig(score="level"), 3),
         visible_BM,
         0.4,
     )

@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 import pytest
 
 from distributed.reporting import files, tables
-from distributed.reporting import page as report
 from distributed.reporting.page import (
     Bullets,
     Code,
@@ -21,6 +20,9 @@ from distributed.reporting.page import (
     Heading,
     Section,
     Text,
+    to_html,
+    to_markdown,
+    write_report,
 )
 from distributed.reporting.tables import ReportTable, TableCell
 
@@ -55,7 +57,7 @@ def table() -> ReportTable:
 
 def table_page(shown: ReportTable) -> str:
     """Returns a page that has only this table."""
-    return report.to_html("A study", [Section("Results", [shown])])
+    return to_html("A study", [Section("Results", [shown])])
 
 
 def sections() -> list[Section]:
@@ -72,7 +74,7 @@ def sections() -> list[Section]:
 
 
 def test_page_is_self_contained_and_small(tmp_path: Path) -> None:
-    path = report.write_report(tmp_path, "A study", sections(), lead="made today")
+    path = write_report(tmp_path, "A study", sections(), lead="made today")
     page = path.read_text()
     assert path.stat().st_size < 2_500_000
     assert Tags(page).addresses == ["#what-is-shown"]  # nothing is fetched
@@ -80,12 +82,12 @@ def test_page_is_self_contained_and_small(tmp_path: Path) -> None:
 
 
 def test_page_without_figures_carries_no_library(tmp_path: Path) -> None:
-    path = report.write_report(tmp_path, "A study", [Section("Words", [Text("only words")])])
+    path = write_report(tmp_path, "A study", [Section("Words", [Text("only words")])])
     assert path.stat().st_size < 10_000
 
 
 def test_users_text_stays_text() -> None:
-    page = report.to_html(EVIL, sections(), lead=EVIL)
+    page = to_html(EVIL, sections(), lead=EVIL)
     plain = Tags(page)
     assert (
         plain.tags.count("script") == 4
@@ -96,7 +98,7 @@ def test_users_text_stays_text() -> None:
 
 
 def test_markdown_has_the_same_content_escaped() -> None:
-    page = report.to_markdown("A study", sections())
+    page = to_markdown("A study", sections())
     assert "<script>" not in page
     assert "| variant | balanced accuracy | p |" in page
     assert r"\| &amp; {{body}} \*\_\`\[a\](b) | **63.2 ± 0.4** |  |" in page
@@ -106,10 +108,10 @@ def test_markdown_has_the_same_content_escaped() -> None:
 
 
 def test_markdown_shows_a_picture_where_there_is_one(tmp_path: Path) -> None:
-    assert "(drawn in report.html)" in report.to_markdown("t", sections(), folder=tmp_path)
+    assert "(drawn in report.html)" in to_markdown("t", sections(), folder=tmp_path)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures/f.png").write_bytes(b"")
-    assert "](figures/f.png)" in report.to_markdown("t", sections(), folder=tmp_path)
+    assert "](figures/f.png)" in to_markdown("t", sections(), folder=tmp_path)
 
 
 def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +121,7 @@ def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "postgresql://me:pw@host/db s3://key:secret@bucket/x abc&12345678"
         " /tmp/where-the-token-lies mail@example.org"
     )
-    path = report.write_report(tmp_path, "t", [Section("s", [Code(text)])])
+    path = write_report(tmp_path, "t", [Section("s", [Code(text)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
         assert (
             "postgresql://***@host/db s3://***@bucket/x ***"

@@ -487,8 +487,7 @@ def test_trial_slots_are_what_fits_here_or_what_was_requested(
 @pytest.mark.cluster
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) -> None:
-    from tests.cluster.cluster_tools import started
-    from tests.cluster.cluster_tools import wait_for as wait
+    from tests.cluster.cluster_tools import started, wait_for
 
     with started(0, "--network", "loopback") as cluster:
         arguments = [
@@ -507,8 +506,8 @@ def test_a_search_waits_for_the_first_node(wafer_shards: str, tmp_path: Path) ->
         job = cluster.begin(
             "early", "python", "distributed/tune.py", "--out", str(tmp_path / "e"), *arguments
         )
-        wait(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
-        wait(
+        wait_for(lambda: "waiting for a node" in cluster.log(job), 60, lambda: cluster.log(job))
+        wait_for(
             lambda: sum(g["state"] == "PENDING" for g in cluster.rows("placement_groups")) == 3, 60
         )  # what an autoscaler looks at
         cluster("add")

@@ -8,10 +8,10 @@ import numpy as np
 
 from distributed.reporting.page import Block, Figure
 from distributed.searches.pages import figures
-from distributed.searches.pages.trial_study import varied
+from distributed.searches.pages.trial_study import is_number, varied
 from distributed.searches.records import SettingValue, is_finite
 from distributed.searches.standings import Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 MIN_CONFIGURATIONS = 4  # with fewer, a picture of the space says nothing
 DISTINCT_VALUES = 3  # of a setting, for an axis of the contour figure
@@ -24,15 +24,15 @@ Row = Mapping[
 
 def space_figures(standings: Standings) -> list[Block]:
     """Importances, slices, contour and parallel coordinates."""
-    metric = metric_named(standings.metric)
+    metric = names.metric(standings.metric)
     rows, comparison = comparable_rows(standings)
     searched = list(dict.fromkeys(name for row in rows for name in row if name != metric.name))
-    names = varied(rows, searched)
-    if len(rows) < MIN_CONFIGURATIONS or not names:
+    varied_names = varied(rows, searched)
+    if len(rows) < MIN_CONFIGURATIONS or not varied_names:
         return []
     score = f"{metric.title}{comparison}"
     blocks: list[Block] = []
-    shares = compute_importances(rows, names, metric.name)
+    shares = compute_importances(rows, varied_names, metric.name)
     if shares:
         caption = (
             f"How much of the spread of {score} each setting explains"
@@ -41,14 +41,14 @@ def space_figures(standings: Standings) -> list[Block]:
         blocks.append(
             Figure(figure=figures.importances(shares), caption=caption, name="importances")
         )
-    slices = figures.slices(rows, names, metric)
+    slices = figures.slices(rows, varied_names, metric)
     blocks.append(Figure(figure=slices, caption=f"{score} against each setting.", name="slices"))
     pair = contour_pair(rows, shares)
     if pair:
         contour = figures.contour(rows, *pair, metric)
         caption = f"{score} over {pair[0]} and {pair[1]}."
         blocks.append(Figure(figure=contour, caption=caption, name="contour"))
-    parallel = figures.parallel(rows, names, metric)
+    parallel = figures.parallel(rows, varied_names, metric)
     caption = f"Every configuration as a line; {score} is the first axis and the colour."
     blocks.append(Figure(figure=parallel, caption=caption, name="parallel"))
     return blocks
@@ -82,7 +82,7 @@ def contour_pair(rows: Sequence[Row], shares: Mapping[str, float]) -> tuple[str,
 
     def has_axis(name: str) -> bool:
         values = [row[name] for row in rows if name in row]
-        return len(set(values)) >= DISTINCT_VALUES and all(_is_number(v) for v in values)
+        return len(set(values)) >= DISTINCT_VALUES and all(is_number(v) for v in values)
 
     with_pair = [row for row in rows if all(name in row for name in PREFERRED_PAIR)]
     if len(with_pair) >= MIN_CONFIGURATIONS and all(
@@ -93,7 +93,9 @@ def contour_pair(rows: Sequence[Row], shares: Mapping[str, float]) -> tuple[str,
     return (ranked[0], ranked[1]) if len(ranked) >= 2 else None
 
 
-def compute_importances(rows: Sequence[Row], names: Sequence[str], metric: str) -> dict[str, float]:
+def compute_importances(
+    rows: Sequence[Row], searched: Sequence[str], metric: str
+) -> dict[str, float]:
     """The share of the score's variance that each setting explains, by a random forest.
 
     Optuna's own importances leave out every setting that was not asked for in all trials.
@@ -103,10 +105,10 @@ def compute_importances(rows: Sequence[Row], names: Sequence[str], metric: str) 
         return {}
     from sklearn.ensemble import RandomForestRegressor  # a second, which a short search can save
 
-    columns = [_numbers([row.get(name) for row in rows]) for name in names]
+    columns = [_numbers([row.get(name) for row in rows]) for name in searched]
     forest = RandomForestRegressor(n_estimators=100, random_state=0)
     forest.fit(np.array(columns).T, scores)
-    return {name: float(share) for name, share in zip(names, forest.feature_importances_)}
+    return {name: float(share) for name, share in zip(searched, forest.feature_importances_)}
 
 
 def _numbers(values: Sequence[SettingValue | None]) -> list[float]:
@@ -115,13 +117,9 @@ def _numbers(values: Sequence[SettingValue | None]) -> list[float]:
     A value that is missing, since the trial was not asked for it, lies below all others.
     """
     present = [value for value in values if value is not None]
-    if all(_is_number(value) for value in present):
+    if all(is_number(value) for value in present):
         numbers = [float(value) for value in present]
         missing = min(numbers) - (max(numbers) - min(numbers) or 1.0)
         return [missing if value is None else float(value) for value in values]
     ranks = {text: rank for rank, text in enumerate(sorted({str(value) for value in present}))}
     return [-1.0 if value is None else float(ranks[str(value)]) for value in values]
-
-
-def _is_number(value: SettingValue) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ from distributed.reporting.tables import ReportTable, cell_text
 from distributed.searches.pages.verdict import title
 from distributed.searches.records import SearchRecord
 from distributed.searches.standings import Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 STAGES = {
     "search": "searching",
@@ -33,9 +33,12 @@ class SearchView:
     """Shows configurations done, what runs now, the best so far and the starting point."""
 
     def __init__(self, standings: Standings, trials: int) -> None:
-        self.standings, self.log, self.trials = standings, standings.log, trials
-        self.metric = metric_named(standings.metric)
-        self.started, self.drawn = time.monotonic(), 0.0
+        self.standings = standings
+        self.log = standings.log
+        self.trials = trials
+        self.metric = names.metric(standings.metric)
+        self.started = time.monotonic()
+        self.drawn = 0.0
         self.printed = {r.name for r in self.log.ended()}
         self.live: Live | None = None
 
@@ -83,7 +86,7 @@ class SearchView:
             "failed": f"failed: {record.reason}",
         }[record.state]
         done, total = self.progress()
-        seconds = metric_named("train_seconds").text(record.seconds)
+        seconds = names.metric("train_seconds").text(record.seconds)
         winner = self.standings.winner()
         best = ""
         if winner is not None:

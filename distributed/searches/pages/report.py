@@ -10,14 +10,14 @@ from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.verdict import seed_limits, title, verdict
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 LONG_TABLE = 30  # rows; a longer table of configurations is folded
 
 
 def report_lead(standings: Standings) -> str:
     """The line below the report's title."""
-    count, metric = len(standings.log.configurations()), metric_named(standings.metric)
+    count, metric = len(standings.log.configurations()), names.metric(standings.metric)
     return f"{count} configurations, decided by {metric.title} on validation"
 
 
@@ -110,14 +110,14 @@ def trade_off(standings: Standings) -> list[Block]:
     rows = [{m: r.metrics.get(m) for m in standings.metrics} for r in standings.finished()]
     if len(standings.metrics) < 2 or not rows:
         return []
-    first, second = (metric_named(name) for name in standings.metrics[:2])
+    first, second = (names.metric(name) for name in standings.metrics[:2])
     among_all = ""
     if len(standings.metrics) > 2:
         among_all = f"; over all {len(standings.metrics)} metrics none beats"
-    names = ", ".join(r.name for r in standings.front())
+    front = ", ".join(r.name for r in standings.front())
     caption = (
         f"{first.title} against {second.title}; no configuration beats those on the line in"
-        f" both{among_all}: {names}."
+        f" both{among_all}: {front}."
     )
     figure = pareto(rows, first, second)
     return [Figure(figure=figure, caption=caption, name="pareto")]
@@ -125,7 +125,7 @@ def trade_off(standings: Standings) -> list[Block]:
 
 def curves(standings: Standings) -> list[Block]:
     """The validation score of every configuration over its epochs."""
-    metric, winner = metric_named(standings.metric), standings.winner()
+    metric, winner = names.metric(standings.metric), standings.winner()
     histories = {
         _curve_name(record): [
             (entry["epoch"], entry[metric.name])

@@ -13,7 +13,7 @@ from distributed.searches.pages.verdict import (
 )
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 KINDS = ("search", "named", "replicate", "test")
 # Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
@@ -31,8 +31,8 @@ SHORT_COLUMNS = ("trial", "label", "state", "epochs", "seconds", "replicate_mean
 
 def comparison_table(standings: Standings) -> ReportTable:
     """The best found, the starting point and the baselines, on validation."""
-    winner, metric = standings.winner(), metric_named(standings.metric)
-    others = [metric_named(name) for name in standings.metrics[1:]]
+    winner, metric = standings.winner(), names.metric(standings.metric)
+    others = [names.metric(name) for name in standings.metrics[1:]]
     rows: list[tuple[CellContent, ...]] = []
     for standing in standings.ordered():
         record = standing.record
@@ -169,7 +169,7 @@ def winner_test_table(standings: Standings) -> ReportTable:
         values = [r.value(name) for r in runs if is_finite(r.metrics.get(name))]
         if not values or name == "train_seconds":
             continue
-        metric, summary = metric_named(name), summarise(values)
+        metric, summary = names.metric(name), summarise(values)
         score = metric.text(summary.mean, missing="none") + interval(summary, name)
         rows.append((metric.title, TableCell(text=score, value=summary.mean), summary.n))
     caption = f"The winner on the test split, {_when_test_was_read(standings)}"

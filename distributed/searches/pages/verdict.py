@@ -16,7 +16,7 @@ from distributed.reporting.verdicts import describe_comparison, seed_limit_note,
 from distributed.searches.baselines import STARTING_POINT
 from distributed.searches.records import SearchRecord, is_finite
 from distributed.searches.standings import Standing, Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 TITLES = {
     "defaults": "this project's defaults",
@@ -53,7 +53,7 @@ def interval(summary: Summary, metric: str) -> str:
     """The interval behind a mean, in the digits of the mean: (62.1 to 64.9), (0.481 to 0.502)."""
     if summary.low is None or summary.high is None:
         return ""
-    named = metric_named(metric)
+    named = names.metric(metric)
     return f" ({named.value(summary.low)} to {named.value(summary.high)})"
 
 
@@ -108,7 +108,7 @@ def verdict(standings: Standings) -> str:
             f"The best so far is {title(winner.record)};"
             " there is no finished run of the starting point to compare it with."
         )
-    sentence = describe_comparison(comparison, metric_named(standings.metric))
+    sentence = describe_comparison(comparison, names.metric(standings.metric))
     sentence = sentence[0].upper() + sentence[1:]
     if comparison.family <= 1:
         return sentence

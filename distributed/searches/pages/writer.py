@@ -19,7 +19,7 @@ from distributed.searches.pages.verdict import title
 from distributed.searches.records import SettingValues
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.standings import Standings
-from model.metrics.names import metric as metric_named
+from model.metrics import names
 
 
 class PageWriter:
@@ -76,7 +76,7 @@ def write_tables(standings: Standings, base: SettingValues) -> None:
     winner = standings.winner()
     if winner is None:
         return
-    metric = metric_named(standings.metric)
+    metric = names.metric(standings.metric)
     score = metric.text(winner.score(metric.name), missing="none")
     comment = (
         f"# {title(winner.record)}: {metric.title} {score} on validation."
