@@ -37,11 +37,13 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python distributed/....py ...` from another folder, as a user would."""
     command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    # A pool of actors sets this for its own process; a user's command starts without it.
+    inherited = {k: v for k, v in os.environ.items() if k != "RAY_BACKEND_LOG_LEVEL"}
     with tempfile.TemporaryDirectory() as elsewhere:
         return subprocess.run(
             command,
             cwd=elsewhere,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             capture_output=True,
             text=True,
             timeout=timeout,
