@@ -28,10 +28,11 @@ from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import load_config
 from distributed.shards.batches import open_batches
-from distributed.training import loop, step
+from distributed.training import loop
 from distributed.training.exchange import Exchange, WorkerExchange
+from distributed.training.optimisation import step
+from distributed.training.optimisation.training_state import TrainingState
 from distributed.training.run import keep_freed_memory
-from distributed.training.training_state import TrainingState
 from model.network import Network
 
 WARM_UP_STEPS = 4  # they grow the processes' memory

@@ -20,8 +20,9 @@ from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import load_config
 from distributed.shards.batches import open_batches
-from distributed.training import loop, step
+from distributed.training import loop
 from distributed.training.exchange import Exchange
+from distributed.training.optimisation import step
 from model.network import Network
 
 WARM_UP_STEPS = 3

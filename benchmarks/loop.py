@@ -26,7 +26,7 @@ from distributed.config import Config, load_config
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.precision import autocast
+from distributed.training.optimisation.precision import autocast
 from model.learning.augment import augment, drop_modalities
 from model.learning.losses import loss_terms
 from model.learning.optimisers import build_optimiser, learning_rate_scale

@@ -25,7 +25,7 @@ from distributed.config import Config, apply_changes
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.training_state import TrainingState
+from distributed.training.optimisation.training_state import TrainingState
 from model.batch import Batch
 from model.network import Network
 

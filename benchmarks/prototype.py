@@ -29,10 +29,10 @@ from distributed.shards.batches import BatchSource
 from distributed.training import loop
 from distributed.training.exchange import Exchange
 from distributed.training.finish import finish_run
-from distributed.training.precision import autocast
+from distributed.training.optimisation.precision import autocast
+from distributed.training.optimisation.training_state import StateDict
 from distributed.training.run import open_run
 from distributed.training.spec import RunSpec
-from distributed.training.training_state import StateDict
 from model.batch import Batch
 from model.metrics.metrics import compute_metrics
 from model.schema import Schema, Table

@@ -5,8 +5,10 @@ The code that carries a choice out imports torch, Ray, Optuna or Pillow.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from distributed.config.settings import OPTIMISERS
-from distributed.searches import options, samplers, stoppers
+from distributed.searches import options, samplers, setup, stoppers
 from model.learning import optimisers
 
 
@@ -22,3 +24,9 @@ def test_the_declared_choices_are_those_of_the_code() -> None:
         "stopper": tuple(stoppers.STOPPERS),
     }
     assert declared == carried_out
+
+
+def test_a_search_records_every_option_but_where_it_is_and_whether_it_resumes() -> None:
+    declared = {field.name for field in fields(options.SearchOptions)}
+    recorded = set(setup.RecordedOptions.__annotations__)
+    assert recorded == declared - {"out", "resume", "workers"}  # workers is kept as a setting

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector
 
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.inputs import InputRows, RowCounter
 from distributed.inference.known_prior import read_prior
 from distributed.inference.notes import row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
 from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
 from distributed.inference.predictor import PredictionTotals
 from distributed.inference.results import PredictResult
+from distributed.inference.rows.inputs import InputRows, RowCounter
+from distributed.inference.rows.tables import open_input
 from distributed.inference.summary import reason_texts
-from distributed.inference.tables import open_input
 from distributed.inference.weighing import GIVEN, Facts, aggregation_method
 from distributed.ingestion.summary import count_reasons
 from distributed.raw.encoding import EMPTY_CELLS

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from distributed.inference.inputs import InputRows
-from distributed.inference.tasks import RawBatch
+from distributed.inference.rows.inputs import InputRows
+from distributed.inference.rows.tasks import RawBatch
 from distributed.inference.weighing import (
     GIVEN,
     Facts,

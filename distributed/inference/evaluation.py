@@ -18,7 +18,7 @@ from distributed.inference import notes
 from distributed.inference.known_prior import read_prior
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult
-from distributed.inference.split_rows import open_evaluated_rows
+from distributed.inference.rows.split_rows import open_evaluated_rows
 from distributed.inference.weighing import (
     GIVEN,
     aggregate_experts,

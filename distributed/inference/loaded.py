@@ -19,12 +19,12 @@ from torch import Tensor
 
 from distributed.config import AGGREGATIONS
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.frames import FrameRows, Rows, to_frame
-from distributed.inference.inputs import RowEncoder, raw_manifest
 from distributed.inference.known_prior import parse_prior
 from distributed.inference.notes import row_notes
 from distributed.inference.predictor import PredictionTotals, Predictor
-from distributed.inference.tables import (
+from distributed.inference.rows.frames import FrameRows, Rows, to_frame
+from distributed.inference.rows.inputs import RowEncoder, raw_manifest
+from distributed.inference.rows.tables import (
     absent_notes,
     absolute_folder,
     check_image_columns,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.inference.inputs import InputRows
 from distributed.inference.predictor import PredictionTotals, Predictor
-from distributed.inference.tasks import RowRange, TaskGroup
+from distributed.inference.rows.inputs import InputRows
+from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.parallel import decoding_threads

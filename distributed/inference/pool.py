@@ -14,7 +14,7 @@ import torch
 
 from distributed.inference.part_files import PartWriter, PredictionSettings
 from distributed.inference.predictor import PredictionTotals
-from distributed.inference.tasks import TaskGroup
+from distributed.inference.rows.tasks import TaskGroup
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError
 from distributed.training.checkpoint import parse_checkpoint

@@ -18,14 +18,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from distributed.inference.inputs import InputRows, PreparedBatch
-from distributed.inference.tasks import RowRange, TaskGroup
+from distributed.inference.rows.inputs import InputRows, PreparedBatch
+from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, expert_count
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.parallel import prefetch
 from distributed.training import priors
 from distributed.training.checkpoint import Checkpoint
-from distributed.training.precision import autocast
+from distributed.training.optimisation.precision import autocast
 from distributed.training.scoring import modality_posteriors
 from model.fusion.cross_modal import CrossModalStats
 from model.fusion.novelty import only_unfamiliar

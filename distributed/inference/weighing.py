@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distributed.runtime.errors import OptionError
 from distributed.training.checkpoint import Checkpoint
-from distributed.training.precision import compute_dtype
+from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Batches, Evaluator, Scores
 from model.batch import Batch

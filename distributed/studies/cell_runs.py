@@ -18,7 +18,7 @@ from distributed.studies.results import CellOutcome, TrainingOutcome, finite_met
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.failures import failure_reason
-from distributed.training.recorder import read_history
+from distributed.training.progress.recorder import read_history
 from distributed.training.run import SharedArrays, open_split, run_training
 from distributed.training.scoring import Batches, compute_run_metrics, confidence_metrics
 from distributed.training.spec import RunSpec, resumable_spec

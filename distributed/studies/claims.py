@@ -18,13 +18,13 @@ from distributed.reporting.tables import ReportTable, TableCell
 from distributed.reporting.verdicts import describe_whether_helps
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Claim, Study
-from distributed.studies.placeholders import PLACEHOLDER, fill_text
-from distributed.studies.tables import (
+from distributed.studies.pages.tables import (
     signed_difference,
     varying_columns,
     varying_values,
     verdict_text,
 )
+from distributed.studies.placeholders import PLACEHOLDER, fill_text
 from distributed.studies.views import ConditionView
 from model.metrics import names
 

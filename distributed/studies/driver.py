@@ -16,9 +16,9 @@ from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
 from distributed.studies.definition import Study
 from distributed.studies.options import QUICK_SEEDS, QUICK_STUDY_SETTINGS, StudyOptions
+from distributed.studies.pages.report import StudyReport
 from distributed.studies.planning import study_cells
 from distributed.studies.reading import read_study
-from distributed.studies.report import StudyReport
 from distributed.studies.results import CellRow
 from distributed.studies.schedule import run_trainings
 from distributed.studies.state import StudyState, Training

@@ -12,10 +12,10 @@ from distributed.config import Config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import join
-from distributed.studies.board import write_cell_events
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Cell, Study
-from distributed.studies.report import StudyReport, write_report
+from distributed.studies.pages.board import write_cell_events
+from distributed.studies.pages.report import StudyReport, write_report
 from distributed.studies.results import CellName, CellRow, Results, TrainingOutcome
 from model.metrics import names
 

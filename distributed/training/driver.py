@@ -25,9 +25,14 @@ from distributed.runtime.options import check
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import training_counts
-from distributed.training.console import EpochBar, epochs_summary, results_notes, results_table
-from distributed.training.divergence import Diverged
+from distributed.training.optimisation.divergence import Diverged
 from distributed.training.options import FitOptions
+from distributed.training.progress.console import (
+    EpochBar,
+    epochs_summary,
+    results_notes,
+    results_table,
+)
 from distributed.training.results import RunMetrics
 from distributed.training.run import check_trainable, run_training
 from distributed.training.spec import RunSpec

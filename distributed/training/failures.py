@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from distributed.runtime.errors import cause_of
-from distributed.training.divergence import Diverged
+from distributed.training.optimisation.divergence import Diverged
 
 MAX_LENGTH = 300  # characters of an error that is not one of ours
 

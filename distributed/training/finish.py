@@ -12,7 +12,8 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.shards.batches import BatchSource, in_storage_order
-from distributed.training.precision import compute_dtype
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.optimisation.training_state import TrainingState
 from distributed.training.priors import expert_class_priors
 from distributed.training.results import RunMetrics, RunResult
 from distributed.training.scoring import (
@@ -22,7 +23,6 @@ from distributed.training.scoring import (
     confidence_metrics,
     correct_confidences,
 )
-from distributed.training.training_state import TrainingState
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows

@@ -14,17 +14,17 @@ from typing import Protocol
 import torch
 
 from distributed.config import Config
-from distributed.training.divergence import Diverged, DivergenceCheck
 from distributed.training.exchange import Exchange
-from distributed.training.precision import compute_dtype
+from distributed.training.optimisation.divergence import Diverged, DivergenceCheck
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.optimisation.step import train_step
+from distributed.training.optimisation.training_state import StateDict, TrainingState
 from distributed.training.scoring import (
     Evaluator,
     Scores,
     compute_run_metrics,
     correct_confidences,
 )
-from distributed.training.step import train_step
-from distributed.training.training_state import StateDict, TrainingState
 from model.batch import Batch
 from model.learning import optimisers
 from model.metrics import names

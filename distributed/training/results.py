@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypedDict, cast
 
 from distributed.config import Config
 from distributed.shards.manifest import Manifest
@@ -13,19 +12,6 @@ from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
 from model.fusion.cross_modal import CrossModalModel
 from model.network import Network
-
-
-class MetricsFile(TypedDict, total=False):
-    """The content of metrics.json; `test` is absent where no test split was scored."""
-
-    val: dict[str, float]
-    test: dict[str, float]
-    train_seconds: float
-    rows_per_second: float
-    data_share: float
-    epochs: int
-    best_epoch: int
-    calibration: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +37,12 @@ class RunMetrics:
         """The metrics of each split that was scored, by the name of the split."""
         return {"val": self.val} if self.test is None else {"val": self.val, "test": self.test}
 
-    def as_dict(self) -> MetricsFile:
+    def as_dict(self) -> dict[str, object]:
         """The metrics as metrics.json has them."""
         values = asdict(self)
         if self.test is None:
             del values["test"]
-        return cast(MetricsFile, values)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RunMetrics:

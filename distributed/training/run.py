@@ -18,8 +18,8 @@ from distributed.training.checkpoint import save_checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.finish import finish_run
 from distributed.training.loop import train_network
-from distributed.training.precision import compute_dtype
-from distributed.training.recorder import EpochRecorder, Progress
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.progress.recorder import EpochRecorder, Progress
 from distributed.training.requirements import check_training
 from distributed.training.results import RunResult
 from distributed.training.scoring import Evaluator

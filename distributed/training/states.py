@@ -11,7 +11,7 @@ from pyarrow.fs import FileSelector
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import PART_SUFFIX, filesystem, read_file, write_file
-from distributed.training.training_state import StateDict
+from distributed.training.optimisation.training_state import StateDict
 
 WEIGHTS_FORMAT = 5  # version of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is damaged

@@ -143,6 +143,8 @@ def test_settings_at_odds_are_refused_before_a_training_begins(
 
 def test_settings_that_a_search_space_will_choose_are_not_checked_before() -> None:
     check_training(load_config(sets=["loss.name=focal"]), TWO, 10, undecided={"loss.focal_gamma"})
+    with pytest.raises(ValueError, match=r"loss\.name=focal needs loss\.focal_gamma"):
+        check_training(load_config(sets=["loss.name=focal"]), TWO, 10, undecided={"loss.margin"})
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import torch
 
 from distributed.inference.known_prior import read_prior
 from distributed.inference.options import EvaluateOptions
-from distributed.inference.split_rows import open_evaluated_rows
-from distributed.inference.tables import open_input
+from distributed.inference.rows.split_rows import open_evaluated_rows
+from distributed.inference.rows.tables import open_input
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.learning.augment import resample_cells
 from tests.conftest import run_command, script
-from tests.inference.mistakes import mistake
+from tests.mistakes import mistake
 from tests.training import small_run, toy
 
 evaluate = script("evaluate")
@@ -321,8 +321,9 @@ def test_a_known_prior_of_one_class_decides_for_it(folder: Path) -> None:
 )
 def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: str) -> None:
     (folder / "wrong.json").write_text(text)
-    with mistake(message):
+    with mistake(message) as caught:
         run_evaluate(folder, "--prior", str(folder / "wrong.json"))
+    assert str(caught.value).startswith("prior ")  # in Python an option has its Python name
 
 
 def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
@@ -341,8 +342,11 @@ def test_the_checkpoint_of_another_project_is_refused_in_one_line(tmp_path: Path
         torch.nn.Linear(1, 1),
     ):
         torch.save(other, tmp_path / "model.pt")
-        with mistake("--checkpoint must be one that this project wrote; .* holds another model.pt"):
+        with mistake(
+            "--checkpoint must be one that this project wrote; .* holds another model.pt"
+        ) as caught:
             load_checkpoint(str(tmp_path))
+        assert str(caught.value).startswith("checkpoint must")  # in Python its Python name
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("x", "y")
     with mistake("or a damaged one"):
@@ -473,6 +477,7 @@ def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
         images=lambda m: [{**m[0], "name": "scan"}],
         tables=lambda t: [{**t[0], "name": "log"}],
     )
+    (folder / "result.json").unlink(missing_ok=True)
     for name, message in {
         "larger": "must be 8x8 with 3 channel.*16x8",
         "narrower": "lacks dose",
@@ -483,6 +488,7 @@ def test_shards_that_cannot_be_matched_are_refused(folder: Path) -> None:
     }.items():
         with mistake(message):
             run_evaluate(folder, data=name)
+        assert not (folder / "result.json").exists()
 
 
 def test_resampled_cells_come_from_the_training_marginals() -> None:

@@ -71,7 +71,7 @@ def by_command(run: Path, data: Path, out: Path, **options: Any) -> tuple[pd.Dat
     return pd.read_parquet(out / "predictions"), result.notes
 
 
-def identical(loaded: pd.DataFrame, predicted: pd.DataFrame) -> None:
+def assert_identical(loaded: pd.DataFrame, predicted: pd.DataFrame) -> None:
     """Every digit of the rows that were predicted, and their order."""
     usable = loaded[loaded["reason"].isna()].drop(columns="reason").reset_index(drop=True)
     pd.testing.assert_frame_equal(usable, predicted, check_exact=True)
@@ -96,7 +96,8 @@ def test_a_frame_of_bytes_gives_the_numbers_of_predict(
     arguments: dict[str, Any],
 ) -> None:
     predicted, _ = by_command(folder / "run", folder / "table.parquet", tmp_path / "out", **options)
-    identical(model.predict(frame, **arguments), predicted)
+    assert_identical(model.predict(frame, **arguments), predicted)
+    assert len(predicted) == len(frame)
 
 
 def test_a_known_prior_gives_the_numbers_of_predict(
@@ -111,7 +112,7 @@ def test_a_known_prior_gives_the_numbers_of_predict(
         prior=str(tmp_path / "prior.json"),
     )
     loaded = model.predict(frame, prior=prior)
-    identical(loaded, predicted)
+    assert_identical(loaded, predicted)
     assert loaded.attrs["notes"] == notes
 
 
@@ -124,7 +125,8 @@ def test_a_csv_with_a_folder_of_images_gives_the_numbers_of_predict(
     )
     frame = pd.read_csv(folder / "table.csv")
     for images in (photos, str(photos), {"photo": photos}):
-        identical(model.predict(frame, images=images), predicted)
+        assert_identical(model.predict(frame, images=images), predicted)
+    assert len(predicted) == len(frame)
 
 
 def test_the_built_in_wafers_give_the_numbers_of_predict(wafer_shards: str, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_the_built_in_wafers_give_the_numbers_of_predict(wafer_shards: str, tmp_
     write_wafer_table(tmp_path / "wafers.parquet", frame)
     predicted, notes = by_command(tmp_path / "run", tmp_path / "wafers.parquet", tmp_path / "out")
     loaded = load(tmp_path / "run").predict(frame)
-    identical(loaded, predicted)
+    assert_identical(loaded, predicted)
     assert loaded.attrs["notes"] == notes
     assert len(predicted) > 250
 
@@ -150,7 +152,7 @@ def test_rows_keep_their_order_and_index_and_refused_ones_have_a_reason(
     refused = pd.read_parquet(tmp_path / "out" / "rejected.parquet")
     frame.index = pd.Index(range(1000, 1000 + len(frame)), name="record")
     loaded = model.predict(frame)
-    identical(loaded, predicted)
+    assert_identical(loaded, predicted)
     assert loaded.index.equals(frame.index)
     bad = loaded[loaded["reason"].notna()]
     assert bad.index.tolist() == [1003, 1005, 1006]
@@ -219,7 +221,7 @@ def test_missing_columns_are_missing_modalities_and_notes_say_so(
     predicted, notes = by_command(folder / "run", tmp_path / "less.parquet", tmp_path / "out")
     with pytest.warns(PredictionNote, match="the frame has no column of table"):
         loaded = model.predict(less)
-    identical(loaded, predicted)
+    assert_identical(loaded, predicted)
     assert loaded.attrs["notes"] == [
         note.replace("the table has", "the frame has") for note in notes
     ]

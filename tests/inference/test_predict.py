@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.inference import batch_prediction, tasks
-from distributed.inference.tables import open_input
-from distributed.inference.tasks import RowRange, make_tasks
+from distributed.inference import batch_prediction
+from distributed.inference.rows import tasks
+from distributed.inference.rows.tables import open_input
+from distributed.inference.rows.tasks import RowRange, make_tasks
 from distributed.raw.table import RawTable, csv_options
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
-from tests.inference.mistakes import mistake
+from tests.mistakes import mistake
 from tests.training import small_run
 
 predict = script("predict")
@@ -604,6 +605,7 @@ def test_a_table_that_cannot_be_read_is_one_line(
     (tmp_path / name).write_bytes(content)
     with mistake(message):
         run_predict(folder, str(tmp_path / name), out)
+    assert not (out / "predictions").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,6 @@ share."""
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
-from distributed.runtime.command import one_line
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import Manifest, part_files, read_manifest
 from tests.conftest import script
@@ -25,14 +20,6 @@ from tests.conftest import script
 ingest = script("ingest")
 
 ROWS = 120
-
-
-@contextmanager
-def refused_with(pattern: str) -> Iterator[None]:
-    """Expects a user's mistake whose line on the command line matches the pattern."""
-    with pytest.raises(ValueError) as error:
-        yield
-    assert re.search(pattern, one_line(error.value)), one_line(error.value)
 
 
 def png(seed: int, height: int = 12, width: int = 10) -> bytes:

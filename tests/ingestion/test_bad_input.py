@@ -30,11 +30,11 @@ from tests.ingestion.example_table import (
     make_shards,
     png,
     records,
-    refused_with,
     rows_of,
     run,
     write_csv,
 )
+from tests.mistakes import mistake
 
 ingest = script("ingest")
 
@@ -227,10 +227,11 @@ def test_a_column_of_lists_is_refused_by_the_option_that_names_it(
     table = pa.table({"y": ["a", "b"] * 20, "x": range(40), "many": [[i] for i in range(40)]})
     pq.write_table(table, tmp_path / "t.parquet")
     words = [option, "many", *([] if option == "--label" else ["--label", "y"])]
-    with refused_with(f"{option} must name a column of numbers or words; 'many' holds list<"):
+    with mistake(f"{option} must name a column of numbers or words; 'many' holds list<"):
         ingest.main(
             ["--table", str(tmp_path / "t.parquet"), *words, "--out", str(tmp_path / "out")]
         )
+    assert os.listdir(tmp_path) == ["t.parquet"]
 
 
 @pytest.mark.parametrize("column", ["y", "key", "age", "site"])
@@ -427,13 +428,13 @@ def test_an_output_that_is_there_stays_unless_overwritten(made: Path, tmp_path: 
     (tmp_path / "out").mkdir()
     run(*words)  # an empty folder is no output
     before = (tmp_path / "out" / "schema.json").read_text()
-    with refused_with("or add --overwrite"):
+    with mistake("or add --overwrite"):
         ingest.main([*words, "--seed", "3"])
     assert (tmp_path / "out" / "schema.json").read_text() == before
     run(*words, "--seed", "3", "--overwrite")
     assert json.loads((tmp_path / "out" / "schema.json").read_text())["prepare"]["seed"] == 3
     (tmp_path / "out" / "thesis.txt").write_text("dear")
-    with refused_with(r"--overwrite replaces a SHARDS folder only; .* also holds thesis\.txt"):
+    with mistake(r"--overwrite replaces a SHARDS folder only; .* also holds thesis\.txt"):
         ingest.main([*words, "--overwrite"])
     assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
     assert os.listdir(tmp_path) == ["out"]
@@ -493,7 +494,7 @@ def test_a_mounted_volume_is_filled_in_place_and_holds_all_or_nothing(
     (small_disk / "lost+found").mkdir()
     first = run(*words)
     assert sum(first.rows.values()) == len(rows_of(small_disk)) == ROWS
-    with refused_with("or add --overwrite"):
+    with mistake("or add --overwrite"):
         ingest.main(words)
     assert run(*words, "--overwrite", "--seed", "3").prepare["seed"] == 3
     assert len(rows_of(small_disk)) == ROWS

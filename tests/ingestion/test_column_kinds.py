@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed.inference import matching
+from distributed.inference.rows import matching
 from distributed.raw.encoding import encode_rows
 from distributed.raw.table import open_raw_table, sample_rows
 from distributed.shards.manifest import Manifest

@@ -13,7 +13,8 @@ import pytest
 
 from distributed.raw.table import open_raw_table, sample_rows
 from tests.conftest import script
-from tests.ingestion.example_table import png, refused_with, rows_of, run
+from tests.ingestion.example_table import png, rows_of, run
+from tests.mistakes import mistake
 
 ingest = script("ingest")
 
@@ -79,7 +80,7 @@ def test_utf_16_is_read_where_it_is_named_and_points_to_the_option_elsewhere(
         ("x", "utf-16-le", "utf-16", "UTF-16 stream does not start with BOM"),
         ("größe", "latin-1", "utf-8", "byte 0xf6 at offset 4"),
     ):
-        with refused_with(
+        with mistake(
             f"is not {read_as}: {why}; name the table's own with --encoding, such as .* utf-16$"
         ):
             names_of(file, f"y,{name}\na,1\n", encoding, read_as)
@@ -192,7 +193,7 @@ def test_types_that_do_not_go_together_are_refused_unless_dropped(
     told = (
         f"'x' holds {first.type} in '{table}/0.parquet' and string in '{table}/1.parquet' \\(--drop"
     )
-    with refused_with(f"a column must hold one type in all files of a table; {told}"):
+    with mistake(f"a column must hold one type in all files of a table; {told}"):
         ingest.main(words)
     assert sum(run(*words, "--drop", "x").rows.values()) == 400
 

@@ -17,10 +17,10 @@ from distributed.shards.batches import MemorySource, in_storage_order, open_batc
 from distributed.shards.memory import load_splits
 from distributed.training import priors
 from distributed.training import spec as run_spec
-from distributed.training.confusion import confusion_image
-from distributed.training.divergence import Diverged
 from distributed.training.failures import failure_reason
-from distributed.training.recorder import Progress
+from distributed.training.optimisation.divergence import Diverged
+from distributed.training.progress.confusion import confusion_image
+from distributed.training.progress.recorder import Progress
 from distributed.training.results import RunResult
 from distributed.training.run import run_training
 from distributed.training.scoring import Evaluator, compute_run_metrics

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from distributed.reporting.tables import ReportTable
-from distributed.studies.figures import (
-    forest_figures,
-)
-from distributed.studies.tables import (
-    score_table,
-)
+from distributed.studies.pages.figures import forest_figures
+from distributed.studies.pages.tables import score_table
 from tests.studies.study_tools import (
     LEVELS,
     ONLY_ONE,

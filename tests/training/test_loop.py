@@ -11,15 +11,15 @@ import torch
 
 from distributed import config
 from distributed.training import exchange, loop
-from distributed.training.divergence import Diverged
 from distributed.training.finish import frozen_features
-from distributed.training.precision import compute_dtype
+from distributed.training.optimisation.divergence import Diverged
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.optimisation.training_state import TrainingState
 from distributed.training.scoring import (
     Evaluator,
     Scores,
     compute_run_metrics,
 )
-from distributed.training.training_state import TrainingState
 from model.encoders.standardise import Standardise
 from model.learning import losses
 from model.network import Network

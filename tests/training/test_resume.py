@@ -16,8 +16,8 @@ import pytest
 
 from distributed.runtime import storage
 from distributed.runtime.command import one_line
-from distributed.training.board import RunBoard
 from distributed.training.checkpoint import load_checkpoint, parse_checkpoint
+from distributed.training.progress.board import RunBoard
 from distributed.training.results import RunResult
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed.training.divergence import Diverged
+from distributed.training.optimisation.divergence import Diverged
 from distributed.training.results import RunMetrics
 from distributed.training.spec import RunSpec
 from distributed.training.workers import watched_run

@@ -14,8 +14,8 @@ from ray.train.torch import TorchTrainer, get_device
 from distributed.config import ScalingConfig
 from distributed.runtime.storage import filesystem, is_uri, read_file, write_file
 from distributed.shards.sharing import share_splits
-from distributed.training.divergence import Diverged
 from distributed.training.exchange import WorkerExchange
+from distributed.training.optimisation.divergence import Diverged
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec
 from distributed.training.states import States

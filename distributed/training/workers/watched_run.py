@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distributed.runtime.storage import read_file
-from distributed.training.recorder import read_history
+from distributed.training.progress.recorder import read_history
 from distributed.training.results import RunMetrics
 from distributed.training.spec import RunSpec
 from distributed.training.workers.epoch_queue import EpochQueue, SendEpochs

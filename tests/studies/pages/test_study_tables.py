@@ -11,10 +11,8 @@ import pytest
 from scipy import stats
 
 from distributed.reporting.verdicts import format_signed
-from distributed.studies.figures import (
-    rank_over_data_sets,
-)
-from distributed.studies.tables import (
+from distributed.studies.pages.figures import rank_over_data_sets
+from distributed.studies.pages.tables import (
     confidence_table,
     main_table,
     score_table,

@@ -13,7 +13,7 @@ from pyarrow.fs import FileSelector
 from distributed.config import Config, flatten
 from distributed.reporting.events import EventWriter, scalar_tag, wait_until_newest
 from distributed.runtime.storage import filesystem, uploader
-from distributed.training.confusion import confusion_image
+from distributed.training.progress.confusion import confusion_image
 from distributed.training.results import RunMetrics
 from distributed.training.scoring import Scores
 from model.metrics.names import HEADLINE_METRICS

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from pyarrow.fs import FileType
 
-from distributed.inference.inputs import (
+from distributed.inference.rows.inputs import (
     InputRows,
     PreparedBatch,
     RowEncoder,
     ShardRows,
     raw_manifest,
 )
-from distributed.inference.matching import match_schemas
-from distributed.inference.tasks import (
+from distributed.inference.rows.matching import match_schemas
+from distributed.inference.rows.tasks import (
     RawBatch,
     RowRange,
     TaskGroup,

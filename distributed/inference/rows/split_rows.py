@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distributed.config import split_list
-from distributed.inference.matching import Lookup, SchemaMatch, match_schemas
 from distributed.inference.options import EvaluateOptions
+from distributed.inference.rows.matching import Lookup, SchemaMatch, match_schemas
 from distributed.inference.shifts import shifted_rows
 from distributed.runtime.errors import OptionError
 from distributed.shards.batches import BatchSource, MemorySource, StreamSource

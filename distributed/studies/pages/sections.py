@@ -15,8 +15,8 @@ from distributed.studies.claims import (
     comparison_lines,
 )
 from distributed.studies.definition import Study
-from distributed.studies.figures import forest_figures, rank_over_data_sets
-from distributed.studies.tables import (
+from distributed.studies.pages.figures import forest_figures, rank_over_data_sets
+from distributed.studies.pages.tables import (
     confidence_facts,
     confidence_table,
     main_table,

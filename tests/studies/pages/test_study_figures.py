@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from distributed.reporting.page import Figure
-from distributed.studies.figures import (
-    axis_figures,
-    forest_figures,
-    score_figures,
-)
-from distributed.studies.report import collect_data, number_equal_names, report_sections
-from distributed.studies.tables import (
-    main_table,
-)
+from distributed.studies.pages.figures import axis_figures, forest_figures, score_figures
+from distributed.studies.pages.report import collect_data, number_equal_names, report_sections
+from distributed.studies.pages.tables import main_table
 from tests.studies.study_tools import (
     FAR,
     LEVELS,

@@ -10,8 +10,8 @@ from distributed.reporting.significance import summarise
 from distributed.reporting.tables import CellContent, ReportTable
 from distributed.studies.cells import DataSetCells
 from distributed.studies.definition import Choice, Study
+from distributed.studies.pages.tables import score_table
 from distributed.studies.results import CellRow
-from distributed.studies.tables import score_table
 from distributed.studies.views import ConditionView
 from model.metrics import names
 

@@ -11,8 +11,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from distributed.training.precision import autocast
-from distributed.training.training_state import TrainingState
+from distributed.training.optimisation.precision import autocast
+from distributed.training.optimisation.training_state import TrainingState
 from model.batch import Batch
 from model.learning import losses, optimisers
 from model.learning.augment import augment, drop_modalities, mix_samples

@@ -15,17 +15,17 @@ from distributed.runtime.storage import is_uri, join
 from distributed.studies.cells import DataSetCells
 from distributed.studies.claims import ClaimResult, check_claims
 from distributed.studies.definition import Study
-from distributed.studies.figures import axis_figures, score_figures
-from distributed.studies.origins import failure_blocks, origin_blocks, result_blocks
-from distributed.studies.results import CellRow
-from distributed.studies.sections import (
+from distributed.studies.pages.figures import axis_figures, score_figures
+from distributed.studies.pages.origins import failure_blocks, origin_blocks, result_blocks
+from distributed.studies.pages.sections import (
     conclusion_blocks,
     data_set_blocks,
     few_seeds_note,
     reference_blocks,
     weight_blocks,
 )
-from distributed.studies.tables import main_table, study_metrics, tidy_table
+from distributed.studies.pages.tables import main_table, study_metrics, tidy_table
+from distributed.studies.results import CellRow
 from distributed.studies.views import ConditionView, condition_views, mean_views
 
 # Columns of the main table after `seeds` that fit on a terminal: the main metric and the tail's,

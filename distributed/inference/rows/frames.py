@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from distributed.inference.inputs import PreparedBatch, RowEncoder
-from distributed.inference.tasks import RawBatch, RowRange, TaskGroup, make_tasks
+from distributed.inference.rows.inputs import PreparedBatch, RowEncoder
+from distributed.inference.rows.tasks import RawBatch, RowRange, TaskGroup, make_tasks
 from distributed.raw.rows import identity_strings
 
 Record: TypeAlias = Mapping[str, object]

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-from distributed.studies import board
+from distributed.studies.pages import board
 from tests.studies.study_tools import (
     NOISE,
     TWO,

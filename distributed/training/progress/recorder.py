@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 from distributed.runtime.storage import read_file, write_file
-from distributed.training.board import RunBoard
+from distributed.training.optimisation.training_state import StateDict
+from distributed.training.progress.board import RunBoard
 from distributed.training.results import RunMetrics
 from distributed.training.scoring import Scores
 from distributed.training.spec import RunSpec
 from distributed.training.states import StateFormatError, States
-from distributed.training.training_state import StateDict
 from model.network import Network
 
 Progress = Callable[[dict[str, float]], bool | None]

@@ -11,8 +11,8 @@ import pytest
 import rich.console
 
 from distributed.config import OptimConfig
-from distributed.training import console
-from distributed.training.console import EpochBar, epochs_summary, results_notes
+from distributed.training.progress import console
+from distributed.training.progress.console import EpochBar, epochs_summary, results_notes
 from distributed.training.results import RunMetrics
 
 

@@ -15,9 +15,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distributed.inference.matching import SchemaMatch, keep_modalities
-from distributed.inference.tasks import RawBatch, RowRange, TaskGroup, make_tasks, parquet_batches
-from distributed.inference.tasks import row_ranges as parquet_row_ranges
+from distributed.inference.rows.matching import SchemaMatch, keep_modalities
+from distributed.inference.rows.tasks import (
+    RawBatch,
+    RowRange,
+    TaskGroup,
+    make_tasks,
+    parquet_batches,
+)
+from distributed.inference.rows.tasks import row_ranges as parquet_row_ranges
 from distributed.raw.encoding import encode_rows
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import Manifest, part_files
