@@ -29,6 +29,7 @@ def test_the_first_signal_raises_and_names_itself(number: signal.Signals) -> Non
         send_to_this_process(number)
     assert isinstance(caught.value, signals.Interrupted)
     assert caught.value.number == number
+    assert str(caught.value) == number.name
     assert signals.exit_code(caught.value) == 128 + number
 
 
@@ -55,6 +56,12 @@ def test_a_library_that_raises_its_own_interrupt_does_not_hide_which_signal_it_w
     assert signals.exit_code(KeyboardInterrupt()) == 130
 
 
+def test_an_interrupt_without_a_signal_stays_as_it_is() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, signals.stop_requests():
+        raise KeyboardInterrupt
+    assert not isinstance(caught.value, signals.Interrupted)
+
+
 def test_earlier_handlers_come_back() -> None:
     def own(number: int, frame: object) -> None:
         pass
@@ -76,11 +83,12 @@ def test_outside_the_main_thread_signals_stay_with_their_owner() -> None:
         with signals.stop_requests() as request:
             inside.extend([signal.getsignal(number) for number in NUMBERS])
             inside.append(request.received)
+        inside.append("the block ended")
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert inside == [*before, 0]
+    assert inside == [*before, 0, "the block ended"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
@@ -20,11 +21,39 @@ def test_a_file_is_written_and_read_by_path_and_by_uri(tmp_path: Path) -> None:
     assert os.listdir(place.parent) == ["file"], "no unfinished file stays"
 
 
+def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int, list[str]]] = []
+
+    def watched(descriptor: int) -> None:
+        file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((file.name, file.stat().st_size, sorted(f.name for f in tmp_path.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    storage.write_file(str(tmp_path / "f"), b"12345")
+    assert synced == [("f.part", 5, ["f.part"])]
+    assert (tmp_path / "f").read_bytes() == b"12345"
+
+
 def test_a_folder_is_removed_with_its_content_or_was_not_there(tmp_path: Path) -> None:
     storage.write_file(str(tmp_path / "a" / "b"), b"")
     storage.remove_folder(str(tmp_path / "a"))
     storage.remove_folder(str(tmp_path / "a"))
     assert not (tmp_path / "a").exists()
+    storage.write_file(str(tmp_path / "b"), b"file")
+    storage.remove_folder(str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == b"file", "a file is no folder"
+
+
+def test_files_go_into_the_folder_at_a_uri_under_their_names(tmp_path: Path) -> None:
+    assert storage.uploader(str(tmp_path)) is None
+    upload = storage.uploader(f"file://{tmp_path}/new/folder/")
+    assert upload is not None
+    upload("events", b"one")
+    upload("events", b"two")
+    assert [f.name for f in (tmp_path / "new" / "folder").iterdir()] == ["events"]
+    assert (tmp_path / "new" / "folder" / "events").read_bytes() == b"two"
 
 
 def test_a_uri_with_credentials_is_refused() -> None:
@@ -34,8 +63,46 @@ def test_a_uri_with_credentials_is_refused() -> None:
 
 
 def test_an_unknown_kind_of_location_is_one_clear_error() -> None:
-    with pytest.raises(ValueError, match=r"must be a local path or a file://, s3://"):
+    with pytest.raises(
+        ValueError, match=r"must be a local path or a file://, s3://.*'nothing://x'"
+    ):
         storage.filesystem("nothing://x")
+
+
+def test_a_path_may_be_a_path_object_and_a_uri_may_end_with_a_slash(tmp_path: Path) -> None:
+    for location in (tmp_path, f"{tmp_path}/", f"file://{tmp_path}", f"file://{tmp_path}/"):
+        files, path = storage.filesystem(location)  # type: ignore[arg-type]
+        assert (files.type_name, path) == ("local", str(tmp_path))
+    assert storage.filesystem("file:///")[1] == "/"
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, {}),
+        ({"AWS_REGION": "eu-1", "AWS_DEFAULT_REGION": "eu-2"}, {"region": "eu-1"}),
+        ({"AWS_DEFAULT_REGION": "eu-2"}, {"region": "eu-2"}),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            {"endpoint_override": "127.0.0.1:9", "scheme": "http", "region": "us-east-1"},
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_S3": "b:1", "AWS_REGION": "eu-1"},
+            {"endpoint_override": "b:1", "scheme": "https", "region": "eu-1"},
+        ),
+    ],
+)
+def test_the_environment_names_the_object_store(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], options: dict[str, str]
+) -> None:
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    files, path = storage.filesystem("s3://bucket/a/b/")
+    assert path == "bucket/a/b"
+    assert files == fs.S3FileSystem(**options)
 
 
 def test_locations_are_joined_and_made_absolute(
@@ -56,3 +123,12 @@ def test_a_place_that_cannot_be_written_is_a_mistake_in_its_option(tmp_path: Pat
         storage.as_option_error(out),
     ):
         storage.write_file(out, b"")
+
+
+def test_an_error_of_arrow_has_its_text_in_the_mistake() -> None:
+    with (
+        pytest.raises(OptionError) as caught,
+        storage.as_option_error("s3://b", "shards", "must be there"),
+    ):
+        raise OSError("no\n  answer")
+    assert caught.value.args == ("shards must be there; got 's3://b': no answer", "shards")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from distributed.runtime import storage
 from distributed.runtime.command import one_line
 from distributed.training.checkpoint import load_checkpoint, parse_checkpoint
 from distributed.training.progress.board import RunBoard
@@ -118,21 +116,6 @@ def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> N
     assert states.load() is None
     states.save(2, {"epoch": 2})
     assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
-
-
-def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[tuple[str, int, list[str]]] = []
-
-    def watched(descriptor: int) -> None:
-        file = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append((file.name, file.stat().st_size, sorted(f.name for f in tmp_path.iterdir())))
-
-    monkeypatch.setattr(os, "fsync", watched)
-    storage.write_file(str(tmp_path / "f"), b"12345")
-    assert synced == [("f.part", 5, ["f.part"])]
-    assert (tmp_path / "f").read_bytes() == b"12345"
 
 
 def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
