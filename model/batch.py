@@ -35,6 +35,8 @@ class Batch:
     shares_B: Tensor | None = None  # float32: share of labels_B in the loss; partners_B has 1 - it
     start: int = 0  # position of the first record in the global batch of all workers
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
+    # Float [B, K]: what the frozen part of an image encoder gives for the image, in place of it.
+    frozen: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     # Whether every record has the modality, for each modality; empty: unknown. To read it from a
     # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
@@ -56,6 +58,7 @@ class Batch:
             shares_B=None if self.shares_B is None else change(self.shares_B),
             start=self.start,
             total=self.total,
+            frozen={k: change(v) for k, v in self.frozen.items()},
             complete_M=self.complete_M,
         )
 

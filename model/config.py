@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+IMAGE_ENCODERS = ("resnet", "efficientnet_lite0", "timm:NAME")
+TRAINABLE = ("head", "top", "all", "bias")
 FUSIONS = ("confidence", "uniform", "gate", "late", "evidential")
 WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' auxiliary heads instead
 SCORES = ("surplus", "share", "level")
@@ -95,7 +97,10 @@ class ImageConfig:
     """Settings of the image encoders."""
 
     encoder: str = option(
-        "resnet", "image encoder; timm:NAME needs the timm extra", choices=("resnet", "timm:NAME")
+        "resnet",
+        "image encoder: resnet is trained from scratch; efficientnet_lite0 has ImageNet weights"
+        " (extra `pretrained`); timm:NAME is a model of timm (extra `timm`)",
+        choices=IMAGE_ENCODERS,
     )
     width: int = option(
         24,
@@ -104,8 +109,22 @@ class ImageConfig:
         high=512,
     )
     blocks: int = option(1, "residual blocks after the last resnet stage", low=0, high=8)
-    weights: str = option("", "local file of pretrained weights for a timm encoder")
-    frozen: bool = option(False, "keep the timm encoder's weights as loaded")
+    weights: str = option(
+        "", "pretrained weights of a timm encoder: a local file, or hub to download them once"
+    )
+    trainable: str = option(
+        "top",
+        "which weights of a pretrained encoder are trained: head: none, only what follows it; top:"
+        " its last layers; all; bias: its biases",
+        choices=TRAINABLE,
+    )
+    views: int = option(
+        8,
+        "augmented views of every training image for which the frozen part of a pretrained encoder"
+        " is computed once; 0: anew for every batch",
+        low=0,
+        high=1000,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,14 @@ class Network(nn.Module):
     It is built from the schema of the data. There is no randomness inside: all random augmentation
     changes the batch beforehand. In training mode the network uses batch statistics and held-out
     heads, and does not reject unfamiliar modalities.
+
+    pretrained: load the weights of a pretrained image encoder; false where saved weights of the
+        whole network will be loaded.
     """
 
     counts_C: Tensor
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, *, pretrained: bool = True) -> None:
         super().__init__()
         check(config)
         if len(schema.classes) < 2:
@@ -61,7 +64,7 @@ class Network(nn.Module):
         dim = config.dim
         counts = schema.counts or [1] * classes
         self.register_buffer("counts_C", torch.tensor(counts, dtype=torch.float32))
-        images = [ImageEncoder(m, config.image, dim) for m in schema.images]
+        images = [ImageEncoder(m, config.image, dim, pretrained) for m in schema.images]
         tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
@@ -127,7 +130,10 @@ class Network(nn.Module):
         embeddings = []
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
-            if name in batch.images:
+            if name in batch.frozen:
+                assert isinstance(encoder, ImageEncoder)
+                embeddings.append(encoder.forward_frozen(batch.frozen[name], present_B))
+            elif name in batch.images:
                 all_present = bool(batch.complete_M) and batch.complete_M[m]
                 embeddings.append(encoder(batch.images[name], present_B, all_present))
             else:

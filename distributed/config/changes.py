@@ -25,6 +25,7 @@ RENAMED = {
     "fusion.checked": "fusion.correct_on_validation",
     "fusion.familiar": "fusion.reject_unfamiliar",
     "fusion.half": "fusion.half_weight_at",
+    "image.frozen": "image.trainable",
     "inference.offsets": "inference.decision_offsets",
     "loss.centre": "loss.average_prior_strength",
     "loss.mix_kappa": "loss.remix_kappa",

@@ -93,6 +93,15 @@ class OptimConfig:
     name: str = option("adamw", "optimiser", choices=OPTIMISERS)
     epochs: int = option(20, "passes over the training set", low=1)
     lr: float = option(2e-3, "peak learning rate", low=0.0)
+    backbone_lr: float = option(
+        2e-4, "peak learning rate of the trained weights of a pretrained image encoder", low=0.0
+    )
+    probe: float = option(
+        0.1,
+        "share of the steps, at the beginning, in which a pretrained image encoder is not trained",
+        low=0.0,
+        high=1.0,
+    )
     weight_decay: float = option(0.05, "decoupled weight decay (sgd: L2)", low=0.0)
     momentum: float = option(0.9, "momentum of sgd", low=0.0, high=0.999)
     warmup: float = option(

@@ -10,12 +10,13 @@ number of steps, but batch k holds other rows than it does with another number o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distributed.config import Config, split_list
 from distributed.shards import sampling
@@ -51,25 +52,64 @@ class BatchSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FrozenViews:
+    """What the frozen part of an image encoder gives for some views of every image of a split.
+
+    values_VRK: view 0 is of the images as they are, the others of augmented ones; V views, R rows,
+        K numbers.
+    rows_R: the rows of the split that they belong to, ascending.
+    """
+
+    values_VRK: NDArray[np.floating[Any]]
+    rows_R: NDArray[np.int64]
+
+    def take(self, rows_B: NDArray[np.int64], views_B: NDArray[np.int64]) -> torch.Tensor:
+        """Returns one view of each of the rows, [B, K]."""
+        places_B = np.searchsorted(self.rows_R, rows_B)
+        return torch.from_numpy(self.values_VRK[views_B, places_B])
+
+
 @dataclass
 class MemorySource:
-    """A whole split in memory; a batch takes its rows from every array once."""
+    """A whole split in memory; a batch takes its rows from every array once.
+
+    frozen: image modalities of which the batches hold these views instead of the pixels.
+    """
 
     schema: Schema
     plan: EpochPlan
     arrays: Arrays
+    frozen: Mapping[str, FrozenViews] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows, self.steps = self.plan.rows, self.plan.steps
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order, selection = self.plan.order(epoch), self.plan.selection
+        hidden = {f"images/{name}" for name in self.frozen}
+        visible = {name: values for name, values in self.arrays.items() if name not in hidden}
+        views = {name: self._views(name, epoch, len(order)) for name in self.frozen}
         for k in range(start, self.steps):
             low, high, total = self.plan.share(k)
-            chosen = order[k * self.plan.size + low : k * self.plan.size + high]
-            arrays = take_rows(self.arrays, selection.rows_R[chosen])
+            places = slice(k * self.plan.size + low, k * self.plan.size + high)
+            chosen = order[places]
+            rows = selection.rows_R[chosen]
+            arrays = take_rows(visible, rows)
             arrays["ranks"] = selection.ranks_R[chosen]
-            yield arrays_to_batch(arrays, self.schema, low, total)
+            batch = arrays_to_batch(arrays, self.schema, low, total)
+            batch.frozen = {
+                name: frozen.take(rows, views[name][places]) for name, frozen in self.frozen.items()
+            }
+            yield batch
+
+    def _views(self, name: str, epoch: int, draws: int) -> NDArray[np.int64]:
+        """Returns which view each draw of the epoch takes: in training any, else the first."""
+        if not self.plan.train:
+            return np.zeros(draws, np.int64)
+        place = self.schema.modalities.index(name)
+        rng = sampling.random_generator(self.plan.seed, sampling.VIEW, epoch, place)
+        return rng.integers(len(self.frozen[name].values_VRK), size=draws)
 
 
 @dataclass
@@ -200,7 +240,11 @@ def arrays_to_batch(arrays: Arrays, schema: Schema, start: int = 0, total: int =
     start: the first row's place in the global batch. total: the global batch's rows.
     """
     return Batch(
-        images={m.name: torch.from_numpy(arrays[f"images/{m.name}"]) for m in schema.images},
+        images={
+            m.name: torch.from_numpy(arrays[f"images/{m.name}"])
+            for m in schema.images
+            if f"images/{m.name}" in arrays
+        },
         numbers={m.name: torch.from_numpy(arrays[f"numbers/{m.name}"]) for m in schema.tables},
         categories={
             m.name: torch.from_numpy(arrays[f"categories/{m.name}"]).long() for m in schema.tables

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 
 # What a random stream is for, so that no two purposes share their numbers.
-ORDER, DRAW, WINDOW, CUT = range(4)
+ORDER, DRAW, WINDOW, CUT, VIEW = range(5)
 
 
 def random_generator(seed: int, purpose: int, *rest: int) -> np.random.Generator:

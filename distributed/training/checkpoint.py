@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import pickle
@@ -94,11 +93,7 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
             "checkpoint",
         )
     config = apply_changes(Config(), description["config"])
-    # The weights of a pretrained encoder are in the checkpoint.
-    image = dataclasses.replace(config.image, weights="")
-    network = Network(
-        from_dict(description["schema"]), dataclasses.replace(config.model, image=image)
-    )
+    network = Network(from_dict(description["schema"]), config.model, pretrained=False)
     network.load_state_dict(saved["network"])
     network.eval()
     manifest = description["manifest"]

@@ -68,16 +68,10 @@ def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
             f"stage.kind={stage} needs linear classifiers; loss.margin={loss.margin:g} and "
             f"experts.classifier={config.experts.classifier} make them {kind}",
         )
-    if image.encoder == "resnet" and (image.weights or image.frozen):
+    if image.weights and not image.encoder.startswith("timm:"):
         yield Conflict(
             frozenset({"image.encoder"}),
-            "image.weights and image.frozen need a timm encoder; got image.encoder=resnet",
-        )
-    if image.frozen and not image.weights:
-        yield Conflict(
-            frozenset({"image.weights"}),
-            "image.frozen needs image.weights: an encoder that stays as it is must have been "
-            "trained; got none",
+            f"image.weights needs a timm encoder; got image.encoder={image.encoder}",
         )
     if loss.name == "focal" and not loss.focal_gamma:
         yield Conflict(

@@ -17,6 +17,7 @@ from distributed.shards.manifest import Manifest, read_manifest
 from distributed.training.checkpoint import save_checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.finish import finish_run
+from distributed.training.frozen_views import with_frozen_views
 from distributed.training.loop import train_network
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.progress.recorder import EpochRecorder, Progress
@@ -93,7 +94,9 @@ def open_run(spec: RunSpec, exchange: Exchange, arrays: SharedArrays | None) -> 
     manifest = read_manifest(spec.shards)
     train = open_split(spec, "train", exchange, arrays)
     val = open_split(spec, "val", exchange, arrays)
-    return RunStart(manifest, train, val, build_network(manifest, train.schema, config))
+    network = build_network(manifest, train.schema, config)
+    train = with_frozen_views(train, network, config)
+    return RunStart(manifest, train, with_frozen_views(val, network, config), network)
 
 
 def keep_freed_memory() -> None:

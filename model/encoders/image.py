@@ -1,85 +1,43 @@
 """The image encoder: one image in, one embedding out.
 
-Legend: B batch, C channels, H x W pixels, R records that have an image, F features, D embedding.
+Legend: B batch, C channels, H x W pixels, R records that have an image, F features, D embedding,
+K numbers that the frozen part of a pretrained body gives.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 
 from model.config import ImageConfig
-from model.encoders.pretrained import Pretrained
+from model.encoders.efficientnet import EfficientNetLite0, package_weights
+from model.encoders.resnet import ResNet
 from model.encoders.standardise import Standardise
+from model.encoders.timm_backbone import TimmBackbone
 from model.schema import Image
 
-# The input is halved until the shorter side of the last feature map is about this many cells.
-SMALLEST_MAP = 3
-MAX_STAGES = 4
+Body = ResNet | EfficientNetLite0 | TimmBackbone
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
+def build_body(image: Image, config: ImageConfig, pretrained: bool) -> Body:
+    """Returns the convolutional body of image.encoder.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        last = nn.BatchNorm2d(channels)
-        nn.init.zeros_(last.weight)  # the block starts as the identity
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            last,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.body(x))
-
-
-def halvings(height: int, width: int) -> tuple[int, list[bool]]:
-    """Returns the stride of the first convolution and which stages end in a max-pool.
-
-    The last feature map of an image of 8x8 pixels is 4x4, of 48x48 and of 224x224 it is 3x3.
+    pretrained: load its pretrained weights; false where a checkpoint's will replace them.
     """
-    count = max(0, round(math.log2(min(height, width) / SMALLEST_MAP)))
-    stages = min(max(count, 2), MAX_STAGES)
-    pools = min(count, stages)
-    return 2 ** (count - pools), [False] * (stages - pools) + [True] * pools
+    if config.encoder == "resnet":
+        return ResNet(image, config)
+    if config.encoder == "efficientnet_lite0":
+        body = EfficientNetLite0(image, config)
+        if pretrained:
+            body.load(package_weights())
+        return body
+    return TimmBackbone(image, config, pretrained)
 
 
-class ResNet(nn.Module):
-    """A convolutional network whose depth fits the size of its images.
-
-    A stage is a convolution and a max-pool; the residual blocks come last, where the map is
-    smallest and channels are cheapest. On small images this was better than strided residual stages
-    at the same cost (docs/results/quality.md).
-    """
-
-    def __init__(self, image: Image, config: ImageConfig) -> None:
-        super().__init__()
-        stride, pools = halvings(image.height, image.width)
-        layers: list[nn.Module] = []
-        inputs = image.channels
-        for stage, pool in enumerate(pools):
-            outputs, step = config.width * 2**stage, stride if stage == 0 else 1
-            kernel = 3 if step <= 2 else 2 * step - 1
-            layers += [
-                nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False),
-                nn.BatchNorm2d(outputs),
-            ]
-            layers += [nn.MaxPool2d(2)] if pool else []
-            # After the pool it gives the same numbers from a quarter of the work.
-            layers += [nn.ReLU(inplace=True)]
-            inputs = outputs
-        self.layers = nn.Sequential(*layers, *(Residual(inputs) for _ in range(config.blocks)))
-        self.features = inputs
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        map_BFHW: Tensor = self.layers(x_BCHW.contiguous(memory_format=torch.channels_last))
-        return map_BFHW.mean((2, 3))
+def pretrained_bodies(network: nn.Module) -> list[Body]:
+    """Returns the pretrained convolutional bodies in a network."""
+    encoders = [m for m in network.modules() if isinstance(m, ImageEncoder)]
+    return [encoder.body for encoder in encoders if encoder.body.is_pretrained]
 
 
 class ImageEncoder(nn.Module):
@@ -88,26 +46,43 @@ class ImageEncoder(nn.Module):
     mean_C: Tensor
     std_C: Tensor
 
-    def __init__(self, image: Image, config: ImageConfig, dim: int) -> None:
+    def __init__(
+        self, image: Image, config: ImageConfig, dim: int, pretrained: bool = True
+    ) -> None:
         super().__init__()
-        self.register_buffer("mean_C", torch.tensor(image.mean or [0.5] * image.channels))
-        std_C = torch.tensor(image.std or [0.25] * image.channels)
+        self.body = build_body(image, config, pretrained)
+        mean, std = self.body.normalisation or (image.mean, image.std)
+        self.register_buffer("mean_C", torch.tensor(mean or [0.5] * image.channels))
+        std_C = torch.tensor(std or [0.25] * image.channels)
         self.register_buffer("std_C", std_C.clamp_min(1e-3))
-        self.body: ResNet | Pretrained = (
-            ResNet(image, config) if config.encoder == "resnet" else Pretrained(image, config)
-        )
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor, all_present: bool = False) -> Tensor:
         """Returns the embeddings; all_present: every record is known to have an image."""
-        x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
-        x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
-        # The content of an absent image must not matter.
-        x_BCHW = torch.where(present_B[:, None, None, None], x_BCHW, 0.0)
+        x_BCHW = self.standardise(x_BCHW, present_B)
         if all_present or not self.training:
             features_BF = self.body(x_BCHW)
         else:
             features_BF = self.encode_present(x_BCHW, present_B)
+        embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
+        return embeddings_BD
+
+    def standardise(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the pixels as the body takes them; an absent image is blank."""
+        x_BCHW = x_BCHW / 255 if x_BCHW.dtype == torch.uint8 else x_BCHW
+        x_BCHW = (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+        # The content of an absent image must not matter.
+        return torch.where(present_B[:, None, None, None], x_BCHW, 0.0)
+
+    def encode_frozen(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        """Returns what the frozen part of the body gives, [B, K], for `forward_frozen`."""
+        assert isinstance(self.body, EfficientNetLite0)
+        return self.body.encode_frozen(self.standardise(x_BCHW, present_B))
+
+    def forward_frozen(self, frozen_BK: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings of images that `encode_frozen` has seen."""
+        assert isinstance(self.body, EfficientNetLite0)
+        features_BF = self.body.encode_trained(frozen_BK.float())
         embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
         return embeddings_BD
 

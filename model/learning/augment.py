@@ -248,7 +248,11 @@ def _blend(batch: Batch, partners: Batch, share_B: Tensor, u_B1: Tensor) -> Batc
         name: torch.where(u_B1 < share_B1, own_BK, partners.categories[name])
         for name, own_BK in batch.categories.items()
     }
-    return batch.replace(images=images, numbers=numbers, categories=categories)
+    frozen = {
+        name: _weighted(own_BK, partners.frozen[name], share_B1)
+        for name, own_BK in batch.frozen.items()
+    }
+    return batch.replace(images=images, numbers=numbers, categories=categories, frozen=frozen)
 
 
 def _weighted(own: Tensor, other: Tensor, share: Tensor) -> Tensor:

@@ -24,16 +24,23 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from model.encoders.image import pretrained_bodies
 from model.encoders.standardise import Standardise
 
 
 class OptimiserSettings(Protocol):
-    """The settings that `build_optimiser` uses."""
+    """The settings of the section `optim` that this file uses."""
 
     @property
     def name(self) -> str: ...
     @property
     def lr(self) -> float: ...
+    @property
+    def backbone_lr(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def probe(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
     @property
@@ -63,14 +70,37 @@ def split_by_weight_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[
 
 
 def build_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Returns the optimiser by its name; SAM and ImbSAM are AdamW with other gradients."""
-    with_decay, without_decay = split_by_weight_decay(network)
-    groups: list[dict[str, object]] = [
-        {"params": with_decay, "weight_decay": settings.weight_decay},
-        {"params": without_decay, "weight_decay": 0.0},
-    ]
+    """Returns the optimiser by its name; SAM and ImbSAM are AdamW with other gradients.
+
+    The weights of pretrained image encoders are in groups of their own, which are told by
+    `pretrained`, with a peak learning rate of their own; see `set_learning_rates`.
+    """
+    of_bodies = {id(p) for body in pretrained_bodies(network) for p in body.parameters()}
+    groups: list[dict[str, object]] = []
+    for pretrained in (False, True):
+        decays = (settings.weight_decay, 0.0)
+        for decay, parameters in zip(decays, split_by_weight_decay(network), strict=True):
+            chosen = [p for p in parameters if (id(p) in of_bodies) == pretrained]
+            groups.append({"params": chosen, "weight_decay": decay, "pretrained": pretrained})
     groups = [g for g in groups if g["params"]]
     return OPTIMISERS[settings.name](groups, settings)
+
+
+def set_learning_rates(
+    optimiser: torch.optim.Optimizer, settings: OptimiserSettings, step: int, steps: int
+) -> None:
+    """Sets the learning rates of `step` (from 0) of `steps`.
+
+    A pretrained encoder waits for the share optim.probe of the steps, so that the untrained layers
+    behind it do not spoil it (Kumar et al. 2022).
+    """
+    scale = learning_rate_scale(step, steps, settings.warmup)
+    waits = step < round(settings.probe * steps)
+    for group in optimiser.param_groups:
+        if group["pretrained"]:
+            group["lr"] = 0.0 if waits else settings.backbone_lr * scale
+        else:
+            group["lr"] = settings.lr * scale
 
 
 def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:

@@ -35,6 +35,7 @@ OVER_PRESENT_CLASSES = (
     "macro_auroc",
     "macro_auprc",
     "worst_recall",
+    "balanced_nll",
 )
 
 

@@ -85,6 +85,7 @@ _DECLARED = (
     _share("medium_shot_accuracy", "medium-shot accuracy"),
     _share("few_shot_accuracy", "few-shot accuracy"),
     Metric(name="nll", title="NLL", lower_is_better=True),
+    Metric(name="balanced_nll", title="class-balanced NLL", lower_is_better=True),
     Metric(name="brier", title="Brier score", lower_is_better=True),
     _share("ece", "ECE", lower_is_better=True),
     _share("classwise_ece", "class-wise ECE", lower_is_better=True),

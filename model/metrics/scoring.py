@@ -198,9 +198,19 @@ class ScoredRows:
         """Returns the probability of each row's true class."""
         return self.probabilities_NC.gather(1, self.labels_N[:, None])[:, 0].double()
 
+    def losses_N(self) -> Tensor:
+        """Returns the negative log-likelihood of each row."""
+        return -self.true_probability_N().clamp(min=_SMALLEST).log()
+
     def nll(self) -> Tensor:
-        """Returns the negative log-likelihood."""
-        return self._mean(-self.true_probability_N().clamp(min=_SMALLEST).log())
+        """Returns the mean negative log-likelihood of the rows."""
+        return self._mean(self.losses_N())
+
+    def balanced_nll(self) -> Tensor:
+        """Returns the mean over the classes of their rows' mean negative log-likelihood."""
+        classes = self.probabilities_NC.shape[1]
+        loss_RC = self._sums(self.labels_N, classes, self.weights_RN * _fixed(self.losses_N()))
+        return _ratio(loss_RC, self.confusion_RCC.sum(2)).nanmean(1) / _UNIT
 
     def brier(self) -> Tensor:
         """Returns the Brier score, the sum over the classes of squared errors: 0 to 2."""
@@ -224,6 +234,7 @@ FORMULAS: dict[str, Callable[[ScoredRows], Tensor]] = {
     "ece": ScoredRows.ece,
     "classwise_ece": ScoredRows.classwise_ece,
     "nll": ScoredRows.nll,
+    "balanced_nll": ScoredRows.balanced_nll,
     "brier": ScoredRows.brier,
 }
 

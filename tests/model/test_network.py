@@ -418,7 +418,8 @@ def test_user_mistakes_are_named() -> None:
     ):
         Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
     with pytest.raises(
-        ValueError, match="image.encoder must be one of resnet, timm:NAME; got 'vgg'"
+        ValueError,
+        match="image.encoder must be one of resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
     ):
         Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))
 

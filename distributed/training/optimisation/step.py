@@ -21,9 +21,7 @@ from model.learning.augment import augment, drop_modalities, mix_samples
 def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """One optimiser step over one batch, or over several whose gradients add up."""
     optim = run.config.optim
-    for group in run.optimiser.param_groups:
-        scale = optimisers.learning_rate_scale(run.step, run.steps, optim.warmup)
-        group["lr"] = optim.lr * scale
+    optimisers.set_learning_rates(run.optimiser, optim, run.step, run.steps)
     first = run.step * optim.accumulate  # position of the first batch in the run
     batches = [
         augment_batch(run, batch.to(run.device), position)

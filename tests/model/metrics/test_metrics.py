@@ -62,6 +62,9 @@ def test_equals_scikit_learn_when_every_class_has_rows(ties: bool) -> None:
         "accuracy": reference.accuracy_score(y, notes),
         "worst_recall": recall.min(),
         "nll": reference.log_loss(y, p.double() / p.double().sum(1, keepdim=True)),
+        "balanced_nll": np.mean(
+            [reference.log_loss(y[y == c], p[y == c].double(), labels=range(7)) for c in range(7)]
+        ),
         "brier": float(((p - onehot) ** 2).sum(1).mean()),
         **{f"recall/c{c}": recall[c] for c in range(7)},
         **{f"precision/c{c}": precision[c] for c in range(7)},

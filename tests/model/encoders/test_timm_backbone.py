@@ -9,7 +9,7 @@ import torch
 
 from model.config import ImageConfig
 from model.encoders.image import ImageEncoder
-from model.encoders.pretrained import Pretrained
+from model.encoders.timm_backbone import TimmBackbone
 from tests.model import samples
 
 timm = pytest.importorskip("timm")
@@ -25,8 +25,8 @@ def weights(tmp_path: Path) -> str:
     return str(tmp_path / "weights.pth")
 
 
-def encoder(weights: str, channels: int = 3, frozen: bool = False) -> ImageEncoder:
-    config = ImageConfig(encoder=f"timm:{NAME}", weights=weights, frozen=frozen)
+def encoder(weights: str, channels: int = 3, trainable: str = "all") -> ImageEncoder:
+    config = ImageConfig(encoder=f"timm:{NAME}", weights=weights, trainable=trainable)
     return ImageEncoder(samples.image(size=32, channels=channels), config, dim=8)
 
 
@@ -40,7 +40,7 @@ def one_step(network: ImageEncoder, channels: int = 3) -> None:
 
 
 def changed(network: ImageEncoder, weights: str) -> set[str]:
-    assert isinstance(network.body, Pretrained)
+    assert isinstance(network.body, TimmBackbone)
     kept = torch.load(weights, weights_only=True)
     return {
         name
@@ -57,7 +57,7 @@ def test_the_file_is_loaded_and_fine_tuned(weights: str) -> None:
 
 
 def test_frozen_weights_and_statistics_stay(weights: str) -> None:
-    network = encoder(weights, frozen=True)
+    network = encoder(weights, trainable="head")
     one_step(network)
     assert changed(network, weights) == set()
 

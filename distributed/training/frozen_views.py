@@ -1,0 +1,170 @@
+"""Computes what the frozen part of a pretrained image encoder gives, once for every image.
+
+The results lie in files of a folder for temporary files, which every training on the machine reads
+without a copy: the trials of a search, the workers of a run and later runs. Legend: B rows of a
+batch, V views, R rows, K numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distributed.config import Config
+from distributed.shards.batches import BatchSource, FrozenViews, MemorySource
+from model.encoders.image import ImageEncoder
+from model.learning.augment import augment_images
+from model.network import Network
+
+VERSION = 1  # of the files; part of their names
+MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
+SLOWER = "the frozen part of the image encoder is computed anew for every batch"
+SECONDS_OF_A_DAY = 86_400
+BATCH = 16  # images computed together: their maps fit into a processor's cache
+# The settings of the section `data` that change an image.
+AUGMENTATIONS = ("flip", "shift", "zoom", "rotate", "colour", "erase")
+DRAWS = 11  # uniform draws that the augmentation of one image takes
+SEED = 0  # of the augmented views, which trainings of all seeds share
+
+
+def with_frozen_views(source: BatchSource, network: Network, config: Config) -> BatchSource:
+    """Returns the source with views in place of the pixels, where the encoder has a frozen part.
+
+    A training source gets augmented views too. Sources that do not lie in memory stay as they are.
+    """
+    if not isinstance(source, MemorySource) or not config.image.views:
+        return source
+    frozen: dict[str, FrozenViews] = {}
+    for encoder, image in zip(network.encoders, network.schema.images, strict=False):
+        assert isinstance(encoder, ImageEncoder)
+        if not encoder.body.has_frozen_part:
+            continue
+        pixels = source.arrays[f"images/{image.name}"]
+        views = FrozenPart(encoder, config, config.image.views if source.plan.train else 0)
+        rows_R = np.unique(source.plan.selection.rows_R)
+        try:
+            frozen[image.name] = FrozenViews(views.of(pixels, rows_R), rows_R)
+        except OSError as error:
+            print(f"warning: {cache_folder()} cannot be used ({error}); {SLOWER}", file=sys.stderr)
+            return source
+    return dataclasses.replace(source, frozen=frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenPart:
+    """The frozen part of an image encoder, with the number of augmented views that it gives."""
+
+    encoder: ImageEncoder
+    config: Config
+    augmented: int
+
+    def of(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Returns all views of the chosen rows, [V, R, K], from their file if there is one."""
+        name = f"views-{VERSION}-{self._digest(pixels_RCHW, rows_R)}.npy"
+        path = cache_folder() / name
+        with locked(path.with_suffix(".lock")):
+            if not path.exists():
+                free_space(path.parent)
+                self._write(path, pixels_RCHW, rows_R)
+            os.utime(path)
+        values: NDArray[np.floating] = np.load(path, mmap_mode="r")
+        return values
+
+    def _digest(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> str:
+        """Returns a digest of everything that the values depend on."""
+        body = self.encoder.body
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(np.ascontiguousarray(pixels_RCHW).data)
+        digest.update(rows_R.tobytes())
+        for frozen in [p for p in body.parameters() if not p.requires_grad]:
+            digest.update(frozen.detach().numpy().data)
+        changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
+        plain = [self.augmented, changes if self.augmented else {}]
+        digest.update(json.dumps(plain).encode())
+        return digest.hexdigest()
+
+    def _write(self, path: Path, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> None:
+        """Computes all views and writes them to the file, which then appears as a whole."""
+        # Validation and test rows keep full precision, so that their metrics are those of the
+        # network on pixels.
+        kind = np.float16 if self.augmented else np.float32
+        size = self._encode(torch.from_numpy(pixels_RCHW[rows_R[:1]].copy())).shape[1]
+        shape = (1 + self.augmented, len(rows_R), size)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix="partial-", delete=False) as file:
+            try:
+                values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
+                # A full disk must show here, as an error; later it would kill the process.
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
+                for view, values_RK in enumerate(values_VRK):
+                    self._fill(values_RK, view, pixels_RCHW, rows_R)
+                values_VRK.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+    def _fill(
+        self,
+        values_RK: NDArray[np.floating],
+        view: int,
+        pixels_RCHW: NDArray[np.uint8],
+        rows_R: NDArray[np.int64],
+    ) -> None:
+        """Computes one view of the chosen rows."""
+        generator = torch.Generator().manual_seed(SEED + view)
+        draws_RU = torch.rand(len(rows_R), DRAWS, generator=generator)
+        for low in range(0, len(rows_R), BATCH):
+            chosen = slice(low, low + BATCH)
+            x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
+            if view:
+                x_BCHW = augment_images(x_BCHW, draws_RU[chosen], self.config.data)
+            values_RK[chosen] = self._encode(x_BCHW).numpy()
+
+    @torch.inference_mode()
+    def _encode(self, x_BCHW: Tensor) -> Tensor:
+        return self.encoder.encode_frozen(x_BCHW, torch.ones(len(x_BCHW), dtype=torch.bool))
+
+
+def cache_folder() -> Path:
+    """Returns the user's own folder for the files, which nobody else can write to."""
+    folder = Path(tempfile.gettempdir()) / f"longtail-fusion-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ValueError(f"{folder} must belong to you; it belongs to another user: set TMPDIR")
+    return folder
+
+
+def free_space(folder: Path) -> None:
+    """Removes the files that were not used for longest, until the others take half the limit."""
+    for partial in folder.glob("partial-*"):  # of a process that was killed
+        if time.time() - partial.stat().st_mtime > SECONDS_OF_A_DAY:
+            partial.unlink()
+    files = sorted(folder.glob("views-*.npy"), key=lambda file: file.stat().st_mtime)
+    total = sum(file.stat().st_size for file in files)
+    for file in files:
+        if total <= MAX_BYTES // 2:
+            break
+        total -= file.stat().st_size
+        file.unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that other processes of this machine wait for."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
