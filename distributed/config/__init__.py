@@ -32,6 +32,7 @@ from distributed.config.sources import (
     load_config,
     parse_assignments,
     read_config_file,
+    settings_file,
     to_toml,
 )
 
@@ -58,6 +59,7 @@ __all__ = [
     "parse_assignments",
     "read_config_file",
     "setting_fields",
+    "settings_file",
     "split_list",
     "to_toml",
 ]

@@ -12,6 +12,9 @@ from distributed.config.settings import Config
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import is_uri, read_file
 
+WHOLE_FILE = "(whole with its last line, '# end')"  # in the first line of a settings file
+LAST_LINE = "# end"
+
 
 def load_config(
     file: str | Path | None = None, sets: Iterable[str] = (), base: Config | None = None
@@ -45,7 +48,8 @@ def read_config_file(path: str | Path) -> dict[str, object]:
     place = str(path)
     try:
         content = read_file(place) if is_uri(place) else Path(path).read_bytes()
-        tree = tomllib.loads(content.decode())
+        text = content.decode()
+        tree = tomllib.loads(text)
     except FileNotFoundError:
         message = f"config must name a TOML file that exists; got {place!r}"
         raise OptionError(message, "config") from None
@@ -54,6 +58,14 @@ def read_config_file(path: str | Path) -> dict[str, object]:
         raise OptionError(message, "config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"config must be valid TOML; {path}: {error}", "config") from None
+    lines = text.rstrip().splitlines()
+    if lines and WHOLE_FILE in lines[0] and lines[-1] != LAST_LINE:
+        raise OptionError(
+            f"config must be a whole file; {path} is cut short: its last line is not {LAST_LINE!r}",
+            "config",
+        )
+    if not tree and LAST_LINE not in lines:
+        raise OptionError(f"config must hold settings; {path} holds none", "config")
     return _by_dotted_name(tree)
 
 
@@ -73,12 +85,33 @@ def to_toml(changes: Mapping[str, object]) -> str:
     lines_of: dict[str, list[str]] = {}
     for name, value in sorted(changes.items()):
         section, _, key = name.rpartition(".")
-        lines_of.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
+        lines_of.setdefault(section, []).append(f"{key} = {_toml_value(value)}")
     sections = [
         "\n".join([f"[{section}]", *lines] if section else lines)
         for section, lines in sorted(lines_of.items())
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    """Returns a value as TOML writes it; its text may hold any character."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    # JSON escapes text as TOML does, but for two things: TOML knows no pairs of surrogates, which
+    # stand for an emoji in ASCII JSON, and forbids a plain DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def settings_file(changes: Mapping[str, object], about: str) -> str:
+    """Returns the text of a settings file whose first line says what it holds.
+
+    A file that was cut short is often valid TOML with fewer settings or shorter numbers. So the
+    first line names the last one, without which `read_config_file` refuses the file.
+    """
+    comment = json.dumps(about, ensure_ascii=False)[1:-1].replace("\x7f", "")
+    return f"# {comment} {WHOLE_FILE}\n{to_toml(changes)}{LAST_LINE}\n"
 
 
 def describe_settings() -> str:

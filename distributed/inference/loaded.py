@@ -7,7 +7,6 @@ predictions = model.predict(frame, images="photos/")
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ from distributed.inference.weighing import (
     torch_threads,
 )
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import join, read_file
+from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.shards.manifest import Manifest
 from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
@@ -251,10 +250,16 @@ def _in_order(table: pa.Table, totals: PredictionTotals, ids: pa.Array) -> pd.Da
 
 
 def _read_metrics(location: str) -> Metrics | None:
-    """Returns the metrics of a run, also where its checkpoint folder was named."""
+    """Returns the metrics of a run, also where its checkpoint folder was named.
+
+    None where there is no metrics.json, and, with a warning, where it is damaged.
+    """
     run = location.rstrip("/").removesuffix("/checkpoint")
     try:
-        content: dict[str, object] = json.loads(read_file(join(run, "metrics.json")))
-    except (OSError, ValueError):
+        content = read_json_object(join(run, "metrics.json"))
+    except DamagedFile as error:
+        warnings.warn(f"{error}; the model has no metrics", PredictionNote, stacklevel=4)
+        return None
+    except OSError:
         return None
     return {split: values for split, values in content.items() if isinstance(values, dict)}

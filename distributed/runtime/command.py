@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from distributed.runtime import signals
-from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full
+from distributed.runtime.errors import Failure, OptionError, cause_of, full_disk_message
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -50,9 +50,8 @@ def _unexpected(error: Exception) -> int:
     """Reports an error that is neither a user's mistake nor a Failure; returns the exit code."""
     if isinstance(error, BrokenPipeError) and _reader_has_gone():
         return 128 + signal.SIGPIPE
-    if why := disk_full(error):
-        place = getattr(error, "filename", None) or "nothing more can be written"
-        return _print_error(f"{why}: {place}", 1)
+    if message := full_disk_message(error):
+        return _print_error(message, 1)
     traceback.print_exc()
     return 1
 

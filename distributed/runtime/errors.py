@@ -13,6 +13,8 @@ FULL_DISK = {
 }
 
 
+SQLITE_FULL = "database or disk is full"  # of SQLite, which has no error numbers of the system
+
 QUOTED = re.compile(r"""(?<!\w)('[^']*'|"[^"]*")(?!\w)""")
 
 
@@ -79,8 +81,38 @@ def disk_full(error: BaseException) -> str:
 
     Ray and Arrow may pass on the text of the operating system's error without its number.
     """
-    number = getattr(cause_of(error), "errno", None)
-    if number in FULL_DISK:
-        return FULL_DISK[number]
-    text = str(error)
-    return next((why for code, why in FULL_DISK.items() if os.strerror(code) in text), "")
+    for each in chain_of(error):
+        if (number := getattr(each, "errno", None)) in FULL_DISK:
+            return FULL_DISK[number]
+        text = str(each)
+        for code, why in FULL_DISK.items():
+            if os.strerror(code) in text:
+                return why
+        if SQLITE_FULL in text:
+            return FULL_DISK[errno.ENOSPC]
+    return ""
+
+
+def full_disk_message(error: BaseException) -> str:
+    """Returns the line that a command prints of a full disk, with the file where it is known.
+
+    It is empty for every other error.
+    """
+    why = disk_full(error)
+    if not why:
+        return ""
+    files = [str(name) for each in chain_of(error) if (name := getattr(each, "filename", None))]
+    return f"{why}: {files[0] if files else 'nothing more can be written'}"
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """Returns the error, what a worker raised inside it, and the errors that led to it."""
+    chain: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if each is not None and not any(each is other for other in chain):
+            chain.append(each)
+            inner = cause_of(each)
+            waiting += [inner, each.__cause__, each.__context__]
+    return chain

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import posixpath
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from distributed.runtime.errors import OptionError
+from distributed.runtime.errors import OptionError, disk_full
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -22,15 +24,33 @@ PART_SUFFIX = ".part"  # ends the name of a file that is still being written
 def write_file(uri: str, content: bytes) -> None:
     """Writes a file whole or not at all: under another name first, which is then changed."""
     files, path = filesystem(uri)
-    files.create_dir(path.rpartition("/")[0], recursive=True)
     unfinished = f"{path}{PART_SUFFIX}"
-    with files.open_output_stream(unfinished) as stream:
-        stream.write(content)
-    if files.type_name == "local":
-        # A power cut must not keep the new name and lose the bytes.
-        with open(unfinished, "r+b") as file:
-            os.fsync(file.fileno())
-    files.move(unfinished, path)
+    try:
+        with naming_full_disk(uri):
+            files.create_dir(path.rpartition("/")[0], recursive=True)
+            with files.open_output_stream(unfinished) as stream:
+                stream.write(content)
+            if files.type_name == "local":
+                # A power cut must not keep the new name and lose the bytes.
+                with open(unfinished, "r+b") as file:
+                    os.fsync(file.fileno())
+            files.move(unfinished, path)
+    except OSError:
+        with suppress(OSError):  # its bytes may be what fills the disk
+            files.delete_file(unfinished)
+        raise
+
+
+@contextmanager
+def naming_full_disk(location: str) -> Iterator[None]:
+    """Adds the location to an error of a full disk inside the block, which rarely names a file."""
+    try:
+        yield
+    except OSError as error:
+        why = disk_full(error)
+        if not why or error.filename:
+            raise
+        raise OSError(error.errno or errno.ENOSPC, why, location) from error
 
 
 def uploader(uri: str) -> Callable[[str, bytes], None] | None:
@@ -56,6 +76,39 @@ def read_file(uri: str) -> bytes:
     files, path = filesystem(uri)
     with files.open_input_stream(path) as stream:
         return bytes(stream.read())
+
+
+def read_json_object(uri: str) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises FileNotFoundError where there is no file, and DamagedFile, which names it, where it holds
+    anything else.
+    """
+    content = _read_json(uri)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise DamagedFile(f"{uri} is damaged: it must hold a JSON object; it holds a {kind}")
+    return content
+
+
+def read_json_objects(uri: str) -> list[dict[str, Any]]:
+    """Returns the objects in a JSON file that holds a list of them; raises as read_json_object."""
+    content = _read_json(uri)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise DamagedFile(f"{uri} is damaged: it must hold a list of JSON objects")
+    return content
+
+
+def _read_json(uri: str) -> object:
+    try:
+        content: object = json.loads(read_file(uri))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{uri} is damaged: it is no JSON ({error})") from None
+    return content
+
+
+class DamagedFile(ValueError):
+    """A file that a command reads back is not as it was written: cut short, or overwritten."""
 
 
 def remove_folder(uri: str) -> None:

@@ -148,7 +148,7 @@ def settle_config(out: str, options: FitOptions) -> Config:
     """
     changes = requested_settings(options)
     try:
-        saved = json.loads(storage.read_file(f"{out}/{SETTINGS_FILE}"))
+        saved = storage.read_json_object(f"{out}/{SETTINGS_FILE}")
     except FileNotFoundError:
         if options.resume:
             print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
@@ -157,7 +157,7 @@ def settle_config(out: str, options: FitOptions) -> Config:
         raise OptionError(
             f"out must be a new folder, or add resume to continue it; got {out}", "out", "resume"
         )
-    before = apply_changes(Config(), saved)
+    before = saved_settings(out, saved)
     config = apply_changes(load_config(options.config, base=before), changes)
     old = flatten(before)
     for name, value in flatten(config).items():
@@ -167,6 +167,16 @@ def settle_config(out: str, options: FitOptions) -> Config:
                 f"got {value!r}"
             )
     return config
+
+
+def saved_settings(out: str, saved: Mapping[str, object]) -> Config:
+    """The settings in the content of config.json."""
+    try:
+        return apply_changes(Config(), saved)
+    except ValueError as error:
+        raise ValueError(
+            f"{out}/{SETTINGS_FILE} must hold settings of this version: {error}"
+        ) from None
 
 
 def requested_settings(options: FitOptions) -> dict[str, object]:
@@ -184,10 +194,14 @@ def requested_settings(options: FitOptions) -> dict[str, object]:
 
 def read_saved_data(out: str) -> dict[str, str]:
     """The shards that the run began with and their digest; empty for a run that has no note."""
+    place = f"{out}/{DATA_FILE}"
     try:
-        saved: dict[str, str] = json.loads(storage.read_file(f"{out}/{DATA_FILE}"))
+        saved = storage.read_json_object(place)
     except FileNotFoundError:
         return {}
+    for name in ("shards", "digest"):
+        if not isinstance(saved.get(name), str):
+            raise storage.DamagedFile(f"{place} is damaged: its {name} must be text")
     return saved
 
 

@@ -16,7 +16,7 @@ class StateFiles:
 
     folder: str  # a folder or a URI
     seconds_between: float = 0.0  # 0 writes a state after every epoch
-    restart_on_other_format: bool = False  # warn and start anew where another version wrote them
+    restart_if_of_another_run: bool = False  # warn and start anew instead of raising an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,8 @@ def resumable_spec(
     """
     spec = RunSpec(shards=shards, settings=settings, resume=True, test=test)
     if spec.config.scaling.workers > 1:
-        return replace(spec, out=folder)
+        every_epoch = StateFiles(folder=f"{folder}/state", restart_if_of_another_run=True)
+        return replace(spec, out=folder, states=every_epoch)
     states = states or folder
     return replace(spec, states=resumable_states(states) if states else None)
 
@@ -73,5 +74,5 @@ def resumable_states(folder: str) -> StateFiles:
     return StateFiles(
         folder=folder,
         seconds_between=SECONDS_BETWEEN_STATES,
-        restart_on_other_format=True,
+        restart_if_of_another_run=True,
     )

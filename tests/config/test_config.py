@@ -12,10 +12,13 @@ import pytest
 from distributed.config import (
     RENAMED,
     Config,
+    apply_changes,
     changes_from_defaults,
     describe_settings,
     load_config,
+    read_config_file,
     setting_fields,
+    settings_file,
     to_toml,
 )
 from distributed.runtime.command import one_line
@@ -60,6 +63,38 @@ def test_toml_holds_the_differences_and_comes_back(tmp_path: Path) -> None:
         "dim",
         "data.modalities",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flip-flop \U0001fa74",
+        'a "quoted" one',
+        "back\\slash\\",
+        "two\nlines\r\n",
+        "\ttab \x00\x1f\x7f\x85\u2028",
+        "#end]=",
+    ],
+)
+def test_class_names_of_any_characters_come_back_from_best_toml(name: str, tmp_path: Path) -> None:
+    settings = apply_changes(Config(), {"optim.metric": f"recall/{name}", "optim.clip": 1e22})
+    file = tmp_path / "best.toml"
+    text = settings_file(changes_from_defaults(settings), f"trial 0003: recall of {name} 61 %")
+    file.write_text(text, encoding="utf-8", newline="")
+    assert load_config(file) == settings
+
+
+def test_a_settings_file_that_is_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:
+    changes = {"optim.lr": 0.00125, "fusion.kind": "gate", "dim": 128}
+    text = settings_file(changes, "trial 0003: accuracy 61.0 %")
+    file = tmp_path / "best.toml"
+    for length in range(len(text)):
+        file.write_text(text[:length])
+        if length >= len(text) - 1:  # only the last line break is missing
+            assert read_config_file(file) == changes
+            continue
+        with pytest.raises(ValueError, match=r"config must .*best\.toml"):
+            read_config_file(file)
 
 
 @pytest.mark.parametrize(

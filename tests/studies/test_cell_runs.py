@@ -202,7 +202,7 @@ def test_a_state_of_another_version_is_trained_anew(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Else every --resume of the study would fail again."""
-    States(str(tmp_path)).save(1, {"epoch": 1})
+    States(str(tmp_path), "this run").save(1, {"epoch": 1})
     monkeypatch.setattr(states, "WEIGHTS_FORMAT", states.WEIGHTS_FORMAT + 1)
     rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path))
     assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 import re
 import shutil
 import tempfile
@@ -13,13 +15,19 @@ from typing import Any
 
 import pytest
 
+from distributed import load
+from distributed.inference.loaded import PredictionNote
 from distributed.runtime.command import one_line
+from distributed.shards.manifest import read_manifest, write_manifest
 from distributed.training.checkpoint import load_checkpoint, parse_checkpoint
+from distributed.training.driver import fit
+from distributed.training.options import FitOptions
 from distributed.training.progress.board import RunBoard
 from distributed.training.results import RunResult
 from distributed.training.run import run_training
-from distributed.training.spec import RunSpec
-from distributed.training.states import States
+from distributed.training.spec import RunSpec, StateFiles, resumable_spec
+from distributed.training.states import States, states_of
+from tests import mistakes
 from tests.training import small_run
 
 EPOCHS = 3
@@ -74,7 +82,7 @@ def assert_whole(run: Path) -> None:
 
 
 def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Path) -> None:
-    states = States(str(tmp_path))
+    states = States(str(tmp_path), "this run")
     for epoch in (4, 5):
         states.save(epoch, {"epoch": epoch})
     for epoch in (4, 5):
@@ -87,7 +95,7 @@ def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Pat
 
 
 def test_an_epoch_that_is_written_again_takes_the_place_of_its_damaged_file(tmp_path: Path) -> None:
-    states = States(str(tmp_path))
+    states = States(str(tmp_path), "this run")
     for epoch in (4, 5):
         states.save(epoch, {"epoch": epoch})
     damage(tmp_path, 5)
@@ -100,7 +108,7 @@ def test_an_epoch_that_is_written_again_takes_the_place_of_its_damaged_file(tmp_
 def test_what_happens_instead_of_a_damaged_state_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    states = States(str(tmp_path))
+    states = States(str(tmp_path), "this run")
     for epoch in (4, 5):
         states.save(epoch, {"epoch": epoch})
         damage(tmp_path, epoch)
@@ -111,7 +119,7 @@ def test_what_happens_instead_of_a_damaged_state_is_said(
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> None:
-    states = States(str(tmp_path))
+    states = States(str(tmp_path), "this run")
     (tmp_path / "epoch-000001-0123456789abcdef.pt.part").write_bytes(b"half")
     assert states.load() is None
     states.save(2, {"epoch": 2})
@@ -212,6 +220,90 @@ def test_a_run_that_is_resumed_has_every_epoch_once(
         damage(tmp_path / "run" / "state", epoch)
     resume(folder, tmp_path / "run")
     assert_whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ['[{"epoch": 1, "lo', "{}", "\x00\x01", "[1, 2]"])
+def test_a_damaged_history_is_restored_from_the_state(
+    content: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "history.json").write_text(content)
+    resume(folder, tmp_path / "run")
+    assert_whole(tmp_path / "run")
+    assert f"{tmp_path}/run/history.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"optim.lr": 0.0', "[1]", '"text"', "\udcff", ""])
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_damaged_file_of_a_run_is_named_in_one_line(
+    name: str, content: str, folder: Path, tmp_path: Path
+) -> None:
+    for file in ("config.json", "data.json"):
+        (tmp_path / file).write_text('{"shards": "x", "digest": "y"}' if file[0] == "d" else "{}")
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with mistakes.mistake(rf"^{tmp_path}/{name} is damaged: "):
+        fit(FitOptions(data=str(folder / "shards"), out=str(tmp_path), resume=True))
+
+
+def test_a_model_whose_metrics_are_damaged_predicts_and_names_the_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "run" / "checkpoint", tmp_path / "checkpoint")
+    (tmp_path / "metrics.json").write_text('{"val": {"accuracy": 0.')
+    with pytest.warns(PredictionNote, match=r"metrics\.json is damaged"):
+        assert load(tmp_path).metrics is None
+
+
+def settings_and_data(rng: random.Random, folder: Path) -> tuple[dict[str, object], str]:
+    """Random settings, and one of two folders of shards, which differ by a row count."""
+    settings: dict[str, object] = {
+        "optim.lr": rng.choice([0.001, 0.002, 0.003]),
+        "loss.margin": rng.choice([0.0, 0.25]),
+        "experts.count": rng.randint(1, 4),
+        "optim.seed": rng.randint(0, 3),
+        "fusion.kind": rng.choice(["gate", "late"]),
+        "scaling.threads": rng.randint(1, 8),
+    }
+    return settings, str(folder / rng.choice(["shards", "other"]))
+
+
+def test_a_state_is_used_by_its_own_settings_and_data_only(folder: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(str(folder / "shards"))
+    (folder / "other").mkdir(exist_ok=True)
+    write_manifest(dataclasses.replace(manifest, content="another"), str(folder / "other"))
+    rng, own = random.Random(0), 0
+    for pair in range(100):
+        files = StateFiles(folder=str(tmp_path / str(pair)))
+        saved, loaded = settings_and_data(rng, folder), settings_and_data(rng, folder)
+        if pair % 4 == 0:  # a run may go on with another scaling
+            loaded = ({**saved[0], "scaling.threads": 9}, saved[1])
+        written, read = (
+            states_of(RunSpec(shards=shards, settings=settings, states=files))
+            for settings, shards in (saved, loaded)
+        )
+        assert written is not None
+        assert read is not None
+        written.save(1, {"epoch": 1})
+        same = {**saved[0], "scaling.threads": 9} == {**loaded[0], "scaling.threads": 9}
+        if same and saved[1] == loaded[1]:
+            own += 1
+            assert read.load() == {"epoch": 1}
+        else:
+            with mistakes.mistake("--resume needs states of the same settings and data"):
+                read.load()
+    assert 25 <= own < 35
+
+
+def test_a_trial_starts_anew_where_the_state_is_of_another_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = []
+    for lr in (0.01, 0.001):
+        settings = {**small_run.SETTINGS, "optim.epochs": 2, "optim.lr": lr}
+        spec = resumable_spec(str(folder / "shards"), settings, str(tmp_path), test=False)
+        results.append(run_training(spec))
+    assert [metrics["epoch"] for metrics in results[1].history] == [1, 2]
+    assert "has those of another run" in capsys.readouterr().err
 
 
 def test_a_run_at_a_uri_leaves_nothing_on_this_machine(

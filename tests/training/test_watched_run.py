@@ -10,8 +10,10 @@ import pytest
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.results import RunMetrics
 from distributed.training.spec import RunSpec
+from distributed.training.states import states_of
 from distributed.training.workers import watched_run
 from distributed.training.workers.watched_run import TrainingEnded, run_on_workers
+from tests.training import small_run
 
 METRICS = RunMetrics(
     val={"accuracy": 0.5},
@@ -23,6 +25,7 @@ METRICS = RunMetrics(
     best_epoch=3,
     calibration="",
 )
+
 Message = dict[str, float] | TrainingEnded | None
 
 
@@ -38,7 +41,7 @@ def run_with(
 ) -> tuple[list[float], RunMetrics]:
     """The epochs that were passed on, and the metrics, of a run that sends these messages.
 
-    past: epochs in the history before the run begins. It then grows to four.
+    past: epochs of the saved state that the run goes on from. Its history then grows to four.
     """
 
     class Scripted:
@@ -48,14 +51,15 @@ def run_with(
         def next(self, seconds: float) -> Message:
             return messages.pop(0)
 
+    spec = RunSpec(shards=str(small_run.write_shards(out / "shards", parts=1)), out=str(out))
     if past:
-        (out / "history.json").write_text(json.dumps([epoch(n) for n in range(1, past + 1)]))
+        states = states_of(spec)
+        assert states is not None
+        states.save(past, {"epoch": past})
     (out / "metrics.json").write_text(json.dumps(METRICS.as_dict()))
     monkeypatch.setattr(watched_run, "RunMessages", Scripted)
     passed_on: list[float] = []
-    metrics = run_on_workers(
-        RunSpec(shards="unused", out=str(out)), lambda metrics: passed_on.append(metrics["epoch"])
-    )
+    metrics = run_on_workers(spec, lambda metrics: passed_on.append(metrics["epoch"]))
     return passed_on, metrics
 
 

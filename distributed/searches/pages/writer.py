@@ -78,12 +78,12 @@ def write_tables(standings: Standings, base: SettingValues) -> None:
         return
     metric = names.metric(standings.metric)
     score = metric.text(winner.score(metric.name), missing="none")
-    comment = (
-        f"# {title(winner.record)}: {metric.title} {score} on validation."
-        " For python distributed/train.py --config\n"
+    about = (
+        f"{title(winner.record)}: {metric.title} {score} on validation."
+        " For python distributed/train.py --config"
     )
-    settings = config.to_toml({**base, **winner.record.job.settings})
-    write_atomically(standings.folder / "best.toml", comment + settings)
+    settings = {**base, **winner.record.job.settings}
+    write_atomically(standings.folder / "best.toml", config.settings_file(settings, about))
 
 
 class BackgroundWriter:

@@ -40,7 +40,7 @@ class StateDict(TypedDict, total=False):
     seconds: float
     rows: int
     data_seconds: float
-    history: list[dict[str, float]]  # of runs without a history.json
+    history: list[dict[str, float]]  # the metrics of every epoch so far
 
 
 @dataclass

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from distributed.runtime.storage import read_file, write_file
+from distributed.runtime.storage import DamagedFile, read_json_objects, write_file
 from distributed.training.optimisation.training_state import StateDict
 from distributed.training.progress.board import RunBoard
 from distributed.training.results import RunMetrics
 from distributed.training.scoring import Scores
 from distributed.training.spec import RunSpec
-from distributed.training.states import StateFormatError, States
+from distributed.training.states import states_of
 from model.network import Network
 
 Progress = Callable[[dict[str, float]], bool | None]
@@ -39,18 +39,20 @@ class EpochRecorder:
         self.is_leader = is_leader
         self.epochs = spec.config.optim.epochs
         self.files = spec.state_files
-        self.states = States(self.files.folder) if self.files else None
-        self.state = self._load_state()
-        self.history = self._past_epochs()
+        self.states = states_of(spec)
+        self.state = self.states.load() if self.states and spec.resume else None
+        self.history = list(self.state["history"]) if self.state else []
         first = 1 + (self.state["epoch"] if self.state else 0)
         self.board = RunBoard(spec.out, network, first) if spec.out and is_leader else None
+        if self.board is not None and self.state is not None:
+            self._restore_history()
         self.last_write = time.monotonic()
 
     def __call__(self, metrics: dict[str, float], state: StateDict, scores: Scores) -> bool | None:
         entry = {**metrics, "train_seconds": state["seconds"]}
         self.history.append(entry)
         if self.board is not None:
-            write_file(history_file(self.spec.out), json.dumps(self.history).encode())
+            self._write_history()
             self.board.epoch(metrics, scores)
         if self.is_leader:
             self._save_state(int(metrics["epoch"]), state)
@@ -63,29 +65,16 @@ class EpochRecorder:
             write_file(f"{self.spec.out}/metrics.json", content)
             self.board.close(self.spec.config, metrics)
 
-    def _load_state(self) -> StateDict | None:
-        """The newest saved state; None where the run starts anew."""
-        if self.files is None or self.states is None or not self.spec.resume:
-            return None
+    def _restore_history(self) -> None:
+        """Writes history.json as the state has it; says so where the file was damaged."""
         try:
-            return self.states.load()
-        except StateFormatError as error:
-            if not self.files.restart_on_other_format:
-                raise
-            print(f"warning: {error}; this training starts anew", file=sys.stderr)
-            return None
+            read_history(self.spec.out)
+        except DamagedFile as error:
+            print(f"warning: {error}; it is restored from the state", file=sys.stderr)
+        self._write_history()
 
-    def _past_epochs(self) -> list[dict[str, float]]:
-        """The metrics of the epochs up to the saved state: in history.json, or in the state."""
-        if self.state is None:
-            return []
-        if not self.spec.out:
-            return self.state.get("history", [])
-        return [
-            metrics
-            for metrics in read_history(self.spec.out)
-            if metrics["epoch"] <= self.state["epoch"]
-        ]
+    def _write_history(self) -> None:
+        write_file(history_file(self.spec.out), json.dumps(self.history).encode())
 
     def _save_state(self, epoch: int, state: StateDict) -> None:
         """Writes the state if it is time to; the last epoch's state always is."""
@@ -93,9 +82,7 @@ class EpochRecorder:
             return
         waited = time.monotonic() - self.last_write
         if waited >= self.files.seconds_between or epoch == self.epochs:
-            if not self.spec.out:  # no history.json then
-                state = {**state, "history": self.history}
-            self.states.save(epoch, state)
+            self.states.save(epoch, {**state, "history": self.history})
             self.last_write = time.monotonic()
 
 
@@ -107,7 +94,6 @@ def history_file(out: str) -> str:
 def read_history(out: str) -> list[dict[str, float]]:
     """The metrics of every epoch of a run so far; nothing where it has none yet."""
     try:
-        history: list[dict[str, float]] = json.loads(read_file(history_file(out)))
+        return read_json_objects(history_file(out))
     except FileNotFoundError:
         return []
-    return history

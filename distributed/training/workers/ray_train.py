@@ -18,7 +18,6 @@ from distributed.training.exchange import WorkerExchange
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec
-from distributed.training.states import States
 
 FAILURE_FILE = "failure.txt"  # in the folder of a run: how it diverged, if it did
 
@@ -48,8 +47,6 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
 
     Raises Diverged, with the message of the workers.
     """
-    # A state of another version is refused here, where nothing starts the workers again.
-    States(f"{spec.out}/state").load()
     _delete_failure(spec.out)
     # Ray Train's own notes; every node must see them, as it must see the run.
     files, folder = filesystem(f"{spec.out}/ray")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distributed.runtime.storage import read_file
+from distributed.runtime.storage import read_json_object
 from distributed.training.progress.recorder import read_history
 from distributed.training.results import RunMetrics
 from distributed.training.spec import RunSpec
+from distributed.training.states import states_of
 from distributed.training.workers.epoch_queue import EpochQueue, SendEpochs
 from distributed.training.workers.ray_train import train_on_ray
 
@@ -72,8 +72,10 @@ def run_on_workers(
     `progress`, where Tune stops a trial, and `check_stop`, where signals stop a run, may raise in
     the calling thread; the process then ends, and with it the trainer and its workers.
     """
-    past = read_history(spec.out)
-    last = past[-1]["epoch"] if past else 0.0
+    # A state of another version or run is refused here, where nothing starts the workers again.
+    states = states_of(spec)
+    state = states.load() if states else None
+    last = float(state["epoch"]) if state else 0.0
 
     def pass_on(epochs: list[dict[str, float]]) -> None:
         nonlocal last
@@ -91,7 +93,7 @@ def run_on_workers(
             pass_on(read_history(spec.out))
         pass_on([message])
     check_stop()
-    pass_on(read_history(spec.out))
     if message.error is not None:
         raise message.error
-    return RunMetrics.from_dict(json.loads(read_file(f"{spec.out}/metrics.json")))
+    pass_on(read_history(spec.out))
+    return RunMetrics.from_dict(read_json_object(f"{spec.out}/metrics.json"))
