@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -212,13 +213,14 @@ def make_result(
 def write_files(result: PredictResult, totals: PredictionTotals) -> None:
     """Writes the refused rows, and the summary last: where it is, the folder is complete."""
     if totals.refused:
-        system, path = filesystem(join(result.out, REJECTED))
         refused = pa.table(
             {
                 "id": [name for name, _ in totals.refused],
                 "reason": [reason for _, reason in totals.refused],
             }
         )
-        pq.write_table(refused, path, filesystem=system)
+        rejected = io.BytesIO()
+        pq.write_table(refused, rejected)
+        storage.write_file(join(result.out, REJECTED), rejected.getvalue())
     content = json.dumps(result.flat(), indent=1, allow_nan=False).encode()
     storage.write_file(join(result.out, SUMMARY), content)

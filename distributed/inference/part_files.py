@@ -12,7 +12,7 @@ from distributed.inference.predictor import PredictionTotals, Predictor
 from distributed.inference.rows.inputs import InputRows
 from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
-from distributed.runtime.storage import filesystem, join
+from distributed.runtime.storage import filesystem, join, naming_full_disk
 from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint
 
@@ -58,6 +58,7 @@ class PartWriter:
         system.create_dir(target.rpartition("/")[0], recursive=True)
         batches = self.predictor.predict_task(self.settings.rows, task_group, task, self.threads)
         with (
+            naming_full_disk(path),
             system.open_output_stream(f"{target}.tmp") as sink,
             pq.ParquetWriter(sink, self.predictor.schema) as writer,
         ):

@@ -13,6 +13,7 @@ FULL_DISK = {
 }
 
 
+FILE_IN_TEXT = re.compile(r"\[Errno \d+\] [\w ]+: '([^']+)'")  # of an OSError that became text
 SQLITE_FULL = "database or disk is full"  # of SQLite, which has no error numbers of the system
 
 QUOTED = re.compile(r"""(?<!\w)('[^']*'|"[^"]*")(?!\w)""")
@@ -101,7 +102,9 @@ def full_disk_message(error: BaseException) -> str:
     why = disk_full(error)
     if not why:
         return ""
-    files = [str(name) for each in chain_of(error) if (name := getattr(each, "filename", None))]
+    chain = chain_of(error)
+    files = [str(name) for each in chain if (name := getattr(each, "filename", None))]
+    files += [name for each in chain for name in FILE_IN_TEXT.findall(str(each))]
     return f"{why}: {files[0] if files else 'nothing more can be written'}"
 
 

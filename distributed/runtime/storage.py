@@ -41,16 +41,43 @@ def write_file(uri: str, content: bytes) -> None:
         raise
 
 
+def append_lines(path: str, lines: bytes) -> None:
+    """Appends lines to a local file, all of them or none.
+
+    The part of a last line that a kill or a full disk has left is removed first.
+    """
+    with naming_full_disk(path), open(path, "ab", buffering=0) as file:
+        remove_cut_line(path)
+        end = os.path.getsize(path)
+        try:
+            while lines:
+                lines = lines[file.write(lines) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, end)
+            raise
+
+
+def remove_cut_line(path: str) -> None:
+    """Removes what follows the last line break of a local file."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 @contextmanager
 def naming_full_disk(location: str) -> Iterator[None]:
     """Adds the location to an error of a full disk inside the block, which rarely names a file."""
     try:
         yield
     except OSError as error:
-        why = disk_full(error)
-        if not why or error.filename:
+        if not disk_full(error) or error.filename:
             raise
-        raise OSError(error.errno or errno.ENOSPC, why, location) from error
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, os.strerror(number), location) from error
 
 
 def uploader(uri: str) -> Callable[[str, bytes], None] | None:
@@ -190,5 +217,7 @@ def as_option_error(
     try:
         yield
     except OSError as error:
+        if disk_full(error):  # which is no mistake of the user
+            raise
         why = error.strerror or " ".join(str(error).split())
         raise OptionError(f"{option} {rule}; got {location!r}: {why}", option) from None

@@ -14,6 +14,7 @@ from distributed import config
 from distributed.runtime import ray_session, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.options import check
+from distributed.runtime.output_folders import SEARCH, check_output
 from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
@@ -76,6 +77,7 @@ def search(options: SearchOptions) -> SearchResult:
         raise OptionError("resume needs out, the search to go on with; got none", "resume", "out")
     out = storage.absolute_location(options.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
     with storage.as_option_error(out):
+        check_output(out, SEARCH)
         mirror = Mirror(out)
         setup = setup_for(mirror.folder, options)
     started = time.monotonic()

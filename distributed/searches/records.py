@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, TypeGuard
 
+from distributed.runtime.storage import DamagedFile, append_lines
 from model.metrics.names import METRICS
 
 SEARCH_METRICS = (*METRICS, "train_seconds")
 RECORDS_FILE = "records.jsonl"
+LINE_START = b'{"job": '  # of each line of that file
 
 SettingValue = bool | int | float | str
 SettingValues = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
@@ -170,29 +173,35 @@ class SearchLog:
 
     def _append(self, record: SearchRecord) -> None:
         """Writes a line; of several lines on one job the last one counts."""
-        line = json.dumps(record.to_dict()) + "\n"
-        if self.path.exists() and self.path.stat().st_size:
-            with self.path.open("rb") as file:
-                file.seek(-1, 2)
-                line_is_whole = file.read(1) == b"\n"
-            if not line_is_whole:  # a kill cut it short
-                line = "\n" + line
-        with self.path.open("a") as file:
-            file.write(line)
+        append_lines(str(self.path), json.dumps(record.to_dict()).encode() + b"\n")
 
 
 def _read(path: Path) -> dict[str, SearchRecord]:
-    """The records by name, from the lines of the file."""
+    """The records by name, from the lines of the file.
+
+    Damaged lines are named on stderr; a last line that a kill has cut short is left out.
+    """
     records: dict[str, SearchRecord] = {}
-    if not path.exists():
-        return records
-    for line in path.read_text().splitlines():
+    damaged: list[int] = []
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if last and not last.startswith(LINE_START[: len(last)]):
+        damaged.append(len(lines) + 1)
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the driver was killed while it wrote this line
-        record = SearchRecord(**{**entry, "job": SearchJob(**entry["job"])})
+            record = SearchRecord(**{**entry, "job": SearchJob(**entry["job"])})
+        except (ValueError, TypeError, LookupError):
+            damaged.append(number)
+            continue
         records[record.name] = record
+    if damaged and not records:
+        raise DamagedFile(f"{path} is damaged: none of its lines is the record of a job")
+    if damaged:
+        print(
+            f"warning: {path} is damaged: line {', '.join(map(str, damaged))} is no record;"
+            " its job is taken from Optuna's study or runs again",
+            file=sys.stderr,
+        )
     return records
 
 

@@ -10,9 +10,9 @@ from typing import Literal
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from distributed.runtime.errors import OptionError
+from distributed.searches.journal import open_journal
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
 
@@ -81,10 +81,7 @@ def open_storage(url: str) -> BaseStorage:
                 f" got {url!r}: {error}",
                 "storage",
             ) from None
-    path = Path(url.removeprefix("journal://").removeprefix("journal:"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(path))
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return open_journal(Path(url.removeprefix("journal://").removeprefix("journal:")))
 
 
 def open_study(

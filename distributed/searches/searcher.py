@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.search.searcher import Searcher as RaySearcher
 
+from distributed.runtime.errors import full_disk_message
 from distributed.searches.planner import Done, Planner, Run, Step, Wait
-from distributed.searches.records import SearchJob, SearchRecord, SettingValues, is_finite
-from distributed.searches.spaces import Space, ask, probe
+from distributed.searches.records import SearchJob, SettingValues, is_finite
+from distributed.searches.recovery import (
+    OPTUNA_STATES,
+    objectives,
+    rebuild_record,
+    restore_trials,
+    trial_name,
+)
+from distributed.searches.spaces import Space, ask
 from model.metrics import names
-
-OPTUNA_STATES = {
-    "complete": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
-RECORD_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped"}
 
 
 class Searcher(RaySearcher):
@@ -70,6 +72,7 @@ class Searcher(RaySearcher):
         self.pins = dict(pins or {})
         self.deadline = time.monotonic() + time_budget if time_budget else math.inf
         self.interrupted = False  # trials that end from now on stay as running, for the next start
+        self.full_disk = ""  # what is full, once a full disk has stopped the search
         self.jobs: dict[str, SearchJob] = {}  # the running ones, by Ray Tune's trial id
         self._optuna_trials: dict[str, optuna.Trial] = {}  # those of the search, by the same id
         self._left_running: list[optuna.Trial] = []
@@ -88,56 +91,48 @@ class Searcher(RaySearcher):
         """Compares the study with the records after a kill: finds trials that Optuna believes to
         be running, and writes the records of those that ended without one.
         """
+        metrics = self.standings.metrics
         finished = {r.name: r for r in self.log.ended() if r.job.kind == "search"}
+        restore_trials(self.study, finished.values(), self.space, self.pins, self.owner, metrics)
         trials = self.study.get_trials(deepcopy=False)
         own = [trial for trial in trials if trial.user_attrs.get("owner") == self.owner]
         for frozen in own:
-            record = finished.get(_name(frozen))
+            record = finished.get(trial_name(frozen))
             if frozen.state == TrialState.RUNNING:
                 trial = optuna.Trial(self.study, frozen._trial_id)
                 if record is None:
                     self._left_running.append(trial)
                 else:  # the kill came after our record and before Optuna's
-                    self._tell(trial, record.state, self._objectives(record.metrics))
+                    self._tell(trial, record.state, objectives(metrics, record.metrics))
             elif frozen.state == TrialState.WAITING:  # the next call of ask returns it
                 self._left_waiting.append(str(frozen.user_attrs.get("label", "")))
             elif record is None:
-                self.log.add(self._rebuild(frozen))
+                self.log.add(rebuild_record(frozen, self.space, self.pins, metrics))
         self.started_trials = len(own) - len(self._left_waiting)
-
-    def _rebuild(self, frozen: FrozenTrial) -> SearchRecord:
-        """The record of a finished trial that was lost with the driver, from Optuna's study."""
-        metric = self.standings.metric
-        job = SearchJob(
-            name=_name(frozen),
-            kind="search",
-            label=str(frozen.user_attrs.get("label", "")),
-            settings=probe(self.space, frozen.params, self.pins) or dict(frozen.params),
-            number=frozen.number,
-        )
-        history: list[dict[str, float]] = [
-            {"epoch": epoch, metric: value}
-            for epoch, value in sorted(frozen.intermediate_values.items())
-        ]
-        state = RECORD_STATES.get(frozen.state, "failed")
-        metrics: dict[str, float | None] = {metric: history[-1][metric]} if history else {}
-        if state == "complete":
-            metrics = dict(zip(self.standings.metrics, frozen.values))
-        return SearchRecord(
-            job,
-            state=state,
-            reason="its record was lost with the driver" if state == "failed" else "",
-            epoch=int(history[-1]["epoch"]) if history else 0,
-            metrics=metrics,
-            history=history,
-            started=frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0,
-            seconds=frozen.duration.total_seconds() if frozen.duration else 0.0,
-        )
 
     @property
     def searching(self) -> bool:
         """Whether the time budget still allows trials."""
         return time.monotonic() < self.deadline
+
+    @contextmanager
+    def stopping_on_full_disk(self) -> Iterator[None]:
+        """Notes a full disk that ends the block, so that the search stops and no trial fails.
+
+        Tune would take the error for one of the trial that it works on.
+        """
+        try:
+            yield
+        except Exception as error:
+            message = full_disk_message(error)
+            if not message:
+                raise
+            self.stop_on_full_disk(message)
+
+    def stop_on_full_disk(self, message: str) -> None:
+        """Hands out no more jobs; those that run stay as running, for the next start."""
+        self.full_disk = self.full_disk or message
+        self.interrupted = True
 
     def suggest(  # type: ignore[override]  # Ray's FINISHED is text
         self, trial_id: str
@@ -145,7 +140,9 @@ class Searcher(RaySearcher):
         """The next job as a trial's configuration; None if it has to wait; FINISHED at the end."""
         if self.interrupted or len(self.jobs) >= self.slots():
             return None
-        step = self._next_step(trial_id)
+        step: Step = Wait()
+        with self.stopping_on_full_disk():
+            step = self._next_step(trial_id)
         if isinstance(step, Done):
             return str(RaySearcher.FINISHED)
         if isinstance(step, Wait):
@@ -178,7 +175,7 @@ class Searcher(RaySearcher):
         if trial.user_attrs.get("owner") != self.owner:
             trial.set_user_attr("owner", self.owner)
         return SearchJob(
-            name=_name(trial),
+            name=trial_name(trial),
             kind="search",
             label=str(trial.user_attrs.get("label", "")),
             settings=ask(self.space, trial, self.pins),
@@ -188,7 +185,8 @@ class Searcher(RaySearcher):
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Passes an epoch's value to Optuna."""
         if trial_id in self.jobs and trial_id in self._optuna_trials:
-            self._report(self._optuna_trials[trial_id], result)
+            with self.stopping_on_full_disk():
+                self._report(self._optuna_trials[trial_id], result)
 
     def _report(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
         value, epoch = result.get("value"), result.get("epoch")
@@ -203,6 +201,9 @@ class Searcher(RaySearcher):
     ) -> None:
         """Notes how a job ended, in its record and in Optuna's study."""
         result = result or {}
+        if result.get("full_disk"):
+            self.stop_on_full_disk(str(result["full_disk"]))
+            return
         is_final = bool(result.get("final"))
         if trial_id not in self.jobs or (self.interrupted and not is_final):
             return
@@ -214,11 +215,12 @@ class Searcher(RaySearcher):
             if name.startswith("metrics/")
         }
         state, reason = self._outcome(result, metrics, error)
-        if state == "stopped" and trial is not None:
-            self._report(trial, result)
-        self.log.finish(job.name, state, metrics, reason)
-        if trial is not None:
-            self._tell(trial, state, self._objectives(metrics))
+        with self.stopping_on_full_disk():
+            if state == "stopped" and trial is not None:
+                self._report(trial, result)
+            self.log.finish(job.name, state, metrics, reason)
+            if trial is not None:
+                self._tell(trial, state, objectives(self.standings.metrics, metrics))
 
     def _outcome(
         self, result: Mapping[str, Any], metrics: Mapping[str, Any], error: bool
@@ -233,10 +235,6 @@ class Searcher(RaySearcher):
         if undefined:
             return "failed", f"{', '.join(undefined)} is not a number"
         return "complete", ""
-
-    def _objectives(self, metrics: Mapping[str, Any]) -> list[float]:
-        values: Iterable[float | None] = (metrics.get(name) for name in self.standings.metrics)
-        return [math.nan if value is None else float(value) for value in values]
 
     def _tell(self, trial: optuna.Trial, state: str, values: list[float]) -> None:
         """Ends a trial in Optuna's study, once."""
@@ -263,8 +261,3 @@ class Searcher(RaySearcher):
 
     def __deepcopy__(self, memo: Any) -> Searcher:
         return self
-
-
-def _name(trial: optuna.Trial | FrozenTrial) -> str:
-    """The name of a trial's job: its number in four digits."""
-    return f"{trial.number:04d}"

@@ -7,6 +7,7 @@ import sys
 from ray.tune.schedulers import TrialScheduler
 
 from distributed import config
+from distributed.runtime.errors import Failure
 from distributed.runtime.signals import StopRequest, stop_requests
 from distributed.runtime.storage import remove_folder
 from distributed.searches import tuner
@@ -65,6 +66,9 @@ def run(
     except tuner.EveryTrialFailed:
         pages.close()
         raise
+    except tuner.DiskFull as error:
+        command = f"python distributed/tune.py --out {mirror.out} --resume"
+        raise Failure(f"{error}; make room, then go on with: {command}") from None
     states.remove_all()
     pages.close()
 

@@ -130,12 +130,25 @@ def probe(
 
     None where the space cannot express them: a value is missing or outside its range.
     """
+    answered = answer(space, values, pins)
+    return None if answered is None else ask(space, answered, pins)
+
+
+def answer(
+    space: Space, values: SettingValues, pins: SettingValues | None = None
+) -> optuna.trial.FixedTrial | None:
+    """Returns a trial that has answered every question of the space by `values`.
+
+    None where the space cannot express them: a value is missing or outside its range.
+    """
+    trial = optuna.trial.FixedTrial(dict(values))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return ask(space, optuna.trial.FixedTrial(dict(values)), pins)
+            ask(space, trial, pins)
     except (ValueError, UserWarning):
         return None
+    return trial
 
 
 def setting_names(space: Space, pins: SettingValues | None = None, draws: int = 200) -> list[str]:

@@ -10,6 +10,7 @@ import ray
 import torch
 from ray import tune
 
+from distributed.runtime.errors import full_disk_message
 from distributed.shards.sharing import SplitArraysRef
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics
@@ -40,14 +41,16 @@ class TrialContext:
 def run(job: Mapping[str, Any], context: TrialContext) -> None:
     """Trains a job and reports every epoch and the end to Tune.
 
-    A failure is reported too, and fails this trial alone.
+    A failure is reported too, and fails this trial alone; a full disk stops the search.
 
     job: the fields of records.SearchJob.
     """
     try:
         metrics = train(job, context)
     except Exception as error:
-        tune.report({"final": 1, "failed": failure_reason(error), "metrics": {}})
+        full_disk = full_disk_message(error)
+        reason = {"full_disk": full_disk} if full_disk else {"failed": failure_reason(error)}
+        tune.report({"final": 1, **reason, "metrics": {}})
         return
     finally:
         if torch.cuda.is_available():

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray import tune
 
-from distributed.runtime.errors import Failure
+from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.signals import StopRequest
 from distributed.searches.searcher import Searcher
 from distributed.shards.sharing import SplitArraysRef
@@ -40,9 +40,13 @@ class EveryTrialFailed(Failure):
     """All first configurations have failed."""
 
 
+class DiskFull(Failure):
+    """A full disk has stopped the search; its trials are as running, for the next start."""
+
+
 class _StopRequested(Exception):
-    """Leaves Tune's loop after a signal: Tune stops its trials on an Exception, not on a
-    KeyboardInterrupt.
+    """Leaves Tune's loop after a signal or on a full disk: Tune stops its trials on an Exception,
+    not on a KeyboardInterrupt.
     """
 
 
@@ -80,7 +84,7 @@ def run(
 ) -> None:
     """Returns when the searcher has finished.
 
-    Raises Interrupted after a signal, and EveryTrialFailed.
+    Raises Interrupted after a signal, DiskFull, and EveryTrialFailed.
 
     on_step: called between two events of Tune's.
     request: whether the user wants to stop.
@@ -113,6 +117,7 @@ def run(
         ).fit()
     except _StopRequested:
         request.raise_if_received()
+        raise DiskFull(searcher.full_disk) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -153,13 +158,20 @@ class _Events(_NotPickled, tune.Callback):
             self.searcher.log.add_epoch(trial.config["name"], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.searcher.log.explain_failure(trial.config["name"], death_reason(trial.error_file))
+        with self.searcher.stopping_on_full_disk():
+            self.searcher.log.explain_failure(trial.config["name"], death_reason(trial.error_file))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Stops the search where a full disk ended the trial's process, which Tune starts again."""
+        if message := full_disk_message(OSError(error_text(trial.error_file))):
+            self.searcher.stop_on_full_disk(message)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.searcher.interrupted = bool(self.request.received)
+        if self.request.received:
+            self.searcher.interrupted = True
         if self.on_step:
             self.on_step()
-        if self.request.received:
+        if self.request.received or self.searcher.full_disk:
             raise _StopRequested
         ended = [r for r in self.searcher.log.configurations() if r.state != "running"]
         if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):
@@ -169,12 +181,17 @@ class _Events(_NotPickled, tune.Callback):
             )
 
 
+def error_text(error_file: str | None) -> str:
+    """The content of the file that Tune writes about an error, as one line."""
+    try:
+        return " ".join(Path(error_file or "").read_text().split())
+    except OSError:
+        return ""
+
+
 def death_reason(error_file: str | None) -> str:
     """Why a trial's process ended, in one line, from the file that Tune writes."""
-    try:
-        error = " ".join(Path(error_file or "").read_text().split())
-    except OSError:
-        error = ""
+    error = error_text(error_file)
     # Ray's text on other deaths lists OOM among "Some common causes".
     if "OutOfMemory" in error or "OOM" in error.partition("Some common causes")[0]:
         return "out of memory: its process was killed"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from distributed.inference import shifts, weighing
+from distributed.runtime.errors import disk_full
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import IntArray, training_counts
 from distributed.studies.boosting import run_boosting
@@ -44,6 +45,8 @@ def run_cells(
 ) -> TrainingOutcome:
     """Trains once and scores every cell; an error fails the cells that it concerns.
 
+    A full disk fails none: its error is raised, since the study cannot go on.
+
     cells: of one training. arrays: the decoded rows, None to decode them here.
     folder: for the training's resumable state, or the run of a training of several workers. The
     caller removes it when the results are stored.
@@ -56,6 +59,8 @@ def run_cells(
             history = trained.history
             outcomes = [_score_cell(shards, cell, trained, arrays) for cell in cells]
     except Exception as error:
+        if disk_full(error):
+            raise
         failed = [CellOutcome(state="failed", reason=failure_reason(error)) for _ in cells]
         return TrainingOutcome(cells=failed, history=[])
     manifest = read_manifest(shards)
@@ -130,6 +135,8 @@ def _score_cell(
     try:
         tested = score_under_test_conditions(shards, cell, trained.checkpoint, arrays)
     except Exception as error:
+        if disk_full(error):
+            raise
         return CellOutcome(state="failed", reason=failure_reason(error))
     of_training = {name: v for name, v in metrics.items() if not name.startswith("test/")}
     of_test = {f"test/{name}": v for name, v in tested.metrics.items()}

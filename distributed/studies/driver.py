@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from distributed.config import parse_assignments
 from distributed.runtime.errors import flag
 from distributed.runtime.options import check
+from distributed.runtime.output_folders import STUDY, check_output
 from distributed.runtime.storage import absolute_location, as_option_error
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
@@ -82,6 +83,7 @@ def study(options: StudyOptions) -> StudyResult:
     quick = "-quick" if options.quick else ""
     folder = absolute_location(options.out or f"studies/{definition.name}{quick}")
     with as_option_error(folder):
+        check_output(folder, STUDY)
         state = StudyState.open(
             folder,
             definition,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from distributed.runtime import storage
-from distributed.runtime.storage import join
+from distributed.runtime.storage import DamagedFile, join
 
 FILE_NAME = "results.csv"
 TEXT_COLUMNS = ("data", "variant", "condition", "key", "state", "reason", "note")
@@ -113,13 +113,26 @@ class Results:
     def load(cls, folder: str) -> Results:
         """Reads the results in a study's folder or URI; none if the file does not exist."""
         results = cls(folder)
+        place = join(folder, FILE_NAME)
         try:
-            text = storage.read_file(join(folder, FILE_NAME)).decode()
+            text = storage.read_file(place).decode()
         except FileNotFoundError:
             return results
-        for plain in csv.DictReader(io.StringIO(text)):
-            if plain.get("key") and plain.get("seed"):
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"{place} is damaged: it is no text ({error})") from None
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if not {*TEXT_COLUMNS, "seed"} <= {*(reader.fieldnames or [])}:
+            raise DamagedFile(f"{place} is damaged: its first line must name the columns of cells")
+        try:
+            for plain in reader:
                 results.put(_parse_row(plain))
+        except (ValueError, csv.Error):
+            raise DamagedFile(
+                f"{place} is damaged: delete the row that ends in line {reader.line_num}, and its"
+                " cell runs again"
+            ) from None
+        if not text.endswith("\n"):
+            raise DamagedFile(f"{place} is damaged: its last row is cut; delete it")
         return results
 
     def put(self, row: CellRow) -> None:
@@ -152,7 +165,12 @@ class Results:
 
 
 def _parse_row(plain: Mapping[str, str]) -> CellRow:
-    """A row of the file; empty cells are metrics that the row does not have."""
+    """A row of the file; empty cells are metrics that the row does not have.
+
+    Raises ValueError for a row with more or fewer cells than columns.
+    """
+    if None in plain or None in plain.values():
+        raise ValueError("a row must have a cell for every column")
     metrics: dict[str, float] = {}
     other: dict[str, str] = {}
     for name, value in plain.items():

@@ -13,7 +13,7 @@ import ray
 
 from distributed.config import ScalingConfig
 from distributed.runtime import ray_session
-from distributed.runtime.errors import Failure
+from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.signals import stop_requests
 from distributed.shards.layout import SPLITS
 from distributed.shards.sharing import share_splits
@@ -215,11 +215,18 @@ def run_training_task(
 
 
 def outcome_of(reference: Any, training: Training) -> TrainingOutcome:
-    """What the task returned; if its process died for good, failed cells with the reason."""
+    """What the task returned; if its process died for good, failed cells with the reason.
+
+    Raises Failure for a full disk, which fails no cell.
+    """
     try:
         outcome: TrainingOutcome = ray.get(reference)
         return outcome
     except ray.exceptions.RayError as error:
+        if message := full_disk_message(error):
+            raise Failure(
+                f"{message}; make room, then add --resume to the same command to go on"
+            ) from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         reason = f"{type(error).__name__}: {text[:MAX_ERROR_LENGTH]}"

@@ -132,7 +132,7 @@ class StudyState:
             CellRow.of(name, self.keys[name], cell_outcome)
             for name, cell_outcome in zip(cell_names, outcome.cells, strict=True)
         ]
-        self.results.add(rows)
+        # Before the results: with these on disk the cells never run, nor write events, again.
         write_cell_events(
             self.folder,
             training.cells,
@@ -140,6 +140,7 @@ class StudyState:
             outcome.history,
             with_data_names=len(self.planned) > 1,
         )
+        self.results.add(rows)
         if all(row.state == "done" for row in rows):
             self._remove_training_state(training)
         return self._describe(rows)

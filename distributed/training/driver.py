@@ -22,6 +22,7 @@ from distributed.config import (
 from distributed.runtime import ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.options import check
+from distributed.runtime.output_folders import RUN, check_output
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import training_counts
@@ -121,6 +122,7 @@ def plan_run(options: FitOptions) -> RunPlan:
         raise OptionError("resume needs out, the run to continue; got none", "resume", "out")
     out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     with storage.as_option_error(out):
+        check_output(out, RUN)
         config = settle_config(out, options)
         saved = read_saved_data(out) if options.resume else {}
     shards = resolve_shards(options.data or saved.get("shards"))

@@ -6,7 +6,7 @@ import errno
 import os
 
 from distributed.runtime.command import one_line
-from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full
+from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full, full_disk_message
 
 
 def test_the_command_prints_flags_and_python_prints_names() -> None:
@@ -43,3 +43,15 @@ def test_a_full_disk_is_recognised_by_number_and_by_text() -> None:
     assert disk_full(RuntimeError(f"Arrow: {os.strerror(errno.ENOSPC)}")) == "no space left"
     assert disk_full(OSError(errno.EACCES, "x")) == ""
     assert disk_full(RuntimeError("something else")) == ""
+
+
+def test_the_line_of_a_full_disk_names_the_file_wherever_the_error_comes_from() -> None:
+    direct = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/out/a.pt")
+    wrapped = RuntimeError("a worker has failed")
+    wrapped.__cause__ = direct
+    as_text = RuntimeError(f"ray::task() failed: {direct!s} (in line 3)")
+    for error in (direct, wrapped, as_text):
+        assert full_disk_message(error) == "no space left: /out/a.pt"
+    sqlite = RuntimeError("(sqlite3.OperationalError) database or disk is full")
+    assert full_disk_message(sqlite) == "no space left: nothing more can be written"
+    assert full_disk_message(OSError(errno.EACCES, "Permission denied", "/out/a.pt")) == ""

@@ -190,6 +190,29 @@ def test_interrupted_trials_continue_from_their_state_and_lose_nothing(tmp_path:
     ]
 
 
+def fills_its_disk(job: dict[str, Any], folder: str) -> None:
+    """The cheap objective, which keeps a file of 32 KiB for every trial."""
+    Path(folder, f"{job['name']}.state").write_bytes(bytes(32 << 10))
+    analytic.trainable(job)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_search_and_fails_no_trial(small_disk: Path) -> None:
+    first = make(small_disk, trials=12)
+    trainable = functools.partial(fills_its_disk, folder=str(small_disk))
+    stopper, process = STOPPERS["none"]("max", 1), tuner.TrialProcess({"CPU": 1})
+    with pytest.raises(tuner.DiskFull, match="no space left"):
+        tuner.run(first, trainable, stopper, process)
+    assert TrialState.FAIL not in states(first)
+    assert TrialState.RUNNING in states(first)
+    for file in small_disk.glob("*.state"):
+        file.unlink()
+    second = make(small_disk, trials=12)
+    run(second)
+    assert states(second) == [TrialState.COMPLETE] * 12
+    assert {record.state for record in second.log.records.values()} == {"complete"}
+
+
 def test_a_finished_search_is_extended(tmp_path: Path) -> None:
     run(make(tmp_path, trials=5, replicates=1))
     searcher = make(tmp_path, trials=9, replicates=1)

@@ -589,6 +589,27 @@ def test_a_killed_search_continues(
 
 
 @pytest.mark.slow
+def test_a_search_that_filled_its_disk_resumes_to_all_its_trials(
+    wafer_shards: str, small_disk: Path
+) -> None:
+    out = small_disk / "e"
+    arguments = ["--data", wafer_shards, "--space", "experts", "--trials", "6"]
+    arguments += ["--replicates", "1", "--best", "1", *TINY]
+    stopped = search(out, *arguments)
+    assert stopped.returncode == 1
+    assert re.fullmatch(
+        rf"error: no space left: {out}/.*; make room, then go on with: .* --resume",
+        stopped.stderr.strip().splitlines()[-1],
+    )
+    assert all(r.state != "failed" for r in SearchLog(out).records.values())
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    done = search(out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(rows(out)) == 6
+    assert {r.state for r in SearchLog(out).records.values()} <= {"complete", "stopped"}
+
+
+@pytest.mark.slow
 def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.py"
     space.write_text(

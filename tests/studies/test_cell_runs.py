@@ -11,6 +11,7 @@ import pytest
 
 from distributed.config import Config
 from distributed.inference import shifts
+from distributed.runtime.errors import Failure
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import read_manifest
 from distributed.shards.memory import load_splits
@@ -18,9 +19,12 @@ from distributed.studies.cell_runs import run_cells
 from distributed.studies.definition import Cell
 from distributed.studies.reading import dotted_names
 from distributed.studies.results import CellOutcome
+from distributed.studies.schedule import outcome_of, run_training_task
+from distributed.studies.state import Training
 from distributed.training import loop, run, states
 from distributed.training.states import States
 from model.fusion import novelty
+from tests.conftest import fill
 from tests.studies.study_tools import (
     TINY,
 )
@@ -207,3 +211,13 @@ def test_a_state_of_another_version_is_trained_anew(
     rows, history = run_outcomes(wafer_shards, group({}), folder=str(tmp_path))
     assert (rows[0].state, [epoch["epoch"] for epoch in history]) == ("done", [1, 2])
     assert "this training starts anew" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_failure_of_a_cell(
+    wafer_shards: str, small_disk: Path, ray_local: None
+) -> None:
+    fill(small_disk)
+    training = group({})
+    task = run_training_task.remote(wafer_shards, training, {}, str(small_disk / "run"))
+    with pytest.raises(Failure, match=rf"^no space left: {small_disk}/run.*add --resume"):
+        outcome_of(task, Training("key", [("wafers", cell) for cell in training]))

@@ -14,6 +14,7 @@ from distributed.studies.definition import Cell
 from distributed.studies.results import CellRow, Results, finite_metrics
 from distributed.studies.schedule import cache_settings, decoding_key
 from distributed.studies.state import Training
+from tests.mistakes import mistake
 from tests.studies.study_tools import (
     EVIL,
     LEVELS,
@@ -48,6 +49,36 @@ def test_results_come_back_exactly_and_in_one_order(tmp_path: Path) -> None:
         other.add([row])
     assert (tmp_path / "other/results.csv").read_text() == text
     assert [r["seed"] for r in csv.DictReader(io.StringIO(text))] == ["0", "1", "2"]
+
+
+def test_a_damaged_table_of_results_is_named(tmp_path: Path) -> None:
+    results = Results(str(tmp_path))
+    for seed in (0, 1):
+        row = CellRow(
+            data="d",
+            variant="v",
+            condition="c",
+            seed=seed,
+            state="done",
+            key=f"k{seed}",
+            metrics={"test/x": 0.125},
+        )
+        results.add([row])
+    path = tmp_path / "results.csv"
+    whole = path.read_bytes()
+    first_row = whole.index(b"\n") + 1
+    ends_of_rows = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        if length in ends_of_rows:  # the cells of the other rows run again
+            assert len(Results.load(str(tmp_path)).rows) == ends_of_rows.index(length)
+            continue
+        with mistake(rf"^{path} is damaged: .*{'row' if length >= first_row - 1 else 'line'}"):
+            Results.load(str(tmp_path))
+    for junk in (b"\x00\xff", whole.replace(b",0,done", b",zero,done"), b"a,b\n1,2\n"):
+        path.write_bytes(junk)
+        with mistake(f"^{path} is damaged: "):
+            Results.load(str(tmp_path))
 
 
 def test_only_finite_numbers_become_columns() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -404,10 +405,8 @@ def test_a_full_disk_is_one_line(wafer_shards: str, small_disk: Path) -> None:
         "--set",
         *TINY,
     )
-    assert (done.returncode, done.stderr) == (
-        1,
-        f"error: no space left: {small_disk}/r/checkpoint/model.pt\n",
-    )
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: no space left: {small_disk}/r/\S+\n", done.stderr)
 
 
 @pytest.mark.slow

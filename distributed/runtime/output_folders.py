@@ -1,0 +1,57 @@
+"""What each command writes into its folder, so that none writes into a folder of another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distributed.runtime.errors import OptionError
+from distributed.runtime.storage import filesystem
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """What a command writes.
+
+    title: what it is for the user.
+    setup: the file that says what was to be done, without which nothing can go on.
+    marks: further files and folders that tell it from other output.
+    """
+
+    title: str
+    setup: str
+    marks: tuple[str, ...] = ()
+
+
+RUN = OutputKind("a training run", "config.json", ("history.json", "state", "checkpoint"))
+SEARCH = OutputKind("a search", "experiment.json", ("records.jsonl", "study.journal"))
+STUDY = OutputKind("a study", "study.json")
+SHARDS = OutputKind("a SHARDS folder", "schema.json")
+PREDICTIONS = OutputKind("predictions", "summary.json", ("predictions",))
+KINDS = (RUN, SEARCH, STUDY, SHARDS, PREDICTIONS)
+
+
+def check_output(location: str, kind: OutputKind) -> None:
+    """Refuses a folder with the output of another command, or with output that lost its setup.
+
+    location: a local folder or a URI, which need not exist.
+    """
+    # pyarrow takes a quarter of a second to load, which --help and plain messages do not need.
+    from pyarrow.fs import FileSelector
+
+    files, path = filesystem(location)
+    entries = files.get_file_info(FileSelector(path, allow_not_found=True))
+    names = {entry.base_name for entry in entries}
+    for other in KINDS:
+        own = [name for name in (other.setup, *other.marks) if name in names]
+        if own and other is not kind:
+            raise OptionError(
+                f"out must be a new folder, or one of {kind.title}; {location} holds {own[0]}"
+                f" of {other.title}",
+                "out",
+            )
+        if own and other.setup not in names:
+            raise OptionError(
+                f"out must be new or hold all of {kind.title}; {location} has {own[0]} but no"
+                f" {kind.setup}: take another folder, or restore that file",
+                "out",
+            )
