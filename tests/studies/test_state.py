@@ -66,14 +66,13 @@ def test_a_damaged_table_of_results_is_named(tmp_path: Path) -> None:
         results.add([row])
     path = tmp_path / "results.csv"
     whole = path.read_bytes()
-    first_row = whole.index(b"\n") + 1
     ends_of_rows = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         if length in ends_of_rows:  # the cells of the other rows run again
             assert len(Results.load(str(tmp_path)).rows) == ends_of_rows.index(length)
             continue
-        with mistake(rf"^{path} is damaged: .*{'row' if length >= first_row - 1 else 'line'}"):
+        with mistake(f"^{path} is damaged: "):
             Results.load(str(tmp_path))
     for junk in (b"\x00\xff", whole.replace(b",0,done", b",zero,done"), b"a,b\n1,2\n"):
         path.write_bytes(junk)
