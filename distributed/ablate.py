@@ -9,7 +9,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed.config import describe_settings
+from distributed.config import describe_settings, find_settings
 from distributed.runtime import command, options
 from distributed.studies import reading
 from distributed.studies.options import StudyOptions
@@ -17,7 +17,12 @@ from distributed.studies.options import StudyOptions
 
 def main(argv: list[str]) -> int:
     chosen = options.read(
-        StudyOptions, argv, prog="ablate.py", description=__doc__, epilog=help_epilog()
+        StudyOptions,
+        argv,
+        prog="ablate.py",
+        description=__doc__,
+        epilog=help_epilog(),
+        find_settings=find_settings,
     )
     # Ray, plotly and pyarrow take seconds, for which --help need not wait.
     from distributed.studies.driver import study

@@ -13,7 +13,7 @@ import distributed
 from distributed.config import Config, setting_fields
 from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.ingestion.options import IngestOptions
-from distributed.runtime.options import option_rows, valid_text
+from distributed.runtime.options import option_rows
 from distributed.searches.options import SearchOptions
 from distributed.studies.options import StudyOptions
 from distributed.training.options import FitOptions
@@ -75,7 +75,7 @@ def _purpose(section: str) -> str:
 
 def _setting_row(name: str) -> tuple[str, ...]:
     field = setting_fields()[name]
-    valid = valid_text(field.metadata)
+    valid = field.metadata["limits"].text
     if not valid:
         valid = "true, false" if isinstance(field.default, bool) else "any text"
     return f"`{name}`", f"`{json.dumps(field.default)}`", valid, str(field.metadata["help"])

@@ -9,7 +9,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from distributed.config import describe_settings
+from distributed.config import describe_settings, find_settings
 from distributed.runtime import command, options, signals
 from distributed.runtime.errors import Failure
 from distributed.training.options import FitOptions
@@ -17,7 +17,12 @@ from distributed.training.options import FitOptions
 
 def main(argv: list[str]) -> int:
     chosen = options.read(
-        FitOptions, argv, prog="train.py", description=__doc__, epilog=describe_settings()
+        FitOptions,
+        argv,
+        prog="train.py",
+        description=__doc__,
+        epilog=describe_settings(),
+        find_settings=find_settings,
     )
     # torch takes seconds to import, which --help need not wait for.
     from distributed.training.driver import FitInterrupted, fit
@@ -25,8 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         fit(chosen).show()
     except FitInterrupted as stop:
-        again = f"python distributed/train.py --data {stop.data} --out {stop.out} --resume"
-        raise Failure(f"stopped; go on with: {again}", signals.exit_code(stop)) from None
+        raise Failure(f"stopped; go on with: {stop.command}", signals.exit_code(stop)) from None
     return 0
 
 

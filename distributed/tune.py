@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
         prog="tune.py",
         description=DESCRIPTION,
         epilog=config.describe_settings(),
+        find_settings=config.find_settings,
     )
     # Optuna and pyarrow take a second that --help need not wait for.
     from distributed.searches.driver import search

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from model.limits import Limits
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -50,9 +52,7 @@ def option(
         default=default,
         metadata={
             "help": meaning,
-            "low": low,
-            "high": high,
-            "choices": choices,
+            "limits": Limits(low, high, choices),
             "metavar": metavar,
             "shown": shown,
             "otherwise": otherwise,
@@ -63,7 +63,7 @@ def option(
 
 def required(meaning: str, metavar: str = "") -> Any:  # as in `option`
     """Returns a dataclass field without a default: an option that must be given."""
-    return field(metadata={"help": meaning, "metavar": metavar})
+    return field(metadata={"help": meaning, "limits": Limits(), "metavar": metavar})
 
 
 def check(config: DataclassInstance, prefix: str = "") -> None:
@@ -73,23 +73,12 @@ def check(config: DataclassInstance, prefix: str = "") -> None:
     dot at its end, for a configuration that is part of another one.
     """
     for entry in dataclasses.fields(config):
-        value, rule = getattr(config, entry.name), entry.metadata
+        value = getattr(config, entry.name)
         name = f"{prefix}{entry.name}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check(value, f"{name}.")
-            continue
-        if rule.get("choices") and not any(_matches(value, c) for c in rule["choices"]):
-            raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}; got {value!r}")
-        if rule.get("low") is not None and not value >= rule["low"]:
-            raise ValueError(f"{name} must be at least {rule['low']}; got {value!r}")
-        if rule.get("high") is not None and not value <= rule["high"]:
-            raise ValueError(f"{name} must be at most {rule['high']}; got {value!r}")
-
-
-def _matches(value: object, choice: str) -> bool:
-    """Returns whether the value is this choice; a choice KIND:NAME stands for any name."""
-    kind, has_name, _ = choice.partition(":NAME")
-    return value == choice or (bool(has_name) and str(value).startswith(f"{kind}:"))
+        elif broken := entry.metadata["limits"].broken_by(value):
+            raise ValueError(f"{name} {broken}")
 
 
 @dataclass(frozen=True, kw_only=True)

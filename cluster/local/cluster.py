@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -29,6 +30,7 @@ if not __package__:
 from cluster.local import nodes, processes
 from cluster.local.network import NETWORKS, open_network
 from cluster.local.nodes import State
+from distributed.runtime.shell import ROOT, shown_location
 
 # Characters: the whole path of a Unix socket may have 107, and Ray's part of it takes 70.
 MAX_FOLDER_LENGTH = 36
@@ -161,10 +163,11 @@ def show(state: State) -> bool:
         health = "alive" if node.name in up else "DOWN"
         print(f"{node.name:10} {node.address:15} process {node.pid:<8} {health}")
     print(f"\ndashboard  {state.dashboard}  (asks for the token in {state.token})\n")
-    variables = [f"{name}={value}" for name, value in nodes.environment(state).items()]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in nodes.environment(state).items()]
     print(f"export {' '.join(variables)}")
-    job = f"python distributed/tune.py --out {state.folder}/results"
-    print(f"ray job submit --address {state.dashboard} --working-dir . -- {job}")
+    job = ["python", "distributed/tune.py", "--out", f"{state.folder}/results"]
+    submit = ["ray", "job", "submit", "--address", state.dashboard]
+    print(shlex.join([*submit, "--working-dir", shown_location(str(ROOT)), "--", *job]))
     return len(up) == len(state.nodes)
 
 

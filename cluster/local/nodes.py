@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.local import processes
 from cluster.local.network import NodeNetwork
+from distributed.runtime.shell import script_command
 
 # A node whose processes die is noticed in 3 s, one that vanishes from the network in 18 s (85 s
 # with Ray's own settings). With a timeout of 1 s it would be 5 s, but a node too busy to answer
@@ -99,9 +100,9 @@ def load(folder: str) -> State:
     try:
         tree = json.loads((Path(folder) / "cluster.json").read_text())
     except FileNotFoundError:
+        start = script_command("cluster/local/cluster.py", "start", "--dir", folder)
         raise ValueError(
-            f"--dir must hold a started cluster; got {folder!r};"
-            " start one with: python cluster/local/cluster.py start"
+            f"--dir must hold a started cluster; got {folder!r}; start one with: {start}"
         ) from None
     return State(**{**tree, "nodes": [Node(**node) for node in tree["nodes"]]})
 

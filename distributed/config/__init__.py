@@ -9,6 +9,7 @@ from distributed.config.changes import (
     apply_changes,
     changes_from_defaults,
     check_exists,
+    find_settings,
     flatten,
     setting_fields,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "changes_from_defaults",
     "check_exists",
     "describe_settings",
+    "find_settings",
     "flatten",
     "load_config",
     "parse_assignments",

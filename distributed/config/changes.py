@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import Field
@@ -11,7 +10,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distributed.config.settings import MIN_ROWS_PER_OWN_NORM, Config
+from distributed.config.suggestions import settings_by_meaning, settings_like
+from distributed.runtime.suggestions import did_you_mean
 from model.config import check
+from model.limits import TYPE_NAMES
 from model.metrics.names import check_name
 
 if TYPE_CHECKING:
@@ -35,14 +37,6 @@ RENAMED = {
     "scaling.global_norms": "scaling.sync_batch_norm",
     "table.embedding": "table.embedding_size",
     "table.numbers": "table.numeric_embedding",
-}
-
-
-TYPE_NAMES: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a word",
 }
 
 
@@ -106,16 +100,28 @@ def _replace(section: Section, path: list[str], value: Value) -> Section:
 
 
 def check_exists(name: str) -> None:
-    """Raises ValueError for a setting that does not exist, with its new name or close names."""
+    """Raises ValueError for a setting that does not exist, with those that may be meant."""
     if name in RENAMED:
         raise ValueError(f"{name} is now {RENAMED[name]}")
     fields = setting_fields()
     if name in fields:
         return
-    close = difflib.get_close_matches(name, fields, n=3)
-    same_section = [other for other in fields if other.split(".")[0] == name.split(".")[0]]
-    valid = ", ".join(close or same_section or fields)
-    raise ValueError(f"a setting must exist; got {name!r}; valid: {valid}")
+    instead = did_you_mean(settings_like(name, fields)) or _valid_settings(name)
+    raise ValueError(f"a setting must exist; got {name!r}; {instead}")
+
+
+def find_settings(name: str) -> list[str]:
+    """Returns the settings that a word of the literature, or the last part of a name, may mean."""
+    return settings_by_meaning(name, setting_fields())
+
+
+def _valid_settings(name: str) -> str:
+    """Returns the settings of the section that a name is in, or of what sections there are."""
+    section = name.split(".")[0]
+    if same_section := [other for other in setting_fields() if other.split(".")[0] == section]:
+        return f"valid: {', '.join(same_section)}"
+    sections = dict.fromkeys(other.split(".")[0] for other in setting_fields())
+    return f"valid: those of {', '.join(sections)}, which docs/configuration.md lists"
 
 
 def as_type(name: str, value: object, kind: type) -> Value:

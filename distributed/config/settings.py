@@ -15,6 +15,7 @@ from model.config import (
     TableConfig,
     option,
 )
+from model.limits import MAX_SEED
 
 CACHE_MODES = ("auto", "memory", "stream")
 STREAM_ENGINES = ("auto", "threads", "ray")
@@ -136,7 +137,7 @@ class OptimConfig:
         "balanced_accuracy",
         "validation metric that picks the best epoch (also recall/CLASS, precision/CLASS)",
     )
-    seed: int = option(0, "seed of weights, order and augmentation", low=0)
+    seed: int = option(0, "seed of weights, order and augmentation", low=0, high=MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,7 +118,7 @@ def describe_settings() -> str:
     """Returns every setting with its default and its meaning, for the end of --help."""
     lines = ["settings for --set NAME=VALUE (name, default, meaning):"]
     for name, field in setting_fields().items():
-        choices = field.metadata.get("choices")
+        choices = field.metadata["limits"].choices
         listed = f" [{', '.join(choices)}]" if choices else ""
         default = json.dumps(field.default)
         lines.append(f"  {name:28} {default:12} {field.metadata['help']}{listed}")

@@ -27,7 +27,7 @@ from distributed.ingestion.summary import count_reasons
 from distributed.raw.encoding import EMPTY_CELLS
 from distributed.runtime import progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.layout import REJECTED
 from distributed.training.checkpoint import Checkpoint, find_checkpoint, parse_checkpoint
@@ -38,11 +38,7 @@ MAX_REASONS = 10  # kinds of refusals that the summary counts
 
 def predict(options: PredictOptions) -> PredictResult:
     """Predicts all rows and writes part files, refused rows and a summary."""
-    check(options)
-    if not 0 <= options.abstain <= 1:
-        raise OptionError(
-            f"abstain must be a probability from 0 to 1; got {options.abstain:g}", "abstain"
-        )
+    options = check_options(PredictOptions, options)
     out = storage.absolute_location(options.out)
     with storage.as_option_error(out):
         check_output_folder(out)

@@ -27,7 +27,7 @@ from distributed.inference.weighing import (
     pick_device,
     torch_threads,
 )
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import as_option_error, filesystem, write_file
 from distributed.shards.corruption import parse_corruption
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
@@ -42,7 +42,7 @@ WITH_INTERVALS = tuple(FORMULAS)  # metrics that get a bootstrap interval
 
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Scores a checkpoint on a labelled split and writes the result where options.json says."""
-    check(options)
+    options = check_options(EvaluateOptions, options)
     if options.json:
         check_writable_file(options.json)
     checkpoint = load_checkpoint(options.checkpoint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from distributed.config import AGGREGATIONS
 from distributed.shards.layout import SPLITS
 from model.config import option, required
+from model.limits import MAX_SEED
 
 MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting
 CHECKPOINT_HELP = "a run, or its checkpoint folder; a path or a URI"
@@ -50,11 +51,11 @@ class EvaluateOptions:
         "", "MODALITY=noise|shuffle|missing[:FRACTION], comma-separated", metavar="SPEC"
     )
     trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
-    seed: int = option(0, "of the cut, the perturbed views and the bootstrap", low=0)
+    seed: int = option(0, "of the cut, the perturbed views and the bootstrap", low=0, high=MAX_SEED)
     replicates: int = option(
         200, "bootstrap replicates behind the 95 % intervals; 0: none", low=0, metavar="N"
     )
-    gpus: float = option(0.0, "1 to use this machine's GPU", metavar="G")
+    gpus: float = option(0.0, "1 to use this machine's GPU", low=0, high=1, metavar="G")
     json: str = option("", "write everything as one flat object", metavar="F", shown="print only")
 
 
@@ -99,6 +100,8 @@ class PredictOptions:
     abstain: float = option(
         0.0,
         "no class for rows whose best probability is below P",
+        low=0,
+        high=1,
         metavar="P",
         shown="0, never",
     )

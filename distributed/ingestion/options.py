@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import option, required
+from model.limits import MAX_SEED
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of the rows for train, val and test
 
@@ -83,5 +84,7 @@ class IngestOptions:
         shown="0: about 32 MiB per file, larger beyond 2,000 files",
     )
     overwrite: bool = option(False, "replace a SHARDS folder at --out", shown="refuse")
-    seed: int = option(0, "of the split and of the order of the rows", low=0, metavar="N")
+    seed: int = option(
+        0, "of the split and of the order of the rows", low=0, high=MAX_SEED, metavar="N"
+    )
     out: str = required("folder or URI to write", "SHARDS")

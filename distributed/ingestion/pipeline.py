@@ -30,7 +30,7 @@ from distributed.raw.images import ImageSpec
 from distributed.raw.table import RawTable, explain_reading_error, open_raw_table
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError, cause_of
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.progress import show_progress
 from distributed.runtime.signals import stop_requests
 from distributed.runtime.storage import join
@@ -96,7 +96,7 @@ def ingest(options: IngestOptions) -> IngestResult:
 
     The folder appears whole or not at all. Nothing is printed except progress, on stderr.
     """
-    check(options)
+    options = check_options(IngestOptions, options)
     fractions = split_fractions(options)
     target = OutputFolder(options.out, options.overwrite)
     table = open_raw_table(options.table, options.encoding)

@@ -9,24 +9,44 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import types
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from distributed.runtime.errors import OptionError, flag
+from distributed.runtime.errors import flag
+from distributed.runtime.option_values import TYPE_TEXTS, check_options, value_type
+from distributed.runtime.suggestions import (
+    did_you_mean,
+    options_by_letters,
+    options_by_meaning,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+FindSettings = Callable[[str], Sequence[str]]  # returns the settings that a name may mean
+
+# How argparse words a mistake, and how this project does.
+REWORDED = {
+    r"^argument (\S+): expected (?:one|at least one) argument": r"\1 needs a value",
+    r"^argument (\S+): ignored explicit argument (.*)": r"\1 takes no value; got \2",
+    r"^argument (\S+): ": r"\1 ",
+    r"^the following arguments are required: (.*)": r"\1 must be given",
+    r"^unrecognized arguments: (.*)": r"every value needs its option before it; got \1",
+}
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line and exit code 2, like every other mistake of the user."""
 
     def error(self, message: str) -> NoReturn:
+        for pattern, words in REWORDED.items():
+            message, found = re.subn(pattern, words, message)
+            if found:
+                break
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
@@ -37,22 +57,61 @@ def read(
     prog: str,
     description: str | None,
     epilog: str = "",
+    find_settings: FindSettings | None = None,
 ) -> Options:
     """Returns the options that a command line gives, checked.
 
     kind: the dataclass of the options. prog, description and epilog: the script's name, and the
-    text before and after the list of options in its help.
+    text before and after the list of options in its help. find_settings: of a command with --set.
     """
     parser = build_parser(kind, prog=prog, description=description, epilog=epilog)
+    _refuse_unknown_options(kind, argv, parser, find_settings)
     given = vars(parser.parse_args(argv))
-    options = kind(**{name: _as_field_value(value) for name, value in given.items()})
-    check(options)
-    return options
+    return check_options(kind, kind(**given))
 
 
-def _as_field_value(value: object) -> object:
-    """Returns a parsed value as the dataclass holds it: argparse's lists as tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def _refuse_unknown_options(
+    kind: type[DataclassInstance],
+    argv: Sequence[str],
+    parser: Parser,
+    find_settings: FindSettings | None,
+) -> None:
+    """Refuses an option that the command does not have, with what may be meant.
+
+    It is looked for before the parsing, which would report a required option as missing where its
+    name is misspelt.
+    """
+    options = [field.name for field in dataclasses.fields(kind)]
+    known = {"-h", "--help", *map(flag, options)}
+    for place, word in enumerate(argv):
+        if word == "--":
+            return
+        given, _, value = word.partition("=")
+        if not _looks_like_option(given) or given in known:
+            continue
+        name = given.lstrip("-").replace("-", "_")
+        if not value and not _looks_like_option((*argv, "-x")[place + 1]):
+            value = argv[place + 1]
+        instead = [flag(option) for option in options_by_meaning(name, options)]
+        if not instead and find_settings:
+            instead = [f"--set {setting}={value or 'VALUE'}" for setting in find_settings(name)]
+        if not instead:
+            instead = [flag(option) for option in options_by_letters(name, options)]
+        question = did_you_mean(instead)
+        parser.error(f"{given} is no option of {parser.prog}{'; ' if question else ''}{question}")
+
+
+def _looks_like_option(word: str) -> bool:
+    """Whether argparse takes a word of the command line for an option and not for a value."""
+    return len(word) > 1 and word[0] == "-" and " " not in word and not _is_number(word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def build_parser(
@@ -90,9 +149,22 @@ def _argument(field: Field[Any], hint: object) -> dict[str, Any]:
         one_flag = {"action": "extend", "nargs": "+"}
         several = {"action": "append"} if rules.get("repeat") else one_flag
         return {**argument, **several, "metavar": rules["metavar"]}
-    if rules.get("choices") and not rules.get("metavar"):
-        return {**argument, "choices": rules["choices"]}
-    return {**argument, "type": kind, "metavar": rules.get("metavar") or "N"}
+    choices = rules["limits"].choices
+    metavar = rules["metavar"] or (f"{{{','.join(choices)}}}" if choices else "N")
+    return {**argument, "type": _reader(kind), "metavar": metavar}
+
+
+def _reader(kind: type) -> Callable[[str], object]:
+    """Returns the function that reads a word of the command line as this type."""
+
+    def read_word(word: str) -> object:
+        try:
+            return kind(word)
+        except ValueError:
+            message = f"must be {TYPE_TEXTS[kind]}; got {word!r}"
+            raise argparse.ArgumentTypeError(message) from None
+
+    return read_word
 
 
 def _help(field: Field[Any]) -> str:
@@ -101,15 +173,6 @@ def _help(field: Field[Any]) -> str:
     if is_required(field) or field.metadata.get("shown") == "":
         return meaning
     return f"{meaning} (default: {default_text(field)})"
-
-
-def value_type(hint: object) -> type:
-    """Returns the type of an option's values: int of `int | None`, tuple of `tuple[str, ...]`."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    kind = typing.get_origin(hint) or hint
-    assert isinstance(kind, type), hint
-    return kind
 
 
 def is_required(field: Field[Any]) -> bool:
@@ -130,27 +193,6 @@ def default_text(field: Field[Any]) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def check(options: DataclassInstance) -> None:
-    """Raises OptionError for the first option that is outside its range or its choices."""
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value is not None:
-            _check_value(field.name, value, field.metadata)
-
-
-def _check_value(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    """Raises OptionError (rule, offending value, valid choices) for a value that breaks a rule."""
-    choices, low, high = rules.get("choices"), rules.get("low"), rules.get("high")
-    if choices and value not in choices and not rules.get("metavar"):
-        valid = ", ".join(choices)
-        raise OptionError(f"{name} must be one of {valid}; got {value!r}", name)
-    # Written as `not (value >= low)`, so that NaN, which compares to nothing, is refused.
-    if low is not None and not value >= low:
-        raise OptionError(f"{name} must be at least {low}; got {value}", name)
-    if high is not None and not value <= high:
-        raise OptionError(f"{name} must be at most {high}; got {value}", name)
-
-
 @dataclasses.dataclass(frozen=True)
 class OptionRow:
     """One option as the documentation lists it."""
@@ -168,7 +210,7 @@ def option_rows(kind: type[DataclassInstance]) -> list[OptionRow]:
             _usage(field),
             "required" if is_required(field) else default_text(field),
             str(field.metadata["help"]),
-            valid_text(field.metadata),
+            field.metadata["limits"].text,
         )
         for field in dataclasses.fields(kind)
     ]
@@ -178,15 +220,3 @@ def _usage(field: Field[Any]) -> str:
     """Returns the flag of an option with the word that stands for its value in help."""
     metavar = field.metadata.get("metavar")
     return f"{flag(field.name)} {metavar}" if metavar else flag(field.name)
-
-
-def valid_text(rules: Mapping[str, Any]) -> str:
-    """Returns the choices or the range of an option or a setting, as documentation states it."""
-    if rules.get("choices"):
-        return ", ".join(rules["choices"])
-    low, high = rules.get("low"), rules.get("high")
-    if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    if low is not None:
-        return f"at least {low:g}"
-    return "" if high is None else f"at most {high:g}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from distributed import config
-from distributed.runtime import ray_session, storage
+from distributed.runtime import ray_session, shell, storage
 from distributed.runtime.errors import Failure, OptionError
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import SEARCH, check_output
 from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
@@ -64,7 +64,7 @@ class SearchResult:
         print(f"\n{verdict(standings)}")
         print(f"\ntrain       {self.train_command}")
         print(f"report      {self.report}")
-        print(f"compare     tensorboard --logdir {self.out}")
+        print(f"compare     {shell.tensorboard_command(self.out)}")
 
 
 def search(options: SearchOptions) -> SearchResult:
@@ -72,7 +72,7 @@ def search(options: SearchOptions) -> SearchResult:
 
     Raises runtime.signals.Interrupted after Ctrl-C or SIGTERM; with `resume` the search continues.
     """
-    check(options)
+    options = check_options(SearchOptions, options)
     if options.resume and not options.out:
         raise OptionError("resume needs out, the search to go on with; got none", "resume", "out")
     out = storage.absolute_location(options.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
@@ -97,10 +97,16 @@ def search(options: SearchOptions) -> SearchResult:
     loading.start()
     ray_session.start_ray(nested=True)
     loading.join()
-    data = f" --data {setup.shards}" if chosen["data"] else ""
-    command = f"python distributed/train.py --config {out}/best.toml{data} --out runs/best"
+    command = train_command(out, setup.shards if chosen["data"] else "")
     _load_session().run(checked, standings, mirror, command, started)
     return _result(checked, standings, out, command)
+
+
+def train_command(out: str, data: str) -> str:
+    """Returns the command that trains with the winner's settings. data: "" for the wafers."""
+    words = ["--data", shell.shown_location(data)] if data else []
+    words += ["--config", shell.shown_location(f"{out}/best.toml"), "--out", "runs/best"]
+    return shell.script_command("distributed/train.py", *words)
 
 
 def _load_session() -> ModuleType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import option
+from model.limits import MAX_SEED
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
@@ -49,6 +50,7 @@ class SearchOptions:
     workers: int | None = option(
         None,
         "training processes per trial, the same as --set scaling.workers=N",
+        low=1,
         metavar="N",
         shown="1",
     )
@@ -100,7 +102,7 @@ class SearchOptions:
         otherwise=3,
     )
     seed: int | None = option(
-        None, "seed of the sampler and the trials", low=0, metavar="S", otherwise=0
+        None, "seed of the sampler and the trials", low=0, high=MAX_SEED, metavar="S", otherwise=0
     )
     config: str | None = option(
         None, "settings to start from", metavar="F.toml", otherwise="", shown="none"

@@ -8,6 +8,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from distributed import config
 from distributed.runtime.errors import Failure
+from distributed.runtime.shell import resume_command
 from distributed.runtime.signals import StopRequest, stop_requests
 from distributed.runtime.storage import remove_folder
 from distributed.searches import tuner
@@ -67,7 +68,7 @@ def run(
         pages.close()
         raise
     except tuner.DiskFull as error:
-        command = f"python distributed/tune.py --out {mirror.out} --resume"
+        command = resume_command("distributed/tune.py", mirror.out)
         raise Failure(f"{error}; make room, then go on with: {command}") from None
     states.remove_all()
     pages.close()
@@ -99,7 +100,7 @@ class Monitor:
             # Now: Tune's clean-up follows and may take longer than this process is given.
             self.pages.close()
             self.view.close()
-            command = f"python distributed/tune.py --out {self.out} --resume"
+            command = resume_command("distributed/tune.py", self.out)
             print(f"stopping; go on with: {command}", file=sys.stderr, flush=True)
             return
         ended = len(self.log.ended())

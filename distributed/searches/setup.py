@@ -233,15 +233,11 @@ def check_search(setup: Setup) -> CheckedSearch:
             raise OptionError(str(error), "metric") from None
     space = load_space(setup.options["space"])
     searched = setting_names(space, setup.pins)
-    for name in set(searched) & set(config.RENAMED):
-        config.check_exists(name)  # the error says the new name
-    unknown = [name for name in searched if name not in config.setting_fields()]
-    if unknown:
-        raise OptionError(
-            f"space must ask for settings that exist; got {', '.join(unknown)};"
-            " see --help for all settings",
-            "space",
-        )
+    for name in searched:
+        try:
+            config.check_exists(name)
+        except ValueError as error:
+            raise OptionError(f"space asks for settings; {error}", "space") from None
     free = set(searched) - set(setup.pins)
     check_training(setup.settings, schema, manifest.rows["val"], undecided=free)
     return CheckedSearch(

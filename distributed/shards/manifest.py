@@ -46,8 +46,7 @@ def read_manifest(uri: str) -> Manifest:
         version = int(plain["version"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: "
-            "make one with distributed/ingest.py"
+            f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with ingest.py"
         ) from None
     if version > VERSION:
         raise ValueError(
@@ -70,6 +69,15 @@ def read_manifest(uri: str) -> Manifest:
     )
 
 
+def has_manifest(uri: str) -> bool:
+    """Whether a place is a SHARDS folder."""
+    system, path = filesystem(join(uri, MANIFEST))
+    try:
+        return bool(system.get_file_info(path).type == FileType.File)
+    except OSError as error:
+        raise ValueError(f"cannot read {join(uri, MANIFEST)}: {error}") from None
+
+
 def _read_text(uri: str) -> str:
     """Returns the text of schema.json; "" where it is no text at all."""
     system, path = filesystem(uri)
@@ -81,7 +89,7 @@ def _read_text(uri: str) -> str:
             raise ValueError(f"a SHARDS folder must exist; got {uri!r}") from None
         raise ValueError(
             f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); "
-            f"got {uri!r}"
+            f"got {uri!r}; ingest.py makes one of a table"
         ) from None
     except UnicodeDecodeError:
         return ""

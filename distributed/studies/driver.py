@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distributed.config import parse_assignments
 from distributed.runtime.errors import flag
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import STUDY, check_output
+from distributed.runtime.shell import script_command, tensorboard_command
 from distributed.runtime.storage import absolute_location, as_option_error
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
@@ -55,7 +55,7 @@ class StudyResult:
             print(self.report.no_pictures, file=sys.stderr)
         print(f"\n{self.report.table}\n")
         print(f"report      {self.report.path}")
-        print(f"compare     tensorboard --logdir {self.folder}/tensorboard")
+        print(f"compare     {tensorboard_command(f'{self.folder}/tensorboard')}")
         for row in self.failed[:MAX_FAILURES_PRINTED]:
             cell = f"{row.data}, {row.variant}, {row.condition}, seed {row.seed}"
             print(f"failed: {cell}: {row.reason}", file=sys.stderr)
@@ -68,7 +68,7 @@ def study(options: StudyOptions) -> StudyResult:
 
     Results are written after every training; a study that was stopped goes on with `resume`.
     """
-    check(options)
+    options = check_options(StudyOptions, options)
     definition = read_study(options.study)
     data_sets = open_data_sets(options.data)
     settings = {**(QUICK_STUDY_SETTINGS if options.quick else {}), **parse_assignments(options.set)}
@@ -143,7 +143,7 @@ def print_plan(state: StudyState, trainings: Sequence[Training], *, every_cell: 
 
 def command_of(options: StudyOptions) -> str:
     """The command line that repeats a study with these options."""
-    arguments = ["python", "distributed/ablate.py"]
+    arguments: list[str] = []
     for entry in dataclasses.fields(options):
         value = getattr(options, entry.name)
         if value == entry.default:
@@ -157,4 +157,4 @@ def command_of(options: StudyOptions) -> str:
             arguments += [flag(entry.name), *value]
         else:
             arguments += [flag(entry.name), str(value)]
-    return shlex.join(arguments)
+    return script_command("distributed/ablate.py", *arguments)

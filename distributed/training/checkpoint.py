@@ -12,6 +12,7 @@ import torch
 
 from distributed.config import Config, apply_changes, flatten
 from distributed.runtime.errors import OptionError
+from distributed.runtime.shell import resume_command
 from distributed.runtime.storage import filesystem, read_file, write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.states import WEIGHTS_FORMAT
@@ -117,10 +118,10 @@ def find_checkpoint(folder: str) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not is_intact(content):
+            run = candidate.removesuffix(f"/{MODEL_FILE}").removesuffix("/checkpoint")
             raise OptionError(
                 f"checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
-                "copy it again, or have its run write it anew: "
-                "python distributed/train.py --out RUN --resume",
+                f"copy it again, or have its run write it anew: {resume_command('distributed/train.py', run)}",
                 "checkpoint",
             )
         return content
@@ -148,8 +149,5 @@ def _expected_instead_of(folder: str) -> str:
     """What a folder without model.pt should have been."""
     files, path = filesystem(folder)
     if files.get_file_info(f"{path}/config.json").type.name == "File":
-        return (
-            f"a finished run; {folder} is unfinished: "
-            f"python distributed/train.py --out {folder} --resume finishes it"
-        )
+        return f"a finished run; {folder} is unfinished: to finish it, {resume_command('distributed/train.py', folder)}"
     return f"a run or its checkpoint folder (it holds model.pt); got {folder!r}"

@@ -19,9 +19,9 @@ from distributed.config import (
     load_config,
     parse_assignments,
 )
-from distributed.runtime import ray_session, signals, storage
+from distributed.runtime import ray_session, shell, signals, storage
 from distributed.runtime.errors import Failure, OptionError
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import RUN, check_output
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, read_manifest
@@ -44,22 +44,23 @@ SETTINGS_FILE = "config.json"  # in the folder of a run: all its settings
 
 
 class FitInterrupted(signals.Interrupted):
-    """A signal stopped the training; the run in `out` can be resumed with the same data."""
+    """A signal stopped the training; `command` resumes it."""
 
-    def __init__(self, number: int, data: str, out: str) -> None:
+    def __init__(self, number: int, command: str) -> None:
         super().__init__(number)
-        self.data, self.out = data, out
+        self.command = command
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
     """A finished run.
 
-    out: folder or URI of the run.
+    data: its shards. out: folder or URI of the run.
     epochs: how many there were, why no more, and which of them has the scores.
     notes: what the user should know about the metrics.
     """
 
+    data: str
     out: str
     metrics: RunMetrics
     classes: tuple[str, ...]
@@ -72,9 +73,11 @@ class FitResult:
         print("".join(f"note: {note}\n" for note in self.notes))
         print(f"epochs      {self.epochs}")
         print(f"run         {self.out}")
-        print(f"compare     tensorboard --logdir {folder_to_compare(self.out)}")
-        predict = f"--checkpoint {self.out} --data SHARDS --out PREDICTIONS"
-        print(f"use         python distributed/predict.py {predict}")
+        print(f"compare     {shell.tensorboard_command(folder_to_compare(self.out))}")
+        words = ("--checkpoint", shell.shown_location(self.out))
+        words += ("--data", shell.shown_location(self.data), "--out", "predictions")
+        predict = shell.script_command("distributed/predict.py", *words)
+        print(f"use         {predict} (--data: also a table of new rows)")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class RunPlan:
 
 def fit(options: FitOptions) -> FitResult:
     """Trains one configuration on a SHARDS folder and writes the run to `options.out`."""
-    check(options)
+    options = check_options(FitOptions, options)
     plan = plan_run(options)
     spec, config = plan.spec, plan.spec.config
     here = fits_in_this_process(config)
@@ -102,12 +105,15 @@ def fit(options: FitOptions) -> FitResult:
     try:
         metrics = train_here(spec) if here else train_on_workers(spec)
     except signals.Interrupted as interrupt:  # the last finished epoch is saved
-        raise FitInterrupted(interrupt.number, spec.shards, spec.out) from None
+        raise FitInterrupted(
+            interrupt.number, shell.resume_command("distributed/train.py", spec.out)
+        ) from None
     except Diverged as error:
         raise Failure(f"{error}; lower optim.lr, or set optim.clip") from None
     schema = plan.manifest.schema
     counts = training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows)
     return FitResult(
+        data=spec.shards,
         out=spec.out,
         metrics=metrics,
         classes=schema.classes,

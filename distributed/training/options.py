@@ -26,10 +26,18 @@ class FitOptions:
         (), "settings on top of --config, by dotted name", metavar="K=V"
     )
     workers: int | None = option(
-        None, "training processes, the same as --set scaling.workers=N", metavar="N", shown="1"
+        None,
+        "training processes, the same as --set scaling.workers=N",
+        low=1,
+        metavar="N",
+        shown="1",
     )
     gpus_per_worker: float | None = option(
-        None, "GPUs per worker, fractions allowed", metavar="G", shown="0, that is CPU"
+        None,
+        "GPUs per worker, fractions allowed",
+        low=0,
+        metavar="G",
+        shown="0, that is CPU",
     )
     out: str | None = option(
         None, "folder or URI of the run", metavar="RUN", shown="runs/ and the time of day"

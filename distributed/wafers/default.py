@@ -10,14 +10,22 @@ import os
 import sys
 from pathlib import Path
 
+from distributed.raw.instead_of_shards import refuse_table
+from distributed.runtime.shell import shown_location
 from distributed.runtime.storage import absolute_location
 from distributed.shards.layout import MANIFEST, VERSION
 from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 
 
 def resolve_shards(place: str | None) -> str:
-    """Returns the shards to work on: those named, else the built-in wafers."""
-    return absolute_location(place) if place else default_shards()
+    """Returns the shards to work on: those named, else the built-in wafers, which it says."""
+    if place:
+        refuse_table(place)
+        return absolute_location(place)
+    shards = default_shards()
+    where = shown_location(shards)
+    print(f"note: no data is named: the built-in wafers are used ({where})", file=sys.stderr)
+    return shards
 
 
 def default_shards() -> str:

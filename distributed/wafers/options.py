@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import option
+from model.limits import MAX_SEED
 
 # Goes up when the same parameters give other wafers or other shards of them: the example data in
 # the user's cache folder, whose name holds this number, is then written anew.
@@ -48,7 +49,7 @@ class WaferOptions:
         0.06, "share of lost sensor readings, 0 to 0.9", low=0, high=0.9, metavar="FLOAT"
     )
     size: int = option(32, "pixels of a map's side, 16 to 512", low=16, high=512, metavar="INT")
-    seed: int = option(0, "the same seed gives the same bytes", low=0, metavar="INT")
+    seed: int = option(0, "the same seed gives the same bytes", low=0, high=MAX_SEED, metavar="INT")
     truth: bool = option(
         False,
         "--out gets two columns more: the evidence really left in each half; not features",

@@ -15,8 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from distributed.runtime.errors import OptionError
-from distributed.runtime.options import check
+from distributed.runtime.option_values import check_options
 from distributed.wafers.maps import GRIDS, draw_maps
 from distributed.wafers.options import MIN_ROWS_PER_CLASS, WaferOptions
 from distributed.wafers.readings import draw_readings, draw_tools, lose_and_scale
@@ -123,9 +122,7 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     The same options give the same bytes. options.truth adds map_evidence and table_evidence, what
     is really left in each half: for studies of the confidences, never as a feature.
     """
-    check(options)
-    if options.imbalance == float("inf"):
-        raise OptionError("imbalance must be a finite number; got inf", "imbalance")
+    options = check_options(WaferOptions, options)
     rows, missing = options.rows, options.missing
     # One stream of random numbers for each aspect: changing one parameter leaves every other
     # aspect of a wafer as it was.

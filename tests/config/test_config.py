@@ -100,13 +100,16 @@ def test_a_settings_file_that_is_cut_anywhere_is_refused_by_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("loss.margn=0.4", "got 'loss.margn'; valid: loss.margin"),
+        ("loss.margn=0.4", "got 'loss.margn'; did you mean loss.margin?"),
         ("nothing.here=1", "a setting must exist; got 'nothing.here'"),
         ("optim.epochs=many", "optim.epochs must be a whole number; got 'many'"),
         ("optim.epochs=2.5", "optim.epochs must be a whole number; got 2.5"),
         ("optim.compile=1", "optim.compile must be true or false; got 1"),
         ("optim.lr=NaN", "optim.lr must be a number"),
-        ("experts.count=9", "experts.count must be at most 8; got 9"),
+        ("optim.lr=1e999", "optim.lr must be a finite number, at least 0; got inf"),
+        ("experts.count=9", "experts.count must be between 1 and 8; got 9"),
+        ("optim.seed=-1", "optim.seed must be between 0 and 4294967295; got -1"),
+        ("data.max_rows=99999999999999999999", "data.max_rows must be at most 9223372036854775807"),
         (
             "fusion.kind=sum",
             "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'",

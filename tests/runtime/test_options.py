@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distributed.runtime import options
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import OptionError
+from distributed.runtime.option_values import check_options
 from model.config import option, required
 
 
@@ -50,22 +53,75 @@ def test_values_have_the_types_of_their_fields() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: --out; see example.py --help"),
-        (["--out", "x", "--time-budget", "-1"], "--time-budget must be at least 0; got -1.0"),
-        (["--out", "x", "--share", "1.5"], "--share must be at most 1.0; got 1.5"),
-        (["--out", "x", "--share", "nan"], "--share must be at least 0.0; got nan"),
-        (["--out", "x", "--time", "1"], "unrecognized arguments: --time 1; see example.py --help"),
+        ([], "--out must be given; see example.py --help"),
+        (["--out"], "--out needs a value; see example.py --help"),
+        (["--out", ""], "--out must not be empty; got ''"),
+        (["--out", "x", "--time-budget", "-1"], "--time-budget must be at least 0; got -1"),
+        (["--out", "x", "--time-budget", "1e999"], "--time-budget must be a finite number, at lea"),
+        (["--out", "x", "--time-budget", "5m"], "--time-budget must be a number; got '5m'; see ex"),
+        (["--out", "x", "--share", "1.5"], "--share must be between 0 and 1; got 1.5"),
+        (["--out", "x", "--share", "nan"], "--share must be between 0 and 1; got nan"),
+        (["--out", "x", "--mode", "slow"], "--mode must be one of fast, exact; got 'slow'"),
+        (["--out", "x", "--resume=yes"], "--resume takes no value; got 'yes'; see"),
+        (["x"], "--out must be given; see"),
+        (["--out", "x", "y"], "every value needs its option before it; got y; see"),
+        (["--out", "x", "--time", "1"], "--time is no option of example.py; did you mean --time-b"),
+        (
+            ["--uot", "x"],
+            "--uot is no option of example.py; did you mean --out?; see example.py --",
+        ),
+        (["--output-dir", "x"], "--output-dir is no option of example.py; did you mean --out?; s"),
+        (["-out", "x"], "-out is no option of example.py; did you mean --out?; see"),
+        (["--table", "x"], "--table is no option of example.py; see example.py --help"),
     ],
 )
 def test_mistakes_are_one_line_with_the_flag(argv: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         read(*argv)
-    assert one_line(caught.value) == message
+    assert one_line(caught.value).startswith(message)
 
 
-def test_in_python_a_mistake_has_the_name_of_the_field() -> None:
-    with pytest.raises(OptionError, match=r"^mode must be one of fast, exact; got 'slow'$"):
-        options.check(Example(out="x", mode="slow"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mode": "slow"}, "mode must be one of fast, exact; got 'slow'"),
+        ({"share": "half"}, "share must be a number; got 'half'"),
+        ({"out": 3}, "out must be text; got 3"),
+        ({"out": None}, "out must be text; got None"),
+        ({"resume": "yes"}, "resume must be true or false; got 'yes'"),
+        ({"column": 3}, "column must be a list of texts; got 3"),
+        ({"column": [3]}, "column must be a list of texts; got [3]"),
+        ({"column": object()}, "column must be a list of texts; got a object"),
+    ],
+)
+def test_in_python_a_mistake_has_the_name_of_the_field(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_options(Example, Example(**{"out": "x", **given}))
+    assert str(caught.value) == message
+
+
+def test_in_python_paths_lists_and_single_texts_are_read_as_declared() -> None:
+    given: dict[str, Any] = {"out": Path("x"), "column": "a", "data": [Path("s"), "t"], "share": 1}
+    assert check_options(Example, Example(**given)) == Example(
+        out="x", column=("a",), data=("s", "t"), share=1.0
+    )
+
+
+def test_options_of_another_command_are_refused() -> None:
+    wrong: Any = "x"
+    with pytest.raises(OptionError, match=r"^options must be Example\(\.\.\.\); got a str$"):
+        check_options(Example, wrong)
+
+
+def test_a_command_with_settings_offers_the_setting_for_an_option_it_lacks() -> None:
+    with pytest.raises(ValueError, match=r"; did you mean --set optim\.lr=0\.1\?; see"):
+        options.read(
+            Example,
+            ["--out", "x", "--learning-rate", "0.1"],
+            prog="example.py",
+            description=None,
+            find_settings=lambda name: {"learning_rate": ["optim.lr"]}.get(name, []),
+        )
 
 
 def test_help_states_meaning_and_default() -> None:
@@ -80,7 +136,7 @@ def test_help_states_meaning_and_default() -> None:
 def test_rows_for_the_documentation() -> None:
     rows = {row.usage: row for row in options.option_rows(Example)}
     assert rows["--out DIR"].default == "required"
-    assert rows["--mode"].valid == "fast, exact"
-    assert rows["--share"].valid == "0 to 1"
+    assert rows["--mode"].valid == "one of fast, exact"
+    assert rows["--share"].valid == "between 0 and 1"
     assert rows["--time-budget S"].valid == "at least 0"
     assert rows["--column COL"].default == "none"

@@ -14,6 +14,7 @@ from distributed.config import split_list
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.rows.matching import Lookup, SchemaMatch, match_schemas
 from distributed.inference.shifts import shifted_rows
+from distributed.raw.instead_of_shards import refuse_table
 from distributed.runtime.errors import OptionError
 from distributed.shards.batches import BatchSource, MemorySource, StreamSource
 from distributed.shards.corruption import apply_corruption, parse_corruption
@@ -42,6 +43,7 @@ def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> Spl
     schema = checkpoint.network.schema
     config = checkpoint.config
     split = options.split
+    refuse_table(options.data)
     manifest = read_manifest(options.data)
     match = match_schemas(manifest.schema, schema, manifest.prepare, checkpoint.manifest.prepare)
     corruption = corruption_spec(checkpoint, options)

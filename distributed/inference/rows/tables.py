@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pyarrow.fs import FileType
-
 from distributed.inference.rows.inputs import (
     InputRows,
     PreparedBatch,
@@ -26,12 +24,11 @@ from distributed.inference.rows.tasks import (
     parquet_batches,
     row_ranges,
 )
-from distributed.raw.headers import unreadable_file
 from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import filesystem, is_uri, join
+from distributed.runtime.storage import filesystem, is_uri
 from distributed.shards.layout import MANIFEST
-from distributed.shards.manifest import Manifest, read_manifest
+from distributed.shards.manifest import Manifest, has_manifest, read_manifest
 from distributed.training.checkpoint import Checkpoint
 from model.schema import join_names
 
@@ -103,15 +100,6 @@ def open_input(
             f"split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})", "split"
         )
     return open_table_rows(checkpoint, data, images, batch_size, encoding)
-
-
-def has_manifest(data: str) -> bool:
-    """Whether a place is a SHARDS folder."""
-    system, path = filesystem(join(data, MANIFEST))
-    try:
-        return bool(system.get_file_info(path).type == FileType.File)
-    except OSError as error:
-        raise unreadable_file(data, error) from None
 
 
 def open_shards(

@@ -78,10 +78,7 @@ def write_tables(standings: Standings, base: SettingValues) -> None:
         return
     metric = names.metric(standings.metric)
     score = metric.text(winner.score(metric.name), missing="none")
-    about = (
-        f"{title(winner.record)}: {metric.title} {score} on validation."
-        " For python distributed/train.py --config"
-    )
+    about = f"{title(winner.record)}: {metric.title} {score} on validation. For train.py --config."
     settings = {**base, **winner.record.job.settings}
     write_atomically(standings.folder / "best.toml", config.settings_file(settings, about))
 
