@@ -29,6 +29,7 @@ from distributed.config.settings import (
     split_list,
 )
 from distributed.config.sources import (
+    by_dotted_name,
     describe_settings,
     load_config,
     parse_assignments,
@@ -52,6 +53,7 @@ __all__ = [
     "ScalingConfig",
     "StageConfig",
     "apply_changes",
+    "by_dotted_name",
     "changes_from_defaults",
     "check_exists",
     "describe_settings",

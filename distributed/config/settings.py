@@ -217,5 +217,11 @@ class Config:
 
 
 def split_list(value: str) -> tuple[str, ...]:
-    """Returns the parts of a comma-separated setting, without blanks and empty parts."""
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    """Returns the parts of a comma-separated setting, without blanks and empty parts.
+
+    Raises ValueError for a text without any part, such as a comma: only "" stands for none.
+    """
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if value and not parts:
+        raise ValueError(f"a list of names must hold a name; got {value!r}")
+    return parts

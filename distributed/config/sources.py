@@ -66,15 +66,15 @@ def read_config_file(path: str | Path) -> dict[str, object]:
         )
     if not tree and LAST_LINE not in lines:
         raise OptionError(f"config must hold settings; {path} holds none", "config")
-    return _by_dotted_name(tree)
+    return by_dotted_name(tree)
 
 
-def _by_dotted_name(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def by_dotted_name(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Returns the values of nested sections by dotted name."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_by_dotted_name(value, f"{prefix}{key}."))
+        if isinstance(value, Mapping):
+            flat.update(by_dotted_name(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

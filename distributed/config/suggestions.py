@@ -12,7 +12,7 @@ SYNONYMS = synonyms(
         "learning_rate base_lr max_lr eta lr_rate step_size": ("optim.lr",),
         "batch bs batchsize minibatch train_batch_size": ("data.batch_size",),
         "eval_batch_size val_batch_size test_batch_size": ("inference.batch_size",),
-        "epoch num_epochs n_epochs max_epochs": ("optim.epochs",),
+        "epoch num_epochs n_epochs max_epochs": ("optim.epochs", "stage.epochs"),
         "dropout dropout_rate drop_rate p_drop": ("fusion.modality_dropout", "data.cell_dropout"),
         "wd l2 decay regularization regularisation": ("optim.weight_decay",),
         "optimizer optimiser opt": ("optim.name",),

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from distributed.config import AGGREGATIONS
 from distributed.inference.estimation import choose_aggregation
 from distributed.inference.known_prior import parse_prior
 from distributed.inference.notes import row_notes
+from distributed.inference.options import PredictOptions
 from distributed.inference.predictor import PredictionTotals, Predictor
 from distributed.inference.rows.frames import FrameRows, Rows, to_frame
 from distributed.inference.rows.inputs import RowEncoder, raw_manifest
@@ -27,6 +27,7 @@ from distributed.inference.rows.tables import (
     absent_notes,
     absolute_folder,
     check_image_columns,
+    image_folder,
     unknown_column_notes,
 )
 from distributed.inference.weighing import (
@@ -37,6 +38,7 @@ from distributed.inference.weighing import (
     torch_threads,
 )
 from distributed.runtime.errors import OptionError
+from distributed.runtime.option_values import check_option
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.shards.manifest import Manifest
 from distributed.shards.parallel import decoding_threads
@@ -59,7 +61,7 @@ def load(location: Location, *, gpu: bool = False, trust_unfamiliar: bool = Fals
     trust_unfamiliar: also use modalities that are unlike anything in training. Otherwise they
     count as absent in the rows where that is so.
     """
-    uri = os.fspath(location)
+    uri = str(check_option(PredictOptions, "checkpoint", location))
     checkpoint = load_checkpoint(uri)
     if trust_unfamiliar:
         checkpoint.network.accept_all_modalities()
@@ -109,7 +111,9 @@ class LoadedModel:
         refused, in which case its prediction is missing. What else should be known of the rows is
         in `attrs["notes"]` and shown as warnings.
         """
-        _check_arguments(aggregation, abstain, batch_size)
+        arguments = {"aggregation": aggregation, "abstain": abstain, "batch_size": batch_size}
+        for name, value in arguments.items():
+            check_option(PredictOptions, name, value)
         settings = self.checkpoint.config.inference
         source, notes = self._open_frame(to_frame(rows), images, batch_size or settings.batch_size)
         method = aggregation_method(aggregation, prior, settings.aggregation)
@@ -201,28 +205,24 @@ class LoadedModel:
         return row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)")
 
 
-def _check_arguments(aggregation: str | None, abstain: float, batch_size: int) -> None:
-    if aggregation is not None and aggregation not in AGGREGATIONS:
-        raise OptionError(
-            f"aggregation must be one of {', '.join(AGGREGATIONS)}; got {aggregation!r}",
-            "aggregation",
-        )
-    if not 0 <= abstain <= 1:
-        raise OptionError(f"abstain must be a probability from 0 to 1; got {abstain:g}", "abstain")
-    if batch_size < 0:
-        raise OptionError(f"batch_size must be at least 0; got {batch_size}", "batch_size")
-
-
 def _image_folders(
     images: Location | Mapping[str, Location] | None, columns: list[str], available: list[str]
 ) -> dict[str, str]:
     """Returns the folder of every image column."""
     if isinstance(images, Mapping):
-        given = {name: os.fspath(folder) for name, folder in images.items()}
-        check_image_columns(given, columns, available, "images", "frame")
-        return {name: absolute_folder(given.get(name, ".")) for name in columns}
-    folder = absolute_folder("." if images is None else os.fspath(images))
-    return dict.fromkeys(columns, folder)
+        check_image_columns(list(images), columns, available, "images", "frame")
+        given = {name: _folder(folder) for name, folder in images.items()}
+        return {name: given.get(name) or absolute_folder(".") for name in columns}
+    return dict.fromkeys(columns, absolute_folder(".") if images is None else _folder(images))
+
+
+def _folder(images: Location) -> str:
+    """Returns a folder of images as an absolute path or a URI, checked."""
+    if not isinstance(images, str | os.PathLike):
+        raise OptionError(
+            f"images must be a folder, or a folder for each column; got {images!r}", "images"
+        )
+    return image_folder(os.fspath(images), "images")
 
 
 def _in_order(table: pa.Table, totals: PredictionTotals, ids: pa.Array) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from distributed.raw.rows import RowPlan
 from distributed.raw.table import RawTable
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import is_uri
+from distributed.runtime.suggestions import valid_names
 
 TABLE = "table"  # the modality of all columns that the user has not put into another one
 MODALITY = "modality"
@@ -160,7 +161,7 @@ def _check_columns_exist(named: Sequence[_NamedColumns], table: RawTable) -> Non
             if column not in names:
                 raise OptionError(
                     f"{use.text} must name a column of the table; got {column!r}; "
-                    f"valid: {', '.join(names)}",
+                    f"{valid_names(column, names)}",
                     use.option,
                 )
     for use in named:

@@ -83,7 +83,7 @@ def open_raw_table(uri: str, encoding: str = "utf-8", option: str = "table") -> 
     option: the option that named the table, for messages.
     """
     try:
-        codecs.lookup(encoding)
+        "".encode(encoding)  # base64 and others are codecs, but not of text
     except LookupError:
         raise OptionError(
             "encoding must be one that Python knows, such as utf-8, latin-1 or cp1252; "

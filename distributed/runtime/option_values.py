@@ -34,17 +34,21 @@ def check_options(kind: type[Options], options: Options) -> Options:
     """
     if not isinstance(options, kind):
         raise OptionError(f"options must be {kind.__name__}(...); got {_type_name(options)}")
-    hints = typing.get_type_hints(kind)
-    plain: dict[str, object] = {}
-    for field in dataclasses.fields(kind):
-        value = _as_type(field.name, getattr(options, field.name), hints[field.name])
-        if value == "" and field.default != "":
-            raise OptionError(f"{field.name} must not be empty; got ''", field.name)
-        broken = "" if value is None else field.metadata["limits"].broken_by(value)
-        if broken:
-            raise OptionError(f"{field.name} {broken}", field.name)
-        plain[field.name] = value
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+    plain = {name: check_option(kind, name, value) for name, value in given.items()}
     return dataclasses.replace(options, **plain)
+
+
+def check_option(kind: type[DataclassInstance], name: str, value: object) -> object:
+    """Returns the value of one option as `check_options` does."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    value = _as_type(name, value, typing.get_type_hints(kind)[name])
+    if value == "" and field.default != "":
+        raise OptionError(f"{name} must not be empty; got ''", name)
+    broken = "" if value is None else field.metadata["limits"].broken_by(value)
+    if broken:
+        raise OptionError(f"{name} {broken}", name)
+    return value
 
 
 def _as_type(name: str, value: object, hint: object) -> object:

@@ -28,10 +28,11 @@ STUDY = OutputKind("a study", "study.json")
 SHARDS = OutputKind("a SHARDS folder", "schema.json")
 PREDICTIONS = OutputKind("predictions", "summary.json", ("predictions",))
 KINDS = (RUN, SEARCH, STUDY, SHARDS, PREDICTIONS)
+LOGS = (".log", ".out", ".err", ".txt")  # that a shell or a scheduler writes into the folder
 
 
 def check_output(location: str, kind: OutputKind) -> None:
-    """Refuses a folder with the output of another command, or with output that lost its setup.
+    """Refuses a folder with files of something else, or with output that lost its setup.
 
     location: a local folder or a URI, which need not exist.
     """
@@ -55,3 +56,10 @@ def check_output(location: str, kind: OutputKind) -> None:
                 f" {kind.setup}: take another folder, or restore that file",
                 "out",
             )
+    foreign = sorted(name for name in names if name[0] != "." and not name.endswith(LOGS))
+    if foreign and kind.setup not in names:
+        raise OptionError(
+            f"out must be a new or an empty folder, or one of {kind.title}; {location} holds"
+            f" {foreign[0]}",
+            "out",
+        )

@@ -59,6 +59,6 @@ def _python() -> str:
 def _is_first_on_path(program: str) -> bool:
     """Whether the shell finds a program in the folder of this process's interpreter."""
     found = shutil.which(program)
-    return bool(found) and os.path.dirname(os.path.abspath(found)) == os.path.dirname(
-        sys.executable
-    )
+    if found is None:
+        return False
+    return os.path.dirname(os.path.abspath(found)) == os.path.dirname(sys.executable)

@@ -60,7 +60,7 @@ def close_names(name: str, valid: Iterable[str]) -> list[str]:
     by_spelling = {squashed(other): other for other in reversed(list(valid))}
     word = squashed(name)
     swapped = [spelling for spelling in by_spelling if sorted(spelling) == sorted(word)]
-    close = difflib.get_close_matches(word, by_spelling, n=MAX_SUGGESTIONS, cutoff=0.65)
+    close = difflib.get_close_matches(word, by_spelling, n=MAX_SUGGESTIONS, cutoff=0.7)
     return [by_spelling[spelling] for spelling in swapped or close]
 
 
@@ -74,7 +74,9 @@ def valid_names(name: str, valid: Iterable[str]) -> str:
     known = list(dict.fromkeys(valid))
     question = did_you_mean([repr(close) for close in close_names(name, known)[:1]])
     more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
-    listed = f"valid: {', '.join(known[:MAX_LISTED]) or 'there is none'}{more}"
+    quoted = any("," in other for other in known)
+    shown = [repr(other) if quoted else other for other in known[:MAX_LISTED]]
+    listed = f"valid: {', '.join(shown) or 'there is none'}{more}"
     return f"{question} {listed}" if question else listed
 
 

@@ -16,7 +16,7 @@ from distributed.runtime.errors import OptionError
 from distributed.searches.baselines import StartingPoints, starting_points
 from distributed.searches.options import SearchOptions
 from distributed.searches.records import SettingValue
-from distributed.searches.samplers import check_sampler
+from distributed.searches.samplers import check_sampler, open_storage
 from distributed.searches.spaces import Space, load_space, setting_names
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.manifest import read_manifest
@@ -221,6 +221,8 @@ def prepare(options: RecordedOptions) -> Setup:
 
 def check_search(setup: Setup) -> CheckedSearch:
     """Checks the setup against the data and the space, before anything is written or started."""
+    if setup.options["storage"]:
+        open_storage(setup.options["storage"])  # Ray would start for seconds before a wrong one
     manifest = read_manifest(setup.shards)
     data = setup.settings.data
     schema = manifest.schema.keep(config.split_list(data.modalities))

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 
 from distributed.runtime.errors import OptionError
+from distributed.runtime.suggestions import valid_names
 from distributed.searches.records import SettingValue, SettingValues
 from search_spaces import experts, full, fusion, margins, optimisation
 
@@ -34,7 +35,8 @@ def load_space(name: str) -> Space:
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
         raise OptionError(
-            f"space must be one of {', '.join(SPACES)} or a Python file that exists; got {name!r}",
+            f"space must be a shipped space or a Python file that exists; got {name!r}; "
+            f"{valid_names(name, SPACES)}",
             "space",
         )
     spec = importlib.util.spec_from_file_location(f"own_space_{path.stem}", path)
@@ -119,6 +121,8 @@ def ask(
     pins = pins or {}
     recorder = RecordingTrial(trial, pins)
     constants = space(recorder) or {}
+    if not isinstance(constants, Mapping):
+        raise ValueError(f"a space returns a dict of settings, or nothing; got {constants!r}")
     fixed_constants = {name: value for name, value in pins.items() if name in constants}
     return {**recorder.settings, **constants, **fixed_constants}
 
@@ -156,6 +160,12 @@ def setting_names(space: Space, pins: SettingValues | None = None, draws: int = 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     names: dict[str, None] = {}  # in the order of the questions
-    for _ in range(draws):
-        names.update(dict.fromkeys(ask(space, study.ask(), pins)))
+    try:
+        for _ in range(draws):
+            names.update(dict.fromkeys(ask(space, study.ask(), pins)))
+    except Exception as error:  # the space is the user's own code
+        raise OptionError(
+            f"space must answer every trial with settings; got {type(error).__name__}: {error}",
+            "space",
+        ) from None
     return list(names)

@@ -71,11 +71,11 @@ def read_manifest(uri: str) -> Manifest:
 
 def has_manifest(uri: str) -> bool:
     """Whether a place is a SHARDS folder."""
-    system, path = filesystem(join(uri, MANIFEST))
+    system, path = filesystem(uri)
     try:
-        return bool(system.get_file_info(path).type == FileType.File)
+        return bool(system.get_file_info(posixpath.join(path, MANIFEST)).type == FileType.File)
     except OSError as error:
-        raise ValueError(f"cannot read {join(uri, MANIFEST)}: {error}") from None
+        raise ValueError(f"cannot read {uri!r}: {error}") from None
 
 
 def _read_text(uri: str) -> str:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distributed.config import Config, apply_changes, split_list
+from distributed.config import Config, apply_changes, by_dotted_name, split_list
 from distributed.studies.definition import Cell, Choice, Claim, Entry, Settings, Study
 from distributed.studies.placeholders import (
     PLACEHOLDER,
@@ -19,7 +19,6 @@ from distributed.studies.placeholders import (
     modality_placeholders,
     placeholder_meanings,
 )
-from distributed.studies.reading import dotted_names
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _restrict_to_tables(
 
 def _choices(entry: Entry, modalities: Sequence[str], tables: Sequence[str]) -> Iterator[Choice]:
     """One choice for every modality (`each`) and every combination of values (`grid`)."""
-    grid = dotted_names(entry.get("grid", {}))
+    grid = by_dotted_name(entry.get("grid", {}))
     values_of = [values for values in grid.values() if isinstance(values, list)]
     for modality in modalities if entry.get("each") else [""]:
         for values in itertools.product(*values_of):
@@ -186,7 +185,7 @@ def _choices(entry: Entry, modalities: Sequence[str], tables: Sequence[str]) -> 
             yield Choice(
                 name=fill_text(entry["name"], meanings),
                 common_name=_common_name(entry["name"], modality, meanings, modalities, tables),
-                settings=fill_all({**dotted_names(entry.get("set", {})), **point}, meanings),
+                settings=fill_all({**by_dotted_name(entry.get("set", {})), **point}, meanings),
                 test={k: fill_text(v, meanings) for k, v in entry.get("test", {}).items()},
                 model=entry.get("model", "network"),
                 axis=fill_text(entry.get("axis", ""), meanings),

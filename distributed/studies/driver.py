@@ -12,7 +12,10 @@ from distributed.runtime.errors import flag
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import STUDY, check_output
 from distributed.runtime.shell import script_command, tensorboard_command
-from distributed.runtime.storage import absolute_location, as_option_error
+from distributed.runtime.storage import (
+    absolute_location,
+    as_option_error,
+)
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
 from distributed.studies.definition import Study

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from distributed.config import split_list
 from distributed.runtime.errors import OptionError
+from distributed.runtime.suggestions import valid_names
 from distributed.shards.corruption import parse_corruption
 from distributed.studies.cells import DataSetCells, cells_for_data_set
 from distributed.studies.data_sets import DataSet
@@ -68,9 +69,10 @@ def _requested(option: str, listed: str | None, available: Sequence[str]) -> set
     while parts:
         lengths = [n for n in range(len(parts), 0, -1) if ", ".join(parts[:n]) in available]
         if not lengths:
-            valid = ", ".join(map(repr, dict.fromkeys(available)))
             raise OptionError(
-                f"{option} must name {option} of the study: {valid}; got {parts[0]!r}", option
+                f"{option} must name {option} of the study; got {parts[0]!r}; "
+                f"{valid_names(parts[0], available)}",
+                option,
             )
         requested.add(", ".join(parts[: lengths[0]]))
         del parts[: lengths[0]]

@@ -38,21 +38,20 @@ share of the rows, 1 / (M + 1).
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from distributed.config import AGGREGATIONS
+from distributed.config import AGGREGATIONS, by_dotted_name
 from distributed.runtime.errors import OptionError
+from distributed.runtime.suggestions import valid_names
 from distributed.studies.definition import (
     MODELS,
     RAREST_ACCURACY,
     Claim,
     Entry,
-    Settings,
     Study,
 )
 from model.metrics.names import check_name
@@ -93,11 +92,9 @@ def read_study(name: str) -> Study:
     shipped = study_names()
     path = FOLDER / f"{name}.toml" if name in shipped else Path(name)
     if not path.is_file():
-        similar = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {similar[0]!r}? " if similar else ""
         raise OptionError(
             "study must be a shipped study or a TOML file that exists; "
-            f"got {name!r}; {hint}shipped: {', '.join(shipped)}",
+            f"got {name!r}; {valid_names(name, shipped)}",
             "study",
         )
     try:
@@ -136,22 +133,11 @@ def parse_study(table: TomlTable, name: str) -> Study:
         metric=_metric("metric", _text(table, "metric", "balanced_accuracy")),
         tail=_metric("tail", _text(table, "tail", "few_shot_accuracy")),
         seeds=seeds,
-        settings=dotted_names(_table(table, "set", "the study")),
+        settings=by_dotted_name(_table(table, "set", "the study")),
         variants=tuple(variants),
         conditions=tuple(conditions or [Entry(name="clean")]),
         claims=tuple(_claim(entry) for entry in _tables(table, "claims")),
     )
-
-
-def dotted_names(table: TomlTable, prefix: str = "") -> Settings:
-    """A nested table as one level: {"optim": {"lr": 1}} becomes {"optim.lr": 1}."""
-    flat: Settings = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= dotted_names(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _entries(table: TomlTable, kind: str) -> list[Entry]:
@@ -176,7 +162,7 @@ def _check_entry(entry: TomlTable, where: str) -> None:
         raise ValueError(f"at must be a number or text; got {entry['at']!r} in {where}")
     if entry.get("each", "modality") != "modality":
         raise ValueError(f"each must be 'modality'; got {entry['each']!r} in {where}")
-    for name, values in dotted_names(_table(entry, "grid", where)).items():
+    for name, values in by_dotted_name(_table(entry, "grid", where)).items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"grid.{name} must be a list of values; got {values!r} in {where}")
 
@@ -253,7 +239,7 @@ def _check_keys(entry: TomlTable, valid: tuple[str, ...], where: str) -> None:
     unknown = sorted(set(entry) - set(valid))
     if unknown:
         raise ValueError(
-            f"{where} has an unknown key: {', '.join(unknown)}; valid: {', '.join(valid)}"
+            f"{where} has an unknown key: {', '.join(unknown)}; {valid_names(unknown[0], valid)}"
         )
 
 

@@ -19,6 +19,8 @@ from distributed.studies.pages.report import StudyReport, write_report
 from distributed.studies.results import CellName, CellRow, Results, TrainingOutcome
 from model.metrics import names
 
+STUDY_FILE = "study.json"  # the study, and the command that repeats it
+
 
 @dataclass(frozen=True)
 class Training:
@@ -98,7 +100,7 @@ class StudyState:
             raise OptionError(
                 f"resume must go on with what is in out: none of its {len(same_names)} cells is "
                 "of these settings and this version; repeat the command in "
-                f"{join(folder, 'study.json')}, or take a new folder",
+                f"{join(folder, STUDY_FILE)}, or take a new folder",
                 "resume",
                 "out",
             )
@@ -207,7 +209,7 @@ class StudyState:
         if self.results.rows:
             self.results.add([])
         about = {"command": self.command, "study": dataclasses.asdict(self.study)}
-        storage.write_file(join(self.folder, "study.json"), json.dumps(about, indent=1).encode())
+        storage.write_file(join(self.folder, STUDY_FILE), json.dumps(about, indent=1).encode())
 
     def write_report(self, *, pictures: bool = False) -> StudyReport:
         """Writes study.json, the tables and the report; pictures: PNG files of its figures too."""

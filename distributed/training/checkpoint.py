@@ -23,6 +23,7 @@ from model.network import Network
 from model.schema import from_dict, to_dict
 
 MODEL_FILE = "model.pt"
+TRAIN = "distributed/train.py"
 INFO_FILE = "info.json"  # what the checkpoint is of, for people
 
 
@@ -121,7 +122,7 @@ def find_checkpoint(folder: str) -> bytes:
             run = candidate.removesuffix(f"/{MODEL_FILE}").removesuffix("/checkpoint")
             raise OptionError(
                 f"checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
-                f"copy it again, or have its run write it anew: {resume_command('distributed/train.py', run)}",
+                f"copy it again, or have its run write it anew: {resume_command(TRAIN, run)}",
                 "checkpoint",
             )
         return content
@@ -149,5 +150,7 @@ def _expected_instead_of(folder: str) -> str:
     """What a folder without model.pt should have been."""
     files, path = filesystem(folder)
     if files.get_file_info(f"{path}/config.json").type.name == "File":
-        return f"a finished run; {folder} is unfinished: to finish it, {resume_command('distributed/train.py', folder)}"
+        return (
+            f"a finished run; {folder} is unfinished: {resume_command(TRAIN, folder)} finishes it"
+        )
     return f"a run or its checkpoint folder (it holds model.pt); got {folder!r}"

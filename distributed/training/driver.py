@@ -14,6 +14,7 @@ import torch
 from distributed.config import (
     Config,
     apply_changes,
+    by_dotted_name,
     changes_from_defaults,
     flatten,
     load_config,
@@ -74,8 +75,8 @@ class FitResult:
         print(f"epochs      {self.epochs}")
         print(f"run         {self.out}")
         print(f"compare     {shell.tensorboard_command(folder_to_compare(self.out))}")
-        words = ("--checkpoint", shell.shown_location(self.out))
-        words += ("--data", shell.shown_location(self.data), "--out", "predictions")
+        words = ["--checkpoint", shell.shown_location(self.out)]
+        words += ["--data", shell.shown_location(self.data), "--out", "predictions"]
         predict = shell.script_command("distributed/predict.py", *words)
         print(f"use         {predict} (--data: also a table of new rows)")
 
@@ -158,9 +159,10 @@ def settle_config(out: str, options: FitOptions) -> Config:
     try:
         saved = storage.read_json_object(f"{out}/{SETTINGS_FILE}")
     except FileNotFoundError:
+        config = apply_changes(load_config(options.config), changes)
         if options.resume:
             print(f"note: nothing to resume in {out}; starting anew", file=sys.stderr)
-        return apply_changes(load_config(options.config), changes)
+        return config
     if not options.resume:
         raise OptionError(
             f"out must be a new folder, or add resume to continue it; got {out}", "out", "resume"
@@ -190,7 +192,7 @@ def saved_settings(out: str, saved: Mapping[str, object]) -> Config:
 def requested_settings(options: FitOptions) -> dict[str, object]:
     """The settings of `set`, `workers` and `gpus_per_worker` by dotted name."""
     if isinstance(options.set, Mapping):
-        settings = dict(options.set)
+        settings = by_dotted_name(options.set)
     else:
         settings = dict(parse_assignments(options.set))
     if options.workers is not None:

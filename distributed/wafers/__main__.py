@@ -21,7 +21,9 @@ from distributed.wafers.options import WaferOptions
 
 
 def main(argv: list[str]) -> int:
-    chosen = options.read(WaferOptions, argv, prog="wafers.py", description=__doc__)
+    chosen = options.read(
+        WaferOptions, argv, prog="python -m distributed.wafers", description=__doc__
+    )
     # Imported here because pandas and Ray take seconds that --help and a typing mistake need not
     # wait for.
     from distributed.wafers.shards import write_wafers

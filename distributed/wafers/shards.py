@@ -34,6 +34,8 @@ def write_wafers(options: WaferOptions) -> dict[str, int]:
     folder = next((name for name in files if Path(name).is_dir()), None)
     if folder:
         raise OptionError(f"out and sheet must name files; got the folder {folder}", "out", "sheet")
+    if options.out and not options.out.endswith(".parquet"):
+        raise OptionError(f"out must name a .parquet file; got {options.out!r}", "out")
     everything = generate_table(dataclasses.replace(options, truth=True))
     features = everything.drop(columns=EVIDENCE_COLUMNS)
     try:

@@ -19,7 +19,7 @@ from distributed.runtime.suggestions import OPTION_SYNONYMS, close_names, valid_
         ("batch", "did you mean data.batch_size?"),
         ("batch_size", "did you mean data.batch_size or inference.batch_size?"),
         ("epochs", "did you mean optim.epochs or stage.epochs?"),
-        ("stage.epoch", "did you mean optim.epochs?"),
+        ("stage.epoch", "did you mean stage.epochs or optim.epochs?"),
         ("dropout_rate", "did you mean fusion.modality_dropout or data.cell_dropout?"),
         ("optim.wd", "did you mean optim.weight_decay?"),
         ("num_experts", "did you mean experts.count?"),

@@ -370,7 +370,7 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
         (["--shift", "sideways-3"], "uniform, forward-K or backward-K.*sideways-3"),
         (["--modalities", "sound"], "got sound"),
         (["--corrupt", "photo=rain"], "valid: noise, shuffle, missing"),
-        (["--split", "all"], "invalid choice: 'all'"),
+        (["--split", "all"], "--split must be one of train, val, test; got 'all'"),
         (["--replicates", "-1"], "--replicates must be at least 0"),
         (["--prior", "nowhere.json"], "must name a JSON file that exists"),
     ],

@@ -300,7 +300,7 @@ def test_a_model_says_what_it_is(folder: Path, model: LoadedModel) -> None:
         ({"aggregation": "stability", "prior": {"common": 1}}, "not stability"),
         ({"prior": {"rare": 1}}, "got rare; valid: common, middling, scarce"),
         ({"prior": {"common": 0}}, "above 0"),
-        ({"abstain": 2}, "abstain must be a probability"),
+        ({"abstain": 2}, "abstain must be between 0 and 1; got 2"),
         ({"batch_size": -1}, "batch_size must be at least 0"),
     ],
 )

@@ -627,7 +627,7 @@ def test_a_table_that_cannot_be_read_is_one_line(
         ("x" * 300, [], r"cannot read '.*x': \[Errno 36\]"),
         ("half.csv", [], "must have all columns of 'table' or none; it lacks dose"),
         ("other.csv", [], "columns of at least one modality"),
-        ("shards", ["--abstain", "1.5"], "--abstain must be a probability"),
+        ("shards", ["--abstain", "1.5"], "--abstain must be between 0 and 1; got 1.5"),
         ("shards", ["--concurrency", "0"], "--concurrency must be at least 1"),
         ("shards", ["--aggregation", "stability", "--prior", "p.json"], "not stability"),
         ("shards", ["--gpus-per-actor", "1"], "GPU"),

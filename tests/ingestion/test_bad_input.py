@@ -300,7 +300,7 @@ def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) ->
             ["--label", "y", "--encoding", "klingon"],
             "--encoding must be one that Python knows",
         ),
-        (CSV, ["--label", "y", "--seed", "-1"], "--seed must be at least 0; got -1"),
+        (CSV, ["--label", "y", "--seed", "-1"], "--seed must be between 0 and 4294967295; got -1"),
         ("", ["--label", "y"], "is an empty file"),
         ("y,y\n1,2\n", ["--label", "y"], "y appears more than once"),
         ("\n1,2\n", ["--label", "y"], "must begin with a line of column names"),

@@ -59,7 +59,7 @@ metric = "balanced_accuracy"
             ["--study", "nothing"],
             "--study must be a shipped study or a TOML file that exists; got 'nothing'",
         ),
-        ([], "the following arguments are required: --study"),
+        ([], "--study must be given"),
         (["--study", "paper", "--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["--study", "paper", "--data", "/nowhere"], "a SHARDS folder must exist; got '/nowhere'"),
     ],

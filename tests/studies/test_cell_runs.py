@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed.config import Config
+from distributed.config import Config, by_dotted_name
 from distributed.inference import shifts
 from distributed.runtime.errors import Failure
 from distributed.shards.layout import SPLITS
@@ -17,7 +17,6 @@ from distributed.shards.manifest import read_manifest
 from distributed.shards.memory import load_splits
 from distributed.studies.cell_runs import run_cells
 from distributed.studies.definition import Cell
-from distributed.studies.reading import dotted_names
 from distributed.studies.results import CellOutcome
 from distributed.studies.schedule import outcome_of, run_training_task
 from distributed.studies.state import Training
@@ -68,7 +67,7 @@ def test_an_unknown_shift_is_refused(kind: str) -> None:
 
 
 def group(*tests: dict[str, str], **settings: Any) -> list[Cell]:
-    small = dotted_names(tomllib.loads(TINY))
+    small = by_dotted_name(tomllib.loads(TINY))
     return [
         Cell(
             variant="v",

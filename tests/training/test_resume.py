@@ -145,12 +145,12 @@ def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
     assert len(refused) > 30
     (message,) = set(refused)
     assert message.startswith(f"--checkpoint must be whole; {tmp_path}/model.pt is damaged")
-    assert message.endswith("python distributed/train.py --out RUN --resume")
+    assert message.endswith(f"distributed/train.py --out {tmp_path} --resume")
 
 
 def test_an_unfinished_run_is_no_checkpoint_and_says_how_to_finish_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    unfinished = "--checkpoint must name a finished run; .* --out .* --resume finishes it"
+    unfinished = "--checkpoint must name a finished run; .* --out .* --resume"
     assert re.match(unfinished, mistake(f"{tmp_path}/"))
     for other in ("nowhere", "config.json"):
         message = mistake(str(tmp_path / other))

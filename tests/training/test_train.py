@@ -108,7 +108,7 @@ def undisturbed(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> 
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stdout
     assert "epoch 4/4" in done.stderr
-    assert f"compare     tensorboard --logdir {run.parent}\n" in done.stdout
+    assert f" --logdir {run.parent}\n" in done.stdout
     assert "epochs      4 of 4; the scores are of epoch " in done.stdout
     return run
 

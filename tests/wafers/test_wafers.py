@@ -340,12 +340,15 @@ def test_the_default_shards_are_made_once(
         ({"rows": 26}, r"rows must be at least 27.*got 26"),
         ({"imbalance": 0.5}, r"imbalance must be .*at least 1; got 0.5"),
         ({"imbalance": float("nan")}, r"imbalance must be .*got nan"),
-        ({"size": 8}, r"size must be at least 16; got 8"),
-        ({"seed": -1}, r"seed must be at least 0; got -1"),
-        ({"corrupt": 1.5}, r"corrupt must be at most 1; got 1.5"),
-        ({"missing": 0.95}, r"missing must be at most 0.9; got 0.95"),
-        ({"image_informative": -0.1}, r"image_informative must be at least 0; got -0.1"),
-        ({"table_informative": float("nan")}, r"table_informative must be at least 0; got nan"),
+        ({"size": 8}, r"size must be between 16 and 512; got 8"),
+        ({"seed": -1}, r"seed must be between 0 and 4294967295; got -1"),
+        ({"corrupt": 1.5}, r"corrupt must be between 0 and 1; got 1.5"),
+        ({"missing": 0.95}, r"missing must be between 0 and 0.9; got 0.95"),
+        ({"image_informative": -0.1}, r"image_informative must be between 0 and 1; got -0.1"),
+        (
+            {"table_informative": float("nan")},
+            r"table_informative must be between 0 and 1; got nan",
+        ),
     ],
 )
 def test_a_parameter_out_of_range_is_one_clear_error(
@@ -422,8 +425,11 @@ def test_the_command_writes_what_the_function_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "many", "--out", "t.parquet"], "argument --rows: invalid int value: 'many'"),
-        (["--row", "100", "--out", "t.parquet"], "unrecognized arguments: --row 100"),
+        (["--rows", "many", "--out", "t.parquet"], "--rows must be a whole number; got 'many'"),
+        (
+            ["--row", "100", "--out", "t.parquet"],
+            "--row is no option of .*; did you mean --rows\\?",
+        ),
         (["--rows", "100"], "nothing to write: give at least one of --out, --shards, --sheet"),
         (["--rows", "100", "--out", "/"], "--out and --sheet must name files; got the folder /"),
         (

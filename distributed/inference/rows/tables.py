@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from pyarrow.fs import FileType
 
 from distributed.inference.rows.inputs import (
     InputRows,
@@ -26,7 +28,8 @@ from distributed.inference.rows.tasks import (
 )
 from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import filesystem, is_uri
+from distributed.runtime.storage import as_option_error, filesystem, is_uri
+from distributed.runtime.suggestions import valid_names
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, has_manifest, read_manifest
 from distributed.training.checkpoint import Checkpoint
@@ -133,10 +136,13 @@ def open_table_rows(
         table = dataclasses.replace(table, uri=filesystem(table.uri)[1])
     columns = [image["column"] for image in manifest.prepare["images"]]
     check_image_columns(images, columns, table.schema.names, "image", "table")
-    folder = table.folder
+    default_folder = absolute_folder(table.folder)
     encoder = RowEncoder(
         manifest,
-        {name: absolute_folder(images.get(name) or folder) for name in columns},
+        {
+            name: image_folder(images[name], "image") if images.get(name) else default_folder
+            for name in columns
+        },
         decimal_commas=table.delimiter == ";",
     )
     encoder.check_columns(table.schema)
@@ -157,8 +163,17 @@ def absolute_folder(folder: str) -> str:
     return folder if is_uri(folder) else filesystem(folder)[1]
 
 
+def image_folder(folder: str, option: str) -> str:
+    """Returns the folder of an image column, absolute; raises OptionError where there is none."""
+    system, path = filesystem(folder)
+    with as_option_error(folder, option, "must name a folder that can be read"):
+        if system.get_file_info(path).type != FileType.Directory:
+            raise OptionError(f"{option} must name a folder that exists; got {folder!r}", option)
+    return absolute_folder(folder)
+
+
 def check_image_columns(
-    names: Mapping[str, str],
+    names: Iterable[str],
     columns: Sequence[str],
     available: Sequence[str],
     option: str,
@@ -179,7 +194,7 @@ def check_image_columns(
         if name not in available:
             raise OptionError(
                 f"{option} must name a column of the {source}; got {name!r}; "
-                f"valid: {', '.join(available)}",
+                f"{valid_names(name, available)}",
                 option,
             )
 
