@@ -213,14 +213,20 @@ MISTAKES = [
     ),
     (
         "train.py --data shards --out photos",
-        r"^--out must be a new or an empty folder, or one of t",
+        r"^--out must be a new or an empty folder, or one of a training run; .* holds r0000\.png$",
     ),
     ("train.py --data shards --out text", r"^--out must be a folder or URI that can be read and w"),
     ("train.py --data shards --out /proc/new", r"^--out must be a folder or URI that can be read "),
     ("train.py --data shards --out ''", r"^--out must not be empty; got ''$"),
     ("train.py --resume", r"^--resume needs --out, the run to continue; got none$"),
-    ("tune.py --data shards --out run", r"^--out must be a new or an empty folder, or one of this"),
-    ("ablate.py --study fusion --data shards --out run --plan", r"^--out must be a new or an empt"),
+    (
+        "tune.py --data shards --out run",
+        r"one of a search; .* holds config\.json of a training run$",
+    ),
+    (
+        "ablate.py --study fusion --data shards --out run --plan",
+        r"holds config\.json of a training",
+    ),
     (f"{PREDICT.replace('--out new', '--out photos')}", r"^--out must be a new or empty folder"),
     (f"{INGEST.replace('--out new', '--out photos')}", r"^--out must be a new or an empty folder"),
 ]
