@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distributed.runtime import storage
+from distributed.shards import layout
 from distributed.shards.layout import VERSION
 from distributed.shards.manifest import (
     Manifest,
@@ -18,7 +19,7 @@ from distributed.shards.manifest import (
     shards_digest,
     write_manifest,
 )
-from model.schema import Categorical, Image, Numeric, Schema, Table
+from model.schema import Categorical, Image, Numeric, Schema, Table, to_dict
 
 SCHEMA = Schema(
     images=(Image(name="map", height=8, width=9, channels=1, mean=(0.5,), std=(0.25,)),),
@@ -39,6 +40,18 @@ def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
     write_manifest(MANIFEST, str(tmp_path))
     assert read_manifest(str(tmp_path)) == MANIFEST
     assert read_manifest(f"file://{tmp_path}") == MANIFEST
+    with_content = dataclasses.replace(MANIFEST, content="0123")
+    write_manifest(with_content, str(tmp_path))
+    assert read_manifest(str(tmp_path)) == with_content
+
+
+def test_what_older_shards_do_not_have_is_empty(tmp_path: Path) -> None:
+    write_manifest(MANIFEST, str(tmp_path))
+    file = tmp_path / "schema.json"
+    plain = json.loads(file.read_text())
+    del plain["prepare"], plain["content"]
+    file.write_text(json.dumps(plain))
+    assert read_manifest(str(tmp_path)) == dataclasses.replace(MANIFEST, prepare={})
 
 
 def test_a_missing_folder_and_one_without_a_schema_are_told_apart(tmp_path: Path) -> None:
@@ -57,13 +70,61 @@ def test_another_file_of_that_name_is_no_schema(tmp_path: Path, text: str) -> No
         read_manifest(str(tmp_path))
 
 
-def test_a_damaged_schema_is_said_to_be_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"schema": {**to_dict(SCHEMA), "classes": None}},
+        {"schema": {"images": []}},
+        {"rows": {"train": "many", "val": 0, "test": 2}},
+    ],
+)
+def test_a_damaged_schema_is_said_to_be_damaged(tmp_path: Path, damage: dict[str, object]) -> None:
     write_manifest(MANIFEST, str(tmp_path))
-    plain = json.loads((tmp_path / "schema.json").read_text())
-    del plain["schema"]["classes"]
-    (tmp_path / "schema.json").write_text(json.dumps(plain))
-    with pytest.raises(ValueError, match="is damaged"):
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(ValueError, match=rf"^{file} is damaged \(\w+Error: .*\): ingest again$"):
         read_manifest(str(tmp_path))
+
+
+def test_a_place_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="a SHARDS folder must exist; got"):
+        read_manifest(str(tmp_path / "file" / "shards"))
+    with pytest.raises(ValueError, match=r"a SHARDS folder must hold schema\.json"):
+        read_manifest(str(tmp_path / "file"))
+    (tmp_path / "schema.json").mkdir()
+    with pytest.raises(ValueError, match=rf"^cannot read {tmp_path}/schema\.json: "):
+        read_manifest(str(tmp_path))
+
+
+def test_the_manifest_is_text_that_people_can_read(tmp_path: Path) -> None:
+    write_manifest(MANIFEST, str(tmp_path))
+    text = (tmp_path / "schema.json").read_text()
+    assert list(json.loads(text)) == ["version", "schema", "rows", "prepare", "content"]
+    assert text.startswith('{\n "version": 1,\n')
+    assert '"ä"' in text
+    with pytest.raises(ValueError, match="JSON"):
+        write_manifest(dataclasses.replace(MANIFEST, prepare={"x": float("nan")}), str(tmp_path))
+
+
+def test_the_digest_of_shards_stays_what_it_is() -> None:
+    """States and searches know their data by it."""
+    manifest = dataclasses.replace(MANIFEST, content="0123")
+    assert shards_digest("nowhere", manifest) == "642f3ecdc2306aba"
+    other = dataclasses.replace(manifest, content="0124")
+    assert shards_digest("nowhere", other) != shards_digest("nowhere", manifest)
+
+
+def test_the_words_for_splits_and_the_files_of_a_folder_stay_what_they_are() -> None:
+    assert layout.SPLITS == ("train", "val", "test")
+    assert {
+        **dict.fromkeys(("train", "training"), 0),
+        **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
+        **dict.fromkeys(("test", "testing"), 2),
+    } == layout.SPLIT_NAMES
+    assert layout.REFUSED_SPLIT not in range(3)
+    assert layout.REFUSED_SPLIT == -1
+    assert (layout.MANIFEST, layout.REJECTED) == ("schema.json", "rejected.parquet")
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:

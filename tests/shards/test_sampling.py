@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from distributed.shards import sampling
+from distributed.shards.epoch_plan import EpochPlan
 from distributed.shards.sampling import (
     Selection,
     draw_epoch,
@@ -60,6 +63,9 @@ def test_the_row_limit_is_exact_stratified_and_keeps_every_class() -> None:
     assert limit_counts(np.array([600, 300, 99, 1]), 100).tolist() == [59, 30, 10, 1]
     assert limit_counts(np.array([5, 5]), 100).tolist() == [5, 5]
     assert limit_counts(np.array([5, 5, 5]), 2).sum() == 2
+    assert limit_counts(np.array([3, 1, 1]), 2).tolist() == [1, 1, 0], "two rows, three classes"
+    assert limit_counts(np.array([0, 9, 1]), 5).tolist() == [0, 4, 1], "an empty class stays so"
+    assert limit_counts(np.array([10, 10, 1, 1, 1]), 6).tolist() == [1, 2, 1, 1, 1]
 
 
 def test_training_counts_are_the_selected_rows() -> None:
@@ -98,11 +104,82 @@ def test_the_row_limit_takes_the_lowest_ranks() -> None:
 
 
 def test_unlabelled_rows_are_not_trained_on() -> None:
-    labels_R, ranks_R = np.array([0, -1, 1, 0]), np.array([1, -1, 0, 0])
+    labels_R, ranks_R = np.array([0, -1, 1, 0]), np.array([1, 9, 0, 0])
     for ratio in (0.0, 2.0):
         selection = select_training_rows(labels_R, ranks_R, np.array([2, 1]), ratio=ratio)
         assert selection.rows_R.tolist() == [0, 2, 3]
     assert len(sampling.select_all(labels_R, ranks_R, 2)) == 4
+
+
+def eight_rows() -> Selection:
+    labels_R, ranks_R = np.array([0, 1, 0, 2, 0, 0, 1, 0]), np.array([3, 0, 1, 0, 4, 0, 1, 2])
+    return sampling.select_all(labels_R, ranks_R, 3)
+
+
+def test_random_streams_are_those_of_their_seed_and_purpose() -> None:
+    purposes = (sampling.ORDER, sampling.DRAW, sampling.WINDOW, sampling.CUT)
+    drawn = [sampling.random_generator(5, purpose, 7).random() for purpose in purposes]
+    assert drawn == [np.random.default_rng([5, number, 7]).random() for number in range(4)]
+
+
+def test_the_cut_of_a_seed_stays_the_same() -> None:
+    rows = eight_rows()
+    selection = select_training_rows(
+        rows.labels_R, rows.ranks_R, np.array([5, 2, 1]), ratio=3.0, seed=4
+    )
+    assert selection.rows_R.tolist() == [0, 2, 3, 6, 7]
+    assert selection.ranks_R.tolist() == [1, 0, 0, 0, 2]
+    assert selection.counts_C.tolist() == [3, 1, 1]
+
+
+def test_a_limited_selection_has_the_lowest_ranks() -> None:
+    rows = eight_rows()
+    limited = sampling.limit_selection(rows, 4)
+    assert limited.rows_R.tolist() == [1, 2, 3, 5]
+    assert limited.labels_R.tolist() == [1, 0, 2, 0]
+    assert limited.ranks_R.tolist() == [0, 1, 0, 0]
+    assert limited.counts_C.tolist() == [2, 1, 1]
+    assert sampling.limit_selection(rows, 8) is rows
+
+
+@pytest.mark.parametrize(
+    ("sampler", "epochs"),
+    [
+        ("balanced", ([0, 1, 3, 3, 5, 6, 6, 7], [0, 1, 3, 3, 4, 6, 6, 7])),
+        ("sqrt", ([0, 1, 3, 4, 5, 6, 6, 7], [0, 1, 3, 4, 5, 6, 6, 7])),
+        (
+            "progressive",
+            (
+                [0, 1, 2, 3, 4, 5, 6, 7],
+                [0, 1, 3, 4, 5, 6, 6, 7],
+                [1, 1, 2, 3, 3, 4, 6, 7],
+                [1, 2, 3, 3, 3, 5, 6, 6],
+            ),
+        ),
+    ],
+)
+def test_the_draws_of_a_seed_stay_the_same(sampler: str, epochs: tuple[list[int], ...]) -> None:
+    """A run that is resumed with a later version goes on with the rows it would have drawn."""
+    for epoch, expected in enumerate(epochs):
+        draws = draw_epoch(eight_rows(), sampler, seed=5, epoch=epoch, epochs=3)
+        assert draws.tolist() == expected
+
+
+def test_the_orders_of_a_seed_stay_the_same() -> None:
+    draws = np.array([0, 0, 3, 5, 6])
+    assert sampling.shuffle_draws(draws, seed=5, epoch=1).tolist() == [6, 0, 3, 5, 0]
+    plan = EpochPlan(
+        selection=eight_rows(), size=2, train=True, sampler="balanced", epochs=3, seed=5
+    )
+    assert plan.order(1).tolist() == [7, 0, 3, 4, 3, 1, 6, 6]
+    row_groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    windows = [(rows.tolist(), ends) for rows, ends in plan.windows(1, 0, row_groups, 4)]
+    assert windows == [([1, 4, 0, 6], (2, 4)), ([6, 3, 7, 3], (2, 4))]
+    batches = dataclasses.replace(plan, size=1)
+    windows_of = [[ends for _, ends in batches.windows(1, 0, row_groups, n)] for n in (0, 4)]
+    assert windows_of == [[(1,)] * 8, [(1, 2, 3, 4)] * 2]
+    later = [(rows.tolist(), ends) for rows, ends in plan.windows(1, 3, row_groups, 4)]
+    assert later == [([7, 3], (2,))]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +193,27 @@ def test_class_frequencies_of_samplers(sampler: str, shares: list[float]) -> Non
         assert len(draws) == len(selection)
         seen_C += np.bincount(selection.labels_R[draws], minlength=4)
     np.testing.assert_allclose(seen_C / seen_C.sum(), shares, atol=1e-3)
+
+
+def test_a_class_without_rows_gets_no_draws() -> None:
+    counts_C = np.array([4, 0, 2])
+    assert sampling.class_shares(counts_C, "balanced", 0.0).tolist() == [0.5, 0.0, 0.5]
+    assert sampling.class_shares(counts_C, "instance", 0.0).tolist() == [4 / 6, 0.0, 2 / 6]
+
+
+def test_the_instance_sampler_draws_every_row_once_and_an_empty_selection_nothing() -> None:
+    once = draw_epoch(eight_rows(), "instance", seed=0, epoch=0, epochs=1)
+    assert once.tolist() == list(range(8))
+    nothing = sampling.select_all(np.arange(0), np.arange(0), 3)
+    assert draw_epoch(nothing, "balanced", seed=0, epoch=0, epochs=1).tolist() == []
+
+
+def test_the_last_of_two_epochs_is_balanced() -> None:
+    both = [
+        draw_epoch(eight_rows(), sampler, seed=0, epoch=1, epochs=2).tolist()
+        for sampler in ("progressive", "balanced")
+    ]
+    assert both[0] == both[1]
 
 
 def test_progressive_goes_from_instance_to_balanced() -> None:
@@ -180,3 +278,4 @@ def test_pairs_stay_on_one_worker() -> None:
                     max(high - low for low, high in edges) - min(high - low for low, high in edges)
                     <= 3
                 )
+    assert sampling.rank_slice(2, 0, 3, paired=True) == (0, 1), "no worker can have a pair"

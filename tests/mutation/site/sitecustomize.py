@@ -1,0 +1,10 @@
+"""Python runs this file at its start where PYTHONPATH names its folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+from tests.mutation import hook
+
+sys.path.pop()
+hook.install()
