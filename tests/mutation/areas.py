@@ -39,8 +39,16 @@ class Area:
 AREAS = (
     Area("runtime", ("distributed/runtime",), ("tests/runtime",)),
     Area("shards", ("distributed/shards",), ("tests/shards",)),
-    Area("records", ("distributed/searches/records.py",), ("tests/searches/test_records.py",)),
-    Area("states", ("distributed/training/states.py",), ("tests/training/test_states.py",)),
+    Area(
+        "records",
+        ("distributed/searches/records.py",),
+        tuple(f"tests/searches/test_{name}.py" for name in ("records", "searcher")),
+    ),
+    Area(
+        "states",
+        ("distributed/training/states.py",),
+        tuple(f"tests/training/test_{name}.py" for name in ("states", "resume")),
+    ),
 )
 
 
