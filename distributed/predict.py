@@ -12,12 +12,17 @@ if __package__ in (None, ""):
 
 from distributed.inference.options import PredictOptions
 from distributed.runtime import command, options
+from distributed.runtime.errors import Failure
 
 COLUMNS = """\
-columns of the predictions, a row each record: id; split (of shards); label, where one is given;
+columns of the predictions, a row each row of the data, in its order: id; split (of shards);
+label, where one is given;
 prediction, empty where abstained; probability, of the best class; abstained; entropy (nats);
 p/CLASS; weight/MODALITY, 0 to 1, in the fusion; unfamiliar/MODALITY, whether it is unlike
-anything in training; expert_weight/N"""
+anything in training; expert_weight/N; reason, why the row was refused, empty where it was not.
+exit code: 3 where more than half of the rows were refused, a warning from 10 % on"""
+
+MOSTLY_REFUSED = 3  # exit code
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +32,14 @@ def main(argv: list[str]) -> int:
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
     from distributed.inference.batch_prediction import predict
 
-    predict(chosen).show()
+    result = predict(chosen)
+    result.show()
+    if result.is_mostly_refused:
+        raise Failure(
+            f"{result.refused:,} of {result.rows:,} rows were refused, more than half: "
+            f"the reasons are in {result.out}",
+            MOSTLY_REFUSED,
+        )
     return 0
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import time
 from collections.abc import Iterable, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector
 
 from distributed.inference.estimation import choose_aggregation
 from distributed.inference.known_prior import read_prior
-from distributed.inference.notes import row_notes
+from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
 from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
 from distributed.inference.predictor import PredictionTotals
 from distributed.inference.results import PredictResult
 from distributed.inference.rows.inputs import InputRows, RowCounter
 from distributed.inference.rows.tables import open_input
-from distributed.inference.summary import reason_texts
 from distributed.inference.weighing import GIVEN, Facts, aggregation_method
-from distributed.ingestion.summary import count_reasons
 from distributed.raw.encoding import EMPTY_CELLS
 from distributed.runtime import progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import filesystem, join
-from distributed.shards.layout import REJECTED
 from distributed.training.checkpoint import Checkpoint, find_checkpoint, parse_checkpoint
 
 SUMMARY = "summary.json"
@@ -37,7 +31,7 @@ MAX_REASONS = 10  # kinds of refusals that the summary counts
 
 
 def predict(options: PredictOptions) -> PredictResult:
-    """Predicts all rows and writes part files, refused rows and a summary."""
+    """Predicts all rows and writes part files, with the refused rows in them, and a summary."""
     options = check_options(PredictOptions, options)
     out = storage.absolute_location(options.out)
     with storage.as_option_error(out):
@@ -84,13 +78,7 @@ def predict(options: PredictOptions) -> PredictResult:
     seconds = time.perf_counter() - started
     all_notes = [*input_notes, *row_notes(checkpoint, totals, prior_C)]
     result = make_result(options, out, checkpoint, totals, seconds, all_notes, facts)
-    write_files(result, totals)
-    if totals.refused and not totals.predicted:
-        raise OptionError(
-            f"data must have rows that can be predicted; all {totals.rows:,} were refused: "
-            f"{'; '.join(reason_texts(result.reasons))}",
-            "data",
-        )
+    write_summary(result)
     return result
 
 
@@ -137,10 +125,11 @@ def predict_all(
     else:
         parts = predict_in_process(checkpoint, settings, counter.task_groups(1))
         totals = add_up(parts, settings.rows.row_count)
-    if totals.rows != counter.rows or totals.rows != totals.predicted + len(totals.refused):
+    refused = totals.refused.total()
+    if totals.rows != counter.rows or totals.rows != totals.predicted + refused:
         raise Failure(
             f"{counter.rows} rows were read, {totals.predicted} predicted and "
-            f"{len(totals.refused)} refused: some are lost in {settings.out}"
+            f"{refused} refused: some are lost in {settings.out}"
         )
     return totals
 
@@ -179,13 +168,13 @@ def make_result(
     """Gathers the counts by name."""
     schema = checkpoint.network.schema
     predicted = max(1, totals.predicted)
-    reasons = count_reasons(reason for _, reason in totals.refused).most_common(MAX_REASONS)
+    refused = totals.refused.total()
     return PredictResult(
         options=options,
         out=out,
         rows=totals.rows,
         predicted=totals.predicted,
-        refused=len(totals.refused),
+        refused=refused,
         abstained=totals.abstained,
         seconds=seconds,
         class_rows=dict(zip(schema.classes, totals.class_rows)),
@@ -200,23 +189,14 @@ def make_result(
             for name, count in sorted(totals.unread.items())
             if count and not name.startswith(EMPTY_CELLS)
         },
-        reasons=dict(reasons),
+        reasons=dict(totals.refused.most_common(MAX_REASONS)),
         notes=result_notes,
+        warnings=refusal_warnings(refused, totals.rows),
         aggregation=aggregation,
     )
 
 
-def write_files(result: PredictResult, totals: PredictionTotals) -> None:
-    """Writes the refused rows, and the summary last: where it is, the folder is complete."""
-    if totals.refused:
-        refused = pa.table(
-            {
-                "id": [name for name, _ in totals.refused],
-                "reason": [reason for _, reason in totals.refused],
-            }
-        )
-        rejected = io.BytesIO()
-        pq.write_table(refused, rejected)
-        storage.write_file(join(result.out, REJECTED), rejected.getvalue())
+def write_summary(result: PredictResult) -> None:
+    """Writes the summary, after everything else: where it is, the folder is complete."""
     content = json.dumps(result.flat(), indent=1, allow_nan=False).encode()
     storage.write_file(join(result.out, SUMMARY), content)

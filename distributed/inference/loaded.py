@@ -13,12 +13,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from torch import Tensor
 
 from distributed.inference.estimation import choose_aggregation
 from distributed.inference.known_prior import parse_prior
-from distributed.inference.notes import row_notes
+from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import PredictOptions
 from distributed.inference.predictor import PredictionTotals, Predictor
 from distributed.inference.rows.frames import FrameRows, Rows, to_frame
@@ -107,7 +106,7 @@ class LoadedModel:
 
         Returns a row for every input row, in order and with the same index. The columns are those
         that predict.py writes (id, label, prediction, probability, abstained, entropy, p/CLASS,
-        weight/MODALITY, unfamiliar/MODALITY, expert_weight/N), and `reason`: why a row was
+        weight/MODALITY, unfamiliar/MODALITY, expert_weight/N, reason). `reason` says why a row was
         refused, in which case its prediction is missing. What else should be known of the rows is
         in `attrs["notes"]` and shown as warnings.
         """
@@ -122,7 +121,7 @@ class LoadedModel:
             self.checkpoint, source, method, prior_C, source.batch_size, self._gpus
         )
         table, totals = self._predict_rows(source, weights, abstain)
-        predictions = _in_order(table, totals, source.ids())
+        predictions: pd.DataFrame = table.to_pandas()
         predictions.index = source.frame.index
         notes += self._row_notes(totals, prior_C)
         predictions.attrs["notes"] = notes
@@ -187,7 +186,7 @@ class LoadedModel:
     def _predict_rows(
         self, source: FrameRows, weights: FixedAggregation, abstain: float
     ) -> tuple[pa.Table, PredictionTotals]:
-        """Returns the predictions of the usable rows, whose ids are positions, and counts."""
+        """Returns the predictions of all rows in their order, and counts."""
         predictor = Predictor(self.checkpoint, weights, pick_device(self._gpus), abstain=abstain)
         tables = [predictor.schema.empty_table()]
         totals = PredictionTotals()
@@ -202,7 +201,10 @@ class LoadedModel:
         return pa.concat_tables(tables), totals
 
     def _row_notes(self, totals: PredictionTotals, prior_C: Tensor | None) -> list[str]:
-        return row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)")
+        return [
+            *refusal_warnings(totals.refused.total(), totals.rows),
+            *row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)"),
+        ]
 
 
 def _image_folders(
@@ -223,30 +225,6 @@ def _folder(images: Location) -> str:
             f"images must be a folder, or a folder for each column; got {images!r}", "images"
         )
     return image_folder(os.fspath(images), "images")
-
-
-def _in_order(table: pa.Table, totals: PredictionTotals, ids: pa.Array) -> pd.DataFrame:
-    """Returns predictions and refused rows together, in the order of the input.
-
-    table: predictions of the usable rows, whose ids are their positions. ids: those of all rows.
-    """
-    usable = pc.cast(table["id"], pa.int64()).to_pylist()
-    is_usable = {*usable}
-    # Refused rows keep their order, so they fill the other positions one after another.
-    refused = [row for row in range(len(ids)) if row not in is_usable]
-    reasons = [reason for _, reason in totals.refused]
-    blank = {
-        entry.name: pa.array([False] * len(refused))
-        if pa.types.is_boolean(entry.type)
-        else pa.nulls(len(refused), entry.type)
-        for entry in table.schema
-    }
-    whole = pa.concat_tables([table, pa.table(blank, schema=table.schema)])
-    reason = pa.array([None] * len(usable) + reasons, pa.string())
-    positions = pa.array([*usable, *refused], pa.int64())
-    whole = whole.append_column("reason", reason).take(pc.array_sort_indices(positions))
-    whole = whole.set_column(whole.column_names.index("id"), "id", ids)
-    return whole.to_pandas()
 
 
 def _read_metrics(location: str) -> Metrics | None:

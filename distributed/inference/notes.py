@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distributed.training.checkpoint import Checkpoint
 
 MANY_UNSEEN = 0.1  # share of a column's cells: a few new categories are normal
+MANY_REFUSED = 0.1  # share of the rows: beyond it the user is warned
 OFTEN_MISSING = 0.5  # a column of which so many training cells were empty may be empty again
 
 
@@ -44,6 +45,16 @@ def row_notes(
         *unread_notes(checkpoint.manifest, schema, totals.unread, totals.rows, totals.predicted),
         *blank_notes(totals.blank, totals.predicted),
         *prior_notes(schema.classes, () if prior_C is None else prior_C.tolist()),
+    ]
+
+
+def refusal_warnings(refused: int, rows: int) -> list[str]:
+    """A warning where many rows were refused."""
+    if refused <= MANY_REFUSED * rows:
+        return []
+    return [
+        f"{refused:,} of {rows:,} rows ({refused / rows:.0%}) were refused: "
+        "they have no prediction, and their column reason says why"
     ]
 
 

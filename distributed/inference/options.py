@@ -74,7 +74,9 @@ class PredictOptions:
         shown="the table's folder",
     )
     out: str = required(
-        "new folder or URI: predictions/*.parquet, summary.json, rejected.parquet", "DIR"
+        "new folder or URI: predictions/*.parquet, a row for every row of the data, and "
+        "summary.json",
+        "DIR",
     )
     concurrency: int | None = option(
         None,

@@ -18,9 +18,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from distributed.inference.rows.inputs import InputRows, PreparedBatch
+from distributed.inference.rows.inputs import InputRows, PreparedBatch, insert_refused
 from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.weighing import FixedAggregation, expert_count
+from distributed.ingestion.summary import count_reasons
+from distributed.raw.rows import REASON
 from distributed.shards.batches import arrays_to_batch
 from distributed.shards.parallel import prefetch
 from distributed.training import priors
@@ -45,7 +47,7 @@ class PlainTotals(TypedDict):
     unfamiliar_rows: list[int]
     rows_without_familiar: int
     agreement: dict[str, list[float]] | None
-    refused: list[tuple[str, str]]
+    refused: dict[str, int]
     unread: dict[str, int]
     blank: int
 
@@ -65,7 +67,7 @@ class PredictionTotals:
     agreement: CrossModalStats | None = (
         None  # of the modalities with each other, over predicted rows
     )
-    refused: list[tuple[str, str]] = field(default_factory=list)  # pairs of an id and a reason
+    refused: Counter[str] = field(default_factory=Counter)  # refused rows by kind of reason
     # Cells of each table column that hold something the model cannot use.
     unread: Counter[str] = field(default_factory=Counter)
     blank: int = 0  # predicted rows without any modality
@@ -102,7 +104,7 @@ class PredictionTotals:
             unfamiliar_rows=self.unfamiliar_rows,
             rows_without_familiar=self.rows_without_familiar,
             agreement=agreement,
-            refused=self.refused,
+            refused=dict(self.refused),
             unread=dict(self.unread),
             blank=self.blank,
         )
@@ -120,7 +122,7 @@ class PredictionTotals:
             unfamiliar_rows=plain["unfamiliar_rows"],
             rows_without_familiar=plain["rows_without_familiar"],
             agreement=CrossModalStats.from_state_dict(sums) if sums else None,
-            refused=[(name, reason) for name, reason in plain["refused"]],
+            refused=Counter(plain["refused"]),
             unread=Counter(plain["unread"]),
             blank=plain["blank"],
         )
@@ -171,12 +173,21 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
-        """Returns the predictions of one batch as a table of output_schema, and their counts."""
-        refused = PredictionTotals(
-            rows=len(prepared.refused), refused=[*prepared.refused], unread=prepared.unread
-        )
-        if not len(prepared.ids):
-            return self.schema.empty_table(), refused
+        """Returns the rows of one batch as a table of output_schema, and their counts.
+
+        Refused rows are at their places, without a prediction.
+        """
+        table, totals = self.schema.empty_table(), PredictionTotals(unread=prepared.unread)
+        if len(prepared.ids):
+            table, predicted = self._predict_usable(prepared)
+            totals.add(predicted)
+        if prepared.refused is not None:
+            table = insert_refused(table, prepared.refused)
+            totals.rows += prepared.refused.num_rows
+            totals.refused += count_reasons(prepared.refused[REASON].to_pylist())
+        return table, totals
+
+    def _predict_usable(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
         schema = self.network.schema
         batch = arrays_to_batch(prepared.arrays, schema).to(self.device)
         with autocast(self.checkpoint.config, self.device):
@@ -191,10 +202,8 @@ class Predictor:
             )
         decided_B = self.checkpoint.calibration.decide(probabilities_BC)
         abstained_B = probabilities_BC.amax(1) < self.abstain
-        totals = self._count(outputs, decided_B, abstained_B)
-        totals.add(refused)
         table = self._table(prepared, outputs, probabilities_BC, decided_B, abstained_B)
-        return table, totals
+        return table, self._count(outputs, decided_B, abstained_B)
 
     def _table(
         self,
@@ -226,6 +235,7 @@ class Predictor:
             columns[f"unfamiliar/{name}"] = unfamiliar_BM[:, m].numpy()
         for e, weight in enumerate(self.aggregation.expert_weights, start=1):
             columns[f"expert_weight/{e}"] = np.full(rows, weight, np.float32)
+        columns[REASON] = pa.nulls(rows, pa.string())
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
 
     def _count(self, outputs: Outputs, decided_B: Tensor, abstained_B: Tensor) -> PredictionTotals:
@@ -266,4 +276,5 @@ def output_schema(checkpoint: Checkpoint, has_splits: bool) -> pa.Schema:
     columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities]
     experts = range(1, expert_count(checkpoint) + 1)
     columns += [(f"expert_weight/{e}", pa.float32()) for e in experts]
+    columns.append((REASON, pa.string()))  # why the row was refused
     return pa.schema(columns)

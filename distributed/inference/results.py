@@ -76,7 +76,7 @@ class PredictResult:
     """What a batch prediction wrote, and what its user should know."""
 
     options: PredictOptions
-    out: str  # the folder of predictions/, summary.json and rejected.parquet
+    out: str  # the folder of predictions/ and summary.json
     rows: int
     predicted: int
     refused: int
@@ -88,12 +88,18 @@ class PredictResult:
     unread: dict[str, int]  # cells of each column that hold something the model cannot use
     reasons: dict[str, int]  # why rows were refused, the most frequent reason first
     notes: list[str]
+    warnings: list[str]
     aggregation: Facts
 
     @property
     def rows_per_second(self) -> float:
         """Rows read, not only those predicted."""
         return self.rows / max(self.seconds, 1e-9)
+
+    @property
+    def is_mostly_refused(self) -> bool:
+        """Whether more than half of the rows were refused."""
+        return 2 * self.refused > self.rows
 
     def flat(self) -> dict[str, object]:
         """Returns everything as one flat object, as summary.json holds it."""
@@ -113,9 +119,10 @@ class PredictResult:
             **{f"unread/{name}": count for name, count in self.unread.items()},
             **{f"refused/{reason}": count for reason, count in self.reasons.items()},
             "notes": self.notes,
+            "warnings": self.warnings,
             **self.aggregation,
         }
 
     def show(self) -> None:
-        """Prints counts, classes, fusion weights and notes."""
+        """Prints counts, classes, fusion weights, notes and warnings."""
         print(summary.prediction_text(self))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from distributed.inference.weighing import GIVEN
 from distributed.reporting.tables import ReportTable, to_text
 from distributed.runtime.storage import join
-from distributed.shards.layout import REJECTED
 from model.metrics.names import METRICS, PER_CLASS, metric
 from model.schema import join_names
 
@@ -126,8 +125,8 @@ def prediction_text(result: PredictResult) -> str:
         f"({result.rows_per_second:,.0f} rows/s)"
     ]
     if result.refused:
-        lines.append(f"rejected    {result.refused:,}: {join(result.out, REJECTED)}")
-        lines += [f"  {text}" for text in reason_texts(result.reasons)]
+        lines.append(f"refused     {result.refused:,}: the rows with a reason in the predictions")
+        lines += [f"  {count:,} x {reason}" for reason, count in result.reasons.items()]
     if result.options.abstain:
         lines.append(
             f"abstained   {result.abstained:,}: best probability below {result.options.abstain:g}"
@@ -147,12 +146,8 @@ def prediction_text(result: PredictResult) -> str:
         for name, value in result.weights.items()
     ]
     lines += [f"note: {text}" for text in result.notes]
+    lines += [f"warning: {text}" for text in result.warnings]
     return "\n".join([*lines, "", f"written     {join(result.out, 'predictions')}/*.parquet"])
-
-
-def reason_texts(reasons: Mapping[str, int]) -> list[str]:
-    """Returns why rows were refused, with the number of rows."""
-    return [f"{count:,} x {reason}" for reason, count in reasons.items()]
 
 
 def _aggregation_text(facts: Mapping[str, str | float]) -> str:

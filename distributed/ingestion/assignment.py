@@ -21,7 +21,9 @@ from distributed.ingestion.splits import (
     reseed,
     shuffled_positions,
 )
-from distributed.ingestion.summary import IngestReport
+from distributed.ingestion.summary import IdentityColumn, IngestReport
+from distributed.raw.cells import similar_spellings
+from distributed.raw.columns import similar_text
 from distributed.raw.rows import EMPTY_ROW, GROUP, ID, LABEL, REASON, SPLIT
 from distributed.runtime.errors import OptionError
 from distributed.shards.layout import REFUSED_SPLIT, SPLIT_NAMES, SPLITS, TEST, TRAIN, VAL
@@ -32,6 +34,8 @@ CUT_SHARES = {VAL: 1 / 8, TEST: 1 / 5}
 MAX_PLAUSIBLE_CLASSES = (
     100  # more classes are taken for a mistake, unless there are two rows for each
 )
+
+MAX_REPEATS = 0.5  # share of the rows whose id is a repeated one: from here on it is no id
 
 Mask = NDArray[np.bool_]
 
@@ -70,10 +74,11 @@ def assign_rows(
     n = identities.num_rows
     ids = identities[ID].to_pylist() if roles.id else [str(i) for i in range(n)]
     reasons = identities[REASON].to_pylist()
-    _refuse_duplicates(ids, reasons)
+    _refuse_duplicates(ids, reasons, roles.id)
     given = _given_split(identities, roles, reasons) if roles.split else None
     good = np.array([reason is None for reason in reasons], dtype=bool)
     report.add_refused(reasons)
+    report.identities = _identity_columns(identities, roles)
     for name in (LABEL, GROUP, ID):
         if name in identities.column_names:
             for line in missing_words(name, identities[name]):
@@ -84,6 +89,11 @@ def assign_rows(
             f"at least one row must be usable; all {n} were refused, the first because: {first}"
         )
     classes, labels = _code_classes(identities[LABEL], good, roles.label)
+    if similar := similar_spellings(classes):
+        report.warn(
+            f"label: names of classes differ only in case or blanks: {similar_text(similar)}; "
+            "if they are one class, write them alike"
+        )
     hashes = hash_ids("" if name is None else name for name in ids)
     order = reseed(hashes, seed)
     group_names = identities[GROUP] if roles.group else None
@@ -120,12 +130,49 @@ def refuse_blank_rows(identities: pa.Table, blank: Mask) -> pa.Table:
     return identities.set_column(identities.column_names.index(REASON), REASON, reasons)
 
 
-def _refuse_duplicates(ids: Sequence[str | None], reasons: list[str | None]) -> None:
-    """Writes the reason of every good row whose id an earlier good row has."""
+def _identity_columns(identities: pa.Table, roles: ColumnRoles) -> list[IdentityColumn]:
+    """Returns the columns that are no features, as the summary lists them."""
+    uses = {LABEL: roles.label, ID: roles.id, GROUP: roles.group, SPLIT: roles.split}
+    return [
+        IdentityColumn(
+            column,
+            use,
+            identities[use].null_count / identities.num_rows,
+            pc.count_distinct(identities[use]).as_py(),
+        )
+        for use, column in uses.items()
+        if column is not None
+    ]
+
+
+def _refuse_duplicates(
+    ids: Sequence[str | None], reasons: list[str | None], column: str | None
+) -> None:
+    """Writes the reason of every good row whose id an earlier good row has.
+
+    column: that of the ids. Where so many rows repeat an id that most would be refused, it is no
+    column of ids and an OptionError.
+    """
     first_row: dict[str, int] = {}
+    repeated: dict[str, int] = {}
+    good = 0
     for i, name in enumerate(ids):
-        if reasons[i] is None and name is not None and first_row.setdefault(name, i) != i:
+        if reasons[i] is not None or name is None:
+            continue
+        good += 1
+        if first_row.setdefault(name, i) != i:
             reasons[i] = f"duplicate id (first in row {first_row[name]})"
+            repeated[name] = repeated.get(name, 0) + 1
+    repeats = sum(repeated.values())
+    if repeats and repeats >= MAX_REPEATS * good:
+        examples = " and ".join(repr(name) for name in list(repeated)[:2])
+        raise OptionError(
+            f"id must name a column of unique ids; in {column!r} {repeats:,} of {good:,} rows "
+            f"repeat the id of an earlier row, such as {examples}: "
+            "rows that belong together are named with group",
+            "id",
+            "group",
+        )
 
 
 def _given_split(identities: pa.Table, roles: ColumnRoles, reasons: list[str | None]) -> IntArray:

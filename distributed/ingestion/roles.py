@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from distributed.ingestion.options import IngestOptions
+from distributed.ingestion.picture_names import find_picture_names
 from distributed.raw import cells
 from distributed.raw.images import ImageSpec
 from distributed.raw.rows import RowPlan
@@ -89,6 +90,12 @@ def assign_roles(options: IngestOptions, table: RawTable) -> ColumnRoles:
     remaining = [name for name in table.schema.names if name not in used]
     _drop_unusable(roles, remaining, table)
     remaining = [name for name in remaining if name not in roles.dropped]
+    undecided = [name for name in remaining if name not in roles.forced]
+    for column, example in find_picture_names(table, undecided).items():
+        roles.dropped[column] = (
+            f"names of pictures, such as {example!r} (--image {column}=DIR uses those in DIR)"
+        )
+        remaining.remove(column)
     if remaining:
         roles.tables[TABLE] = [*roles.tables.get(TABLE, []), *remaining]
     _check_modality_names(roles)
@@ -243,9 +250,10 @@ def _check_modality_names(roles: ColumnRoles) -> None:
             f"got {bad!r}"
         )
     if not roles.images and not roles.tables:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in roles.dropped.items())
         raise ValueError(
             "no column is left to learn from: every one is the label, an id, a group, a split "
-            "or dropped"
+            f"or dropped ({reasons or 'none was'})"
         )
 
 

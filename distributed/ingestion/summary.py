@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from distributed.raw.columns import ColumnDecision
 from distributed.raw.images import ImageSpec
+from distributed.raw.rows import GROUP
 from distributed.shards.layout import REFUSED_SPLIT, SPLITS, TEST, TRAIN, VAL
 from distributed.shards.manifest import Manifest
 from distributed.shards.sampling import IntArray
@@ -23,6 +25,16 @@ WHY_A_SPLIT_LACKS_CLASSES = (
 )
 PLAIN_WIDTH = 140  # of the table where the output is no terminal
 MAX_REASONS = 10
+
+
+@dataclass(frozen=True)
+class IdentityColumn:
+    """A column that is no feature: the label, the ids, the groups or a given split of all rows."""
+
+    name: str
+    use: str
+    missing: float
+    distinct: int
 
 
 def count_reasons(reasons: Iterable[str]) -> Counter[str]:
@@ -44,6 +56,7 @@ class IngestReport:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.decisions: list[ColumnDecision] = []
+        self.identities: list[IdentityColumn] = []
         self.images: list[tuple[ImageSpec, int]] = []
         self.reasons: Counter[str] = Counter()
         self.totals_CS: IntArray = np.zeros((0, len(SPLITS)), dtype=np.int64)
@@ -138,6 +151,11 @@ class IngestReport:
             colour = "grey" if spec.channels == 1 else "RGB"
             note = f"{spec.height}x{spec.width}, {colour}, {spec.fit}"
             table.add_row(spec.name, "image", f"{missing:.1%}", "", note)
+        for column in self.identities:
+            note = "its rows stay in one split" if column.use == GROUP else ""
+            table.add_row(
+                column.name, column.use, f"{column.missing:.1%}", f"{column.distinct:,}", note
+            )
         for d in self.decisions:
             distinct = f"{d.distinct:,}" if d.distinct else ""
             table.add_row(d.name, d.kind, f"{d.missing:.1%}", distinct, d.note)

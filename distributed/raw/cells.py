@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,14 @@ def canonical_spellings(text: pa.Array) -> pa.Array:
     places = pc.index_in(text, value_set=spellings, skip_nulls=True)
     whole = pc.replace_substring_regex(text, WHOLE, r"\1")
     return pc.coalesce(pa.array(list(BOOLEANS.values()), text.type).take(places), whole)
+
+
+def similar_spellings(words: Iterable[str]) -> list[list[str]]:
+    """Returns the words that differ only in case or blanks, those of one spelling together."""
+    by_letters: dict[str, list[str]] = {}
+    for word in words:
+        by_letters.setdefault("".join(word.split()).casefold(), []).append(word)
+    return [same for same in by_letters.values() if len(same) > 1]
 
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,11 @@ from distributed.raw.cells import (
     COMMA_READING,
     DATE_READING,
     FloatArray,
+    similar_spellings,
 )
 from distributed.raw.column_stats import ColumnStats, NumberStats
 from distributed.shards.layout import SPLIT_NAMES
-from model.schema import MAX_DEVIATIONS, Categorical, Numeric
+from model.schema import MAX_DEVIATIONS, Categorical, Numeric, join_names
 
 MIN_PARSED = 0.95  # a text column of which this share are numbers is numeric
 MAX_CODES = 0.05  # unless more of its values look like codes
@@ -102,6 +104,11 @@ def decide_column(
     if warning:
         return dataclasses.replace(decision, warning=warning)
     return dataclasses.replace(decision, note=_join_notes(decision.note, ambiguous))
+
+
+def similar_text(similar: Sequence[Sequence[str]]) -> str:
+    """Returns words that differ only in case or blanks as text, of many the first few."""
+    return join_names([" = ".join(repr(word) for word in words) for words in similar])
 
 
 def _join_notes(*notes: str) -> str:
@@ -277,6 +284,8 @@ def _categorical_column(
         )
     if not vocabulary:
         notes.append(EMPTY)
+    if similar := similar_spellings(vocabulary):
+        notes.append(f"categories that differ only in case or blanks: {similar_text(similar)}")
     if stats.is_text and 0 < stats.numbers.parsed < present:
         notes.append(f"mixed: {stats.numbers.parsed} of {present} cells are numbers")
     warning = ""

@@ -36,6 +36,8 @@ from model.schema import Categorical, Numeric, Table
 EMPTY_CELLS = "empty cells of "  # before a column's name
 NO_CLASS = "labels that are no class"
 
+ROW = "row"  # column of the refused rows: their places in the batch
+
 
 def encode_table_columns(
     cells: Mapping[str, pa.ChunkedArray | pa.Array],
@@ -83,8 +85,9 @@ def encode_rows(
     """Returns new raw rows as shard columns, and the refused ones with their reasons.
 
     The rows are prepared exactly as the manifest's training rows were. The columns are id, label,
-    rank, image.NAME and TABLE.COLUMN; those of the refused rows are id and reason. The label may
-    be absent (-1, like a class that training did not have), and so may a whole modality.
+    rank, image.NAME and TABLE.COLUMN; those of the refused rows are id, reason and row, the place
+    among the rows that were given. The label may be absent (-1, like a class that training did not
+    have), and so may a whole modality.
 
     image_dirs: the folder of each image column's paths, or one for all.
     first: the number of the first row, which is its id where the table has no ids.
@@ -118,7 +121,7 @@ def encode_rows(
     readings |= manifest.prepare.get("readings", {})
     encoded |= encode_table_columns(cells, schema.tables, readings, unread)
     good = pc.is_null(prepared[REASON])
-    refused = pa.table({ID: pc.fill_null(ids, ""), REASON: prepared[REASON]})
+    refused = pa.table({ID: ids, REASON: prepared[REASON], ROW: pa.array(np.arange(rows))})
     return pa.table(encoded).filter(good), refused.filter(pc.invert(good))
 
 

@@ -224,11 +224,11 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
             for group in groups[:: max(1, len(groups) // SAMPLED_PLACES)]:
                 if infos[group].total_byte_size < LARGE_GROUP_BYTES:
                     piece = parquet.read_row_group(group, columns=names)
-                    piece = _spread(piece, min(rows, piece.num_rows))
                 else:
                     first = next(parquet.iter_batches(rows, row_groups=[group], columns=names))
                     piece = pa.Table.from_batches([first])
-                pieces.append(piece.select(names).cast(table.types(columns)))
+                piece = piece.select(names).cast(table.types(columns))
+                pieces.append(_spread(piece, min(rows, piece.num_rows)))
     return pa.concat_tables(pieces)
 
 

@@ -20,6 +20,7 @@ from distributed.inference.rows import tasks
 from distributed.inference.rows.tables import open_input
 from distributed.inference.rows.tasks import RowRange, make_tasks
 from distributed.raw.table import RawTable, csv_options
+from distributed.runtime.errors import Failure
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
 from tests.mistakes import mistake
@@ -60,29 +61,21 @@ def out(tmp_path: Path) -> Iterator[Path]:
 def run_predict(
     folder: Path, data: str, out: Path, *arguments: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predictions and summary; every row that went in is predicted or refused."""
-    assert (
-        predict.main(
-            [
-                "--checkpoint",
-                str(folder / "run"),
-                "--data",
-                str(folder / data),
-                "--out",
-                str(out),
-                *arguments,
-            ]
-        )
-        == 0
-    )
+    """Predictions and summary; every row that went in comes out, predicted or refused."""
+    assert predict.main(words(folder, data, out, *arguments)) == 0
+    return written(out)
+
+
+def words(folder: Path, data: str, out: Path, *arguments: str) -> list[str]:
+    places = {"--checkpoint": folder / "run", "--data": folder / data, "--out": out}
+    return [*(str(word) for pair in places.items() for word in pair), *arguments]
+
+
+def written(out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     summary = json.loads((out / "summary.json").read_text())
-    refused = (
-        len(pq.read_table(out / "rejected.parquet")) if (out / "rejected.parquet").exists() else 0
-    )
     predictions = pd.read_parquet(out / "predictions")
-    assert (
-        summary["rows"] == summary["predicted"] + summary["rejected"] == len(predictions) + refused
-    )
+    assert summary["rows"] == summary["predicted"] + summary["rejected"] == len(predictions)
+    assert predictions["reason"].notna().sum() == summary["rejected"]
     return predictions, summary
 
 
@@ -107,6 +100,7 @@ def test_columns_mean_what_they_say(folder: Path, out: Path) -> None:
         "expert_weight/1",
         "expert_weight/2",
         "expert_weight/3",
+        "reason",
     ]
     p = predictions[P].to_numpy(float)
     assert p.sum(1) == pytest.approx(np.ones(95), abs=1e-5)
@@ -177,7 +171,7 @@ def test_the_command_works_from_another_folder(folder: Path, out: Path) -> None:
     assert done.stderr == f"error: --out must be a new or empty folder; {out} holds summary.json\n"
 
 
-def test_refused_rows_are_listed_with_the_reasons_of_ingest(
+def test_refused_rows_are_in_their_places_with_the_reasons_of_ingest(
     folder: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet")
@@ -188,14 +182,17 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(
     frame.loc[6, "id"] = None
     frame.to_parquet(folder / "bad.parquet")
     predictions, summary = run_predict(folder, "bad.parquet", out)
-    refused = pq.read_table(out / "rejected.parquet").to_pandas()
-    assert refused["id"].tolist() == ["test0003", "test0004", "test0005", ""]
+    assert predictions["id"].fillna("").tolist() == frame["id"].fillna("").tolist()
+    refused = predictions.iloc[3:7]
+    assert predictions["reason"].notna().tolist() == [3 <= row < 7 for row in range(95)]
+    assert refused[["prediction", "probability", *P]].isna().all(axis=None)
+    assert not predictions.drop(index=refused.index)["prediction"].isna().any()
     reasons = refused["reason"].tolist()
     assert "not an image of a known format" in reasons[0]
     assert "unreadable image" in reasons[1]
     assert reasons[2] == "no image and no table value"
     assert reasons[3] == "id is missing (column 'id')"
-    assert (summary["rows"], summary["rejected"], len(predictions)) == (95, 4, 91)
+    assert (summary["rows"], summary["rejected"], summary["warnings"]) == (95, 4, [])
     kinds = {name: n for name, n in summary.items() if name.startswith("refused/")}
     assert len(kinds) == 4
     assert kinds["refused/no image and no table value"] == 1
@@ -205,20 +202,44 @@ def test_refused_rows_are_listed_with_the_reasons_of_ingest(
 @pytest.mark.parametrize(
     "arguments", [(), ("--aggregation", "prior"), ("--aggregation", "stability")]
 )
-def test_a_table_of_refused_rows_only_is_a_mistake_with_its_reasons(
+def test_a_table_of_refused_rows_only_is_written_and_ends_with_3(
     folder: Path, out: Path, arguments: tuple[str, ...]
 ) -> None:
     frame = pd.read_parquet(folder / "table.parquet").head(3).assign(photo=b"nothing")
     frame.to_parquet(folder / "worst.parquet")
-    with mistake("all 3 were refused: 3 x photo: not an image of a known format"):
+    with pytest.raises(Failure, match="3 of 3 rows were refused, more than half") as caught:
         run_predict(folder, "worst.parquet", out, *arguments)
-    predictions, summary = (
-        pd.read_parquet(out / "predictions"),
-        json.loads((out / "summary.json").read_text()),
-    )
-    assert (len(predictions), summary["rejected"], summary["predicted"]) == (0, 3, 0)
-    assert list(predictions)[:2] == ["id", "label"]
-    assert len(pq.read_table(out / "rejected.parquet")) == 3
+    predictions, summary = written(out)
+    assert (caught.value.code, summary["rejected"], summary["predicted"]) == (3, 3, 0)
+    assert predictions["id"].tolist() == frame["id"].tolist()
+    assert predictions["reason"].str.startswith("photo: not an image of a known format").all()
+
+
+@pytest.mark.parametrize(("bad", "warned", "code"), [(9, 0, 0), (10, 1, 0), (47, 1, 0), (48, 1, 3)])
+def test_many_refused_rows_are_warned_of_and_more_than_half_end_with_3(
+    folder: Path,
+    out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    bad: int,
+    warned: int,
+    code: int,
+) -> None:
+    frame = pd.read_parquet(folder / "table.parquet")
+    frame.loc[np.arange(95) % 2 * 48 + np.arange(95) // 2 < bad, "photo"] = b"nothing"
+    frame.to_parquet(tmp_path / "t.parquet")
+    try:
+        assert predict.main(words(folder, str(tmp_path / "t.parquet"), out)) == 0
+        ended = 0
+    except Failure as failure:
+        ended = failure.code
+    predictions, summary = written(out)
+    assert (ended, len(summary["warnings"])) == (code, warned)
+    refused = frame["photo"] == b"nothing"
+    assert predictions["reason"].notna().tolist() == refused.tolist()
+    assert predictions["id"].tolist() == frame["id"].tolist()
+    line = f"warning: {bad} of 95 rows ({bad / 95:.0%}) were refused"
+    assert (line in capsys.readouterr().out) == bool(warned)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +252,7 @@ def test_a_table_without_a_modality_still_gets_predictions(
     frame = pd.read_parquet(folder / "table.parquet").drop(columns=dropped)
     frame.to_parquet(folder / "less.parquet")
     predictions, summary = run_predict(folder, "less.parquet", out)
+    predictions = predictions[predictions["reason"].isna()]
     assert (predictions[f"weight/{absent}"] == 0).all()
     assert (predictions[f"weight/{left}"] == 1).all()
     assert any(
@@ -290,9 +312,10 @@ def test_cells_that_cannot_be_read_are_counted(folder: Path, out: Path) -> None:
 
 
 def test_rows_of_a_file_without_odd_cells_get_no_such_note(folder: Path, out: Path) -> None:
+    images = ("--image", f"photo={folder / 'photos'}")
     assert not [
         note
-        for note in run_predict(folder, "table.csv", out)[1]["notes"]
+        for note in run_predict(folder, "table.csv", out, *images)[1]["notes"]
         if "cells" in note or "no modality" in note
     ]
 

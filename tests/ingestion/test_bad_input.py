@@ -33,6 +33,7 @@ from tests.ingestion.example_table import (
     rows_of,
     run,
     write_csv,
+    write_images,
 )
 from tests.mistakes import mistake
 
@@ -217,6 +218,64 @@ def test_words_that_features_take_for_missing_are_told_where_they_are_names(
     ]
 
 
+def test_ids_that_mostly_repeat_are_refused_with_two_examples(
+    ray_local: None, tmp_path: Path
+) -> None:
+    table = records()
+    words = ("--table", write_csv(tmp_path, table), "--label", "y", "--drop", "photo")
+    out = ("--out", str(tmp_path / "out"))
+    with mistake(
+        "--id must name a column of unique ids; in 'patient' 60 of 120 rows repeat the id of an "
+        "earlier row, such as 'p0' and 'p1': rows that belong together are named with --group"
+    ):
+        ingest.main([*words, "--id", "patient", *out])
+    table["key"][7] = table["key"][8]
+    write_csv(tmp_path, table)
+    assert run(*words, "--id", "key", *out).rows["train"]
+    assert len(pq.read_table(tmp_path / "out" / "rejected.parquet")) == 1
+
+
+def test_names_that_differ_only_in_case_or_blanks_are_warned_of(
+    ray_local: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {
+        "kind": ["Flip Flops", "FLIP FLOPS", "Flip  Flops ", "Shoes"] * 30,
+        "lot": [f"l{i // 4}" for i in range(120)],
+        "site": ["arm", "leg", "Arm", "leg"] * 30,
+    }
+    words = ("--table", write_csv(tmp_path, table), "--label", "kind", "--group", "lot")
+    prepare = run(*words, "--out", tmp_path / "out").prepare
+    assert (
+        "label: names of classes differ only in case or blanks: 'FLIP FLOPS' = 'Flip  Flops' = "
+        "'Flip Flops'; if they are one class, write them alike"
+    ) in prepare["warnings"]
+    note = "site: categories that differ only in case or blanks: 'Arm' = 'arm'"
+    assert note in prepare["notes"]
+    said = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    assert ["kind", "label", "0.0%", "4"] in said
+    assert ["lot", "group", "0.0%", "30", *["its", "rows", "stay", "in", "one", "split"]] in said
+
+
+def test_names_of_pictures_without_the_option_are_asked_about_or_said(
+    ray_local: None, tmp_path: Path
+) -> None:
+    words = ("--table", write_csv(tmp_path, records()), "--label", "y", "--group", "patient")
+    out = ("--out", str(tmp_path / "out"))
+    note = (
+        "photo: dropped, names of pictures, such as '0.png' (--image photo=DIR uses those in DIR)"
+    )
+    assert note in run(*words, *out).prepare["notes"]
+    write_images(tmp_path)
+    with mistake(
+        "the use of column 'photo' must be given: it holds names of pictures under the table's "
+        "folder, such as '0.png'; valid: --image 'photo' .*, --drop 'photo'"
+    ):
+        ingest.main([*words, *out, "--overwrite"])
+    assert run(*words, "--drop", "photo", *out, "--overwrite").schema.modalities == ("table",)
+    table = run(*words, "--categorical", "photo", *out, "--overwrite").schema.tables[0]
+    assert "photo" in [column.name for column in table.categorical]
+
+
 CSV = "y,x\n" + "\n".join(f"{'ab'[i % 2]},{i % 7}" for i in range(40)) + "\n"
 
 
@@ -263,6 +322,11 @@ def test_new_rows_with_a_column_of_lists_are_refused_in_one_line(column: str) ->
             "no image of a sample of column 'x' could be read: no such file: '0'",
         ),
         (CSV, ["--label", "y", "--drop", "x"], "no column is left to learn from"),
+        (
+            "y,x\na,1.png\nb,b/2.JPEG\n",
+            ["--label", "y"],
+            "dropped (x: names of pictures, such as '1.png' (--image x=DIR uses those in DIR))",
+        ),
         (
             CSV,
             ["--label", "y", "--group", "y"],

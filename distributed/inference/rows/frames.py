@@ -15,13 +15,11 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from distributed.inference.rows.inputs import PreparedBatch, RowEncoder
 from distributed.inference.rows.tasks import RawBatch, RowRange, TaskGroup, make_tasks
-from distributed.raw.rows import identity_strings
 
 Record: TypeAlias = Mapping[str, object]
 Rows: TypeAlias = pd.DataFrame | pd.Series | Record | Sequence[Record]
@@ -60,9 +58,7 @@ def to_frame(rows: Rows) -> pd.DataFrame:
 class FrameRows:
     """The rows of a frame.
 
-    While they are predicted, each row's id is its position in the frame, so that predictions and
-    refusals can be put back in order. Rows whose own id is missing have none then either, and are
-    refused as they are by predict.py.
+    A batch is a part of the frame, in its order.
     """
 
     frame: pd.DataFrame
@@ -76,18 +72,6 @@ class FrameRows:
     @property
     def row_count(self) -> int | None:
         return len(self.frame)
-
-    @property
-    def id_column(self) -> str | None:
-        """The frame's column of ids, if it has one."""
-        column: str | None = self.encoder.manifest.prepare.get("id")
-        return column if column in self.frame else None
-
-    def ids(self) -> pa.Array:
-        """Returns the rows' own ids, or their numbers where they have none."""
-        if self.id_column is None:
-            return pa.array([str(row) for row in range(len(self.frame))], pa.string())
-        return identity_strings(column_cells(self.frame[self.id_column]))
 
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         whole = [RowRange("", 0, 0, len(self.frame), 0)]
@@ -106,10 +90,6 @@ class FrameRows:
             column = str(name)
             if column in images:
                 columns[column] = image_cells(cells, column)
-            elif column == self.id_column:
-                positions = pa.array([str(row) for row in range(low, high)], pa.string())
-                missing = identity_strings(column_cells(cells)).is_null()
-                columns[column] = pc.if_else(missing, None, positions)
             else:
                 columns[column] = column_cells(cells)
         return RawBatch(pa.table(columns), low)

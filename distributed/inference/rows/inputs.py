@@ -24,7 +24,8 @@ from distributed.inference.rows.tasks import (
     parquet_batches,
 )
 from distributed.inference.rows.tasks import row_ranges as parquet_row_ranges
-from distributed.raw.encoding import encode_rows
+from distributed.raw.encoding import ROW, encode_rows
+from distributed.raw.rows import ID, REASON
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import Manifest, part_files
 from distributed.training.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ class PreparedBatch:
     ids: pa.Array
     labels: pa.Array  # class names, null where unknown
     split: str = ""
-    refused: list[tuple[str, str]] = field(default_factory=list)  # pairs of an id and a reason
+    refused: pa.Table | None = None  # id, reason and row, the place in the batch
     # Cells of each table column that hold something the model cannot use.
     unread: Counter[str] = field(default_factory=Counter)
 
@@ -146,7 +147,7 @@ class RowEncoder:
             usable["id"].cast(pa.string()).combine_chunks(),
             label_names(arrays["labels"], schema.classes),
             batch.split,
-            list(zip(refused["id"].to_pylist(), refused["reason"].to_pylist(), strict=True)),
+            refused if refused.num_rows else None,
             unread,
         )
 
@@ -164,6 +165,28 @@ def raw_manifest(checkpoint: Checkpoint, source: str) -> Manifest:
         )
     schema, prepare = keep_modalities(manifest.schema, manifest.prepare, checkpoint.network.schema)
     return Manifest(schema=schema, rows=manifest.rows, prepare=prepare)
+
+
+def insert_refused(predictions: pa.Table, refused: pa.Table) -> pa.Table:
+    """Returns the rows of a batch in their order: those predicted, and those refused.
+
+    A refused row has its id and its reason; its flags are false, its other values missing.
+    """
+    rows = refused.num_rows
+    blank = {
+        entry.name: pa.array(np.zeros(rows, dtype=bool))
+        if pa.types.is_boolean(entry.type)
+        else pa.nulls(rows, entry.type)
+        for entry in predictions.schema
+    }
+    blank |= {ID: refused[ID].cast(pa.string()), REASON: refused[REASON]}
+    places = np.zeros(predictions.num_rows + rows, dtype=np.int64)
+    is_refused = np.zeros(len(places), dtype=bool)
+    is_refused[refused[ROW].to_numpy()] = True
+    places[~is_refused] = np.arange(predictions.num_rows)
+    places[is_refused] = predictions.num_rows + np.arange(rows)
+    both = pa.concat_tables([predictions, pa.table(blank, schema=predictions.schema)])
+    return both.take(pa.array(places))
 
 
 def label_names(labels_B: NDArray[np.integer], classes: Sequence[str]) -> pa.Array:
