@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distributed.raw.columns import READING_NOTES
 from distributed.raw.encoding import EMPTY_CELLS, NO_CLASS
 from distributed.shards.manifest import Manifest
 from model.fusion.cross_modal import CrossModalModel, CrossModalStats
@@ -139,9 +138,9 @@ def unread_notes(
 def _number_notes(column: Numeric, readings: Mapping[str, str], count: int, rows: int) -> list[str]:
     if not count:
         return []
-    # READING_NOTES says "dates: seconds since 1970"; the note needs only what the cells should be.
-    wanted = READING_NOTES.get(readings.get(column.name, ""), "numbers").partition(":")[0]
-    return [f"{column.name}: {count:,} of {rows:,} cells are no {wanted} as in training: missing"]
+    reading = readings.get(column.name)
+    wanted = f"not written as in training ({reading})" if reading else "no numbers as in training"
+    return [f"{column.name}: {count:,} of {rows:,} cells are {wanted}: missing"]
 
 
 def _category_notes(column: Categorical, count: int, rows: int) -> list[str]:

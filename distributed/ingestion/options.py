@@ -43,6 +43,18 @@ class IngestOptions:
         metavar="COL",
         shown="by their values",
     )
+    decimal: str | None = option(
+        None,
+        "the decimal mark of text such as 1,234, which may be thousands",
+        choices=("point", "comma"),
+        shown="by the column's other cells",
+    )
+    dates: str | None = option(
+        None,
+        "the order of dates such as 03/04/2024",
+        choices=("day-first", "month-first"),
+        shown="by the column's other cells",
+    )
     modality: tuple[str, ...] = option(
         (),
         "table modalities of their own",

@@ -13,6 +13,7 @@ from distributed.ingestion.options import IngestOptions
 from distributed.ingestion.picture_names import find_picture_names
 from distributed.raw import cells
 from distributed.raw.images import ImageSpec
+from distributed.raw.reading_choice import ReadingHints
 from distributed.raw.rows import RowPlan
 from distributed.raw.table import RawTable
 from distributed.runtime.errors import OptionError
@@ -32,7 +33,7 @@ class ColumnRoles:
     tables: the columns of every table modality.
     dropped: why a column is left out.
     forced: "numeric" or "categorical", where the user says what a column is.
-    commas: cells are separated by ;, so that 1,234 is a decimal number.
+    hints: what is known of numbers and dates with several meanings.
     """
 
     label: str
@@ -43,7 +44,7 @@ class ColumnRoles:
     tables: dict[str, list[str]]
     dropped: dict[str, str] = field(default_factory=dict)
     forced: dict[str, str] = field(default_factory=dict)
-    commas: bool = False
+    hints: ReadingHints = field(default_factory=ReadingHints)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -83,7 +84,11 @@ def assign_roles(options: IngestOptions, table: RawTable) -> ColumnRoles:
             **dict.fromkeys(options.numeric, "numeric"),
             **dict.fromkeys(options.categorical, "categorical"),
         },
-        commas=table.delimiter == ";",
+        hints=ReadingHints(
+            decimal=options.decimal or "",
+            dates=options.dates or "",
+            semicolons=table.delimiter == ";",
+        ),
     )
     used = {options.label, options.id, options.group, options.split_column}
     used |= {*options.drop, *image_folders, *roles.features}

@@ -36,7 +36,7 @@ def build_schema(
     """
     decisions = {
         name: report.stay_dropped.get(name)
-        or decide_column(name, statistics.columns[name], roles.forced.get(name, ""), roles.commas)
+        or decide_column(name, statistics.columns[name], roles.forced.get(name, ""), roles.hints)
         for name in roles.features
     }
     for decision in decisions.values():

@@ -1,23 +1,18 @@
-"""Raw cells as words and as numbers.
-
-Booleans and whole numbers have one spelling. Some text that is no plain number can be read as one:
-see READINGS.
-"""
+"""Raw cells as words and as numbers. Booleans and whole numbers have one spelling."""
 
 from __future__ import annotations
 
-import datetime
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from distributed.raw.number_formats import BoolArray, FloatArray
+from distributed.raw.number_stats import only_finite
+from distributed.raw.readings import read_text, reads_bare_numbers, reads_plain_numbers_first
 
 # Words that mean a missing value. "None" is not among them: it may be a category.
 MISSING_WORDS = pa.array(
@@ -32,12 +27,7 @@ BOOLEANS = {
     "FALSE": "False",
 }
 WHOLE = r"^(-?[1-9]\d{0,14}|0)\.0+$"  # pandas writes whole numbers so where a column has gaps
-LARGEST = float(np.finfo(np.float32).max)  # what some write for infinity or for missing
 MAX_EXACT_INTEGER = 2**53  # of float64
-DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
-DECIMAL_COMMA = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$"
-THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"  # 1,234 may be thousands or decimals
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def flatten_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -86,10 +76,15 @@ def similar_spellings(words: Iterable[str]) -> list[list[str]]:
 
 
 def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns cells as trimmed text, null where missing.
+    """Returns cells as trimmed text in canonical spelling, null where missing.
 
     Whole floats become integers, for a column of codes with gaps comes as floats.
     """
+    return canonical_spellings(trimmed_text(array))
+
+
+def trimmed_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Returns cells as trimmed text, null where missing, in their own spelling."""
     array = flatten_array(array)
     if pa.types.is_floating(array.type):
         array = _whole_as_integers(array)
@@ -100,7 +95,7 @@ def as_text(array: pa.Array | pa.ChunkedArray) -> pa.Array:
         array = array.cast(pa.string())
     text = pc.utf8_trim_whitespace(array.cast(pa.large_string()))
     is_missing = pc.is_in(text, value_set=MISSING_WORDS.cast(pa.large_string()))
-    return canonical_spellings(pc.if_else(is_missing, None, text))
+    return pc.if_else(is_missing, None, text)
 
 
 def _whole_as_integers(array: pa.Array) -> pa.Array:
@@ -121,7 +116,8 @@ def as_numbers(
     """Returns cells as numbers, which cells are empty, and how many numbers were infinite.
 
     The numbers are float64, NaN where there is no finite one.
-    reading: the one of READINGS that is tried on text that is no plain number.
+    reading: how text becomes a number where it is no plain one; see readings.py. Numbers that are
+    no text are none of a reading that wants a unit.
     """
     array = flatten_array(array)
     kind = array.type
@@ -136,21 +132,25 @@ def as_numbers(
     else:
         values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         empty = np.isnan(values)
-    infinite = np.isinf(values) | (np.abs(values) >= LARGEST)
-    return np.where(infinite, np.nan, values), empty, int(infinite.sum())
+        if not reads_bare_numbers(reading):
+            values = np.full(len(values), np.nan)
+    finite, infinite = only_finite(values)
+    return finite, empty, infinite
 
 
 def _text_as_numbers(array: pa.Array, reading: str) -> tuple[FloatArray, BoolArray]:
     """Returns words as numbers, NaN where there is none, and which cells are empty."""
-    text = as_text(array)
+    text = trimmed_text(array)
     empty = text.is_null().to_numpy(zero_copy_only=False)
+    if reading and not reads_plain_numbers_first(reading):
+        return read_text(text, reading), empty
     column = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
     numbers = pd.to_numeric(column, errors="coerce")
     values: FloatArray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(values) & ~empty)
     if reading and len(unread):
         values = values.copy()
-        values[unread] = READINGS[reading](text.take(pa.array(unread)))
+        values[unread] = read_text(text.take(pa.array(unread)), reading)
     return values, empty
 
 
@@ -165,53 +165,6 @@ def _seconds(array: pa.Array) -> pa.Array:
     else:
         kind = pa.time64("us")
     return pc.divide(array.cast(kind, safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
-
-
-def _dates(text: pa.Array) -> FloatArray:
-    """Returns ISO dates and times as seconds since 1970.
-
-    One without a zone is taken for UTC, as Parquet's are.
-    """
-    is_date = pc.match_substring_regex(text, DATE).to_pylist()
-    seconds = [_seconds_of(w) if ok else np.nan for w, ok in zip(text.to_pylist(), is_date)]
-    return np.array(seconds, dtype=np.float64)
-
-
-def _seconds_of(word: str) -> float:
-    try:
-        time = datetime.datetime.fromisoformat(word)
-    except ValueError:  # a 13th month
-        return np.nan
-    if not time.tzinfo:
-        time = time.replace(tzinfo=datetime.UTC)
-    return (time - EPOCH).total_seconds()
-
-
-def _decimal_commas(text: pa.Array) -> FloatArray:
-    is_decimal = pc.match_substring_regex(text, DECIMAL_COMMA)
-    numbers = pc.if_else(is_decimal, pc.replace_substring(text, ",", "."), None)
-    return np.asarray(numbers.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _booleans(text: pa.Array) -> FloatArray:
-    numbers = {"True": 1.0, "False": 0.0}
-    return np.array([numbers.get(word, np.nan) for word in text.to_pylist()], dtype=np.float64)
-
-
-# The names are kept in schema.json.
-DATE_READING = "dates"
-COMMA_READING = "decimal commas"
-BOOLEAN_READING = "booleans"
-READINGS: dict[str, Callable[[pa.Array], FloatArray]] = {
-    DATE_READING: _dates,
-    COMMA_READING: _decimal_commas,
-    BOOLEAN_READING: _booleans,
-}
-
-
-def count_thousands(array: pa.Array) -> int:
-    """Counts cells of text such as 1,234: some write thousands so, others decimals."""
-    return int(pc.sum(pc.match_substring_regex(as_text(array), THOUSANDS)).as_py() or 0)
 
 
 def is_usable(kind: pa.DataType) -> bool:

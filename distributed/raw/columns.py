@@ -11,20 +11,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.raw.cells import (
-    BOOLEAN_READING,
-    COMMA_READING,
-    DATE_READING,
-    FloatArray,
-    similar_spellings,
+from distributed.raw.cells import as_numbers, similar_spellings
+from distributed.raw.column_stats import ColumnStats
+from distributed.raw.number_stats import NumberStats
+from distributed.raw.numeric_columns import with_statistics
+from distributed.raw.reading_choice import (
+    MIN_PARSED,
+    ReadingChoice,
+    ReadingHints,
+    choose_reading,
+    several_units,
+    words_of,
 )
-from distributed.raw.column_stats import ColumnStats, NumberStats
+from distributed.raw.readings import describe_reading
 from distributed.shards.layout import SPLIT_NAMES
-from model.schema import MAX_DEVIATIONS, Categorical, Numeric, join_names
+from model.schema import Categorical, Numeric, join_names
 
-MIN_PARSED = 0.95  # a text column of which this share are numbers is numeric
 MAX_CODES = 0.05  # unless more of its values look like codes
 CODE_SAMPLE = 1000  # values that are looked at for that
+EXAMPLES = 100  # values that an example is chosen from
 MAX_VOCABULARY = 1000  # values that a category keeps
 MIN_ROWS_FOR_ID = 10  # of fewer rows, all different values are no sign of an id
 MIN_ROWS_FOR_ROW_NUMBERS = 100  # the same for whole numbers
@@ -32,15 +37,8 @@ MIN_ROWS_FOR_ROW_NUMBERS = 100  # the same for whole numbers
 # numbers of the rows.
 ID_DENSITY = 10
 MIN_ID_VALUES, MIN_ID_SHARE = 20, 0.8  # different values, and their share, of a likely id
-MAX_STEP = 0.01  # of the spread: larger steps between neighbouring float32 numbers are reported
-QUANTILES = 33  # kept for a numeric column
-NORMAL_QUARTILE_RANGE = 1.349  # of a normal distribution, in standard deviations
-READING_NOTES = {
-    DATE_READING: "dates: seconds since 1970",
-    COMMA_READING: "decimal commas: numbers (a dot is a decimal point too)",
-}
+MIN_TEXT_WORDS, MIN_TEXT_SHARE = 3, 0.5  # words of a cell, and different cells, of free text
 EMPTY = "no training row has a value"
-AMBIGUOUS_THOUSANDS = "cells such as 1,234 may be thousands or decimals: write plain numbers"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
 
 
@@ -51,7 +49,7 @@ class ColumnDecision:
     column: None for a dropped one.
     distinct, missing: the number of different values and the share of missing ones.
     note: what the user should know. warning: what may spoil the result.
-    reading: how text becomes the column's numbers, one of READINGS; "" for plain numbers.
+    reading: how text becomes the column's numbers, see readings.py; "" for plain numbers.
     """
 
     name: str
@@ -70,40 +68,60 @@ class ColumnDecision:
 
 
 def decide_column(
-    name: str, stats: ColumnStats, forced: str = "", commas: bool = False
+    name: str, stats: ColumnStats, forced: str = "", hints: ReadingHints | None = None
 ) -> ColumnDecision:
     """Returns the column's type and statistics, or why it is dropped.
 
-    forced: numeric or categorical, where the user says so. commas: the table is one whose cells
-    are separated by ;, in which 1,234 is a decimal.
+    forced: numeric or categorical, where the user says so. hints: what is known of text that has
+    several meanings.
     """
     values = _value_counts(stats)
-    present, distinct = stats.rows - stats.missing, values.num_rows + stats.uncounted
+    distinct = values.num_rows + stats.uncounted
     missing = _share(stats.missing, stats.rows)
-    reading = _choose_reading(stats, forced, commas)
-    numbers = stats.readings.get(reading, stats.numbers)
-    numeric = forced == "numeric" or (
-        not forced and (stats.is_number or _parses(stats, numbers, values))
-    )
-    ambiguous = AMBIGUOUS_THOUSANDS if stats.thousands and reading != COMMA_READING else ""
+    choice = choose_reading(stats, forced == "numeric", hints or ReadingHints())
+    numbers = choice.numbers
+    has_reading = stats.is_text and bool(choice.reading)
+    looks_numeric = stats.is_number or has_reading or _parses(stats, numbers, values)
+    numeric = forced == "numeric" or (not forced and looks_numeric)
     reason = "" if forced else _why_dropped(stats, numbers, numeric, distinct)
     # Of one value and gaps, the information is where the gaps are.
     if not forced and numeric and not (numbers.low < numbers.high or distinct > 1):
         numeric = False
     warning = ""
-    all_different = present >= MIN_ROWS_FOR_ID and distinct == present
-    if not reason and not forced and all_different:
-        reason, warning = _id_signs(name, numbers, numeric, present)
+    if not reason and not forced:
+        reason, warning = _why_no_feature(name, stats, values, choice, numeric)
     if reason:
-        note = _join_notes(reason, ambiguous)
-        return ColumnDecision(name, None, distinct, missing, note)
+        return ColumnDecision(name, None, distinct, missing, reason)
     if numeric:
-        decision = _numeric_column(name, stats, numbers, reading, distinct)
+        decision = _numeric_column(name, stats, choice, distinct)
     else:
         decision = _categorical_column(name, stats, values, distinct)
-    if warning:
-        return dataclasses.replace(decision, warning=warning)
-    return dataclasses.replace(decision, note=_join_notes(decision.note, ambiguous))
+    return dataclasses.replace(decision, warning=warning) if warning else decision
+
+
+def _why_no_feature(
+    name: str, stats: ColumnStats, values: pa.Table, choice: ReadingChoice, numeric: bool
+) -> tuple[str, str]:
+    """Returns why a column is dropped though it has content, or a warning, or neither."""
+    present, distinct = stats.rows - stats.missing, values.num_rows + stats.uncounted
+    if choice.problem and not numeric:
+        return f"{choice.problem} (--categorical keeps it)", ""
+    if stats.is_text and not numeric and _is_free_text(values, present, distinct):
+        return "free text, which is not read (--categorical keeps it)", ""
+    if choice.reading or present < MIN_ROWS_FOR_ID or distinct < present:
+        return "", ""
+    if not numeric and (units := several_units(stats)):
+        return f"{units}: write one unit (--categorical keeps it)", ""
+    return _id_signs(name, choice.numbers, numeric, present)
+
+
+def _is_free_text(values: pa.Table, present: int, distinct: int) -> bool:
+    """Whether the cells have many words and are mostly different."""
+    if present < MIN_ROWS_FOR_ID or distinct < MIN_TEXT_SHARE * present:
+        return False
+    words = pc.count_substring_regex(values["value"], r"\S+")
+    rows = values["n_sum"]
+    return bool(pc.sum(pc.multiply(words, rows)).as_py() >= MIN_TEXT_WORDS * pc.sum(rows).as_py())
 
 
 def similar_text(similar: Sequence[Sequence[str]]) -> str:
@@ -165,40 +183,22 @@ def _id_signs(name: str, numbers: NumberStats, numeric: bool, present: int) -> t
     )
 
 
-def _choose_reading(stats: ColumnStats, forced: str, commas: bool) -> str:
-    """Returns how the column's text becomes numbers.
-
-    It goes by the type of the table, or by what most of the cells are.
-    """
-    if not stats.is_text:
-        return stats.reading
-    more = {
-        reading: numbers.parsed - stats.numbers.parsed
-        for reading, numbers in stats.readings.items()
-    }
-    present = max(1, stats.rows - stats.missing)
-    if more.get(DATE_READING, 0) >= (0.5 if forced else MIN_PARSED) * present:
-        return DATE_READING
-    if more.get(COMMA_READING, 0) > (0 if commas else stats.thousands):
-        return COMMA_READING
-    if forced == "numeric" and more.get(BOOLEAN_READING, 0) > 0:
-        return BOOLEAN_READING
-    return ""
-
-
 def _numeric_column(
-    name: str, stats: ColumnStats, numbers: NumberStats, reading: str, distinct: int
+    name: str, stats: ColumnStats, choice: ReadingChoice, distinct: int
 ) -> ColumnDecision:
+    numbers, reading = choice.numbers, choice.reading
     no_numbers = stats.rows - stats.missing - numbers.parsed - numbers.infinite
-    notes = [READING_NOTES.get(reading, "") if stats.is_text else ""]
+    notes = []
+    if stats.is_text and reading:
+        notes.append(describe_reading(reading, _longest_read(stats, reading)))
     if no_numbers:
-        notes.append(f"{no_numbers} cells are no numbers: missing")
+        notes.append(f"{no_numbers} cells are no numbers: missing{_unread_example(stats, reading)}")
     if numbers.infinite:
         notes.append(f"{numbers.infinite} infinite: missing")
     missing = _share(stats.rows - numbers.parsed, stats.rows)
     warning = ""
     if numbers.parsed:
-        column, more_notes, warning = _with_statistics(name, numbers, missing)
+        column, more_notes, warning = with_statistics(name, numbers, missing)
         notes += more_notes
     else:  # the user has forced the column to be numeric
         column = Numeric(name=name, missing=missing)
@@ -209,65 +209,35 @@ def _numeric_column(
                 f"{name}: --numeric keeps it though no cell of a training row is a number, "
                 f"such as {cell!r}"
             )
+    if choice.problem:  # the user has forced the column to be numeric
+        warning = f"{name}: {choice.problem}"
+    elif choice.warning:
+        warning = warning or f"{name}: {choice.warning}"
     return ColumnDecision(name, column, distinct, missing, _join_notes(*notes), warning, reading)
+
+
+def _longest_read(stats: ColumnStats, reading: str) -> str | None:
+    """Returns the longest of some cells that are numbers: it shows most marks."""
+    words = words_of(stats)[:EXAMPLES]
+    is_read = ~np.isnan(as_numbers(words, reading)[0])
+    cells: list[str] = words.filter(pa.array(is_read)).to_pylist()
+    return max(cells, key=len, default=None)
+
+
+def _unread_example(stats: ColumnStats, reading: str) -> str:
+    """Returns one of the cells that are no numbers, in brackets; "" where none is known."""
+    if not stats.is_text:
+        return ""
+    words = words_of(stats)
+    numbers, _, _ = as_numbers(words, reading)
+    unread = words.filter(pa.array(np.isnan(numbers)))
+    return f" (such as {unread[0].as_py()!r})" if len(unread) else ""
 
 
 def _first_value(stats: ColumnStats) -> str | None:
     assert stats.table is not None
     values: list[str] = stats.table["value"].drop_null().slice(0, 1).to_pylist()
     return values[0] if values else None
-
-
-def _with_statistics(
-    name: str, numbers: NumberStats, missing: float
-) -> tuple[Numeric, list[str], str]:
-    """Returns a numeric column with its statistics, notes, and a warning or ""."""
-    sample = numbers.sample[~np.isnan(numbers.sample)]
-    observed = np.r_[sample, numbers.low, numbers.high].astype(np.float32)
-    knots = np.quantile(observed, np.linspace(0, 1, QUANTILES))
-    # Rounded, so that sums added in another order on another machine give the same file.
-    mean, std = _rounded(numbers.mean), _rounded(np.sqrt(numbers.m2 / numbers.parsed))
-    notes, warning = [], ""
-    step = float(np.spacing(np.float32(max(-numbers.low, numbers.high))))
-    if step > MAX_STEP * std and np.any(sample != sample[:1]):
-        notes.append(
-            f"kept to about {step:g}: values of this size have no more digits here; "
-            "subtract an offset"
-        )
-    if numbers.low == numbers.high:
-        mean, std = numbers.low, 1.0
-    elif _few_values_dwarf(sample, mean, std):
-        mean, std = _robust_centre_and_spread(sample)
-        knots = knots.clip(mean - MAX_DEVIATIONS * std, mean + MAX_DEVIATIONS * std)
-        above = numbers.high - mean > mean - numbers.low
-        huge = numbers.high if above else numbers.low
-        warning = (
-            f"{name}: a few values such as {huge:g} dwarf the others and are cut; "
-            "if that is a code for missing, leave those cells empty"
-        )
-    quantiles = tuple(float(knot) for knot in np.unique(knots.astype(np.float32)))
-    column = Numeric(name=name, mean=mean, std=std, quantiles=quantiles, missing=missing)
-    return column, notes, warning
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.8g}")
-
-
-def _few_values_dwarf(sample: FloatArray, mean: float, std: float) -> bool:
-    """Whether standardising makes most values one and the same float32 number.
-
-    That is so where a few values are very much larger than all others.
-    """
-    values = np.unique(sample.astype(np.float32)).astype(np.float64)
-    standardised = ((values - mean) / std).astype(np.float32)
-    return len(np.unique(standardised)) < 0.5 * len(values)
-
-
-def _robust_centre_and_spread(sample: FloatArray) -> tuple[float, float]:
-    """Returns the median of the different values, and their spread by the quartiles."""
-    low, middle, high = np.quantile(np.unique(sample), [0.25, 0.5, 0.75])
-    return _rounded(middle), _rounded((high - low) / NORMAL_QUARTILE_RANGE)
 
 
 def _categorical_column(

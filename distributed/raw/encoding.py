@@ -11,13 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.raw.cells import (
-    COMMA_READING,
-    as_numbers,
-    as_text,
-    canonical_spellings,
-)
+from distributed.raw.cells import as_numbers, as_text, canonical_spellings
 from distributed.raw.images import ImageSpec
+from distributed.raw.readings import POINT_OR_COMMA_READING
 from distributed.raw.rows import (
     CELL,
     ID,
@@ -117,7 +113,7 @@ def encode_rows(
         encoded[key] = prepared[key] if image.name in available else pa.nulls(rows, pa.binary())
     # Without any column, the ids tell how many rows there are.
     cells = {name: prepared[CELL + name] for name in plan.features} or {"": ids}
-    readings = dict.fromkeys(plan.features, COMMA_READING) if commas else {}
+    readings = dict.fromkeys(plan.features, POINT_OR_COMMA_READING) if commas else {}
     readings |= manifest.prepare.get("readings", {})
     encoded |= encode_table_columns(cells, schema.tables, readings, unread)
     good = pc.is_null(prepared[REASON])

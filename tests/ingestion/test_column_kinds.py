@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,54 @@ def test_booleans_dates_and_decimal_commas_are_the_same_from_every_kind_of_table
             found = found.to_pandas().set_index("id").drop(columns="rank")
             assert found.equals(wanted.set_index("id").loc[found.index, found.columns])
     assert any("dose: decimal commas" in note for note in made["comma.csv"].prepare["notes"])
+
+
+def test_numbers_as_people_write_them_are_the_typed_ones_from_csv_and_parquet(
+    ray_local: None, tmp_path: Path
+) -> None:
+    rows = 120
+    rng = np.random.default_rng(0)
+    price, dose = rng.uniform(1, 9999, rows).round(2), rng.integers(1, 500, rows)
+    days = [datetime.datetime(2024, 1 + i % 12, 1 + i % 11) for i in rng.integers(0, 99, rows)]
+    fixed: dict[str, list[Any]] = {
+        "y": ["a", "b"] * (rows // 2),
+        "key": [f"r{i}" for i in range(rows)],
+    }
+    typed = fixed | {"price": price.tolist(), "dose": dose.tolist(), "seen": days}
+    swapped = str.maketrans(",.", ".,")
+    written = fixed | {
+        "price": [f"{value:,.2f}".translate(swapped) for value in price],
+        "dose": [f"{value} mg" for value in dose],
+        "seen": [day.strftime("%d/%m/%Y") for day in days],
+        "score": ["1,234", "1,500"] * (rows // 2),
+    }
+    pq.write_table(pa.table(typed), tmp_path / "typed.parquet")
+    pq.write_table(pa.table(written), tmp_path / "written.parquet")
+    write_csv(tmp_path, written, "written.csv")
+    words = ("--label", "y", "--id", "key", "--out")
+    wanted = run("--table", tmp_path / "typed.parquet", *words, tmp_path / "typed")
+    for name in ("written.parquet", "written.csv"):
+        options = ("--table", tmp_path / name, "--dates", "day-first")
+        manifest = run(*options, *words, tmp_path / f"{name}.out")
+        assert manifest.schema == wanted.schema
+        assert rows_of(tmp_path / f"{name}.out").equals(rows_of(tmp_path / "typed"))
+        assert manifest.prepare["readings"] == {
+            "price": "decimal commas, thousands dots",
+            "dose": "decimal points, unit mg",
+            "seen": "dates, day first",
+        }
+        assert (
+            "--decimal point or --decimal comma says which" in manifest.prepare["dropped"]["score"]
+        )
+        unread: Counter[str] = Counter()
+        encoded, _ = encode_rows(pa.table(typed), manifest, unread=unread)
+        assert {name: unread[name] for name in typed} == dict.fromkeys(typed, 0) | {"dose": rows}
+        assert encoded["table.price"].to_pylist() == np.float32(price).tolist()
+        assert encoded["table.dose"].null_count == rows  # without their unit
+    options = ("--table", tmp_path / "written.csv", "--dates", "day-first", "--decimal", "comma")
+    scores = run(*options, *words, tmp_path / "decimal").schema.tables[0].numeric[-1]
+    ends = (scores.quantiles[0], scores.quantiles[-1])
+    assert (scores.name, ends) == ("score", (np.float32(1.234), 1.5))
 
 
 def test_a_schema_of_before_still_reads_booleans_and_plain_numbers() -> None:
