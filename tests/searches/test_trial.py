@@ -12,7 +12,7 @@ import torch
 
 from distributed import config
 from distributed.searches import trial
-from distributed.searches.records import SEARCH_METRICS
+from distributed.searches.records import SEARCH_METRICS, SearchJob
 from distributed.shards.batches import MemorySource, in_storage_order, open_batches
 from distributed.shards.memory import load_splits
 from distributed.training import priors
@@ -21,7 +21,7 @@ from distributed.training.failures import failure_reason
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.progress.confusion import confusion_image
 from distributed.training.progress.recorder import Progress
-from distributed.training.results import RunResult
+from distributed.training.results import RunMetrics, RunResult
 from distributed.training.run import run_training
 from distributed.training.scoring import Evaluator, compute_run_metrics
 from distributed.training.spec import RunSpec
@@ -103,6 +103,33 @@ def test_a_stopped_trial_goes_on_to_the_same_end(
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, rest.network.state_dict()[name]), name
     assert whole.metrics.val == pytest.approx(rest.metrics.val, nan_ok=True)
+
+
+def test_a_trial_never_goes_on_from_the_state_of_another_one_with_its_name(
+    wafer_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that lost its journal numbers its trials from the beginning again."""
+    reported: list[int] = []
+    monkeypatch.setattr(trial.tune, "report", lambda result: reported.append(result["epoch"]))
+    lost, new = (
+        SearchJob(name="0003", kind="search", settings={"optim.lr": lr}, number=3)
+        for lr in (0.01, 0.001)
+    )
+
+    def run(job: SearchJob, folder: str) -> RunMetrics:
+        context = trial.TrialContext(
+            shards=wafer_shards, base=SMALL, metrics=["accuracy"], folder=str(tmp_path / folder)
+        )
+        return trial.train(job.to_dict(), context)
+
+    alone = run(new, "alone")
+    run(lost, "shared")
+    reported.clear()
+    assert run(new, "shared").val == pytest.approx(alone.val, nan_ok=True)
+    assert reported == [1, 2, 3]
+    reported.clear()
+    assert run(new, "shared").val == pytest.approx(alone.val, nan_ok=True)
+    assert reported == [], "its own state is finished"
 
 
 def test_a_finished_state_gives_test_metrics_without_training(
