@@ -273,6 +273,7 @@ def test_metric_names_are_those_of_the_model() -> None:
     assert set(names.METRICS) == set(scoring.FORMULAS)
     assert {n for n, m in names.METRICS.items() if m.lower_is_better} == {
         "nll",
+        "balanced_nll",
         "brier",
         "ece",
         "classwise_ece",
