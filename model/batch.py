@@ -37,6 +37,9 @@ class Batch:
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
     # Float [B, K]: what the frozen part of an image encoder gives for the image, in place of it.
     frozen: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    frozen_spoilt: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of spoilt images
+    # bool: modalities that are spoilt on purpose, which the auxiliary heads do not learn from.
+    spoilt_BM: Tensor | None = None
     # Whether every record has the modality, for each modality; empty: unknown. To read it from a
     # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
@@ -59,6 +62,8 @@ class Batch:
             start=self.start,
             total=self.total,
             frozen={k: change(v) for k, v in self.frozen.items()},
+            frozen_spoilt={k: change(v) for k, v in self.frozen_spoilt.items()},
+            spoilt_BM=None if self.spoilt_BM is None else change(self.spoilt_BM),
             complete_M=self.complete_M,
         )
 
@@ -68,6 +73,11 @@ class Batch:
         if self.present_BM.device.type == "cpu":
             complete_M = tuple(self.present_BM.all(0).tolist())
         return self.apply(lambda t: t.to(device, non_blocking=True)).replace(complete_M=complete_M)
+
+    @property
+    def intact_BM(self) -> Tensor:
+        """Which modalities a record has that are not spoilt on purpose."""
+        return self.present_BM if self.spoilt_BM is None else self.present_BM & ~self.spoilt_BM
 
     def select(self, index: Tensor | slice) -> Batch:
         """Returns the records at `index`: a slice, a bool mask or row numbers."""

@@ -178,6 +178,9 @@ class FusionConfig:
         "treat a modality of a record as absent if it is farther from the training rows than every"
         " validation row (fusion.kind=confidence)",
     )
+    joint_confidence: bool = option(
+        False, "a modality's confidence is estimated from all modalities, not from itself alone"
+    )
     momentum: float = option(
         0.05, "update rate of the running class-balanced confidence means", low=0.0, high=1.0
     )

@@ -68,7 +68,7 @@ class Network(nn.Module):
         tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
-        self.confidence = ConfidenceHeads(modalities, dim)
+        self.confidence = ConfidenceHeads(modalities, dim, joint=config.fusion.joint_confidence)
         self.running = RunningConfidence(modalities, classes, config.fusion)
         kind = config.fusion.kind
         has_novelty_gate = kind == "confidence" and config.fusion.reject_unfamiliar
@@ -97,7 +97,7 @@ class Network(nn.Module):
         embeddings_BMD = self.encode(batch)
         visible_BM, unfamiliar_BM = self.choose_modalities(embeddings_BMD, batch)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
-        confidence_BM = self.confidence(embeddings_BMD.detach()).float()
+        confidence_BM = self.confidence(embeddings_BMD.detach(), visible_BM).float()
         alone_BMC = (
             held_out_logits(auxiliary_BMFC, batch.ranks_B)
             if self.training
@@ -181,4 +181,4 @@ class Network(nn.Module):
     def update_running_confidence(self, outputs: Outputs, batch: Batch) -> None:
         """Updates the running means of the true-class probability, after a training step."""
         true_BM = losses.true_class_probability(outputs, batch)
-        self.running.update(true_BM, outputs.present_BM, batch.labels_B, self.sum_over_workers)
+        self.running.update(true_BM, batch.intact_BM, batch.labels_B, self.sum_over_workers)

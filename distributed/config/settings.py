@@ -80,6 +80,18 @@ class DataConfig:
     cell_dropout: float = option(
         0.05, "probability that a table cell of a training row is set to missing", low=0.0, high=0.9
     )
+    spoil: float = option(
+        0.0,
+        "share of the training records of which each modality is spoilt on purpose, so that the"
+        " fusion learns which modality to trust; 0 is off",
+        low=0.0,
+        high=0.5,
+    )
+    spoil_without: str = option(
+        "",
+        "kinds that data.spoil leaves out, comma-separated: noise, blank, blur, cover (of images),"
+        " exchange (with another record's content)",
+    )
     corrupt: str = option(
         "",
         "sabotage for studies: MODALITY=noise|shuffle|missing[:FRACTION], comma-separated,"

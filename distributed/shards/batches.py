@@ -56,13 +56,15 @@ class BatchSource(Protocol):
 class FrozenViews:
     """What the frozen part of an image encoder gives for some views of every image of a split.
 
-    values_VRK: view 0 is of the images as they are, the others of augmented ones; V views, R rows,
-        K numbers.
+    values_VRK: view 0 is of the images as they are, the others of augmented ones, the last ones of
+        spoilt ones; V views, R rows, K numbers.
+    spoilt: how many of the views are of spoilt images.
     rows_R: the rows of the split that they belong to, ascending.
     """
 
     values_VRK: NDArray[np.floating[Any]]
     rows_R: NDArray[np.int64]
+    spoilt: int = 0
 
     def take(self, rows_B: NDArray[np.int64], views_B: NDArray[np.int64]) -> torch.Tensor:
         """Returns one view of each of the rows, [B, K]."""
@@ -98,18 +100,30 @@ class MemorySource:
             arrays = take_rows(visible, rows)
             arrays["ranks"] = selection.ranks_R[chosen]
             batch = arrays_to_batch(arrays, self.schema, low, total)
-            batch.frozen = {
-                name: frozen.take(rows, views[name][places]) for name, frozen in self.frozen.items()
-            }
+            for name, frozen in self.frozen.items():
+                intact, spoilt = views[name]
+                batch.frozen[name] = frozen.take(rows, intact[places])
+                if frozen.spoilt:
+                    batch.frozen_spoilt[name] = frozen.take(rows, spoilt[places])
             yield batch
 
-    def _views(self, name: str, epoch: int, draws: int) -> NDArray[np.int64]:
-        """Returns which view each draw of the epoch takes: in training any, else the first."""
+    def _views(
+        self, name: str, epoch: int, draws: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns which view each draw of the epoch takes, of its image and of a spoilt one.
+
+        In training it is any of them, else the first.
+        """
+        frozen = self.frozen[name]
         if not self.plan.train:
-            return np.zeros(draws, np.int64)
+            return np.zeros(draws, np.int64), np.zeros(draws, np.int64)
         place = self.schema.modalities.index(name)
         rng = sampling.random_generator(self.plan.seed, sampling.VIEW, epoch, place)
-        return rng.integers(len(self.frozen[name].values_VRK), size=draws)
+        views = len(frozen.values_VRK)
+        first_spoilt = views - frozen.spoilt
+        intact = rng.integers(first_spoilt, size=draws)
+        spoilt = rng.integers(first_spoilt, views, size=draws) if frozen.spoilt else intact
+        return intact, spoilt
 
 
 @dataclass
@@ -185,7 +199,7 @@ def open_batches(
         buffer=data.shuffle_buffer,
         rank=rank,
         world=world,
-        paired=train and config.loss.mix != "none",
+        paired=train and (config.loss.mix != "none" or data.spoil > 0),
     )
     if isinstance(rows, SplitIndex):
         return StreamSource(

@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distributed.config import Config
+from distributed.config import Config, split_list
 from distributed.shards.batches import BatchSource, FrozenViews, MemorySource
 from model.encoders.image import ImageEncoder
+from model.learning import spoil
 from model.learning.augment import augment_images
 from model.network import Network
 
@@ -34,6 +35,7 @@ VERSION = 1  # of the files; part of their names
 MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
 SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
+SPOILT_VIEWS = 2
 BATCH = 16  # images computed together: their maps fit into a processor's cache
 # The settings of the section `data` that change an image.
 AUGMENTATIONS = ("flip", "shift", "zoom", "rotate", "colour", "erase")
@@ -54,10 +56,16 @@ def with_frozen_views(source: BatchSource, network: Network, config: Config) -> 
         if not encoder.body.has_frozen_part:
             continue
         pixels = source.arrays[f"images/{image.name}"]
-        views = FrozenPart(encoder, config, config.image.views if source.plan.train else 0)
+        spoils = source.plan.train and config.data.spoil > 0 and len(network.schema.modalities) > 1
+        part = FrozenPart(
+            encoder,
+            config,
+            augmented=config.image.views if source.plan.train else 0,
+            spoilt=SPOILT_VIEWS if spoils and image_kinds(config) else 0,
+        )
         rows_R = np.unique(source.plan.selection.rows_R)
         try:
-            frozen[image.name] = FrozenViews(views.of(pixels, rows_R), rows_R)
+            frozen[image.name] = FrozenViews(part.of(pixels, rows_R), rows_R, part.spoilt)
         except OSError as error:
             print(f"warning: {cache_folder()} cannot be used ({error}); {SLOWER}", file=sys.stderr)
             return source
@@ -66,11 +74,16 @@ def with_frozen_views(source: BatchSource, network: Network, config: Config) -> 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPart:
-    """The frozen part of an image encoder, with the number of augmented views that it gives."""
+    """The frozen part of an image encoder, with the numbers of views that it gives.
+
+    augmented: of augmented images, beside the one of the images as they are.
+    spoilt: of images that are augmented and then spoilt.
+    """
 
     encoder: ImageEncoder
     config: Config
     augmented: int
+    spoilt: int
 
     def of(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> NDArray[np.floating]:
         """Returns all views of the chosen rows, [V, R, K], from their file if there is one."""
@@ -93,7 +106,8 @@ class FrozenPart:
         for frozen in [p for p in body.parameters() if not p.requires_grad]:
             digest.update(frozen.detach().numpy().data)
         changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
-        plain = [self.augmented, changes if self.augmented else {}]
+        kinds = image_kinds(self.config) if self.spoilt else []
+        plain = [self.augmented, changes if self.augmented else {}, self.spoilt, kinds]
         digest.update(json.dumps(plain).encode())
         return digest.hexdigest()
 
@@ -103,7 +117,7 @@ class FrozenPart:
         # network on pixels.
         kind = np.float16 if self.augmented else np.float32
         size = self._encode(torch.from_numpy(pixels_RCHW[rows_R[:1]].copy())).shape[1]
-        shape = (1 + self.augmented, len(rows_R), size)
+        shape = (1 + self.augmented + self.spoilt, len(rows_R), size)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix="partial-", delete=False) as file:
             try:
                 values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
@@ -125,18 +139,27 @@ class FrozenPart:
         rows_R: NDArray[np.int64],
     ) -> None:
         """Computes one view of the chosen rows."""
+        kinds = image_kinds(self.config)
         generator = torch.Generator().manual_seed(SEED + view)
-        draws_RU = torch.rand(len(rows_R), DRAWS, generator=generator)
+        draws_RU = torch.rand(len(rows_R), DRAWS + spoil.DRAWS, generator=generator)
         for low in range(0, len(rows_R), BATCH):
             chosen = slice(low, low + BATCH)
             x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
             if view:
-                x_BCHW = augment_images(x_BCHW, draws_RU[chosen], self.config.data)
+                x_BCHW = augment_images(x_BCHW, draws_RU[chosen, :DRAWS], self.config.data)
+            if view > self.augmented:
+                x_BCHW = spoil.spoil_images(x_BCHW, draws_RU[chosen, DRAWS:], kinds)
             values_RK[chosen] = self._encode(x_BCHW).numpy()
 
     @torch.inference_mode()
     def _encode(self, x_BCHW: Tensor) -> Tensor:
         return self.encoder.encode_frozen(x_BCHW, torch.ones(len(x_BCHW), dtype=torch.bool))
+
+
+def image_kinds(config: Config) -> list[str]:
+    """Returns the ways in which the pixels of training images are spoilt."""
+    left_out = split_list(config.data.spoil_without)
+    return [kind for kind in spoil.IMAGE_KINDS if kind not in left_out]
 
 
 def cache_folder() -> Path:

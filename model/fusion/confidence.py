@@ -42,21 +42,34 @@ class AuxiliaryHeads(nn.Module):
 
 
 class ConfidenceHeads(nn.Module):
-    """A small network for each modality that predicts its true-class probability."""
+    """A small network for each modality that predicts its true-class probability.
 
-    def __init__(self, modalities: int, dim: int, hidden: int = 32) -> None:
+    joint: it sees the embeddings of the other modalities too, so that it can notice when they
+        contradict its own.
+    """
+
+    def __init__(self, modalities: int, dim: int, hidden: int = 32, joint: bool = False) -> None:
         super().__init__()
         self.weight_MDH = nn.Parameter(torch.randn(modalities, dim, hidden) * (2 / dim) ** 0.5)
         self.bias_MH = nn.Parameter(torch.zeros(modalities, hidden))
         self.weight_MH = nn.Parameter(torch.zeros(modalities, hidden))
         self.bias_M = nn.Parameter(torch.zeros(modalities))
-
-    def forward(self, embeddings_BMD: Tensor) -> Tensor:
-        """Returns the confidences, [B, M] in (0, 1)."""
-        hidden_BMH = torch.relu(
-            torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH
+        self.others = (
+            nn.Linear(modalities * dim, modalities * hidden, bias=False)
+            if joint and modalities > 1
+            else None
         )
-        return torch.sigmoid((hidden_BMH * self.weight_MH).sum(-1) + self.bias_M)
+
+    def forward(self, embeddings_BMD: Tensor, visible_BM: Tensor) -> Tensor:
+        """Returns the confidences, [B, M] in (0, 1).
+
+        A modality that is not visible has no influence on the others' confidences.
+        """
+        hidden_BMH = torch.einsum("bmd,mdh->bmh", embeddings_BMD, self.weight_MDH) + self.bias_MH
+        if self.others is not None:
+            visible_BMD = torch.where(visible_BM[..., None], embeddings_BMD, 0.0)
+            hidden_BMH = hidden_BMH + self.others(visible_BMD.flatten(1)).view_as(hidden_BMH)
+        return torch.sigmoid((torch.relu(hidden_BMH) * self.weight_MH).sum(-1) + self.bias_M)
 
 
 class RunningConfidence(nn.Module):

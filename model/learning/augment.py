@@ -83,7 +83,7 @@ def augment(batch: Batch, config: AugmentSettings, seed: int, step: int) -> Batc
 
 def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
     """Returns the images turned, shifted, scaled, recoloured and partly covered, in 0..1."""
-    x_BCHW = warp(_in_unit_range(pixels_BCHW), u_BU, config)
+    x_BCHW = warp(in_unit_range(pixels_BCHW), u_BU, config)
     if config.colour:
         contrast_B = 1 + config.colour * (2 * u_BU[:, 6] - 1)
         brightness_B = config.colour * (2 * u_BU[:, 7] - 1)
@@ -195,36 +195,44 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
     return batch.replace(dropped_BM=dropped_BM & ~(nothing_left_B1 & spared_BM))
 
 
+def partners(batch: Batch) -> Tensor:
+    """Returns for every record another one of the batch, [B].
+
+    Pairs are the records 2i and 2i + 1 of the shuffled global batch. A record whose partner is on
+    another worker is its own.
+    """
+    is_odd = batch.start % 2  # the first record of this worker is the second of its pair
+    index_B = torch.arange(len(batch), device=batch.present_BM.device)
+    partner_B = ((index_B + is_odd) ^ 1) - is_odd
+    return torch.where((partner_B < 0) | (partner_B >= len(batch)), index_B, partner_B)
+
+
 def mix_samples(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, step: int) -> Batch:
     """Returns the batch with pairs of records blended by mixup or Remix (loss.mix).
 
-    Pairs are the records 2i and 2i + 1 of the shuffled global batch. Pixels and numbers are blended
-    by value, categories by a draw. Only records with the same modalities are blended: a modality
-    that only one of them has would otherwise learn the label of the other. The partner may be of
-    another fold, so that cross-fitting is approximate under loss.mix: a head sees a blend of rows
-    that it holds out.
+    Pixels and numbers are blended by value, categories by a draw. Only records with the same
+    modalities, spoilt ones left out, are blended: a modality that only one of them has would
+    otherwise learn the label of the other. The partner may be of another fold, so that
+    cross-fitting is approximate under loss.mix: a head sees a blend of rows that it holds out.
     """
     if config.mix == "none" or len(batch) < 2:
         return batch
     device = batch.present_BM.device
-    is_odd = batch.start % 2  # the first record of this worker is the second of its pair
-    index_B = torch.arange(len(batch), device=device)
-    partner_B = ((index_B + is_odd) ^ 1) - is_odd
-    partner_B = torch.where((partner_B < 0) | (partner_B >= len(batch)), index_B, partner_B)
+    partner_B = partners(batch)
     u_B1 = uniform_draws(batch, 1, derive_seed(seed, step, 2), device)
     share_B = _beta(batch, config.mix_alpha, derive_seed(seed, step, 3), device)
-    partners = batch.select(partner_B)
-    alike_B = (batch.present_BM == partners.present_BM).all(1)
+    others = batch.select(partner_B)
+    alike_B = (batch.intact_BM == others.intact_BM).all(1)
     label_share_B = share_B
     if config.mix == "remix":
         own_counts_B = counts_C[batch.labels_B.clamp_min(0)]
-        partner_counts_B = counts_C[partners.labels_B.clamp_min(0)]
+        partner_counts_B = counts_C[others.labels_B.clamp_min(0)]
         label_share_B = remix_share(
             share_B, own_counts_B, partner_counts_B, config.remix_kappa, config.remix_tau
         )
-    blended = _blend(batch, partners, torch.where(alike_B, share_B, 1.0), u_B1)
+    blended = _blend(batch, others, torch.where(alike_B, share_B, 1.0), u_B1)
     return blended.replace(
-        partners_B=partners.labels_B, shares_B=torch.where(alike_B, label_share_B, 1.0)
+        partners_B=others.labels_B, shares_B=torch.where(alike_B, label_share_B, 1.0)
     )
 
 
@@ -233,8 +241,8 @@ def _blend(batch: Batch, partners: Batch, share_B: Tensor, u_B1: Tensor) -> Batc
     share_B1 = share_B[:, None]
     images = {
         name: _weighted(
-            _in_unit_range(pixels_BCHW),
-            _in_unit_range(partners.images[name]),
+            in_unit_range(pixels_BCHW),
+            in_unit_range(partners.images[name]),
             share_B[:, None, None, None],
         )
         for name, pixels_BCHW in batch.images.items()
@@ -260,7 +268,7 @@ def _weighted(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
     return share * own + (1 - share) * other
 
 
-def _in_unit_range(pixels_BCHW: Tensor) -> Tensor:
+def in_unit_range(pixels_BCHW: Tensor) -> Tensor:
     """Returns pixels as floats in 0..1."""
     return pixels_BCHW / 255 if pixels_BCHW.dtype == torch.uint8 else pixels_BCHW
 

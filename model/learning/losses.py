@@ -42,7 +42,7 @@ def loss_terms(
 
     def alone_B(labels_B: Tensor) -> Tensor:
         return auxiliary_loss(
-            outputs.auxiliary_BMFC, labels_B, batch.ranks_B, outputs.present_BM, counts_C
+            outputs.auxiliary_BMFC, labels_B, batch.ranks_B, batch.intact_BM, counts_C
         )
 
     return {

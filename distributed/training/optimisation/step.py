@@ -11,11 +11,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from distributed.config import split_list
 from distributed.training.optimisation.precision import autocast
 from distributed.training.optimisation.training_state import TrainingState
 from model.batch import Batch
 from model.learning import losses, optimisers
 from model.learning.augment import augment, drop_modalities, mix_samples
+from model.learning.spoil import spoil_modalities
 
 
 def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
@@ -45,6 +47,9 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     """
     seed = run.config.optim.seed
     batch = augment(batch, run.config.data, seed, position)
+    data = run.config.data
+    left_out = split_list(data.spoil_without)
+    batch = spoil_modalities(batch, run.network.schema, data.spoil, left_out, seed, position)
     batch = mix_samples(batch, run.config.loss, run.network.counts_C, seed, position)
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, position)
 
