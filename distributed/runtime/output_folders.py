@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import filesystem
+from distributed.runtime.storage import PART_SUFFIX, filesystem
 
 
 @dataclass(frozen=True)
@@ -15,20 +15,25 @@ class OutputKind:
     title: what it is for the user.
     setup: the file that says what was to be done, without which nothing can go on.
     marks: further files and folders that tell it from other output.
+    first: files that are written before `setup`, so that a killed command may leave them alone.
     """
 
     title: str
     setup: str
     marks: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
 
-RUN = OutputKind("a training run", "config.json", ("history.json", "state", "checkpoint"))
+RUN = OutputKind(
+    "a training run", "config.json", ("history.json", "state", "checkpoint"), ("data.json",)
+)
 SEARCH = OutputKind("a search", "experiment.json", ("records.jsonl", "study.journal"))
 STUDY = OutputKind("a study", "study.json")
 SHARDS = OutputKind("a SHARDS folder", "schema.json")
 PREDICTIONS = OutputKind("predictions", "summary.json", ("predictions",))
 KINDS = (RUN, SEARCH, STUDY, SHARDS, PREDICTIONS)
-LOGS = (".log", ".out", ".err", ".txt")  # that a shell or a scheduler writes into the folder
+# Endings of files that a shell or a scheduler writes into the folder, and of unfinished files.
+HARMLESS = (".log", ".out", ".err", ".txt", PART_SUFFIX)
 
 
 def check_output(location: str, kind: OutputKind) -> None:
@@ -56,7 +61,11 @@ def check_output(location: str, kind: OutputKind) -> None:
                 f" {kind.setup}: take another folder, or restore that file",
                 "out",
             )
-    foreign = sorted(name for name in names if name[0] != "." and not name.endswith(LOGS))
+    foreign = sorted(
+        name
+        for name in names - {*kind.first}
+        if not name.startswith(".") and not name.endswith(HARMLESS)
+    )
     if foreign and kind.setup not in names:
         raise OptionError(
             f"out must be a new or an empty folder, or one of {kind.title}; {location} holds"

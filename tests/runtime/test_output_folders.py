@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed.runtime.output_folders import RUN, check_output
 from tests import mistakes
 from tests.conftest import script
 from tests.training import small_run
@@ -53,6 +54,26 @@ def test_a_folder_of_another_command_is_refused(
             with mistakes.mistake(f"^--out must be .*{folder}.*{name.split('/')[0]}|is there"):
                 script(command).main([*arguments, *data, "--out", str(folder)])
         assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (("0.png", "run.log"), "0.png"),
+        (("results", "notes.txt"), "results"),
+        (("run.log", "slurm-12.out", ".lease/x"), ""),
+        (("data.json", "config.json.part"), ""),
+    ],
+)
+def test_other_files_are_refused_but_logs_and_what_a_killed_run_leaves(
+    names: tuple[str, ...], refused: str, tmp_path: Path
+) -> None:
+    write(tmp_path, *names)
+    if not refused:
+        assert check_output(str(tmp_path), RUN) is None
+        return
+    with mistakes.mistake(f"^--out must be a new or an empty folder, .* holds {refused}$"):
+        check_output(str(tmp_path), RUN)
 
 
 @pytest.mark.parametrize(
