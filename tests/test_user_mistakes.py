@@ -164,6 +164,7 @@ MISTAKES = [
     (f"{TRAIN} --config old.toml", r"; got 'optim\.learning_rate'; did you mean optim\.lr\?$"),
     (f"{TRAIN} --config word.toml", r"^optim\.epochs must be a whole number; got 'many'$"),
     (f"{TRAIN} --config shards", r"^--config must name a TOML file that can be read; got 'shards'"),
+    (f"{TUNE} --storage photos", r"^--storage must be a file or a database URL; got the folder '"),
     (f"{TUNE} --storage nosuch://x", r"^--storage must be a database URL that opens, or the pat"),
     (f"{TUNE} --space fulll", r"; got 'fulll'; did you mean 'full'\? valid: margins, experts, "),
     (f"{TUNE} --space syntax.py", r"^--space must be a Python file that loads; syntax\.py: Synt"),
@@ -205,6 +206,7 @@ MISTAKES = [
         f"{INGEST} --group stie",
         r"^--group must name a column .*; got 'stie'; did you mean 'site'",
     ),
+    (f"{INGEST} --split-column site", r"^--split-column must hold train, val or test; 'site' hold"),
     (f"{INGEST} --image age", r"no image of a sample of column 'age' could be read"),
     # Outputs.
     (

@@ -25,9 +25,11 @@ from distributed.ingestion.summary import IdentityColumn, IngestReport
 from distributed.raw.cells import similar_spellings
 from distributed.raw.columns import similar_text
 from distributed.raw.rows import EMPTY_ROW, GROUP, ID, LABEL, REASON, SPLIT
+from distributed.raw.table import RawTable, sample_rows
 from distributed.runtime.errors import OptionError
 from distributed.shards.layout import REFUSED_SPLIT, SPLIT_NAMES, SPLITS, TEST, TRAIN, VAL
 from distributed.shards.sampling import IntArray
+from model.schema import join_names
 
 # The shares of the training rows that are cut off where a given split has no such rows.
 CUT_SHARES = {VAL: 1 / 8, TEST: 1 / 5}
@@ -188,6 +190,20 @@ def _given_split(identities: pa.Table, roles: ColumnRoles, reasons: list[str | N
                 f"split must be one of train, val, test (column {roles.split!r}); got {name!r}"
             )
     return given
+
+
+def check_split_column(table: RawTable, column: str) -> None:
+    """Refuses a column without the name of any split in a sample of its rows, before all is read.
+
+    Its type is checked with all rows.
+    """
+    cells = sample_rows(table, [column]).column(0).to_pylist()
+    words = [str(cell) for cell in dict.fromkeys(cells) if cell is not None]
+    if words and not any(word.lower() in SPLIT_NAMES for word in words):
+        raise OptionError(
+            f"split_column must hold train, val or test; {column!r} holds {join_names(words)}",
+            "split_column",
+        )
 
 
 def _code_classes(

@@ -101,6 +101,8 @@ def ingest(options: IngestOptions) -> IngestResult:
     target = OutputFolder(options.out, options.overwrite)
     table = open_raw_table(options.table, options.encoding)
     roles = assign_roles(options, table)
+    if roles.split:
+        assignment.check_split_column(table, roles.split)
     images = [
         inspect_image_column(options, table, column, folder)
         for column, folder in roles.images.items()

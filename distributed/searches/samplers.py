@@ -81,7 +81,12 @@ def open_storage(url: str) -> BaseStorage:
                 f" got {url!r}: {error}",
                 "storage",
             ) from None
-    return open_journal(Path(url.removeprefix("journal://").removeprefix("journal:")))
+    path = Path(url.removeprefix("journal://").removeprefix("journal:"))
+    if path.is_dir():
+        raise OptionError(
+            f"storage must be a file or a database URL; got the folder {url!r}", "storage"
+        )
+    return open_journal(path)
 
 
 def open_study(

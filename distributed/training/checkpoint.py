@@ -94,7 +94,14 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
             f"checkpoint must have format {WEIGHTS_FORMAT}; {folder} has {version}: {remedy}",
             "checkpoint",
         )
-    config = apply_changes(Config(), description["config"])
+    try:
+        config = apply_changes(Config(), description["config"])
+    except ValueError as error:
+        raise OptionError(
+            f"checkpoint must have settings of this version; {folder}: {error}: train again, or"
+            " use the version that made it",
+            "checkpoint",
+        ) from None
     network = Network(from_dict(description["schema"]), config.model, pretrained=False)
     network.load_state_dict(saved["network"])
     network.eval()

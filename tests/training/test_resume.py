@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from distributed import load
 from distributed.inference.loaded import PredictionNote
@@ -124,6 +125,19 @@ def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> N
     assert states.load() is None
     states.save(2, {"epoch": 2})
     assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
+
+
+def test_a_checkpoint_with_settings_of_another_version_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(folder / "run" / "checkpoint" / "model.pt", weights_only=True)
+    description = json.loads(saved["plain"])
+    description["config"]["loss.spread"] = 0.5  # the name of an earlier version
+    torch.save({**saved, "plain": json.dumps(description)}, tmp_path / "model.pt")
+    assert mistake(str(tmp_path)) == (
+        f"--checkpoint must have settings of this version; {tmp_path}: loss.spread is now"
+        " loss.spread_of_prior_strength: train again, or use the version that made it"
+    )
 
 
 def test_a_damaged_checkpoint_is_refused_or_still_says_the_same(
