@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shlex
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
@@ -94,7 +95,8 @@ def _refuse_unknown_options(
             value = argv[place + 1]
         instead = [flag(option) for option in options_by_meaning(name, options)]
         if not instead and find_settings:
-            instead = [f"--set {setting}={value or 'VALUE'}" for setting in find_settings(name)]
+            settings = [f"{setting}={value or 'VALUE'}" for setting in find_settings(name)]
+            instead = [f"--set {shlex.quote(setting)}" for setting in settings]
         if not instead:
             instead = [flag(option) for option in options_by_letters(name, options)]
         question = did_you_mean(instead)
