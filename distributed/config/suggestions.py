@@ -78,6 +78,8 @@ def settings_by_meaning(name: str, settings: Iterable[str]) -> list[str]:
     *section, last = name.split(".")
     word = squashed(last)
     known = list(settings)
+    if whole := [other for other in known if squashed(other) == squashed(name)]:
+        return whole  # loss_name is loss.name
     meant = [other for other in known if squashed(other.rpartition(".")[2]) == word]
     meant += [other for other in SYNONYMS.get(word, ()) if other not in meant]
     # A setting of the section that the user has named is the likeliest.

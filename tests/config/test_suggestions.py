@@ -14,6 +14,7 @@ from distributed.runtime.suggestions import OPTION_SYNONYMS, close_names, valid_
     ("name", "answer"),
     [
         ("optim.learning_rate", "did you mean optim.lr?"),
+        ("loss_name", "did you mean loss.name?"),
         ("lr", "did you mean optim.lr?"),
         ("LearningRate", "did you mean optim.lr?"),
         ("batch", "did you mean data.batch_size?"),
