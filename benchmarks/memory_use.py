@@ -12,16 +12,22 @@ from pathlib import Path
 
 def memory() -> float:
     """Returns the proportional set size, in bytes, of this process and all its descendants."""
+    ours = {os.getpid(), *descendants(os.getpid())}
+    return sum(_proportional_set_size(pid) for pid in ours)
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Returns the ids of the processes that a process started, and of those that these started."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-    ours = {os.getpid()}
+    ours = {ancestor}
     while children := {pid for pid, parent in parents.items() if parent in ours} - ours:
         ours |= children
-    return sum(_proportional_set_size(pid) for pid in ours)
+    return ours - {ancestor}
 
 
 def _proportional_set_size(pid: int) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image as pillow
 
+from distributed.ingestion.output import part_path, write_table
+from distributed.shards.checksums import record_key
 from distributed.shards.manifest import Manifest, write_manifest
 from model.schema import Categorical, Image, Numeric, Schema, Table
 
@@ -47,6 +48,7 @@ def make_shards(folder: str, rows: int, size: int, *, parts: int = 8, seed: int 
     rng = np.random.default_rng(seed)
     images = photographs(DISTINCT_IMAGES, size, rng)
     class_counts: list[int] = []
+    records = {}
     for split, n in {"train": rows, "val": 256, "test": 256}.items():
         labels, ranks = _labels_and_ranks(n, rng)
         class_counts = class_counts or np.bincount(labels).tolist()
@@ -54,15 +56,11 @@ def make_shards(folder: str, rows: int, size: int, *, parts: int = 8, seed: int 
         Path(folder, split).mkdir(parents=True)
         for part, (low, high) in enumerate(zip(edges[:-1], edges[1:])):
             table = _table(split, low, high, labels, ranks, images, rng)
-            pq.write_table(
-                table,
-                Path(folder, split, f"part-{part:05d}.parquet"),
-                row_group_size=1024,
-                compression="none",
-                use_dictionary=False,
-            )
+            written = write_table(part_path(folder, split, part), table)
+            records[record_key(written.uri)] = written.record
     schema = _schema(size, tuple(class_counts))
-    write_manifest(Manifest(schema=schema, rows={"train": rows, "val": 256, "test": 256}), folder)
+    split_rows = {"train": rows, "val": 256, "test": 256}
+    write_manifest(Manifest(schema=schema, rows=split_rows, parts=records), folder)
     return sum(os.path.getsize(path) for path in Path(folder, "train").iterdir())
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import ray.data
 
-from distributed.raw.table import RawTable, csv_options
+from distributed.raw.reading import csv_options
+from distributed.raw.table import RawTable
 
 # A task that decodes should take a second or more: Ray Data looks for finished tasks every 0.1 s,
 # and a task waits for two or three looks.

@@ -12,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distributed.ingestion.options import IngestOptions
-from distributed.raw.image_files import ImageFolder, RowRefused
+from distributed.raw.image_files import ImageFolder
 from distributed.raw.images import ImageHeader, ImageSpec, inspect_image
+from distributed.raw.limits import ImageLimits, RowRefused
 from distributed.raw.table import RawTable, sample_rows
 from distributed.runtime.errors import OptionError
 
@@ -44,12 +45,12 @@ def inspect_image_column(
             f"image must name a column of encoded bytes or of paths; {column!r} holds {cells.type}",
             "image",
         )
-    reader = ImageFolder(folder)
+    reader = ImageFolder(folder, ImageLimits(options.max_pixels))
     headers: list[ImageHeader] = []
     first_reason = ""
-    for cell in cells.to_pylist():
+    for cell in cells:
         try:
-            data = reader.read(cell)
+            data = reader.read(cell.as_py())
             if data is not None:
                 headers.append(inspect_image(data, options.max_pixels))
         except RowRefused as refused:

@@ -85,7 +85,11 @@ class IngestOptions:
         metavar="LOW,HIGH|auto",
     )
     max_pixels: int = option(
-        64_000_000, "larger images are refused", low=1, metavar="N", shown="64 million pixels"
+        64_000_000,
+        "larger images are refused, and those whose file or decoding takes too many bytes for it",
+        low=1,
+        metavar="N",
+        shown="64 million pixels",
     )
     encoding: str = option("utf-8", "text encoding of a CSV table", metavar="NAME")
     rows_per_file: int = option(

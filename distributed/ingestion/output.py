@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import posixpath
 import shutil
@@ -19,6 +18,7 @@ from pyarrow.fs import FileSelector, FileType
 from distributed.runtime import errors
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import filesystem, is_uri, join
+from distributed.shards.checksums import BLOCK_CHECKSUMS, ChecksumStream, PartRecord
 from distributed.shards.layout import MANIFEST, REJECTED, SPLITS
 from distributed.shards.manifest import Manifest, write_manifest
 
@@ -188,11 +188,11 @@ def part_path(folder: str, split: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file as it was written. digest: of its bytes."""
+    """A file as it was written. digest: of its bytes. record: what schema.json says of it."""
 
     uri: str
-    size: int
     digest: str
+    record: PartRecord
 
 
 def write_part(uri: str, *pieces: pa.Table) -> WrittenFile:
@@ -201,39 +201,25 @@ def write_part(uri: str, *pieces: pa.Table) -> WrittenFile:
     return write_table(uri, rows.drop_columns([POSITION_COLUMN]).combine_chunks())
 
 
-class _HashingStream(io.RawIOBase):
-    """Passes bytes on to a stream, counts them and computes their digest."""
+def write_table(uri: str, table: pa.Table, row_group: int = ROW_GROUP) -> WrittenFile:
+    """Writes a Parquet file with checksums. Columns of images are compressed already.
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream = stream
-        self.size = 0
-        self.hash = hashlib.blake2b(digest_size=8)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # Arrow writes bytes only
-        self.hash.update(data)
-        self.stream.write(data)
-        self.size += len(data)
-        return len(data)
-
-
-def write_table(uri: str, table: pa.Table) -> WrittenFile:
-    """Writes a Parquet file. Columns of images are compressed already."""
+    row_group: rows of a row group.
+    """
     system, path = filesystem(uri)
     is_binary = {field.name: pa.types.is_binary(field.type) for field in table.schema}
     with system.open_output_stream(path) as stream:
-        out = _HashingStream(stream)
-        pq.write_table(
-            table,
+        out = ChecksumStream(stream)
+        with pq.ParquetWriter(
             out,
-            row_group_size=ROW_GROUP,
+            table.schema,
             compression={name: "none" if binary else "zstd" for name, binary in is_binary.items()},
             use_dictionary=[n for n, binary in is_binary.items() if not binary and n != "id"],
             store_schema=True,
-        )
-    return WrittenFile(uri, out.size, out.hash.hexdigest())
+        ) as writer:
+            writer.write_table(table, row_group_size=row_group)
+            writer.add_key_value_metadata({BLOCK_CHECKSUMS: out.end_blocks()})
+    return WrittenFile(uri, out.hash.hexdigest(), out.record)
 
 
 def parts_digest(written: Sequence[WrittenFile]) -> str:
@@ -246,7 +232,7 @@ def verify_parts(written: Sequence[WrittenFile]) -> None:
     """Checks that this machine has every part: another one's own disk is of no use."""
     for part in written:
         system, path = filesystem(part.uri)
-        if system.get_file_info(path).size != part.size:
+        if system.get_file_info(path).size != part.record.size:
             raise OptionError(
                 "out must be on storage that every machine of the cluster shares; "
                 f"{part.uri!r} was written elsewhere",

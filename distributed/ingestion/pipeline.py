@@ -27,13 +27,15 @@ from distributed.ingestion.roles import ColumnRoles, assign_roles, row_plan
 from distributed.ingestion.schema import build_schema, check_leaks, prepare_record
 from distributed.ingestion.summary import IngestReport
 from distributed.raw.images import ImageSpec
-from distributed.raw.table import RawTable, explain_reading_error, open_raw_table
+from distributed.raw.reading import explain_reading_error
+from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError, cause_of
 from distributed.runtime.option_values import check_options
 from distributed.runtime.progress import show_progress
 from distributed.runtime.signals import stop_requests
 from distributed.runtime.storage import join
+from distributed.shards.checksums import record_key
 from distributed.shards.layout import REJECTED, SPLITS
 from distributed.shards.manifest import Manifest
 from distributed.shards.sampling import IntArray
@@ -161,6 +163,7 @@ def write_shards(
         rows=dict(zip(SPLITS, parts.rows)),
         prepare=prepare_record(plan.roles, plan.specs, schema, plan.seed, plan.fractions, report),
         content=parts_digest(written),
+        parts=dict(sorted((record_key(part.uri), part.record) for part in written)),
     )
     return manifest, report
 
@@ -220,9 +223,9 @@ def settle(plan: IngestPlan, blocks: PreparedBlocks, identities: pa.Table) -> Se
 def reading_error(table: RawTable, error: Exception) -> Exception:
     """Returns errors of the table's text and files as one line, any other error as it is."""
     cause = cause_of(error)
-    damaged_compression = isinstance(cause, OSError) and cause.errno is None and table.kind == "csv"
+    damaged_file = isinstance(cause, OSError) and cause.errno is None
     bad_text = isinstance(cause, (pa.ArrowInvalid, UnicodeError))
-    if damaged_compression or bad_text or "Failed to read CSV" in str(error):
+    if damaged_file or bad_text or "Failed to read CSV" in str(error):
         return explain_reading_error(table, cause)
     return error
 

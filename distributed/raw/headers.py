@@ -21,7 +21,7 @@ from pyarrow.fs import FileSystem
 from distributed.raw.cells import is_text
 from distributed.runtime.errors import OptionError
 
-CSV_BLOCK_BYTES = 4 << 20  # bytes of a CSV that are parsed at a time: no line is longer
+CSV_BLOCK_BYTES = 16 << 20  # bytes of a CSV that are parsed at a time: no line is longer
 FIRST_BYTES = 1 << 16  # enough for most lines of column names
 DELIMITERS = ",;\t|"
 MAX_THREADS = 16  # for reading footers

@@ -1,33 +1,29 @@
 """Prepares images: from bytes or files to the size and mode of a modality.
 
-It includes safe decoding, orientation, fitting and encoding.
+It includes conversion, fitting and encoding; decoding.py decodes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from distributed.raw.image_files import RowRefused, error_line
+from distributed.raw.decoding import EncodedImage, orientation, refusing
+from distributed.raw.limits import MAX_PIXELS, ImageLimits, image_bytes
 
-# Formats whose decoders are in Pillow itself: none of them starts another program or reads other
-# files.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MAX_PIXELS = 64_000_000
 FULL_RANGE = (0.0, 65535.0)
-ORIENTATION = 0x0112  # the EXIF tag
 GREYS = np.arange(256, dtype=np.int64)
 JPEG_QUALITY = 95
 PNG_COMPRESSION = 6
 WHITE = (255, 255, 255, 255)
 GREY_SAMPLE = 4096  # grey values of an image that are looked at
-Image.MAX_IMAGE_PIXELS = None  # prepare_image checks its own limit before a pixel is decoded
+BAND_PIXELS = 1 << 18  # of a large image that are converted together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,45 +60,6 @@ class PreparedImage:
     was_deep: bool
 
 
-def load_upright_image(data: bytes, max_pixels: int = MAX_PIXELS, about: int = 0) -> Image.Image:
-    """Returns a decoded, upright image.
-
-    about: a side length that suffices, so that large JPEGs are decoded at a fraction of their
-    size; 0 for the whole image.
-    """
-    return _load(_open(data, max_pixels), about)
-
-
-def _load(image: Image.Image, about: int) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if about:
-                image.draft(None, (2 * about, 2 * about))
-            image.load()
-            return _upright(image)
-        except Exception as error:  # decoders of hostile bytes raise nearly anything
-            raise RowRefused(f"unreadable image: {error_line(error)}") from None
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Opens an image by its header: its size is checked before anything is decoded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise RowRefused(f"not an image of a known format ({', '.join(FORMATS)})") from None
-        except Exception as error:
-            raise RowRefused(f"unreadable image: {error_line(error)}") from None
-    if image.width * image.height > max_pixels:
-        raise RowRefused(
-            f"image of {image.width}x{image.height} pixels is over the limit of {max_pixels} "
-            "(--max-pixels)"
-        )
-    return image
-
-
 @dataclass(frozen=True)
 class ImageHeader:
     """What a header says of an image.
@@ -119,35 +76,39 @@ class ImageHeader:
 def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Returns the upright shape and the kind of an image.
 
-    It is decoded only if it has more than 8 bits of grey.
+    It is decoded only if it is a PNG or has more than 8 bits of grey.
     """
-    image = _open(data, max_pixels)
-    height, width = image.height, image.width
-    # Pillow turns a TIFF itself, and its size too.
-    if orientation(image) >= 5 and image.format != "TIFF":
-        height, width = width, height
-    values = None
-    if has_more_than_8_bits(image):
-        values = np.asarray(load_upright_image(data, max_pixels), dtype=np.float32).ravel()
-        values = values[:: max(1, len(values) // GREY_SAMPLE)]
-    return ImageHeader(height, width, is_grey(image), values)
+    encoded = EncodedImage(data, ImageLimits(max_pixels))
+    with refusing():
+        image = encoded.open()
+        height, width = image.height, image.width
+        if image.format == "PNG":  # whose orientation may come after its pixels
+            encoded.load(image)
+        # Pillow turns a TIFF itself, and its size too.
+        if orientation(image) >= 5 and image.format != "TIFF":
+            height, width = width, height
+        values = None
+        if has_more_than_8_bits(image):
+            values = _grey_sample(encoded.load(image))
+        return ImageHeader(height, width, is_grey(image), values)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    if orientation(image) == 1:
-        return image
-    upright = ImageOps.exif_transpose(image)
-    upright.format = image.format
-    return upright
+def _grey_sample(image: Image.Image) -> NDArray[np.float32]:
+    """Returns some grey values, evenly spread."""
+    step = max(1, image.width * image.height // GREY_SAMPLE)
+    pieces = []
+    for (_, top, *_), band in _bands(image):
+        first = -(top * image.width) % step
+        pieces.append(np.asarray(band).ravel()[first::step].astype(np.float32))
+    return np.concatenate(pieces)
 
 
-def orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 (upright) to 8."""
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF: the pixels are good
-        return 1
-    return value if value in range(2, 9) else 1
+def _bands(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """Yields the image in bands of whole rows with their boxes, so that copies of it are small."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        yield box, image if rows >= image.height else image.crop(box)
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
@@ -159,13 +120,27 @@ def is_grey(image: Image.Image) -> bool:
     return has_more_than_8_bits(image) or image.mode in ("1", "L", "LA", "La")
 
 
+def needs_conversion(image: Image.Image, mode: str) -> bool:
+    return image.mode != mode or "transparency" in image.info
+
+
 def convert_mode(
     image: Image.Image, channels: int, window: tuple[float, float] | None
 ) -> Image.Image:
-    """Returns the image as 8-bit grey or RGB.
+    """Returns the image as 8-bit grey or RGB, itself if it is.
 
     16-bit grey values are rescaled by the window; transparent pixels become white.
     """
+    mode = "L" if channels == 1 else "RGB"
+    if not needs_conversion(image, mode):
+        return image
+    converted = Image.new(mode, image.size)
+    for box, band in _bands(image):
+        converted.paste(_convert_band(band, mode, window), box)
+    return converted
+
+
+def _convert_band(image: Image.Image, mode: str, window: tuple[float, float] | None) -> Image.Image:
     if has_more_than_8_bits(image):
         low, high = window or FULL_RANGE
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=low)
@@ -175,7 +150,6 @@ def convert_mode(
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, WHITE)
         image = Image.alpha_composite(white, layer).convert("RGB")
-    mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -202,23 +176,36 @@ def prepare_image(data: bytes, spec: ImageSpec) -> PreparedImage:
 
     Bytes that already have them are kept as they are.
     """
-    opened = _open(data, spec.max_pixels)
-    # Of the file: loading may shrink, convert or turn the image.
-    stored = (opened.size, opened.mode, orientation(opened))
-    raw = _load(opened, max(spec.height, spec.width))
-    try:
-        image = convert_mode(raw, spec.channels, spec.window)
-    except Exception as error:  # a mode, such as LAB, that Pillow cannot turn into this one
-        raise RowRefused(f"unreadable image: {error_line(error)}") from None
-    digest = hashlib.blake2b(image.tobytes(), digest_size=8, key=repr(image.size).encode()).digest()
+    with refusing():
+        return _prepare(EncodedImage(data, ImageLimits(spec.max_pixels)), spec)
+
+
+def _prepare(encoded: EncodedImage, spec: ImageSpec) -> PreparedImage:
+    opened = encoded.open()
+    stored = (opened.size, opened.mode)  # of the file: loading may shrink or convert the image
+    encoded.load(opened, about=max(spec.height, spec.width))
+    raw = encoded.upright(opened)
+    is_as_stored = raw is opened and stored == (raw.size, raw.mode)
+    del opened  # of an image that was turned
+    kind, was_colour, was_deep = raw.format, not is_grey(raw), has_more_than_8_bits(raw)
+    mode = "L" if spec.channels == 1 else "RGB"
+    if needs_conversion(raw, mode):
+        encoded.check_memory(raw, image_bytes(raw) + image_bytes(raw, mode))
+    image = convert_mode(raw, spec.channels, spec.window)
+    is_as_stored = is_as_stored and image is raw
+    del raw
+    hashed = hashlib.blake2b(digest_size=8, key=repr(image.size).encode())
+    for _, band in _bands(image):
+        hashed.update(band.tobytes())
     fitted = fit_image(image, spec.height, spec.width, spec.fit)
     counts = np.array(fitted.histogram(), dtype=np.int64).reshape(spec.channels, 256)
     sums = (*(counts @ GREYS).tolist(), *(counts @ GREYS**2).tolist())
-    keeps = fitted is raw and raw.format in ("JPEG", "PNG") and stored == (raw.size, raw.mode, 1)
-    encoded = data if keeps else encode_image(fitted, "JPEG" if raw.format == "JPEG" else "PNG")
-    return PreparedImage(
-        encoded, int.from_bytes(digest, "little"), sums, not is_grey(raw), has_more_than_8_bits(raw)
-    )
+    if is_as_stored and fitted is image and kind in ("JPEG", "PNG"):
+        content = encoded.data
+    else:
+        content = encode_image(fitted, "JPEG" if kind == "JPEG" else "PNG")
+    digest = int.from_bytes(hashed.digest(), "little")
+    return PreparedImage(content, digest, sums, was_colour, was_deep)
 
 
 def encode_image(image: Image.Image, kind: str) -> bytes:

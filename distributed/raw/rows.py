@@ -21,6 +21,7 @@ from distributed.raw.cells import (
     is_text,
 )
 from distributed.raw.images import ImageSpec, PreparedImage
+from distributed.raw.limits import MAX_CELL, ImageLimits, RowRefused
 
 # Columns of a prepared batch. Prefixes keep a user's column names apart from these.
 ID = "id"
@@ -67,7 +68,7 @@ def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
     prepared = _read_identity(batch, plan, reasons)
     has_content = np.zeros(rows, dtype=bool)
     for name in plan.features:
-        cells = flatten_array(batch[name])
+        cells = _read_cells(batch, name, reasons)
         prepared[CELL + name] = cells
         has_content |= ~as_text(cells).is_null().to_numpy(zero_copy_only=False)
     for spec, source, folder in plan.images:
@@ -77,6 +78,22 @@ def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
     _refuse(reasons, pa.array(~has_content), EMPTY_ROW)
     prepared[REASON] = pa.array(reasons, pa.string())
     return pa.table(prepared)
+
+
+def _read_cells(batch: pa.Table, name: str, reasons: list[str | None]) -> pa.Array:
+    """Returns a column as one array; refuses rows whose cell is too long, which becomes null."""
+    cells = flatten_array(batch[name])
+    is_bytes = pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type)
+    if not (is_text(cells.type) or is_bytes):
+        return cells
+    lengths = pc.fill_null(pc.binary_length(cells), 0).to_numpy()
+    is_long = lengths > MAX_CELL
+    if not is_long.any():
+        return cells
+    for i in np.flatnonzero(is_long):
+        reason = f"{name}: cell of {lengths[i]:,} characters is over the limit of {MAX_CELL:,}"
+        reasons[i] = reasons[i] or reason
+    return cells.take(pa.array(np.arange(len(cells)), mask=is_long))  # without their text
 
 
 def _read_identity(
@@ -89,7 +106,7 @@ def _read_identity(
         if source is None:
             continue
         read = class_names if name == LABEL else identity_strings
-        identity[name] = read(batch[source])
+        identity[name] = read(_read_cells(batch, source, reasons))
         if name != GROUP:
             reason = f"{name} is missing (column {source!r})"
             _refuse(reasons, pc.is_null(identity[name]), reason)
@@ -136,13 +153,13 @@ def load_images(
     cells: pa.ChunkedArray | pa.Array, spec: ImageSpec, folder: str, reasons: list[str | None]
 ) -> list[PreparedImage | None]:
     """Returns prepared images, None where a row has none; writes the reasons of refused rows."""
-    reader = image_files.ImageFolder(folder)
+    reader = image_files.ImageFolder(folder, ImageLimits(spec.max_pixels))
 
     def load(i: int, cell: image_files.ImageCell) -> PreparedImage | None:
         try:
             data = None if reasons[i] else reader.read(cell)
             return None if data is None else images.prepare_image(data, spec)
-        except image_files.RowRefused as refused:
+        except RowRefused as refused:
             reasons[i] = f"{spec.name}: {refused}"
             return None
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import pyarrow as pa
 from pyarrow import csv
 from pyarrow import parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
-from distributed.raw.headers import (
-    CSV_BLOCK_BYTES,
-    csv_header,
-    describe_bad_byte,
-    error_text,
-    parquet_header,
-    unreadable_file,
-    wrong_encoding,
-)
+from distributed.raw.headers import csv_header, error_text, parquet_header
+from distributed.raw.reading import UNREADABLE, csv_options, explain_reading_error
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import filesystem, is_uri
 
@@ -34,10 +25,8 @@ TABLE_KINDS = {
     ".csv.gz": "csv",
     ".tsv.gz": "csv",
 }
-UNREADABLE = (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, OSError)
 SAMPLED_PLACES = 8  # files, and row groups of a file, that a sample is taken from
 LARGE_GROUP_BYTES = 64 << 20  # of a larger row group only the first rows are sampled
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,31 +156,6 @@ def _is_hidden(below: str) -> bool:
     return any(part.startswith((".", "_")) for part in below.split("/"))
 
 
-class CsvOptions(TypedDict):
-    """The options of pyarrow's CSV readers."""
-
-    read_options: csv.ReadOptions
-    parse_options: csv.ParseOptions
-    convert_options: csv.ConvertOptions
-
-
-def csv_options(table: RawTable) -> CsvOptions:
-    """Returns options by which every cell is read as a string, and only empty ones are null.
-
-    The types of the columns are decided later, from all rows.
-    """
-    return {
-        "read_options": csv.ReadOptions(encoding=table.encoding, block_size=CSV_BLOCK_BYTES),
-        "parse_options": csv.ParseOptions(delimiter=table.delimiter, newlines_in_values=True),
-        "convert_options": csv.ConvertOptions(
-            column_types={name: pa.string() for name in table.schema.names},
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-        ),
-    }
-
-
 def sample_rows(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.Table:
     """Returns some rows, spread over the table as far as that is cheap.
 
@@ -201,7 +165,7 @@ def sample_rows(table: RawTable, columns: Sequence[str], rows: int = 128) -> pa.
         if table.kind == "parquet":
             sample = _sample_parquet(table, columns, rows)
         else:
-            sample = _sample_csv(table, columns)
+            sample = _sample_csv(table, columns, rows)
     except UNREADABLE as error:
         raise explain_reading_error(table, error) from None
     return _spread(sample, rows) if sample.num_rows > rows else sample
@@ -232,60 +196,17 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
     return pa.concat_tables(pieces)
 
 
-def _sample_csv(table: RawTable, columns: Sequence[str]) -> pa.Table:
+def _sample_csv(table: RawTable, columns: Sequence[str], rows: int) -> pa.Table:
+    batches: list[pa.RecordBatch] = []
     for name in table.files:
         with table.system.open_input_stream(name, compression="detect") as stream:
             for batch in csv.open_csv(stream, **csv_options(table)):
                 if batch.num_rows:
-                    return pa.Table.from_batches([batch]).select(list(columns))
+                    batches.append(batch.select(list(columns)))
+                if sum(batch.num_rows for batch in batches) >= rows:
+                    return pa.Table.from_batches(batches)
+    if batches:
+        return pa.Table.from_batches(batches)
     raise OptionError(
         f"{table.option} must hold rows; {table.uri!r} has only a line of names", table.option
     )
-
-
-def explain_reading_error(table: RawTable, error: BaseException) -> ValueError:
-    """Returns a reading error as one line for the user.
-
-    Of a CSV, Ray keeps only that it failed: the place is found by reading the files again, here.
-    """
-    if table.kind == "csv":
-        for name in table.files:
-            try:
-                if place := _bad_byte(table, name):
-                    return wrong_encoding(name, table.encoding, place)
-                if place := _bad_line(table, name):
-                    return ValueError(
-                        f"every line of {name!r} must have {len(table.schema.names)} cells: {place}"
-                    )
-            except OSError as damage:
-                return unreadable_file(name, damage)
-    return ValueError(f"cannot read {table.uri!r}: {error_text(error)}")
-
-
-def _bad_line(table: RawTable, name: str) -> str:
-    """Returns which line of a CSV has another number of cells; "" where none has."""
-    try:
-        with table.system.open_input_stream(name, compression="detect") as stream:
-            for _ in csv.open_csv(stream, **csv_options(table)):
-                pass
-    except pa.ArrowInvalid as error:
-        return error_text(error)
-    return ""
-
-
-def _bad_byte(table: RawTable, name: str) -> str:
-    """Returns where a file is not of the table's encoding; "" where all of it is."""
-    decoder = codecs.getincrementaldecoder(table.encoding)()
-    offset = 0
-    with table.system.open_input_stream(name, compression="detect") as stream:
-        while True:
-            chunk = stream.read(CHUNK_BYTES)
-            # The start of a character that the chunk's end has cut.
-            undecoded = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeError as error:
-                return describe_bad_byte(error, offset - undecoded)
-            if not chunk:
-                return ""
-            offset += len(chunk)

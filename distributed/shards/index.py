@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from distributed.runtime.storage import filesystem
+from distributed.shards.checksums import PartRecord, open_part
 from distributed.shards.decode import numpy_columns
-from distributed.shards.manifest import part_files
+from distributed.shards.manifest import checked_parts, read_manifest
 from distributed.shards.sampling import IntArray
 
 MAX_THREADS = 16  # for reading footers
@@ -24,6 +24,7 @@ class SplitIndex:
 
     Legend: R rows, U row groups.
 
+    records: what schema.json says of each file.
     file_U: the index of the row group's file. group_U: its number in that file.
     starts_U: the position of each group's first row, and one more entry, the number of rows.
     bytes_U: encoded bytes.
@@ -32,6 +33,7 @@ class SplitIndex:
     shards: str
     split: str
     files: tuple[str, ...]
+    records: tuple[PartRecord | None, ...]
     file_U: IntArray
     group_U: IntArray
     starts_U: IntArray
@@ -60,13 +62,13 @@ class _FileIndex:
 def read_index(shards: str, split: str) -> SplitIndex:
     """Reads the index of a split from the Parquet footers and two small columns."""
     system, _ = filesystem(shards)
-    files = part_files(shards, split)
+    parts_of_split = checked_parts(shards, split, read_manifest(shards))
+    files = list(parts_of_split)
     if not files:
         raise ValueError(f"a split must have Parquet parts; {shards} has none in {split}/")
 
     def read_file_index(path: str) -> _FileIndex:
-        with system.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
+        with open_part(system, path, parts_of_split[path]) as file:
             groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
             names = [name for name in ("label", "rank") if name in file.schema_arrow.names]
             return _FileIndex(
@@ -85,6 +87,7 @@ def read_index(shards: str, split: str) -> SplitIndex:
         shards=shards,
         split=split,
         files=tuple(files),
+        records=tuple(parts_of_split.values()),
         file_U=np.repeat(np.arange(len(files)), groups_in_file),
         group_U=np.concatenate([np.arange(n) for n in groups_in_file]),
         starts_U=np.concatenate(([0], np.cumsum(group_rows))),

@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType
 
 from distributed.runtime.storage import filesystem, join
+from distributed.shards.checksums import PartRecord, record_key
 from distributed.shards.layout import MANIFEST, SPLITS, VERSION
 from model.schema import Schema, from_dict, to_dict
+
+CHECKSUM = "checksum"  # the key of the digest of all else in schema.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class Manifest:
     rows: of every split.
     prepare: all that is needed to prepare new raw tables in the same way.
     content: a digest of all parts; empty in shards that are older than it.
+    parts: size and checksums of every part file, by record_key; empty in shards that are older.
     """
 
     schema: Schema
@@ -33,6 +38,7 @@ class Manifest:
     prepare: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
     content: str = ""
+    parts: Mapping[str, PartRecord] = field(default_factory=dict)
 
 
 def read_manifest(uri: str) -> Manifest:
@@ -54,8 +60,10 @@ def read_manifest(uri: str) -> Manifest:
             "update it or ingest again"
         )
     try:
+        _check_checksum(plain)
         schema = from_dict(plain["schema"])
         rows = {split: int(plain["rows"][split]) for split in SPLITS}
+        parts = {name: PartRecord(*record) for name, record in plain.get("parts", {}).items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again"
@@ -66,7 +74,24 @@ def read_manifest(uri: str) -> Manifest:
         prepare=plain.get("prepare", {}),
         version=version,
         content=str(plain.get("content", "")),
+        parts=parts,
     )
+
+
+def _check_checksum(plain: Mapping[str, Any]) -> None:
+    """Raises ValueError where the content is not as it was written.
+
+    Shards that are older than the checksums have none.
+    """
+    kept = plain.get(CHECKSUM)
+    if (kept is not None or "parts" in plain) and kept != _checksum(plain):
+        raise ValueError("its content is not as it was written")
+
+
+def _checksum(plain: Mapping[str, Any]) -> str:
+    """Returns a digest of the manifest's content but for the digest itself."""
+    content = {key: value for key, value in plain.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def has_manifest(uri: str) -> bool:
@@ -105,6 +130,8 @@ def write_manifest(manifest: Manifest, uri: str) -> None:
         **vars(manifest),
         "schema": to_dict(manifest.schema),
     }
+    # Of what a reader will find: JSON turns tuples into lists and keys into text.
+    plain[CHECKSUM] = _checksum(json.loads(json.dumps(plain)))
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with system.open_output_stream(posixpath.join(path, MANIFEST)) as stream:
         stream.write(text.encode())
@@ -137,3 +164,24 @@ def part_files(uri: str, split: str) -> list[str]:
     return sorted(
         info.path for info in infos if info.type == FileType.File and info.path.endswith(".parquet")
     )
+
+
+def checked_parts(uri: str, split: str, manifest: Manifest) -> dict[str, PartRecord | None]:
+    """Returns the paths of a split's parts, in order, with what schema.json says of each.
+
+    That is None in shards that are older than the checksums. A part that is missing is a
+    ValueError.
+    """
+    paths = part_files(uri, split)
+    if not manifest.parts:
+        return dict.fromkeys(paths)
+    by_key = {record_key(path): path for path in paths}
+    expected = sorted(key for key in manifest.parts if key.startswith(f"{split}/"))
+    missing = [key for key in expected if key not in by_key]
+    if missing:
+        others = f" and {len(missing) - 1} other parts" if len(missing) > 1 else ""
+        raise ValueError(
+            f"shards must have all parts that schema.json lists; missing: {missing[0]}{others} "
+            f"of {uri!r}; copy them again, or ingest again"
+        )
+    return {by_key[key]: manifest.parts[key] for key in expected}

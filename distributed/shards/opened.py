@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distributed.runtime.storage import filesystem
+from distributed.shards.checksums import open_part
 from distributed.shards.decode import shard_columns
 from distributed.shards.layout import SPLITS
-from distributed.shards.manifest import Manifest, part_files, read_manifest
+from distributed.shards.manifest import Manifest, checked_parts, read_manifest
 from model.schema import Numeric, Schema
 
 MISSING = -1  # the id of a missing category and of a missing label
@@ -73,9 +73,9 @@ class Shards:
         names = shard_columns(schema)
         system, _ = filesystem(self.path)
         parts = []
-        for path in part_files(self.path, split):
-            with system.open_input_file(path) as source:
-                parts.append(pq.read_table(source, columns=["id", "label", *names]))
+        for path, record in checked_parts(self.path, split, self.manifest).items():
+            with open_part(system, path, record) as part:
+                parts.append(part.read(["id", "label", *names]))
         if not parts:
             raise ValueError(
                 f"a split must have Parquet parts; {self.path} has none in {split}/; "

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distributed.runtime.storage import filesystem
+from distributed.shards.checksums import open_part
 from distributed.shards.corruption import apply_corruption
 from distributed.shards.decode import (
     Arrays,
@@ -73,8 +73,7 @@ class ShardReader:
             ]
             if not missing:
                 continue
-            with system.open_input_file(index.files[file]) as source:
-                parquet = pq.ParquetFile(source, pre_buffer=True)
+            with open_part(system, index.files[file], index.records[file]) as parquet:
                 for group in missing:
                     number = int(index.group_U[group])
                     tables[group] = parquet.read_row_group(number, columns=names, use_threads=False)

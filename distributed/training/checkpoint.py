@@ -50,7 +50,8 @@ def save_checkpoint(folder: str, checkpoint: Checkpoint) -> None:
         "format": WEIGHTS_FORMAT,
         "config": flatten(checkpoint.config),
         "schema": to_dict(schema),
-        "manifest": {**vars(manifest), "schema": to_dict(manifest.schema)},
+        # Without the checksums of the parts, which tell nothing of the network.
+        "manifest": {**vars(manifest), "schema": to_dict(manifest.schema), "parts": {}},
     }
     weights = checkpoint.network.state_dict()
     content = {

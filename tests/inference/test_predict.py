@@ -4,6 +4,7 @@ a pool gives what one process gives."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,13 @@ from distributed.inference import batch_prediction
 from distributed.inference.rows import tasks
 from distributed.inference.rows.tables import open_input
 from distributed.inference.rows.tasks import RowRange, make_tasks
-from distributed.raw.table import RawTable, csv_options
+from distributed.raw.reading import csv_options
+from distributed.raw.table import RawTable
 from distributed.runtime.errors import Failure
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
 from tests.mistakes import mistake
+from tests.raw.test_hostile_images import blank_png
 from tests.training import small_run
 
 predict = script("predict")
@@ -466,6 +469,9 @@ def test_a_mistake_found_by_an_actor_is_one_line_too(
         ),
         part,
     )
+    manifest = json.loads((broken / "schema.json").read_text())
+    del manifest["checksum"], manifest["parts"]
+    (broken / "schema.json").write_text(json.dumps(manifest))
     for arguments in ((), ("--concurrency", "2")):
         with mistake("must be a whole PNG or JPEG") as caught:
             run_predict(folder, "broken", out, *arguments)
@@ -666,3 +672,61 @@ def test_mistakes_are_one_line(
         run_predict(folder, data, out, *arguments)
     assert "\n" not in str(caught.value)
     assert not (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize("concurrency", [[], ["--concurrency", "2"]])
+def test_a_damaged_part_is_named_in_one_line(
+    folder: Path, out: Path, tmp_path: Path, ray_local: None, concurrency: list[str]
+) -> None:
+    shutil.copytree(folder / "shards", tmp_path / "shards")
+    path = tmp_path / "shards" / "test" / "part-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    with mistake(rf"'{path}' is damaged: bytes 0 to \d+ are not as they were written"):
+        run_predict(folder, str(tmp_path / "shards"), out, *concurrency)
+
+
+def test_a_damaged_table_is_named_in_one_line(folder: Path, out: Path, tmp_path: Path) -> None:
+    table = pq.read_table(folder / "table.parquet")
+    pq.write_table(table, tmp_path / "t.parquet", compression="none", use_dictionary=False)
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[4:60] = b"\xff" * 56
+    (tmp_path / "t.parquet").write_bytes(content)
+    with mistake(rf"cannot read '{tmp_path}/t\.parquet': "):
+        run_predict(folder, str(tmp_path / "t.parquet"), out)
+
+
+def test_hostile_pictures_and_cells_are_refused_and_the_rest_is_predicted(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    table = pd.read_csv(folder / "table.csv")
+    rows = table.index[table["photo"].notna()][:5]
+    files = [tmp_path / "photos" / name for name in table.loc[rows, "photo"]]
+    for path in files[:3]:
+        path.unlink()
+    with open(files[0], "wb") as sparse:
+        sparse.truncate(30 << 30)
+    os.mkfifo(files[1])
+    files[2].write_bytes(blank_png(60_000_000, 1, 8, 0))
+    table.loc[rows[3], "site"] = "x" * 10_000_000
+    table.loc[rows[4], "photo"] = "x" * 10_000_000
+    table.to_csv(tmp_path / "table.csv", index=False)
+    _, summary = run_predict(
+        folder, str(tmp_path / "table.csv"), out, "--image", f"photo={tmp_path}/photos"
+    )
+    refused = pd.read_parquet(out / "rejected.parquet").set_index("id")["reason"]
+    assert summary["rejected"] == 5
+    for row, reason in zip(
+        rows,
+        (
+            "photo: image file of 32,212,254,720 bytes is over the limit of 64,000,000",
+            "photo: not a file: ",
+            "photo: image of 60000000x1 pixels is over the limit of 10000 ",
+            "site: cell of 10,000,000 characters is over the limit of 1,000,000",
+            "photo: a cell of 10,000,000 characters is no path",
+        ),
+        strict=True,
+    ):
+        assert refused[table.loc[row, "id"]].startswith(reason)

@@ -22,6 +22,7 @@ from distributed.ingestion.output import WrittenFile, verify_parts
 from distributed.raw.encoding import encode_rows
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import Failure
+from distributed.shards.checksums import PartRecord
 from distributed.shards.manifest import Manifest, read_manifest
 from model.schema import Categorical, Numeric, Schema, Table
 from tests.conftest import ROOT, run_command, script
@@ -663,7 +664,7 @@ def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:
 
 def test_a_part_that_is_not_there_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="storage that every machine of the cluster shares"):
-        verify_parts([WrittenFile(str(tmp_path / "part-00000.parquet"), 100, "")])
+        verify_parts([WrittenFile(str(tmp_path / "part-00000.parquet"), "", PartRecord(100, 0, 0))])
 
 
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_utf_16_is_read_where_it_is_named_and_points_to_the_option_elsewhere(
 
 
 def test_a_line_of_names_that_does_not_end_is_one_line(tmp_path: Path) -> None:
-    for text in ('y,"x\na,1\n', "y" * (5 << 20)):
+    for text in ('y,"x\na,1\n', "y" * (17 << 20)):
         with pytest.raises(
-            ValueError, match="at most 4 MiB; that of .* does not end: a quote that is not closed"
+            ValueError, match="at most 16 MiB; that of .* does not end: a quote that is not closed"
         ):
             names_of(tmp_path / "t.csv", text)
 

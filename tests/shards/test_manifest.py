@@ -81,7 +81,9 @@ def test_another_file_of_that_name_is_no_schema(tmp_path: Path, text: str) -> No
 def test_a_damaged_schema_is_said_to_be_damaged(tmp_path: Path, damage: dict[str, object]) -> None:
     write_manifest(MANIFEST, str(tmp_path))
     file = tmp_path / "schema.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    plain = {**json.loads(file.read_text()), **damage}
+    del plain["checksum"], plain["parts"]
+    file.write_text(json.dumps(plain))
     with pytest.raises(ValueError, match=rf"^{file} is damaged \(\w+Error: .*\): ingest again$"):
         read_manifest(str(tmp_path))
 
@@ -100,7 +102,9 @@ def test_a_place_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
 def test_the_manifest_is_text_that_people_can_read(tmp_path: Path) -> None:
     write_manifest(MANIFEST, str(tmp_path))
     text = (tmp_path / "schema.json").read_text()
-    assert list(json.loads(text)) == ["version", "schema", "rows", "prepare", "content"]
+    assert list(json.loads(text)) == [
+        *("version", "schema", "rows", "prepare", "content", "parts", "checksum"),
+    ]
     assert text.startswith('{\n "version": 1,\n')
     assert '"ä"' in text
     with pytest.raises(ValueError, match="JSON"):
@@ -125,6 +129,20 @@ def test_the_words_for_splits_and_the_files_of_a_folder_stay_what_they_are() -> 
     assert layout.REFUSED_SPLIT not in range(3)
     assert layout.REFUSED_SPLIT == -1
     assert (layout.MANIFEST, layout.REJECTED) == ("schema.json", "rejected.parquet")
+
+
+@pytest.mark.parametrize("removed", [(), ("checksum",), ("parts",)])
+def test_a_schema_that_is_not_as_it_was_written_is_damaged(
+    tmp_path: Path, removed: tuple[str, ...]
+) -> None:
+    write_manifest(MANIFEST, str(tmp_path))
+    plain = json.loads((tmp_path / "schema.json").read_text())
+    plain["rows"]["train"] += 0 if removed else 1
+    for key in removed:
+        del plain[key]
+    (tmp_path / "schema.json").write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match=r"schema\.json is damaged .*not as it was written"):
+        read_manifest(str(tmp_path))
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:

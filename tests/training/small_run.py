@@ -5,6 +5,7 @@ The tests of evaluate and predict start from it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image as pillow
 
+from distributed.ingestion.output import part_path, write_table
 from distributed.raw.encoding import encode_rows
+from distributed.shards.checksums import record_key
 from distributed.shards.manifest import Manifest, write_manifest
 from distributed.training.results import RunResult
 from distributed.training.run import run_training
@@ -120,6 +122,7 @@ def write_shards(folder: Path, data_schema: Schema | None = None, parts: int = 2
         rows={name: sum(counts) for name, counts in SPLITS.items()},
         prepare=prepare(data_schema),
     )
+    records = {}
     for seed, (split, counts) in enumerate(SPLITS.items()):
         good, refused = encode_rows(raw(counts, seed, split), manifest)
         assert not refused.num_rows
@@ -128,10 +131,9 @@ def write_shards(folder: Path, data_schema: Schema | None = None, parts: int = 2
         good = good.set_column(good.column_names.index("rank"), "rank", pa.array(ranks))
         (folder / split).mkdir(parents=True)
         for k, rows in enumerate(np.array_split(np.arange(good.num_rows), parts)):
-            pq.write_table(
-                good.take(rows), folder / split / f"part-{k:05d}.parquet", row_group_size=20
-            )
-    write_manifest(manifest, str(folder))
+            part = write_table(part_path(str(folder), split, k), good.take(rows), row_group=20)
+            records[record_key(part.uri)] = part.record
+    write_manifest(dataclasses.replace(manifest, parts=records), str(folder))
     return folder
 
 

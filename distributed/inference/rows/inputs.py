@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distributed.inference.rows.matching import SchemaMatch, keep_modalities
 from distributed.inference.rows.tasks import (
     RawBatch,
+    Records,
     RowRange,
     TaskGroup,
     make_tasks,
@@ -27,7 +28,7 @@ from distributed.inference.rows.tasks import row_ranges as parquet_row_ranges
 from distributed.raw.encoding import ROW, encode_rows
 from distributed.raw.rows import ID, REASON
 from distributed.shards.decode import Arrays, decode_columns, numpy_columns, shard_columns
-from distributed.shards.manifest import Manifest, part_files
+from distributed.shards.manifest import Manifest
 from distributed.training.checkpoint import Checkpoint
 
 
@@ -72,12 +73,16 @@ class InputRows(Protocol):
 
 @dataclass
 class ShardRows:
-    """Rows of a SHARDS folder, as a source of rows to predict."""
+    """Rows of a SHARDS folder, as a source of rows to predict.
+
+    files: the split of every part, by path. records: what schema.json says of every part.
+    """
 
     uri: str
-    splits: tuple[str, ...]
     match: SchemaMatch
     batch_size: int
+    files: dict[str, str]
+    records: Records
 
     @property
     def has_splits(self) -> bool:
@@ -88,13 +93,12 @@ class ShardRows:
         return sum(task_group.rows for task_group in self.task_groups(1))
 
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
-        files = [(path, split) for split in self.splits for path in part_files(self.uri, split)]
-        ranges = parquet_row_ranges(self.uri, files)
+        ranges = parquet_row_ranges(self.uri, self.files, self.records)
         yield TaskGroup(make_tasks(ranges, self.batch_size, workers))
 
     def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
         columns = ["id", "label", *shard_columns(self.match.read)]
-        return parquet_batches(self.uri, task, self.batch_size, columns)
+        return parquet_batches(self.uri, task, self.batch_size, columns, self.records)
 
     def prepare(self, batch: RawBatch) -> PreparedBatch:
         columns = numpy_columns(batch.table.drop_columns("id"))

@@ -30,8 +30,9 @@ from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import as_option_error, filesystem, is_uri
 from distributed.runtime.suggestions import valid_names
+from distributed.shards.checksums import PartRecord
 from distributed.shards.layout import MANIFEST
-from distributed.shards.manifest import Manifest, has_manifest, read_manifest
+from distributed.shards.manifest import Manifest, checked_parts, has_manifest, read_manifest
 from distributed.training.checkpoint import Checkpoint
 from model.schema import join_names
 
@@ -61,7 +62,7 @@ class TableRows:
 
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         if self.table.kind == "parquet":
-            groups = row_ranges(self.table.uri, [(path, "") for path in self.table.files])
+            groups = row_ranges(self.table.uri, dict.fromkeys(self.table.files, ""), {})
             yield TaskGroup(make_tasks(groups, self.batch_size, workers))
             return
         first = 0
@@ -72,7 +73,7 @@ class TableRows:
 
     def batches(self, task_group: TaskGroup, task: Sequence[RowRange]) -> Iterator[RawBatch]:
         if task_group.table is None:
-            return parquet_batches(self.table.uri, task, self.batch_size, self.columns)
+            return parquet_batches(self.table.uri, task, self.batch_size, self.columns, {})
         return memory_batches(task_group.table, task, self.batch_size)
 
     def prepare(self, batch: RawBatch) -> PreparedBatch:
@@ -123,7 +124,13 @@ def open_shards(
             f"{join_names(match.unknown_classes)}"
         )
     uri = data if is_uri(data) else filesystem(data)[1]
-    return ShardRows(uri, splits, match, batch_size), notes
+    files: dict[str, str] = {}
+    records: dict[str, PartRecord | None] = {}
+    for name in splits:
+        parts = checked_parts(uri, name, manifest)
+        files |= dict.fromkeys(parts, name)
+        records |= parts
+    return ShardRows(uri, match, batch_size, files, records), notes
 
 
 def open_table_rows(

@@ -6,15 +6,16 @@ Where a batch begins never depends on the number of workers, so neither does any
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
-import pyarrow.parquet as pq
 
-from distributed.raw.table import UNREADABLE, RawTable, csv_options, explain_reading_error
+from distributed.raw.reading import UNREADABLE, csv_options, explain_reading_error
+from distributed.raw.table import RawTable
 from distributed.runtime.storage import filesystem
+from distributed.shards.checksums import PartRecord, open_part
 
 PART_ROWS = 16_384  # most rows of one task, hence of one part file
 CHUNK_BYTES = 64 << 20  # text of a CSV table that is in memory at a time
@@ -57,17 +58,21 @@ class RawBatch:
     split: str = ""
 
 
-def row_ranges(uri: str, files: Sequence[tuple[str, str]]) -> list[RowRange]:
+# What schema.json says of each part of shards, by path; the files of a table have none.
+Records = Mapping[str, PartRecord | None]
+
+
+def row_ranges(uri: str, files: Mapping[str, str], records: Records) -> list[RowRange]:
     """Returns every row group of these Parquet files as one range.
 
-    uri: any location in the files' file system. files: pairs of a path and a split.
+    uri: any location in the files' file system. files: the split of every path.
     """
     system, _ = filesystem(uri)
     ranges: list[RowRange] = []
     first = 0
-    for path, split in files:
-        with system.open_input_file(path) as source:
-            metadata = pq.ParquetFile(source).metadata
+    for path, split in files.items():
+        with open_part(system, path, records.get(path)) as file:
+            metadata = file.metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if rows:
@@ -107,15 +112,18 @@ def make_tasks(groups: Sequence[RowRange], batch_size: int, workers: int) -> lis
 
 
 def parquet_batches(
-    uri: str, task: Sequence[RowRange], batch_size: int, columns: Sequence[str]
+    uri: str,
+    task: Sequence[RowRange],
+    batch_size: int,
+    columns: Sequence[str],
+    records: Records,
 ) -> Iterator[RawBatch]:
     """Yields the raw batches of a task; one batch of a row group is in memory at a time."""
     system, _ = filesystem(uri)
     for row_range in task:
         first_batch = row_range.skip // batch_size
         last_batch = -(-(row_range.skip + row_range.rows) // batch_size)
-        with system.open_input_file(row_range.file) as source:
-            parquet = pq.ParquetFile(source, pre_buffer=True)
+        with open_part(system, row_range.file, records.get(row_range.file)) as parquet:
             batches = parquet.iter_batches(
                 batch_size, row_groups=[row_range.group], columns=list(columns), use_threads=False
             )
