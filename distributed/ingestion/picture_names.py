@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.raw.cells import as_text, is_text
-from distributed.raw.image_files import ImageFolder, RowRefused
+from distributed.raw.image_files import ImageFolder
+from distributed.raw.limits import ImageLimits, RowRefused
 from distributed.raw.table import RawTable, sample_rows
 from distributed.runtime.errors import OptionError
 
@@ -50,7 +51,7 @@ def _may_be_text(kind: pa.DataType) -> bool:
 
 def _all_readable(names: Sequence[str], folder: str) -> bool:
     """Whether every name is that of a file that can be read below the folder."""
-    reader = ImageFolder(folder)
+    reader = ImageFolder(folder, ImageLimits())
     try:
         return all(reader.read(name) for name in names)
     except RowRefused:

@@ -39,7 +39,7 @@ class IdentityColumn:
 
 def count_reasons(reasons: Iterable[str]) -> Counter[str]:
     """Counts reasons by their words, without the values in them."""
-    return Counter(re.sub(r"'[^']*'|\d+", "…", reason) for reason in reasons)
+    return Counter(re.sub(r"'[^']*'|\d+(?:,\d{3})*", "…", reason) for reason in reasons)
 
 
 class IngestReport:

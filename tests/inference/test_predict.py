@@ -674,17 +674,28 @@ def test_mistakes_are_one_line(
     assert not (out / "summary.json").exists()
 
 
-@pytest.mark.parametrize("concurrency", [[], ["--concurrency", "2"]])
-def test_a_damaged_part_is_named_in_one_line(
-    folder: Path, out: Path, tmp_path: Path, ray_local: None, concurrency: list[str]
-) -> None:
-    shutil.copytree(folder / "shards", tmp_path / "shards")
-    path = tmp_path / "shards" / "test" / "part-00001.parquet"
+def shards_with_a_damaged_part(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder / "shards", target)
+    path = target / "test" / "part-00001.parquet"
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_part_is_named_in_one_line(folder: Path, out: Path, tmp_path: Path) -> None:
+    path = shards_with_a_damaged_part(folder, tmp_path / "shards")
     with mistake(rf"'{path}' is damaged: bytes 0 to \d+ are not as they were written"):
-        run_predict(folder, str(tmp_path / "shards"), out, *concurrency)
+        run_predict(folder, str(tmp_path / "shards"), out)
+
+
+@pytest.mark.slow
+def test_a_damaged_part_that_an_actor_finds_is_named_in_one_line(
+    folder: Path, out: Path, tmp_path: Path, ray_local: None
+) -> None:
+    path = shards_with_a_damaged_part(folder, tmp_path / "shards")
+    with mistake(rf"'{path}' is damaged: bytes 0 to \d+ are not as they were written"):
+        run_predict(folder, str(tmp_path / "shards"), out, "--concurrency", "2")
 
 
 def test_a_damaged_table_is_named_in_one_line(folder: Path, out: Path, tmp_path: Path) -> None:
@@ -713,10 +724,10 @@ def test_hostile_pictures_and_cells_are_refused_and_the_rest_is_predicted(
     table.loc[rows[3], "site"] = "x" * 10_000_000
     table.loc[rows[4], "photo"] = "x" * 10_000_000
     table.to_csv(tmp_path / "table.csv", index=False)
-    _, summary = run_predict(
+    predictions, summary = run_predict(
         folder, str(tmp_path / "table.csv"), out, "--image", f"photo={tmp_path}/photos"
     )
-    refused = pd.read_parquet(out / "rejected.parquet").set_index("id")["reason"]
+    refused = predictions.set_index("id")["reason"]
     assert summary["rejected"] == 5
     for row, reason in zip(
         rows,

@@ -25,7 +25,7 @@ from distributed.shards.batches import (
     open_batches,
 )
 from distributed.shards.index import read_index
-from distributed.shards.manifest import read_manifest
+from distributed.shards.manifest import read_manifest, write_manifest
 from distributed.shards.memory import load_arrays, load_splits
 from tests.shards.small_shards import ROWS
 
@@ -125,8 +125,9 @@ def test_a_batch_alone_is_the_first_of_its_own(shards: str) -> None:
     assert (batch.start, batch.total) == (0, 0)
 
 
-def test_shards_without_labels_have_unknown_ones(tmp_path: Path) -> None:
+def test_shards_without_labels_have_unknown_ones(shards: str, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
+    write_manifest(read_manifest(shards), str(tmp_path))
     pq.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "train" / "part-00000.parquet")
     index = read_index(str(tmp_path), "train")
     assert index.labels_R.tolist() == index.ranks_R.tolist() == [-1, -1]
