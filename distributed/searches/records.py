@@ -184,8 +184,6 @@ def _read(path: Path) -> dict[str, SearchRecord]:
     records: dict[str, SearchRecord] = {}
     damaged: list[int] = []
     *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    if last and not last.startswith(LINE_START[: len(last)]):
-        damaged.append(len(lines) + 1)
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
@@ -194,6 +192,8 @@ def _read(path: Path) -> dict[str, SearchRecord]:
             damaged.append(number)
             continue
         records[record.name] = record
+    if last and not last.startswith(LINE_START[: len(last)]):
+        damaged.append(len(lines) + 1)
     if damaged and not records:
         raise DamagedFile(f"{path} is damaged: none of its lines is the record of a job")
     if damaged:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,96 @@ def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
     storage.write_file(str(tmp_path / "f"), b"12345")
     assert synced == [("f.part", 5, ["f.part"])]
     assert (tmp_path / "f").read_bytes() == b"12345"
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to make files larger, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    storage.write_file(str(place), b"old")
+    with pytest.raises(OSError) as caught, files_of_at_most(1000):
+        storage.write_file(str(place), bytes(5000))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(place))
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_lines_that_do_not_fit_leave_the_file_as_it_was(tmp_path: Path) -> None:
+    place = tmp_path / "log"
+    place.write_bytes(b"first\nsecond\ncut")
+    with pytest.raises(OSError) as caught, files_of_at_most(40):
+        storage.append_lines(str(place), b"x" * 50 + b"\n")
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(place))
+    assert place.read_bytes() == b"first\nsecond\n"
+    storage.append_lines(str(place), b"third\nfourth\n")
+    assert place.read_bytes() == b"first\nsecond\nthird\nfourth\n"
+
+
+def test_appended_lines_are_on_the_disk_before_the_call_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    storage.append_lines(str(tmp_path / "log"), b"line\n")
+    assert synced == [5]
+
+
+def test_only_a_full_disk_gets_the_name_of_a_place() -> None:
+    for error, name in (
+        (OSError(errno.ENOSPC, "full"), "here"),
+        (OSError(errno.ENOSPC, "full", "there"), "there"),
+        (OSError(f"Arrow: {os.strerror(errno.ENOSPC)}"), "here"),
+        (OSError(errno.EACCES, "refused"), None),
+    ):
+        with pytest.raises(OSError) as caught, storage.naming_full_disk("here"):
+            raise error
+        assert caught.value.filename == name
+        if name == "here":
+            assert caught.value.errno == errno.ENOSPC
+            assert caught.value.strerror == os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    ("content", "one", "several"),
+    [
+        (b'{"a": 1}', {"a": 1}, "must hold a list of JSON objects"),
+        (b'[{"a": 1}]', "it must hold a JSON object; it holds a list", [{"a": 1}]),
+        (b"[]", "it must hold a JSON object; it holds a list", []),
+        (b"[1]", "it must hold a JSON object; it holds a list", "must hold a list of JSON objects"),
+        (b"{", "it is no JSON", "it is no JSON"),
+        (b"\xff", "it is no JSON", "it is no JSON"),
+        (b"[" * 100_000, "it is no JSON", "it is no JSON"),
+    ],
+)
+def test_json_files_hold_what_they_should_or_are_named(
+    tmp_path: Path, content: bytes, one: object, several: object
+) -> None:
+    place = tmp_path / "file.json"
+    place.write_bytes(content)
+    for read, expected in ((storage.read_json_object, one), (storage.read_json_objects, several)):
+        if isinstance(expected, str):
+            with pytest.raises(storage.DamagedFile) as caught:
+                read(str(place))
+            assert str(caught.value).startswith(f"{place} is damaged: ")
+            assert expected in str(caught.value)
+        else:
+            assert read(str(place)) == expected
+    with pytest.raises(FileNotFoundError):
+        storage.read_json_object(str(tmp_path / "nowhere"))
+
+
+def test_a_full_disk_is_no_mistake_in_an_option() -> None:
+    with pytest.raises(OSError) as caught, storage.as_option_error("out"):
+        raise OSError(errno.ENOSPC, "full")
+    assert not isinstance(caught.value, OptionError)
 
 
 def test_a_folder_is_removed_with_its_content_or_was_not_there(tmp_path: Path) -> None:

@@ -143,3 +143,9 @@ def train(folder: Path, shards: Path, **settings: Any) -> RunResult:
         return run_training(
             RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
         )
+
+
+def damage(folder: Path, epoch: int) -> None:
+    """Cuts the file of an epoch's state short."""
+    (file,) = folder.glob(f"epoch-{epoch:06d}-*.pt")
+    file.write_bytes(file.read_bytes()[:100])

@@ -30,6 +30,7 @@ from distributed.training.spec import RunSpec, StateFiles, resumable_spec
 from distributed.training.states import States, states_of
 from tests import mistakes
 from tests.training import small_run
+from tests.training.small_run import damage
 
 EPOCHS = 3
 
@@ -42,15 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run", small_run.write_shards(folder / "shards"), **{"optim.epochs": EPOCHS}
     )
     return folder
-
-
-def epochs_in(folder: Path) -> list[int]:
-    return sorted(int(file.name.split("-")[1]) for file in folder.glob("*.pt"))
-
-
-def damage(folder: Path, epoch: int) -> None:
-    (file,) = folder.glob(f"epoch-{epoch:06d}-*.pt")
-    file.write_bytes(file.read_bytes()[:100])
 
 
 def resume(folder: Path, run: str | Path) -> RunResult:
@@ -80,51 +72,6 @@ def assert_whole(run: Path) -> None:
     assert {"final/test/balanced_accuracy", "final/val/nll"} <= {*final}
     for tag, shown_steps in curves.items():
         assert shown_steps == ([EPOCHS + 1] if tag in final else [1, 2, 3]), tag
-
-
-def test_a_state_that_was_just_written_outlives_damaged_later_ones(tmp_path: Path) -> None:
-    states = States(str(tmp_path), "this run")
-    for epoch in (4, 5):
-        states.save(epoch, {"epoch": epoch})
-    for epoch in (4, 5):
-        damage(tmp_path, epoch)
-    assert states.load() is None
-    for epoch in (1, 2, 3):
-        states.save(epoch, {"epoch": epoch})
-        assert states.load() == {"epoch": epoch}
-    assert epochs_in(tmp_path) == [2, 3]
-
-
-def test_an_epoch_that_is_written_again_takes_the_place_of_its_damaged_file(tmp_path: Path) -> None:
-    states = States(str(tmp_path), "this run")
-    for epoch in (4, 5):
-        states.save(epoch, {"epoch": epoch})
-    damage(tmp_path, 5)
-    assert states.load() == {"epoch": 4}
-    states.save(5, {"epoch": 5, "again": True})
-    assert epochs_in(tmp_path) == [4, 5]
-    assert states.load() == {"epoch": 5, "again": True}
-
-
-def test_what_happens_instead_of_a_damaged_state_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    states = States(str(tmp_path), "this run")
-    for epoch in (4, 5):
-        states.save(epoch, {"epoch": epoch})
-        damage(tmp_path, epoch)
-    assert states.load() is None
-    newest, last = capsys.readouterr().err.splitlines()
-    assert newest.endswith("is damaged; trying the one before it")
-    assert last.endswith("is damaged; there is none before it: starting anew")
-
-
-def test_what_a_killed_writer_left_goes_with_the_next_state(tmp_path: Path) -> None:
-    states = States(str(tmp_path), "this run")
-    (tmp_path / "epoch-000001-0123456789abcdef.pt.part").write_bytes(b"half")
-    assert states.load() is None
-    states.save(2, {"epoch": 2})
-    assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
 
 
 def test_a_checkpoint_with_settings_of_another_version_is_named(
