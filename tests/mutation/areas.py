@@ -73,7 +73,11 @@ class Exceptions:
 def read_exceptions() -> Exceptions:
     """Returns the content of exceptions.toml beside this file."""
     plain = tomllib.loads((Path(__file__).parent / "exceptions.toml").read_text())
-    return Exceptions(plain["equivalent"], plain["slow_only"])
+    equivalent, slow_only = (
+        {name: group["reason"] for group in plain[kind] for name in group["of"]}
+        for kind in ("equivalent", "slow_only")
+    )
+    return Exceptions(equivalent, slow_only)
 
 
 def sample(mutants: list[Mutant], size: int) -> list[Mutant]:

@@ -80,6 +80,19 @@ def test_workers_get_the_defaults_unless_the_driver_has_its_own(
     assert joined == f"{ROOT}{os.pathsep}/mine"
 
 
+def test_the_processes_of_a_local_ray_inherit_their_environment(
+    outside: pytest.MonkeyPatch,
+) -> None:
+    preemption = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    outside.setattr(os, "environ", {"RAY_TRAIN_OWN": "2", "MALLOC_ARENA_MAX": "7"})
+    ray_session._prepare_local_environment()
+    own = {"RAY_TRAIN_OWN": "2", "MALLOC_ARENA_MAX": "7", preemption: "0"}
+    assert os.environ == {**ray_session.ENVIRONMENT, **own, "PYTHONPATH": str(ROOT)}
+    os.environ[preemption] = "1"
+    ray_session._prepare_local_environment()
+    assert os.environ[preemption] == "1"
+
+
 def test_a_cluster_gets_the_code_as_modules(outside: pytest.MonkeyPatch) -> None:
     outside.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     modules = ray_session.runtime_env()["py_modules"]

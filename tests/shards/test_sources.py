@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from distributed.config import Config, apply_changes
@@ -192,6 +193,34 @@ def test_without_ray_the_store_is_a_share_of_this_machines_memory(
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     assert memory.object_store_bytes() == pytest.approx(15_000)
+    assert reader.idle_cpus() == 0
+
+
+def test_with_ray_the_smallest_store_and_the_idle_cpus_of_the_cluster_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What Ray answers of a cluster whose nodes differ, which one machine cannot have."""
+
+    def node(alive: bool = True, **resources: float) -> dict[str, object]:
+        return {"Alive": alive, "Resources": resources}
+
+    nodes = [
+        node(object_store_memory=700.0),
+        node(object_store_memory=500.0),
+        node(object_store_memory=100.0, alive=False),
+        node(CPU=2.0),
+    ]
+    for name, answer in (
+        ("is_initialized", True),
+        ("nodes", nodes),
+        ("available_resources", {"CPU": 7.5}),
+    ):
+        monkeypatch.setattr(ray, name, lambda answer=answer: answer)
+    assert memory.object_store_bytes() == 500.0
+    assert (reader.idle_cpus(), reader.idle_cpus(2)) == (7, 3)
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(ray, "available_resources", dict)
+    assert memory.object_store_bytes() == 0.0
     assert reader.idle_cpus() == 0
 
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from tests.mutation import hook
 
-sys.path.pop()
+del sys.path[0]
 hook.install()
