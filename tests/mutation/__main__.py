@@ -37,7 +37,10 @@ def main() -> int:
     runs.preload()
     good = True
     total = sum(len(area.mutants()) for area in AREAS)
-    print(f"{'area':10} {'run':>5} {'killed':>7} {'hung':>5} {'equal':>6} {'slow':>5} {'share':>7}")
+    print(
+        f"{'area':10} {'run':>5} {'killed':>7} {'hung':>5} {'equal':>6} {'slow':>5} {'share':>7}",
+        flush=True,
+    )
     for area in AREAS:
         chosen = _chosen(area, options, total)
         if chosen:
@@ -65,27 +68,27 @@ def _run(area: Area, mutants: list[Mutant], options: argparse.Namespace) -> bool
     equivalent = sum(mutant.name in exceptions.equivalent for mutant in mutants)
     counted = [mutant for mutant in mutants if exceptions.counts(mutant)]
     tests = runs.coverage(area)
-    states = []
-    survivors = []
-    for outcome in runs.outcomes([(m, runs.tests_for(m, tests)) for m in counted], options.jobs):
-        states.append(outcome.state)
+    work = [(mutant, runs.tests_for(mutant, tests)) for mutant in counted]
+    for outcome in runs.outcomes(runs.controls(work), options.jobs):
+        if outcome.state != "survived":
+            raise RuntimeError(f"tests fail without a fault:\n{outcome.output}")
+    outcomes = []
+    for outcome in runs.outcomes(work, options.jobs):
+        outcomes.append(outcome)
         if options.verbose:
             last = outcome.output.strip().splitlines()[-3:]
             print(f"{outcome.state:9} {outcome.mutant.name}  {last}", flush=True)
-        if outcome.state == "survived":
-            survivors.append(outcome)
-    killed = len(states) - len(survivors)
-    share = killed / max(len(states), 1)
+    survivors = [outcome for outcome in outcomes if outcome.state in ("survived", "untested")]
+    killed = len(outcomes) - len(survivors)
+    share = killed / max(len(outcomes), 1)
+    hung = sum(outcome.state == "hung" for outcome in outcomes)
     print(
-        f"{area.name:10} {len(states):5} {killed:7} {states.count('hung'):5} {equivalent:6}"
+        f"{area.name:10} {len(outcomes):5} {killed:7} {hung:5} {equivalent:6}"
         f" {len(mutants) - len(counted) - equivalent:5} {share:7.1%}"
         f"   {time.monotonic() - started:.0f} s"
     )
-    for outcome in sorted(
-        survivors, key=lambda outcome: (outcome.mutant.file, outcome.mutant.number)
-    ):
-        untested = " (no fast test runs it)" if outcome.output == "no fast test runs it" else ""
-        print(f"  survived: {outcome.mutant.name} line {outcome.mutant.lines[0]}{untested}")
+    for outcome in sorted(survivors, key=lambda o: (o.mutant.file, o.mutant.number)):
+        print(f"  {outcome.state}: {outcome.mutant.name} line {outcome.mutant.lines[0]}")
     sys.stdout.flush()
     return share >= WANTED
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.mutation.changes import called_name, replacements
 
+CONTROL = -1  # the number of a mutant without a fault, which its tests must let pass
 SHOWN = 100  # characters of an expression in a mutant's name, at most
 
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "warn"}
@@ -76,12 +77,13 @@ def mutants(root: Path, file: str) -> list[Mutant]:
 
 
 def compiled(root: Path, mutant: Mutant) -> CodeType:
-    """Returns the code of the mutant's file with its fault."""
+    """Returns the code of the mutant's file with its fault; a control has none."""
     tree = ast.parse((root / mutant.file).read_text())
-    place, new = list(_changes(tree))[mutant.number]
-    ast.copy_location(new, place.node)
-    place.put(new)
-    ast.fix_missing_locations(tree)
+    if mutant.number != CONTROL:
+        place, new = list(_changes(tree))[mutant.number]
+        ast.copy_location(new, place.node)
+        place.put(new)
+        ast.fix_missing_locations(tree)
     return compile(tree, str(root / mutant.file), "exec", dont_inherit=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import marshal
 import os
 import pickle
@@ -10,7 +11,9 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -21,17 +24,22 @@ from tests.mutation import sandbox
 from tests.mutation.areas import Area
 from tests.mutation.coverage import Chosen, CoveragePlugin, TestCoverage, paths_of
 from tests.mutation.hook import ROOT, MutantFinder, set_task
-from tests.mutation.mutants import Mutant, compiled
+from tests.mutation.mutants import CONTROL, Mutant, compiled
 
 PYTEST = ("-q", "-x", "--tb=line", "-p", "no:cacheprovider", "-p", "no:faulthandler")
 SECONDS_OF_TESTS = 10.0  # of all tests that are run for one mutant, at most
 CPU_SECONDS = 40  # after which a mutant hangs; its tests take a fraction of it
 WALL_SECONDS = 150
+BROKEN = 99  # exit code of a process that could not run its tests
+CONTROL_EVERY = 20  # mutants; their tests run without a fault too
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: killed, hung (killed by time) or survived; `output` of its tests."""
+    """What became of a mutant, and the output of its tests.
+
+    state: killed, hung (killed by time), survived, or untested: it survived since no test runs it.
+    """
 
     mutant: Mutant
     state: str
@@ -49,7 +57,7 @@ def _fork(work: Callable[[], int], folder: Path) -> int:
     process = os.fork()
     if process:
         return process
-    code = 3
+    code = BROKEN
     try:
         os.setsid()
         with (folder / "output").open("wb") as output:
@@ -59,8 +67,11 @@ def _fork(work: Callable[[], int], folder: Path) -> int:
         os.chdir(ROOT)
         sys.dont_write_bytecode = True
         code = work()
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -121,8 +132,10 @@ def _run_tests(mutant: Mutant, code: CodeType, tests: list[str], folder: Path) -
     return int(pytest.main([*PYTEST, *paths_of(tests)], plugins=[Chosen(tests)]))
 
 
-def _state(status: int) -> str:
+def _state(status: int, output: str) -> str:
     """Returns what an exit status of a mutant's process means."""
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == BROKEN:
+        raise RuntimeError(f"a mutant's tests could not be run:\n{output}")
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
         return "hung"
     unnoticed = (
@@ -140,6 +153,15 @@ class _Running:
     deadline: float
 
 
+def controls(work: list[tuple[Mutant, list[str]]]) -> list[tuple[Mutant, list[str]]]:
+    """Returns the tests of some mutants with code that has no fault."""
+    tested = [(mutant, tests) for mutant, tests in work if tests]
+    return [
+        (dataclasses.replace(mutant, number=CONTROL), tests)
+        for mutant, tests in tested[::CONTROL_EVERY]
+    ]
+
+
 def outcomes(work: list[tuple[Mutant, list[str]]], jobs: int) -> Iterator[Outcome]:
     """Yields what becomes of each mutant under its tests, `jobs` of them at a time."""
     waiting = list(reversed(work))
@@ -148,37 +170,40 @@ def outcomes(work: list[tuple[Mutant, list[str]]], jobs: int) -> Iterator[Outcom
         while waiting or running:
             while waiting and len(running) < jobs:
                 mutant, tests = waiting.pop()
-                if not tests:
-                    yield Outcome(mutant, "survived", "no fast test runs it")
-                    continue
-                folder = Path(tempfile.mkdtemp(prefix="mutation-"))
-                code = compiled(ROOT, mutant)
-
-                def start(
-                    mutant: Mutant = mutant,
-                    code: CodeType = code,
-                    tests: list[str] = tests,
-                    folder: Path = folder,
-                ) -> int:
-                    return _run_tests(mutant, code, tests, folder)
-
-                process = _fork(start, folder)
-                running[process] = _Running(mutant, folder, time.monotonic() + WALL_SECONDS)
+                if tests:
+                    process, run = _start(mutant, tests)
+                    running[process] = run
+                else:
+                    yield Outcome(mutant, "untested")
             yield from _ended(running)
             time.sleep(0.02)
     finally:
         for process in running:
-            os.killpg(process, signal.SIGKILL)
+            _kill(process)
+
+
+def _start(mutant: Mutant, tests: list[str]) -> tuple[int, _Running]:
+    """Starts the tests of a mutant in a process."""
+    folder = Path(tempfile.mkdtemp(prefix="mutation-"))
+    code = compiled(ROOT, mutant)
+    process = _fork(lambda: _run_tests(mutant, code, tests, folder), folder)
+    return process, _Running(mutant, folder, time.monotonic() + WALL_SECONDS)
+
+
+def _kill(process: int) -> None:
+    """Ends a mutant's process with those that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
 
 
 def _ended(running: dict[int, _Running]) -> Iterator[Outcome]:
     """Yields the outcomes of the processes that have ended, and ends those that hang."""
     for process, run in list(running.items()):
         if time.monotonic() > run.deadline:
-            os.killpg(process, signal.SIGKILL)
+            _kill(process)
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
             del running[process]
             output = (run.folder / "output").read_text(errors="replace")
             shutil.rmtree(run.folder, ignore_errors=True)
-            yield Outcome(run.mutant, _state(status), output)
+            yield Outcome(run.mutant, _state(status, output), output)
