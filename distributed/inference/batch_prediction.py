@@ -20,8 +20,9 @@ from distributed.inference.rows.inputs import InputRows, RowCounter
 from distributed.inference.rows.tables import open_input
 from distributed.inference.weighing import GIVEN, Facts, aggregation_method
 from distributed.raw.encoding import EMPTY_CELLS
-from distributed.runtime import progress, ray_session, signals, storage
+from distributed.runtime import lease, progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.lease_files import LEASE
 from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import filesystem, join
 from distributed.training.checkpoint import Checkpoint, find_checkpoint, parse_checkpoint
@@ -34,6 +35,12 @@ def predict(options: PredictOptions) -> PredictResult:
     """Predicts all rows and writes part files, with the refused rows in them, and a summary."""
     options = check_options(PredictOptions, options)
     out = storage.absolute_location(options.out)
+    with lease.hold(out):
+        return _predict_into(out, options)
+
+
+def _predict_into(out: str, options: PredictOptions) -> PredictResult:
+    """Predicts all rows into `out`, which this process holds."""
     with storage.as_option_error(out):
         check_output_folder(out)
     content = find_checkpoint(options.checkpoint)
@@ -96,7 +103,10 @@ def image_folders(texts: Sequence[str]) -> dict[str, str]:
 def check_output_folder(out: str) -> None:
     """Refuses a folder that holds anything but the part files that a broken run left."""
     system, path = filesystem(out)
-    for place, own_names in ((path, PARTS), (join(path, PARTS), r"part-\d+\.parquet.*")):
+    for place, own_names in (
+        (path, f"{PARTS}|{re.escape(LEASE)}"),
+        (join(path, PARTS), r"part-\d+\.parquet.*"),
+    ):
         for entry in system.get_file_info(FileSelector(place, allow_not_found=True)):
             if not re.fullmatch(own_names, entry.base_name):
                 raise OptionError(

@@ -8,15 +8,16 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
-from distributed.runtime import errors
+from distributed.runtime import errors, lease
 from distributed.runtime.errors import OptionError
+from distributed.runtime.lease_files import LEASE
 from distributed.runtime.storage import filesystem, is_uri, join
 from distributed.shards.checksums import BLOCK_CHECKSUMS, ChecksumStream, PartRecord
 from distributed.shards.layout import MANIFEST, REJECTED, SPLITS
@@ -38,9 +39,8 @@ class OutputFolder:
     """
 
     def __init__(self, uri: str, overwrite: bool = False) -> None:
-        location = uri.removeprefix("file://")
-        self.remote = is_uri(location)
-        self.uri = location if self.remote else os.path.realpath(location)
+        self.uri = _location(uri)
+        self.remote = is_uri(self.uri)
         self.mounted = not self.remote and is_mount(self.uri)
         self.in_place = self.remote or self.mounted
         self.overwrite = overwrite
@@ -61,7 +61,8 @@ class OutputFolder:
             reason = " ".join(str(error).split())
             raise OptionError(f"cannot use out {self.uri!r}: {reason}", "out") from None
         names = [entry.base_name for entry in entries]
-        return [name for name in names if not (self.mounted and name == LOST_AND_FOUND)]
+        ignored = {LEASE, LOST_AND_FOUND} if self.mounted else {LEASE}
+        return [name for name in names if name not in ignored]
 
     def _check_existing(self) -> None:
         if self.existing and not self.overwrite:
@@ -92,7 +93,7 @@ class OutputFolder:
         except Exception as error:
             raise as_failure(error, self.uri) from error
         finally:
-            if self.written_to and not self.committed:
+            if self.written_to and not self.committed and not lease.is_lost(self.uri):
                 self._remove(self.work)
 
     def _create_work_folder(self) -> None:
@@ -159,6 +160,18 @@ class OutputFolder:
                 system.delete_file(entry.path)
             elif entry.type == FileType.Directory:
                 system.delete_dir(entry.path)
+
+
+def hold(out: str) -> AbstractContextManager[None]:
+    """Keeps other processes from writing the shards of this folder or URI during the block."""
+    place = _location(out)
+    return lease.hold(place, beside=not is_uri(place) and not is_mount(place))
+
+
+def _location(out: str) -> str:
+    """A URI as it is, a local folder as the absolute path without links."""
+    location = out.removeprefix("file://")
+    return location if is_uri(location) else os.path.realpath(location)
 
 
 def is_mount(path: str) -> bool:

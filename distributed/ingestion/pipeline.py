@@ -19,6 +19,7 @@ from distributed.ingestion.options import FRACTIONS, IngestOptions
 from distributed.ingestion.output import (
     OutputFolder,
     WrittenFile,
+    hold,
     parts_digest,
     verify_parts,
     write_table,
@@ -100,6 +101,12 @@ def ingest(options: IngestOptions) -> IngestResult:
     """
     options = check_options(IngestOptions, options)
     fractions = split_fractions(options)
+    with hold(options.out):
+        return _ingest_into(options, fractions)
+
+
+def _ingest_into(options: IngestOptions, fractions: tuple[float, float, float]) -> IngestResult:
+    """Writes the shards to the folder, which this process holds."""
     target = OutputFolder(options.out, options.overwrite)
     table = open_raw_table(options.table, options.encoding)
     roles = assign_roles(options, table)

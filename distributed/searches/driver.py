@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from distributed import config
-from distributed.runtime import ray_session, shell, storage
+from distributed.runtime import lease, ray_session, shell, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import SEARCH, check_output
@@ -76,6 +76,12 @@ def search(options: SearchOptions) -> SearchResult:
     if options.resume and not options.out:
         raise OptionError("resume needs out, the search to go on with; got none", "resume", "out")
     out = storage.absolute_location(options.out or f"experiments/{time.strftime('%Y%m%d-%H%M%S')}")
+    with lease.hold(out):
+        return _search_into(out, options)
+
+
+def _search_into(out: str, options: SearchOptions) -> SearchResult:
+    """Runs the search in `out`, which this process holds."""
     with storage.as_option_error(out):
         check_output(out, SEARCH)
         mirror = Mirror(out)

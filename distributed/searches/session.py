@@ -7,6 +7,7 @@ import sys
 from ray.tune.schedulers import TrialScheduler
 
 from distributed import config
+from distributed.runtime import lease
 from distributed.runtime.errors import Failure
 from distributed.runtime.shell import resume_command
 from distributed.runtime.signals import StopRequest, stop_requests
@@ -96,6 +97,8 @@ class Monitor:
 
     def step(self) -> None:
         """Updates the display, and after the end of a job the pages; ends both after a signal."""
+        if lease.is_lost(self.out):  # the files are another process's
+            return
         if self.request.received:
             # Now: Tune's clean-up follows and may take longer than this process is given.
             self.pages.close()

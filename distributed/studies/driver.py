@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from distributed.config import parse_assignments
+from distributed.runtime import lease
 from distributed.runtime.errors import flag
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import STUDY, check_output
@@ -16,6 +18,7 @@ from distributed.runtime.storage import (
     absolute_location,
     as_option_error,
 )
+from distributed.studies.cells import DataSetCells
 from distributed.studies.claims import ClaimResult
 from distributed.studies.data_sets import DataSet, open_data_sets
 from distributed.studies.definition import Study
@@ -85,6 +88,18 @@ def study(options: StudyOptions) -> StudyResult:
     )
     quick = "-quick" if options.quick else ""
     folder = absolute_location(options.out or f"studies/{definition.name}{quick}")
+    with nullcontext() if options.plan else lease.hold(folder):  # a plan writes nothing
+        return _study_in(folder, options, definition, data_sets, planned)
+
+
+def _study_in(
+    folder: str,
+    options: StudyOptions,
+    definition: Study,
+    data_sets: Sequence[DataSet],
+    planned: dict[str, DataSetCells],
+) -> StudyResult:
+    """Runs what is missing of the study in `folder`, which this process holds."""
     with as_option_error(folder):
         check_output(folder, STUDY)
         state = StudyState.open(

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from distributed.config import ScalingConfig
-from distributed.runtime import ray_session
+from distributed.runtime import lease, ray_session
 from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.signals import stop_requests
 from distributed.shards.layout import SPLITS
@@ -126,12 +126,18 @@ class Schedule:
             print(f"no report so far: {type(error).__name__}: {error}", file=sys.stderr)
 
     def stop(self) -> None:
-        """Records what has ended, cancels what runs, and writes a report."""
-        # A training that has ended has no state left from which a resume could go on.
-        self.record_finished(timeout=0, wait_for=len(self.running))
+        """Records what has ended, cancels what runs, and writes a report.
+
+        It only cancels if another process has taken the folder over.
+        """
+        is_lost = lease.is_lost(self.state.folder)
+        if not is_lost:
+            # A training that has ended has no state left from which a resume could go on.
+            self.record_finished(timeout=0, wait_for=len(self.running))
         for reference in self.running:
             ray.cancel(reference, force=True)
-        self.write_report()
+        if not is_lost:
+            self.write_report()
 
 
 class Progress:

@@ -20,7 +20,7 @@ from distributed.config import (
     load_config,
     parse_assignments,
 )
-from distributed.runtime import ray_session, shell, signals, storage
+from distributed.runtime import lease, ray_session, shell, signals, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import RUN, check_output
@@ -93,7 +93,16 @@ class RunPlan:
 def fit(options: FitOptions) -> FitResult:
     """Trains one configuration on a SHARDS folder and writes the run to `options.out`."""
     options = check_options(FitOptions, options)
-    plan = plan_run(options)
+    if options.resume and not options.out:
+        raise OptionError("resume needs out, the run to continue; got none", "resume", "out")
+    out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    with lease.hold(out):
+        return _fit_into(out, options)
+
+
+def _fit_into(out: str, options: FitOptions) -> FitResult:
+    """Trains the run in `out`, which this process holds."""
+    plan = plan_run(out, options)
     spec, config = plan.spec, plan.spec.config
     here = fits_in_this_process(config)
     if not here:
@@ -123,11 +132,8 @@ def fit(options: FitOptions) -> FitResult:
     )
 
 
-def plan_run(options: FitOptions) -> RunPlan:
+def plan_run(out: str, options: FitOptions) -> RunPlan:
     """Settles settings and data of the run, and refuses what cannot be trained or resumed."""
-    if options.resume and not options.out:
-        raise OptionError("resume needs out, the run to continue; got none", "resume", "out")
-    out = storage.absolute_location(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     with storage.as_option_error(out):
         check_output(out, RUN)
         config = settle_config(out, options)

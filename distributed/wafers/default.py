@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from distributed.raw.instead_of_shards import refuse_table
+from distributed.runtime.holder import FolderHeld
 from distributed.runtime.shell import shown_location
 from distributed.runtime.storage import absolute_location
 from distributed.shards.layout import MANIFEST, VERSION
@@ -43,11 +45,13 @@ def default_shards() -> str:
     from distributed.wafers.shards import write_wafer_shards
 
     print(f"making the built-in wafer data in {folder}", file=sys.stderr)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            write_wafer_shards(WaferOptions(shards=str(folder)))
-    except (ValueError, OSError):
-        # If another process was faster, its shards are the same.
-        if not manifest.exists():
-            raise
+    while not manifest.exists():
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                write_wafer_shards(WaferOptions(shards=str(folder)))
+        except FolderHeld:  # another process makes the same shards
+            time.sleep(1)
+        except (ValueError, OSError):
+            if not manifest.exists():
+                raise
     return str(folder)

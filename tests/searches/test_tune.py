@@ -618,6 +618,26 @@ def test_a_search_that_filled_its_disk_resumes_to_all_its_trials(
 
 
 @pytest.mark.slow
+def test_overlapping_resumes_run_no_trial_twice(wafer_shards: str, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    arguments = ["--data", wafer_shards, "--space", "experts", "--trials", "8", "--stopper", "none"]
+    killed = start(out, *arguments, "--replicates", "0", *TINY)
+    wait_for(out, 3, killed)
+    killed.kill()
+    killed.communicate()
+    processes = [start(out, "--resume") for _ in range(3)]
+    outputs = {process.pid: process.communicate(timeout=240)[0] for process in processes}
+    assert sorted(process.returncode for process in processes) == [0, 2, 2], outputs
+    (holder,) = [process.pid for process in processes if process.returncode == 0]
+    for process in processes:
+        if process.returncode:
+            assert f"held by tune.py, process {holder} on" in outputs[process.pid]
+    records = [json.loads(line)["job"]["name"] for line in (out / "records.jsonl").open()]
+    assert len(records) == len(set(records))
+    assert len({row["trial"] for row in rows(out)}) == len(rows(out)) == 8
+
+
+@pytest.mark.slow
 def test_several_metrics_an_own_space_and_a_database(wafer_shards: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.py"
     space.write_text(

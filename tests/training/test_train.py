@@ -412,6 +412,33 @@ def test_a_full_disk_is_one_line(wafer_shards: str, small_disk: Path) -> None:
 
 
 @pytest.mark.slow
+def test_of_overlapping_resumes_one_goes_on_and_the_others_name_it(
+    wafer_shards: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    killed = begin(wafer_shards, run, "--set", *ENDLESS)
+    wait_for_epochs(run, 2, killed)
+    killed.kill()
+    killed.communicate()
+    processes = [begin(wafer_shards, run, "--resume") for _ in range(3)]
+    limit = time.monotonic() + 240
+    while len(running := [p for p in processes if p.poll() is None]) > 1:
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    for process in set(processes) - set(running):
+        _, errors = process.communicate()
+        name = f"is held by train.py, process {running[0].pid} on"
+        assert (process.returncode, errors.count("\n"), name in errors) == (2, 1, True), errors
+    wait_for_epochs(run, epochs(run) + 2, running[0])
+    running[0].terminate()
+    assert running[0].wait(60) == 143
+    history = [entry["epoch"] for entry in json.loads((run / "history.json").read_text())]
+    assert history == [*range(1, len(history) + 1)]
+    assert len(starts(run)) == 2
+    assert not (run / ".lease").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_of_two_workers_heeds_signals(
     number: signal.Signals, wafer_shards: str, tmp_path: Path
