@@ -37,6 +37,7 @@ def finished_study(folder: Path, shards: str) -> StudyOptions:
         resume=False,
         command="",
     )
+    state.write_description()  # study.json, which every study with results has
     invented(state, LEVELS)
     return options
 
