@@ -30,10 +30,11 @@ from distributed.searches.driver import search
 from distributed.searches.options import SearchOptions
 from distributed.searches.planner import Planner
 from distributed.searches.records import SearchLog
-from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.samplers import open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS
+from distributed.searches.study_storage import open_storage
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
 METRIC = "balanced_accuracy"

@@ -38,6 +38,7 @@ def option(
     shown: str | None = None,
     otherwise: object = None,
     repeat: bool = False,
+    credentials: bool = False,
 ) -> Any:  # a dataclass field takes the place of a value of any type
     """Returns a dataclass field that carries its own help text and its own valid range.
 
@@ -47,6 +48,7 @@ def option(
     shown: what the help states as the default; empty: the help does not mention a default.
     otherwise: the value in use where the default is None, which stands for "not given".
     repeat: the flag is given once per value, instead of once with several values behind it.
+    credentials: the value may hold a password; whoever reads it must store it without.
     """
     return field(
         default=default,
@@ -57,6 +59,7 @@ def option(
             "shown": shown,
             "otherwise": otherwise,
             "repeat": repeat,
+            "credentials": credentials,
         },
     )
 

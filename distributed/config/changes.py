@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from distributed.config.settings import MIN_ROWS_PER_OWN_NORM, Config
 from distributed.config.suggestions import settings_by_meaning, settings_like
+from distributed.runtime.redaction import check_no_credentials
 from distributed.runtime.suggestions import did_you_mean
 from model.config import check
 from model.limits import TYPE_NAMES
@@ -86,6 +87,7 @@ def apply_changes(config: Config, changes: Mapping[str, object]) -> Config:
     """
     for name, value in changes.items():
         check_exists(name)
+        check_no_credentials(name, value)
         kind = type(setting_fields()[name].default)
         config = _replace(config, name.split("."), as_type(name, value, kind))
     check_config(config)

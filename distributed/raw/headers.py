@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyarrow import csv
-from pyarrow import parquet as pq
 from pyarrow.fs import FileSystem
 
 from distributed.raw.cells import is_text
 from distributed.runtime.errors import OptionError
+from distributed.runtime.parquet import open_parquet
 
 CSV_BLOCK_BYTES = 16 << 20  # bytes of a CSV that are parsed at a time: no line is longer
 FIRST_BYTES = 1 << 16  # enough for most lines of column names
@@ -57,7 +57,7 @@ def parquet_header(system: FileSystem, files: Sequence[str], option: str) -> Tab
     def read_footer(name: str) -> tuple[int, pa.Schema]:
         try:
             with system.open_input_file(name) as file:
-                parquet = pq.ParquetFile(file)
+                parquet = open_parquet(file)
                 schema = parquet.schema_arrow.remove_metadata()
                 fields = [f.with_type(PLAIN_TYPES.get(f.type, f.type)) for f in schema]
                 return parquet.metadata.num_rows, pa.schema(fields)
@@ -65,6 +65,8 @@ def parquet_header(system: FileSystem, files: Sequence[str], option: str) -> Tab
             raise ValueError(
                 f"{name!r} is not a readable Parquet file: {error_text(error)}"
             ) from None
+        except ValueError as error:
+            raise OptionError(f"{option}: {error} ({name!r})", option) from None
 
     with ThreadPoolExecutor(min(MAX_THREADS, len(files))) as pool:
         footers = dict(zip(files, pool.map(read_footer, files)))

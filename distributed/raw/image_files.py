@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from distributed.raw.limits import MAX_PATH, ImageLimits, RowRefused
+from distributed.runtime.redaction import redact
 from distributed.runtime.storage import filesystem, is_uri
 
 # A cell of an image column: encoded bytes, a path, or a record of both.
@@ -88,5 +89,5 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def error_line(error: BaseException) -> str:
-    """Returns the text of an error on one line, shortened."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Returns the text of an error on one line, shortened and without secrets."""
+    return redact(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyarrow import csv
-from pyarrow import parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from distributed.raw.headers import csv_header, error_text, parquet_header
 from distributed.raw.reading import UNREADABLE, csv_options, explain_reading_error
 from distributed.runtime.errors import OptionError
+from distributed.runtime.parquet import open_parquet
 from distributed.runtime.storage import filesystem, is_uri
 
 TABLE_KINDS = {
@@ -182,7 +182,7 @@ def _sample_parquet(table: RawTable, columns: Sequence[str], rows: int) -> pa.Ta
     step = max(1, len(table.files) // SAMPLED_PLACES)
     for file_name in table.files[::step][:SAMPLED_PLACES]:
         with table.system.open_input_file(file_name) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = open_parquet(file)
             infos = [parquet.metadata.row_group(g) for g in range(parquet.num_row_groups)]
             groups = [group for group, info in enumerate(infos) if info.num_rows]
             for group in groups[:: max(1, len(groups) // SAMPLED_PLACES)]:

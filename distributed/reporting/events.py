@@ -27,6 +27,8 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from distributed.runtime.redaction import redact
+
 MAX_CLOCK_LEAD = 10.0  # seconds to wait for event files that seem to have been created later
 _POSITIVE_EDGES = 1e-12 * 1.1 ** np.arange(775)
 # The bucket edges of TensorFlow's histograms: each bucket is 10 % wider than the one before it.
@@ -80,7 +82,7 @@ class EventWriter:
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Writes a Markdown text."""
-        self._add(text_pb(f"{tag}/text_summary", markdown).value, step)
+        self._add(text_pb(f"{tag}/text_summary", redact(markdown)).value, step)
 
     def image(self, tag: str, pixels_HWC: NDArray[np.uint8], step: int) -> None:
         """Writes an RGB image."""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-import markupsafe
-
-SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|ACCESS_KEY|API_KEY")
-MIN_SECRET_LENGTH = 8  # shorter values would blank ordinary words
+from distributed.runtime.redaction import redact
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -23,7 +18,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = redact_secrets(content).encode() if isinstance(content, str) else content
+    data = redact(content).encode() if isinstance(content, str) else content
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -37,25 +32,6 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def redact_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Returns the text without passwords and tokens.
-
-    Blanked are the user:password parts of URLs and the values of environment variables whose names
-    look secret, also where they are escaped for HTML.
-    """
-    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", r"\1***@", text)
-    for variable, value in (os.environ if environment is None else environment).items():
-        names_a_file = variable.endswith(("_PATH", "_FILE", "_DIR"))
-        if (
-            SECRET_VARIABLE.search(variable)
-            and not names_a_file
-            and len(value) >= MIN_SECRET_LENGTH
-        ):
-            for form in (value, html.escape(value), str(markupsafe.escape(value))):
-                text = text.replace(form, "***")
-    return text
 
 
 def slug(title: str) -> str:

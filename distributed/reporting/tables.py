@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -170,19 +170,42 @@ def to_latex(table: ReportTable, label: str = "") -> str:
     return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
+# A spreadsheet takes a text that begins like this for a formula, and may run it.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def to_csv_text(text: str) -> str:
+    """Returns a text as every CSV file of this project holds it: never a formula.
+
+    A text that begins with =, +, -, @, a tab or a line break, perhaps after apostrophes, gets an
+    apostrophe before it, as spreadsheets mark text. A text that is a number is none of these.
+    """
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def from_csv_text(text: str) -> str:
+    """Returns the text that `to_csv_text` has written."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    """Returns the cells as a line of a CSV file, without formulas."""
+    out = io.StringIO()
+    # csv quotes a cell with a character of the line's end: so it must see both.
+    csv.writer(out, lineterminator="\r\n").writerow(map(to_csv_text, cells))
+    return out.getvalue().removesuffix("\r\n") + "\n"
+
+
 def to_csv(table: ReportTable) -> str:
     """Returns the table as CSV: values at full precision, a cell without a value as its text."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    for row in table.rows:
-        writer.writerow([_csv_field(content) for content in row])
-    return out.getvalue()
+    rows = ([_csv_field(content) for content in row] for row in table.rows)
+    return "".join(map(csv_line, (table.columns, *rows)))
 
 
 def _csv_field(content: CellContent) -> str:
-    if isinstance(content, int) and not isinstance(content, bool):
-        return str(content)
+    if isinstance(content, int):
+        return str(content)  # of a truth value True or False, as pandas writes it
     cell = as_cell(content)
     return cell.text if cell.value is None else repr(cell.value)
 

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from distributed.runtime import signals
 from distributed.runtime.errors import Failure, OptionError, cause_of, full_disk_message
+from distributed.runtime.redaction import redact_streams
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -30,6 +31,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     A user's mistake is 2, Ctrl-C 130, SIGTERM 143, any other failure 1. With
     LONGTAIL_TRACEBACK=1 in the environment a user's mistake prints its traceback too.
     """
+    redact_streams()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

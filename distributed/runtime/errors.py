@@ -6,6 +6,8 @@ import errno
 import os
 import re
 
+from distributed.runtime.redaction import redact
+
 FULL_DISK = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "over the quota",
@@ -27,7 +29,7 @@ class OptionError(ValueError):
     """
 
     def __init__(self, message: str, *names: str) -> None:
-        super().__init__(message, *names)
+        super().__init__(redact(message), *names)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -56,7 +58,7 @@ class Failure(Exception):
     """A failure that is not the user's mistake, such as a full disk: one line and an exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message, code)
+        super().__init__(redact(message), code)
         self.code = code
 
     def __str__(self) -> str:

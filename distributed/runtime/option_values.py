@@ -12,6 +12,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, TypeVar
 
 from distributed.runtime.errors import OptionError
+from distributed.runtime.redaction import check_no_credentials
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,7 +31,8 @@ TYPE_TEXTS: dict[type, str] = {
 def check_options(kind: type[Options], options: Options) -> Options:
     """Returns the options with paths as text and lists as tuples, as the dataclass declares them.
 
-    Raises OptionError for the first option of another type, outside its range or its choices.
+    Raises OptionError for the first option of another type, outside its range or its choices, or
+    with a password or a token where it would be stored.
     """
     if not isinstance(options, kind):
         raise OptionError(f"options must be {kind.__name__}(...); got {_type_name(options)}")
@@ -45,6 +47,11 @@ def check_option(kind: type[DataclassInstance], name: str, value: object) -> obj
     value = _as_type(name, value, typing.get_type_hints(kind)[name])
     if value == "" and field.default != "":
         raise OptionError(f"{name} must not be empty; got ''", name)
+    if not field.metadata.get("credentials"):
+        try:
+            check_no_credentials(name, value)
+        except ValueError as error:
+            raise OptionError(str(error), name) from None
     broken = "" if value is None else field.metadata["limits"].broken_by(value)
     if broken:
         raise OptionError(f"{name} {broken}", name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from distributed.runtime.errors import OptionError, disk_full
+from distributed.runtime.redaction import check_no_credentials, has_credentials
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -162,10 +163,11 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
     if not is_uri(uri):
         return fs.LocalFileSystem(), os.path.abspath(uri)
     parts = urlsplit(uri)
-    if "@" in parts.netloc:
+    is_bucket_with_user = parts.scheme in ("s3", "gs") and ":" in parts.netloc
+    if has_credentials(uri) or "@" in parts.netloc or is_bucket_with_user:
         raise ValueError(
             "a URI must hold no credentials: put them in the environment;"
-            " got one with '@' before the host"
+            " got one with a user, a password or a signature"
         )
     if parts.scheme == "s3":
         return fs.S3FileSystem(**_s3_options()), (parts.netloc + parts.path).rstrip("/")
@@ -182,6 +184,7 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
 def _s3_options() -> dict[str, str]:
     """Returns the endpoint and the region that the environment names, for pyarrow."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    check_no_credentials("AWS_ENDPOINT_URL", endpoint)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options: dict[str, str] = {"region": region} if region else {}
     if endpoint:

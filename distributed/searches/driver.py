@@ -23,6 +23,7 @@ from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import SearchLog, SettingValue
 from distributed.searches.setup import CheckedSearch, check_search, setup_for
 from distributed.searches.standings import Standing, Standings
+from distributed.searches.study_storage import with_password
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
         mirror = Mirror(out)
         setup = setup_for(mirror.folder, options)
     started = time.monotonic()
-    checked = check_search(setup)
+    checked = check_search(setup, with_password(setup.options["storage"], options.storage))
     with storage.as_option_error(out):
         setup.save(mirror.folder)
         mirror.upload()

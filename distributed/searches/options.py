@@ -70,8 +70,10 @@ class SearchOptions:
     )
     storage: str | None = option(
         None,
-        "Optuna storage: sqlite:///F.db or a journal file",
+        "Optuna storage: sqlite:///F.db, another database's URL or a journal file; a password is"
+        " not stored: *** in its place stands for LONGTAIL_STORAGE_PASSWORD of the environment",
         metavar="URL",
+        credentials=True,
         otherwise="",
         shown="study.journal in --out",
     )

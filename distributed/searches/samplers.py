@@ -1,10 +1,9 @@
-"""Optuna for a search: samplers by name, the storage, and the study in it."""
+"""Optuna for a search: samplers by name, and the study in a storage."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import optuna
@@ -12,7 +11,6 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from distributed.runtime.errors import OptionError
-from distributed.searches.journal import open_journal
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
 
@@ -68,25 +66,6 @@ def check_sampler(sampler: str, metrics: int) -> None:
         raise OptionError(
             "sampler cmaes takes one metric; with several use tpe, random, gp or nsga2", "sampler"
         )
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Opens a database by URL (sqlite:///F.db, postgresql://...), or a journal file by path."""
-    if "://" in url and not url.startswith("journal://"):
-        try:
-            return optuna.storages.RDBStorage(url)
-        except Exception as error:
-            raise OptionError(
-                "storage must be a database URL that opens, or the path of a journal file;"
-                f" got {url!r}: {error}",
-                "storage",
-            ) from None
-    path = Path(url.removeprefix("journal://").removeprefix("journal:"))
-    if path.is_dir():
-        raise OptionError(
-            f"storage must be a file or a database URL; got the folder {url!r}", "storage"
-        )
-    return open_journal(path)
 
 
 def open_study(

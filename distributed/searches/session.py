@@ -17,11 +17,12 @@ from distributed.searches.mirror import Mirror
 from distributed.searches.pages.live import SearchView
 from distributed.searches.pages.writer import BackgroundWriter, PageWriter
 from distributed.searches.planner import Planner
-from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.samplers import open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, recall
+from distributed.searches.study_storage import open_storage
 from distributed.shards.sharing import share_splits
 from distributed.training.workers.capacity import TrialSlots
 from model.metrics import names
@@ -143,7 +144,7 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
     """The searcher on Optuna's study: a journal in the experiment, or the storage of the user."""
     setup, options = search.setup, search.setup.options
     study = open_study(
-        open_storage(options["storage"] or str(mirror.folder / "study.journal")),
+        open_storage(search.storage or str(mirror.folder / "study.journal")),
         options["study"],
         [names.metric(name).direction for name in setup.metrics],
         options["sampler"],

@@ -6,18 +6,20 @@ import dataclasses
 import json
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, cast
 
 from distributed import config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
+from distributed.runtime.redaction import blank_parameters
 from distributed.searches.baselines import StartingPoints, starting_points
 from distributed.searches.options import SearchOptions
 from distributed.searches.records import SettingValue
-from distributed.searches.samplers import check_sampler, open_storage
+from distributed.searches.samplers import check_sampler
 from distributed.searches.spaces import Space, load_space, setting_names
+from distributed.searches.study_storage import open_storage
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.manifest import read_manifest
 from distributed.training.requirements import check_class, check_training
@@ -104,6 +106,7 @@ class CheckedSearch:
     """A search that can start: its setup, and what follows from its data and its space.
 
     searched: names of the settings that the space may ask for.
+    storage: where the study is, with its password; empty: a journal in the experiment's folder.
     """
 
     setup: Setup
@@ -111,6 +114,7 @@ class CheckedSearch:
     searched: list[str]
     starting_points: StartingPoints
     has_test_rows: bool
+    storage: str = field(default="", repr=False)
 
 
 def parse_metrics(listed: str) -> list[str]:
@@ -159,6 +163,7 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
     if options.workers is not None:
         fixed.append(f"scaling.workers={options.workers}")
     given["set"] = fixed or None
+    given["storage"] = blank_parameters(options.storage) if options.storage else None
     given = {name: value for name, value in given.items() if value is not None}
     if recorded:
         for name, value in given.items():
@@ -219,10 +224,13 @@ def prepare(options: RecordedOptions) -> Setup:
     )
 
 
-def check_search(setup: Setup) -> CheckedSearch:
-    """Checks the setup against the data and the space, before anything is written or started."""
-    if setup.options["storage"]:
-        open_storage(setup.options["storage"])  # Ray would start for seconds before a wrong one
+def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
+    """Checks the setup against the data and the space, before anything is written or started.
+
+    storage: as in CheckedSearch.
+    """
+    if storage:
+        open_storage(storage)  # Ray would start for seconds before a wrong one
     manifest = read_manifest(setup.shards)
     data = setup.settings.data
     schema = manifest.schema.keep(config.split_list(data.modalities))
@@ -248,4 +256,5 @@ def check_search(setup: Setup) -> CheckedSearch:
         searched=searched,
         starting_points=starting_points(space, setup.base, setup.pins, len(schema.modalities)),
         has_test_rows=manifest.rows["test"] > 0,
+        storage=storage,
     )

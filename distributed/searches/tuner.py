@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from distributed.runtime.errors import Failure, full_disk_message
+from distributed.runtime.redaction import is_secret_variable, redact
 from distributed.runtime.signals import StopRequest
 from distributed.searches.searcher import Searcher
 from distributed.shards.sharing import SplitArraysRef
@@ -94,6 +96,7 @@ def run(
         os.environ.setdefault(name, value)
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _keep_secrets_here()
     folder = tempfile.mkdtemp(prefix="search-")
     try:
         tune.Tuner(
@@ -120,6 +123,17 @@ def run(
         raise DiskFull(searcher.full_disk) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_secrets_here() -> None:
+    """Keeps Tune from sending this process's AWS keys to its trials.
+
+    It would send them in a runtime environment, which Ray logs and the dashboard shows. A trial has
+    those of its own node's environment, as every other worker.
+    """
+    class_cache.ENV_VARS_TO_PROPAGATE = {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if not is_secret_variable(name)
+    }
 
 
 class _Deadline(_NotPickled, tune.Stopper):
@@ -182,9 +196,9 @@ class _Events(_NotPickled, tune.Callback):
 
 
 def error_text(error_file: str | None) -> str:
-    """The content of the file that Tune writes about an error, as one line."""
+    """The content of the file that Tune writes about an error, as one line without secrets."""
     try:
-        return " ".join(Path(error_file or "").read_text().split())
+        return redact(" ".join(Path(error_file or "").read_text().split()))
     except OSError:
         return ""
 

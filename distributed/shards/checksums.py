@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
+from distributed.runtime.parquet import open_parquet
+
 BLOCK_BYTES = 64 << 10
 BLOCK_CHECKSUMS = b"block checksums"  # key in the metadata of the footer
 HEX_DIGITS = 8  # of the checksum of a block
@@ -151,10 +153,10 @@ def open_part(system: FileSystem, path: str, record: PartRecord | None) -> Itera
     try:
         with system.open_input_file(path) as source:
             if record is None:
-                yield pq.ParquetFile(source, pre_buffer=True)
+                yield open_parquet(source, pre_buffer=True)
             else:
                 file = VerifiedFile(source, record)
-                yield pq.ParquetFile(file, metadata=file.metadata, pre_buffer=True)
+                yield open_parquet(file, metadata=file.metadata, pre_buffer=True)
     except FileNotFoundError:
         raise ValueError(f"{path!r} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:

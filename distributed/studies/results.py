@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from distributed.reporting.tables import csv_line, from_csv_text
 from distributed.runtime import storage
 from distributed.runtime.storage import DamagedFile, join
 
@@ -153,15 +154,14 @@ class Results:
         """The file's content; it does not depend on the order in which rows were added."""
         present = {name for row in self.rows.values() for name in (*row.metrics, *row.other)}
         columns = [*FIRST_COLUMNS, *sorted(present - set(FIRST_COLUMNS))]
-        out = io.StringIO()
-        writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-        writer.writeheader()
+        lines = [csv_line(columns)]
         for place in sorted(self.rows):
             row = self.rows[place]
-            named = {**row.name._asdict(), **{n: getattr(row, n) for n in TEXT_COLUMNS}}
+            named = row.name._asdict() | {name: getattr(row, name) for name in TEXT_COLUMNS}
             numbers = {name: repr(value) for name, value in row.metrics.items()}
-            writer.writerow({**named, **numbers, **row.other})
-        return out.getvalue()
+            cells = {**named, **numbers, **row.other}
+            lines.append(csv_line(str(cells.get(name, "")) for name in columns))
+        return "".join(lines)
 
 
 def _parse_row(plain: Mapping[str, str]) -> CellRow:
@@ -171,9 +171,10 @@ def _parse_row(plain: Mapping[str, str]) -> CellRow:
     """
     if None in plain or None in plain.values():
         raise ValueError("a row must have a cell for every column")
+    cells = {from_csv_text(name): from_csv_text(value) for name, value in plain.items()}
     metrics: dict[str, float] = {}
     other: dict[str, str] = {}
-    for name, value in plain.items():
+    for name, value in cells.items():
         if name in TEXT_COLUMNS or name == "seed" or not value:
             continue
         try:
@@ -181,14 +182,14 @@ def _parse_row(plain: Mapping[str, str]) -> CellRow:
         except ValueError:
             other[name] = value
     return CellRow(
-        data=plain["data"],
-        variant=plain["variant"],
-        condition=plain["condition"],
-        seed=int(float(plain["seed"])),
-        key=plain["key"],
-        state="done" if plain["state"] == "done" else "failed",
-        reason=plain["reason"],
-        note=plain["note"],
+        data=cells["data"],
+        variant=cells["variant"],
+        condition=cells["condition"],
+        seed=int(float(cells["seed"])),
+        key=cells["key"],
+        state="done" if cells["state"] == "done" else "failed",
+        reason=cells["reason"],
+        note=cells["note"],
         metrics=metrics,
         other=other,
     )

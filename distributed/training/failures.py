@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from distributed.runtime.errors import cause_of
+from distributed.runtime.redaction import redact
 from distributed.training.optimisation.divergence import Diverged
 
 MAX_LENGTH = 300  # characters of an error that is not one of ours
@@ -13,7 +14,7 @@ MAX_LENGTH = 300  # characters of an error that is not one of ours
 def failure_reason(error: BaseException) -> str:
     """Why a configuration failed, in one line; of an error from a Ray worker, its cause."""
     cause = cause_of(error)
-    message = " ".join(str(cause).split())
+    message = redact(" ".join(str(cause).split()))
     if isinstance(cause, torch.cuda.OutOfMemoryError):
         return "out of memory on the GPU; lower data.batch_size or the model's width"
     if isinstance(cause, MemoryError) or "can't allocate memory" in message:

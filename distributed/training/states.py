@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import sys
 
 import torch
@@ -107,7 +108,14 @@ class States:
 
     def _parse(self, content: bytes) -> StateDict:
         """The state in the content of a file."""
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise OtherRunError(
+                f"resume needs states that this project wrote; {self.folder} has others"
+                f" ({type(error).__name__})",
+                "resume",
+            ) from None
         if saved.get("format") != WEIGHTS_FORMAT or "run" not in saved:
             raise OtherRunError(
                 f"resume needs states of format {WEIGHTS_FORMAT} with the digest of their run; "

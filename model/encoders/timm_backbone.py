@@ -105,8 +105,6 @@ class TimmBackbone(nn.Module):
 
         A first convolution for another number of channels is adapted to this number.
         """
-        from timm.models import adapt_input_conv  # optional, as above
-
         try:
             weights = _read_weights(path)
         except FileNotFoundError:
@@ -118,6 +116,8 @@ class TimmBackbone(nn.Module):
                 "image.weights must be a .safetensors file or one of tensors from torch.save;"
                 f" got {path!r}"
             ) from None
+        from timm.models import adapt_input_conv  # optional, as above
+
         first = self.body.pretrained_cfg.get("first_conv") or ()
         for name in (f"{layer}.weight" for layer in ([first] if isinstance(first, str) else first)):
             if name in weights:

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +40,21 @@ def working_dir(folder: Path) -> tuple[str, str]:
     return "--working-dir", str(folder)
 
 
+def answers_without_token(state: nodes.State) -> dict[str, int]:
+    """Returns the HTTP status of what README.md lists: the metrics, and paths of the dashboard."""
+    metrics = f"http://{state.head.address}:{state.head.port('metrics')}/metrics"
+    paths = ("/api/gcs_healthz", "/api/authentication_mode", "/", "/api/jobs/", "/api/v0/nodes")
+    addresses = {path: state.dashboard + path for path in (*paths, "/logs/")}
+    codes = {}
+    for path, address in ({"/metrics": metrics} | addresses).items():
+        try:
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                codes[path] = answer.status
+        except urllib.error.HTTPError as refusal:
+            codes[path] = refusal.code
+    return codes
+
+
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Cluster]:
     with started(2) as cluster:
@@ -53,6 +70,15 @@ def test_smoke(tmp_path: Path) -> None:
         state = cluster.state
         assert cluster("status").returncode == 0
         assert state.token.stat().st_mode & 0o077 == 0
+        assert answers_without_token(state) == {
+            "/metrics": 200,
+            "/api/gcs_healthz": 200,
+            "/api/authentication_mode": 200,
+            "/": 200,
+            "/api/jobs/": 401,
+            "/api/v0/nodes": 401,
+            "/logs/": 401,
+        }
         refused = cluster.submit("python", "-c", "print('in')", options=(), token=False)
         assert refused.returncode != 0
         assert "authentication" in (refused.stdout + refused.stderr).lower()

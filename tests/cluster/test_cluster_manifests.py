@@ -19,6 +19,8 @@ import jsonschema
 import pytest
 import yaml
 
+from cluster import pin
+from cluster.local import nodes
 from tests.schemas import reduce
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,7 +169,7 @@ def test_volume_claim_is_valid() -> None:
         pod_schema("headGroupSpec/template/spec/volumes/[]/ephemeral/volumeClaimTemplate/spec"),
     )
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    (volume,) = groups(DOCUMENTS["raycluster-cpu.yaml"])[0]["template"]["spec"]["volumes"]
+    volume = groups(DOCUMENTS["raycluster-cpu.yaml"])[0]["template"]["spec"]["volumes"][0]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
@@ -182,6 +184,84 @@ def test_network_policy_selects_the_pods() -> None:
             selected <= group["template"]["metadata"]["labels"].items()
             for group in groups(DOCUMENTS[name])
         )
+
+
+def fits(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether Kubernetes selects what has these labels; an empty selector selects everything."""
+    assert selector.keys() <= {"matchLabels"}, "this reading knows no other kind of selector"
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def reaches(policy: dict[str, Any], pod: dict[str, str], namespace: str) -> bool:
+    """Whether a NetworkPolicy of the namespace `own` lets a pod reach the pods it selects."""
+    for rule in policy["spec"]["ingress"]:
+        if not rule.get("from"):
+            return True  # a rule without senders admits all
+        for sender in rule["from"]:
+            assert sender.keys() <= {"podSelector", "namespaceSelector"}
+            name = {"kubernetes.io/metadata.name": namespace}
+            spaces = sender.get("namespaceSelector")
+            near = namespace == "own" if spaces is None else fits(spaces, name)
+            if near and fits(sender.get("podSelector", {}), pod):
+                return True
+    return False
+
+
+def test_network_policy_admits_the_cluster_its_submitter_and_the_operator_only() -> None:
+    policy = DOCUMENTS["network-policy.yaml"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    ours, submitter = {"app": "longtail"}, {"app.kubernetes.io/created-by": "kuberay-operator"}
+    operator = {"app.kubernetes.io/name": "kuberay-operator"}
+    stranger = {"app": "web", "app.kubernetes.io/name": "web"}
+    reached = {
+        (name, space): reaches(policy, pod, space)
+        for name, pod in {
+            "ours": ours,
+            "submitter": submitter,
+            "operator": operator,
+            "stranger": stranger,
+            "nameless": {},
+        }.items()
+        for space in ("own", "other")
+    }
+    assert {key for key, value in reached.items() if value} == {
+        ("ours", "own"),
+        ("submitter", "own"),
+        ("operator", "own"),
+        ("operator", "other"),
+    }
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_only_the_autoscaler_may_use_the_kubernetes_api(name: str) -> None:
+    head, *workers = groups(DOCUMENTS[name])
+    for group in (head, *workers):
+        pod = group["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            mounts = [mount["name"] for mount in container.get("volumeMounts", [])]
+            assert "autoscaler-account" not in mounts
+    (mount,) = cluster_spec(DOCUMENTS[name])["autoscalerOptions"]["volumeMounts"]
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    volumes = {volume["name"]: volume for volume in head["template"]["spec"]["volumes"]}
+    sources = volumes[mount["name"]]["projected"]["sources"]
+    paths = [
+        sources[0]["serviceAccountToken"]["path"],
+        sources[1]["configMap"]["items"][0]["path"],
+        sources[2]["downwardAPI"]["items"][0]["path"],
+    ]
+    assert paths == ["token", "ca.crt", "namespace"], "the files that a client in a pod reads"
+
+
+def test_the_readme_pins_the_image_of_every_file_by_its_digest(tmp_path: Path) -> None:
+    readme = (ROOT / "cluster" / "README.md").read_text()
+    (line,) = re.findall(r"^sed -i .*", readme, re.M)
+    shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
+    image = f"registry/longtail@sha256:{'0' * 64}"
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env={"IMAGE": image}, check=True)
+    files = [*tmp_path.glob("cluster/kuberay/*.yaml"), *tmp_path.glob("cluster/launcher/*.yaml")]
+    used = [name for file in files for name in re.findall(r"\bimage: (\S+)", file.read_text())]
+    assert len(used) >= 13 and set(used) == {image}
 
 
 def commands(text: str) -> list[str]:
@@ -303,10 +383,55 @@ def test_slurm_dry_run_starts_the_head_first_and_passes_arguments_on(tmp_path: P
         f"--nodelist={m}" for m in ("a1", "a2", "a3", "a1")
     ]
     assert "--head" in lines[0]
+    hosts = [word for line in lines for word in line if word.startswith("--dashboard-host")]
+    assert hosts == ["--dashboard-host=127.0.0.1"]
     assert all("--num-gpus=2" in line for line in lines[:3])
     assert all(any(word.startswith("--address=a1:") for word in line) for line in lines[1:3])
     assert lines[3][-6:] == ["/opt/python", "distributed/tune.py", *arguments]
     assert list(tmp_path.iterdir()) == []
+
+
+SRUN = """#!/usr/bin/env bash
+stat --format=%a "$TOKEN_FOLDER/.longtail-token-7" >>"$TOKEN_FOLDER/modes" 2>/dev/null
+echo 127.0.0.1
+"""
+PYTHON = f"""#!/usr/bin/env bash
+[[ $1 == -m ]] || exec {shlex.quote(sys.executable)} "$@"
+"""
+
+
+def test_slurm_token_is_private_from_its_first_byte_whatever_the_umask(tmp_path: Path) -> None:
+    programs = {"srun": SRUN, "scontrol": "#!/bin/sh\necho m1\n", "python": PYTHON}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SBATCH)],
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "PYTHON": str(tmp_path / "python"),
+            "TOKEN_FOLDER": str(tmp_path),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "m1",
+            "SLURM_CPUS_ON_NODE": "1",
+        },
+        cwd=tmp_path,
+        umask=0,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set((tmp_path / "modes").read_text().split()) == {"600"}
+    assert not (tmp_path / ".longtail-token-7").exists()
+
+
+def test_local_cluster_keeps_its_dashboard_on_the_loopback_address() -> None:
+    state = nodes.State(id="x", folder="/tmp/x", subnet=3, cpus=1, head_cpus=0, store_mb=100)
+    head = nodes.Node(name="head", index=0, address="10.213.3.1", ports=20000)
+    words = nodes.start_command(state, head)
+    hosts = [word for word in words if word.startswith("--dashboard-host")]
+    assert hosts == ["--dashboard-host=127.0.0.1"]
 
 
 def test_slurm_script_outside_slurm_names_its_dry_run() -> None:
@@ -332,7 +457,7 @@ def copied() -> list[str]:
 def test_image_is_pinned_and_not_root() -> None:
     done = instructions()
     (base,) = [rest for word, rest in done if word == "FROM"]
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
     users = [rest for word, rest in done if word == "USER"]
     assert users == ["1000:1000"]
     assert done.index(("USER", "1000:1000")) > max(
@@ -345,16 +470,31 @@ def test_image_is_pinned_and_not_root() -> None:
         for part in re.split("&&", rest)
         if "pip install" in part
     ]
-    assert len(installs) == 2
-    assert all("--constraint constraints.txt" in part for part in installs)
+    (install,) = installs
+    assert "--require-hashes --only-binary=:all: --requirement requirements.txt" in install
     assert not any(word == "ADD" or "http" in rest for word, rest in done)
+
+
+def test_every_package_of_the_image_has_one_version_and_a_hash() -> None:
+    lines = [line for line in pin.FILE.read_text().splitlines() if not line.startswith("#")]
+    pinned = {}
+    for line in lines:
+        match = re.fullmatch(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line)
+        assert match, line
+        pinned[match[1]] = match[2]
+    assert len(pinned) == len(lines)
+    wanted = {re.split(r"[^\w-]", text)[0].replace("_", "-") for text in pin.requirements()}
+    assert wanted <= pinned.keys(), "run cluster/pin.py"
+    constraints = dict(
+        re.findall(r"^([\w-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    )
+    for name, version in constraints.items():
+        assert pinned.get(name.lower().replace("_", "-"), version) == version, "run cluster/pin.py"
 
 
 def test_image_copies_little_and_all_that_is_needed(tmp_path: Path) -> None:
     assert set(copied()) == {
-        "pyproject.toml",
-        "README.md",
-        "constraints.txt",
+        "cluster/requirements.txt",
         "distributed",
         "model",
         "search_spaces",
@@ -383,7 +523,7 @@ def test_build_context_is_what_is_copied_and_small() -> None:
         if line and not line.startswith("#")
     ]
     paths = {path for path in build.exclude_paths(str(ROOT), patterns) if (ROOT / path).is_file()}
-    assert {path.split("/")[0] for path in paths} - {"Dockerfile", ".dockerignore"} <= set(copied())
+    assert all(path.startswith(tuple(copied())) for path in paths - {"Dockerfile", ".dockerignore"})
     assert not any("__pycache__" in path for path in paths)
     assert sum((ROOT / path).stat().st_size for path in paths) < 2_000_000
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from distributed.ingestion.image_specs import inspect_image_column
 from distributed.ingestion.options import IngestOptions
@@ -259,6 +260,8 @@ def folder(tmp_path: Path) -> Path:
     (inside / "deep").mkdir(parents=True)
     (inside / "deep" / "a.png").write_bytes(b"a")
     (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "images_evil").mkdir()  # begins with the folder's name and is another one
+    (tmp_path / "images_evil" / "a.png").write_bytes(b"secret")
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
     (inside / "up").symlink_to(tmp_path)
     (inside / "good.png").symlink_to(inside / "deep" / "a.png")
@@ -291,6 +294,8 @@ def test_an_empty_cell_is_no_image(folder: Path, cell: object) -> None:
         "../secret.png",
         "link.png",
         "up/secret.png",
+        "../images_evil/a.png",
+        "up/images_evil/a.png",
         "/etc/passwd",
         "s3://b/x.png",
         "http://h/x.png",
@@ -300,6 +305,28 @@ def test_an_empty_cell_is_no_image(folder: Path, cell: object) -> None:
 def test_paths_that_leave_the_folder_are_refused(folder: Path, name: str) -> None:
     with pytest.raises(RowRefused, match="path leaves the folder"):
         ImageFolder(str(folder), ImageLimits()).read(name)
+
+
+def test_a_folder_whose_name_only_begins_alike_is_another_one(folder: Path) -> None:
+    reader = ImageFolder(str(folder))
+    with pytest.raises(RowRefused, match="path leaves the folder"):
+        reader.read(str(folder.parent / "images_evil" / "a.png"))
+
+
+def test_names_in_a_bucket_stay_below_the_folder(folder: Path) -> None:
+    reader = ImageFolder(str(folder))
+    # A folder of this machine in place of the bucket: the same checks, the same file systems.
+    reader.remote, reader.uri, reader.system = True, "s3://b/images", fs.LocalFileSystem()
+    assert reader.read("deep/a.png") == reader.read("s3://b/images/deep/a.png") == b"a"
+    for name in (
+        "../images_evil/a.png",
+        "deep/../../images_evil/a.png",
+        "s3://b/images_evil/a.png",
+        "s3://b/images/../secret.png",
+        "gs://b/images/deep/a.png",
+    ):
+        with pytest.raises(RowRefused, match="path leaves the folder"):
+            reader.read(name)
 
 
 def test_missing_files_folders_and_pipes_are_refused(folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_secrets_are_blanked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write_report(tmp_path, "t", [Section("s", [Code(text)])])
     for page in (path.read_text(), path.with_suffix(".md").read_text()):
         assert (
-            "postgresql://***@host/db s3://***@bucket/x ***"
+            "postgresql://me:***@host/db s3://***@bucket/x ***"
             " /tmp/where-the-token-lies mail@example.org" in page
         )
         assert "12345678" not in page
@@ -157,6 +157,26 @@ def test_markdown_emphasises_nothing_that_is_a_users() -> None:
         tables.escape_markdown("__init__ few_shot ~~x~~ $y$ &lt;")
         == r"\_\_init\_\_ few_shot \~\~x\~\~ \$y\$ &amp;lt;"
     )
+
+
+def test_latex_runs_no_command_of_a_name() -> None:
+    assert tables.escape_latex("\\input{/etc/passwd}") == r"\textbackslash{}input\{/etc/passwd\}"
+    assert tables.escape_latex("~^") == r"\textasciitilde{}\textasciicircum{}"
+    for character in "&%$#_{}":
+        assert tables.escape_latex(character) == f"\\{character}"
+
+
+FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''@x", "=")
+
+
+def test_csv_holds_no_formula_and_gives_every_text_back() -> None:
+    plain = ("a", "", "'", "'a", "-0.5", "+1e-05", "1", "a=b", " =1", "−1")
+    shown = ReportTable(columns=("=cmd", "n"), rows=[(text, -0.5) for text in FORMULAS + plain])
+    header, *rows = csv.reader(io.StringIO(tables.to_csv(shown)))
+    assert header == ["'=cmd", "n"]
+    assert [row[0] for row in rows] == [*(f"'{text}" for text in FORMULAS), *plain]
+    assert {row[1] for row in rows} == {"-0.5"}, "numbers stay numbers"
+    assert tuple(tables.from_csv_text(row[0]) for row in rows) == FORMULAS + plain
 
 
 def test_latex_is_escaped() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.conftest import ROOT
 def test_remote_workers_get_the_settings_the_code_and_no_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never-passed-on")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
@@ -27,7 +28,7 @@ def test_remote_workers_get_the_settings_the_code_and_no_secrets(
     joined = ray_session.runtime_env()
     assert str(ROOT / "model") in joined["py_modules"]
     assert joined["env_vars"]["AWS_ENDPOINT_URL"] == "http://store"
-    assert "secret" not in json.dumps([local, joined])
+    assert "never-passed-on" not in json.dumps([local, joined])
     job = {"runtime_env": {"env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
     inside = ray_session.runtime_env()
@@ -123,3 +124,16 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_soon() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: no Ray cluster answers at RAY_ADDRESS='127.0.0.1:9': ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_the_dashboard_answers_on_the_loopback_address_only() -> None:
+    import ray
+
+    host, port = ray._private.worker._global_node.webui_url.split(":")
+    assert host == "127.0.0.1"
+    tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
+    sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
+    listening = [words[1].split(":") for words in sockets if words[3] == "0A"]
+    addresses = {address for address, number in listening if int(number, 16) == int(port)}
+    assert addresses == {"0100007F"}, "127.0.0.1, as the kernel writes it"

@@ -13,9 +13,10 @@ from distributed.runtime.storage import append_lines
 from distributed.searches.journal import open_journal
 from distributed.searches.planner import Planner
 from distributed.searches.records import SearchLog
-from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.samplers import open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.standings import Standings
+from distributed.searches.study_storage import open_storage
 from tests.conftest import fill
 from tests.mistakes import mistake
 

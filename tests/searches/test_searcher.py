@@ -24,10 +24,11 @@ from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.planner import Done, Planner, Run
 from distributed.searches.records import SearchJob, SearchLog, SearchRecord
-from distributed.searches.samplers import open_storage, open_study
+from distributed.searches.samplers import open_study
 from distributed.searches.searcher import Searcher
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
+from distributed.searches.study_storage import open_storage
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
 NAMED = {"defaults": DEFAULTS, "concatenation": {"optim.lr": 0.5, "fusion.kind": "uniform"}}

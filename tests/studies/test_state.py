@@ -80,6 +80,17 @@ def test_a_damaged_table_of_results_is_named(tmp_path: Path) -> None:
             Results.load(str(tmp_path))
 
 
+def test_results_hold_no_formula_and_come_back(tmp_path: Path) -> None:
+    texts = {"data": "=1+1", "variant": "@x", "condition": "'+1", "key": "k", "reason": "-a\n=b"}
+    row = CellRow(**texts, seed=0, state="failed", note="\r=1", other={"=more": "=HYPERLINK()"})
+    results = Results(str(tmp_path))
+    results.add([row])
+    assert Results.load(str(tmp_path)).rows == results.rows
+    with (tmp_path / "results.csv").open(newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\r")) for cell in cells)
+
+
 def test_only_finite_numbers_become_columns() -> None:
     assert finite_metrics({"test": {"a": 1, "b": float("nan")}, "reason": "x", "n": 2.0}) == {
         "test/a": 1.0,

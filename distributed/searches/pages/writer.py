@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from collections.abc import Callable
 from distributed import config
 from distributed.reporting.files import write_atomically
 from distributed.reporting.page import write_report
+from distributed.reporting.tables import to_csv
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.pages.report import report_lead, sections
@@ -70,9 +69,7 @@ def write_tables(standings: Standings, base: SettingValues) -> None:
 
     base: settings of the starting point that differ from the defaults.
     """
-    table, text = configurations_table(standings), io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
-    write_atomically(standings.folder / "trials.csv", text.getvalue())
+    write_atomically(standings.folder / "trials.csv", to_csv(configurations_table(standings)))
     winner = standings.winner()
     if winner is None:
         return

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distributed.reporting import files, page, tables
+from distributed.reporting import page, tables
 from distributed.reporting.page import Block, Figure, Section, Text
 from distributed.reporting.png import save_png_files
 from distributed.reporting.tables import ReportTable
 from distributed.runtime import storage
+from distributed.runtime.redaction import redact
 from distributed.runtime.storage import is_uri, join
 from distributed.studies.cells import DataSetCells
 from distributed.studies.claims import ClaimResult, check_claims
@@ -129,7 +130,7 @@ def _lead(data: StudyData) -> str:
 
 
 def _write(folder: str, name: str, content: str) -> None:
-    storage.write_file(join(folder, name), files.redact_secrets(content).encode())
+    storage.write_file(join(folder, name), redact(content).encode())
 
 
 def number_equal_names(sections: Sequence[Section]) -> list[Section]:
