@@ -111,7 +111,7 @@ def manifest(folder: Path, content: bytes) -> None:
 
 def run_settings(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
-    plan_run(FitOptions(out=str(folder), resume=True))
+    plan_run(str(folder), FitOptions(out=str(folder), resume=True))
 
 
 def experiment(folder: Path, content: bytes) -> None:

@@ -308,13 +308,13 @@ def test_paths_that_leave_the_folder_are_refused(folder: Path, name: str) -> Non
 
 
 def test_a_folder_whose_name_only_begins_alike_is_another_one(folder: Path) -> None:
-    reader = ImageFolder(str(folder))
+    reader = ImageFolder(str(folder), ImageLimits())
     with pytest.raises(RowRefused, match="path leaves the folder"):
         reader.read(str(folder.parent / "images_evil" / "a.png"))
 
 
 def test_names_in_a_bucket_stay_below_the_folder(folder: Path) -> None:
-    reader = ImageFolder(str(folder))
+    reader = ImageFolder(str(folder), ImageLimits())
     # A folder of this machine in place of the bucket: the same checks, the same file systems.
     reader.remote, reader.uri, reader.system = True, "s3://b/images", fs.LocalFileSystem()
     assert reader.read("deep/a.png") == reader.read("s3://b/images/deep/a.png") == b"a"
