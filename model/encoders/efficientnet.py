@@ -40,7 +40,7 @@ STAGES = (
 STEM_CHANNELS = 32
 # The blocks whose mean activations are the features: the last ones at an eighth, a sixteenth and a
 # thirty-second of the input's size. Linear classifiers on these three were better than on any one
-# of them, and than with the last block and the 1280 features behind it (docs/results/quality.md).
+# of them, and than with the last layer's 1280 features beside them (docs/results/quality.md).
 FEATURE_BLOCKS = (4, 10, 14)
 SMALLEST_SIDE = 96  # pixels; smaller images are enlarged by a whole number
 # The first trained block of so many, by image.trainable.
