@@ -29,6 +29,9 @@ def main(argv: list[str]) -> int:
     chosen = options.read(
         PredictOptions, argv, prog="predict.py", description=__doc__, epilog=COLUMNS
     )
+    from distributed.runtime import lease  # loads pyarrow, which --help need not wait for
+
+    lease.refuse_held(chosen.out)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
     from distributed.inference.batch_prediction import predict
 

@@ -24,7 +24,11 @@ def main(argv: list[str]) -> int:
         epilog=describe_settings(),
         find_settings=find_settings,
     )
-    # torch takes seconds to import, which --help need not wait for.
+    from distributed.runtime import lease  # loads pyarrow, which --help need not wait for
+
+    if chosen.out:
+        lease.refuse_held(chosen.out)
+    # torch takes seconds to import, which --help and a refusal need not wait for.
     from distributed.training.driver import FitInterrupted, fit
 
     try:

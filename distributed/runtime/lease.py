@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from distributed.runtime import signals
+from distributed.runtime import signals, storage
 from distributed.runtime.errors import Failure
 from distributed.runtime.holder import FolderHeld, Holder
 from distributed.runtime.lease_files import LeaseFile, LeaseFiles
-from distributed.runtime.storage import as_option_error
 
 RENEWAL = 2.0  # seconds between two renewals
 LIFETIME = 40.0  # seconds without renewal after which a file is void
@@ -61,12 +60,39 @@ def hold(folder: str, *, beside: bool = False) -> Iterator[None]:
             lease.release()
 
 
+def refuse_held(folder: str) -> None:
+    """Raises FolderHeld if a process of this machine holds a folder or URI.
+
+    It is a first look, before the seconds that a command needs to start; `hold` decides.
+    """
+    folder = storage.absolute_location(folder)
+    files = LeaseFiles(folder)
+    with suppress(OSError):
+        for file in files.listed().values():
+            holder = files.holder(file) if file.is_held else None
+            is_recent = abs(time.time() - file.renewed) < LIFETIME
+            if holder and is_recent and holder.is_running():
+                raise _refusal(folder, holder)
+
+
 def is_lost(folder: str) -> bool:
     """Whether another process has taken over the folder that this process held.
 
     Nothing must be written into it from then on.
     """
     return any(lease.lost for lease in _leases if lease.folder == folder)
+
+
+def _refusal(folder: str, holder: Holder | None) -> FolderHeld:
+    return FolderHeld(
+        f"out must be free; {folder} is held by {_name(holder)}: "
+        "wait for its end, or take another folder",
+        "out",
+    )
+
+
+def _name(holder: Holder | None) -> str:
+    return str(holder or "another process")
 
 
 @dataclass
@@ -97,7 +123,7 @@ class Lease:
 
     def acquire(self) -> None:
         """Returns when this process holds the folder; raises FolderHeld if another one does."""
-        with as_option_error(self.folder):
+        with storage.as_option_error(self.folder):
             self.files.write()
             self._wait_for_turn()
         _leases.add(self)
@@ -129,11 +155,11 @@ class Lease:
             remaining = self._remaining(rivals, own) if own else []
             waited = time.monotonic() - began
             if waited > PATIENCE:
-                raise self._refusal(remaining[0] if remaining else "")
+                raise _refusal(self.folder, self._holder(remaining[0]) if remaining else None)
             if remaining and waited > QUIET and not is_told:
                 is_told = True
                 print(
-                    f"note: {self.folder} is held by {self._name(remaining[0])}; "
+                    f"note: {self.folder} is held by {_name(self._holder(remaining[0]))}; "
                     "waiting for a sign of life",
                     file=sys.stderr,
                     flush=True,
@@ -158,7 +184,7 @@ class Lease:
             if lives is False:
                 self.files.delete(file)
             elif lives if file.is_held else token < self.files.token:
-                raise self._refusal(token)
+                raise _refusal(self.folder, self._holder(token))
             else:
                 remaining.append(token)
         return remaining
@@ -175,16 +201,9 @@ class Lease:
             return False if now - watched.since >= WATCH else None
         return True if is_running or file.renewed > watched.renewed else None
 
-    def _refusal(self, token: str) -> FolderHeld:
-        return FolderHeld(
-            f"out must be free; {self.folder} is held by {self._name(token)}: "
-            "wait for its end, or take another folder",
-            "out",
-        )
-
-    def _name(self, token: str) -> str:
+    def _holder(self, token: str) -> Holder | None:
         watched = self.watched.get(token)
-        return str((watched and watched.holder) or "another process")
+        return watched.holder if watched else None
 
     def _renew(self) -> None:
         """Renews the own file until the end, in a thread of its own.

@@ -129,6 +129,23 @@ def test_a_second_process_is_refused_at_once_by_the_name_of_the_holder(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("script", ["train", "predict"])
+def test_a_command_for_a_held_folder_is_refused_before_it_loads_torch(
+    tmp_path: Path, holder: subprocess.Popen[str], script: str
+) -> None:
+    arguments = {"train": ["--resume"], "predict": ["--checkpoint", "x", "--data", "x"]}[script]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import importlib\n"
+        f"main = importlib.import_module('distributed.{script}').main\n"
+        "try: main(sys.argv[1:])\n"
+        "except ValueError as error: print(error, 'torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert f"{tmp_path}/out is held by -c, process {holder.pid} on" in done.stdout, done.stderr
+    assert done.stdout.endswith("False\n")
+
+
 def test_two_threads_of_a_process_do_not_share_a_folder(tmp_path: Path) -> None:
     errors: list[BaseException] = []
 
