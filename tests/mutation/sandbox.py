@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import struct
 import sys
 from pathlib import Path
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # numbers of the system calls
-PATH_BENEATH, NO_NEW_PRIVILEGES, VERSION_FLAG = 1, 38, 1
+PATH_BENEATH, VERSION_FLAG = 1, 1
+PARENT_DEATH_SIGNAL, NO_NEW_PRIVILEGES = 1, 38  # options of prctl
 WRITE_FILE = 1 << 1
 # Writing, and removing and making every kind of file; from version 2 on moving between folders,
 # from 3 on truncating.
@@ -33,7 +35,10 @@ def version() -> int:
 
 
 def enter(folder: Path, cpu_seconds: int) -> None:
-    """Restricts this process and its children: changes in the folder only, bounded resources."""
+    """Restricts this process and its children: changes in the folder only, bounded resources.
+
+    This process ends with the one that started it.
+    """
     for limit, value in (
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_DATA, MEMORY),
@@ -49,8 +54,9 @@ def enter(folder: Path, cpu_seconds: int) -> None:
         opened = os.open(path, os.O_PATH)
         _checked(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", allowed, opened), 0)
         os.close(opened)
-    if ctypes.CDLL(None).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-        raise OSError("the kernel refuses to restrict this process")
+    for option, value in ((PARENT_DEATH_SIGNAL, signal.SIGKILL), (NO_NEW_PRIVILEGES, 1)):
+        if ctypes.CDLL(None).prctl(option, value, 0, 0, 0):
+            raise OSError("the kernel refuses to restrict this process")
     _checked(RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
