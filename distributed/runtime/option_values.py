@@ -73,7 +73,8 @@ def _as_type(name: str, value: object, hint: object) -> object:
         return operator.index(typing.cast(typing.SupportsIndex, value))
     if kind is float and isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind):
+    is_truth = isinstance(value, bool)  # which Python counts among the whole numbers
+    if not isinstance(value, kind) or is_truth != (kind is bool):
         raise _wrong_type(name, value, kind)
     return value
 

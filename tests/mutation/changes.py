@@ -40,6 +40,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitXor: ast.BitAnd,
 }
 
+TYPES = {"bool", "bytes", "dict", "float", "int", "list", "str", "tuple"}
 # The order of their arguments makes no difference, or they only fail with another one.
 UNORDERED = {"min", "max", "minimum", "maximum", "isinstance"}
 
@@ -87,7 +88,8 @@ def _unary(node: ast.UnaryOp) -> Iterator[ast.AST]:
 
 
 def _arithmetic(node: ast.BinOp) -> Iterator[ast.AST]:
-    if type(node.op) in ARITHMETIC and not (_is_text(node.left) or _is_text(node.right)):
+    whole = not (_is_text(node.left) or _is_text(node.right) or _is_type_union(node))
+    if type(node.op) in ARITHMETIC and whole:
         new = copy.deepcopy(node)
         new.op = ARITHMETIC[type(node.op)]()
         yield new
@@ -100,6 +102,12 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr | ast.List | ast.Tuple) or (
         isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
     )
+
+
+def _is_type_union(node: ast.BinOp) -> bool:
+    """Whether it is a type such as `int | str`, for which only | has a meaning."""
+    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return isinstance(node.op, ast.BitOr) and bool(names & TYPES)
 
 
 def _augmented(node: ast.AugAssign) -> Iterator[ast.AST]:

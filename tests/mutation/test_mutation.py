@@ -89,6 +89,8 @@ def test_the_faults_that_code_gets(tmp_path: Path, code: str, changes: list[str]
         "class A:\n def __repr__(self): return 'A' + 'B'",
         "if TYPE_CHECKING:\n a = 1",
         "@dataclass(frozen=True)\nclass A: ...",
+        "Value = int | str",
+        "min(a, b).x",
     ],
 )
 def test_what_cannot_matter_is_left_alone(tmp_path: Path, code: str) -> None:

@@ -184,6 +184,64 @@ def test_a_process_id_that_was_given_again_is_not_the_holder() -> None:
     assert dataclasses.replace(this, machine="other").is_running() is None
 
 
+def test_a_process_is_named_by_its_script_and_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [""])
+    this = Holder.of_this_process()
+    assert (this.command, this.pid, this.host) == ("python", os.getpid(), os.uname().nodename)
+    assert str(this) == f"python, process {this.pid} on {this.host}, since {this.since}"
+    assert Holder.parse(this.content()) == this
+    assert Holder.parse(this.content()[:-1]) is None
+    assert Holder.parse(b'{"host": "x"}') is None
+    assert Holder.parse(b"[]") is None
+    assert dataclasses.replace(this, machine="").is_running() is None
+    assert dataclasses.replace(this, started="").is_running() is False
+
+
+def test_a_process_of_another_user_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        assert number == 0, "nothing may be sent"
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert Holder.of_this_process().is_running() is True
+
+
+def test_who_waits_in_vain_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE", 0.4)
+    file_of_another_machine(tmp_path, age=0)
+    began = time.monotonic()
+    with (
+        mistake(
+            f"^--out must be free; {tmp_path} is held by .* on far, since .*: wait for its end"
+        ),
+        lease.hold(str(tmp_path)),
+    ):
+        pass
+    assert time.monotonic() - began > 0.4
+
+
+def test_only_the_files_of_a_lease_count(tmp_path: Path) -> None:
+    files = LeaseFiles(str(tmp_path))
+    assert files.listed() == {}
+    files.write()
+    (tmp_path / ".lease" / "other.held").mkdir()
+    (tmp_path / ".lease" / "other.txt").touch()
+    asked = files.listed()
+    assert list(asked) == [files.token]
+    assert not asked[files.token].is_held
+    assert asked[files.token].renewed == pytest.approx(time.time(), abs=60)
+    assert files.holder(asked[files.token]) == Holder.parse(files.content)
+    files.mark_held()
+    assert files.listed()[files.token].is_held
+    assert sorted(os.listdir(tmp_path / ".lease")) == sorted(
+        ["other.held", "other.txt", f"{files.token}.held"]
+    )
+    files.delete(files.listed()[files.token])
+    files.delete(asked[files.token])
+    assert files.holder(asked[files.token]) is None
+    assert files.listed() == {}
+
+
 def test_a_holder_elsewhere_is_refused_when_it_renews_its_file(tmp_path: Path) -> None:
     path = file_of_another_machine(tmp_path, age=1)
     renewal = threading.Timer(0.5, os.utime, [path])

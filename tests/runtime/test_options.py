@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distributed.runtime import options
@@ -140,3 +142,50 @@ def test_rows_for_the_documentation() -> None:
     assert rows["--share"].valid == "between 0 and 1"
     assert rows["--time-budget S"].valid == "at least 0"
     assert rows["--column COL"].default == "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithSettings:
+    set: tuple[str, ...] | Mapping[str, object] = option((), "settings", metavar="NAME=VALUE")
+    rows: int | None = option(None, "rows", low=1, metavar="N", shown="all")
+
+
+def test_settings_may_be_a_mapping_or_a_list() -> None:
+    given: dict[str, Any] = {"a": 1}
+    assert check_options(WithSettings, WithSettings(set=given)).set == given
+    assert check_options(WithSettings, WithSettings(set=["a=1"])).set == ("a=1",)  # type: ignore[arg-type]
+    wrong: Any = {"a": 1}
+    with pytest.raises(OptionError, match=r"^rows must be a whole number; got {'a': 1}$"):
+        check_options(WithSettings, WithSettings(rows=wrong))
+
+
+def test_numbers_of_numpy_are_numbers_and_truth_is_none() -> None:
+    rows: Any = np.int64(3)
+    checked = check_options(WithSettings, WithSettings(rows=rows)).rows
+    assert (checked, type(checked)) == (3, int)
+    for wrong in (True, 2.0, "3"):
+        given: Any = wrong
+        with pytest.raises(OptionError, match=f"^rows must be a whole number; got {wrong!r}$"):
+            check_options(WithSettings, WithSettings(rows=given))
+    share: Any = np.float32(0.5)
+    assert type(check_options(Example, Example(out="x", share=share)).share) is float
+    truth: Any = True
+    with pytest.raises(OptionError, match=r"^share must be a number; got True$"):
+        check_options(Example, Example(out="x", share=truth))
+
+
+@pytest.mark.parametrize("argv", [["--learning-rate"], ["--learning-rate", "--out"]])
+def test_a_setting_without_a_value_is_shown_with_a_place_for_it(argv: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"did you mean --set optim\.lr=VALUE\?; see"):
+        options.read(
+            Example,
+            argv,
+            prog="example.py",
+            description=None,
+            find_settings=lambda name: ["optim.lr"] if name == "learning_rate" else [],
+        )
+
+
+@pytest.mark.parametrize("word", ["-1", "-1.5", "a -b"])
+def test_numbers_and_phrases_are_values(word: str) -> None:
+    assert read("--out", "x", "--column", word).column == (word,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed.runtime.output_folders import RUN, check_output
+from distributed.runtime.output_folders import KINDS, RUN, OutputKind, check_output
 from tests import mistakes
 from tests.conftest import script
 from tests.training import small_run
@@ -95,3 +95,34 @@ def test_a_folder_that_lost_its_setup_is_refused(
             with mistakes.mistake(rf"^--out must be new .* but no {lost}: take another folder"):
                 script(command).main([*arguments, "--data", shards, "--out", out])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+TITLES = {
+    "train": "a training run",
+    "tune": "a search",
+    "ablate": "a study",
+    "ingest": "a SHARDS folder",
+    "predict": "predictions",
+}
+
+
+@pytest.mark.parametrize(("owner", "kind"), zip(FILES, KINDS))
+def test_output_is_known_by_each_of_its_files(owner: str, kind: OutputKind, tmp_path: Path) -> None:
+    for number, name in enumerate(FILES[owner]):
+        folder, top = tmp_path / str(number), name.split("/")[0]
+        write(folder, name)
+        for other in KINDS:
+            if other is not kind:
+                with mistakes.mistake(
+                    f"^--out must be a new folder, or one of {other.title}; {folder} holds {top}"
+                    f" of {TITLES[owner]}$"
+                ):
+                    check_output(str(folder), other)
+        if number:
+            with mistakes.mistake(
+                f"^--out must be new or hold all of {TITLES[owner]}; {folder} has {top} but no"
+                f" {FILES[owner][0]}: take another folder, or restore that file$"
+            ):
+                check_output(str(folder), kind)
+        else:
+            check_output(str(folder), kind)

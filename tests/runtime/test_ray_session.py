@@ -44,6 +44,19 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def test_what_every_process_of_a_run_agrees_on() -> None:
+    assert ray_session.ENVIRONMENT == {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "MALLOC_ARENA_MAX": "1",
+    }
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    assert names == ray_session.OBJECT_STORE
+
+
 def test_a_session_joins_the_cluster_of_its_address_or_of_its_job(
     outside: pytest.MonkeyPatch,
 ) -> None:

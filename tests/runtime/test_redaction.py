@@ -171,3 +171,57 @@ def test_an_endpoint_with_a_password_is_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match=r"AWS_ENDPOINT_URL must hold no credentials") as caught:
         storage.filesystem("s3://bucket/x")
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "hdfs", "viewfs", "webhdfs", "ray", "TCP"])
+def test_a_colon_after_the_host_is_a_port(scheme: str) -> None:
+    assert redact(f"{scheme}://host:8020/a@b", {}) == f"{scheme}://host:8020/a@b"
+    assert redact(f"s3://{scheme}:8020/a@b", {}) == "s3://***@b"
+
+
+@pytest.mark.parametrize(
+    "scheme", ["mysql", "postgres", "oracle+x", "mariadb", "cockroachdb", "MongoDB", "redis"]
+)
+def test_the_user_of_a_database_stays(scheme: str) -> None:
+    assert redact(f"{scheme}://me:pw@host/x", {}) == f"{scheme}://me:***@host/x"
+    assert redact(f"{scheme}://me@host/x", {}) == f"{scheme}://me@host/x"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("my_signature", "token", "Secret2", "passwd", "passphrase", "pwd", "credentials"),
+        *("security", "api_key", "accesskey", "account-key", "private_key", "sharedkey"),
+        *("subscription-key", "sig", "key", "auth", "code", "pass", "jwt", "pat"),
+    ],
+)
+@pytest.mark.parametrize("before", ["?", "&", "&amp;", "\\u0026", "%26"])
+def test_a_parameter_with_a_telling_name_is_blanked(name: str, before: str) -> None:
+    assert redact(f"x{before}{name}=v1 y", {}) == f"x{before}{name}=*** y"
+    assert redact(f"x{before}page=v1 y", {}) == f"x{before}page=v1 y"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Amz-Signature", "x-amz-credential", "X-Goog-Security-Token", "AccountKey"),
+        *("SharedAccessKey", "SharedAccessSignature", "password", "passwd", "pwd"),
+    ],
+)
+def test_some_names_are_those_of_a_secret_anywhere(name: str) -> None:
+    assert redact(f"see {name}=v1;", {}) == f"see {name}=***;"
+
+
+TOKENS = [
+    *(f"AKIA{'A1' * 8}", f"ASIA{'A1' * 8}", *(f"gh{kind}_{'a' * 36}" for kind in "oprsu")),
+    *(f"github_pat_{'a' * 22}", f"glpat-{'a-' * 10}", f"hf_{'a1' * 15}"),
+    *(f"xox{kind}-{'1-' * 5}" for kind in "abprs"),
+    f"eyJ{'a' * 10}.{'b' * 10}.c",
+]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_a_token_is_known_by_its_form(token: str) -> None:
+    assert redact(f"see {token} there", {}) == "see *** there"
+    shorter = token.removesuffix("c")[:-1]
+    assert redact(f"see {shorter} there", {}) == f"see {shorter} there"

@@ -57,6 +57,18 @@ def test_the_interpreter_is_python_only_where_the_shell_finds_this_one(
     assert shlex.split(shell.tensorboard_command("a b")) == [*program, "--logdir", "a b"]
 
 
+def test_the_command_that_goes_on_names_the_folder(elsewhere: Path) -> None:
+    words = shlex.split(shell.resume_command("distributed/tune.py", str(elsewhere / "a b")))
+    assert words[1:] == [str(ROOT / "distributed" / "tune.py"), "--out", "a b", "--resume"]
+
+
+def test_a_program_is_by_its_name_where_the_shell_finds_this_one(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    assert shell.tensorboard_command("runs") == "tensorboard --logdir runs"
+
+
 def test_a_printed_command_runs_where_it_is_printed(elsewhere: Path) -> None:
     command = shell.script_command("distributed/predict.py", "--help")
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)

@@ -226,3 +226,11 @@ def test_an_error_of_arrow_has_its_text_in_the_mistake() -> None:
     ):
         raise OSError("no\n  answer")
     assert caught.value.args == ("shards must be there; got 's3://b': no answer", "shards")
+
+
+def test_an_endpoint_with_credentials_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://me:pw@host")
+    with pytest.raises(ValueError, match=r"^AWS_ENDPOINT_URL must hold no credentials: .*\*\*\*"):
+        storage.filesystem("s3://bucket")

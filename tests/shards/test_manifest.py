@@ -11,9 +11,12 @@ import pytest
 
 from distributed.runtime import storage
 from distributed.shards import layout
+from distributed.shards.checksums import PartRecord
 from distributed.shards.layout import VERSION
 from distributed.shards.manifest import (
     Manifest,
+    checked_parts,
+    has_manifest,
     part_files,
     read_manifest,
     shards_digest,
@@ -197,3 +200,47 @@ def test_locations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "secret" not in str(error.value)
     with pytest.raises(ValueError, match="must be a local path or"):
         storage.filesystem("nothing://x")
+
+
+def test_the_order_of_keys_in_a_schema_is_of_no_importance(tmp_path: Path) -> None:
+    write_manifest(MANIFEST, str(tmp_path))
+    file = tmp_path / "schema.json"
+    plain = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(plain.items()))))
+    assert read_manifest(str(tmp_path)) == MANIFEST
+
+
+def test_a_place_with_a_schema_is_a_folder_of_shards(tmp_path: Path) -> None:
+    assert not has_manifest(str(tmp_path / "nowhere"))
+    assert not has_manifest(str(tmp_path))
+    (tmp_path / "a" / "schema.json").mkdir(parents=True)
+    assert not has_manifest(str(tmp_path / "a"))
+    write_manifest(MANIFEST, str(tmp_path))
+    assert has_manifest(str(tmp_path)) is True
+
+
+def test_parts_are_those_that_the_schema_lists(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("a.parquet", "b.parquet", "c.parquet"):
+        (tmp_path / "train" / name).touch()
+    folder = f"{tmp_path}/train"
+    old = checked_parts(str(tmp_path), "train", MANIFEST)
+    assert old == dict.fromkeys(f"{folder}/{name}.parquet" for name in "abc")
+    record = PartRecord(3, 2, 1)
+    keys = ("train/c.parquet", "train/a.parquet", "val/x.parquet")
+    listed = dataclasses.replace(MANIFEST, parts=dict.fromkeys(keys, record))
+    assert checked_parts(str(tmp_path), "train", listed) == {
+        f"{folder}/a.parquet": record,
+        f"{folder}/c.parquet": record,
+    }
+    write_manifest(listed, str(tmp_path))
+    assert read_manifest(str(tmp_path)) == listed
+    for names, missing in (("a", "train/a.parquet"), ("ac", "train/a.parquet and 1 other parts")):
+        for name in names:
+            (tmp_path / "train" / f"{name}.parquet").unlink(missing_ok=True)
+        with pytest.raises(ValueError) as caught:
+            checked_parts(str(tmp_path), "train", listed)
+        assert str(caught.value) == (
+            f"shards must have all parts that schema.json lists; missing: {missing} "
+            f"of {str(tmp_path)!r}; copy them again, or ingest again"
+        )

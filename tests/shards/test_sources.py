@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ import torch
 from distributed.config import Config, apply_changes
 from distributed.shards import batches, memory, parallel, reader, sharing
 from distributed.shards.batches import (
+    FrozenViews,
     MemorySource,
     StreamSource,
     arrays_to_batch,
@@ -291,3 +293,39 @@ def test_empty_windows_are_passed_over_and_the_engine_can_be_chosen(
         monkeypatch.setattr(parallel, "MIN_RAY_BYTES", least)
         monkeypatch.setattr(parallel, "idle_cpus", lambda world, idle=idle: idle)
         assert isinstance(parallel.read_batches(rows, [some], 1), tuple) == in_ray
+
+
+@pytest.mark.parametrize(("spoilt", "intact"), [(0, 4), (1, 3)])
+def test_frozen_views_take_the_place_of_pixels(shards: str, spoilt: int, intact: int) -> None:
+    config = apply_changes(Config(), {"data.cache": "memory", "data.batch_size": 600})
+    train, in_order = (
+        open_batches(shards, "train", config, train=is_training) for is_training in (True, False)
+    )
+    rows_R = np.arange(0, 1200, 2)
+    values_VRK = np.arange(4)[:, None, None] * 1000 + np.arange(600)[:, None] * np.ones((4, 600, 1))
+    for source, is_training in ((train, True), (in_order, False)):
+        assert isinstance(source, MemorySource)
+        source.plan = dataclasses.replace(
+            source.plan,
+            selection=dataclasses.replace(source.plan.selection, rows_R=np.arange(600)),
+        )
+        source.frozen = {"photo": FrozenViews(values_VRK, np.arange(600), spoilt=spoilt)}
+        (batch, *_) = source.batches(3)
+        assert list(batch.images) == ["xray"]
+        views_B = batch.frozen["photo"][:, 0].numpy() // 1000
+        rows_B = batch.frozen["photo"][:, 0].numpy() % 1000
+        order = source.plan.order(3)[: len(rows_B)]
+        assert rows_B.tolist() == order.tolist()
+        assert {*views_B} == ({*range(intact)} if is_training else {0})
+        assert ("photo" in batch.frozen_spoilt) == bool(spoilt)
+        if spoilt:
+            views_B = batch.frozen_spoilt["photo"][:, 0].numpy() // 1000
+            assert {*views_B} == ({3} if is_training else {0})
+    assert isinstance(train, MemorySource)
+    again = [
+        [batch.frozen["photo"][:, 0].tolist() for batch in train.batches(epoch)]
+        for epoch in (3, 3, 4)
+    ]
+    assert again[0] == again[1] != again[2]
+    views = FrozenViews(values_VRK, rows_R).take(np.array([4, 2]), np.array([1, 3]))
+    assert views.tolist() == [[1002.0], [3001.0]]

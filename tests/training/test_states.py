@@ -122,6 +122,24 @@ def test_states_of_another_format_are_refused(tmp_path: Path, content: dict[str,
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "EOFError"),
+        (b"PK\x03\x04junk", "RuntimeError"),
+        (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "UnpicklingError"),
+    ],
+)
+def test_what_this_project_did_not_write_is_no_state(
+    tmp_path: Path, content: bytes, error: str
+) -> None:
+    name = f"epoch-000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    (tmp_path / name).write_bytes(content)
+    assert other_run(States(str(tmp_path), "this run")) == (
+        f"--resume needs states that this project wrote; {tmp_path} has others ({error})"
+    )
+
+
 def test_states_of_another_run_are_refused_or_start_anew_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
