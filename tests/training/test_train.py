@@ -396,6 +396,21 @@ def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -
     assert not (tmp_path / "r").exists(), "the corrected command can use the folder"
 
 
+@pytest.mark.slow
+def test_shards_that_workers_find_damaged_are_one_line(wafer_shards: str, tmp_path: Path) -> None:
+    shutil.copytree(wafer_shards, tmp_path / "data")
+    path = tmp_path / "data" / "train" / "part-00000.parquet"
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 1
+    path.write_bytes(content)
+    done = run_command(
+        *("distributed/train.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "r")),
+        *("--workers", "2", "--set", *TINY, "data.cache=stream"),
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: '{path}' is damaged: ")
+
+
 def test_a_full_disk_is_one_line(wafer_shards: str, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(200 << 10))
     done = run_command(

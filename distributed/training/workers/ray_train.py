@@ -12,6 +12,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device
 
 from distributed.config import ScalingConfig
+from distributed.runtime.errors import cause_of
 from distributed.runtime.storage import filesystem, is_uri, read_file, write_file
 from distributed.shards.sharing import share_splits
 from distributed.training.exchange import WorkerExchange
@@ -45,7 +46,7 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
     A lost worker starts the group again from the last saved epoch. The states are the run's own
     (training/states.py), as in one process and in trials; Ray Train keeps none.
 
-    Raises Diverged, with the message of the workers.
+    Raises Diverged, with the message of the workers, and ValueError where one of them does.
     """
     _delete_failure(spec.out)
     # Ray Train's own notes; every node must see them, as it must see the run.
@@ -69,6 +70,8 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
     )
     try:
         trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        raise worker_mistake(error) or error from None
     finally:
         files.delete_dir_contents(folder, missing_dir_ok=True)
     try:
@@ -76,6 +79,19 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
     except FileNotFoundError:
         return
     raise Diverged(reason)
+
+
+def worker_mistake(error: ray.train.WorkerGroupError) -> ValueError | None:
+    """Returns what a worker says is wrong with its data or settings, which is one line.
+
+    Such is a damaged part of the shards.
+    """
+    for failure in error.worker_failures.values():
+        # Ray Train wraps what was raised, to keep its traceback.
+        cause = cause_of(getattr(failure, "_base_exc", failure))
+        if isinstance(cause, ValueError):
+            return ValueError(str(cause))
+    return None
 
 
 def worker_group(scaling: ScalingConfig) -> ray.train.ScalingConfig:
