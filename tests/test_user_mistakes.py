@@ -94,7 +94,44 @@ MISTAKES = [
     ("train.py --data ''", r"^--data must not be empty; got ''$"),
     # Names of options.
     ("train.py --dta shards", r"^--dta is no option of train\.py; did you mean --data\?; see"),
-    ("train.py shards", r"^every value needs its option before it; got shards; see train\.py --h"),
+    (
+        "train.py shards",
+        r"needs its option before it; got shards; did you mean --data shards\?; se",
+    ),
+    (
+        "ingest.py records.csv",
+        r"; got records\.csv; did you mean --table records\.csv\?; see inges",
+    ),
+    (
+        "ingest.py --table records.csv label --out new",
+        r"; got label; did you mean --label label\?;",
+    ),
+    ("predict.py run records.csv", r"; got run records\.csv; did you mean --checkpoint run\?; see"),
+    (
+        "predict.py --checkpoint run records.csv",
+        r"; did you mean --data records\.csv\?; see predict",
+    ),
+    (
+        "ablate.py fusion --data shards",
+        r"; got fusion; did you mean --study fusion\?; see ablate\.",
+    ),
+    (
+        f"{TRAIN} optim.lr=1",
+        r"; got optim\.lr=1; did you mean --set optim\.lr=1\?; see train\.py --",
+    ),
+    (
+        f"{TRAIN} --data run",
+        r"^--data takes one value; got 'shards' and 'run'; see train\.py --help$",
+    ),
+    (
+        f"{PREDICT} --data shards",
+        r"^--data takes one value; got 'records\.csv' and 'shards'; see pr",
+    ),
+    (
+        f"{TUNE} --trials 2 --trials=3",
+        r"^--trials takes one value; got 2 and 3; see tune\.py --hel",
+    ),
+    (f"{TRAIN} --set dim=8 --set dim=16", r"^--set takes one value for dim; got '8' and '16'$"),
     ("train.py --data", r"^--data needs a value; see train\.py --help$"),
     ("train.py --resume=yes", r"^--resume takes no value; got 'yes'"),
     (f"{TRAIN} --epochs 3", r"did you mean --set optim\.epochs=3 or --set stage\.epochs=3\?"),

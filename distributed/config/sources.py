@@ -30,13 +30,20 @@ def load_config(
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
-    """Returns "KEY=VALUE" pairs, as --set takes them, by dotted name."""
-    changes = {}
+    """Returns "KEY=VALUE" pairs, as --set takes them, by dotted name.
+
+    Raises OptionError for a key with two different values, of which the last would hide the first.
+    """
+    changes: dict[str, str] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
+        name, separator, value = (part.strip() for part in pair.partition("="))
         if not separator:
             raise OptionError(f"set takes KEY=VALUE; got {pair!r}", "set")
-        changes[name.strip()] = value.strip()
+        if changes.setdefault(name, value) != value:
+            before = changes[name]
+            raise OptionError(
+                f"set takes one value for {name}; got {before!r} and {value!r}", "set"
+            )
     return changes
 
 

@@ -36,8 +36,23 @@ REWORDED = {
     r"^argument (\S+): ignored explicit argument (.*)": r"\1 takes no value; got \2",
     r"^argument (\S+): ": r"\1 ",
     r"^the following arguments are required: (.*)": r"\1 must be given",
-    r"^unrecognized arguments: (.*)": r"every value needs its option before it; got \1",
 }
+
+
+class StoreOnce(argparse.Action):
+    """Keeps the value of an option; another value for the same option is a mistake."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest, values)
+        if given is not values and given != values:
+            parser.error(f"{option_string} takes one value; got {given!r} and {values!r}")
+        setattr(namespace, self.dest, values)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +82,7 @@ def read(
     """
     parser = build_parser(kind, prog=prog, description=description, epilog=epilog)
     _refuse_unknown_options(kind, argv, parser, find_settings)
+    _refuse_stray_values(kind, argv, parser, find_settings)
     given = vars(parser.parse_args(argv))
     return check_options(kind, kind(**given))
 
@@ -103,6 +119,32 @@ def _refuse_unknown_options(
         parser.error(f"{given} is no option of {parser.prog}{'; ' if question else ''}{question}")
 
 
+def _refuse_stray_values(
+    kind: type[DataclassInstance],
+    argv: Sequence[str],
+    parser: Parser,
+    find_settings: FindSettings | None,
+) -> None:
+    """Refuses a value without an option before it, with the option that is probably meant.
+
+    It is looked for before the parsing, which would report a required option as missing where only
+    its name is.
+    """
+    free = build_parser(kind, prog=parser.prog, description=None, may_lack_required=True)
+    known, stray = free.parse_known_args(argv)
+    if not stray:
+        return
+    missing = [field for field in dataclasses.fields(kind) if not hasattr(known, field.name)]
+    wanted = [field.name for field in missing if is_required(field) or field.name == "data"]
+    value = shlex.quote(stray[0])
+    instead = [f"{flag(wanted[0])} {value}"] if wanted else []
+    if find_settings and "=" in value:
+        instead = [f"--set {value}"]
+    question = did_you_mean(instead)
+    rule = f"every value needs its option before it; got {shlex.join(stray)}"
+    parser.error(f"{rule}{'; ' if question else ''}{question}")
+
+
 def _looks_like_option(word: str) -> bool:
     """Whether argparse takes a word of the command line for an option and not for a value."""
     return len(word) > 1 and word[0] == "-" and " " not in word and not _is_number(word)
@@ -117,11 +159,17 @@ def _is_number(word: str) -> bool:
 
 
 def build_parser(
-    kind: type[DataclassInstance], *, prog: str, description: str | None, epilog: str = ""
+    kind: type[DataclassInstance],
+    *,
+    prog: str,
+    description: str | None,
+    epilog: str = "",
+    may_lack_required: bool = False,
 ) -> Parser:
     """Returns a parser with one argument for every field of the dataclass.
 
     An option that the command line does not give keeps the field's default.
+    may_lack_required: accept a command line without the options that must be given.
     """
     parser = Parser(
         prog=prog,
@@ -132,7 +180,9 @@ def build_parser(
     )
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        parser.add_argument(flag(field.name), **_argument(field, hints[field.name]))
+        argument = _argument(field, hints[field.name])
+        argument["required"] &= not may_lack_required
+        parser.add_argument(flag(field.name), **argument)
     return parser
 
 
@@ -153,7 +203,7 @@ def _argument(field: Field[Any], hint: object) -> dict[str, Any]:
         return {**argument, **several, "metavar": rules["metavar"]}
     choices = rules["limits"].choices
     metavar = rules["metavar"] or (f"{{{','.join(choices)}}}" if choices else "N")
-    return {**argument, "type": _reader(kind), "metavar": metavar}
+    return {**argument, "action": StoreOnce, "type": _reader(kind), "metavar": metavar}
 
 
 def _reader(kind: type) -> Callable[[str], object]:

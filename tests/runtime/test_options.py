@@ -65,8 +65,13 @@ def test_values_have_the_types_of_their_fields() -> None:
         (["--out", "x", "--share", "nan"], "--share must be between 0 and 1; got nan"),
         (["--out", "x", "--mode", "slow"], "--mode must be one of fast, exact; got 'slow'"),
         (["--out", "x", "--resume=yes"], "--resume takes no value; got 'yes'; see"),
-        (["x"], "--out must be given; see"),
-        (["--out", "x", "y"], "every value needs its option before it; got y; see"),
+        (["x"], "every value needs its option before it; got x; did you mean --out x?; see"),
+        (["a b", "--out", "x"], "every value needs its option before it; got 'a b'; did you mean"),
+        (["--out", "x", "y"], "every value needs its option before it; got y; did you mean --dat"),
+        (["y", "z", "--out", "x", "--data", "s"], "every value needs its option before it; got y"),
+        (["--out", "x", "a=1", "--data", "s"], "every value needs its option before it; got a=1;"),
+        (["--out", "x", "--out", "y"], "--out takes one value; got 'x' and 'y'; see example.py"),
+        (["--out", "x", "--share", "0.1", "--share=.2"], "--share takes one value; got 0.1 and 0."),
         (["--out", "x", "--time", "1"], "--time is no option of example.py; did you mean --time-b"),
         (
             ["--uot", "x"],
@@ -107,6 +112,24 @@ def test_in_python_paths_lists_and_single_texts_are_read_as_declared() -> None:
     assert check_options(Example, Example(**given)) == Example(
         out="x", column=("a",), data=("s", "t"), share=1.0
     )
+
+
+def test_an_option_may_be_given_twice_with_the_same_value() -> None:
+    assert read("--out", "x", "--share", "1", "--resume", "--out=x", "--share=1.0", "--resume") == (
+        Example(out="x", share=1.0, resume=True)
+    )
+
+
+def test_a_value_without_an_option_that_can_be_meant_is_only_shown() -> None:
+    with pytest.raises(ValueError, match=r"got y 'a z'; see example\.py --help$"):
+        read("--out", "x", "--data", "s", "--resume", "y", "a z")
+
+
+def test_a_setting_without_its_option_is_known_by_its_sign() -> None:
+    with pytest.raises(ValueError, match=r"got a=1; did you mean --set a=1\?; see"):
+        options.read(
+            WithSettings, ["a=1"], prog="x", description=None, find_settings=lambda name: []
+        )
 
 
 def test_options_of_another_command_are_refused() -> None:
