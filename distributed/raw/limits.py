@@ -2,7 +2,8 @@
 
 All limits of an image but its side follow from the pixels that it may have (--max-pixels), so that
 whoever has larger images raises one number. With the default a process that prepares images stays
-below 700 MB, whatever the files are.
+below 700 MB, whatever the files are. The limits of an ingest hold for the predictions too, so the
+reasons name the command that has the option.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ class ImageLimits:
         if size > self.file_bytes:
             raise RowRefused(
                 f"image file of {size:,} bytes is over the limit of {self.file_bytes:,} "
-                f"({FILE_BYTES} for each of --max-pixels)"
+                f"({FILE_BYTES} for each of ingest.py --max-pixels)"
             )
 
     def check_header(self, image: Image.Image) -> None:
         """Refuses an image by its size, before anything of it is decoded."""
         size = f"image of {image.width}x{image.height} pixels"
         if image.width * image.height > self.pixels:
-            raise RowRefused(f"{size} is over the limit of {self.pixels} (--max-pixels)")
+            raise RowRefused(f"{size} is over the limit of {self.pixels} (ingest.py --max-pixels)")
         if max(image.size) > MAX_SIDE:
             raise RowRefused(f"{size} is over the limit of {MAX_SIDE} of a side")
 
@@ -73,7 +74,7 @@ class ImageLimits:
             raise RowRefused(
                 f"image of {image.width}x{image.height} pixels ({image.format}, {image.mode}) "
                 f"takes {needed:,} bytes to prepare, over the limit of {self.working_bytes:,} "
-                f"({WORKING_BYTES} for each of --max-pixels)"
+                f"({WORKING_BYTES} for each of ingest.py --max-pixels)"
             )
 
 

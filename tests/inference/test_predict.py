@@ -3,8 +3,10 @@ a pool gives what one process gives."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed.inference import batch_prediction
+from distributed.inference.options import PredictOptions
 from distributed.inference.rows import tasks
 from distributed.inference.rows.tables import open_input
 from distributed.inference.rows.tasks import RowRange, make_tasks
 from distributed.raw.reading import csv_options
 from distributed.raw.table import RawTable
-from distributed.runtime.errors import Failure
+from distributed.runtime.errors import Failure, flag
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import run_command, script
 from tests.mistakes import mistake
@@ -741,3 +744,6 @@ def test_hostile_pictures_and_cells_are_refused_and_the_rest_is_predicted(
         strict=True,
     ):
         assert refused[table.loc[row, "id"]].startswith(reason)
+    own = {flag(option.name) for option in dataclasses.fields(PredictOptions)}
+    for command, option in re.findall(r"(\S+) (--[a-z-]+)", " ".join(refused.dropna())):
+        assert option in own or command.endswith("ingest.py"), "predict lacks this option"
