@@ -52,7 +52,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         result = score_checkpoint(checkpoint, options)
     if options.json:
         content = json.dumps(result.flat(), indent=1, allow_nan=False)
-        write_file(options.json, content.encode())
+        write_file(options.json, content.encode(), shared=True)  # no lease is on a single file
     return result
 
 

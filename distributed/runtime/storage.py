@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import posixpath
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 PART_SUFFIX = ".part"  # ends the name of a file that is still being written
 
 
-def write_file(uri: str, content: bytes) -> None:
-    """Writes a file whole or not at all: under another name first, which is then changed."""
+def write_file(uri: str, content: bytes, *, shared: bool = False) -> None:
+    """Writes a file whole or not at all: under another name first, which is then changed.
+
+    shared: other processes may write the same file at the same time, and one of them wins. In a
+    folder that this process holds (lease.py) there is none, and what a killed process left of the
+    file is replaced.
+    """
     files, path = filesystem(uri)
-    unfinished = f"{path}{PART_SUFFIX}"
+    unfinished = f"{path}{f'.{uuid.uuid4().hex}' if shared else ''}{PART_SUFFIX}"
     try:
         with naming_full_disk(uri):
             files.create_dir(path.rpartition("/")[0], recursive=True)

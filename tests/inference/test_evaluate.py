@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_runs_shards_and_results_may_be_uris(folder: Path, tmp_path: Path) -> No
     assert {n: v for n, v in result.items() if n not in places} == {
         n: v for n, v in plain.items() if n not in places
     }
+
+
+def test_two_evaluations_may_write_one_file_at_the_same_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, splits = tmp_path / "result.json", ["train"]
+    arguments = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards")]
+    arguments += ["--replicates", "0", "--json", str(out), "--split"]
+
+    def evaluate_once_more(descriptor: int) -> None:
+        written = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if ".try-" not in written and splits:  # the first of them tries whether it can be written
+            assert evaluate.main([*arguments, splits.pop()]) == 0
+
+    evaluate.main([*arguments, "test"])
+    expected = out.read_text()
+    out.unlink()
+    monkeypatch.setattr(os, "fsync", evaluate_once_more)
+    assert evaluate.main([*arguments, "test"]) == 0
+    assert not splits
+    assert out.read_text() == expected
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_the_json_is_one_flat_object_with_intervals_weights_and_confidences(folder: Path) -> None:

@@ -40,6 +40,21 @@ def test_a_file_has_its_name_once_its_bytes_are_on_the_disk(
     assert (tmp_path / "f").read_bytes() == b"12345"
 
 
+def test_two_processes_may_write_one_file_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, others = str(tmp_path / "f"), [b"second", b"third"]
+
+    def meanwhile(descriptor: int) -> None:
+        if others:
+            storage.write_file(place, others.pop(), shared=True)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    storage.write_file(place, b"first", shared=True)
+    assert not others
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {"f": b"first"}
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """The system refuses to make files larger, as a full disk does."""
