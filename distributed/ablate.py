@@ -10,7 +10,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed.config import describe_settings, find_settings
-from distributed.runtime import command, options
+from distributed.runtime import command, lease, options
 from distributed.studies import reading
 from distributed.studies.options import StudyOptions
 
@@ -24,7 +24,9 @@ def main(argv: list[str]) -> int:
         epilog=help_epilog(),
         find_settings=find_settings,
     )
-    # Ray, plotly and pyarrow take seconds, for which --help need not wait.
+    if not chosen.plan:  # which writes nothing
+        lease.refuse_held(chosen.folder(reading.read_study(chosen.study).name))
+    # Ray and plotly take seconds to import, which --help and a refusal need not wait for.
     from distributed.studies.driver import study
 
     result = study(chosen)

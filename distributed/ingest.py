@@ -9,12 +9,13 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed.ingestion.options import IngestOptions
-from distributed.runtime import command, options
+from distributed.runtime import command, lease, options
 
 
 def main(argv: list[str]) -> int:
     chosen = options.read(IngestOptions, argv, prog="ingest.py", description=__doc__)
-    # Imported here because Ray, pandas and pyarrow take seconds that --help need not wait for.
+    lease.refuse_held(chosen.out)
+    # Ray and pandas take seconds to import, which --help and a refusal need not wait for.
     from distributed.ingestion.pipeline import ingest
 
     ingest(chosen).show()

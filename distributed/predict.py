@@ -11,7 +11,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed.inference.options import PredictOptions
-from distributed.runtime import command, options
+from distributed.runtime import command, lease, options
 from distributed.runtime.errors import Failure
 
 COLUMNS = """\
@@ -29,8 +29,6 @@ def main(argv: list[str]) -> int:
     chosen = options.read(
         PredictOptions, argv, prog="predict.py", description=__doc__, epilog=COLUMNS
     )
-    from distributed.runtime import lease  # loads pyarrow, which --help need not wait for
-
     lease.refuse_held(chosen.out)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
     from distributed.inference.batch_prediction import predict

@@ -10,7 +10,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed.config import describe_settings, find_settings
-from distributed.runtime import command, options, signals
+from distributed.runtime import command, lease, options, signals
 from distributed.runtime.errors import Failure
 from distributed.training.options import FitOptions
 
@@ -24,8 +24,6 @@ def main(argv: list[str]) -> int:
         epilog=describe_settings(),
         find_settings=find_settings,
     )
-    from distributed.runtime import lease  # loads pyarrow, which --help need not wait for
-
     if chosen.out:
         lease.refuse_held(chosen.out)
     # torch takes seconds to import, which --help and a refusal need not wait for.

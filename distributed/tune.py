@@ -9,7 +9,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from distributed import config
-from distributed.runtime import command, signals
+from distributed.runtime import command, lease, signals
 from distributed.runtime.options import read
 from distributed.searches.options import SearchOptions
 
@@ -28,7 +28,9 @@ def main(argv: list[str]) -> int:
         epilog=config.describe_settings(),
         find_settings=config.find_settings,
     )
-    # Optuna and pyarrow take a second that --help need not wait for.
+    if options.out:
+        lease.refuse_held(options.out)
+    # Ray and Optuna take seconds to import, which --help and a refusal need not wait for.
     from distributed.searches.driver import search
 
     try:

@@ -61,18 +61,36 @@ def hold(folder: str, *, beside: bool = False) -> Iterator[None]:
 
 
 def refuse_held(folder: str) -> None:
-    """Raises FolderHeld if a process of this machine holds a folder or URI.
+    """Raises FolderHeld if another process holds a folder or URI, with its file inside or beside.
 
-    It is a first look, before the seconds that a command needs to start; `hold` decides.
+    It is a first look, before the seconds that a command needs to start; `hold` decides. A holder
+    on another machine is known to live when it renews its file, which this waits for.
     """
     folder = storage.absolute_location(folder)
-    files = LeaseFiles(folder)
     with suppress(OSError):
-        for file in files.listed().values():
-            holder = files.holder(file) if file.is_held else None
-            is_recent = abs(time.time() - file.renewed) < LIFETIME
-            if holder and is_recent and holder.is_running():
+        for files in (LeaseFiles(folder), LeaseFiles(folder, beside=True)):
+            if holder := _living_holder(files):
                 raise _refusal(folder, holder)
+
+
+def _living_holder(files: LeaseFiles) -> Holder | None:
+    """Returns the holder of a folder; None where there is none that shows a sign of life."""
+    began = time.monotonic()
+    first: dict[str, float] = {}  # when each file had been renewed, as first seen
+    while True:
+        may_live = False
+        for token, file in files.listed().items():
+            holder = files.holder(file) if file.is_held else None
+            if holder is None:
+                continue
+            is_running = holder.is_running()
+            is_recent = abs(time.time() - file.renewed) < LIFETIME
+            if is_recent if is_running else file.renewed > first.setdefault(token, file.renewed):
+                return holder
+            may_live |= is_running is None
+        if not may_live or time.monotonic() - began > RENEWAL + POLL:
+            return None
+        time.sleep(POLL)
 
 
 def is_lost(folder: str) -> bool:

@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyarrow.fs import FileSelector, FileType
-
 from distributed.runtime.holder import Holder
 from distributed.runtime.storage import filesystem, naming_full_disk
 
@@ -91,10 +89,13 @@ class LeaseFiles:
 
     def listed(self) -> dict[str, LeaseFile]:
         """Returns the files of all processes by token."""
+        # pyarrow takes a quarter of a second to load, which --help does not need.
+        from pyarrow.fs import FileSelector
+
         listed: dict[str, LeaseFile] = {}
         for entry in self.files.get_file_info(FileSelector(self.place, allow_not_found=True)):
             token, _, state = entry.base_name.partition(".")
-            if entry.type == FileType.File and state in (ASKED, HELD):
+            if entry.is_file and state in (ASKED, HELD):
                 file = listed.setdefault(token, LeaseFile())
                 file.is_held |= state == HELD
                 file.renewed = max(file.renewed, entry.mtime_ns / 1e9)

@@ -86,8 +86,7 @@ def study(options: StudyOptions) -> StudyResult:
         options.variants,
         options.conditions,
     )
-    quick = "-quick" if options.quick else ""
-    folder = absolute_location(options.out or f"studies/{definition.name}{quick}")
+    folder = absolute_location(options.folder(definition.name))
     with nullcontext() if options.plan else lease.hold(folder):  # a plan writes nothing
         return _study_in(folder, options, definition, data_sets, planned)
 

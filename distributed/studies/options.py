@@ -45,3 +45,7 @@ class StudyOptions:
         False, f"a small run to look at: {_QUICK_TEXT}, {QUICK_SEEDS} seeds", shown=""
     )
     plan: bool = option(False, "print what would run, and run nothing", shown="")
+
+    def folder(self, name: str) -> str:
+        """Returns where the results of the study of this name go."""
+        return self.out or f"studies/{name}{'-quick' if self.quick else ''}"

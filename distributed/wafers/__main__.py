@@ -16,7 +16,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from distributed.runtime import command, options
+from distributed.runtime import command, lease, options
 from distributed.wafers.options import WaferOptions
 
 
@@ -24,8 +24,9 @@ def main(argv: list[str]) -> int:
     chosen = options.read(
         WaferOptions, argv, prog="python -m distributed.wafers", description=__doc__
     )
-    # Imported here because pandas and Ray take seconds that --help and a typing mistake need not
-    # wait for.
+    if chosen.shards:
+        lease.refuse_held(chosen.shards)
+    # Ray and pandas take seconds to import, which --help and a refusal need not wait for.
     from distributed.wafers.shards import write_wafers
 
     counts = write_wafers(chosen)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from distributed.reference import COMMANDS as REFERENCE
 from distributed.runtime import lease, storage
 from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.holder import FolderHeld, Holder
 from distributed.runtime.lease_files import LeaseFiles
-from tests.conftest import ROOT
+from tests.conftest import ROOT, script
 from tests.mistakes import mistake
 
 HEAD = (
@@ -129,21 +130,75 @@ def test_a_second_process_is_refused_at_once_by_the_name_of_the_holder(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", ["train", "predict"])
-def test_a_command_for_a_held_folder_is_refused_before_it_loads_torch(
-    tmp_path: Path, holder: subprocess.Popen[str], script: str
+# Each command that writes a folder, with the options that it needs to come to its work.
+COMMANDS = {
+    "ingest": "--table t.csv --label y --out",
+    "train": "--out",
+    "tune": "--out",
+    "ablate": "--study fusion --out",
+    "predict": "--checkpoint c --data d --out",
+    "wafers.__main__": "--shards",
+}
+
+
+def test_every_command_that_writes_a_folder_is_tested_below() -> None:
+    scripts = {name.removesuffix(".py") for name in REFERENCE}
+    assert scripts - {"evaluate"} == {*COMMANDS} - {"wafers.__main__"} | {
+        "python -m distributed.wafers"
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_for_a_held_folder_is_refused_before_it_loads_large_libraries(
+    tmp_path: Path, holder: subprocess.Popen[str], name: str
 ) -> None:
-    arguments = {"train": ["--resume"], "predict": ["--checkpoint", "x", "--data", "x"]}[script]
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import importlib\n"
-        f"main = importlib.import_module('distributed.{script}').main\n"
+        f"main = importlib.import_module('distributed.{name}').main\n"
         "try: main(sys.argv[1:])\n"
-        "except ValueError as error: print(error, 'torch' in sys.modules)\n"
+        "except ValueError as error: print(error)\n"
+        "print({'torch', 'ray', 'pandas', 'optuna', 'plotly'} & {*sys.modules})\n"
     )
-    command = [sys.executable, "-c", code, "--out", str(tmp_path / "out"), *arguments]
+    command = [sys.executable, "-c", code, *COMMANDS[name].split(), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert f"{tmp_path}/out is held by -c, process {holder.pid} on" in done.stdout, done.stderr
-    assert done.stdout.endswith("False\n")
+    assert done.stdout.endswith("\nset()\n")
+
+
+def test_a_study_without_a_folder_of_its_own_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = mistake(r"^--out must be free; .*/studies/fusion-quick is held by ")
+    with lease.hold(str(tmp_path / "studies/fusion-quick")), held:
+        script("ablate").main(["--study", "fusion", "--quick"])
+
+
+def test_a_first_look_finds_the_holder_of_a_folder_that_is_written_beside(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    lease.refuse_held(out)
+    with lease.hold(out, beside=True), mistake(f"^--out must be free; {out} is held by "):
+        lease.refuse_held(out)
+    lease.refuse_held(out)
+
+
+def test_a_first_look_waits_for_a_sign_of_life_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL", 1.0)
+    path = file_of_another_machine(tmp_path, age=0)
+    began = time.monotonic()
+    lease.refuse_held(str(tmp_path))
+    assert 1.0 < time.monotonic() - began < 5, "it may have ended: `hold` waits longer"
+    renewal = threading.Timer(0.5, os.utime, [path])
+    renewal.start()
+    with mistake("held by .* on far, since"):
+        lease.refuse_held(str(tmp_path))
+    LeaseFiles(str(tmp_path)).write()  # of a process that asks for the folder too
+    path.unlink()
+    began = time.monotonic()
+    lease.refuse_held(str(tmp_path))
+    assert time.monotonic() - began < 1.0
 
 
 def test_two_threads_of_a_process_do_not_share_a_folder(tmp_path: Path) -> None:
