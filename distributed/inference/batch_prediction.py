@@ -9,16 +9,25 @@ from collections.abc import Iterable, Sequence
 
 from pyarrow.fs import FileSelector
 
+from distributed.inference.decisions.costs import read_costs
+from distributed.inference.decisions.plan import (
+    COST_PRIOR_NOTE,
+    DecisionPlan,
+    implied_prior,
+    plan_decisions,
+)
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.known_prior import read_prior
+from distributed.inference.joined_csv import CSV_FILE, check_csv_columns, join_parts
+from distributed.inference.known_prior import class_prior
 from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
 from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
-from distributed.inference.predictor import PredictionTotals
 from distributed.inference.results import PredictResult
 from distributed.inference.rows.inputs import InputRows, RowCounter
 from distributed.inference.rows.tables import open_input
-from distributed.inference.weighing import GIVEN, Facts, aggregation_method
+from distributed.inference.score import score_of_totals
+from distributed.inference.totals import PredictionTotals
+from distributed.inference.weighing import GIVEN, Facts, FixedAggregation, aggregation_method
 from distributed.raw.encoding import EMPTY_CELLS
 from distributed.runtime import lease, progress, ray_session, signals, storage
 from distributed.runtime.errors import Failure, OptionError
@@ -56,11 +65,14 @@ def _predict_into(out: str, options: PredictOptions) -> PredictResult:
         split=options.split,
         batch_size=batch_size,
         encoding=options.encoding,
+        id_column=options.id,
+        keep=options.keep,
     )
-    method = aggregation_method(options.aggregation, options.prior, settings.aggregation)
-    prior_C = None
-    if method == GIVEN:
-        prior_C = read_prior(options.prior, checkpoint.network.schema.classes)
+    if options.format == "csv":
+        check_csv_columns(rows.kept)
+    prior = implied_prior(options.prior, bool(options.cost), options.aggregation)
+    method = aggregation_method(options.aggregation, prior, settings.aggregation)
+    prior_C = class_prior(prior, checkpoint.network) if method == GIVEN else None
     with storage.as_option_error(out):  # noticed before any work
         system, path = filesystem(join(out, PARTS))
         system.create_dir(path, recursive=True)
@@ -68,6 +80,7 @@ def _predict_into(out: str, options: PredictOptions) -> PredictResult:
     aggregation, facts = choose_aggregation(
         checkpoint, rows, method, prior_C, batch_size, options.gpus_per_actor
     )
+    plan = decision_plan(checkpoint, aggregation, options)
     storage.remove_folder(join(out, PARTS))
     totals = predict_all(
         content,
@@ -76,17 +89,35 @@ def _predict_into(out: str, options: PredictOptions) -> PredictResult:
             rows=rows,
             aggregation=aggregation,
             out=out,
-            abstain=options.abstain,
+            rule=plan.rule,
             gpus=options.gpus_per_actor,
             trust_unfamiliar=options.trust_unfamiliar,
         ),
         options.concurrency,
     )
+    if options.format == "csv":
+        input_notes += join_parts(out)
     seconds = time.perf_counter() - started
-    all_notes = [*input_notes, *row_notes(checkpoint, totals, prior_C)]
+    if prior != options.prior:
+        input_notes.append(COST_PRIOR_NOTE)
+    all_notes = [*input_notes, *plan.notes, *row_notes(checkpoint, totals, prior_C)]
     result = make_result(options, out, checkpoint, totals, seconds, all_notes, facts)
     write_summary(result)
     return result
+
+
+def decision_plan(
+    checkpoint: Checkpoint, aggregation: FixedAggregation, options: PredictOptions
+) -> DecisionPlan:
+    """Returns how classes are decided, as the options say."""
+    classes = checkpoint.network.schema.classes
+    return plan_decisions(
+        checkpoint,
+        aggregation,
+        abstain=options.abstain,
+        cost=read_costs(options.cost, classes) if options.cost else (),
+        coverage=options.coverage,
+    )
 
 
 def image_folders(texts: Sequence[str]) -> dict[str, str]:
@@ -104,7 +135,7 @@ def check_output_folder(out: str) -> None:
     """Refuses a folder that holds anything but the part files that a broken run left."""
     system, path = filesystem(out)
     for place, own_names in (
-        (path, f"{PARTS}|{re.escape(LEASE)}"),
+        (path, rf"{PARTS}|{re.escape(CSV_FILE)}.*|{re.escape(LEASE)}"),
         (join(path, PARTS), r"part-\d+\.parquet.*"),
     ):
         for entry in system.get_file_info(FileSelector(place, allow_not_found=True)):
@@ -188,6 +219,8 @@ def make_result(
         abstained=totals.abstained,
         seconds=seconds,
         class_rows=dict(zip(schema.classes, totals.class_rows)),
+        set_rows={size: rows for size, rows in enumerate(totals.set_rows) if rows},
+        score=score_of_totals(checkpoint, totals),
         weights={
             name: value / predicted for name, value in zip(schema.modalities, totals.weight_sums)
         },

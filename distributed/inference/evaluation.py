@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distributed.config import split_list
 from distributed.inference import notes
-from distributed.inference.known_prior import read_prior
+from distributed.inference.known_prior import class_prior
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult
 from distributed.inference.rows.split_rows import open_evaluated_rows
@@ -77,7 +77,7 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     method = aggregation_method(
         options.aggregation, options.prior, checkpoint.config.inference.aggregation
     )
-    prior_C = read_prior(options.prior, classes) if options.prior else None
+    prior_C = class_prior(options.prior, network) if options.prior else None
     device = pick_device(options.gpus)
     split = open_evaluated_rows(checkpoint, options)
     scores = compute_outputs(checkpoint, split.source, device)

@@ -1,4 +1,4 @@
-"""Reads, checks and normalises a class prior of the rows that the user knows.
+"""The class prior of the rows, as the user names it: a word, a file, or weights by class.
 
 Legend: C classes.
 """
@@ -14,7 +14,23 @@ from torch import Tensor
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import read_file
+from model.network import Network
 from model.schema import join_names
+
+TRAINING, UNIFORM = "training", "uniform"  # the class shares of the training rows; equal shares
+
+
+def class_prior(prior: str | Mapping[str, object], network: Network) -> Tensor:
+    """Returns the prior [C] that a word, a JSON file or weights {class: weight} stand for."""
+    classes = network.schema.classes
+    if isinstance(prior, Mapping):
+        return parse_prior(prior, classes)
+    if prior == TRAINING:
+        counts_C = network.counts_C.cpu().double()
+        return (counts_C / counts_C.sum()).float()
+    if prior == UNIFORM:
+        return torch.full((len(classes),), 1 / len(classes))
+    return read_prior(prior, classes)
 
 
 def read_prior(path: str, classes: Sequence[str]) -> Tensor:
@@ -23,7 +39,9 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
         content: object = json.loads(read_file(path), parse_int=float)
     except OSError:
         raise OptionError(
-            f"prior must name a JSON file that exists and can be read; got {path!r}", "prior"
+            f"prior must be {TRAINING}, {UNIFORM} or a JSON file that exists and can be read; "
+            f"got {path!r}",
+            "prior",
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise OptionError(

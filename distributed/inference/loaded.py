@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from distributed.inference.decisions.costs import Costs, cost_matrix
+from distributed.inference.decisions.plan import implied_prior, plan_decisions
+from distributed.inference.decisions.rule import DecisionRule
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.known_prior import parse_prior
+from distributed.inference.known_prior import class_prior
 from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import PredictOptions
-from distributed.inference.predictor import PredictionTotals, Predictor
-from distributed.inference.rows.frames import FrameRows, Rows, to_frame
-from distributed.inference.rows.inputs import RowEncoder, raw_manifest
-from distributed.inference.rows.tables import (
-    absent_notes,
+from distributed.inference.output_columns import insert_kept
+from distributed.inference.predictor import Predictor
+from distributed.inference.rows.column_checks import (
     absolute_folder,
+    check_column,
     check_image_columns,
     image_folder,
-    unknown_column_notes,
 )
+from distributed.inference.rows.frames import FrameRows, Rows, to_frame
+from distributed.inference.rows.inputs import RowEncoder, raw_manifest
+from distributed.inference.rows.tables import absent_notes, unknown_column_notes
+from distributed.inference.score import score_of_totals
+from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import (
     FixedAggregation,
     aggregation_method,
@@ -86,7 +93,11 @@ class LoadedModel:
         rows: Rows,
         images: Location | Mapping[str, Location] | None = None,
         *,
-        prior: Mapping[str, float] | None = None,
+        id: str = "",
+        keep: Sequence[str] = (),
+        prior: str | Mapping[str, float] | None = None,
+        cost: Costs | None = None,
+        coverage: float | None = None,
         aggregation: str | None = None,
         abstain: float = 0.0,
         batch_size: int = 0,
@@ -98,33 +109,62 @@ class LoadedModel:
         or numpy arrays. Without the columns of a modality, it is absent in every row.
         images: the folder where paths of image columns begin, or a folder for each column; the
         current folder otherwise. Paths that leave it are refused.
-        prior: the known class shares of these rows, {class: weight}; 0 for classes left out.
+        id: the column with the ids of the rows; that of the training rows otherwise.
+        keep: columns of the rows that the predictions keep.
+        prior: the class shares of these rows: training, uniform, or {class: weight}, 0 for classes
+        left out.
+        cost: costs of decisions, as a frame or {true class: {decided class: cost}}, or the name of
+        a CSV file; the class of the lowest expected cost is decided, at the prior `training`
+        unless another is given.
+        coverage: adds prediction sets that hold the true class of this share of the rows of every
+        class.
         aggregation: how the experts are weighted: uniform, stability or prior, estimated from
         these rows; the run's own setting otherwise.
         abstain: rows whose best probability is lower get an empty class.
         batch_size: rows at a time; the run's own setting otherwise.
 
         Returns a row for every input row, in order and with the same index. The columns are those
-        that predict.py writes (id, label, prediction, probability, abstained, entropy, p/CLASS,
-        weight/MODALITY, unfamiliar/MODALITY, expert_weight/N, reason). `reason` says why a row was
-        refused, in which case its prediction is missing. What else should be known of the rows is
-        in `attrs["notes"]` and shown as warnings.
+        that predict.py writes (id, label, prediction, probability, abstained, expected_cost, set,
+        set_size, entropy, p/CLASS, weight/MODALITY, unfamiliar/MODALITY, expert_weight/N, reason).
+        `reason` says why a row was refused, in which case its prediction is missing. What else
+        should be known of the rows is in `attrs["notes"]` and shown as warnings; where rows have
+        labels, the metrics are in `attrs["score"]`.
         """
-        arguments = {"aggregation": aggregation, "abstain": abstain, "batch_size": batch_size}
+        arguments = {
+            "aggregation": aggregation,
+            "abstain": abstain,
+            "batch_size": batch_size,
+            "coverage": coverage,
+            "keep": list(keep),
+        }
         for name, value in arguments.items():
             check_option(PredictOptions, name, value)
         settings = self.checkpoint.config.inference
-        source, notes = self._open_frame(to_frame(rows), images, batch_size or settings.batch_size)
+        frame = to_frame(rows)
+        for option, column in (*(("keep", name) for name in keep), *([("id", id)] if id else [])):
+            check_column(option, column, [*frame.columns], "frame")
+        source, notes = self._open_frame(frame, images, batch_size or settings.batch_size, id)
+        prior = prior or implied_prior("", cost is not None, aggregation)
         method = aggregation_method(aggregation, prior, settings.aggregation)
-        prior_C = parse_prior(prior, self.classes) if prior else None
+        prior_C = class_prior(prior, self.checkpoint.network) if prior else None
         weights, _ = choose_aggregation(
             self.checkpoint, source, method, prior_C, source.batch_size, self._gpus
         )
-        table, totals = self._predict_rows(source, weights, abstain)
+        plan = plan_decisions(
+            self.checkpoint,
+            weights,
+            abstain=abstain,
+            cost=() if cost is None else cost_matrix(cost, self.classes),
+            coverage=coverage,
+        )
+        table, totals = self._predict_rows(source, weights, plan.rule)
         predictions: pd.DataFrame = table.to_pandas()
         predictions.index = source.frame.index
-        notes += self._row_notes(totals, prior_C)
+        predictions = insert_kept(predictions, frame[list(keep)])
+        notes += [*plan.notes, *self._row_notes(totals, prior_C)]
         predictions.attrs["notes"] = notes
+        if score := score_of_totals(self.checkpoint, totals):
+            predictions.attrs["score"] = score.metrics
         for note in notes:
             warnings.warn(note, PredictionNote, stacklevel=2)
         return predictions
@@ -172,9 +212,12 @@ class LoadedModel:
         frame: pd.DataFrame,
         images: Location | Mapping[str, Location] | None,
         batch_size: int,
+        id_column: str = "",
     ) -> tuple[FrameRows, list[str]]:
         """Checks the columns of a frame and returns its rows, and notes about the columns."""
         manifest = self._manifest()
+        if id_column:
+            manifest = replace(manifest, prepare={**manifest.prepare, "id": id_column})
         columns = [image["column"] for image in manifest.prepare["images"]]
         available = [str(name) for name in frame.columns]
         encoder = RowEncoder(manifest, _image_folders(images, columns, available))
@@ -184,10 +227,10 @@ class LoadedModel:
         return FrameRows(frame[encoder.used_columns(available)], encoder, batch_size), notes
 
     def _predict_rows(
-        self, source: FrameRows, weights: FixedAggregation, abstain: float
+        self, source: FrameRows, weights: FixedAggregation, rule: DecisionRule
     ) -> tuple[pa.Table, PredictionTotals]:
         """Returns the predictions of all rows in their order, and counts."""
-        predictor = Predictor(self.checkpoint, weights, pick_device(self._gpus), abstain=abstain)
+        predictor = Predictor(self.checkpoint, weights, pick_device(self._gpus), rule=rule)
         tables = [predictor.schema.empty_table()]
         totals = PredictionTotals()
         with torch_threads(1):  # as predict.py does, so that every digit is the same

@@ -13,7 +13,7 @@ from model.schema import Categorical, Numeric, Schema, join_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distributed.inference.predictor import PredictionTotals
+    from distributed.inference.totals import PredictionTotals
     from distributed.training.checkpoint import Checkpoint
 
 MANY_UNSEEN = 0.1  # share of a column's cells: a few new categories are normal

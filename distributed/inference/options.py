@@ -12,6 +12,22 @@ from model.limits import MAX_SEED
 MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting
 CHECKPOINT_HELP = "a run, or its checkpoint folder; a path or a URI"
 TRUST_HELP = "go by modalities unlike anything in training, too"
+PRIOR_HELP = (
+    "class shares of the rows, to which the probabilities are moved: training: as among the "
+    "training rows, for most rows right; uniform: all classes alike; or a file {class: weight}, 0 "
+    "for classes left out"
+)
+AS_TRAINED = "the prior of the training loss, uniform with the default settings"
+COST_HELP = (
+    "costs of decisions, a row for each true class and a column for each decided one; the class of "
+    "the lowest expected cost is decided, at the prior `training` unless another is given"
+)
+COVERAGE_HELP = (
+    "prediction sets that hold the true class of this share of the rows of every class, by the "
+    "checkpoint's validation rows"
+)
+LOWEST_COVERAGE, HIGHEST_COVERAGE = 0.5, 0.999
+FORMATS = ("parquet", "csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +45,15 @@ class EvaluateOptions:
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )
-    prior: str = option(
-        "",
-        "known class prior of the rows, {class: weight}, 0 for classes left out; "
-        "moves the probabilities",
-        metavar="F.json",
+    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
+    cost: str = option("", COST_HELP, metavar="F.csv", shown="the most probable class")
+    coverage: float | None = option(
+        None,
+        COVERAGE_HELP + "; shows how often they do in these rows",
+        low=LOWEST_COVERAGE,
+        high=HIGHEST_COVERAGE,
+        metavar="P",
+        shown="no sets",
     )
     shift: str = option(
         "",
@@ -73,8 +93,22 @@ class PredictOptions:
         metavar="COL[=DIR]",
         shown="the table's folder",
     )
+    id: str = option(
+        "",
+        "column of a table with the rows' ids",
+        metavar="COL",
+        shown="the id column of the training rows, else the rows' numbers from 0",
+    )
+    keep: tuple[str, ...] = option(
+        (), "columns of a table that the predictions keep", metavar="COL", shown="none"
+    )
+    format: str = option(
+        "parquet",
+        "parquet: predictions/*.parquet, or csv: predictions.csv",
+        choices=FORMATS,
+    )
     out: str = required(
-        "new folder or URI: predictions/*.parquet, a row for every row of the data, and "
+        "new folder or URI: the predictions, a row for every row of the data in its order, and "
         "summary.json",
         "DIR",
     )
@@ -94,10 +128,15 @@ class PredictOptions:
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )
-    prior: str = option(
-        "",
-        "known class prior of the rows, {class: weight}, 0 for classes left out",
-        metavar="F.json",
+    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
+    cost: str = option("", COST_HELP, metavar="F.csv", shown="the most probable class")
+    coverage: float | None = option(
+        None,
+        COVERAGE_HELP,
+        low=LOWEST_COVERAGE,
+        high=HIGHEST_COVERAGE,
+        metavar="P",
+        shown="no sets",
     )
     abstain: float = option(
         0.0,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.inference.predictor import PredictionTotals, Predictor
+from distributed.inference.decisions.rule import DecisionRule
+from distributed.inference.predictor import Predictor
 from distributed.inference.rows.inputs import InputRows
 from distributed.inference.rows.tasks import RowRange, TaskGroup
+from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
 from distributed.runtime.storage import filesystem, join, naming_full_disk
 from distributed.shards.parallel import decoding_threads
@@ -27,7 +29,7 @@ class PredictionSettings:
     rows: InputRows
     aggregation: FixedAggregation
     out: str
-    abstain: float = 0.0  # rows whose best probability is lower get no class
+    rule: DecisionRule = field(default_factory=DecisionRule)
     gpus: float = 0.0  # of each process; fractions share one
     trust_unfamiliar: bool = False  # also use modalities that are unlike training
 
@@ -44,8 +46,9 @@ class PartWriter:
             checkpoint,
             settings.aggregation,
             pick_device(settings.gpus),
-            abstain=settings.abstain,
+            rule=settings.rule,
             has_splits=settings.rows.has_splits,
+            kept=settings.rows.kept,
         )
 
     def write_task(

@@ -13,8 +13,8 @@ import ray.data
 import torch
 
 from distributed.inference.part_files import PartWriter, PredictionSettings
-from distributed.inference.predictor import PredictionTotals
 from distributed.inference.rows.tasks import TaskGroup
+from distributed.inference.totals import PredictionTotals
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError
 from distributed.training.checkpoint import parse_checkpoint

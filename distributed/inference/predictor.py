@@ -6,21 +6,20 @@ Legend: B rows, M modalities, E experts, C classes.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from distributed.inference.decisions.rule import DecidedRows, DecisionRule
+from distributed.inference.output_columns import OutputColumns
 from distributed.inference.rows.inputs import InputRows, PreparedBatch, insert_refused
 from distributed.inference.rows.tasks import RowRange, TaskGroup
-from distributed.inference.weighing import FixedAggregation, expert_count
+from distributed.inference.totals import PredictionTotals
+from distributed.inference.weighing import FixedAggregation
 from distributed.ingestion.summary import count_reasons
 from distributed.raw.rows import REASON
 from distributed.shards.batches import arrays_to_batch
@@ -29,108 +28,8 @@ from distributed.training import priors
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.optimisation.precision import autocast
 from distributed.training.scoring import modality_posteriors
-from model.fusion.cross_modal import CrossModalStats
 from model.fusion.novelty import only_unfamiliar
 from model.outputs import Outputs
-
-Number = TypeVar("Number", int, float)
-
-
-class PlainTotals(TypedDict):
-    """PredictionTotals as JSON can hold them."""
-
-    rows: int
-    predicted: int
-    abstained: int
-    class_rows: list[int]
-    weight_sums: list[float]
-    unfamiliar_rows: list[int]
-    rows_without_familiar: int
-    agreement: dict[str, list[float]] | None
-    refused: dict[str, int]
-    unread: dict[str, int]
-    blank: int
-
-
-@dataclass
-class PredictionTotals:
-    """Counts over the rows of some batches; the totals of several parts can be added."""
-
-    rows: int = 0
-    predicted: int = 0
-    abstained: int = 0
-    class_rows: list[int] = field(default_factory=list)  # rows predicted as each class
-    weight_sums: list[float] = field(default_factory=list)  # of the fusion weights
-    # Rows in which a modality is unlike anything in training, for each modality.
-    unfamiliar_rows: list[int] = field(default_factory=list)
-    rows_without_familiar: int = 0  # rows in which that holds for every present modality
-    agreement: CrossModalStats | None = (
-        None  # of the modalities with each other, over predicted rows
-    )
-    refused: Counter[str] = field(default_factory=Counter)  # refused rows by kind of reason
-    # Cells of each table column that hold something the model cannot use.
-    unread: Counter[str] = field(default_factory=Counter)
-    blank: int = 0  # predicted rows without any modality
-
-    def add(self, other: PredictionTotals) -> None:
-        """Adds the counts of further rows."""
-        self.rows += other.rows
-        self.predicted += other.predicted
-        self.abstained += other.abstained
-        self.class_rows = _sum_lists(self.class_rows, other.class_rows)
-        self.weight_sums = _sum_lists(self.weight_sums, other.weight_sums)
-        self.unfamiliar_rows = _sum_lists(self.unfamiliar_rows, other.unfamiliar_rows)
-        self.rows_without_familiar += other.rows_without_familiar
-        if self.agreement and other.agreement:
-            self.agreement = self.agreement + other.agreement
-        else:
-            self.agreement = self.agreement or other.agreement
-        self.refused += other.refused
-        self.unread += other.unread
-        self.blank += other.blank
-
-    def to_plain(self) -> PlainTotals:
-        """Returns the totals as JSON can hold them."""
-        agreement = None
-        if self.agreement:
-            sums = self.agreement.state_dict()
-            agreement = {name: tensor.tolist() for name, tensor in sums.items()}
-        return PlainTotals(
-            rows=self.rows,
-            predicted=self.predicted,
-            abstained=self.abstained,
-            class_rows=self.class_rows,
-            weight_sums=self.weight_sums,
-            unfamiliar_rows=self.unfamiliar_rows,
-            rows_without_familiar=self.rows_without_familiar,
-            agreement=agreement,
-            refused=dict(self.refused),
-            unread=dict(self.unread),
-            blank=self.blank,
-        )
-
-    @classmethod
-    def from_plain(cls, plain: PlainTotals) -> PredictionTotals:
-        """Returns the totals that to_plain wrote, also after JSON made lists of its tuples."""
-        sums = plain["agreement"]
-        return cls(
-            rows=plain["rows"],
-            predicted=plain["predicted"],
-            abstained=plain["abstained"],
-            class_rows=plain["class_rows"],
-            weight_sums=plain["weight_sums"],
-            unfamiliar_rows=plain["unfamiliar_rows"],
-            rows_without_familiar=plain["rows_without_familiar"],
-            agreement=CrossModalStats.from_state_dict(sums) if sums else None,
-            refused=Counter(plain["refused"]),
-            unread=Counter(plain["unread"]),
-            blank=plain["blank"],
-        )
-
-
-def _sum_lists(first: Sequence[Number], second: Sequence[Number]) -> list[Number]:
-    """Element-wise sums; before the first batch a list is empty."""
-    return [a + b for a, b in itertools.zip_longest(first, second, fillvalue=0)]
 
 
 class Predictor:
@@ -142,22 +41,25 @@ class Predictor:
         aggregation: FixedAggregation,
         device: torch.device,
         *,
-        abstain: float = 0.0,
+        rule: DecisionRule,
         has_splits: bool = False,
+        kept: pa.Schema | None = None,
     ) -> None:
-        """abstain: rows whose best probability is lower get no class.
+        """rule: how classes are decided from the probabilities.
 
         has_splits: the predictions have a column that says train, val or test.
+        kept: columns of the input that the predictions keep.
         """
         self.checkpoint = checkpoint
         self.aggregation = aggregation
         self.device = device
-        self.abstain = abstain
+        self.rule = rule
         self.network = checkpoint.network.eval()
         # PyTorch's stubs lack memory_format.
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_C = priors.mean_class_prior(checkpoint)
-        self.schema = output_schema(checkpoint, has_splits)
+        self.columns = OutputColumns.of(checkpoint, rule, has_splits=has_splits, kept=kept)
+        self.schema = self.columns.schema_with_kept
 
     def predict_task(
         self, rows: InputRows, task_group: TaskGroup, task: Sequence[RowRange], threads: int
@@ -173,11 +75,11 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
-        """Returns the rows of one batch as a table of output_schema, and their counts.
+        """Returns the rows of one batch as a table of this schema, and their counts.
 
         Refused rows are at their places, without a prediction.
         """
-        table, totals = self.schema.empty_table(), PredictionTotals(unread=prepared.unread)
+        table, totals = self.columns.schema.empty_table(), PredictionTotals(unread=prepared.unread)
         if len(prepared.ids):
             table, predicted = self._predict_usable(prepared)
             totals.add(predicted)
@@ -185,7 +87,7 @@ class Predictor:
             table = insert_refused(table, prepared.refused)
             totals.rows += prepared.refused.num_rows
             totals.refused += count_reasons(prepared.refused[REASON].to_pylist())
-        return table, totals
+        return self.columns.with_kept(table, prepared.kept), totals
 
     def _predict_usable(self, prepared: PreparedBatch) -> tuple[pa.Table, PredictionTotals]:
         schema = self.network.schema
@@ -200,45 +102,16 @@ class Predictor:
                 "the checkpoint gives probabilities that are no numbers: "
                 "its training diverged; use an earlier one"
             )
-        decided_B = self.checkpoint.calibration.decide(probabilities_BC)
-        abstained_B = probabilities_BC.amax(1) < self.abstain
-        table = self._table(prepared, outputs, probabilities_BC, decided_B, abstained_B)
-        return table, self._count(outputs, decided_B, abstained_B)
+        decided = self.rule.decide(self.checkpoint.calibration, probabilities_BC)
+        table = self.columns.table(
+            prepared, outputs, probabilities_BC, decided, self.aggregation.expert_weights
+        )
+        totals = self._count(outputs, decided)
+        count_labelled(totals, batch.labels_B.cpu(), probabilities_BC, decided, self.rule)
+        return table, totals
 
-    def _table(
-        self,
-        prepared: PreparedBatch,
-        outputs: Outputs,
-        probabilities_BC: Tensor,
-        decided_B: Tensor,
-        abstained_B: Tensor,
-    ) -> pa.Table:
-        classes, modalities = self.network.schema.classes, self.network.schema.modalities
-        rows = len(decided_B)
-        # One more name at the end, an empty one, for rows without a class.
-        places_B = torch.where(abstained_B, len(classes), decided_B).numpy()
-        weights_BM = outputs.weights_BM.float().cpu()
-        unfamiliar_BM = outputs.unfamiliar_BM.cpu()
-        columns: dict[str, object] = {
-            "id": prepared.ids,
-            "split": [prepared.split] * rows,
-            "label": prepared.labels,
-            "prediction": pa.array([*classes, ""], pa.string()).take(pa.array(places_B)),
-            "probability": probabilities_BC.gather(1, decided_B[:, None])[:, 0].numpy(),
-            "abstained": abstained_B.numpy(),
-            "entropy": torch.special.entr(probabilities_BC).sum(1).numpy(),
-        }
-        for c, name in enumerate(classes):
-            columns[f"p/{name}"] = probabilities_BC[:, c].numpy()
-        for m, name in enumerate(modalities):
-            columns[f"weight/{name}"] = weights_BM[:, m].numpy()
-            columns[f"unfamiliar/{name}"] = unfamiliar_BM[:, m].numpy()
-        for e, weight in enumerate(self.aggregation.expert_weights, start=1):
-            columns[f"expert_weight/{e}"] = np.full(rows, weight, np.float32)
-        columns[REASON] = pa.nulls(rows, pa.string())
-        return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
-
-    def _count(self, outputs: Outputs, decided_B: Tensor, abstained_B: Tensor) -> PredictionTotals:
+    def _count(self, outputs: Outputs, decided: DecidedRows) -> PredictionTotals:
+        decided_B, abstained_B = decided.decided_N, decided.abstained_N
         unfamiliar_BM, present_BM = outputs.unfamiliar_BM.cpu(), outputs.present_BM.cpu()
         agreement = None
         if self.checkpoint.cross_modal:
@@ -259,22 +132,35 @@ class Predictor:
         )
 
 
-def output_schema(checkpoint: Checkpoint, has_splits: bool) -> pa.Schema:
-    """Returns the columns of the predictions.
-
-    Every class has a column of its own, so that any tool can filter, sort and average its
-    probabilities by name.
-    """
-    schema = checkpoint.network.schema
-    columns = [("id", pa.string())]
-    if has_splits:
-        columns.append(("split", pa.string()))
-    columns += [("label", pa.string()), ("prediction", pa.string())]
-    columns += [("probability", pa.float32()), ("abstained", pa.bool_()), ("entropy", pa.float32())]
-    columns += [(f"p/{name}", pa.float32()) for name in schema.classes]
-    columns += [(f"weight/{name}", pa.float32()) for name in schema.modalities]
-    columns += [(f"unfamiliar/{name}", pa.bool_()) for name in schema.modalities]
-    experts = range(1, expert_count(checkpoint) + 1)
-    columns += [(f"expert_weight/{e}", pa.float32()) for e in experts]
-    columns.append((REASON, pa.string()))  # why the row was refused
-    return pa.schema(columns)
+def count_labelled(
+    totals: PredictionTotals,
+    labels_B: Tensor,
+    probabilities_BC: Tensor,
+    decided: DecidedRows,
+    rule: DecisionRule,
+) -> None:
+    """Adds to the totals how the decisions, sets and costs of a batch compare with its labels."""
+    classes = probabilities_BC.shape[1]
+    in_set_BC = decided.in_set_NC
+    if in_set_BC is not None:
+        sizes_B = in_set_BC.sum(1)
+        totals.set_rows = torch.bincount(sizes_B, minlength=classes + 1).tolist()
+    is_labelled_B = labels_B >= 0
+    labels_L = labels_B[is_labelled_B]
+    totals.label_rows = torch.bincount(labels_L, minlength=classes).tolist()
+    has_class_B = is_labelled_B & ~decided.abstained_N
+    pairs = zip(
+        labels_B[has_class_B].tolist(), decided.decided_N[has_class_B].tolist(), strict=True
+    )
+    totals.confusion = Counter(pairs)
+    if in_set_BC is not None:
+        is_hit_L = in_set_BC[is_labelled_B].gather(1, labels_L[:, None])[:, 0]
+        totals.set_hits = torch.bincount(labels_L[is_hit_L], minlength=classes).tolist()
+        sizes_C = torch.zeros(classes, dtype=torch.long)
+        totals.set_sizes = sizes_C.index_add(0, labels_L, sizes_B[is_labelled_B]).tolist()
+    if rule.cost_CC is not None:
+        top_L = probabilities_BC[is_labelled_B].argmax(1)
+        decided_L = decided.decided_N[is_labelled_B]
+        totals.costs = [
+            float(rule.cost_CC[labels_L, chosen_L].sum()) for chosen_L in (decided_L, top_L)
+        ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distributed.inference import summary
 from distributed.inference.options import EvaluateOptions, PredictOptions
+from distributed.inference.score import PredictionScore
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
 from model.metrics.metrics import ConfidenceRow
@@ -83,6 +84,8 @@ class PredictResult:
     abstained: int  # predicted rows without a class
     seconds: float
     class_rows: dict[str, int]  # rows predicted as each class
+    set_rows: dict[int, int]  # rows by the number of classes in their prediction set
+    score: PredictionScore | None  # of the rows with labels
     weights: dict[str, float]  # mean fusion weight of each modality
     unfamiliar_rows: dict[str, int]  # rows in which a modality is unlike training
     unread: dict[str, int]  # cells of each column that hold something the model cannot use
@@ -107,6 +110,8 @@ class PredictResult:
             "checkpoint": self.options.checkpoint,
             "data": self.options.data,
             "abstain": self.options.abstain,
+            "coverage": self.options.coverage,
+            "cost": self.options.cost,
             "rows": self.rows,
             "predicted": self.predicted,
             "rejected": self.refused,
@@ -114,6 +119,7 @@ class PredictResult:
             "seconds": self.seconds,
             "rows_per_second": self.rows_per_second,
             **{f"rows/{name}": count for name, count in self.class_rows.items()},
+            **{f"rows_with_set_of/{size}": rows for size, rows in self.set_rows.items()},
             **{f"weight/{name}": weight for name, weight in self.weights.items()},
             **{f"rows_unfamiliar/{name}": rows for name, rows in self.unfamiliar_rows.items()},
             **{f"unread/{name}": count for name, count in self.unread.items()},
@@ -121,6 +127,7 @@ class PredictResult:
             "notes": self.notes,
             "warnings": self.warnings,
             **self.aggregation,
+            **(self.score.flat() if self.score else {}),
         }
 
     def show(self) -> None:

@@ -14,6 +14,7 @@ from model.schema import join_names
 if TYPE_CHECKING:
     from distributed.inference.options import EvaluateOptions
     from distributed.inference.results import EvaluationResult, PredictResult
+    from distributed.inference.score import PredictionScore
 
 
 def evaluation_text(result: EvaluationResult) -> str:
@@ -118,6 +119,18 @@ def _metric_notes(notes: Mapping[str, str]) -> list[str]:
     return [f"{join_names(same).replace('_', ' ')}: {text}" for text, same in names.items()]
 
 
+SCORE_LINES = (
+    "balanced_accuracy",
+    "accuracy",
+    "macro_f1",
+    "worst_recall",
+    "coverage",
+    "mean_set_size",
+    "mean_cost",
+    "most_probable/mean_cost",
+)
+
+
 def prediction_text(result: PredictResult) -> str:
     """Returns counts, classes, fusion weights and notes of a batch prediction as text."""
     lines = [
@@ -141,13 +154,41 @@ def prediction_text(result: PredictResult) -> str:
         ],
     )
     lines += ["", to_text(table), ""]
+    if result.set_rows:
+        lines += [_set_sizes_text(result), ""]
+    if result.score:
+        lines += [score_text(result.score), ""]
     lines += [
         f"fusion weight {name}: {metric(f'weight/{name}').value(value)}"
         for name, value in result.weights.items()
     ]
     lines += [f"note: {text}" for text in result.notes]
     lines += [f"warning: {text}" for text in result.warnings]
-    return "\n".join([*lines, "", f"written     {join(result.out, 'predictions')}/*.parquet"])
+    written = {"csv": "predictions.csv", "parquet": "predictions/*.parquet"}[result.options.format]
+    return "\n".join([*lines, "", f"written     {join(result.out, written)}"])
+
+
+def _set_sizes_text(result: PredictResult) -> str:
+    """How large the prediction sets are."""
+    total = sum(result.set_rows.values())
+    mean = sum(size * rows for size, rows in result.set_rows.items()) / max(1, total)
+    one = result.set_rows.get(1, 0) / max(1, total)
+    return (
+        f"sets        {mean:.2f} classes on average, one class in {100 * one:.1f} % of the rows, "
+        f"at most {max(result.set_rows)}; meant to hold the true class of "
+        f"{100 * (result.options.coverage or 0):g} % of each class"
+    )
+
+
+def score_text(score: PredictionScore) -> str:
+    """How predictions compare with the labels of their rows."""
+    lines = [f"score       {score.decided:,} rows with a label and a class"]
+    for name in SCORE_LINES:
+        if name in score.metrics:
+            named = metric(name)
+            more = f" ({score.worst_class})" if name == "worst_recall" else ""
+            lines.append(f"  {named.title:26}{named.text(score.metrics[name])}{more}")
+    return "\n".join(lines)
 
 
 def _aggregation_text(facts: Mapping[str, str | float]) -> str:

@@ -131,9 +131,11 @@ class FixedAggregation:
 
         trained_C: the class prior that the mean of the experts stands for.
         """
-        logits_NC = aggregation.mix_experts(
-            checkpoint.calibration.scale(logits_NEC), torch.tensor(self.expert_weights)
-        )
+        return self.of_scaled(checkpoint.calibration.scale(logits_NEC), trained_C)
+
+    def of_scaled(self, logits_NEC: Tensor, trained_C: Tensor) -> Tensor:
+        """Returns probabilities [N, C] of expert logits that a calibration has scaled."""
+        logits_NC = aggregation.mix_experts(logits_NEC, torch.tensor(self.expert_weights))
         if self.prior:
             logits_NC = move_prior(
                 logits_NC, trained_C.to(logits_NC), torch.tensor(self.prior).to(logits_NC)

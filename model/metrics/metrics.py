@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from model.metrics.names import CONFIDENCE_FACTS
 from model.metrics.scoring import (
     FORMULAS,
+    OF_DECISIONS,
     SHOTS,
     ScoredRows,
     midranks,
@@ -53,6 +54,28 @@ def compute_metrics(
     """
     scored = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
     values = {name: float(formula(scored)) for name, formula in FORMULAS.items()}
+    for c, name in enumerate(classes):
+        values[f"recall/{name}"] = float(scored.recall_RC[0, c])
+        values[f"precision/{name}"] = float(scored.precision_RC[0, c])
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def metrics_of_counts(
+    counts: Mapping[tuple[int, int], int], counts_C: Tensor, classes: Sequence[str]
+) -> dict[str, float]:
+    """Returns the metrics that follow from decisions alone, by name, as `compute_metrics` does.
+
+    counts: rows by true class and decided class. counts_C: training rows of each class.
+    """
+    pairs_K2 = torch.tensor(list(counts), dtype=torch.long).reshape(-1, 2)
+    scored = ScoredRows(
+        torch.zeros(len(pairs_K2), len(classes)),
+        pairs_K2[:, 0],
+        pairs_K2[:, 1],
+        torch.tensor([list(counts.values())], dtype=torch.long),
+        shot_groups(counts_C),
+    )
+    values = {name: float(FORMULAS[name](scored)) for name in OF_DECISIONS}
     for c, name in enumerate(classes):
         values[f"recall/{name}"] = float(scored.recall_RC[0, c])
         values[f"precision/{name}"] = float(scored.precision_RC[0, c])

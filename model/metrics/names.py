@@ -107,6 +107,13 @@ _OTHERS: dict[str, Metric] = {
     for metric in (
         Metric(name="train_seconds", title="training time", unit="s", lower_is_better=True),
         _share("rarest_accuracy", "accuracy of the rarest third"),
+        Metric(name="mean_set_size", title="classes in a set", lower_is_better=True),
+        Metric(name="mean_cost", title="cost of a decision", lower_is_better=True),
+        Metric(
+            name="most_probable/mean_cost",
+            title="cost of the most probable class",
+            lower_is_better=True,
+        ),
     )
 }
 # Families of metrics FAMILY/MEMBER; the titles have a place for the member.
@@ -115,6 +122,7 @@ _FAMILIES: dict[str, Metric] = {
     for family in (
         _share("recall", "recall of {}"),
         _share("precision", "precision of {}"),
+        _share("coverage", "coverage of {}"),
         Metric(name="weight", title="fusion weight of {}", is_descriptive=True),
         Metric(name="confidence", title="confidence in {}", is_descriptive=True),
         Metric(name="unfamiliar", title="share of {} unlike training", is_descriptive=True),

@@ -239,6 +239,20 @@ FORMULAS: dict[str, Callable[[ScoredRows], Tensor]] = {
 }
 
 
+# Metrics that need no probabilities.
+OF_DECISIONS = (
+    "balanced_accuracy",
+    "macro_f1",
+    "g_mean",
+    "mcc",
+    "accuracy",
+    "worst_recall",
+    "many_shot_accuracy",
+    "medium_shot_accuracy",
+    "few_shot_accuracy",
+)
+
+
 def score_rows(
     probabilities_NC: Tensor,
     labels_N: Tensor,

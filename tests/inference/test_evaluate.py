@@ -352,7 +352,7 @@ def test_a_wrong_prior_is_refused_in_one_line(folder: Path, text: str, message: 
 def test_a_prior_of_huge_weights_is_finite_and_a_folder_is_none(tmp_path: Path) -> None:
     (tmp_path / "prior.json").write_text('{"scarce": 1e308, "common": 1e308, "middling": 1}')
     assert read_prior(str(tmp_path / "prior.json"), small_run.CLASSES).tolist() == [0.5, 0, 0.5]
-    with mistake("--prior must name a JSON file"):
+    with mistake("--prior must be training, uniform or a JSON file"):
         read_prior(str(tmp_path), small_run.CLASSES)
 
 
@@ -395,7 +395,7 @@ def test_a_json_that_cannot_be_written_is_refused_before_any_work(
         (["--corrupt", "photo=rain"], "valid: noise, shuffle, missing"),
         (["--split", "all"], "--split must be one of train, val, test; got 'all'"),
         (["--replicates", "-1"], "--replicates must be at least 0"),
-        (["--prior", "nowhere.json"], "must name a JSON file that exists"),
+        (["--prior", "nowhere.json"], "must be training, uniform or a JSON file that exists"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, arguments: list[str], message: str) -> None:

@@ -73,6 +73,10 @@ class FrameRows:
     def row_count(self) -> int | None:
         return len(self.frame)
 
+    @property
+    def kept(self) -> pa.Schema | None:
+        return None  # a caller in Python has the frame itself
+
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         whole = [RowRange("", 0, 0, len(self.frame), 0)]
         yield TaskGroup(make_tasks(whole, self.batch_size, workers))

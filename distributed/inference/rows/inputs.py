@@ -43,6 +43,7 @@ class PreparedBatch:
     refused: pa.Table | None = None  # id, reason and row, the place in the batch
     # Cells of each table column that hold something the model cannot use.
     unread: Counter[str] = field(default_factory=Counter)
+    kept: pa.Table | None = None  # columns for the predictions, of all rows of the batch
 
 
 class InputRows(Protocol):
@@ -56,6 +57,11 @@ class InputRows(Protocol):
     @property
     def row_count(self) -> int | None:
         """All rows, or None where only reading them tells."""
+        ...
+
+    @property
+    def kept(self) -> pa.Schema | None:
+        """Columns of the input that the predictions keep; None where there are none."""
         ...
 
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
@@ -92,6 +98,10 @@ class ShardRows:
     def row_count(self) -> int | None:
         return sum(task_group.rows for task_group in self.task_groups(1))
 
+    @property
+    def kept(self) -> pa.Schema | None:
+        return None
+
     def task_groups(self, workers: int) -> Iterator[TaskGroup]:
         ranges = parquet_row_ranges(self.uri, self.files, self.records)
         yield TaskGroup(make_tasks(ranges, self.batch_size, workers))
@@ -118,11 +128,13 @@ class RowEncoder:
     manifest: the checkpoint's, with only the modalities that the network takes.
     folders: where the paths of each image column begin.
     decimal_commas: numbers in text may have them, though those of training had none.
+    kept: columns that the predictions keep, with the types they are kept in.
     """
 
     manifest: Manifest
     folders: Mapping[str, str]
     decimal_commas: bool = False
+    kept: pa.Schema | None = None
 
     def used_columns(self, available: Sequence[str]) -> list[str]:
         """Returns the columns that matter, in their order; the others need not be read."""
@@ -131,6 +143,7 @@ class RowEncoder:
         used |= {image["column"] for image in prepare["images"]}
         for table in self.manifest.schema.tables:
             used |= {column.name for column in table.columns}
+        used |= {*(self.kept.names if self.kept else ())}
         return [name for name in available if name in used]
 
     def check_columns(self, schema: pa.Schema) -> None:
@@ -153,6 +166,7 @@ class RowEncoder:
             batch.split,
             refused if refused.num_rows else None,
             unread,
+            batch.table.select(self.kept.names) if self.kept else None,
         )
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pyarrow.fs import FileType
+import pyarrow as pa
 
+from distributed.inference.rows.column_checks import (
+    absolute_folder,
+    check_column,
+    check_image_columns,
+    image_folder,
+    kept_columns,
+)
 from distributed.inference.rows.inputs import (
     InputRows,
     PreparedBatch,
@@ -28,8 +35,7 @@ from distributed.inference.rows.tasks import (
 )
 from distributed.raw.table import RawTable, open_raw_table
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import as_option_error, filesystem, is_uri
-from distributed.runtime.suggestions import valid_names
+from distributed.runtime.storage import filesystem, is_uri
 from distributed.shards.checksums import PartRecord
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, checked_parts, has_manifest, read_manifest
@@ -54,6 +60,10 @@ class TableRows:
         if self.table.kind == "csv":
             return None
         return sum(task_group.rows for task_group in self.task_groups(1))
+
+    @property
+    def kept(self) -> pa.Schema | None:
+        return self.encoder.kept
 
     @property
     def columns(self) -> list[str]:
@@ -88,22 +98,37 @@ def open_input(
     split: str,
     batch_size: int,
     encoding: str = "utf-8",
+    id_column: str = "",
+    keep: Sequence[str] = (),
 ) -> tuple[InputRows, list[str]]:
     """Returns the rows of a SHARDS folder or of a table, and notes about them.
 
     images: the folder of each image column of a table that has one. split: of shards, or `all`.
+    id_column: of a table; empty: that of the training rows. keep: columns of a table.
     """
     if has_manifest(data):
-        if images:
-            raise OptionError(
-                f"image is for tables; {data} is a SHARDS folder, whose images are in it", "image"
-            )
+        for name, given, instead in (
+            ("image", images, "whose images are in it"),
+            ("id", id_column, "whose rows have the ids of the ingest"),
+            ("keep", keep, "whose rows the column id joins with the table of the ingest"),
+        ):
+            if given:
+                raise OptionError(
+                    f"{name} is for tables; {data} is a SHARDS folder, {instead}", name
+                )
         return open_shards(checkpoint, data, split, batch_size)
     if split != "all":
         raise OptionError(
             f"split is for SHARDS folders; {data} is not one (it holds no {MANIFEST})", "split"
         )
-    return open_table_rows(checkpoint, data, images, batch_size, encoding)
+    manifest = raw_manifest(checkpoint, f"--data {data}")
+    table = open_raw_table(data, encoding, option="data")
+    if id_column:
+        check_column("id", id_column, table.schema.names)
+        manifest = dataclasses.replace(manifest, prepare={**manifest.prepare, "id": id_column})
+    return open_table_rows(
+        checkpoint, table, manifest, images, batch_size, kept_columns(table, keep)
+    )
 
 
 def open_shards(
@@ -134,11 +159,17 @@ def open_shards(
 
 
 def open_table_rows(
-    checkpoint: Checkpoint, data: str, images: Mapping[str, str], batch_size: int, encoding: str
+    checkpoint: Checkpoint,
+    table: RawTable,
+    manifest: Manifest,
+    images: Mapping[str, str],
+    batch_size: int,
+    kept: pa.Schema | None,
 ) -> tuple[TableRows, list[str]]:
-    """Returns the rows of a table whose columns were checked, and notes about them."""
-    manifest = raw_manifest(checkpoint, f"--data {data}")
-    table = open_raw_table(data, encoding, option="data")
+    """Returns the rows of a table whose columns were checked, and notes about them.
+
+    manifest: how to prepare the rows. kept: columns that the predictions keep.
+    """
     if not is_uri(table.uri):  # workers run in other folders
         table = dataclasses.replace(table, uri=filesystem(table.uri)[1])
     columns = [image["column"] for image in manifest.prepare["images"]]
@@ -151,11 +182,12 @@ def open_table_rows(
             for name in columns
         },
         decimal_commas=table.delimiter == ";",
+        kept=kept,
     )
     encoder.check_columns(table.schema)
     available = table.schema.names
     notes = absent_notes(manifest, available)
-    notes += _id_notes(checkpoint.manifest, available)
+    notes += _id_notes(manifest, available)
     notes += unknown_column_notes(checkpoint.manifest, encoder, available)
     numbers = {column.name for modality in manifest.schema.tables for column in modality.numeric}
     if encoder.decimal_commas and numbers & {*available}:
@@ -163,47 +195,6 @@ def open_table_rows(
             "the cells of the table are separated by ;: decimal commas are read as numbers"
         )
     return TableRows(table, encoder, batch_size), notes
-
-
-def absolute_folder(folder: str) -> str:
-    """Returns a local folder as an absolute path; a URI as it is."""
-    return folder if is_uri(folder) else filesystem(folder)[1]
-
-
-def image_folder(folder: str, option: str) -> str:
-    """Returns the folder of an image column, absolute; raises OptionError where there is none."""
-    system, path = filesystem(folder)
-    with as_option_error(folder, option, "must name a folder that can be read"):
-        if system.get_file_info(path).type != FileType.Directory:
-            raise OptionError(f"{option} must name a folder that exists; got {folder!r}", option)
-    return absolute_folder(folder)
-
-
-def check_image_columns(
-    names: Iterable[str],
-    columns: Sequence[str],
-    available: Sequence[str],
-    option: str,
-    source: str,
-) -> None:
-    """Raises OptionError where folders are given for columns that hold no images of the model.
-
-    columns: the image columns of the checkpoint. available: the columns of the raw rows.
-    source: what the raw rows are, for the message.
-    """
-    for name in names:
-        if name not in columns:
-            raise OptionError(
-                f"{option} must name an image column of the checkpoint "
-                f"({', '.join(columns) or 'it has none'}); got {name!r}",
-                option,
-            )
-        if name not in available:
-            raise OptionError(
-                f"{option} must name a column of the {source}; got {name!r}; "
-                f"{valid_names(name, available)}",
-                option,
-            )
 
 
 def absent_notes(manifest: Manifest, available: Sequence[str], source: str = "table") -> list[str]:

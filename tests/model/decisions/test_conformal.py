@@ -1,0 +1,82 @@
+"""Facts about prediction sets: ranks by hand, shared thresholds, and coverage in every class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.decisions.conformal import (
+    class_thresholds,
+    fit_pools,
+    pool_classes,
+    prediction_sets,
+    smallest_rows,
+    threshold_rank,
+)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "rows"), [(0.9, 9), (0.8, 4), (0.5, 1), (0.95, 19), (0.99, 99), (0.85, 6)]
+)
+def test_the_fewest_rows_are_those_with_a_rank(coverage: float, rows: int) -> None:
+    assert smallest_rows(coverage) == rows
+    assert threshold_rank(rows, coverage) == 1
+    assert threshold_rank(rows - 1, coverage) == 0
+
+
+def test_a_threshold_is_the_low_quantile_by_hand() -> None:
+    true = torch.arange(1, 20) / 20  # 19 rows: the second smallest, for 2 / 20 = 1 - 0.9
+    probabilities = torch.stack([true, 1 - true], 1)
+    (pool, lonely) = fit_pools(probabilities, torch.zeros(19, dtype=torch.long), [50, 3], 0.9)
+    assert pool.classes == (0,)
+    assert pool.threshold == pytest.approx(2 / 20)
+    assert (lonely.classes, lonely.lenders, lonely.rows) == ((1,), (0,), 19)
+
+
+def test_classes_with_few_rows_share_with_their_neighbours_in_training_rows() -> None:
+    training = [500, 300, 80, 40, 20, 10]
+    shared = pool_classes([50, 30, 8, 4, 2, 1], training, 9)
+    assert shared == [((0,), ()), ((1,), ()), ((2, 3, 4, 5), ())]  # 8 + 4, and the rest joins them
+    assert pool_classes([50, 30, 5, 5, 5, 5], training, 9) == [
+        ((0,), ()),
+        ((1,), ()),
+        ((2, 3), ()),
+        ((4, 5), ()),
+    ]
+    lent = pool_classes([50, 30, 12, 12, 12, 2], training, 9)
+    assert lent[-1] == ((5,), (4,)), "the nearest class lends its rows and keeps its own threshold"
+    assert ((4,), ()) in lent
+
+
+def test_no_set_is_empty() -> None:
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    sets = prediction_sets(probabilities, (0.9, 0.25, 0.9))
+    assert sets.tolist() == [[True, True, False], [False, False, True]]
+
+
+def test_coverage_holds_in_every_class_and_pool_of_exchangeable_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [60, 30, 12, 5, 4]
+    labels = torch.repeat_interleave(torch.arange(5), torch.tensor(sizes))
+    pooled = torch.tensor([0, 1, 2, 3, 3])  # classes 3 and 4 share a threshold
+    hits, rows = torch.zeros(4), torch.zeros(4)
+    for _ in range(400):
+        logits = torch.randn(2 * len(labels), 5, generator=generator)
+        both = labels.repeat(2)
+        # Rare classes are recognised less well, as by a network trained on few rows.
+        logits[torch.arange(len(both)), both] += torch.tensor([3.0, 2.0, 1.5, 1.0, 0.5])[both]
+        p = logits.softmax(1)
+        n = len(labels)
+        pools = fit_pools(p[:n], labels, sizes, 0.9)
+        assert {pool.classes for pool in pools} == {(0,), (1,), (2,), (3, 4)}
+        limits = torch.tensor(class_thresholds(pools))
+        inside = (p[n:].double() >= limits).gather(1, labels[:, None])[:, 0]
+        hits.index_add_(0, pooled[labels], inside.float())
+        rows.index_add_(0, pooled[labels], torch.ones(n))
+    assert bool((hits / rows > 0.89).all()), hits / rows
+    assert bool((hits / rows < 0.94).all()), hits / rows
+
+
+def test_too_few_rows_in_all_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"coverage 0\.9 needs 9 labelled .* there are 8"):
+        fit_pools(torch.full((8, 2), 0.5), torch.zeros(8, dtype=torch.long), [8, 8], 0.9)
