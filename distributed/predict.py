@@ -19,8 +19,9 @@ columns of the predictions, a row each row of the data, in its order: id; split 
 the columns of --keep; label, where one is given;
 prediction, empty where abstained; probability, of the predicted class; abstained;
 expected_cost (--cost); set, its classes, the most probable first, and set_size (--coverage);
-entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion; unfamiliar/MODALITY, whether it is unlike
-anything in training; expert_weight/N; reason, why the row was refused, empty where it was not.
+entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion;
+unfamiliar/MODALITY, whether it is unlike anything in training; expert_weight/N;
+reason, why the row was refused, empty where it was not.
 exit code: 3 where more than half of the rows were refused, a warning from 10 % on"""
 
 MOSTLY_REFUSED = 3  # exit code
