@@ -6,7 +6,7 @@ Legend: B batch, M modalities, C channels, N numeric columns, K categorical colu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,3 +86,24 @@ class Batch:
     def replace(self, **changes: object) -> Batch:
         """Returns a copy with other values of the named fields."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # checked at run time
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Returns the records of several batches of one source as one batch, for evaluation."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+
+    def joined(kind: str) -> dict[str, Tensor]:
+        parts = [getattr(batch, kind) for batch in batches]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return Batch(
+        images=joined("images"),
+        numbers=joined("numbers"),
+        categories=joined("categories"),
+        present_BM=torch.cat([batch.present_BM for batch in batches]),
+        labels_B=torch.cat([batch.labels_B for batch in batches]),
+        ranks_B=torch.cat([batch.ranks_B for batch in batches]),
+        frozen=joined("frozen"),
+    )

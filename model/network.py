@@ -94,8 +94,20 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Returns logits, confidences and fusion weights of every record."""
-        embeddings_BMD = self.encode(batch)
-        visible_BM, unfamiliar_BM = self.choose_modalities(embeddings_BMD, batch)
+        return self.fuse(self.encode(batch), batch)
+
+    def fuse(
+        self, embeddings_BMD: Tensor, batch: Batch, visible_BM: Tensor | None = None
+    ) -> Outputs:
+        """Returns the outputs for embeddings that `encode` gave, perhaps changed ones.
+
+        visible_BM: which modalities the fusion uses, where something else than `choose_modalities`
+            decides it, such as an explanation.
+        """
+        if visible_BM is None:
+            visible_BM, unfamiliar_BM = self.choose_modalities(embeddings_BMD, batch)
+        else:
+            unfamiliar_BM = torch.zeros_like(visible_BM)
         auxiliary_BMFC = self.auxiliary(embeddings_BMD)
         confidence_BM = self.confidence(embeddings_BMD.detach(), visible_BM).float()
         alone_BMC = (

@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from distributed.reporting import tables
+from distributed.reporting.cards import Gallery
 from distributed.reporting.files import slug, write_atomically
 from distributed.reporting.tables import ReportTable, escape_markdown
 
@@ -72,12 +74,14 @@ class Figure:
 
     caption: what there is to see, for readers who cannot see the figure too.
     name: the name of its PNG file in figures/, without the suffix.
+    arrangements: changes of the layout by name, such as orders of an axis; the reader picks one.
     """
 
     template: ClassVar[str] = "figure"
     figure: go.Figure
     caption: str
     name: str = ""
+    arrangements: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def height(self) -> int:
@@ -88,8 +92,12 @@ class Figure:
         """The figure as JSON for a script element: a class named </script> does not end it."""
         return Markup(self.figure.to_json().replace("<", "\\u003c"))
 
+    def arrangement_json(self, name: str) -> str:
+        """An arrangement as JSON for an attribute, which the template escapes."""
+        return json.dumps(self.arrangements[name])
 
-Block = Text | Heading | Bullets | Code | Figure | ReportTable
+
+Block = Text | Heading | Bullets | Code | Figure | Gallery | ReportTable
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,8 @@ def _block_markdown(block: Block, folder: Path | None) -> str:
             return "\n".join(f"    {line}" for line in text.splitlines())
         case ReportTable():
             return tables.to_markdown(block)
+        case Gallery():
+            return tables.to_markdown(block.as_table())
         case Figure():
             picture = f"figures/{block.name}.png"
             if block.name and folder and (folder / picture).exists():

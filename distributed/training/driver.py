@@ -29,6 +29,7 @@ from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import training_counts
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.options import FitOptions
+from distributed.training.pages.report import PAGE
 from distributed.training.progress.console import (
     EpochBar,
     epochs_summary,
@@ -59,6 +60,7 @@ class FitResult:
     data: its shards. out: folder or URI of the run.
     epochs: how many there were, why no more, and which of them has the scores.
     notes: what the user should know about the metrics.
+    page: its report.html; empty where none was written.
     """
 
     data: str
@@ -67,6 +69,7 @@ class FitResult:
     classes: tuple[str, ...]
     epochs: str
     notes: tuple[str, ...]
+    page: str = ""
 
     def show(self) -> None:
         """Prints the metrics, the notes, and what can be done with the run."""
@@ -74,6 +77,8 @@ class FitResult:
         print("".join(f"note: {note}\n" for note in self.notes))
         print(f"epochs      {self.epochs}")
         print(f"run         {self.out}")
+        if self.page:
+            print(f"page        {self.page}")
         print(f"compare     {shell.tensorboard_command(folder_to_compare(self.out))}")
         words = ["--checkpoint", shell.shown_location(self.out)]
         words += ["--data", shell.shown_location(self.data), "--out", "predictions"]
@@ -129,6 +134,7 @@ def _fit_into(out: str, options: FitOptions) -> FitResult:
         classes=schema.classes,
         epochs=epochs_summary(metrics, config.optim),
         notes=tuple(results_notes(metrics, schema.classes, counts.tolist())),
+        page=f"{spec.out}/{PAGE}" if spec.page else "",
     )
 
 
@@ -152,6 +158,7 @@ def plan_run(out: str, options: FitOptions) -> RunPlan:
         out=out,
         resume=options.resume,
         test=manifest.rows["test"] > 0,
+        page=not options.no_page,
     )
     return RunPlan(spec, manifest, digest)
 

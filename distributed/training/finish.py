@@ -61,12 +61,15 @@ def finish_run(
         train_second_stage(network, features, config)
     scores = evaluator.score(network, val)
     fitted = calibrate(scores, network, config)
-    test_metrics = None
+    by_split = {"val": scores}
     if open_test is not None:
-        test_metrics = calibrated_metrics(evaluator.score(network, open_test()), network, fitted)
+        by_split["test"] = evaluator.score(network, open_test())
+    of_splits = {
+        split: calibrated_metrics(of_split, network, fitted) for split, of_split in by_split.items()
+    }
     metrics = RunMetrics(
-        val=calibrated_metrics(scores, network, fitted),
-        test=test_metrics,
+        val=of_splits["val"],
+        test=of_splits.get("test"),
         train_seconds=run.seconds,
         rows_per_second=run.rows_per_second,
         data_share=run.data_seconds / max(run.seconds, 1e-9),
@@ -79,6 +82,7 @@ def finish_run(
         calibration=fitted,
         metrics=metrics,
         history=history,
+        scores=by_split,
         validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
     )
 

@@ -43,3 +43,4 @@ class FitOptions:
         None, "folder or URI of the run", metavar="RUN", shown="runs/ and the time of day"
     )
     resume: bool = option(False, "continue the run in --out from its last saved epoch")
+    no_page: bool = option(False, "write neither report.html nor MODEL_CARD.md", shown="write them")

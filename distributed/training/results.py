@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from distributed.config import Config
 from distributed.shards.manifest import Manifest
 from distributed.training.checkpoint import Checkpoint
+from distributed.training.scoring import Scores
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
 from model.fusion.cross_modal import CrossModalModel
@@ -55,6 +56,7 @@ class RunResult:
     """A trained, calibrated network and its metrics.
 
     history: the metrics of every epoch.
+    scores: what the network gives the rows of each split that was scored.
     validation: raw expert logits of labelled validation rows, for the guards at test time.
     cross_modal: predicts each modality from the others, learned on validation; only of runs
         that leave a checkpoint.
@@ -64,6 +66,7 @@ class RunResult:
     calibration: Calibration
     metrics: RunMetrics
     history: list[dict[str, float]]
+    scores: Mapping[str, Scores]
     validation: ValidationRows | None = None
     cross_modal: CrossModalModel | None = None
 

@@ -20,6 +20,7 @@ from distributed.training.finish import finish_run
 from distributed.training.frozen_views import with_frozen_views
 from distributed.training.loop import train_network
 from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.pages.run_page import FinishedRun, write_run_page
 from distributed.training.progress.recorder import EpochRecorder, Progress
 from distributed.training.requirements import check_training
 from distributed.training.results import RunResult
@@ -67,6 +68,9 @@ def run_training(
     if spec.out and exchange.rank == 0:
         save_checkpoint(f"{spec.out}/checkpoint", result.checkpoint(config, start.manifest))
         recorder.close(result.metrics)
+        if spec.page:
+            sources = {"train": start.train, "val": start.val}
+            write_run_page(FinishedRun(spec, start.manifest, result, sources))
     return result
 
 

@@ -6,7 +6,7 @@ Legend: N rows, B rows of a batch, V validation rows, M modalities, E experts, C
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +43,9 @@ class Scores:
     present_NM: which modalities the row has.
     unfamiliar_NM: of these, the ones unlike anything in training.
     shrunk_NM: the confidence that the fusion uses: drawn towards the mean of its class.
+    distance_NM: from the training rows, as a share of the distance from which on the modality
+        counts as unlike training; NaN where that is not known.
+    places_N: the place of the row among those of the source, in its order.
     agreement: how well the modalities agree, those unlike training left out; None unless the
         scoring was given a cross-modal model.
     """
@@ -55,6 +58,8 @@ class Scores:
     present_NM: Tensor
     unfamiliar_NM: Tensor
     shrunk_NM: Tensor
+    distance_NM: Tensor
+    places_N: Tensor
     agreement: CrossModalStats | None = None
 
     @property
@@ -96,9 +101,10 @@ class Evaluator:
         """
         parts: list[list[Tensor]] = []
         agreement = None
+        first = 0  # place of the first row of the global batch
         for batch, outputs in self.forward(network, source):
             true_BM = losses.true_class_probability(outputs, batch, cross_fitted=False)
-            columns = [
+            columns = [  # the fields of Scores in their order
                 outputs.logits_BEC,
                 batch.labels_B,
                 outputs.weights_BM,
@@ -107,27 +113,21 @@ class Evaluator:
                 outputs.present_BM,
                 outputs.unfamiliar_BM,
                 outputs.shrunk_BM,
+                relative_distance(network, outputs),
+                first + batch.start + torch.arange(len(batch), device=self.device),
             ]
+            first += batch.total or len(batch)
             parts.append([t.float() if t.is_floating_point() else t for t in columns])
             if cross_modal is not None:
                 compared = cross_modal.compare(*modality_posteriors(outputs))
                 agreement = compared if agreement is None else agreement + compared
         if not parts:
             raise ValueError("a split must have at least one row to be evaluated; got none")
-        logits, labels, weights, confidence, true, present, unfamiliar, shrunk = (
+        gathered = (
             self.exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)
         )
-        return Scores(
-            logits_NEC=logits,
-            labels_N=labels,
-            weights_NM=weights,
-            confidence_NM=confidence,
-            true_NM=true,
-            present_NM=present,
-            unfamiliar_NM=unfamiliar,
-            shrunk_NM=shrunk,
-            agreement=agreement,
-        )
+        names = [entry.name for entry in fields(Scores)]
+        return Scores(**dict(zip(names, gathered)), agreement=agreement)
 
     @torch.inference_mode()
     def learn_cross_modal_model(self, network: Network, val: Batches) -> CrossModalModel | None:
@@ -188,6 +188,13 @@ def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
     """
     posterior_BMC = at_least_float32(losses.mean_over_folds(outputs.auxiliary_BMFC)).softmax(-1)
     return posterior_BMC.cpu(), (outputs.present_BM & ~outputs.unfamiliar_BM).cpu()
+
+
+def relative_distance(network: Network, outputs: Outputs) -> Tensor:
+    """The distance of each modality from the training rows, see Scores.distance_NM, [B, M]."""
+    if network.novelty_gate is None:
+        return torch.full_like(outputs.weights_BM, torch.nan)
+    return network.novelty_gate.relative_distance(outputs.embeddings_BMD, outputs.present_BM)
 
 
 def correct_confidences(network: Network, scores: Scores) -> None:

@@ -28,6 +28,7 @@ class RunSpec:
         events; empty for a run that leaves none of them.
     resume: continue from the newest saved state, if there is one.
     test: score the finished network on the test split.
+    page: write the page and the model card of the run, where it leaves files.
     states: None keeps the states in `out`, one an epoch, if there is an `out`.
     """
 
@@ -36,6 +37,7 @@ class RunSpec:
     out: str = ""
     resume: bool = False
     test: bool = True
+    page: bool = False
     states: StateFiles | None = None
 
     @property

@@ -50,6 +50,14 @@ class NoveltyGate(nn.Module):
         within_BM = self.distance(embeddings_BMD) <= self.limit_M
         return present_BM & ~within_BM & (self.limit_M > 0)
 
+    def relative_distance(self, embeddings_BMD: Tensor, present_BM: Tensor) -> Tensor:
+        """Returns the distance as a share of the limit, [B, M]: above 1 is unfamiliar.
+
+        It is NaN where a modality is absent or has no limit.
+        """
+        share_BM = self.distance(embeddings_BMD) / self.limit_M
+        return share_BM.masked_fill(~present_BM | (self.limit_M <= 0), torch.nan)
+
     @torch.no_grad()
     def fit_distance(self, weight_M: Tensor, sum_MD: Tensor, square_MDD: Tensor) -> None:
         """Sets mean and covariance from the weighted sums that `weighted_moments` makes.

@@ -137,11 +137,16 @@ def write_shards(folder: Path, data_schema: Schema | None = None, parts: int = 2
     return folder
 
 
-def train(folder: Path, shards: Path, **settings: Any) -> RunResult:
+def train(folder: Path, shards: Path, page: bool = False, **settings: Any) -> RunResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_modal, "MIN_VALIDATION_ROWS", 50)  # the validation split is small
         return run_training(
-            RunSpec(shards=str(shards), settings={**SETTINGS, **settings}, out=str(folder))
+            RunSpec(
+                shards=str(shards),
+                settings={**SETTINGS, **settings},
+                out=str(folder),
+                page=page,
+            )
         )
 
 
