@@ -103,10 +103,11 @@ def coverage(area: Area) -> dict[str, TestCoverage]:
 def tests_for(mutant: Mutant, tests: dict[str, TestCoverage]) -> list[str]:
     """Returns the tests that run the mutant's code, the fastest first, of each file together."""
     if mutant.at_import:
-        # Every user of the module runs it; where its functions are not called, or it has none,
-        # any test of the area may read its constants.
-        covering = {n for n, t in tests.items() if any(f == mutant.file for f, _ in t.lines)}
-        covering = covering or set(tests)
+        # Every user of the module runs it. A test that only reads its constants runs no line of it,
+        # so the other tests in the files of its users count too; without a user, all of the area.
+        users = {n for n, t in tests.items() if any(f == mutant.file for f, _ in t.lines)}
+        files = {paths_of([name])[0] for name in users or tests}
+        covering = {name for name in tests if paths_of([name])[0] in files}
     else:
         covering = set()
         for low, high in (mutant.lines, mutant.statement):

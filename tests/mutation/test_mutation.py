@@ -128,11 +128,16 @@ def test_the_tests_of_a_mutant_are_those_that_run_it_the_fastest_first() -> None
         "a.py::slow": TestCoverage(2.0, ran),
         "b.py::fast": TestCoverage(0.1, ran),
         "b.py::other": TestCoverage(0.1, {("code.py", 6)}),
+        "b.py::constants": TestCoverage(0.0),
+        "c.py::elsewhere": TestCoverage(0.0, {("other.py", 1)}),
     }
     inside = Mutant("code.py", "", 0, (5, 5), (4, 5), False)
     assert runs.tests_for(inside, tests) == ["b.py::fast", "a.py::slow"]
     assert runs.tests_for(Mutant("code.py", "", 0, (9, 9), (9, 9), False), tests) == []
-    assert len(runs.tests_for(Mutant("code.py", "", 0, (9, 9), (9, 9), True), tests)) == 3
+    constant = Mutant("code.py", "", 0, (9, 9), (9, 9), True)
+    assert set(runs.tests_for(constant, tests)) == {*tests} - {"c.py::elsewhere"}
+    unused = Mutant("unused.py", "", 0, (9, 9), (9, 9), True)
+    assert set(runs.tests_for(unused, tests)) == {*tests}
 
 
 @needs_landlock
