@@ -82,6 +82,13 @@ def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out)
 
 
+def flip_bit(file: Path, place: int = 3000) -> None:
+    """Changes one bit of a file; a second call changes it back."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
 def fill(disk: Path) -> None:
     """Writes a file `filler` until the disk is full."""
     with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The two errors that a command reports in one line, and how to recognise a full disk."""
+"""The errors that a command reports in one line, and how to recognise those of the machine."""
 
 from __future__ import annotations
 
@@ -65,6 +65,13 @@ class Failure(Exception):
         return str(self.args[0])
 
 
+class UnreadableData(ValueError):
+    """Shards, or the file of a table, are damaged or missing; the message names the file.
+
+    No setting is the cause, so a search or a study that meets it stops.
+    """
+
+
 def flag(name: str) -> str:
     """Returns the command-line flag of an option: time_budget is --time-budget."""
     return "--" + name.replace("_", "-")
@@ -77,6 +84,13 @@ def cause_of(error: BaseException) -> BaseException:
     """
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
+
+
+def unreadable_data(error: BaseException) -> UnreadableData | None:
+    """Returns the error about data that a process met, out of the RayTaskErrors around it."""
+    while (inner := cause_of(error)) is not error:
+        error = inner
+    return error if isinstance(error, UnreadableData) else None
 
 
 def disk_full(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search.searcher import Searcher as RaySearcher
 
-from distributed.runtime.errors import full_disk_message
+from distributed.runtime.errors import Failure, UnreadableData, full_disk_message
 from distributed.searches.planner import Done, Planner, Run, Step, Wait
 from distributed.searches.records import SearchJob, SettingValues, is_finite
 from distributed.searches.recovery import (
@@ -26,6 +26,14 @@ from distributed.searches.recovery import (
 )
 from distributed.searches.spaces import Space, ask
 from model.metrics import names
+
+
+class DiskFull(Failure):
+    """A full disk has stopped the search; its trials are as running, for the next start."""
+
+
+# What a trial may report that stops the whole search, and fails no trial.
+STOPS: dict[str, type[Exception]] = {"full_disk": DiskFull, "unreadable_data": UnreadableData}
 
 
 class Searcher(RaySearcher):
@@ -72,7 +80,7 @@ class Searcher(RaySearcher):
         self.pins = dict(pins or {})
         self.deadline = time.monotonic() + time_budget if time_budget else math.inf
         self.interrupted = False  # trials that end from now on stay as running, for the next start
-        self.full_disk = ""  # what is full, once a full disk has stopped the search
+        self.stop_error: Exception | None = None  # why the search stops before its end
         self.jobs: dict[str, SearchJob] = {}  # the running ones, by Ray Tune's trial id
         self._optuna_trials: dict[str, optuna.Trial] = {}  # those of the search, by the same id
         self._left_running: list[optuna.Trial] = []
@@ -127,11 +135,11 @@ class Searcher(RaySearcher):
             message = full_disk_message(error)
             if not message:
                 raise
-            self.stop_on_full_disk(message)
+            self.stop(DiskFull(message))
 
-    def stop_on_full_disk(self, message: str) -> None:
+    def stop(self, error: Exception) -> None:
         """Hands out no more jobs; those that run stay as running, for the next start."""
-        self.full_disk = self.full_disk or message
+        self.stop_error = self.stop_error or error
         self.interrupted = True
 
     def suggest(  # type: ignore[override]  # Ray's FINISHED is text
@@ -201,9 +209,10 @@ class Searcher(RaySearcher):
     ) -> None:
         """Notes how a job ended, in its record and in Optuna's study."""
         result = result or {}
-        if result.get("full_disk"):
-            self.stop_on_full_disk(str(result["full_disk"]))
-            return
+        for name, kind in STOPS.items():
+            if result.get(name):
+                self.stop(kind(str(result[name])))
+                return
         is_final = bool(result.get("final"))
         if trial_id not in self.jobs or (self.interrupted and not is_final):
             return

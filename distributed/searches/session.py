@@ -8,7 +8,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from distributed import config
 from distributed.runtime import lease
-from distributed.runtime.errors import Failure
+from distributed.runtime.errors import Failure, UnreadableData
 from distributed.runtime.shell import resume_command
 from distributed.runtime.signals import StopRequest, stop_requests
 from distributed.runtime.storage import remove_folder
@@ -18,7 +18,7 @@ from distributed.searches.pages.live import SearchView
 from distributed.searches.pages.writer import BackgroundWriter, PageWriter
 from distributed.searches.planner import Planner
 from distributed.searches.samplers import open_study
-from distributed.searches.searcher import Searcher
+from distributed.searches.searcher import DiskFull, Searcher
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, recall
@@ -66,10 +66,10 @@ def run(
                 on_step=Monitor(standings, states, pages, view, mirror.out, request).step,
                 request=request,
             )
-    except tuner.EveryTrialFailed:
+    except (tuner.EveryTrialFailed, UnreadableData):
         pages.close()
         raise
-    except tuner.DiskFull as error:
+    except DiskFull as error:
         command = resume_command("distributed/tune.py", mirror.out)
         raise Failure(f"{error}; make room, then go on with: {command}") from None
     states.remove_all()

@@ -10,7 +10,7 @@ import ray
 import torch
 from ray import tune
 
-from distributed.runtime.errors import full_disk_message
+from distributed.runtime.errors import full_disk_message, unreadable_data
 from distributed.shards.sharing import SplitArraysRef
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics
@@ -41,16 +41,15 @@ class TrialContext:
 def run(job: Mapping[str, Any], context: TrialContext) -> None:
     """Trains a job and reports every epoch and the end to Tune.
 
-    A failure is reported too, and fails this trial alone; a full disk stops the search.
+    A failure is reported too, and fails this trial alone; a full disk and damaged shards stop the
+    search.
 
     job: the fields of records.SearchJob.
     """
     try:
         metrics = train(job, context)
     except Exception as error:
-        full_disk = full_disk_message(error)
-        reason = {"full_disk": full_disk} if full_disk else {"failed": failure_reason(error)}
-        tune.report({"final": 1, **reason, "metrics": {}})
+        tune.report({"final": 1, **failure_result(error), "metrics": {}})
         return
     finally:
         if torch.cuda.is_available():
@@ -59,6 +58,15 @@ def run(job: Mapping[str, Any], context: TrialContext) -> None:
     values = {**metrics.splits[split], "train_seconds": metrics.train_seconds}
     value, epochs = values.get(context.metrics[0]), metrics.epochs
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
+
+
+def failure_result(error: Exception) -> dict[str, str]:
+    """What the searcher is told of an error: what stops the search, or why the trial failed."""
+    if message := full_disk_message(error):
+        return {"full_disk": message}
+    if unreadable := unreadable_data(error):
+        return {"unreadable_data": str(unreadable)}
+    return {"failed": failure_reason(error)}
 
 
 def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:

@@ -20,7 +20,7 @@ from ray.tune.execution import class_cache
 from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.redaction import is_secret_variable, redact
 from distributed.runtime.signals import StopRequest
-from distributed.searches.searcher import Searcher
+from distributed.searches.searcher import DiskFull, Searcher
 from distributed.shards.sharing import SplitArraysRef
 
 # Tune writes no files of its own into the experiment, is not strict about names, and is quiet.
@@ -42,13 +42,9 @@ class EveryTrialFailed(Failure):
     """All first configurations have failed."""
 
 
-class DiskFull(Failure):
-    """A full disk has stopped the search; its trials are as running, for the next start."""
-
-
 class _StopRequested(Exception):
-    """Leaves Tune's loop after a signal or on a full disk: Tune stops its trials on an Exception,
-    not on a KeyboardInterrupt.
+    """Leaves Tune's loop after a signal, on a full disk or on damaged shards: Tune stops its trials
+    on an Exception, not on a KeyboardInterrupt.
     """
 
 
@@ -86,7 +82,7 @@ def run(
 ) -> None:
     """Returns when the searcher has finished.
 
-    Raises Interrupted after a signal, DiskFull, and EveryTrialFailed.
+    Raises Interrupted after a signal, what has stopped the searcher, and EveryTrialFailed.
 
     on_step: called between two events of Tune's.
     request: whether the user wants to stop.
@@ -120,7 +116,8 @@ def run(
         ).fit()
     except _StopRequested:
         request.raise_if_received()
-        raise DiskFull(searcher.full_disk) from None
+        assert searcher.stop_error is not None
+        raise searcher.stop_error from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,14 +175,14 @@ class _Events(_NotPickled, tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Stops the search where a full disk ended the trial's process, which Tune starts again."""
         if message := full_disk_message(OSError(error_text(trial.error_file))):
-            self.searcher.stop_on_full_disk(message)
+            self.searcher.stop(DiskFull(message))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.request.received:
             self.searcher.interrupted = True
         if self.on_step:
             self.on_step()
-        if self.request.received or self.searcher.full_disk:
+        if self.request.received or self.searcher.stop_error:
             raise _StopRequested
         ended = [r for r in self.searcher.log.configurations() if r.state != "running"]
         if len(ended) >= FIRST_FAILURES and all(r.state == "failed" for r in ended):

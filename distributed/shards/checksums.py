@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
+from distributed.runtime.errors import UnreadableData
 from distributed.runtime.parquet import open_parquet
 
 BLOCK_BYTES = 64 << 10
@@ -145,7 +146,7 @@ class VerifiedFile:
 
 @contextmanager
 def open_part(system: FileSystem, path: str, record: PartRecord | None) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file; whatever is wrong with it is a ValueError that names it.
+    """Opens a Parquet file; whatever is wrong with it is an UnreadableData that names it.
 
     record: of a part whose bytes are checked as they are read; None for parts that are older than
     the checksums and for Parquet files of the user.
@@ -158,12 +159,14 @@ def open_part(system: FileSystem, path: str, record: PartRecord | None) -> Itera
                 file = VerifiedFile(source, record)
                 yield open_parquet(file, metadata=file.metadata, pre_buffer=True)
     except FileNotFoundError:
-        raise ValueError(f"{path!r} is missing") from None
+        raise UnreadableData(f"{path!r} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         if record is None:
-            raise ValueError(f"cannot read {path!r}: {reason}") from None
-        raise ValueError(f"{path!r} is damaged: {reason}; copy it again, or ingest again") from None
+            raise UnreadableData(f"cannot read {path!r}: {reason}") from None
+        raise UnreadableData(
+            f"{path!r} is damaged: {reason}; copy it again, or ingest again"
+        ) from None
 
 
 def record_key(path: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
+from distributed.runtime.errors import UnreadableData
 from model.schema import Image, Schema, Table
 
 ColumnArray = NDArray[Any]  # of whatever type the column has
@@ -97,7 +98,7 @@ def decode_images(
             pixels_BCHW[row] = decode_stored_image(encoded, image).transpose(2, 0, 1)
         except (ValueError, OSError) as error:
             kind = f"PNG or JPEG of {image.width}x{image.height}, {image.channels} channel(s)"
-            raise ValueError(
+            raise UnreadableData(
                 f"an image of column {image.name} must be a whole {kind}; "
                 f"got {len(encoded)} bytes: {error}; run ingest again"
             ) from None

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distributed.runtime.errors import UnreadableData
 from distributed.runtime.storage import filesystem
 from distributed.shards.checksums import PartRecord, open_part
 from distributed.shards.decode import numpy_columns
@@ -65,7 +66,7 @@ def read_index(shards: str, split: str) -> SplitIndex:
     parts_of_split = checked_parts(shards, split, read_manifest(shards))
     files = list(parts_of_split)
     if not files:
-        raise ValueError(f"a split must have Parquet parts; {shards} has none in {split}/")
+        raise UnreadableData(f"a split must have Parquet parts; {shards} has none in {split}/")
 
     def read_file_index(path: str) -> _FileIndex:
         with open_part(system, path, parts_of_split[path]) as file:

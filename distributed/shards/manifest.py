@@ -15,6 +15,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector, FileType
 
+from distributed.runtime.errors import UnreadableData
 from distributed.runtime.storage import filesystem, join
 from distributed.shards.checksums import PartRecord, record_key
 from distributed.shards.layout import MANIFEST, SPLITS, VERSION
@@ -44,18 +45,18 @@ class Manifest:
 def read_manifest(uri: str) -> Manifest:
     """Reads the manifest of a SHARDS folder.
 
-    Raises ValueError if it is missing, damaged or too new.
+    Raises UnreadableData if it is missing, damaged or too new.
     """
     text = _read_text(uri)
     try:
         plain = json.loads(text)
         version = int(plain["version"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(
+        raise UnreadableData(
             f"{join(uri, MANIFEST)} is not the schema of a SHARDS folder: make one with ingest.py"
         ) from None
     if version > VERSION:
-        raise ValueError(
+        raise UnreadableData(
             f"{uri} has shards of version {version}; this code reads up to version {VERSION}: "
             "update it or ingest again"
         )
@@ -65,7 +66,7 @@ def read_manifest(uri: str) -> Manifest:
         rows = {split: int(plain["rows"][split]) for split in SPLITS}
         parts = {name: PartRecord(*record) for name, record in plain.get("parts", {}).items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UnreadableData(
             f"{join(uri, MANIFEST)} is damaged ({type(error).__name__}: {error}): ingest again"
         ) from None
     return Manifest(
@@ -111,15 +112,15 @@ def _read_text(uri: str) -> str:
             return bytes(stream.read()).decode()
     except (FileNotFoundError, NotADirectoryError):
         if system.get_file_info(path).type == FileType.NotFound:
-            raise ValueError(f"a SHARDS folder must exist; got {uri!r}") from None
-        raise ValueError(
+            raise UnreadableData(f"a SHARDS folder must exist; got {uri!r}") from None
+        raise UnreadableData(
             f"a SHARDS folder must hold {MANIFEST} (written last, so a broken ingest has none); "
             f"got {uri!r}; ingest.py makes one of a table"
         ) from None
     except UnicodeDecodeError:
         return ""
     except OSError as error:
-        raise ValueError(f"cannot read {join(uri, MANIFEST)}: {error}") from None
+        raise UnreadableData(f"cannot read {join(uri, MANIFEST)}: {error}") from None
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:
@@ -169,8 +170,8 @@ def part_files(uri: str, split: str) -> list[str]:
 def checked_parts(uri: str, split: str, manifest: Manifest) -> dict[str, PartRecord | None]:
     """Returns the paths of a split's parts, in order, with what schema.json says of each.
 
-    That is None in shards that are older than the checksums. A part that is missing is a
-    ValueError.
+    That is None in shards that are older than the checksums. A part that is missing is an
+    UnreadableData.
     """
     paths = part_files(uri, split)
     if not manifest.parts:
@@ -180,7 +181,7 @@ def checked_parts(uri: str, split: str, manifest: Manifest) -> dict[str, PartRec
     missing = [key for key in expected if key not in by_key]
     if missing:
         others = f" and {len(missing) - 1} other parts" if len(missing) > 1 else ""
-        raise ValueError(
+        raise UnreadableData(
             f"shards must have all parts that schema.json lists; missing: {missing[0]}{others} "
             f"of {uri!r}; copy them again, or ingest again"
         )

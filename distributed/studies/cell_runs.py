@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from distributed.inference import shifts, weighing
-from distributed.runtime.errors import disk_full
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import IntArray, training_counts
 from distributed.studies.boosting import run_boosting
@@ -18,7 +17,7 @@ from distributed.studies.definition import RAREST_ACCURACY, Cell
 from distributed.studies.results import CellOutcome, TrainingOutcome, finite_metrics
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
-from distributed.training.failures import failure_reason
+from distributed.training.failures import fails_every_training, failure_reason
 from distributed.training.progress.recorder import read_history
 from distributed.training.run import SharedArrays, open_split, run_training
 from distributed.training.scoring import Batches, compute_run_metrics, confidence_metrics
@@ -45,7 +44,7 @@ def run_cells(
 ) -> TrainingOutcome:
     """Trains once and scores every cell; an error fails the cells that it concerns.
 
-    A full disk fails none: its error is raised, since the study cannot go on.
+    A full disk and damaged shards fail none: their error is raised, since the study cannot go on.
 
     cells: of one training. arrays: the decoded rows, None to decode them here.
     folder: for the training's resumable state, or the run of a training of several workers. The
@@ -59,7 +58,7 @@ def run_cells(
             history = trained.history
             outcomes = [_score_cell(shards, cell, trained, arrays) for cell in cells]
     except Exception as error:
-        if disk_full(error):
+        if fails_every_training(error):
             raise
         failed = [CellOutcome(state="failed", reason=failure_reason(error)) for _ in cells]
         return TrainingOutcome(cells=failed, history=[])
@@ -135,7 +134,7 @@ def _score_cell(
     try:
         tested = score_under_test_conditions(shards, cell, trained.checkpoint, arrays)
     except Exception as error:
-        if disk_full(error):
+        if fails_every_training(error):
             raise
         return CellOutcome(state="failed", reason=failure_reason(error))
     of_training = {name: v for name, v in metrics.items() if not name.startswith("test/")}

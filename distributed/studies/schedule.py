@@ -7,13 +7,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
 
 from distributed.config import ScalingConfig
 from distributed.runtime import lease, ray_session
-from distributed.runtime.errors import Failure, full_disk_message
+from distributed.runtime.errors import Failure, UnreadableData, full_disk_message, unreadable_data
 from distributed.runtime.signals import stop_requests
 from distributed.shards.layout import SPLITS
 from distributed.shards.sharing import share_splits
@@ -29,6 +30,7 @@ from distributed.training.workers.capacity import (
 
 REPORT_INTERVAL = 30.0  # seconds between two reports while the study runs
 CACHE_SETTINGS = ("data.cache", "data.memory_share")
+CANCEL_SECONDS = 2.0  # that a cancelled training has for its end
 MAX_ERROR_LENGTH = 240  # characters of a Ray error that a row shows
 TASK_RETRIES = 2  # of a task whose process died; a task that raises an error is not repeated
 
@@ -39,7 +41,8 @@ def run_trainings(
     """Runs every training as a Ray task and records its results when it ends.
 
     Raises Failure after Ctrl-C or SIGTERM; only the trainings in flight are lost then, and these go
-    on from their last state when the study is resumed.
+    on from their last state when the study is resumed. The same after a Failure for a full disk and
+    UnreadableData for damaged shards.
     """
     ray_session.start_ray(nested=True)
     for scaling in {training.config.scaling for training in trainings}:
@@ -50,7 +53,11 @@ def run_trainings(
             schedule.start_tasks()
             # The report is written here, when all processes have work to do meanwhile.
             schedule.report_if_due()
-            schedule.record_finished(timeout=1.0)
+            try:
+                schedule.record_finished(timeout=1.0)
+            except (Failure, UnreadableData):
+                schedule.cancel()
+                raise
         if not request.received:
             return
         schedule.stop()
@@ -134,10 +141,17 @@ class Schedule:
         if not is_lost:
             # A training that has ended has no state left from which a resume could go on.
             self.record_finished(timeout=0, wait_for=len(self.running))
-        for reference in self.running:
-            ray.cancel(reference, force=True)
+        self.cancel()
         if not is_lost:
             self.write_report()
+
+    def cancel(self) -> None:
+        """Ends what runs, and takes the errors of it, which Ray would print if nobody did."""
+        for reference in self.running:
+            ray.cancel(reference, force=True)
+        for reference in self.running:
+            with suppress(ray.exceptions.RayError):
+                ray.get(reference, timeout=CANCEL_SECONDS)
 
 
 class Progress:
@@ -223,7 +237,7 @@ def run_training_task(
 def outcome_of(reference: Any, training: Training) -> TrainingOutcome:
     """What the task returned; if its process died for good, failed cells with the reason.
 
-    Raises Failure for a full disk, which fails no cell.
+    Raises Failure for a full disk and UnreadableData for damaged shards, which fail no cell.
     """
     try:
         outcome: TrainingOutcome = ray.get(reference)
@@ -233,6 +247,8 @@ def outcome_of(reference: Any, training: Training) -> TrainingOutcome:
             raise Failure(
                 f"{message}; make room, then add --resume to the same command to go on"
             ) from None
+        if unreadable := unreadable_data(error):
+            raise unreadable from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         reason = f"{type(error).__name__}: {text[:MAX_ERROR_LENGTH]}"

@@ -6,7 +6,15 @@ import errno
 import os
 
 from distributed.runtime.command import one_line
-from distributed.runtime.errors import Failure, OptionError, cause_of, disk_full, full_disk_message
+from distributed.runtime.errors import (
+    Failure,
+    OptionError,
+    UnreadableData,
+    cause_of,
+    disk_full,
+    full_disk_message,
+    unreadable_data,
+)
 
 
 def test_the_command_prints_flags_and_python_prints_names() -> None:
@@ -36,6 +44,17 @@ def test_the_error_of_a_worker_is_its_cause() -> None:
     assert cause_of(around) is cause
     assert one_line(around) == "--seed must be at least 0; got -1"
     assert cause_of(cause) is cause
+
+
+def test_an_error_about_data_is_found_inside_those_of_workers() -> None:
+    cause = UnreadableData("'/shards/train/part.parquet' is damaged")
+    inner, outer = RuntimeError("task failed"), RuntimeError("the task that waited for it failed")
+    inner.cause, outer.cause = cause, inner  # type: ignore[attr-defined]
+    for error in (cause, inner, outer):
+        assert unreadable_data(error) is cause
+    inner.cause = ValueError("a setting is wrong")  # type: ignore[attr-defined]
+    assert unreadable_data(outer) is None
+    assert unreadable_data(ValueError("a setting is wrong")) is None
 
 
 def test_a_full_disk_is_recognised_by_number_and_by_text() -> None:

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_whole_lines_and_no_failed_trial(small_disk: Path) ->
     finish(search, 3)
     fill(small_disk)
     finish(search, 40)
-    assert search.full_disk.startswith(f"no space left: {small_disk}/")
+    assert str(search.stop_error).startswith(f"no space left: {small_disk}/")
     assert search.suggest("next") is None
     for name in ("study.journal", "records.jsonl"):
         assert all(map(json.loads, (small_disk / name).read_text().splitlines()))

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from benchmarks import analytic
 from distributed import config
 from distributed.runtime.command import one_line
+from distributed.runtime.errors import UnreadableData
 from distributed.runtime.signals import Interrupted, StopRequest
 from distributed.searches import tuner
 from distributed.searches.mirror import Mirror
@@ -25,7 +26,7 @@ from distributed.searches.pages.board import SearchBoard
 from distributed.searches.planner import Done, Planner, Run
 from distributed.searches.records import SearchJob, SearchLog, SearchRecord
 from distributed.searches.samplers import open_study
-from distributed.searches.searcher import Searcher
+from distributed.searches.searcher import DiskFull, Searcher
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
 from distributed.searches.study_storage import open_storage
@@ -202,7 +203,7 @@ def test_a_full_disk_stops_the_search_and_fails_no_trial(small_disk: Path) -> No
     first = make(small_disk, trials=12)
     trainable = functools.partial(fills_its_disk, folder=str(small_disk))
     stopper, process = STOPPERS["none"]("max", 1), tuner.TrialProcess({"CPU": 1})
-    with pytest.raises(tuner.DiskFull, match="no space left"):
+    with pytest.raises(DiskFull, match="no space left"):
         tuner.run(first, trainable, stopper, process)
     assert TrialState.FAIL not in states(first)
     assert TrialState.RUNNING in states(first)
@@ -212,6 +213,20 @@ def test_a_full_disk_stops_the_search_and_fails_no_trial(small_disk: Path) -> No
     run(second)
     assert states(second) == [TrialState.COMPLETE] * 12
     assert {record.state for record in second.log.records.values()} == {"complete"}
+
+
+def test_damaged_data_stop_the_search_and_fail_no_trial(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=4)
+    for name in ("a", "b"):
+        assert isinstance(searcher.suggest(name), dict)
+    searcher.on_trial_complete("a", {"final": 1, "unreadable_data": "'/x' is damaged"})
+    searcher.on_trial_complete("b", {"final": 1, "full_disk": "no space left"})
+    searcher.on_trial_complete("b", error=True)
+    assert type(searcher.stop_error) is UnreadableData
+    assert str(searcher.stop_error) == "'/x' is damaged", "the first that was met"
+    assert searcher.suggest("d") is None
+    assert states(searcher) == [TrialState.RUNNING] * 2
+    assert {record.state for record in searcher.log.records.values()} == {"running"}
 
 
 def test_a_finished_search_is_extended(tmp_path: Path) -> None:

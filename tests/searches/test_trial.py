@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
 from distributed import config
+from distributed.runtime.errors import UnreadableData
 from distributed.searches import trial
 from distributed.searches.records import SEARCH_METRICS, SearchJob
+from distributed.searches.searcher import STOPS
 from distributed.shards.batches import MemorySource, in_storage_order, open_batches
 from distributed.shards.memory import load_splits
 from distributed.training import priors
@@ -220,6 +224,17 @@ def test_shared_arrays_change_nothing(wafer_shards: str, arrays: dict[str, Any])
 def test_a_failure_is_one_line(error: Exception, message: str) -> None:
     assert message in failure_reason(error)
     assert "\n" not in failure_reason(error)
+
+
+def test_a_trial_reports_what_stops_the_search_apart_from_its_own_failure() -> None:
+    damaged = UnreadableData("'part' is damaged")
+    from_a_task = RayTaskError("decode_splits", "a traceback", damaged).as_instanceof_cause()
+    full = OSError(errno.ENOSPC, "full", "/state")
+    assert trial.failure_result(damaged) == {"unreadable_data": "'part' is damaged"}
+    assert trial.failure_result(from_a_task) == {"unreadable_data": "'part' is damaged"}
+    assert trial.failure_result(full) == {"full_disk": "no space left: /state"}
+    assert trial.failure_result(ValueError("a setting")) == {"failed": "a setting"}
+    assert {*STOPS} == {"unreadable_data", "full_disk"}
 
 
 def test_a_diverging_run_says_so(wafer_shards: str, arrays: dict[str, Any]) -> None:

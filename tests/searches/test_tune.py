@@ -35,7 +35,7 @@ from distributed.searches.setup import (
 from distributed.searches.spaces import SPACES
 from distributed.searches.standings import Standings
 from distributed.shards.manifest import read_manifest, write_manifest
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, flip_bit, run_command
 
 TINY = [
     "--set",
@@ -611,6 +611,34 @@ def test_a_search_that_filled_its_disk_resumes_to_all_its_trials(
     )
     assert all(r.state != "failed" for r in SearchLog(out).records.values())
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    done = search(out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(rows(out)) == 6
+    assert {r.state for r in SearchLog(out).records.values()} <= {"complete", "stopped"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["memory", "stream"])
+def test_damaged_shards_stop_a_search_as_they_stop_a_training(
+    wafer_shards: str, tmp_path: Path, cache: str
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "e"
+    shutil.copytree(wafer_shards, data)
+    damaged = data / "val" / "part-00000.parquet"
+    flip_bit(damaged)
+    settings = [*TINY, f"data.cache={cache}"]
+    trained = run_command(
+        "distributed/train.py", "--data", str(data), *settings, "--out", str(tmp_path / "r")
+    )
+    arguments = ["--space", "experts", "--trials", "6", "--replicates", "0", *settings]
+    stopped = search(out, "--data", str(data), *arguments)
+    line = stopped.stderr.strip().splitlines()[-1]
+    assert line == trained.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"error: '{damaged}' is damaged: ")
+    assert (stopped.returncode, trained.returncode) == (2, 2)
+    assert "Traceback" not in stopped.stderr
+    assert SearchLog(out).records == {}, "no trial has ended"
+    flip_bit(damaged)
     done = search(out, "--resume")
     assert done.returncode == 0, done.stderr
     assert len(rows(out)) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from distributed.runtime.command import one_line
 from distributed.shards.manifest import read_manifest, write_manifest
 from distributed.studies.results import Results
 from distributed.studies.schedule import run_trainings
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, flip_bit, run_command
 from tests.studies.study_tools import (
     TINY,
     TWO,
@@ -181,3 +182,26 @@ def test_sigterm_leaves_a_study_that_resumes(wafer_shards: str, tmp_path: Path) 
     finished = Results.load(str(out)).rows
     assert len(finished) == 24
     assert {place: finished[place] for place in kept} == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["memory", "stream"])
+def test_damaged_shards_stop_a_study_and_fail_no_cell(
+    wafer_shards: str, tmp_path: Path, cache: str
+) -> None:
+    own, out, data = tmp_path / "own.toml", tmp_path / "out", tmp_path / "data"
+    own.write_text(OWN)
+    shutil.copytree(wafer_shards, data)
+    damaged = data / "test" / "part-00000.parquet"  # which a training reads last
+    flip_bit(damaged)
+    command = ["distributed/ablate.py", "--study", str(own), "--data", str(data), "--seeds", "1"]
+    command += ["--out", str(out), "--set", f"data.cache={cache}"]
+    stopped = run_command(*command)
+    assert stopped.returncode == 2, stopped.stderr
+    assert stopped.stderr.startswith(f"error: '{damaged}' is damaged: ")
+    assert stopped.stderr.count("\n") == 1
+    assert Results.load(str(out)).rows == {}
+    flip_bit(damaged)
+    finished = run_command(*command, "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert {row.state for row in Results.load(str(out)).rows.values()} == {"done"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from distributed.config import Config, by_dotted_name
 from distributed.inference import shifts
-from distributed.runtime.errors import Failure
+from distributed.runtime.errors import Failure, UnreadableData
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import read_manifest
 from distributed.shards.memory import load_splits
+from distributed.shards.sharing import share_splits
 from distributed.studies.cell_runs import run_cells
 from distributed.studies.definition import Cell
 from distributed.studies.results import CellOutcome
@@ -23,7 +25,7 @@ from distributed.studies.state import Training
 from distributed.training import loop, run, states
 from distributed.training.states import States
 from model.fusion import novelty
-from tests.conftest import fill
+from tests.conftest import fill, flip_bit
 from tests.studies.study_tools import (
     TINY,
 )
@@ -220,3 +222,28 @@ def test_a_full_disk_is_no_failure_of_a_cell(
     task = run_training_task.remote(wafer_shards, training, {}, str(small_disk / "run"))
     with pytest.raises(Failure, match=rf"^no space left: {small_disk}/run.*add --resume"):
         outcome_of(task, Training("key", [("wafers", cell) for cell in training]))
+
+
+@pytest.mark.parametrize("cache", ["memory", "stream"])
+def test_damaged_shards_are_no_failure_of_a_cell(
+    wafer_shards: str, tmp_path: Path, ray_local: None, cache: str
+) -> None:
+    shutil.copytree(wafer_shards, tmp_path / "data")
+    damaged = tmp_path / "data" / "val" / "part-00000.parquet"
+    flip_bit(damaged)
+    training = group({}, **{"data.cache": cache})
+    arrays = share_splits(str(tmp_path / "data"), {"data.cache": cache}, SPLITS)
+    task = run_training_task.remote(str(tmp_path / "data"), training, arrays, "")
+    with pytest.raises(UnreadableData) as caught:
+        outcome_of(task, Training("key", [("wafers", cell) for cell in training]))
+    assert str(caught.value).startswith(f"'{damaged}' is damaged: ")
+
+
+def test_shards_that_are_damaged_after_the_training_fail_no_cell(
+    wafer_shards: str, tmp_path: Path
+) -> None:
+    shutil.copytree(wafer_shards, tmp_path / "data")
+    flip_bit(tmp_path / "data" / "test" / "part-00000.parquet")
+    only_tested = group({"corrupt": "map=noise"}, **{"data.cache": "stream"})
+    with pytest.raises(UnreadableData, match="test/part-00000.parquet' is damaged: "):
+        run_cells(str(tmp_path / "data"), only_tested)

@@ -19,7 +19,7 @@ import torch
 from distributed.training import states
 from distributed.training.driver import folder_to_compare
 from distributed.training.spec import RunSpec
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, flip_bit, run_command
 
 TINY = [
     "dim=16",
@@ -400,9 +400,7 @@ def test_workers_that_never_fit_are_refused(wafer_shards: str, tmp_path: Path) -
 def test_shards_that_workers_find_damaged_are_one_line(wafer_shards: str, tmp_path: Path) -> None:
     shutil.copytree(wafer_shards, tmp_path / "data")
     path = tmp_path / "data" / "train" / "part-00000.parquet"
-    content = bytearray(path.read_bytes())
-    content[3000] ^= 1
-    path.write_bytes(content)
+    flip_bit(path)
     done = run_command(
         *("distributed/train.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "r")),
         *("--workers", "2", "--set", *TINY, "data.cache=stream"),

@@ -12,7 +12,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device
 
 from distributed.config import ScalingConfig
-from distributed.runtime.errors import cause_of
+from distributed.runtime.errors import UnreadableData, cause_of
 from distributed.runtime.storage import filesystem, is_uri, read_file, write_file
 from distributed.shards.sharing import share_splits
 from distributed.training.exchange import WorkerExchange
@@ -90,7 +90,8 @@ def worker_mistake(error: ray.train.WorkerGroupError) -> ValueError | None:
         # Ray Train wraps what was raised, to keep its traceback.
         cause = cause_of(getattr(failure, "_base_exc", failure))
         if isinstance(cause, ValueError):
-            return ValueError(str(cause))
+            kind = UnreadableData if isinstance(cause, UnreadableData) else ValueError
+            return kind(str(cause))
     return None
 
 
