@@ -17,7 +17,7 @@ from distributed.config import split_list
 from distributed.inference import notes
 from distributed.inference.known_prior import class_prior
 from distributed.inference.options import EvaluateOptions
-from distributed.inference.results import EvaluationResult
+from distributed.inference.results import EvaluationResult, OperatingPoint
 from distributed.inference.rows.split_rows import open_evaluated_rows
 from distributed.inference.weighing import (
     GIVEN,
@@ -31,9 +31,11 @@ from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import as_option_error, filesystem, write_file
 from distributed.shards.corruption import parse_corruption
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
+from distributed.training.operating_points import operating_probabilities, trained_at
 from distributed.training.scoring import Scores, compute_run_metrics, confidence_rows
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
+from model.metrics.names import OPERATING_METRICS, at_prior
 from model.metrics.scoring import FORMULAS
 from model.schema import join_names
 
@@ -87,11 +89,20 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     probabilities_NC = aggregation.probabilities_NC
     decisions_N = checkpoint.calibration.decide(probabilities_NC)
     labels_N = scores.labels_N
+    points = operating_points(checkpoint, scores, options)
     scored = (probabilities_NC, labels_N, network.counts_C.cpu())
     class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
     return EvaluationResult(
         options=options,
-        metrics=compute_run_metrics(scores, network, probabilities_NC, decisions_N),
+        metrics={
+            **compute_run_metrics(scores, network, probabilities_NC, decisions_N),
+            **{
+                at_prior(name, point.prior): value
+                for point in points
+                for name, value in point.metrics.items()
+            },
+        },
+        operating_points=points,
         intervals=metrics.bootstrap_intervals(
             *scored, WITH_INTERVALS, options.replicates, options.seed, predictions_N=decisions_N
         ),
@@ -108,6 +119,37 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
             *_condition_remarks(checkpoint, options, class_rows),
         ],
     )
+
+
+def operating_points(
+    checkpoint: Checkpoint, scores: Scores, options: EvaluateOptions
+) -> list[OperatingPoint]:
+    """Returns what the checkpoint scores at every prior that has a name."""
+    network, fitted = checkpoint.network, checkpoint.calibration
+    own = trained_at(network, checkpoint.config)
+    points = []
+    for prior, probabilities_NC in operating_probabilities(
+        scores.logits_NEC, network, checkpoint.config, fitted
+    ).items():
+        decisions_N = fitted.decide(probabilities_NC)
+        scored = (probabilities_NC, scores.labels_N, network.counts_C.cpu())
+        points.append(
+            OperatingPoint(
+                prior=prior,
+                is_own=prior == own,
+                metrics=metrics.compute_metrics(
+                    *scored, network.schema.classes, decisions_N, names=OPERATING_METRICS
+                ),
+                intervals=metrics.bootstrap_intervals(
+                    *scored,
+                    OPERATING_METRICS,
+                    options.replicates,
+                    options.seed,
+                    predictions_N=decisions_N,
+                ),
+            )
+        )
+    return points
 
 
 def _row_remarks(checkpoint: Checkpoint, scores: Scores, prior_C: Tensor | None) -> Sequence[str]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import read_file
+from distributed.training.operating_points import prior_shares
+from model.metrics.names import OPERATING_PRIORS
 from model.network import Network
 from model.schema import join_names
-
-TRAINING, UNIFORM = "training", "uniform"  # the class shares of the training rows; equal shares
 
 
 def class_prior(prior: str | Mapping[str, object], network: Network) -> Tensor:
@@ -25,12 +25,8 @@ def class_prior(prior: str | Mapping[str, object], network: Network) -> Tensor:
     classes = network.schema.classes
     if isinstance(prior, Mapping):
         return parse_prior(prior, classes)
-    if prior == TRAINING:
-        counts_C = network.counts_C.cpu().double()
-        return (counts_C / counts_C.sum()).float()
-    if prior == UNIFORM:
-        return torch.full((len(classes),), 1 / len(classes))
-    return read_prior(prior, classes)
+    named = prior_shares(network)
+    return named[prior] if prior in named else read_prior(prior, classes)
 
 
 def read_prior(path: str, classes: Sequence[str]) -> Tensor:
@@ -39,8 +35,8 @@ def read_prior(path: str, classes: Sequence[str]) -> Tensor:
         content: object = json.loads(read_file(path), parse_int=float)
     except OSError:
         raise OptionError(
-            f"prior must be {TRAINING}, {UNIFORM} or a JSON file that exists and can be read; "
-            f"got {path!r}",
+            f"prior must be {', '.join(OPERATING_PRIORS)} or a JSON file that exists and can be "
+            f"read; got {path!r}",
             "prior",
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

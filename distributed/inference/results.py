@@ -11,7 +11,7 @@ from distributed.inference.score import PredictionScore
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
 from model.metrics.metrics import ConfidenceRow
-from model.metrics.names import CONFIDENCE_FACTS
+from model.metrics.names import CONFIDENCE_FACTS, at_prior
 
 # The options of an evaluation that its flat form repeats.
 REPEATED_OPTIONS = (
@@ -29,12 +29,27 @@ REPEATED_OPTIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """What a checkpoint scores at one class prior, whatever prior an evaluation is made at.
+
+    prior: one of OPERATING_PRIORS. is_own: whether it is the prior of the training loss.
+    metrics, intervals: OPERATING_METRICS, with intervals of 95 %.
+    """
+
+    prior: str
+    is_own: bool
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
     """How a checkpoint did on the rows of an evaluation."""
 
     options: EvaluateOptions
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # of 95 %
+    operating_points: Sequence[OperatingPoint]
     notes: dict[str, str]  # why a metric is undefined, or over which classes it was taken
     confidence: Sequence[ConfidenceRow]  # how good the confidence of each modality is
     aggregation: Aggregation
@@ -53,6 +68,10 @@ class EvaluationResult:
         }
         for name, (low, high) in self.intervals.items():
             entries |= {f"{name}/low": low, f"{name}/high": high}
+        for point in self.operating_points:
+            for name, (low, high) in point.intervals.items():
+                moved = at_prior(name, point.prior)
+                entries |= {f"{moved}/low": low, f"{moved}/high": high}
         entries |= aggregation_facts(self.aggregation, self.requested_aggregation)
         for row in self.confidence:
             place = f"confidence/{row['modality']}/{row['group']}"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.shards.batches import BatchSource, in_storage_order
+from distributed.training.operating_points import operating_metrics
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.optimisation.training_state import TrainingState
 from distributed.training.priors import expert_class_priors
@@ -65,7 +66,8 @@ def finish_run(
     if open_test is not None:
         by_split["test"] = evaluator.score(network, open_test())
     of_splits = {
-        split: calibrated_metrics(of_split, network, fitted) for split, of_split in by_split.items()
+        split: calibrated_metrics(of_split, network, config, fitted)
+        for split, of_split in by_split.items()
     }
     metrics = RunMetrics(
         val=of_splits["val"],
@@ -103,11 +105,17 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
     )
 
 
-def calibrated_metrics(scores: Scores, network: Network, fitted: Calibration) -> dict[str, float]:
-    """Metrics of the experts' mean after calibration, with the fitted decision offsets."""
+def calibrated_metrics(
+    scores: Scores, network: Network, config: Config, fitted: Calibration
+) -> dict[str, float]:
+    """Metrics of the experts' mean after calibration, with the fitted decision offsets.
+
+    They are those at the prior of the training loss, and some at the priors that have a name.
+    """
     probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
     decisions_N = fitted.decide(probabilities_NC)
     metrics = compute_run_metrics(scores, network, probabilities_NC, decisions_N)
+    metrics |= operating_metrics(scores.logits_NEC, scores.labels_N, network, config, fitted)
     return metrics | confidence_metrics(scores, network)
 
 

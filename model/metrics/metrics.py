@@ -46,15 +46,16 @@ def compute_metrics(
     counts_C: Tensor,
     classes: Sequence[str],
     predictions_N: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Returns every metric that is defined, by its name.
 
     Means over classes are over those that have rows. counts_C: training rows of each class.
-    predictions_N: decisions, the most probable class unless given.
+    predictions_N: decisions, the most probable class unless given. names: only these of FORMULAS.
     """
     scored = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
-    values = {name: float(formula(scored)) for name, formula in FORMULAS.items()}
-    for c, name in enumerate(classes):
+    values = {name: float(FORMULAS[name](scored)) for name in names or FORMULAS}
+    for c, name in enumerate(() if names else classes):
         values[f"recall/{name}"] = float(scored.recall_RC[0, c])
         values[f"precision/{name}"] = float(scored.precision_RC[0, c])
     return {name: value for name, value in values.items() if not math.isnan(value)}

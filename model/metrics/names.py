@@ -129,6 +129,13 @@ _FAMILIES: dict[str, Metric] = {
         Metric(name="expert_weight", title="weight of expert {}", is_descriptive=True),
     )
 }
+# Priors at which a model is scored beside its own, and the metrics that are shown there.
+OPERATING_PRIORS = ("training", "uniform")
+OPERATING_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "few_shot_accuracy")
+CHOOSE_WHEN = {
+    "training": "most rows should be right, and classes come as often as in training",
+    "uniform": "all classes matter alike, however rare",
+}
 PER_CLASS = ("recall", "precision")  # families with members that a run or a search can select by
 # What the confidence report states of a modality in a group of classes.
 CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
@@ -143,6 +150,10 @@ def metric(name: str) -> Metric:
         return METRICS.get(name) or _OTHERS[name]
     plain = Metric(name=name, title=name.replace("_", " "))
     family, _, member = name.partition("/")
+    prior = family.removesuffix("_prior")
+    if prior in OPERATING_PRIORS and member in METRICS:  # training_prior/accuracy
+        moved = METRICS[member]
+        return replace(moved, name=name, title=f"{moved.title} at the {prior} prior")
     if family not in _FAMILIES:
         return plain
     declared = _FAMILIES[family]
@@ -150,6 +161,11 @@ def metric(name: str) -> Metric:
         return replace(plain, is_descriptive=declared.is_descriptive)
     title = declared.title.format(member) if member else plain.title
     return replace(declared, name=name, title=title)
+
+
+def at_prior(name: str, prior: str) -> str:
+    """Returns the name of a metric's value at one of OPERATING_PRIORS: training_prior/accuracy."""
+    return f"{prior}_prior/{name}"
 
 
 def check_name(setting: str, name: str, *more: str) -> None:

@@ -25,7 +25,7 @@ from tests.conftest import script
 from tests.mistakes import mistake
 from tests.training import small_run
 
-predict = script("predict")
+evaluate, predict = script("evaluate"), script("predict")
 CLASSES = list(small_run.CLASSES)
 P = [f"p/{name}" for name in CLASSES]
 
@@ -62,6 +62,13 @@ def predicted(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     assert predict.main(words(folder, data, out, *arguments)) == 0
     return pd.read_parquet(out / "predictions"), json.loads((out / "summary.json").read_text())
+
+
+def evaluated(folder: Path, *arguments: str) -> dict[str, Any]:
+    places = ["--checkpoint", str(folder / "run"), "--data", str(folder / "shards")]
+    out = folder / "evaluation.json"
+    assert evaluate.main([*places, *arguments, "--json", str(out)]) == 0
+    return json.loads(out.read_text())
 
 
 def quietly(model: LoadedModel, frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
@@ -291,3 +298,23 @@ def test_mistakes_are_one_line(
 ) -> None:
     with mistake(message):
         predict.main(words(folder, data, tmp_path / "o", *arguments))
+
+
+def test_an_evaluation_shows_both_operating_points(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, _ = predicted(folder, tmp_path / "out", "--prior", "training")
+    right = done["label"] == done["prediction"]
+    result = evaluated(folder, "--replicates", "50")
+    assert result["training_prior/accuracy"] == pytest.approx(right.mean())
+    recalls = right.groupby(done["label"]).mean()
+    assert result["training_prior/balanced_accuracy"] == pytest.approx(recalls.mean())
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):  # the experts' mean is uniform
+        assert result[f"uniform_prior/{name}"] == pytest.approx(result[name])
+    low, high = (result[f"training_prior/accuracy/{end}"] for end in ("low", "high"))
+    assert low <= result["training_prior/accuracy"] <= high
+    shown = capsys.readouterr().out
+    assert "uniform (its own)" in shown
+    assert "most rows should be right, and classes come as often as in training" in shown
+    own = json.loads((folder / "run" / "metrics.json").read_text())["test"]
+    assert own["training_prior/macro_f1"] == pytest.approx(result["training_prior/macro_f1"])

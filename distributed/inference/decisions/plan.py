@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from distributed.inference.decisions.costs import CostMatrix
 from distributed.inference.decisions.rule import DecisionRule
 from distributed.inference.decisions.sets import SetThresholds, set_thresholds
-from distributed.inference.known_prior import TRAINING
 from distributed.inference.weighing import FixedAggregation
 from distributed.training.checkpoint import Checkpoint
 
@@ -46,4 +45,4 @@ def implied_prior(prior: str, has_costs: bool, aggregation: str | None) -> str:
     An expected cost is one over the rows as they come, so with costs it is that of the training
     rows, unless the prior is estimated from the rows themselves.
     """
-    return TRAINING if has_costs and not prior and aggregation is None else prior
+    return "training" if has_costs and not prior and aggregation is None else prior

@@ -13,7 +13,13 @@ from rich.table import Column
 
 from distributed.config import OptimConfig
 from distributed.training.results import RunMetrics
-from model.metrics.names import metric
+from model.metrics.names import (
+    CHOOSE_WHEN,
+    OPERATING_METRICS,
+    OPERATING_PRIORS,
+    at_prior,
+    metric,
+)
 from model.schema import groups_are_terciles, join_names
 
 # Lines of the results in their order: the overall scores, the tail, the calibration.
@@ -133,4 +139,19 @@ def results_table(metrics: RunMetrics, classes: int) -> str:
         values = (named.value(values.get(name)) for values in splits.values())
         line = "".join(f"{value:>{VALUE_WIDTH}}" for value in values)
         lines.append(f"{named.heading:{TITLE_WIDTH}}{line}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *operating_lines(metrics)])
+
+
+def operating_lines(metrics: RunMetrics) -> list[str]:
+    """What the same checkpoint scores at the priors that have a name, and when to choose which."""
+    lines = []
+    for prior in OPERATING_PRIORS:
+        lines.append(f"with --prior {prior}: {CHOOSE_WHEN[prior]}")
+        for name in OPERATING_METRICS:
+            values = (
+                metric(name).value(values.get(at_prior(name, prior)))
+                for values in metrics.splits.values()
+            )
+            line = "".join(f"{value:>{VALUE_WIDTH}}" for value in values)
+            lines.append(f"{'  ' + metric(name).heading:{TITLE_WIDTH}}{line}")
+    return lines

@@ -1,0 +1,73 @@
+"""One checkpoint at several class priors: what it scores when classes are expected to be otherwise.
+
+Legend: N rows, E experts, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distributed.config import Config
+from distributed.training.priors import expert_class_priors
+from model.decisions.calibration import Calibration, mixture_prior
+from model.learning.posthoc import move_prior
+from model.metrics import metrics
+from model.metrics.names import OPERATING_METRICS, at_prior
+from model.network import Network
+
+
+def prior_shares(network: Network) -> dict[str, Tensor]:
+    """Returns the priors that have a name, each as shares [C] that sum to 1.
+
+    uniform: all classes alike. training: as among the training rows.
+    """
+    counts_C = network.counts_C.cpu().double()
+    shares_C = (counts_C / counts_C.sum()).float()
+    return {"training": shares_C, "uniform": torch.full_like(shares_C, 1 / len(shares_C))}
+
+
+def operating_probabilities(
+    logits_NEC: Tensor, network: Network, config: Config, fitted: Calibration
+) -> dict[str, Tensor]:
+    """Returns the probabilities [N, C] of the experts' mean at every prior that has a name."""
+    trained_C = mixture_prior(expert_class_priors(network, config))
+    logits_NC = fitted.scale(logits_NEC).mean(1)
+    return {
+        name: move_prior(logits_NC, trained_C.to(logits_NC), shares_C.to(logits_NC)).softmax(-1)
+        for name, shares_C in prior_shares(network).items()
+    }
+
+
+def operating_metrics(
+    logits_NEC: Tensor,
+    labels_N: Tensor,
+    network: Network,
+    config: Config,
+    fitted: Calibration,
+) -> dict[str, float]:
+    """Returns OPERATING_METRICS at every prior that has a name, as training_prior/accuracy."""
+    values: dict[str, float] = {}
+    for prior, probabilities_NC in operating_probabilities(
+        logits_NEC, network, config, fitted
+    ).items():
+        decisions_N = fitted.decide(probabilities_NC)
+        scored = metrics.compute_metrics(
+            probabilities_NC,
+            labels_N,
+            network.counts_C.cpu(),
+            network.schema.classes,
+            decisions_N,
+            names=OPERATING_METRICS,
+        )
+        values |= {at_prior(name, prior): value for name, value in scored.items()}
+    return values
+
+
+def trained_at(network: Network, config: Config) -> str:
+    """Returns the name of the prior that the network's own probabilities stand for; "" for none."""
+    trained_C = mixture_prior(expert_class_priors(network, config))
+    for name, shares_C in prior_shares(network).items():
+        if torch.allclose(trained_C.float(), shares_C, atol=1e-3):
+            return name
+    return ""
