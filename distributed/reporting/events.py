@@ -266,9 +266,9 @@ def wait_until_newest(file_names: Iterable[str]) -> None:
     TensorBoard reads the event files of a run in the order of their names, which begin with the
     second they were created in, then the process. A run that is resumed within the second in which
     it began, or on a machine whose clock is a little behind, waits for the next second: otherwise
-    its curves would be read before those that they continue.
+    its curves would be read before those that they continue. The clock may be set back meanwhile.
     """
     stamps = [re.match(r"events\.out\.tfevents\.(\d+)\.", name) for name in file_names]
-    lead = max((int(stamp[1]) for stamp in stamps if stamp), default=0) + 1 - time.time()
-    if 0 < lead <= MAX_CLOCK_LEAD:
+    later = max((int(stamp[1]) for stamp in stamps if stamp), default=0) + 1
+    while 0 < (lead := later - time.time()) <= MAX_CLOCK_LEAD:
         time.sleep(lead)

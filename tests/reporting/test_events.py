@@ -12,7 +12,13 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from distributed.reporting.events import EventWriter, SettingColumn, histogram_proto
+from distributed.reporting import events
+from distributed.reporting.events import (
+    EventWriter,
+    SettingColumn,
+    histogram_proto,
+    wait_until_newest,
+)
 
 VALUES = np.random.default_rng(0).normal(size=500).astype(np.float32)
 PIXELS_HWC = np.random.default_rng(1).integers(0, 255, size=(4, 6, 3)).astype(np.uint8)
@@ -148,3 +154,37 @@ def test_the_table_has_all_settings_and_each_session_its_own(tmp_path: Path) -> 
     assert start.hparams["optim.lr"].number_value == 0.1
     assert start.hparams["fusion.kind"].string_value == "gate"
     assert parts[metadata.SESSION_END_INFO_TAG].session_end_info.status == 2
+
+
+class Clock:
+    """A clock that is set back by some seconds during the first sleep."""
+
+    def __init__(self, now: float, back: float) -> None:
+        self.now, self.back = now, back
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds - self.back
+        self.back = 0.0
+
+
+@pytest.mark.parametrize(
+    ("now", "back", "end"),
+    [
+        (101.0, 0.0, 101.0),  # nothing to wait for
+        (100.5, 0.0, 101.0),
+        (100.5, 0.75, 101.0),
+        (90.5, 0.0, 90.5),  # a clock so far behind is not waited for
+    ],
+)
+def test_a_new_event_file_is_of_a_later_second_even_if_the_clock_is_set_back(
+    now: float, back: float, end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(now, back)
+    monkeypatch.setattr(events, "time", clock)
+    wait_until_newest(
+        ["history.json", "events.out.tfevents.100.host.1.0", "events.out.tfevents.9."]
+    )
+    assert clock.now == end
