@@ -15,12 +15,18 @@ from torch import Tensor
 
 from distributed.config import split_list
 from distributed.inference import notes
+from distributed.inference.decisions.costs import read_costs
+from distributed.inference.decisions.decided_split import DecidedSplit
+from distributed.inference.decisions.plan import COST_PRIOR_NOTE, implied_prior, plan_decisions
+from distributed.inference.decisions.reports import report_costs, report_sets
 from distributed.inference.known_prior import class_prior
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult, OperatingPoint
 from distributed.inference.rows.split_rows import open_evaluated_rows
+from distributed.inference.subgroups import read_group_columns, subgroups
 from distributed.inference.weighing import (
     GIVEN,
+    FixedAggregation,
     aggregate_experts,
     aggregation_method,
     compute_outputs,
@@ -35,7 +41,7 @@ from distributed.training.operating_points import operating_probabilities, train
 from distributed.training.scoring import Scores, compute_run_metrics, confidence_rows
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
-from model.metrics.names import OPERATING_METRICS, at_prior
+from model.metrics.names import OPERATING_METRICS
 from model.metrics.scoring import FORMULAS
 from model.schema import join_names
 
@@ -76,45 +82,54 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     decision of the model is made on them.
     """
     network, classes = checkpoint.network, checkpoint.network.schema.classes
-    method = aggregation_method(
-        options.aggregation, options.prior, checkpoint.config.inference.aggregation
-    )
-    prior_C = class_prior(options.prior, network) if options.prior else None
+    prior = implied_prior(options.prior, bool(options.cost), options.aggregation)
+    method = aggregation_method(options.aggregation, prior, checkpoint.config.inference.aggregation)
+    prior_C = class_prior(prior, network) if prior else None
+    cost = read_costs(options.cost, classes) if options.cost else ()
     device = pick_device(options.gpus)
     split = open_evaluated_rows(checkpoint, options)
+    groups = read_group_columns(options.data, options.split, options.by, split.rows_N)
     scores = compute_outputs(checkpoint, split.source, device)
     aggregation = aggregate_experts(
         checkpoint, method, scores.logits_NEC, split.source, device, prior_C, options.seed
     )
-    probabilities_NC = aggregation.probabilities_NC
-    decisions_N = checkpoint.calibration.decide(probabilities_NC)
-    labels_N = scores.labels_N
+    fixed = FixedAggregation.from_estimate(aggregation)
+    plan = plan_decisions(checkpoint, fixed, cost=cost, coverage=options.coverage)
+    decided = plan.rule.decide(checkpoint.calibration, aggregation.probabilities_NC)
+    rows = DecidedSplit(
+        probabilities_NC=aggregation.probabilities_NC,
+        labels_N=scores.labels_N,
+        counts_C=network.counts_C.cpu(),
+        classes=classes,
+        decided=decided,
+    )
     points = operating_points(checkpoint, scores, options)
-    scored = (probabilities_NC, labels_N, network.counts_C.cpu())
-    class_rows = {name: int((labels_N == c).sum()) for c, name in enumerate(classes)}
+    class_rows = rows.class_rows
     return EvaluationResult(
         options=options,
-        metrics={
-            **compute_run_metrics(scores, network, probabilities_NC, decisions_N),
-            **{
-                at_prior(name, point.prior): value
-                for point in points
-                for name, value in point.metrics.items()
-            },
-        },
+        metrics=compute_run_metrics(scores, network, rows.probabilities_NC, decided.decided_N),
         operating_points=points,
+        sets=report_sets(rows, plan.sets) if plan.sets else None,
+        costs=report_costs(rows, plan.rule, options.replicates, options.seed),
+        subgroups=subgroups(rows, groups, options.replicates, options.seed),
         intervals=metrics.bootstrap_intervals(
-            *scored, WITH_INTERVALS, options.replicates, options.seed, predictions_N=decisions_N
+            *rows.scored,
+            WITH_INTERVALS,
+            options.replicates,
+            options.seed,
+            predictions_N=decided.decided_N,
         ),
-        notes=metrics.explain_metrics(*scored, classes, decisions_N),
+        notes=metrics.explain_metrics(*rows.scored, classes, decided.decided_N),
         confidence=confidence_rows(scores, network),
         aggregation=aggregation,
         requested_aggregation="prior" if method == GIVEN else method,
-        rows=int((labels_N >= 0).sum()),
+        rows=sum(class_rows.values()),
         available=split.available,
         class_rows=class_rows,
         remarks=[
             *split.notes,
+            *plan.notes,
+            *([COST_PRIOR_NOTE] if prior != options.prior else []),
             *_row_remarks(checkpoint, scores, prior_C),
             *_condition_remarks(checkpoint, options, class_rows),
         ],

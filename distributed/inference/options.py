@@ -55,6 +55,13 @@ class EvaluateOptions:
         metavar="P",
         shown="no sets",
     )
+    by: tuple[str, ...] = option(
+        (),
+        "columns of the shards, such as sex or site: every metric by their groups, and which gaps "
+        "between them are more than noise",
+        metavar="COL",
+        shown="none",
+    )
     shift: str = option(
         "",
         "cut the rows to uniform, forward-K or backward-K, such as forward-10",

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed.inference import summary
+from distributed.inference.decisions.reports import CostReport, SetReport
 from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.inference.score import PredictionScore
+from distributed.inference.subgroups import Subgroup
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
 from model.metrics.metrics import ConfidenceRow
@@ -19,6 +21,8 @@ REPEATED_OPTIONS = (
     "data",
     "split",
     "prior",
+    "cost",
+    "coverage",
     "shift",
     "modalities",
     "corrupt",
@@ -50,6 +54,9 @@ class EvaluationResult:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # of 95 %
     operating_points: Sequence[OperatingPoint]
+    sets: SetReport | None
+    costs: CostReport | None
+    subgroups: list[Subgroup]
     notes: dict[str, str]  # why a metric is undefined, or over which classes it was taken
     confidence: Sequence[ConfidenceRow]  # how good the confidence of each modality is
     aggregation: Aggregation
@@ -69,9 +76,14 @@ class EvaluationResult:
         for name, (low, high) in self.intervals.items():
             entries |= {f"{name}/low": low, f"{name}/high": high}
         for point in self.operating_points:
+            for name, value in point.metrics.items():
+                entries[at_prior(name, point.prior)] = value
             for name, (low, high) in point.intervals.items():
                 moved = at_prior(name, point.prior)
                 entries |= {f"{moved}/low": low, f"{moved}/high": high}
+        entries |= self.sets.flat() if self.sets else {}
+        entries |= self.costs.flat() if self.costs else {}
+        entries |= subgroup_entries(self.subgroups)
         entries |= aggregation_facts(self.aggregation, self.requested_aggregation)
         for row in self.confidence:
             place = f"confidence/{row['modality']}/{row['group']}"
@@ -89,6 +101,20 @@ class EvaluationResult:
         print(summary.evaluation_text(self))
         if self.options.json:
             print(f"\nwritten     {self.options.json}")
+
+
+def subgroup_entries(groups: Sequence[Subgroup]) -> dict[str, object]:
+    """Returns the numbers of groups by name: by/sex/female/balanced_accuracy."""
+    entries: dict[str, object] = {}
+    for group in groups:
+        place = f"by/{group.column}/{group.value}"
+        entries |= {f"{place}/{name}": value for name, value in group.metrics.items()}
+        for name, (low, high) in group.intervals.items():
+            entries |= {f"{place}/{name}/low": low, f"{place}/{name}/high": high}
+        entries |= {f"{place}/rows/{name}": rows for name, rows in group.class_rows.items()}
+        facts = ("rows", "gap", "noise", "p", "shared_classes", "is_shown")
+        entries |= {f"{place}/{fact}": getattr(group, fact) for fact in facts}
+    return entries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from distributed.inference.decision_tables import decision_texts
 from distributed.inference.weighing import GIVEN
 from distributed.reporting.tables import ReportTable, to_text
 from distributed.runtime.storage import join
-from model.metrics.names import (
-    CHOOSE_WHEN,
-    METRICS,
-    OPERATING_METRICS,
-    PER_CLASS,
-    metric,
-)
+from model.metrics.names import METRICS, PER_CLASS, metric
 from model.schema import join_names
 
 if TYPE_CHECKING:
     from distributed.inference.options import EvaluateOptions
-    from distributed.inference.results import EvaluationResult, OperatingPoint, PredictResult
+    from distributed.inference.results import EvaluationResult, PredictResult
     from distributed.inference.score import PredictionScore
 
 
@@ -38,7 +33,7 @@ def evaluation_text(result: EvaluationResult) -> str:
     parts = [
         "\n".join(lines),
         to_text(_metric_table(result)),
-        to_text(_operating_table(result)),
+        *decision_texts(result),
         to_text(_class_table(result)),
         to_text(_confidence_table(result)),
     ]
@@ -60,6 +55,7 @@ def _condition_texts(options: EvaluateOptions) -> list[str]:
         "only": options.modalities,
         "corrupt": options.corrupt,
         "known prior": options.prior,
+        "costs": options.cost,
     }
     texts = [f"{name} {value}" for name, value in given.items() if value]
     if options.trust_unfamiliar:
@@ -89,26 +85,6 @@ def _metric_table(result: EvaluationResult) -> ReportTable:
         values = (result.metrics.get(name), low, high)
         rows.append((entry.heading, *(entry.value(value) for value in values)))
     return ReportTable(columns=("metric", "value", "95 % from", "to"), rows=rows)
-
-
-def _operating_table(result: EvaluationResult) -> ReportTable:
-    """The same checkpoint at every prior that has a name, and when to choose which."""
-    rows = []
-    for point in result.operating_points:
-        own = " (its own)" if point.is_own else ""
-        values = (_with_interval(point, name) for name in OPERATING_METRICS)
-        rows.append((f"{point.prior}{own}", *values, CHOOSE_WHEN[point.prior]))
-    headings = (metric(name).heading for name in OPERATING_METRICS)
-    return ReportTable(columns=("at the prior", *headings, "choose it when"), rows=rows)
-
-
-def _with_interval(point: OperatingPoint, name: str) -> str:
-    named = metric(name)
-    value = named.value(point.metrics.get(name))
-    if name not in point.intervals:
-        return value
-    low, high = point.intervals[name]
-    return f"{value} ({named.value(low)} to {named.value(high)})"
 
 
 def _class_table(result: EvaluationResult) -> ReportTable:

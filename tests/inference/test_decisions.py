@@ -318,3 +318,36 @@ def test_an_evaluation_shows_both_operating_points(
     assert "most rows should be right, and classes come as often as in training" in shown
     own = json.loads((folder / "run" / "metrics.json").read_text())["test"]
     assert own["training_prior/macro_f1"] == pytest.approx(result["training_prior/macro_f1"])
+
+
+def test_an_evaluation_counts_sets_and_costs(folder: Path, tmp_path: Path) -> None:
+    options = ("--coverage", "0.8", "--cost", str(folder / "costs.csv"))
+    done, summary = predicted(folder, tmp_path / "out", *options)
+    result = evaluated(folder, *options)
+    hits = np.array([label in names for label, names in zip(done["label"], done["set"])])
+    assert result["coverage/all"] == pytest.approx(hits.mean())
+    assert result["coverage_of/scarce"] == pytest.approx(hits[done["label"] == "scarce"].mean())
+    assert result["mean_set_size/all"] == pytest.approx(done["set_size"].mean())
+    assert result["one_class_sets"] == pytest.approx((done["set_size"] == 1).mean())
+    assert result["mean_cost"] == pytest.approx(summary["score/mean_cost"])
+    saved = result["most_probable/mean_cost"] - result["mean_cost"]
+    assert result["cost_saved"] == pytest.approx(saved)
+    assert result["cost_saved/low"] <= saved <= result["cost_saved/high"]
+
+
+def test_an_evaluation_by_columns_of_the_shards(
+    folder: Path, frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, _ = predicted(folder, tmp_path / "out")
+    result = evaluated(folder, "--by", "site", "table.age", "--modalities", "photo,table")
+    right = done["label"] == done["prediction"]
+    for site in small_run.SITES:
+        chosen = (frame["site"] == site).to_numpy()
+        assert result[f"by/site/{site}/rows"] == chosen.sum()
+        assert result[f"by/site/{site}/accuracy"] == pytest.approx(right[chosen].mean())
+    assert result["by/site/(missing)/rows"] == frame["site"].isna().sum()
+    young = (frame["age"] <= 38).to_numpy()  # 38 is the first quartile of the training rows
+    assert result["by/table.age/up to 38/rows"] == young.sum()
+    assert "A gap is the group's balanced accuracy" in capsys.readouterr().out
+    with mistake("^--by must name a column of the shards; got 'sitte'; did you mean 'site'"):
+        evaluated(folder, "--by", "sitte")

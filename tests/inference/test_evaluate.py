@@ -36,13 +36,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def run_evaluate(folder: Path, *arguments: str, data: str = "shards") -> dict[str, Any]:
+def run_evaluate(
+    folder: Path, *arguments: str, data: str = "shards", checkpoint: str = "run"
+) -> dict[str, Any]:
     out = folder / "result.json"
     assert (
         evaluate.main(
             [
                 "--checkpoint",
-                str(folder / "run"),
+                str(folder / checkpoint),
                 "--data",
                 str(folder / data),
                 *arguments,
@@ -244,9 +246,7 @@ def test_a_table_of_other_records_is_noted_unless_the_checkpoint_has_nothing_to_
     )
     assert (
         note
-        not in run_evaluate(folder, "--checkpoint", str(before), "--corrupt", "table=shuffle")[
-            "remarks"
-        ]
+        not in run_evaluate(folder, "--corrupt", "table=shuffle", checkpoint="before")["remarks"]
     )
 
 

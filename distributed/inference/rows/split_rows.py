@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distributed.config import split_list
 from distributed.inference.options import EvaluateOptions
@@ -36,6 +37,7 @@ class SplitRows:
     source: BatchSource
     notes: Sequence[str]  # how the shards differ from those of the checkpoint
     available: int  # rows of the split before the cut
+    rows_N: NDArray[np.int64]  # those of the evaluation, in storage order
 
 
 def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> SplitRows:
@@ -75,7 +77,7 @@ def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> Spl
     else:
         reader = MatchedReader(index, match.read, corruption, seed, match=match)
         source = StreamSource(schema, plan, reader)
-    return SplitRows(source, match.notes, index.rows)
+    return SplitRows(source, match.notes, index.rows, rows_N)
 
 
 def corruption_spec(checkpoint: Checkpoint, options: EvaluateOptions) -> str:
