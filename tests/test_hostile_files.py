@@ -18,17 +18,25 @@ import torch
 from torch import nn
 
 from distributed import config
+from distributed.inference.decisions.costs import read_costs
 from distributed.inference.known_prior import read_prior
 from distributed.raw.image_files import RowRefused
 from distributed.raw.images import ImageSpec, prepare_image
 from distributed.raw.table import open_raw_table
 from distributed.runtime.command import one_line
+from distributed.runtime.storage import read_json_object
+from distributed.searches.journal import open_journal
+from distributed.searches.records import SearchLog
 from distributed.searches.setup import read_setup
 from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.shards.opened import Shards
+from distributed.studies.reading import read_study
+from distributed.studies.results import Results
 from distributed.training.checkpoint import load_checkpoint
 from distributed.training.driver import FitOptions, plan_run
+from distributed.training.frozen_views import read_views
+from distributed.training.progress.recorder import read_history
 from distributed.training.states import States
 from model.encoders import efficientnet
 from model.encoders.timm_backbone import TimmBackbone
@@ -144,6 +152,58 @@ def prior(folder: Path, content: bytes) -> None:
     read_prior(str(folder / "prior.json"), ("a", "b"))
 
 
+def costs(folder: Path, content: bytes) -> None:
+    (folder / "costs.csv").write_bytes(content)
+    read_costs(str(folder / "costs.csv"), ("a", "b"))
+
+
+def run_data(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "data.json").write_bytes(content)
+    plan_run(str(folder), FitOptions(out=str(folder), resume=True))
+
+
+def history(folder: Path, content: bytes) -> None:
+    (folder / "history.json").write_bytes(content)
+    read_history(str(folder))
+
+
+def metrics(folder: Path, content: bytes) -> None:
+    (folder / "metrics.json").write_bytes(content)
+    read_json_object(str(folder / "metrics.json"))
+
+
+def records(folder: Path, content: bytes) -> None:
+    (folder / "records.jsonl").write_bytes(content)
+    SearchLog(folder)
+
+
+def journal(folder: Path, content: bytes) -> None:
+    (folder / "study.journal").write_bytes(content + b"\n")
+    open_journal(folder / "study.journal")
+
+
+def results(folder: Path, content: bytes) -> None:
+    (folder / "results.csv").write_bytes(content)
+    Results.load(str(folder))
+
+
+def study_file(folder: Path, content: bytes) -> None:
+    (folder / "study.toml").write_bytes(content)
+    read_study(str(folder / "study.toml"))
+
+
+def views(folder: Path, content: bytes) -> None:
+    (folder / "views.npy").write_bytes(content)
+    if read_views(folder / "views.npy") is None:
+        raise ValueError("it is computed again")
+
+
+def csv_table(folder: Path, content: bytes) -> None:
+    (folder / "t.csv").write_bytes(content)
+    open_raw_table(str(folder / "t.csv"))
+
+
 def picture(folder: Path, content: bytes) -> None:
     prepare_image(content, ImageSpec(name="x", height=8, width=8, channels=3))
 
@@ -158,7 +218,10 @@ CASES = [
     *((load, plain) for load in (raw_table, shards_to_train, shards_to_pandas)),
     *(
         (load, plain)
-        for load in (manifest, run_settings, experiment, settings_file, prior, picture)
+        for load in (
+            *(manifest, run_settings, experiment, settings_file, prior, picture, costs, run_data),
+            *(history, metrics, records, journal, results, study_file, views, csv_table),
+        )
     ),
 ]
 

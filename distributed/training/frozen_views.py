@@ -90,11 +90,13 @@ class FrozenPart:
         name = f"views-{VERSION}-{self._digest(pixels_RCHW, rows_R)}.npy"
         path = cache_folder() / name
         with locked(path.with_suffix(".lock")):
-            if not path.exists():
+            values = read_views(path)
+            if values is None:
                 free_space(path.parent)
                 self._write(path, pixels_RCHW, rows_R)
+                values = read_views(path)
             os.utime(path)
-        values: NDArray[np.floating] = np.load(path, mmap_mode="r")
+        assert values is not None
         return values
 
     def _digest(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> str:
@@ -126,6 +128,7 @@ class FrozenPart:
                 for view, values_RK in enumerate(values_VRK):
                     self._fill(values_RK, view, pixels_RCHW, rows_R)
                 values_VRK.flush()
+                os.fsync(file.fileno())  # a power cut must not keep the new name and lose the bytes
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)
@@ -154,6 +157,15 @@ class FrozenPart:
     @torch.inference_mode()
     def _encode(self, x_BCHW: Tensor) -> Tensor:
         return self.encoder.encode_frozen(x_BCHW, torch.ones(len(x_BCHW), dtype=torch.bool))
+
+
+def read_views(path: Path) -> NDArray[np.floating] | None:
+    """Returns the views in a file; None where it is missing, cut or no array of numbers."""
+    try:
+        values: NDArray[np.floating] = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return values
 
 
 def image_kinds(config: Config) -> list[str]:

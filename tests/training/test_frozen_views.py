@@ -88,6 +88,16 @@ def test_the_views_are_computed_once_for_all_seeds(wafer_shards: str) -> None:
     assert len(list(cache_folder().glob("*.npy"))) == 2
 
 
+@pytest.mark.parametrize("kept", [0, 100, 1000])
+def test_a_file_of_views_that_was_cut_is_computed_again(wafer_shards: str, kept: int) -> None:
+    _, whole, _ = opened(wafer_shards, "val")
+    expected = whole.frozen["map"].values_VRK.copy()
+    (file,) = cache_folder().glob("*.npy")
+    file.write_bytes(file.read_bytes()[:kept])
+    _, again, _ = opened(wafer_shards, "val")
+    assert np.array_equal(again.frozen["map"].values_VRK, expected)
+
+
 def test_an_interrupted_computation_leaves_no_file_of_views(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
