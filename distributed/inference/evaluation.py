@@ -38,6 +38,7 @@ from distributed.runtime.storage import as_option_error, filesystem, write_file
 from distributed.shards.corruption import parse_corruption
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.operating_points import operating_probabilities, trained_at
+from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Scores, compute_run_metrics, confidence_rows
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
@@ -95,7 +96,11 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     )
     fixed = FixedAggregation.from_estimate(aggregation)
     plan = plan_decisions(checkpoint, fixed, cost=cost, coverage=options.coverage)
-    decided = plan.rule.decide(checkpoint.calibration, aggregation.probabilities_NC)
+    decided = plan.rule.decide(
+        checkpoint.calibration,
+        aggregation.probabilities_NC,
+        fixed.of_scaled(scores.logits_NEC, mean_class_prior(checkpoint)),
+    )
     rows = DecidedSplit(
         probabilities_NC=aggregation.probabilities_NC,
         labels_N=scores.labels_N,

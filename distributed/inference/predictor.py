@@ -94,15 +94,20 @@ class Predictor:
         batch = arrays_to_batch(prepared.arrays, schema).to(self.device)
         with autocast(self.checkpoint.config, self.device):
             outputs: Outputs = self.network(batch)
+        logits_BEC = outputs.logits_BEC.float().cpu()
         probabilities_BC = self.aggregation.probabilities(
-            self.checkpoint, outputs.logits_BEC.float().cpu(), self.trained_C
+            self.checkpoint, logits_BEC, self.trained_C
         )
         if not torch.isfinite(probabilities_BC).all():
             raise ValueError(
                 "the checkpoint gives probabilities that are no numbers: "
                 "its training diverged; use an earlier one"
             )
-        decided = self.rule.decide(self.checkpoint.calibration, probabilities_BC)
+        decided = self.rule.decide(
+            self.checkpoint.calibration,
+            probabilities_BC,
+            self.aggregation.of_scaled(logits_BEC, self.trained_C),
+        )
         table = self.columns.table(
             prepared, outputs, probabilities_BC, decided, self.aggregation.expert_weights
         )

@@ -134,7 +134,7 @@ class FixedAggregation:
         return self.of_scaled(checkpoint.calibration.scale(logits_NEC), trained_C)
 
     def of_scaled(self, logits_NEC: Tensor, trained_C: Tensor) -> Tensor:
-        """Returns probabilities [N, C] of expert logits that a calibration has scaled."""
+        """Returns probabilities [N, C] of expert logits, scaled by a calibration or raw."""
         logits_NC = aggregation.mix_experts(logits_NEC, torch.tensor(self.expert_weights))
         if self.prior:
             logits_NC = move_prior(

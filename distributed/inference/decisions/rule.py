@@ -34,7 +34,8 @@ class DecisionRule:
 
     abstain: rows whose best probability is lower get no class.
     cost: costs [true class][decided class]; empty: the most probable class is decided.
-    thresholds: of each class, the probability from which it is in the set; empty: no sets.
+    thresholds: of each class, the probability before calibration from which it is in the set;
+        empty: no sets.
     """
 
     abstain: float = 0.0
@@ -46,8 +47,12 @@ class DecisionRule:
         """The cost matrix."""
         return torch.tensor(self.cost, dtype=torch.float64) if self.cost else None
 
-    def decide(self, calibration: Calibration, probabilities_NC: Tensor) -> DecidedRows:
+    def decide(
+        self, calibration: Calibration, probabilities_NC: Tensor, uncalibrated_NC: Tensor
+    ) -> DecidedRows:
         """Returns the decisions for calibrated probabilities.
+
+        uncalibrated_NC: the probabilities without temperatures, which the sets go by.
 
         Costs are weighed with the probabilities as they are. The offsets of the calibration serve
         a metric that knows no costs, and would distort the expected cost.
@@ -60,6 +65,7 @@ class DecisionRule:
             expected_NC = probabilities_NC.double() @ self.cost_CC
             expected_cost_N = expected_NC.gather(1, decided_N[:, None])[:, 0]
         if self.thresholds:
-            in_set_NC = prediction_sets(probabilities_NC, self.thresholds)
+            top_N = probabilities_NC.argmax(1)
+            in_set_NC = prediction_sets(uncalibrated_NC, self.thresholds, top_N)
         abstained_N = probabilities_NC.amax(1) < self.abstain
         return DecidedRows(decided_N, abstained_N, in_set_NC, expected_cost_N)

@@ -10,18 +10,19 @@ from model.decisions.conformal import (
     fit_pools,
     pool_classes,
     prediction_sets,
-    smallest_rows,
+    rows_for_rank,
     threshold_rank,
 )
 
 
 @pytest.mark.parametrize(
-    ("coverage", "rows"), [(0.9, 9), (0.8, 4), (0.5, 1), (0.95, 19), (0.99, 99), (0.85, 6)]
+    ("coverage", "one", "two"), [(0.9, 9, 19), (0.8, 4, 9), (0.5, 1, 3), (0.95, 19, 39)]
 )
-def test_the_fewest_rows_are_those_with_a_rank(coverage: float, rows: int) -> None:
-    assert smallest_rows(coverage) == rows
-    assert threshold_rank(rows, coverage) == 1
-    assert threshold_rank(rows - 1, coverage) == 0
+def test_the_fewest_rows_of_a_rank(coverage: float, one: int, two: int) -> None:
+    for rank, rows in ((1, one), (2, two)):
+        assert rows_for_rank(rank, coverage) == rows
+        assert threshold_rank(rows, coverage) == rank
+        assert threshold_rank(rows - 1, coverage) == rank - 1
 
 
 def test_a_threshold_is_the_low_quantile_by_hand() -> None:
@@ -34,16 +35,15 @@ def test_a_threshold_is_the_low_quantile_by_hand() -> None:
 
 
 def test_classes_with_few_rows_share_with_their_neighbours_in_training_rows() -> None:
-    training = [500, 300, 80, 40, 20, 10]
-    shared = pool_classes([50, 30, 8, 4, 2, 1], training, 9)
-    assert shared == [((0,), ()), ((1,), ()), ((2, 3, 4, 5), ())]  # 8 + 4, and the rest joins them
-    assert pool_classes([50, 30, 5, 5, 5, 5], training, 9) == [
-        ((0,), ()),
-        ((1,), ()),
-        ((2, 3), ()),
-        ((4, 5), ()),
-    ]
-    lent = pool_classes([50, 30, 12, 12, 12, 2], training, 9)
+    training = [500, 300, 80, 60, 15, 10]  # two many-shot, two medium-shot, two few-shot classes
+    shared = pool_classes([50, 30, 12, 8, 5, 6], training, 0.9)
+    assert shared == [((0,), ()), ((1,), ()), ((2, 3), ()), ((4, 5), ())]
+    # Few-shot classes have 9 rows for themselves, or join the pool of the medium-shot ones.
+    assert pool_classes([50, 30, 12, 8, 4, 4], training, 0.9)[2:] == [((2, 3, 4, 5), ())]
+    # A pool is full with 19 rows, and what is left of a group joins the last one.
+    alike = [50, 48, 46, 44, 42]
+    assert pool_classes([10, 10, 10, 10, 3], [500, 400, *alike[2:], 5, 5], 0.9)[0] == ((0, 1), ())
+    lent = pool_classes([50, 30, 25, 25, 25, 2], training, 0.9)
     assert lent[-1] == ((5,), (4,)), "the nearest class lends its rows and keeps its own threshold"
     assert ((4,), ()) in lent
 
@@ -56,7 +56,8 @@ def test_no_set_is_empty() -> None:
 
 def test_coverage_holds_in_every_class_and_pool_of_exchangeable_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    sizes = [60, 30, 12, 5, 4]
+    sizes = [60, 30, 19, 5, 4]
+    training = [600, 300, 190, 15, 12]
     labels = torch.repeat_interleave(torch.arange(5), torch.tensor(sizes))
     pooled = torch.tensor([0, 1, 2, 3, 3])  # classes 3 and 4 share a threshold
     hits, rows = torch.zeros(4), torch.zeros(4)
@@ -67,7 +68,7 @@ def test_coverage_holds_in_every_class_and_pool_of_exchangeable_rows() -> None:
         logits[torch.arange(len(both)), both] += torch.tensor([3.0, 2.0, 1.5, 1.0, 0.5])[both]
         p = logits.softmax(1)
         n = len(labels)
-        pools = fit_pools(p[:n], labels, sizes, 0.9)
+        pools = fit_pools(p[:n], labels, training, 0.9)
         assert {pool.classes for pool in pools} == {(0,), (1,), (2,), (3, 4)}
         limits = torch.tensor(class_thresholds(pools))
         inside = (p[n:].double() >= limits).gather(1, labels[:, None])[:, 0]
