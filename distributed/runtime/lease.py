@@ -79,10 +79,7 @@ def _living_holder(files: LeaseFiles) -> Holder | None:
     first: dict[str, float] = {}  # when each file had been renewed, as first seen
     while True:
         may_live = False
-        for token, file in files.listed().items():
-            holder = files.holder(file) if file.is_held else None
-            if holder is None:
-                continue
+        for token, file, holder in _holders(files):
             is_running = holder.is_running()
             is_recent = abs(time.time() - file.renewed) < LIFETIME
             if is_recent if is_running else file.renewed > first.setdefault(token, file.renewed):
@@ -91,6 +88,13 @@ def _living_holder(files: LeaseFiles) -> Holder | None:
         if not may_live or time.monotonic() - began > RENEWAL + POLL:
             return None
         time.sleep(POLL)
+
+
+def _holders(files: LeaseFiles) -> Iterator[tuple[str, LeaseFile, Holder]]:
+    """Yields the files by which processes hold a folder, with their tokens and processes."""
+    for token, file in files.listed().items():
+        if file.is_held and (holder := files.holder(file)):
+            yield token, file, holder
 
 
 def is_lost(folder: str) -> bool:

@@ -149,6 +149,17 @@ def test_a_command_with_settings_offers_the_setting_for_an_option_it_lacks() -> 
         )
 
 
+def test_the_value_of_a_suggested_setting_is_the_word_after_the_option() -> None:
+    with pytest.raises(ValueError, match=r"did you mean --set optim\.lr=0\.1\?; see"):
+        options.read(
+            Example,
+            ["--out", "x", "--resume", "--learning-rate", "0.1", "--resume"],
+            prog="example.py",
+            description=None,
+            find_settings=lambda name: ["optim.lr"] if name == "learning_rate" else [],
+        )
+
+
 def test_help_states_meaning_and_default() -> None:
     parser = options.build_parser(Example, prog="example.py", description="An example.")
     text = " ".join(parser.format_help().split())
@@ -197,7 +208,15 @@ def test_numbers_of_numpy_are_numbers_and_truth_is_none() -> None:
         check_options(Example, Example(out="x", share=truth))
 
 
-@pytest.mark.parametrize("argv", [["--learning-rate"], ["--learning-rate", "--out"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--learning-rate"],
+        ["--learning-rate", "--out"],
+        ["--out", "x", "--learning-rate"],
+        ["--out", "x", "--learning-rate", "--resume", "0.1"],
+    ],
+)
 def test_a_setting_without_a_value_is_shown_with_a_place_for_it(argv: list[str]) -> None:
     with pytest.raises(ValueError, match=r"did you mean --set optim\.lr=VALUE\?; see"):
         options.read(

@@ -129,6 +129,12 @@ def test_the_digest_of_shards_stays_what_it_is() -> None:
     assert shards_digest("nowhere", other) != shards_digest("nowhere", manifest)
 
 
+def test_the_checksum_of_a_schema_stays_what_it_is(tmp_path: Path) -> None:
+    """Another one would make every schema damaged that is written already."""
+    write_manifest(MANIFEST, str(tmp_path))
+    assert json.loads((tmp_path / "schema.json").read_text())["checksum"] == "4fd920f12a40313c"
+
+
 def test_the_words_for_splits_and_the_files_of_a_folder_stay_what_they_are() -> None:
     assert layout.SPLITS == ("train", "val", "test")
     assert {
