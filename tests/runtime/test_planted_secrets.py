@@ -69,6 +69,9 @@ def test_no_secret_of_a_refused_command_or_a_librarys_traceback_is_printed(tmp_p
         ["ingest", "--table", "s3://K:pLa@nted/18@b/t.csv", "--label", "l", "--out", out],
         ["tune", "--data", "x", "--nothing", "https://h/?X-Goog-Signature=pLanted19"],
         ["evaluate", "--checkpoint", "x", "--data", "https://h/x?Signature=pLanted/23"],
+        ["train", "s3://KEY:pLanted/24@bucket/x"],
+        ["train", "--data", "s3://KEY:pLanted/25@bucket/x", "--data", "https://h/x?sig=pLanted26"],
+        ["train", "--set", "image.weights=https://h/w?sig=pLanted27", "image.weights=x"],
         ["in_sqlalchemy"],
         ["in_arrow"],
         ["of_our_own"],
@@ -84,7 +87,7 @@ def test_no_secret_of_a_refused_command_or_a_librarys_traceback_is_printed(tmp_p
     )
     assert done.returncode == 0, done.stderr
     codes = [line for line in done.stdout.splitlines() if line.startswith("exit")]
-    assert codes == ["exit 2"] * 11 + ["exit 1", "exit 2", "exit 1"], done.stderr
+    assert codes == ["exit 2"] * 14 + ["exit 1", "exit 2", "exit 1"], done.stderr
     assert done.stderr.count("***") >= 20, done.stderr
     assert done.stderr.count("Traceback") == 2
     for text in (done.stdout, done.stderr):
