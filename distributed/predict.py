@@ -21,6 +21,7 @@ prediction, empty where abstained; probability, of the predicted class; abstaine
 expected_cost (--cost); set, its classes, the most probable first, and set_size (--coverage);
 entropy (nats); p/CLASS; weight/MODALITY, 0 to 1, in the fusion;
 unfamiliar/MODALITY, whether it is unlike anything in training; expert_weight/N;
+contribution/PART, to the probability of the class, and patches/IMAGE, row by row (--explain);
 reason, why the row was refused, empty where it was not.
 exit code: 3 where more than half of the rows were refused, a warning from 10 % on"""
 

@@ -91,6 +91,7 @@ def _predict_into(out: str, options: PredictOptions) -> PredictResult:
             out=out,
             rule=plan.rule,
             gpus=options.gpus_per_actor,
+            explain=options.explain,
             trust_unfamiliar=options.trust_unfamiliar,
         ),
         options.concurrency,

@@ -7,7 +7,6 @@ predictions = model.predict(frame, images="photos/")
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,18 +19,23 @@ from distributed.inference.decisions.costs import Costs, cost_matrix
 from distributed.inference.decisions.plan import implied_prior, plan_decisions
 from distributed.inference.decisions.rule import DecisionRule
 from distributed.inference.estimation import choose_aggregation
+from distributed.inference.explanations import Explanation, explain_record
 from distributed.inference.known_prior import class_prior
 from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import PredictOptions
 from distributed.inference.output_columns import insert_kept
 from distributed.inference.predictor import Predictor
 from distributed.inference.rows.column_checks import (
-    absolute_folder,
     check_column,
-    check_image_columns,
-    image_folder,
 )
-from distributed.inference.rows.frames import FrameRows, Rows, to_frame
+from distributed.inference.rows.frames import (
+    FrameRows,
+    Location,
+    Record,
+    Rows,
+    image_column_folders,
+    to_frame,
+)
 from distributed.inference.rows.inputs import RowEncoder, raw_manifest
 from distributed.inference.rows.tables import absent_notes, unknown_column_notes
 from distributed.inference.score import score_of_totals
@@ -43,7 +47,6 @@ from distributed.inference.weighing import (
     pick_device,
     torch_threads,
 )
-from distributed.runtime.errors import OptionError
 from distributed.runtime.option_values import check_option
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.shards.manifest import Manifest
@@ -51,7 +54,6 @@ from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from model.metrics.names import metric
 
-Location = str | os.PathLike[str]
 Metrics = dict[str, dict[str, float]]  # by split
 
 
@@ -101,6 +103,7 @@ class LoadedModel:
         aggregation: str | None = None,
         abstain: float = 0.0,
         batch_size: int = 0,
+        explain: bool = False,
     ) -> pd.DataFrame:
         """Predicts the class of every row.
 
@@ -122,6 +125,8 @@ class LoadedModel:
         these rows; the run's own setting otherwise.
         abstain: rows whose best probability is lower get an empty class.
         batch_size: rows at a time; the run's own setting otherwise.
+        explain: add what each part of a row contributes: contribution/MODALITY,
+        contribution/TABLE.COLUMN, patches/IMAGE. See also the method `explain`.
 
         Returns a row for every input row, in order and with the same index. The columns are those
         that predict.py writes (id, label, prediction, probability, abstained, expected_cost, set,
@@ -157,7 +162,7 @@ class LoadedModel:
             cost=() if cost is None else cost_matrix(cost, self.classes),
             coverage=coverage,
         )
-        table, totals = self._predict_rows(source, weights, plan.rule)
+        table, totals = self._predict_rows(source, weights, plan.rule, explain)
         predictions: pd.DataFrame = table.to_pandas()
         predictions.index = source.frame.index
         predictions = insert_kept(predictions, frame[list(keep)])
@@ -168,6 +173,20 @@ class LoadedModel:
         for note in notes:
             warnings.warn(note, PredictionNote, stacklevel=2)
         return predictions
+
+    def explain(
+        self,
+        record: Record,
+        images: Location | Mapping[str, Location] | None = None,
+        *,
+        class_name: str = "",
+    ) -> Explanation:
+        """Says what each modality, cell and image patch of a record contributes.
+
+        class_name: the class to explain; the predicted one otherwise.
+        """
+        source, _ = self._open_frame(to_frame(record), images, 1)
+        return explain_record(self.checkpoint, source, pick_device(self._gpus), class_name)
 
     @property
     def schema(self) -> pd.DataFrame:
@@ -220,17 +239,18 @@ class LoadedModel:
             manifest = replace(manifest, prepare={**manifest.prepare, "id": id_column})
         columns = [image["column"] for image in manifest.prepare["images"]]
         available = [str(name) for name in frame.columns]
-        encoder = RowEncoder(manifest, _image_folders(images, columns, available))
+        encoder = RowEncoder(manifest, image_column_folders(images, columns, available))
         encoder.check_columns(pa.schema([(name, pa.null()) for name in available]))
         notes = absent_notes(manifest, available, "frame")
         notes += unknown_column_notes(self.checkpoint.manifest, encoder, available)
         return FrameRows(frame[encoder.used_columns(available)], encoder, batch_size), notes
 
     def _predict_rows(
-        self, source: FrameRows, weights: FixedAggregation, rule: DecisionRule
+        self, source: FrameRows, weights: FixedAggregation, rule: DecisionRule, explain: bool
     ) -> tuple[pa.Table, PredictionTotals]:
         """Returns the predictions of all rows in their order, and counts."""
-        predictor = Predictor(self.checkpoint, weights, pick_device(self._gpus), rule=rule)
+        device = pick_device(self._gpus)
+        predictor = Predictor(self.checkpoint, weights, device, rule=rule, explained=explain)
         tables = [predictor.schema.empty_table()]
         totals = PredictionTotals()
         with torch_threads(1):  # as predict.py does, so that every digit is the same
@@ -248,26 +268,6 @@ class LoadedModel:
             *refusal_warnings(totals.refused.total(), totals.rows),
             *row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)"),
         ]
-
-
-def _image_folders(
-    images: Location | Mapping[str, Location] | None, columns: list[str], available: list[str]
-) -> dict[str, str]:
-    """Returns the folder of every image column."""
-    if isinstance(images, Mapping):
-        check_image_columns(list(images), columns, available, "images", "frame")
-        given = {name: _folder(folder) for name, folder in images.items()}
-        return {name: given.get(name) or absolute_folder(".") for name in columns}
-    return dict.fromkeys(columns, absolute_folder(".") if images is None else _folder(images))
-
-
-def _folder(images: Location) -> str:
-    """Returns a folder of images as an absolute path or a URI, checked."""
-    if not isinstance(images, str | os.PathLike):
-        raise OptionError(
-            f"images must be a folder, or a folder for each column; got {images!r}", "images"
-        )
-    return image_folder(os.fspath(images), "images")
 
 
 def _read_metrics(location: str) -> Metrics | None:

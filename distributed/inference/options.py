@@ -153,6 +153,11 @@ class PredictOptions:
         metavar="P",
         shown="0, never",
     )
+    explain: bool = option(
+        False,
+        "say what each modality, cell and image patch contributes to the probability of the class; "
+        "some 50 times the time",
+    )
     trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
     split: str = option("all", "of shards", choices=("all", *SPLITS))
     batch_size: int = option(

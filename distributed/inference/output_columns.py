@@ -5,6 +5,7 @@ Legend: B rows, M modalities, E experts, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distributed.inference.decisions.rule import DecidedRows, DecisionRule
+from distributed.inference.explanations import explanation_fields
 from distributed.inference.rows.inputs import PreparedBatch
 from distributed.inference.weighing import expert_count
 from distributed.raw.rows import REASON
@@ -30,6 +32,7 @@ class OutputColumns:
     Every class has a column of its own, so that any tool can filter, sort and average its
     probabilities by name.
     has_splits: whether a column says train, val or test. kept: columns of the input.
+    explained: columns of what each part of a record contributes.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +42,7 @@ class OutputColumns:
     has_sets: bool = False
     has_costs: bool = False
     kept: pa.Schema | None = None
+    explained: tuple[tuple[str, pa.DataType], ...] = ()
 
     @classmethod
     def of(
@@ -48,6 +52,7 @@ class OutputColumns:
         *,
         has_splits: bool = False,
         kept: pa.Schema | None = None,
+        explained: bool = False,
     ) -> OutputColumns:
         """Returns the columns for the predictions of a checkpoint."""
         schema = checkpoint.network.schema
@@ -59,6 +64,7 @@ class OutputColumns:
             has_sets=bool(rule.thresholds),
             has_costs=bool(rule.cost),
             kept=kept,
+            explained=tuple(explanation_fields(schema)) if explained else (),
         )
 
     @property
@@ -78,6 +84,7 @@ class OutputColumns:
         columns += [(f"weight/{name}", pa.float32()) for name in self.modalities]
         columns += [(f"unfamiliar/{name}", pa.bool_()) for name in self.modalities]
         columns += [(f"expert_weight/{e}", pa.float32()) for e in range(1, self.experts + 1)]
+        columns += self.explained
         columns.append((REASON, pa.string()))  # why the row was refused
         return pa.schema(columns)
 
@@ -112,8 +119,12 @@ class OutputColumns:
         probabilities_BC: Tensor,
         decided: DecidedRows,
         expert_weights: tuple[float, ...],
+        explanation: Mapping[str, pa.Array] | None = None,
     ) -> pa.Table:
-        """Returns the predictions of the usable rows of a batch."""
+        """Returns the predictions of the usable rows of a batch.
+
+        explanation: the values of the columns `explained`.
+        """
         rows = len(decided.decided_N)
         # One more name at the end, an empty one, for rows without a class.
         places_B = torch.where(decided.abstained_N, len(self.classes), decided.decided_N).numpy()
@@ -140,6 +151,7 @@ class OutputColumns:
             columns[f"unfamiliar/{name}"] = unfamiliar_BM[:, m].numpy()
         for e, weight in enumerate(expert_weights, start=1):
             columns[f"expert_weight/{e}"] = np.full(rows, weight, np.float32)
+        columns |= explanation or {}
         columns[REASON] = pa.nulls(rows, pa.string())
         schema = self.schema
         return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -31,6 +31,7 @@ class PredictionSettings:
     out: str
     rule: DecisionRule = field(default_factory=DecisionRule)
     gpus: float = 0.0  # of each process; fractions share one
+    explain: bool = False  # say what each part of a row contributes
     trust_unfamiliar: bool = False  # also use modalities that are unlike training
 
 
@@ -49,6 +50,7 @@ class PartWriter:
             rule=settings.rule,
             has_splits=settings.rows.has_splits,
             kept=settings.rows.kept,
+            explained=settings.explain,
         )
 
     def write_task(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distributed.inference.decisions.rule import DecidedRows, DecisionRule
+from distributed.inference.explanations import explanation_columns, posterior_of
 from distributed.inference.output_columns import OutputColumns
 from distributed.inference.rows.inputs import InputRows, PreparedBatch, insert_refused
 from distributed.inference.rows.tasks import RowRange, TaskGroup
@@ -28,6 +29,7 @@ from distributed.training import priors
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.optimisation.precision import autocast
 from distributed.training.scoring import modality_posteriors
+from model.explaining.occlusion import explain
 from model.fusion.novelty import only_unfamiliar
 from model.outputs import Outputs
 
@@ -44,11 +46,13 @@ class Predictor:
         rule: DecisionRule,
         has_splits: bool = False,
         kept: pa.Schema | None = None,
+        explained: bool = False,
     ) -> None:
         """rule: how classes are decided from the probabilities.
 
         has_splits: the predictions have a column that says train, val or test.
         kept: columns of the input that the predictions keep.
+        explained: the predictions say what each part of a record contributes.
         """
         self.checkpoint = checkpoint
         self.aggregation = aggregation
@@ -58,7 +62,9 @@ class Predictor:
         # PyTorch's stubs lack memory_format.
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained_C = priors.mean_class_prior(checkpoint)
-        self.columns = OutputColumns.of(checkpoint, rule, has_splits=has_splits, kept=kept)
+        self.columns = OutputColumns.of(
+            checkpoint, rule, has_splits=has_splits, kept=kept, explained=explained
+        )
         self.schema = self.columns.schema_with_kept
 
     def predict_task(
@@ -108,8 +114,18 @@ class Predictor:
             probabilities_BC,
             self.aggregation.of_scaled(logits_BEC, self.trained_C),
         )
+        explanation = None
+        if self.columns.explained:
+            posterior = posterior_of(self.checkpoint, self.aggregation)
+            found = explain(self.network, batch, posterior, decided.decided_N.to(self.device))
+            explanation = explanation_columns(found, schema)
         table = self.columns.table(
-            prepared, outputs, probabilities_BC, decided, self.aggregation.expert_weights
+            prepared,
+            outputs,
+            probabilities_BC,
+            decided,
+            self.aggregation.expert_weights,
+            explanation,
         )
         totals = self._count(outputs, decided)
         count_labelled(totals, batch.labels_B.cpu(), probabilities_BC, decided, self.rule)

@@ -18,9 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from distributed.inference.rows.column_checks import (
+    absolute_folder,
+    check_image_columns,
+    image_folder,
+)
 from distributed.inference.rows.inputs import PreparedBatch, RowEncoder
 from distributed.inference.rows.tasks import RawBatch, RowRange, TaskGroup, make_tasks
+from distributed.runtime.errors import OptionError
 
+Location: TypeAlias = str | os.PathLike[str]
 Record: TypeAlias = Mapping[str, object]
 Rows: TypeAlias = pd.DataFrame | pd.Series | Record | Sequence[Record]
 CellValue: TypeAlias = (
@@ -186,3 +193,23 @@ def encode_lossless(image: Image.Image, column: str) -> bytes:
         message = " ".join(str(error).split())
         raise ValueError(f"cannot read an image of column {column!r}: {message}") from None
     return buffer.getvalue()
+
+
+def image_column_folders(
+    images: Location | Mapping[str, Location] | None, columns: list[str], available: list[str]
+) -> dict[str, str]:
+    """Returns the folder of every image column."""
+    if isinstance(images, Mapping):
+        check_image_columns(list(images), columns, available, "images", "frame")
+        given = {name: _folder(folder) for name, folder in images.items()}
+        return {name: given.get(name) or absolute_folder(".") for name in columns}
+    return dict.fromkeys(columns, absolute_folder(".") if images is None else _folder(images))
+
+
+def _folder(images: Location) -> str:
+    """Returns a folder of images as an absolute path or a URI, checked."""
+    if not isinstance(images, str | os.PathLike):
+        raise OptionError(
+            f"images must be a folder, or a folder for each column; got {images!r}", "images"
+        )
+    return image_folder(os.fspath(images), "images")
