@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distributed.config import Config as Config
     from distributed.inference.batch_prediction import predict as predict
     from distributed.inference.evaluation import evaluate as evaluate
+    from distributed.inference.leaderboard import leaderboard as leaderboard
     from distributed.inference.loaded import load as load
     from distributed.inference.options import EvaluateOptions as EvaluateOptions
     from distributed.inference.options import PredictOptions as PredictOptions
@@ -45,6 +46,7 @@ EXPORTS = {
     "evaluate": "distributed.inference.evaluation",
     "fit": "distributed.training.driver",
     "ingest": "distributed.ingestion.pipeline",
+    "leaderboard": "distributed.inference.leaderboard",
     "load": "distributed.inference.loaded",
     "predict": "distributed.inference.batch_prediction",
     "search": "distributed.searches.driver",

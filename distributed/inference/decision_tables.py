@@ -9,6 +9,7 @@ from model.metrics.names import CHOOSE_WHEN, OPERATING_METRICS, metric
 
 if TYPE_CHECKING:
     from distributed.inference.decisions.reports import CostReport, SetReport
+    from distributed.inference.leaderboard import Leaderboard, Standing
     from distributed.inference.results import EvaluationResult, OperatingPoint
     from distributed.inference.subgroups import Subgroup
 
@@ -39,7 +40,7 @@ def operating_table(result: EvaluationResult) -> ReportTable:
     return ReportTable(columns=("at the prior", *headings, "choose it when"), rows=rows)
 
 
-def _with_interval(scored: OperatingPoint | Subgroup, name: str) -> str:
+def _with_interval(scored: OperatingPoint | Subgroup | Standing, name: str) -> str:
     named = metric(name)
     value = named.value(scored.metrics.get(name))
     if name not in scored.intervals:
@@ -116,3 +117,53 @@ def _gaps_text(groups: list[Subgroup]) -> str:
         f"{verdict}. A gap is the group's balanced accuracy less that of all other rows, over the "
         "classes of both, in points"
     )
+
+
+def leaderboard_text(board: Leaderboard) -> str:
+    """The compared runs, the best first, with their paired differences and what they cost."""
+    compared = metric(board.options.metric)
+    others = [
+        name for name in ("accuracy", "macro_f1", "few_shot_accuracy") if name != compared.name
+    ]
+    rows = []
+    for standing in board.standings:
+        run = standing.run
+        difference = "-"
+        if standing.difference is not None:
+            difference = f"{compared.scale * standing.difference:+.{compared.digits}f}"
+            if standing.difference_interval:
+                low, high = (compared.scale * end for end in standing.difference_interval)
+                difference += f" ({low:+.{compared.digits}f} to {high:+.{compared.digits}f})"
+        rows.append(
+            (
+                run.name,
+                _with_interval(standing, compared.name),
+                compared.value(run.on_validation),
+                difference,
+                standing.verdict(compared.lower_is_better),
+                *(metric(name).value(standing.metrics.get(name)) for name in others),
+                metric("train_seconds").value(run.train_seconds),
+                f"{run.cpu_seconds:.1f}",
+                f"{run.size / 1e6:.1f}",
+                f"{run.parameters:,}",
+            )
+        )
+    table = ReportTable(
+        columns=(
+            "run",
+            compared.heading,
+            "on validation",
+            "difference",
+            "verdict",
+            *(metric(name).heading for name in others),
+            "training s",
+            "scoring CPU s",
+            "MB",
+            "parameters",
+        ),
+        rows=rows,
+    )
+    options = board.options
+    head = f"data        {options.data} {options.split}: {board.rows:,} rows for all of them"
+    notes = "\n".join(f"note: {text}" for text in board.notes)
+    return "\n\n".join([head, to_text(table), notes])

@@ -15,30 +15,21 @@ from torch import Tensor
 
 from distributed.config import split_list
 from distributed.inference import notes
-from distributed.inference.decisions.costs import read_costs
-from distributed.inference.decisions.decided_split import DecidedSplit
-from distributed.inference.decisions.plan import COST_PRIOR_NOTE, implied_prior, plan_decisions
 from distributed.inference.decisions.reports import report_costs, report_sets
-from distributed.inference.known_prior import class_prior
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult, OperatingPoint
-from distributed.inference.rows.split_rows import open_evaluated_rows
+from distributed.inference.scored_split import score_split
 from distributed.inference.subgroups import read_group_columns, subgroups
 from distributed.inference.weighing import (
     GIVEN,
-    FixedAggregation,
-    aggregate_experts,
-    aggregation_method,
-    compute_outputs,
-    pick_device,
     torch_threads,
 )
+from distributed.runtime.errors import OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.storage import as_option_error, filesystem, write_file
 from distributed.shards.corruption import parse_corruption
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.operating_points import operating_probabilities, trained_at
-from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Scores, compute_run_metrics, confidence_rows
 from model.fusion.novelty import only_unfamiliar
 from model.metrics import metrics
@@ -52,6 +43,15 @@ WITH_INTERVALS = tuple(FORMULAS)  # metrics that get a bootstrap interval
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Scores a checkpoint on a labelled split and writes the result where options.json says."""
     options = check_options(EvaluateOptions, options)
+    if not options.checkpoint:
+        raise OptionError(
+            "checkpoint must be given, or compare with several; got neither",
+            *("checkpoint", "compare"),
+        )
+    if options.compare:
+        raise OptionError(
+            "compare takes the place of checkpoint; in Python it goes to compare_runs", "compare"
+        )
     if options.json:
         check_writable_file(options.json)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -83,31 +83,10 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     decision of the model is made on them.
     """
     network, classes = checkpoint.network, checkpoint.network.schema.classes
-    prior = implied_prior(options.prior, bool(options.cost), options.aggregation)
-    method = aggregation_method(options.aggregation, prior, checkpoint.config.inference.aggregation)
-    prior_C = class_prior(prior, network) if prior else None
-    cost = read_costs(options.cost, classes) if options.cost else ()
-    device = pick_device(options.gpus)
-    split = open_evaluated_rows(checkpoint, options)
-    groups = read_group_columns(options.data, options.split, options.by, split.rows_N)
-    scores = compute_outputs(checkpoint, split.source, device)
-    aggregation = aggregate_experts(
-        checkpoint, method, scores.logits_NEC, split.source, device, prior_C, options.seed
-    )
-    fixed = FixedAggregation.from_estimate(aggregation)
-    plan = plan_decisions(checkpoint, fixed, cost=cost, coverage=options.coverage)
-    decided = plan.rule.decide(
-        checkpoint.calibration,
-        aggregation.probabilities_NC,
-        fixed.of_scaled(scores.logits_NEC, mean_class_prior(checkpoint)),
-    )
-    rows = DecidedSplit(
-        probabilities_NC=aggregation.probabilities_NC,
-        labels_N=scores.labels_N,
-        counts_C=network.counts_C.cpu(),
-        classes=classes,
-        decided=decided,
-    )
+    scored = score_split(checkpoint, options)
+    rows, plan, scores = scored.rows, scored.plan, scored.scores
+    decided = rows.decided
+    groups = read_group_columns(options.data, options.split, options.by, scored.split.rows_N)
     points = operating_points(checkpoint, scores, options)
     class_rows = rows.class_rows
     return EvaluationResult(
@@ -126,16 +105,16 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
         ),
         notes=metrics.explain_metrics(*rows.scored, classes, decided.decided_N),
         confidence=confidence_rows(scores, network),
-        aggregation=aggregation,
-        requested_aggregation="prior" if method == GIVEN else method,
+        aggregation=scored.aggregation,
+        requested_aggregation="prior" if scored.method == GIVEN else scored.method,
         rows=sum(class_rows.values()),
-        available=split.available,
+        available=scored.split.available,
         class_rows=class_rows,
         remarks=[
-            *split.notes,
+            *scored.split.notes,
             *plan.notes,
-            *([COST_PRIOR_NOTE] if prior != options.prior else []),
-            *_row_remarks(checkpoint, scores, prior_C),
+            *scored.notes,
+            *_row_remarks(checkpoint, scores, scored.prior_C),
             *_condition_remarks(checkpoint, options, class_rows),
         ],
     )

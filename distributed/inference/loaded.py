@@ -52,6 +52,7 @@ from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.shards.manifest import Manifest
 from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
+from distributed.training.results import METRICS_FILE
 from model.metrics.names import metric
 
 Metrics = dict[str, dict[str, float]]  # by split
@@ -277,7 +278,7 @@ def _read_metrics(location: str) -> Metrics | None:
     """
     run = location.rstrip("/").removesuffix("/checkpoint")
     try:
-        content = read_json_object(join(run, "metrics.json"))
+        content = read_json_object(join(run, METRICS_FILE))
     except DamagedFile as error:
         warnings.warn(f"{error}; the model has no metrics", PredictionNote, stacklevel=4)
         return None

@@ -34,10 +34,18 @@ FORMATS = ("parquet", "csv")
 class EvaluateOptions:
     """What `evaluate` scores: a checkpoint, labelled rows, and the conditions of the test."""
 
-    checkpoint: str = required(CHECKPOINT_HELP, "C")
+    checkpoint: str = option("", CHECKPOINT_HELP, metavar="C", shown="or --compare")
+    compare: tuple[str, ...] = option(
+        (),
+        "several runs or checkpoints, to compare on the same rows in place of one checkpoint; what "
+        "holds none is passed over",
+        metavar="RUN",
+        shown="none",
+    )
     data: str = required(
         "folder or URI made by ingest.py; classes and categories are matched by name", "SHARDS"
     )
+    metric: str = option("balanced_accuracy", "by which runs are compared", metavar="M")
     split: str = option("test", "rows to evaluate", choices=SPLITS)
     aggregation: str | None = option(
         None,

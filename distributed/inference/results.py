@@ -12,7 +12,7 @@ from distributed.inference.score import PredictionScore
 from distributed.inference.subgroups import Subgroup
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
-from model.metrics.metrics import ConfidenceRow
+from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import CONFIDENCE_FACTS, at_prior
 
 # The options of an evaluation that its flat form repeats.

@@ -27,6 +27,7 @@ from distributed.runtime.output_folders import RUN, check_output
 from distributed.shards.layout import MANIFEST
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.sampling import training_counts
+from distributed.training.finished import finished_metrics
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.options import FitOptions
 from distributed.training.pages.report import PAGE
@@ -38,7 +39,7 @@ from distributed.training.progress.console import (
 )
 from distributed.training.results import RunMetrics
 from distributed.training.run import check_trainable, run_training
-from distributed.training.spec import RunSpec
+from distributed.training.spec import RunSpec, state_folder
 from distributed.wafers.default import resolve_shards
 
 DATA_FILE = "data.json"  # in the folder of a run: its shards and their digest
@@ -109,6 +110,8 @@ def _fit_into(out: str, options: FitOptions) -> FitResult:
     """Trains the run in `out`, which this process holds."""
     plan = plan_run(out, options)
     spec, config = plan.spec, plan.spec.config
+    if options.resume and (metrics := finished_metrics(spec)):
+        return make_result(plan, metrics, "the run was finished already: nothing was trained")
     here = fits_in_this_process(config)
     if not here:
         # Ray takes seconds to import, which a run in one process need not spend.
@@ -125,7 +128,14 @@ def _fit_into(out: str, options: FitOptions) -> FitResult:
         ) from None
     except Diverged as error:
         raise Failure(f"{error}; lower optim.lr, or set optim.clip") from None
-    schema = plan.manifest.schema
+    if not options.keep_state:
+        storage.remove_folder(state_folder(spec.out))
+    return make_result(plan, metrics)
+
+
+def make_result(plan: RunPlan, metrics: RunMetrics, *notes: str) -> FitResult:
+    """The result of a finished run. notes: what to say before the notes on its metrics."""
+    spec, config, schema = plan.spec, plan.spec.config, plan.manifest.schema
     counts = training_counts(schema.counts, config.data.imbalance_ratio, config.data.max_rows)
     return FitResult(
         data=spec.shards,
@@ -133,7 +143,7 @@ def _fit_into(out: str, options: FitOptions) -> FitResult:
         metrics=metrics,
         classes=schema.classes,
         epochs=epochs_summary(metrics, config.optim),
-        notes=tuple(results_notes(metrics, schema.classes, counts.tolist())),
+        notes=(*notes, *results_notes(metrics, schema.classes, counts.tolist())),
         page=f"{spec.out}/{PAGE}" if spec.page else "",
     )
 

@@ -43,4 +43,9 @@ class FitOptions:
         None, "folder or URI of the run", metavar="RUN", shown="runs/ and the time of day"
     )
     resume: bool = option(False, "continue the run in --out from its last saved epoch")
+    keep_state: bool = option(
+        False,
+        "keep the resumable states of a finished run, many times the size of its checkpoint",
+        shown="they are deleted",
+    )
     no_page: bool = option(False, "write neither report.html nor MODEL_CARD.md", shown="write them")

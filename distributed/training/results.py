@@ -14,6 +14,8 @@ from model.decisions.guard import ValidationRows
 from model.fusion.cross_modal import CrossModalModel
 from model.network import Network
 
+METRICS_FILE = "metrics.json"  # in the folder of a run, written when it is finished
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetrics:

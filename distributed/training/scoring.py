@@ -18,6 +18,7 @@ from model.fusion.cross_modal import MAX_EXPECTED_CLASSES, CrossModalModel, Cros
 from model.fusion.novelty import weighted_moments
 from model.learning import losses
 from model.metrics import metrics
+from model.metrics.confidences import confidence_report
 from model.metrics.names import CONFIDENCE_FACTS
 from model.network import Network
 from model.outputs import Outputs
@@ -241,7 +242,7 @@ def confidence_rows(scores: Scores, network: Network) -> list[dict[str, Any]]:
 
     Both the predicted ones and those that the fusion uses.
     """
-    return metrics.confidence_report(
+    return confidence_report(
         scores.confidence_NM,
         scores.true_NM,
         scores.present_NM,

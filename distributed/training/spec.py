@@ -49,8 +49,13 @@ class RunSpec:
     def state_files(self) -> StateFiles | None:
         """Where this run keeps its states; None where it keeps none."""
         if self.states is None and self.out:
-            return StateFiles(folder=f"{self.out}/state")
+            return StateFiles(folder=state_folder(self.out))
         return self.states
+
+
+def state_folder(out: str) -> str:
+    """Where a run keeps its resumable states."""
+    return f"{out}/state"
 
 
 def resumable_spec(
@@ -65,7 +70,7 @@ def resumable_spec(
     """
     spec = RunSpec(shards=shards, settings=settings, resume=True, test=test)
     if spec.config.scaling.workers > 1:
-        every_epoch = StateFiles(folder=f"{folder}/state", restart_if_of_another_run=True)
+        every_epoch = StateFiles(folder=state_folder(folder), restart_if_of_another_run=True)
         return replace(spec, out=folder, states=every_epoch)
     states = states or folder
     return replace(spec, states=resumable_states(states) if states else None)

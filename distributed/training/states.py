@@ -81,6 +81,10 @@ class States:
         for other in {*names} - kept:
             self.files.delete_file(f"{self.path}/{other}")
 
+    def exist(self) -> bool:
+        """Whether there is a state, damaged or not."""
+        return bool(self._names())
+
     def load(self) -> StateDict | None:
         """The newest undamaged state; damaged ones are named on stderr. None if there is none.
 

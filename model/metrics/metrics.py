@@ -2,7 +2,7 @@
 
 The metrics themselves are defined in scoring.py.
 
-Legend: N rows, C classes, R bootstrap replicates, B batch, M modalities, K classes with rows.
+Legend: N rows, C classes, R bootstrap replicates, K classes with rows.
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.metrics.names import CONFIDENCE_FACTS
 from model.metrics.scoring import (
     FORMULAS,
     OF_DECISIONS,
     SHOTS,
     ScoredRows,
-    midranks,
     replicates_per_chunk,
     score_rows,
     shot_groups,
 )
 from model.schema import join_names
 
-# modality, group, rows, note and CONFIDENCE_FACTS of one row of the confidence report.
-ConfidenceRow = dict[str, str | int | float | None]
 OVER_PRESENT_CLASSES = (
     "balanced_accuracy",
     "macro_f1",
@@ -159,6 +155,61 @@ def _values(scored: ScoredRows, name: str, classes: Sequence[str]) -> Tensor:
     )
 
 
+def metric_values(
+    probabilities_NC: Tensor,
+    labels_N: Tensor,
+    counts_C: Tensor,
+    names: Iterable[str],
+    *,
+    classes: Sequence[str] = (),
+    predictions_N: Tensor | None = None,
+) -> dict[str, float]:
+    """Returns the named metrics, recall/CLASS and precision/CLASS too; NaN where undefined."""
+    scored = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
+    return {name: float(_values(scored, name, classes)) for name in names}
+
+
+def bootstrap_values(
+    probabilities_NC: Tensor,
+    labels_N: Tensor,
+    counts_C: Tensor,
+    names: Iterable[str],
+    replicates: int,
+    seed: int = 0,
+    *,
+    classes: Sequence[str] = (),
+    predictions_N: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Returns the named metrics in every replicate of a bootstrap stratified by class, [R].
+
+    The same labels and seed draw the same rows, so that two predictors can be compared in pairs.
+    Without replicates or rows, the tensors are empty.
+    """
+    names = list(names)
+    whole = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
+    parts: dict[str, list[Tensor]] = {name: [torch.empty(0).double()] for name in names}
+    chunk = replicates_per_chunk(len(whole.labels_N), probabilities_NC.shape[1])
+    rounds: Iterable[Tensor] = ()
+    if replicates and len(whole.labels_N):
+        rounds = bootstrap_weights(whole.labels_N, replicates, seed, chunk)
+    for part_RN in rounds:
+        # A new object each time, so that the large matrices it caches are freed.
+        scored = dataclasses.replace(whole, weights_RN=part_RN)
+        for name in names:
+            parts[name].append(_values(scored, name, classes).cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def percentile_interval(values_R: Tensor, level: float = 0.95) -> tuple[float, float] | None:
+    """Returns the interval that holds this share of the values; None where none is defined."""
+    values_R = values_R[~values_R.isnan()]
+    if not len(values_R):
+        return None
+    edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values_R.dtype)
+    low, high = torch.quantile(values_R, edges).tolist()
+    return low, high
+
+
 def bootstrap_intervals(
     probabilities_NC: Tensor,
     labels_N: Tensor,
@@ -175,84 +226,15 @@ def bootstrap_intervals(
 
     level: share of the replicates within an interval. A metric that is undefined is left out.
     """
-    names = list(names)
-    whole = score_rows(probabilities_NC, labels_N, counts_C, predictions_N)
-    if not replicates or not len(whole.labels_N):
-        return {}
-    chunk = replicates_per_chunk(len(whole.labels_N), probabilities_NC.shape[1])
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for part_RN in bootstrap_weights(whole.labels_N, replicates, seed, chunk):
-        # A new object each time, so that the large matrices it caches are freed.
-        scored = dataclasses.replace(whole, weights_RN=part_RN)
-        for name in names:
-            parts[name].append(_values(scored, name, classes))
-    intervals = {}
-    for name in names:
-        values_R = torch.cat(parts[name])
-        values_R = values_R[~values_R.isnan()]
-        if len(values_R):
-            edges = torch.tensor(
-                [(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values_R.device
-            )
-            low, high = torch.quantile(values_R, edges).tolist()
-            intervals[name] = (low, high)
-    return intervals
-
-
-def _correlation(a_N: Tensor, b_N: Tensor) -> float | None:
-    """Returns Spearman's rank correlation; None where one side does not vary."""
-    a_N, b_N = (midranks(v) - (len(v) + 1) / 2 for v in (a_N, b_N))
-    scale = float((a_N.square().sum() * b_N.square().sum()).sqrt())
-    return float((a_N * b_N).sum()) / scale if scale > 0 else None
-
-
-def _class_mean(values_N: Tensor, labels_N: Tensor) -> float:
-    """Returns the mean over classes of the class means, in which all classes count alike."""
-    _, class_N, size_K = torch.unique(labels_N, return_inverse=True, return_counts=True)
-    return float((values_N.double() / size_K[class_N]).sum() / len(size_K))
-
-
-def confidence_report(
-    confidence_BM: Tensor,
-    true_BM: Tensor,
-    present_BM: Tensor,
-    labels_B: Tensor,
-    counts_C: Tensor,
-    modalities: Sequence[str],
-    weights_BM: Tensor | None = None,
-    used_BM: Tensor | None = None,
-) -> list[ConfidenceRow]:
-    """Returns how good the confidences are: a row for each modality and group of classes.
-
-    A row is over the records that have the modality. `predicted` and `true` are class-balanced
-    means of the confidence and of the true-class probability, `rank_correlation` is Spearman's over
-    the records, `used` and `weight` are class-balanced means of the confidence that the fusion uses
-    and of the fusion weight. None stands where there is nothing to measure; `note` then states why.
-    """
-    group_B = shot_groups(counts_C.to(labels_B.device))[labels_B.clamp(min=0)]
-    rows: list[ConfidenceRow] = []
-    for m, modality in enumerate(modalities):
-        for group, shot in enumerate(("all", *SHOTS), start=-1):
-            in_group_B = (group_B == group) | (group < 0)
-            counted_B = present_BM[:, m] & (labels_B >= 0) & in_group_B
-            row: ConfidenceRow = {
-                "modality": modality,
-                "group": shot,
-                "rows": int(counted_B.sum()),
-                **dict.fromkeys(CONFIDENCE_FACTS),
-                "note": "no record",
-            }
-            if counted_B.any():
-                predicted_N, true_N = confidence_BM[counted_B, m], true_BM[counted_B, m]
-                labels_N = labels_B[counted_B]
-                row["predicted"] = _class_mean(predicted_N, labels_N)
-                row["true"] = _class_mean(true_N, labels_N)
-                row["rank_correlation"] = _correlation(predicted_N, true_N)
-                if used_BM is not None:
-                    row["used"] = _class_mean(used_BM[counted_B, m], labels_N)
-                if weights_BM is not None:
-                    row["weight"] = _class_mean(weights_BM[counted_B, m], labels_N)
-                varies = row["rank_correlation"] is not None
-                row["note"] = "" if varies else "no rank correlation: constant values"
-            rows.append(row)
-    return rows
+    by_name = bootstrap_values(
+        probabilities_NC,
+        labels_N,
+        counts_C,
+        names,
+        replicates,
+        seed,
+        classes=classes,
+        predictions_N=predictions_N,
+    )
+    intervals = {name: percentile_interval(values_R, level) for name, values_R in by_name.items()}
+    return {name: interval for name, interval in intervals.items() if interval}

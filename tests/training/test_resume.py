@@ -275,3 +275,33 @@ def test_a_run_at_a_uri_leaves_nothing_on_this_machine(
     resume(folder, f"file://{tmp_path}/run")
     assert not list((tmp_path / "local").iterdir())
     assert_whole(tmp_path / "run")
+
+
+def test_a_finished_run_drops_its_states_and_a_resume_trains_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = FitOptions(
+        data=str(folder / "shards"),
+        out=str(out),
+        set={**small_run.SETTINGS, "optim.epochs": 2},
+        no_page=True,
+    )
+    done = fit(options)
+    assert not (out / "state").exists()
+    checkpoint = out / "checkpoint" / "model.pt"
+    written, content = checkpoint.stat().st_mtime_ns, checkpoint.read_bytes()
+    again = fit(dataclasses.replace(options, resume=True))
+    assert again.metrics == done.metrics
+    assert again.notes == ("the run was finished already: nothing was trained", *done.notes)
+    assert checkpoint.stat().st_mtime_ns == written
+    checkpoint.write_bytes(content[:1000])  # copied badly, say
+    anew = fit(dataclasses.replace(options, resume=True, keep_state=True))
+    assert "its states are deleted: training anew" in capsys.readouterr().err
+    assert anew.metrics.test == done.metrics.test
+    assert checkpoint.read_bytes() == content
+    assert list((out / "state").glob("epoch-000002-*.pt")), "--keep-state keeps them"
+    checkpoint.write_bytes(content[:1000])
+    kept = fit(dataclasses.replace(options, resume=True))
+    assert kept.metrics.test == done.metrics.test
+    assert not (out / "state").exists()

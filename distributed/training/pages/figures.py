@@ -23,7 +23,7 @@ from distributed.reporting.figure_style import (
 )
 from distributed.reporting.page import Figure
 from distributed.training.pages.splits import ScoredSplit
-from model.metrics.metrics import ConfidenceRow
+from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import metric
 from model.metrics.scoring import BINS, SHOTS
 

@@ -12,7 +12,7 @@ from distributed.runtime.storage import write_file
 from distributed.training.pages import figures, tables
 from distributed.training.pages.splits import ScoredSplit, worst_class
 from distributed.training.scoring import confidence_rows
-from model.metrics.metrics import ConfidenceRow
+from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import metric
 from model.network import Network
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.training.pages.splits import ScoredSplit, shot_names
-from model.metrics.metrics import ConfidenceRow
+from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import METRICS, Metric, metric
 from model.network import Network
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from distributed.runtime.storage import read_json_object
 from distributed.training.progress.recorder import read_history
-from distributed.training.results import RunMetrics
+from distributed.training.results import METRICS_FILE, RunMetrics
 from distributed.training.spec import RunSpec
 from distributed.training.states import states_of
 from distributed.training.workers.epoch_queue import EpochQueue, SendEpochs
@@ -96,4 +96,4 @@ def run_on_workers(
     if message.error is not None:
         raise message.error
     pass_on(read_history(spec.out))
-    return RunMetrics.from_dict(read_json_object(f"{spec.out}/metrics.json"))
+    return RunMetrics.from_dict(read_json_object(f"{spec.out}/{METRICS_FILE}"))

@@ -14,12 +14,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from model.metrics import metrics
+from model.metrics.confidences import confidence_report
 from model.metrics.metrics import (
     FORMULAS,
     bootstrap_intervals,
     bootstrap_weights,
     compute_metrics,
-    confidence_report,
     explain_metrics,
     shot_groups,
 )
