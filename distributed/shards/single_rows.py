@@ -20,11 +20,12 @@ from model.batch import Batch, join_batches
 GROUPS_READ = 8  # row groups in memory while rows of a stream are read, at most
 
 
-def read_places(source: BatchSource, places_B: IntArray) -> Batch:
-    """Returns single rows of a source as one batch, in the order given, with their pixels.
+def read_places(source: BatchSource, places_B: IntArray, *, pixels: bool = True) -> Batch:
+    """Returns single rows of a source as one batch, in the order given.
 
-    places_B: among the rows of the source, in its order for evaluation. A stream reads the row
-    groups that hold them, a few at a time.
+    places_B: among the rows of the source, in its order for evaluation. pixels: of every image,
+    instead of what the frozen part of an encoder gave for it. A stream reads the row groups that
+    hold the rows, a few at a time.
     """
     assert isinstance(source, (MemorySource, StreamSource))
     order = np.argsort(places_B, kind="stable")
@@ -47,7 +48,7 @@ def read_places(source: BatchSource, places_B: IntArray) -> Batch:
         rank=0,
         world=1,
     )
-    changes: dict[str, Any] = {"frozen": {}} if isinstance(source, MemorySource) else {}
+    changes: dict[str, Any] = {"frozen": {}} if pixels and isinstance(source, MemorySource) else {}
     read = join_batches(list(dataclasses.replace(source, plan=plan, **changes).batches(0)))
     return read.select(torch.from_numpy(np.argsort(order, kind="stable")))
 

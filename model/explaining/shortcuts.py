@@ -1,175 +1,211 @@
-"""Which column or patch position a rare class hangs on: a shortcut, where it gives the class away.
+"""Which column or patch position gives a rare class away, and whether the network goes by it.
 
-For each audited class, rows of the class and rows of others exchange one part at a time. A part is
-necessary where the class's rows lose their class without it, and sufficient where rows of other
-classes become that class with it. A class that hangs on one column or one place of the picture has
-a part that is both, to a degree that shape, colour or several columns together do not reach.
+A shortcut is a part that alone finds the rows of a class, while no other part comes near: a ruler
+in one corner of the pictures, the code of one clinic. What a class really looks like shows in
+several patches, and what it is like in several columns. So a part counts by how much better it
+tells the class (giveaways.py) than the other parts of its kind do. Whether the network goes by it
+is measured by exchanging the part between rows of the class and rows of others.
 
-Legend: B records, D donors (rows of the class), R recipients (rows of others), C classes, G patches
-a side.
+Legend: N sampled rows, D donors (rows of the class), R recipients (rows of others), C classes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.explaining.giveaways import giveaways
 from model.explaining.occlusion import Posterior, patch_slices
 from model.network import Network
 
 GRID = 5  # patches of an image a side
-SCREENED = 4  # parts of a class whose sufficiency is measured: the most necessary ones
-TINY = 1e-6  # smaller probabilities count as this in log odds
+MIN_ROWS = 10  # of a class; with fewer, some part gives it away by chance
+ALARM = 0.4  # a part that stands out so much is reported as a shortcut
+# A marker may lie across the corner of four patches, a column stands alone: what a part must beat.
+BETTER_THAN_PATCH, BETTER_THAN_COLUMN = 4, 2
+DONORS, RECIPIENTS = 16, 32  # rows that exchange parts
 
 
 @dataclass(frozen=True)
 class Part:
-    """A column of a table, or a patch position of an image (row and column of the patch)."""
+    """A column of a table, or a patch of an image, numbered row by row."""
 
     modality: str
     column: str = ""
-    patch: tuple[int, int] | None = None
+    patch: int = -1
 
-    @property
-    def title(self) -> str:
-        """The part in words."""
-        if self.patch is None:
+    def title(self, grid: int) -> str:
+        """Returns the part in words."""
+        if self.patch < 0:
             return f"column {self.column}"
-        row, column = self.patch
-        return f"{self.modality}: patch {row + 1} down, {column + 1} across"
+        row, column = divmod(self.patch, grid)
+        return f"{self.modality}: patch {row + 1} down, {column + 1} across, of {grid} x {grid}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a class depends on in one part.
+    """The part that gives a class away most.
 
+    precision: average precision with which the part alone finds the class's rows. stands_out: how
+    much better that is than the other parts of its kind.
     lost: mean fall of the class's probability in its own rows, with the part of other rows.
-    gained: mean rise of the class's probability in other rows, with the part of its rows.
-    turned: share of the other rows that become the class.
+    gained: mean rise of it in other rows, with the part of its rows. Both are None where they were
+    not measured.
     """
 
     label: int
     part: Part
-    lost: float
-    gained: float
-    turned: float
+    precision: float
+    stands_out: float
+    lost: float | None = None
+    gained: float | None = None
 
     @property
-    def score(self) -> float:
-        """How much the class hangs on the part, 0 to 1."""
-        return math.sqrt(max(0.0, self.lost) * max(0.0, self.gained))
+    def is_shortcut(self) -> bool:
+        """Whether the part gives the class away as nothing of the class itself does."""
+        return self.stands_out >= ALARM
 
 
-def all_parts(network: Network, grid: int) -> Iterator[Part]:
-    """Yields every column and, with a grid, every patch position."""
-    for table in network.schema.tables:
-        for column in table.columns:
-            yield Part(table.name, column=column.name)
-    for image in network.schema.images:
-        for k in range(grid * grid):
-            yield Part(image.name, patch=divmod(k, grid))
+def audited_classes(counts: Sequence[int], most: int) -> list[int]:
+    """Returns the rarest classes that have rows enough, at most so many, the rarest first."""
+    enough = [c for c in range(len(counts)) if counts[c] >= MIN_ROWS]
+    return sorted(enough, key=lambda c: counts[c])[:most]
 
 
 @torch.inference_mode()
-def audit_class(
+def audit_shortcuts(
     network: Network,
-    donors: Batch,
-    recipients: Batch,
+    batch: Batch,
     posterior: Posterior,
-    label: int,
+    labels: Sequence[int],
     *,
     grid: int = GRID,
     seed: int = 0,
+    seconds: float = math.inf,
 ) -> list[Finding]:
-    """Returns the most necessary parts of a class, the one that it hangs on most first.
+    """Returns the finding of each class that is audited, the one that stands out most first.
 
-    donors: rows of the class. recipients: rows of other classes. grid: 0 leaves out the patches.
+    batch: sampled training rows of these classes and of the others, with pixels.
+    seconds: of the processor; after them only what is a shortcut is exchanged.
     """
     network.eval()
-    exchange = _Exchange(network, donors, recipients, posterior, label, seed, grid)
-    own_D, others_R = exchange.probability(donors), exchange.probability(recipients)
-    necessary: list[tuple[float, Part, float]] = []
-    for part in all_parts(network, grid):
-        without_D = exchange.probability(exchange.without(part))
-        fall_D = _log_odds(own_D) - _log_odds(without_D)
-        necessary.append((float(fall_D.mean()), part, float((own_D - without_D).mean())))
-    necessary.sort(key=lambda entry: -entry[0])
-    findings = []
-    for _, part, lost in necessary[:SCREENED]:
-        with_BC = exchange.probabilities(exchange.with_part(part))
-        gained = float((with_BC[:, label] - others_R).mean())
-        turned = float((with_BC.argmax(1) == label).float().mean())
-        findings.append(Finding(label, part, lost, gained, turned))
-    return sorted(findings, key=lambda finding: -finding.score)
+    on_cpu = batch.to("cpu")
+    findings = [
+        most_telling(network, on_cpu, label, grid)
+        for label in labels
+        if int((on_cpu.labels_B == label).sum()) >= MIN_ROWS
+    ]
+    findings.sort(key=lambda finding: -finding.stands_out)
+    end = time.process_time() + seconds
+    measured = []
+    for finding in findings:
+        if finding.is_shortcut or time.process_time() < end:
+            exchange = Exchange(network, batch, posterior, finding.label, grid, seed)
+            lost, gained = exchange.effects(finding.part)
+            finding = replace(finding, lost=lost, gained=gained)
+        measured.append(finding)
+    return measured
 
 
-def _log_odds(probability: Tensor) -> Tensor:
-    return probability.double().clamp(TINY, 1 - TINY).logit()
+def most_telling(network: Network, batch: Batch, label: int, grid: int) -> Finding:
+    """Returns the part that stands out most for a class; what its exchange does is not known."""
+    precisions = giveaways(network.schema, batch, label, grid)
+    best: Finding | None = None
+    for (modality, column, patch), precision in precisions.items():
+        others = sorted(
+            (
+                value
+                for (other, name, place), value in precisions.items()
+                if (place < 0) == (patch < 0)
+                and (other, name, place) != (modality, column, patch)
+                and (patch < 0 or other == modality)
+            ),
+            reverse=True,
+        )
+        rank = (BETTER_THAN_COLUMN if patch < 0 else BETTER_THAN_PATCH) - 2
+        rival = others[min(rank, len(others) - 1)] if others else 0.0
+        if best is None or precision - rival > best.stands_out:
+            best = Finding(label, Part(modality, column, patch), precision, precision - rival)
+    assert best is not None, "a network has a modality, and a modality a part"
+    return best
 
 
-@dataclass
-class _Exchange:
-    """Exchanges parts between rows of a class and rows of others."""
+class Exchange:
+    """Exchanges parts between rows of a class and rows of others.
 
-    network: Network
-    donors: Batch
-    recipients: Batch
-    posterior: Posterior
-    label: int
-    seed: int
-    grid: int
+    The fusion uses every modality that a record has: a patch from another picture must not make
+    the picture unfamiliar.
+    """
 
-    def probabilities(self, batch: Batch) -> Tensor:
-        """Returns the probabilities with every modality that the records have, [B, C].
+    def __init__(
+        self,
+        network: Network,
+        batch: Batch,
+        posterior: Posterior,
+        label: int,
+        grid: int,
+        seed: int,
+    ) -> None:
+        self.network, self.posterior, self.label, self.grid = network, posterior, label, grid
+        self.generator = torch.Generator().manual_seed(seed)
+        labels_N = batch.labels_B.cpu()
+        own = (labels_N == label).nonzero()[:DONORS, 0]
+        self.donors = batch.select(own.to(batch.labels_B.device))
+        self.recipients = batch.select(self._drawn_evenly(labels_N).to(batch.labels_B.device))
 
-        A patch from another picture must not make the picture unfamiliar.
-        """
-        embeddings_BMD = self.network.encode(batch)
-        return self.posterior(self.network.fuse(embeddings_BMD, batch, batch.present_BM))
+    def _drawn_evenly(self, labels_N: Tensor) -> Tensor:
+        """Returns rows of the other classes, which come up alike, [R]."""
+        others = [
+            (labels_N == c).nonzero()[:, 0]
+            for c in torch.unique(labels_N).tolist()
+            if c != self.label
+        ]
+        drawn = []
+        for k in range(RECIPIENTS):
+            rows = others[k % len(others)]
+            drawn.append(rows[torch.randint(len(rows), (1,), generator=self.generator)])
+        return torch.cat(drawn)
 
-    def probability(self, batch: Batch) -> Tensor:
-        """Returns the probability of the audited class, [B]."""
-        return self.probabilities(batch)[:, self.label]
+    def effects(self, part: Part) -> tuple[float, float]:
+        """Returns what the donors lose without their part, and what the recipients gain by it."""
+        without = self._exchanged(self.donors, self.recipients, part)
+        with_part = self._exchanged(self.recipients, self.donors, part)
+        lost = self._probability(self.donors) - self._probability(without)
+        gained = self._probability(with_part) - self._probability(self.recipients)
+        return lost, gained
 
-    def without(self, part: Part) -> Batch:
-        """Returns the donors with the part of random recipients."""
-        return self._exchanged(self.donors, self.recipients, part)
-
-    def with_part(self, part: Part) -> Batch:
-        """Returns the recipients with the part of random donors."""
-        return self._exchanged(self.recipients, self.donors, part)
+    def _probability(self, batch: Batch) -> float:
+        """Returns the mean probability of the class."""
+        outputs = self.network.fuse(self.network.encode(batch), batch, batch.present_BM)
+        return float(self.posterior(outputs)[:, self.label].mean())
 
     def _exchanged(self, batch: Batch, source: Batch, part: Part) -> Batch:
+        """Returns the batch with the part of random rows of the source."""
         m = self.network.schema.modalities.index(part.modality)
         available = source.present_BM[:, m].nonzero()[:, 0].cpu()
         if not len(available):
             return batch
-        generator = torch.Generator().manual_seed(self.seed)
-        picked_B = torch.randint(len(available), (len(batch),), generator=generator)
+        picked_B = torch.randint(len(available), (len(batch),), generator=self.generator)
         from_B = available[picked_B].to(batch.present_BM.device)
-        if part.patch is not None:
-            return self._with_patch(batch, source, part, from_B)
+        if part.patch >= 0:
+            image = next(i for i in self.network.schema.images if i.name == part.modality)
+            rows, columns = list(patch_slices(image, self.grid))[part.patch]
+            changed_BCHW = batch.images[image.name].clone()
+            other_BCHW = source.images[image.name][from_B]
+            changed_BCHW[:, :, rows, columns] = other_BCHW[:, :, rows, columns]
+            return batch.replace(images={**batch.images, image.name: changed_BCHW})
         table = next(t for t in self.network.schema.tables if t.name == part.modality)
-        names = [column.name for column in table.columns]
-        j, numbers = names.index(part.column), len(table.numeric)
-        if j < numbers:
-            changed_BN = batch.numbers[table.name].clone()
-            changed_BN[:, j] = source.numbers[table.name][from_B, j]
-            return batch.replace(numbers={**batch.numbers, table.name: changed_BN})
-        changed_BK = batch.categories[table.name].clone()
-        changed_BK[:, j - numbers] = source.categories[table.name][from_B, j - numbers]
-        return batch.replace(categories={**batch.categories, table.name: changed_BK})
-
-    def _with_patch(self, batch: Batch, source: Batch, part: Part, from_B: Tensor) -> Batch:
-        assert part.patch is not None
-        image = next(i for i in self.network.schema.images if i.name == part.modality)
-        row, column = part.patch
-        rows, columns = list(patch_slices(image, self.grid))[row * self.grid + column]
-        changed_BCHW = batch.images[image.name].clone()
-        changed_BCHW[:, :, rows, columns] = source.images[image.name][from_B][:, :, rows, columns]
-        return batch.replace(images={**batch.images, image.name: changed_BCHW})
+        j = [column.name for column in table.columns].index(part.column)
+        kind, k = (
+            ("numbers", j) if j < len(table.numeric) else ("categories", j - len(table.numeric))
+        )
+        cells: dict[str, Tensor] = getattr(batch, kind)
+        changed = cells[table.name].clone()
+        changed[:, k] = getattr(source, kind)[table.name][from_B, k]
+        return batch.replace(**{kind: {**cells, table.name: changed}})

@@ -10,6 +10,7 @@ from distributed.config import settings_file
 from distributed.shards.batches import BatchSource
 from distributed.shards.manifest import Manifest
 from distributed.training.pages.gallery import build_galleries
+from distributed.training.pages.reliance import reliance_section
 from distributed.training.pages.report import PAGE, RunReport, write_page
 from distributed.training.pages.splits import Decider, ScoredSplit, scored_split
 from distributed.training.results import RunResult
@@ -61,6 +62,9 @@ def run_report(run: FinishedRun) -> RunReport:
         network=network,
         splits=splits,
         history=result.history,
+        extra=[
+            reliance_section(network, decider, run.sources["val"], run.sources["train"], seconds)
+        ],
         galleries=build_galleries(splits[0], network, decider, seconds),
         notes=[result.metrics.calibration] if result.metrics.calibration else [],
         settings=settings_file(dict(run.spec.settings), "Settings that differ from the defaults."),
