@@ -69,7 +69,10 @@ def test_values_have_the_types_of_their_fields() -> None:
         (["a b", "--out", "x"], "every value needs its option before it; got 'a b'; did you mean"),
         (["--out", "x", "y"], "every value needs its option before it; got y; did you mean --dat"),
         (["y", "z", "--out", "x", "--data", "s"], "every value needs its option before it; got y"),
-        (["--out", "x", "a=1", "--data", "s"], "every value needs its option before it; got a=1;"),
+        (
+            ["--out", "x", "a=1", "--data", "s"],
+            "every value needs its option before it; got a=1; see exa",
+        ),
         (["--out", "x", "--out", "y"], "--out takes one value; got 'x' and 'y'; see example.py"),
         (["--out", "x", "--share", "0.1", "--share=.2"], "--share takes one value; got 0.1 and 0."),
         (["--out", "x", "--time", "1"], "--time is no option of example.py; did you mean --time-b"),
@@ -126,10 +129,9 @@ def test_a_value_without_an_option_that_can_be_meant_is_only_shown() -> None:
 
 
 def test_a_setting_without_its_option_is_known_by_its_sign() -> None:
-    with pytest.raises(ValueError, match=r"got a=1; did you mean --set a=1\?; see"):
-        options.read(
-            WithSettings, ["a=1"], prog="x", description=None, find_settings=lambda name: []
-        )
+    for word, answer in (("a=1", "--set a=1"), ("a", "--out a")):
+        with pytest.raises(ValueError, match=f"got {word}; did you mean {answer}\\?; see"):
+            options.read(Example, [word], prog="x", description=None, find_settings=lambda name: [])
 
 
 def test_options_of_another_command_are_refused() -> None:
