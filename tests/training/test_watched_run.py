@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.train import WorkerGroupError
 
+from distributed.runtime.errors import UnreadableData
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.results import RunMetrics
 from distributed.training.spec import RunSpec
 from distributed.training.states import states_of
 from distributed.training.workers import watched_run
+from distributed.training.workers.ray_train import worker_mistake
 from distributed.training.workers.watched_run import TrainingEnded, run_on_workers
 from tests.training import small_run
 
@@ -89,3 +92,14 @@ def test_the_error_of_the_training_is_raised(
 ) -> None:
     with pytest.raises(Diverged, match="not finite"):
         run_with([TrainingEnded(Diverged("not finite"))], tmp_path, monkeypatch)
+
+
+def test_what_a_worker_says_is_wrong_with_the_data_stays_apart_from_other_mistakes() -> None:
+    def mistake(*failures: Exception) -> ValueError | None:
+        return worker_mistake(WorkerGroupError("failed", dict(enumerate(failures))))
+
+    damaged = mistake(RuntimeError("lost"), UnreadableData("'part' is damaged"))
+    assert (type(damaged), str(damaged)) == (UnreadableData, "'part' is damaged")
+    setting = mistake(ValueError("a setting is wrong"))
+    assert (type(setting), str(setting)) == (ValueError, "a setting is wrong")
+    assert mistake(RuntimeError("lost")) is None
