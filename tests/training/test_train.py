@@ -100,11 +100,10 @@ def marked(mark: str, title: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(wafer_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four epochs that nothing disturbed."""
+    """A run of four epochs that nothing disturbed, with its states."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = run_command(
-        "distributed/train.py", "--data", wafer_shards, "--out", str(run), "--set", *TINY
-    )
+    words = ["--data", wafer_shards, "--out", str(run), "--keep-state", "--set", *TINY]
+    done = run_command("distributed/train.py", *words)
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stdout
     assert "epoch 4/4" in done.stderr
