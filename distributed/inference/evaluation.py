@@ -10,12 +10,16 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from distributed.config import split_list
 from distributed.inference import notes
+from distributed.inference.audit_page import write_audit_page
 from distributed.inference.decisions.reports import report_costs, report_sets
+from distributed.inference.evaluation_page import write_evaluation_page
+from distributed.inference.label_audit import audit_labels, check_auditable, write_suspects
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult, OperatingPoint
 from distributed.inference.scored_split import score_split
@@ -52,28 +56,36 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         raise OptionError(
             "compare takes the place of checkpoint; in Python it goes to compare_runs", "compare"
         )
-    if options.json:
-        check_writable_file(options.json)
+    for name in ("json", "report"):
+        if place := getattr(options, name):
+            check_writable_file(place, name)
     checkpoint = load_checkpoint(options.checkpoint)
     if options.trust_unfamiliar:
         checkpoint.network.accept_all_modalities()
+    if options.audit:
+        check_auditable(checkpoint, options)
     with torch_threads(checkpoint.config.scaling.threads):
         result = score_checkpoint(checkpoint, options)
+        if options.audit:
+            audit, train = audit_labels(checkpoint, options)
+            write_suspects(audit)
+            write_audit_page(checkpoint, audit, train, options.data, options.gpus)
+            result = replace(result, audit=audit)
     if options.json:
         content = json.dumps(result.flat(), indent=1, allow_nan=False)
         write_file(options.json, content.encode(), shared=True)  # no lease is on a single file
     return result
 
 
-def check_writable_file(place: str) -> None:
+def check_writable_file(place: str, name: str = "json") -> None:
     """Refuses a file that cannot be written, before there is anything to write."""
     files, path = filesystem(place)
-    with as_option_error(place, "json", "must name a file that can be written"):
+    with as_option_error(place, name, "must name a file that can be written"):
         if files.get_file_info(path).type.name == "Directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        name = f".try-{uuid.uuid4().hex}"
-        write_file(f"{place}{name}", b"")
-        files.delete_file(f"{path}{name}")
+        suffix = f".try-{uuid.uuid4().hex}"
+        write_file(f"{place}{suffix}", b"")
+        files.delete_file(f"{path}{suffix}")
 
 
 def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> EvaluationResult:
@@ -88,6 +100,8 @@ def score_checkpoint(checkpoint: Checkpoint, options: EvaluateOptions) -> Evalua
     decided = rows.decided
     groups = read_group_columns(options.data, options.split, options.by, scored.split.rows_N)
     points = operating_points(checkpoint, scores, options)
+    if options.report:
+        write_evaluation_page(checkpoint, options, scored)
     class_rows = rows.class_rows
     return EvaluationResult(
         options=options,

@@ -19,7 +19,7 @@ from distributed.inference.rows.frames import FrameRows
 from distributed.inference.weighing import FixedAggregation
 from distributed.shards.batches import arrays_to_batch
 from distributed.training.checkpoint import Checkpoint
-from distributed.training.pages.gallery import cell_text
+from distributed.training.pages.record_cards import cell_text
 from distributed.training.priors import mean_class_prior
 from model.batch import Batch
 from model.explaining.occlusion import Contributions, explain

@@ -92,6 +92,20 @@ class EvaluateOptions:
     )
     gpus: float = option(0.0, "1 to use this machine's GPU", low=0, high=1, metavar="G")
     json: str = option("", "write everything as one flat object", metavar="F", shown="print only")
+    report: str = option(
+        "",
+        "write a page: classes, confusion, calibration, what the model goes by, and the worst "
+        "mistakes of these rows",
+        metavar="F.html",
+        shown="none",
+    )
+    audit: str = option(
+        "",
+        "list training rows of --data whose label may be wrong: a folder or URI that gets "
+        "suspects.csv and audit.html",
+        metavar="DIR",
+        shown="none",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

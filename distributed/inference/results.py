@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distributed.inference import summary
 from distributed.inference.decisions.reports import CostReport, SetReport
+from distributed.inference.label_audit import LabelAudit
 from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.inference.score import PredictionScore
 from distributed.inference.subgroups import Subgroup
@@ -65,6 +66,7 @@ class EvaluationResult:
     available: int  # rows of the split before a cut
     class_rows: dict[str, int]
     remarks: list[str]
+    audit: LabelAudit | None = None  # of the labels of the training rows, if it was asked for
 
     def flat(self) -> dict[str, object]:
         """Returns everything as one flat object, as the option json writes it."""
@@ -99,8 +101,10 @@ class EvaluationResult:
     def show(self) -> None:
         """Prints conditions, metrics with intervals, recalls, confidences and every remark."""
         print(summary.evaluation_text(self))
-        if self.options.json:
-            print(f"\nwritten     {self.options.json}")
+        if self.audit is not None:
+            print(f"\n{self.audit.text()}")
+        for place in filter(None, (self.options.json, self.options.report)):
+            print(f"\nwritten     {place}")
 
 
 def subgroup_entries(groups: Sequence[Subgroup]) -> dict[str, object]:

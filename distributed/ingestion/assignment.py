@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distributed.ingestion.blocks import RowAssignment
+from distributed.ingestion.drop_list import refuse_listed
 from distributed.ingestion.leaks import crossing_groups, missing_words, scarce_in_train
 from distributed.ingestion.roles import ColumnRoles
 from distributed.ingestion.splits import (
@@ -79,13 +80,13 @@ def assign_rows(
     _refuse_duplicates(ids, reasons, roles.id)
     given = _given_split(identities, roles, reasons) if roles.split else None
     good = np.array([reason is None for reason in reasons], dtype=bool)
-    report.add_refused(reasons)
     report.identities = _identity_columns(identities, roles)
     for name in (LABEL, GROUP, ID):
         if name in identities.column_names:
             for line in missing_words(name, identities[name]):
                 report.warn(line)
     if not good.any():
+        report.add_refused(reasons)
         first = next(reason for reason in reasons if reason)
         raise ValueError(
             f"at least one row must be usable; all {n} were refused, the first because: {first}"
@@ -112,6 +113,8 @@ def assign_rows(
         if groups is not None:
             report.warn(crossing_groups(groups, split))
         _fill_given(split, labels, good, units, report)
+    refuse_listed(ids, roles.drop_ids, split, reasons, report)
+    report.add_refused(reasons)
     report.add_classes(classes, labels, split)
     if groups is not None and given is None:
         report.warn(scarce_in_train(classes, report.totals_CS, fractions[0]))
@@ -123,7 +126,7 @@ def assign_rows(
     )
     refused_ids = pa.array([name or "" for name in ids], pa.string())
     rejected = pa.table({ID: refused_ids, REASON: pa.array(reasons, pa.string())})
-    return SplitAssignment(rows, classes, rejected.filter(pa.array(~good)))
+    return SplitAssignment(rows, classes, rejected.filter(pa.array(split == REFUSED_SPLIT)))
 
 
 def refuse_blank_rows(identities: pa.Table, blank: Mask) -> pa.Table:

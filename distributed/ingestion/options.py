@@ -31,6 +31,13 @@ class IngestOptions:
     )
     id: str | None = option(None, "column of unique ids", metavar="COL", shown="rows are numbered")
     drop: tuple[str, ...] = option((), "columns to leave out", metavar="COL")
+    drop_ids: str = option(
+        "",
+        "rows to leave out: a CSV file with a column id, and perhaps a column drop with yes or no, "
+        "as evaluate.py --audit writes it; all other rows keep their splits",
+        metavar="F.csv",
+        shown="none",
+    )
     numeric: tuple[str, ...] = option(
         (),
         "columns that are numbers, whatever they look like",

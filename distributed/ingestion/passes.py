@@ -27,6 +27,7 @@ from distributed.raw.column_stats import ColumnStats, column_stats, combine_stat
 from distributed.raw.encoding import encode_table_columns
 from distributed.raw.rows import (
     CELL,
+    FILE,
     GROUP,
     ID,
     IMAGE,
@@ -90,7 +91,7 @@ def without_cells(*blocks: pa.Table) -> pa.Table:
     It runs as a Ray task. Instead of each image there is its length in bytes.
     """
     table = _joined(blocks)
-    names = [name for name in table.column_names if not name.startswith((CELL, IMAGE, SUMS))]
+    names = [name for name in table.column_names if not name.startswith((CELL, IMAGE, SUMS, FILE))]
     kept = table.select(names)
     for name in table.column_names:
         if name.startswith(IMAGE):
@@ -206,7 +207,10 @@ def deal_rows(
     }
     if GROUP in table.column_names:
         shard[GROUP] = table[GROUP]
-    shard |= image_columns(table, [image.name for image in layout.schema.images])
+    images = [image.name for image in layout.schema.images]
+    shard |= image_columns(table, images)
+    names = [FILE + image for image in images]
+    shard |= {name: table[name] for name in names if name in table.column_names}
     cells = {
         name.removeprefix(CELL): table[name] for name in table.column_names if name.startswith(CELL)
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from distributed.ingestion.drop_list import read_drop_list
 from distributed.ingestion.options import IngestOptions
 from distributed.ingestion.picture_names import find_picture_names
 from distributed.raw import cells
@@ -34,6 +35,7 @@ class ColumnRoles:
     dropped: why a column is left out.
     forced: "numeric" or "categorical", where the user says what a column is.
     hints: what is known of numbers and dates with several meanings.
+    drop_ids: ids of rows that are left out.
     """
 
     label: str
@@ -45,6 +47,7 @@ class ColumnRoles:
     dropped: dict[str, str] = field(default_factory=dict)
     forced: dict[str, str] = field(default_factory=dict)
     hints: ReadingHints = field(default_factory=ReadingHints)
+    drop_ids: frozenset[str] = frozenset()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ def assign_roles(options: IngestOptions, table: RawTable) -> ColumnRoles:
             dates=options.dates or "",
             semicolons=table.delimiter == ";",
         ),
+        drop_ids=read_drop_list(options.drop_ids) if options.drop_ids else frozenset(),
     )
     used = {options.label, options.id, options.group, options.split_column}
     used |= {*options.drop, *image_folders, *roles.features}

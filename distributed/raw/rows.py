@@ -32,6 +32,7 @@ SPLIT = "split"
 REASON = "reason"
 CELL = "cell."
 IMAGE = "image."
+FILE = "file."
 DIGEST = "digest."
 SUMS = "sums."
 COLOUR = "colour."
@@ -75,6 +76,9 @@ def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
         loaded = load_images(batch[source], spec, folder, reasons)
         has_content |= np.array([image is not None for image in loaded])
         prepared |= _image_results(spec, loaded)
+        names = file_names(batch[source])
+        if names is not None:
+            prepared[FILE + spec.name] = names
     _refuse(reasons, pa.array(~has_content), EMPTY_ROW)
     prepared[REASON] = pa.array(reasons, pa.string())
     return pa.table(prepared)
@@ -127,6 +131,15 @@ def _image_results(spec: ImageSpec, loaded: Sequence[PreparedImage | None]) -> d
         COLOUR + spec.name: pa.array(became_grey, pa.bool_()),
         DEEP + spec.name: pa.array(no_window, pa.bool_()),
     }
+
+
+def file_names(cells: pa.ChunkedArray | pa.Array) -> pa.Array | None:
+    """Returns the paths in an image column; None for a column that can hold no path."""
+    if pa.types.is_struct(cells.type):
+        places = [i for i in range(cells.type.num_fields) if cells.type.field(i).name == "path"]
+        return file_names(pc.struct_field(cells, places[0])) if places else None
+    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    return flatten_array(cells).cast(pa.string()) if is_text(kind) else None
 
 
 def identity_strings(array: pa.ChunkedArray | pa.Array) -> pa.Array:

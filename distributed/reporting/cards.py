@@ -77,9 +77,21 @@ class RowCell:
     contribution: float | None = None
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A record that is much like the one on the card. source: its picture, if it has one."""
+
+    label: str
+    source: str = ""
+    title: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One record. outcome: what it is and what the model said."""
+    """One record. outcome: what it is and what the model said.
+
+    verdict_id: the id under which the reader's verdict is saved; empty where none is asked for.
+    """
 
     title: str
     outcome: str
@@ -87,6 +99,17 @@ class Card:
     answers: Sequence[Answer] = ()
     voices: Sequence[Voice] = ()
     cells: Sequence[RowCell] = ()
+    neighbours: Sequence[Neighbour] = ()
+    verdict_id: str = ""
+
+
+@dataclass(frozen=True)
+class VerdictButton:
+    """A button that saves a CSV file of what the reader ticked on the cards. name: of the file."""
+
+    template: ClassVar[str] = "verdict"
+    text: str
+    name: str = "verdict.csv"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from distributed.reporting import tables
-from distributed.reporting.cards import Gallery
+from distributed.reporting.cards import Gallery, VerdictButton
 from distributed.reporting.files import slug, write_atomically
 from distributed.reporting.tables import ReportTable, escape_markdown
 
@@ -97,7 +97,7 @@ class Figure:
         return json.dumps(self.arrangements[name])
 
 
-Block = Text | Heading | Bullets | Code | Figure | Gallery | ReportTable
+Block = Text | Heading | Bullets | Code | Figure | Gallery | VerdictButton | ReportTable
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def to_markdown(
 
 def _block_markdown(block: Block, folder: Path | None) -> str:
     match block:
-        case Text(text):
+        case Text(text) | VerdictButton(text):
             return escape_markdown(text)
         case Heading(text):
             return f"### {escape_markdown(text)}"

@@ -53,6 +53,7 @@ def test_the_shards_hold_every_row_once_with_the_agreed_columns(made: Path) -> N
         "rank": "int32",
         "group": "string",
         "image.photo": "binary",
+        "file.photo": "string",
         "table.age": "float",
         "table.site": "int32",
     }
@@ -217,7 +218,8 @@ def test_parquet_with_image_bytes_gives_the_same_rows_as_csv_with_files(
     pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=50)
     words = ("--label", "y", "--id", "key", "--group", "patient", "--image", "photo")
     run("--table", tmp_path / "t.parquet", *words, "--out", tmp_path / "out")
-    assert rows_of(tmp_path / "out").equals(rows_of(made / "out"))
+    with_files = rows_of(made / "out").drop(columns="file.photo")  # bytes have no file names
+    assert rows_of(tmp_path / "out").equals(with_files)
     (tmp_path / "folder").mkdir()
     for i, first in enumerate((0, 70)):
         pq.write_table(pa.table(table).slice(first, 70), tmp_path / "folder" / f"{i}.parquet")

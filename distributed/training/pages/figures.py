@@ -22,7 +22,7 @@ from distributed.reporting.figure_style import (
     with_opacity,
 )
 from distributed.reporting.page import Figure
-from distributed.training.pages.splits import ScoredSplit
+from distributed.training.pages.splits import PageSplit
 from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import metric
 from model.metrics.scoring import BINS, SHOTS
@@ -31,7 +31,7 @@ MAX_CLASSES = 120  # of a confusion matrix; of more, those with the most mistake
 
 
 def confusion_figure(
-    split: ScoredSplit, classes: Sequence[str], counts: Sequence[int]
+    split: PageSplit, classes: Sequence[str], counts: Sequence[int]
 ) -> Figure | None:
     """Draws the true classes down and the decided ones across; colour is the share of the row."""
     rows_CC = split.confusion(len(classes))
@@ -141,7 +141,7 @@ def _by_similarity(rows_KK: Tensor, by_count: Sequence[int]) -> list[int]:
     return order
 
 
-def reliability_figure(splits: Sequence[ScoredSplit]) -> Figure:
+def reliability_figure(splits: Sequence[PageSplit]) -> Figure:
     """Draws how often decisions are right against the probability that the model gives them."""
     figure = empty_figure(400, x="probability of the decided class (%)", y="right (%)")
     figure.add_scatter(
@@ -177,7 +177,7 @@ def _marker_sizes(rows: Sequence[int]) -> list[float]:
     return [round(5 + 13 * (count / largest) ** 0.5, 1) for count in rows]
 
 
-def reliability_bins(split: ScoredSplit) -> list[tuple[int, float, float]]:
+def reliability_bins(split: PageSplit) -> list[tuple[int, float, float]]:
     """Returns rows, mean probability and share of right decisions of every bin that has rows."""
     labelled_N = split.labelled_N
     decided_N = split.decisions_N[labelled_N]
@@ -192,7 +192,7 @@ def reliability_bins(split: ScoredSplit) -> list[tuple[int, float, float]]:
     ]
 
 
-def shots_figure(splits: Sequence[ScoredSplit]) -> Figure:
+def shots_figure(splits: Sequence[PageSplit]) -> Figure:
     """Draws the accuracy of the many, medium and few-shot classes with intervals."""
     figure = empty_figure(
         340, x="training rows", y="mean recall of the classes (%)", barmode="group"

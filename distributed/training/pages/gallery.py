@@ -1,13 +1,11 @@
-"""Picks rows of a split for a page, reads them again, and shows each as a card.
+"""Picks rows of a split for a page: the worst mistakes, the most uncertain, the least familiar.
 
-Legend: N rows, B picked rows, M modalities, C classes.
+Legend: N rows, B picked rows, C classes.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,32 +13,17 @@ import torch
 from torch import Tensor
 
 from distributed.reporting.cards import (
-    Answer,
     Card,
     Gallery,
-    Picture,
-    RowCell,
-    Voice,
-    picture_source,
 )
-from distributed.reporting.tables import format_number
-from distributed.shards.index import read_index
-from distributed.shards.single_rows import read_columns, read_places, storage_rows
-from distributed.training.pages.splits import Decider, ScoredSplit
-from model.batch import Batch
-from model.explaining.occlusion import GRID, Contributions, explain
-from model.learning.losses import mean_over_folds
+from distributed.shards.sampling import IntArray
+from distributed.training.pages.record_cards import card_maker, read_records
+from distributed.training.pages.splits import Decider, PageSplit
 from model.network import Network
-from model.outputs import Outputs
-from model.schema import Categorical, Numeric, Table
 
 PICKED = 8  # rows of a gallery
 OF_A_CLASS = 2  # of these at most, while other classes have any
 CANDIDATES = 512  # rows that are ranked for it
-ANSWERS = 3  # classes that a card names
-FIRST_PASS = 0.1  # seconds that the first pass of a new shape takes longer
-CELLS = 8  # table cells that a card shows
-FILE = "file."  # before the name of an image modality: the column of its file names in the shards
 
 
 @dataclass(frozen=True)
@@ -52,7 +35,7 @@ class Picks:
     places: list[int]
 
 
-def pick_rows(split: ScoredSplit) -> list[Picks]:
+def pick_rows(split: PageSplit) -> list[Picks]:
     """Returns the worst mistakes, the most uncertain rows and the least familiar ones."""
     probabilities_NC, labels_N = split.probabilities_NC, split.scores.labels_N
     said_N = probabilities_NC.gather(1, split.decisions_N[:, None])[:, 0]
@@ -98,7 +81,7 @@ def _top(values_N: Tensor, classes_N: Tensor | None) -> list[int]:
 
 
 def build_galleries(
-    split: ScoredSplit, network: Network, decider: Decider, seconds: float
+    split: PageSplit, network: Network, decider: Decider, seconds: float
 ) -> list[tuple[str, Gallery]]:
     """Returns the galleries of a split with their titles; those without any row are left out.
 
@@ -122,139 +105,20 @@ def build_galleries(
     return galleries
 
 
-@torch.inference_mode()
 def make_cards(
-    split: ScoredSplit,
-    rows_B: np.ndarray[tuple[int], np.dtype[np.int64]],
+    split: PageSplit,
+    rows_B: IntArray,
     network: Network,
     decider: Decider,
     seconds: float,
 ) -> list[Card]:
     """Returns a card for each of these rows of the scores."""
     assert split.source is not None
-    places_B = split.scores.places_N[torch.from_numpy(rows_B)].numpy()
-    batch = read_places(split.source, places_B)
-    names = ["id", *(FILE + image.name for image in network.schema.images)]
-    index = read_index(split.shards, split.name)
-    identity = read_columns(index, storage_rows(split.source, places_B), names).to_pydict()
-    device = network.counts_C.device
-    on_device = batch.to(device)
-
-    def posterior(outputs: Outputs) -> Tensor:
-        return decider.probabilities(outputs.logits_BEC.float().cpu())
-
-    network.eval()
-    started = time.process_time()
-    outputs = network(on_device)
-    grid = affordable_grid(time.process_time() - started, seconds)
-    decided_B = split.decisions_N[torch.from_numpy(rows_B)].to(device)
-    contributions = explain(network, on_device, posterior, decided_B, grid=grid)
-    maker = CardMaker(network, batch, outputs, posterior(outputs), contributions, identity)
-    return [maker.card(b) for b in range(len(batch))]
-
-
-def affordable_grid(seconds_a_pass: float, seconds: float) -> int:
-    """Returns how many patches a side can be left out one by one in this time; 0: none.
-
-    seconds_a_pass: of the processor, for all rows once.
-    """
-    seconds_a_pass = max(0.0, seconds_a_pass - FIRST_PASS)
-    return next((g for g in range(GRID, 2, -1) if g * g * seconds_a_pass <= seconds), 0)
-
-
-@dataclass
-class CardMaker:
-    """Makes the cards of a batch."""
-
-    network: Network
-    batch: Batch
-    outputs: Outputs
-    probabilities_BC: Tensor
-    contributions: Contributions
-    identity: dict[str, list[str | None]]
-
-    def card(self, b: int) -> Card:
-        """Returns the card of one row."""
-        classes = self.network.schema.classes
-        label, decided = int(self.batch.labels_B[b]), int(self.contributions.classes_B[b])
-        outcome = f"said {classes[decided]}"
-        if label >= 0:
-            right = "right" if label == decided else "wrong"
-            outcome = f"true {classes[label]}, said {classes[decided]}: {right}"
-        top = self.probabilities_BC[b].topk(min(ANSWERS, len(classes)))
-        files = [str(v[b]) for k, v in self.identity.items() if k.startswith(FILE) and v[b]]
-        return Card(
-            title=", ".join([str(self.identity["id"][b]), *files]),
-            outcome=outcome,
-            pictures=self._pictures(b),
-            answers=[
-                Answer(classes[c], float(p), c == label)
-                for c, p in zip(top.indices.tolist(), top.values)
-            ],
-            voices=self._voices(b),
-            cells=self._cells(b),
-        )
-
-    def _pictures(self, b: int) -> list[Picture]:
-        pictures = []
-        for m, image in enumerate(self.network.schema.images):
-            if not self.batch.present_BM[b, m]:
-                continue
-            patches_BGG = self.contributions.patches.get(image.name)
-            pictures.append(
-                Picture(
-                    name=image.name,
-                    source=picture_source(self.batch.images[image.name][b].numpy()),
-                    patches=[] if patches_BGG is None else patches_BGG[b].tolist(),
-                )
-            )
-        return pictures
-
-    def _voices(self, b: int) -> list[Voice]:
-        """What each modality says alone, when all classes count alike, and its fusion weight."""
-        schema = self.network.schema
-        alone_MC = mean_over_folds(self.outputs.auxiliary_BMFC)[b].float().softmax(-1).cpu()
-        voices = []
-        for m, modality in enumerate(schema.modalities):
-            if not self.batch.present_BM[b, m]:
-                voices.append(Voice(modality, "", None, None, "absent"))
-                continue
-            probability, c = alone_MC[m].max(0)
-            weight = float(self.outputs.weights_BM[b, m])
-            is_unlike = bool(self.outputs.unfamiliar_BM[b, m])
-            said = schema.classes[int(c)]
-            note = f"{said} (unlike training)" if is_unlike else ""
-            voices.append(Voice(modality, said, float(probability), weight, note))
-        return voices
-
-    def _cells(self, b: int) -> list[RowCell]:
-        """The cells that contribute most."""
-        images = len(self.network.schema.images)
-        cells = [
-            cell
-            for m, table in enumerate(self.network.schema.tables, images)
-            if self.batch.present_BM[b, m]
-            for cell in self._table_cells(b, table)
-        ]
-        return sorted(cells, key=lambda cell: -abs(cell.contribution or 0.0))[:CELLS]
-
-    def _table_cells(self, b: int, table: Table) -> list[RowCell]:
-        values = [
-            *self.batch.numbers[table.name][b].tolist(),
-            *self.batch.categories[table.name][b].tolist(),
-        ]
-        shares = self.contributions.columns[table.name][b].tolist()
-        return [
-            RowCell(column.name, cell_text(column, value), None if math.isnan(share) else share)
-            for column, value, share in zip(table.columns, values, shares, strict=True)
-        ]
-
-
-def cell_text(column: Numeric | Categorical, value: float) -> str:
-    """Returns what a cell holds as the reader knows it."""
-    if isinstance(column, Numeric):
-        return "missing" if math.isnan(value) else format_number(value)
-    if value < 0:
-        return "missing"
-    vocabulary: Sequence[str] = column.vocabulary
-    return vocabulary[int(value)] if value < len(vocabulary) else "not in training"
+    chosen_B = torch.from_numpy(rows_B)
+    records = read_records(
+        split.shards, split.name, split.source, split.scores.places_N[chosen_B].numpy(), network
+    )
+    probabilities_BC = split.probabilities_NC[chosen_B]
+    return card_maker(
+        records, network, decider, probabilities_BC, split.decisions_N[chosen_B], seconds
+    ).cards()

@@ -98,8 +98,8 @@ def evenly(places: IntArray, most: int) -> IntArray:
     return places[np.linspace(0, len(places) - 1, most).astype(np.int64)]
 
 
-def importance_figure(found: Sequence[Importance]) -> Figure:
-    """Draws how much balanced accuracy falls without each part, with intervals."""
+def importance_figure(found: Sequence[Importance], rows: str = "Validation") -> Figure:
+    """Draws how much balanced accuracy falls without each part, with intervals. rows: of what."""
     modalities = [part for part in found if not part.column]
     columns = sorted((part for part in found if part.column), key=lambda part: -part.fall)
     shown = [*modalities, *columns[:SHOWN]]
@@ -131,7 +131,7 @@ def importance_figure(found: Sequence[Importance]) -> Figure:
     return Figure(
         figure=figure,
         caption=(
-            "Validation: how much balanced accuracy falls where a modality or a column is that of "
+            f"{rows}: how much balanced accuracy falls where a modality or a column is that of "
             "another record, with 95 % intervals; hollow marks are not shown to matter. Of two "
             f"parts that say the same, neither may seem to matter.{rest}"
         ),

@@ -10,7 +10,7 @@ from distributed.reporting.page import Block, Bullets, Code, Section, Text, to_h
 from distributed.runtime.redaction import redact
 from distributed.runtime.storage import write_file
 from distributed.training.pages import figures, tables
-from distributed.training.pages.splits import ScoredSplit, worst_class
+from distributed.training.pages.splits import PageSplit, worst_class
 from distributed.training.scoring import confidence_rows
 from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import metric
@@ -30,7 +30,7 @@ class RunReport:
     title: str
     lead: str
     network: Network
-    splits: Sequence[ScoredSplit]
+    splits: Sequence[PageSplit]
     history: Sequence[Mapping[str, float]] = ()
     galleries: Sequence[tuple[str, Gallery]] = ()
     extra: Sequence[Section] = ()  # sections before the galleries

@@ -12,7 +12,7 @@ from distributed.shards.manifest import Manifest
 from distributed.training.pages.gallery import build_galleries
 from distributed.training.pages.reliance import reliance_section
 from distributed.training.pages.report import PAGE, RunReport, write_page
-from distributed.training.pages.splits import Decider, ScoredSplit, scored_split
+from distributed.training.pages.splits import Decider, PageSplit, page_split
 from distributed.training.results import RunResult
 from distributed.training.spec import RunSpec
 from model.decisions.calibration import Calibration
@@ -76,10 +76,10 @@ def run_report(run: FinishedRun) -> RunReport:
     )
 
 
-def run_splits(run: FinishedRun, decider: Decider) -> list[ScoredSplit]:
+def run_splits(run: FinishedRun, decider: Decider) -> list[PageSplit]:
     """Returns the scored splits, validation first."""
     return [
-        scored_split(
+        page_split(
             name, run.spec.shards, run.sources.get(name), scores, run.result.network, decider
         )
         for name, scores in run.result.scores.items()

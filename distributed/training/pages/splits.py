@@ -42,7 +42,7 @@ class Decider:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredSplit:
+class PageSplit:
     """A split, what the model says of its rows, and how good that is.
 
     source: its rows, None where only its numbers are shown. shards: the folder of the rows.
@@ -74,14 +74,14 @@ class ScoredSplit:
         return torch.bincount(cells_N, minlength=classes**2).view(classes, classes)
 
 
-def scored_split(
+def page_split(
     name: str,
     shards: str,
     source: BatchSource | None,
     scores: Scores,
     network: Network,
     decider: Decider,
-) -> ScoredSplit:
+) -> PageSplit:
     """Returns a split with its decisions, metrics and intervals."""
     probabilities_NC = decider.probabilities(scores.logits_NEC)
     decisions_N = decider.decide(probabilities_NC)
@@ -97,7 +97,7 @@ def scored_split(
             classes=classes,
             predictions_N=decisions_N,
         )
-    return ScoredSplit(
+    return PageSplit(
         name=name,
         shards=shards,
         source=source,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
-from distributed.training.pages.splits import ScoredSplit, shot_names
+from distributed.training.pages.splits import PageSplit, shot_names
 from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import METRICS, Metric, metric
 from model.network import Network
@@ -15,7 +15,7 @@ from model.network import Network
 LONG_TABLE = 40  # rows; longer tables are folded
 
 
-def headline_table(splits: Sequence[ScoredSplit]) -> ReportTable:
+def headline_table(splits: Sequence[PageSplit]) -> ReportTable:
     """Returns every metric of every split, with its interval where there is one."""
     columns = ["metric"]
     for split in splits:
@@ -43,7 +43,7 @@ def _value_cell(entry: Metric, value: float | None) -> TableCell:
     return TableCell(text=entry.value(value), value=value)
 
 
-def class_table(splits: Sequence[ScoredSplit], network: Network) -> ReportTable:
+def class_table(splits: Sequence[PageSplit], network: Network) -> ReportTable:
     """Returns a row a class, by training rows: counts, recall, precision, what it is taken for.
 
     The recall has its interval on the last split.
