@@ -263,6 +263,14 @@ class LossConfig:
         low=0.0,
         high=0.99,
     )
+    trust_labels: float = option(
+        0.0,
+        "how much less a training row counts whose label the classifiers that have not learned from"
+        " it doubt: 0 is off, 1 leaves out what they are sure is wrong; needs fusion.folds of at"
+        " least 2",
+        low=0.0,
+        high=1.0,
+    )
     mix: str = option("none", "blend pairs of training samples", choices=MIXES)
     mix_alpha: float = option(0.2, "Beta(alpha, alpha) of the blend", low=0.01, high=10.0)
     remix_kappa: float = option(3.0, "Remix: count ratio from which the rarer label wins", low=1.0)

@@ -5,13 +5,20 @@ from __future__ import annotations
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.scored_split import ScoredSplit
 from distributed.inference.weighing import FixedAggregation
-from distributed.reporting.page import Section
+from distributed.reporting.page import Block, Section
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.pages.gallery import build_galleries
-from distributed.training.pages.reliance import importance_figure, importance_of
+from distributed.training.pages.reliance import (
+    decide_outputs,
+    importance_figure,
+    labelled_sample,
+    robustness_table,
+)
 from distributed.training.pages.report import RunReport, write_page
 from distributed.training.pages.splits import Decider, page_split
 from distributed.training.priors import mean_class_prior
+from model.explaining.importance import permutation_importance
+from model.explaining.robustness import robustness
 from model.metrics.names import metric
 
 SECONDS = 5.0  # for the explanations
@@ -31,8 +38,14 @@ def write_evaluation_page(
     split = page_split(
         options.split, options.data, scored.split.source, scored.scores, network, decider
     )
-    importance = importance_of(network, decider, scored.split.source)
-    figures = [importance_figure(importance, split.title.capitalize())] if importance else []
+    batch = labelled_sample(network, scored.split.source)
+    blocks: list[Block] = []
+    if batch is not None:
+        decide, rows = decide_outputs(decider), split.title.capitalize()
+        blocks = [
+            importance_figure(permutation_importance(network, batch, decide), rows),
+            robustness_table(robustness(network, batch, decide), rows),
+        ]
     accuracy = metric("balanced_accuracy")
     conditions = ", ".join(
         f"{name} {value}"
@@ -51,7 +64,7 @@ def write_evaluation_page(
             network=network,
             splits=[split],
             galleries=build_galleries(split, network, decider, SECONDS),
-            extra=[Section("What the model goes by", figures)],
+            extra=[Section("What the model goes by", blocks)],
             notes=[*scored.split.notes, *scored.notes],
         ),
     )

@@ -56,6 +56,12 @@ def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
             f"every worker needs a training row; got scaling.workers={workers} "
             f"and {rows} rows in use",
         )
+    if loss.trust_labels and config.fusion.folds < 2:
+        yield Conflict(
+            frozenset({"loss.trust_labels", "fusion.folds"}),
+            "loss.trust_labels needs classifiers that have not learned from a row, "
+            f"fusion.folds of at least 2; got fusion.folds={config.fusion.folds}",
+        )
     if stage != "none" and config.fusion.kind in WITHOUT_EXPERTS:
         yield Conflict(
             frozenset({"fusion.kind"}),

@@ -16,11 +16,16 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.config import WITHOUT_EXPERTS, ModelConfig
+from model.config import WITHOUT_EXPERTS, LossConfig, ModelConfig
+from model.decisions.label_noise import held_out_log_posterior, label_doubts
 from model.fusion.confidence import held_out_logits
 from model.learning.expert_losses import expert_loss, log_prior
 from model.outputs import Outputs
 from model.precision import at_least_float32
+
+# Of loss.trust_labels: the share of the training after which labels are doubted, and how the doubt
+# (the log ratio of the best other class's probability to the label's) becomes a weight.
+TRUST_START, TRUST_MIDPOINT, TRUST_SLOPE = 0.3, 1.0, 2.0
 
 
 def loss_terms(
@@ -35,13 +40,17 @@ def loss_terms(
     if config.fusion.kind in WITHOUT_EXPERTS:  # a margin needs logits that are cosines
         loss = replace(loss, margin=0.0)
 
+    def trust_B(labels_B: Tensor) -> Tensor:
+        return label_trust(outputs, labels_B, batch.ranks_B, counts_C, loss, progress)
+
     def experts_B(labels_B: Tensor) -> Tensor:
-        return expert_loss(
+        loss_BE = expert_loss(
             outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, loss, progress
-        ).mean(1)
+        )
+        return trust_B(labels_B) * loss_BE.mean(1)
 
     def alone_B(labels_B: Tensor) -> Tensor:
-        return auxiliary_loss(
+        return trust_B(labels_B) * auxiliary_loss(
             outputs.auxiliary_BMFC, labels_B, batch.ranks_B, batch.intact_BM, counts_C
         )
 
@@ -71,6 +80,25 @@ def mix_over_labels(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor
         return value_B(batch.labels_B)
     shares_B = at_least_float32(batch.shares_B)
     return shares_B * value_B(batch.labels_B) + (1 - shares_B) * value_B(batch.partners_B)
+
+
+def label_trust(
+    outputs: Outputs,
+    labels_B: Tensor,
+    ranks_B: Tensor,
+    counts_C: Tensor,
+    config: LossConfig,
+    progress: float,
+) -> Tensor:
+    """Returns how much each row counts by loss.trust_labels, [B]; it has no gradient.
+
+    1 - trust * sigmoid(slope (doubt - midpoint)), once the heads have learned something.
+    """
+    if not config.trust_labels or progress < TRUST_START:
+        return torch.ones_like(labels_B, dtype=torch.float32)
+    posterior_BC = held_out_log_posterior(outputs, ranks_B, counts_C)
+    doubt_B = label_doubts(posterior_BC, labels_B.clamp_min(0)).doubt_B
+    return 1 - config.trust_labels * torch.sigmoid(TRUST_SLOPE * (doubt_B - TRUST_MIDPOINT))
 
 
 def auxiliary_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +16,10 @@ from distributed.shards.sampling import IntArray, Selection
 from distributed.shards.single_rows import read_places
 from distributed.training.pages.splits import Decider
 from model.batch import Batch
-from model.explaining.importance import Importance, permutation_importance
+from model.explaining.importance import Decide, Importance, permutation_importance
+from model.explaining.robustness import Condition, robustness
 from model.explaining.shortcuts import GRID, Finding, audit_shortcuts, audited_classes
+from model.metrics.names import metric
 from model.network import Network
 from model.outputs import Outputs
 
@@ -28,32 +31,72 @@ STREAM_SHARE = 4  # single rows of a stream cost more: only one in so many is re
 SHOWN = 15  # parts of the figure
 
 
-def reliance_section(
+@dataclass(frozen=True)
+class Reliance:
+    """What a model goes by.
+
+    importance, conditions: on validation rows; empty where none has a label.
+    findings: of the shortcut audit of the training rows.
+    """
+
+    importance: Sequence[Importance]
+    conditions: Sequence[Condition]
+    findings: Sequence[Finding]
+
+
+def measure_reliance(
     network: Network, decider: Decider, val: BatchSource, train: BatchSource, seconds: float
-) -> Section:
-    """Returns the section on importance and shortcuts. seconds: what these may take, about."""
+) -> Reliance:
+    """Measures what a model goes by. seconds: what the slow parts may take, about."""
+    batch = labelled_sample(network, val)
+    importance: list[Importance] = []
+    conditions: list[Condition] = []
+    if batch is not None:
+        importance = permutation_importance(network, batch, decide_outputs(decider))
+        conditions = robustness(network, batch, decide_outputs(decider))
+    return Reliance(importance, conditions, find_shortcuts(network, decider, train, seconds))
+
+
+def reliance_section(found: Reliance, classes: Sequence[str]) -> Section:
+    """Returns the section on importance, broken modalities and shortcuts."""
     blocks: list[Block] = []
-    found = importance_of(network, decider, val)
-    if found:
-        blocks.append(importance_figure(found))
-    findings = find_shortcuts(network, decider, train, seconds)
-    blocks += shortcut_blocks(findings, network.schema.classes)
+    if found.importance:
+        blocks.append(importance_figure(found.importance))
+    if found.conditions:
+        blocks.append(robustness_table(found.conditions))
+    blocks += shortcut_blocks(found.findings, classes)
     return Section("What the model goes by", blocks)
 
 
-def importance_of(network: Network, decider: Decider, source: BatchSource) -> list[Importance]:
-    """Returns the permutation importance of modalities and columns on a sample of the rows."""
-    selection = selection_of(source)
-    labelled = np.flatnonzero(selection.labels_R >= 0)
+def labelled_sample(network: Network, source: BatchSource) -> Batch | None:
+    """Returns labelled rows, evenly spread; None where there are none."""
+    labelled = np.flatnonzero(selection_of(source).labels_R >= 0)
     if not len(labelled):
-        return []
+        return None
     places = evenly(labelled, IMPORTANCE_ROWS // rows_share(source))
-    batch = read_places(source, places, pixels=False).to(network.counts_C.device)
+    return read_places(source, places, pixels=False).to(network.counts_C.device)
 
-    def decide(outputs: Outputs) -> Tensor:
-        return decider.decide(decider.probabilities(outputs.logits_BEC.float().cpu()))
 
-    return permutation_importance(network, batch, decide)
+def decide_outputs(decider: Decider) -> Decide:
+    """Returns the function from a network's outputs to the decided classes."""
+    return lambda outputs: decider.decide(decider.probabilities(outputs.logits_BEC.float().cpu()))
+
+
+def robustness_table(conditions: Sequence[Condition], rows: str = "Validation") -> ReportTable:
+    """Returns balanced accuracy with broken modalities. rows: of what."""
+    accuracy = metric("balanced_accuracy")
+    return ReportTable(
+        columns=("modality", "condition", accuracy.heading),
+        rows=[
+            [
+                c.modality,
+                c.condition,
+                TableCell(text=accuracy.value(c.balanced_accuracy), value=c.balanced_accuracy),
+            ]
+            for c in conditions
+        ],
+        caption=f"{rows}: balanced accuracy where one modality of every record is broken.",
+    )
 
 
 def find_shortcuts(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from distributed.config import settings_file
 from distributed.shards.batches import BatchSource
-from distributed.shards.manifest import Manifest
+from distributed.shards.manifest import Manifest, shards_digest
 from distributed.training.pages.gallery import build_galleries
-from distributed.training.pages.reliance import reliance_section
+from distributed.training.pages.model_card import CARD, ModelCard, write_card
+from distributed.training.pages.reliance import measure_reliance, reliance_section
 from distributed.training.pages.report import PAGE, RunReport, write_page
 from distributed.training.pages.splits import Decider, PageSplit, page_split
 from distributed.training.results import RunResult
@@ -31,16 +32,23 @@ class FinishedRun:
     result: RunResult
     sources: Mapping[str, BatchSource]  # of train and val
 
+    @property
+    def name(self) -> str:
+        """The last part of the run's folder."""
+        return self.spec.out.rstrip("/").rpartition("/")[2]
+
 
 def write_run_page(run: FinishedRun) -> None:
-    """Writes report.html into the folder of the run.
+    """Writes report.html and MODEL_CARD.md into the folder of the run.
 
     A page is never worth a finished training: whatever goes wrong becomes a warning.
     """
     try:
-        write_page(f"{run.spec.out}/{PAGE}", run_report(run))
+        report, card = describe_run(run)
+        write_page(f"{run.spec.out}/{PAGE}", report)
+        write_card(f"{run.spec.out}/{CARD}", card)
     except Exception as error:  # of any part, on any data
-        print(f"warning: no {PAGE} ({type(error).__name__}: {error})", file=sys.stderr)
+        print(f"warning: no {PAGE} and {CARD} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def calibrated(calibration: Calibration) -> Decider:
@@ -50,21 +58,23 @@ def calibrated(calibration: Calibration) -> Decider:
     )
 
 
-def run_report(run: FinishedRun) -> RunReport:
-    """Returns what the page shows: validation with galleries, and the numbers of the test split."""
+def describe_run(run: FinishedRun) -> tuple[RunReport, ModelCard]:
+    """Returns the page and the card of a run.
+
+    The page shows validation with galleries, and the numbers of the test split.
+    """
     result, network = run.result, run.result.network
     decider = calibrated(result.calibration)
     splits = run_splits(run, decider)
     seconds = max(SECONDS, SHARE_OF_TRAINING * result.metrics.train_seconds)
-    return RunReport(
-        title=f"Run {run.spec.out.rpartition('/')[2]}",
+    reliance = measure_reliance(network, decider, run.sources["val"], run.sources["train"], seconds)
+    report = RunReport(
+        title=f"Run {run.name}",
         lead=lead(run),
         network=network,
         splits=splits,
         history=result.history,
-        extra=[
-            reliance_section(network, decider, run.sources["val"], run.sources["train"], seconds)
-        ],
+        extra=[reliance_section(reliance, network.schema.classes)],
         galleries=build_galleries(splits[0], network, decider, seconds),
         notes=[result.metrics.calibration] if result.metrics.calibration else [],
         settings=settings_file(dict(run.spec.settings), "Settings that differ from the defaults."),
@@ -74,6 +84,20 @@ def run_report(run: FinishedRun) -> RunReport:
             "something has no test any more."
         ],
     )
+    card = ModelCard(
+        name=run.name,
+        network=network,
+        manifest=run.manifest,
+        shards=run.spec.shards,
+        digest=shards_digest(run.spec.shards, run.manifest),
+        epoch=result.metrics.best_epoch,
+        splits=splits,
+        conditions=reliance.conditions,
+        findings=reliance.findings,
+        settings=run.spec.settings,
+        calibration=result.metrics.calibration,
+    )
+    return report, card
 
 
 def run_splits(run: FinishedRun, decider: Decider) -> list[PageSplit]:

@@ -79,7 +79,7 @@ def test_mistakes_are_the_most_certain_wrong_rows(
 
 def test_a_card_shows_the_record_that_was_picked(run: tuple[Path, RunResult], shards: Path) -> None:
     made = finished(run, shards)
-    report = run_page.run_report(made)
+    report = run_page.describe_run(made)[0]
     by_title: dict[str, Gallery] = dict(report.galleries)
     raw = small_run.raw(small_run.SPLITS["val"], 1, "val").set_index("id")
     cards: list[Card] = [card for shown in by_title.values() for card in shown.cards]
@@ -106,7 +106,7 @@ def test_names_from_data_are_escaped(
     schema = network.schema
     try:
         network.schema = small_run.dataclasses.replace(schema, classes=CLASSES)
-        run_page.write_page(str(tmp_path / "page.html"), run_page.run_report(made))
+        run_page.write_page(str(tmp_path / "page.html"), run_page.describe_run(made)[0])
     finally:
         network.schema = schema
     html = (tmp_path / "page.html").read_text()
@@ -120,7 +120,7 @@ def test_a_page_that_fails_is_a_warning(
     made = finished(run, shards)
     broken = small_run.dataclasses.replace(made, sources={})
     run_page.write_run_page(broken)
-    assert "warning: no report.html (" in capsys.readouterr().err
+    assert "warning: no report.html and MODEL_CARD.md (" in capsys.readouterr().err
 
 
 def test_fit_writes_the_page_unless_told_not_to(tmp_path: Path, shards: Path) -> None:
@@ -129,3 +129,23 @@ def test_fit_writes_the_page_unless_told_not_to(tmp_path: Path, shards: Path) ->
     assert with_page.page == f"{tmp_path}/a/report.html" and Path(with_page.page).exists()
     without = fit(FitOptions(data=str(shards), set=settings, out=str(tmp_path / "b"), no_page=True))
     assert without.page == "" and not (tmp_path / "b" / "report.html").exists()
+
+
+def test_the_card_says_what_the_run_is_and_what_it_was_not_tested_on(
+    run: tuple[Path, RunResult],
+) -> None:
+    text = (run[0] / "MODEL_CARD.md").read_text()
+    assert text.startswith("# Model card: run\n")
+    for title in ("Data", "Results", "With a broken modality", "How to load it"):
+        assert f"\n## {title}\n" in text
+    assert "train 172, val 53, test 95 rows." in text
+    for name, rows, group in zip(small_run.CLASSES, (120, 40, 12), ("many", "medium", "few")):
+        assert f"| {name} | {group} | {rows} |" in text
+    accuracy = 100 * run[1].metrics.val["balanced_accuracy"]
+    assert f"| balanced accuracy % | {accuracy:.1f} |" in text
+    for condition in ("intact", "absent", "of another record", "noise"):
+        assert f"| {condition} |" in text
+    assert "- Records without table: every test row has it." in text
+    assert "Records without photo" not in text  # some test rows lack it
+    assert 'model = load("run")' in text
+    assert "- optim.epochs = 2" in text
