@@ -9,7 +9,7 @@ from distributed.inference.decision_tables import decision_texts
 from distributed.inference.weighing import GIVEN
 from distributed.reporting.tables import ReportTable, to_text
 from distributed.runtime.storage import join
-from model.metrics.names import METRICS, PER_CLASS, metric
+from model.metrics.names import METRICS, PER_CLASS, metric, worst_class
 from model.schema import join_names
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def _metric_table(result: EvaluationResult) -> ReportTable:
     for name, entry in METRICS.items():
         low, high = result.intervals.get(name, (None, None))
         values = (result.metrics.get(name), low, high)
-        rows.append((entry.heading, *(entry.value(value) for value in values)))
+        heading = entry.heading
+        if name == "worst_recall" and (worst := worst_class(result.metrics, [*result.class_rows])):
+            heading += f" ({worst})"
+        rows.append((heading, *(entry.value(value) for value in values)))
     return ReportTable(columns=("metric", "value", "95 % from", "to"), rows=rows)
 
 

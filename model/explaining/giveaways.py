@@ -1,7 +1,8 @@
 """How well one column or one patch position alone tells a class from all others.
 
 The rows of a class are divided in two; a simple model of the part, fitted on one half of all rows,
-scores the other half. A column is modelled by the frequencies of its values, a patch by the mean
+scores the other half. A column is modelled by the frequencies of its values (numbers: of bins,
+two of which end where the class does), a patch by the mean
 and the spread of each of its pixels. What counts is the average precision: 1 where the part alone
 finds every row of the class and no other.
 
@@ -9,6 +10,8 @@ Legend: N rows, P pixels of a patch and their channels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,10 +40,11 @@ def giveaways(
     for table in schema.tables:
         for j, column in enumerate(table.columns):
             if isinstance(column, Numeric):
-                values_N = binned(batch.numbers[table.name][:, j])
+                precision = _precision_of_numbers(batch.numbers[table.name][:, j], is_class_N)
             else:
                 values_N = batch.categories[table.name][:, j - len(table.numeric)] + 1
-            found[table.name, column.name, -1] = _precision_of_values(values_N, is_class_N)
+                precision = _precision_of_values([values_N, values_N], is_class_N)
+            found[table.name, column.name, -1] = precision
     for m, image in enumerate(schema.images):
         rows_N = batch.present_BM[:, m]
         x_NCHW, of_class_N = batch.images[image.name][rows_N], is_class_N[rows_N]
@@ -50,14 +54,26 @@ def giveaways(
     return found
 
 
-def binned(values_N: Tensor) -> Tensor:
+def binned(values_N: Tensor, edges: Tensor) -> Tensor:
     """Returns the bin of each number, 0 where it is missing."""
     is_number_N = ~values_N.isnan()
-    known = values_N[is_number_N].double()
-    if not len(known):
-        return torch.zeros(len(values_N), dtype=torch.long)
-    edges = torch.quantile(known, torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1])
     return torch.where(is_number_N, torch.bucketize(values_N.double(), edges) + 1, 0)
+
+
+def bin_edges(values_N: Tensor, own_N: Tensor) -> Tensor:
+    """Returns quantiles of all numbers, and the ends of the range of a class's own.
+
+    The range is widened by what so few rows are expected to leave out.
+    """
+    known, own = (rows[~rows.isnan()].double() for rows in (values_N, own_N))
+    if not len(known):
+        return torch.zeros(0, dtype=torch.float64)
+    edges = torch.quantile(known, torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1])
+    if len(own):
+        margin = (own.max() - own.min()) / len(own)
+        edges = torch.cat([edges, torch.stack([own.min() - margin, own.max() + margin])])
+    distinct: Tensor = torch.unique(edges)
+    return distinct
 
 
 def halves(is_class_N: Tensor) -> Tensor:
@@ -66,13 +82,25 @@ def halves(is_class_N: Tensor) -> Tensor:
     return rank_N % 2
 
 
-def _precision_of_values(values_N: Tensor, is_class_N: Tensor) -> float:
+def _precision_of_numbers(values_N: Tensor, is_class_N: Tensor) -> float:
+    half_N = halves(is_class_N)
+    fitted = [values_N[is_class_N & (half_N != half)] for half in range(2)]
+    return _precision_of_values(
+        [binned(values_N, bin_edges(values_N, own_N)) for own_N in fitted], is_class_N
+    )
+
+
+def _precision_of_values(values: Sequence[Tensor], is_class_N: Tensor) -> float:
+    """Returns the average precision by the frequencies of values.
+
+    values: those of all rows, once for each half that is scored.
+    """
     if int(is_class_N.sum()) < MIN_ROWS:
         return 0.0
-    half_N, size = halves(is_class_N), int(values_N.max()) + 1
-    scores_N = torch.zeros(len(values_N), dtype=torch.float64)
-    for half in range(2):
-        fitted_N = half_N != half
+    half_N = halves(is_class_N)
+    scores_N = torch.zeros(len(is_class_N), dtype=torch.float64)
+    for half, values_N in enumerate(values):
+        fitted_N, size = half_N != half, int(values_N.max()) + 1
         own_V, others_V = (
             torch.bincount(values_N[fitted_N & rows_N], minlength=size).double() + SMOOTHING
             for rows_N in (is_class_N, ~is_class_N)

@@ -8,6 +8,7 @@ and report writing use it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -166,6 +167,12 @@ def metric(name: str) -> Metric:
 def at_prior(name: str, prior: str) -> str:
     """Returns the name of a metric's value at one of OPERATING_PRIORS: training_prior/accuracy."""
     return f"{prior}_prior/{name}"
+
+
+def worst_class(values: Mapping[str, float], classes: Sequence[str]) -> str | None:
+    """Returns the class with the lowest recall, the first of several; None where none has rows."""
+    recalls = {name: values[f"recall/{name}"] for name in classes if f"recall/{name}" in values}
+    return min(recalls, key=recalls.__getitem__) if recalls else None
 
 
 def check_name(setting: str, name: str, *more: str) -> None:

@@ -10,11 +10,11 @@ from distributed.reporting.tables import CellContent, ReportTable
 from distributed.runtime.redaction import redact
 from distributed.runtime.storage import write_file
 from distributed.shards.manifest import Manifest
-from distributed.training.pages.splits import PageSplit, shot_names, worst_class
+from distributed.training.pages.splits import PageSplit, shot_names
 from distributed.training.pages.tables import interval_text
 from model.explaining.robustness import Condition
 from model.explaining.shortcuts import GRID, Finding
-from model.metrics.names import metric
+from model.metrics.names import metric, worst_class
 from model.metrics.scoring import SHOTS
 from model.network import Network
 from model.schema import join_names

@@ -10,10 +10,10 @@ from distributed.reporting.page import Block, Bullets, Code, Section, Text, to_h
 from distributed.runtime.redaction import redact
 from distributed.runtime.storage import write_file
 from distributed.training.pages import figures, tables
-from distributed.training.pages.splits import PageSplit, worst_class
+from distributed.training.pages.splits import PageSplit
 from distributed.training.scoring import confidence_rows
 from model.metrics.confidences import ConfidenceRow
-from model.metrics.names import metric
+from model.metrics.names import metric, worst_class
 from model.network import Network
 
 PAGE = "report.html"  # in the folder of a run

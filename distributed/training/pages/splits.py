@@ -1,11 +1,11 @@
-"""A scored split as the page of a run shows it: decisions, metrics, intervals, the worst class.
+"""A scored split as the page of a run shows it: decisions, metrics, intervals.
 
 Legend: N rows, C classes, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,12 +107,6 @@ def page_split(
         metrics=compute_run_metrics(scores, network, probabilities_NC, decisions_N),
         intervals=intervals,
     )
-
-
-def worst_class(values: Mapping[str, float], classes: Sequence[str]) -> str | None:
-    """Returns the class with the lowest recall, the first of several; None where none has rows."""
-    recalls = {name: values[f"recall/{name}"] for name in classes if f"recall/{name}" in values}
-    return min(recalls, key=recalls.__getitem__) if recalls else None
 
 
 def shot_names(network: Network) -> list[str]:

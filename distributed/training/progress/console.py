@@ -19,6 +19,7 @@ from model.metrics.names import (
     OPERATING_PRIORS,
     at_prior,
     metric,
+    worst_class,
 )
 from model.schema import groups_are_terciles, join_names
 
@@ -111,6 +112,11 @@ def results_notes(metrics: RunMetrics, classes: Sequence[str], counts: Sequence[
                 f"{split} has no rows of {join_names(absent)}: "
                 f"its scores are of {present} of {len(classes)} classes"
             )
+    worst = {split: worst_class(values, classes) for split, values in metrics.splits.items()}
+    notes.append(
+        "worst class: "
+        + ", ".join(f"{name} on {split}" for split, name in worst.items() if name is not None)
+    )
     if metrics.calibration:
         parts = metrics.calibration.split("; ")
         reasons = dict.fromkeys(part.partition(": ")[2] or part for part in parts)

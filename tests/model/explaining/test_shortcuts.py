@@ -8,7 +8,13 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.config import ModelConfig
-from model.explaining.giveaways import average_precision, binned, giveaways, halves
+from model.explaining.giveaways import (
+    average_precision,
+    bin_edges,
+    binned,
+    giveaways,
+    halves,
+)
 from model.explaining.shortcuts import (
     GRID,
     Exchange,
@@ -135,9 +141,18 @@ def test_average_precision_counts_ties_against_the_class() -> None:
 
 def test_bins_have_equally_many_rows_and_missing_ones_their_own() -> None:
     values = torch.cat([torch.arange(100.0), torch.full((5,), torch.nan)])
-    counts = torch.bincount(binned(values))
+    counts = torch.bincount(binned(values, bin_edges(values, values[:0])))
     assert counts[0] == 5 and counts[1:].tolist() == [10] * 10
-    assert binned(torch.full((3,), torch.nan)).tolist() == [0, 0, 0]
+    assert binned(values[100:], bin_edges(values[100:], values[:0])).tolist() == [0] * 5
+
+
+def test_a_narrow_range_of_numbers_gives_a_class_away(network: Network) -> None:
+    batch = records()
+    numbers = batch.numbers["table"].clone()
+    rare_B = batch.labels_B == RARE
+    numbers[rare_B, 0] = torch.linspace(0.30, 0.31, int(rare_B.sum()))
+    found = most_telling(network, batch.replace(numbers={"table": numbers}), RARE, GRID)
+    assert found.part == Part("table", "age") and found.is_shortcut
 
 
 def test_each_half_has_half_of_the_class() -> None:

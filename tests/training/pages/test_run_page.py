@@ -13,10 +13,10 @@ from distributed.reporting.cards import Card, Gallery
 from distributed.shards.manifest import read_manifest
 from distributed.training.exchange import Exchange
 from distributed.training.pages import gallery, run_page
-from distributed.training.pages.splits import worst_class
 from distributed.training.results import RunResult
 from distributed.training.run import open_split
 from distributed.training.spec import RunSpec
+from model.metrics.names import worst_class
 from tests.training import small_run
 
 NASTY = "<script>alert(1)</script> 🦠\nsecond line"

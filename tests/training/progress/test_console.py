@@ -101,11 +101,13 @@ def test_the_end_says_what_its_table_cannot() -> None:
     assert notes == [
         "training has no rows of c: they can hardly be predicted",
         "val has no rows of b, c: its scores are of 1 of 3 classes",
+        "worst class: a on val, c on test",
         f"calibration: {few}",
     ]
-    (thirds, untested) = results_notes(
-        run_metrics({"recall/a": 1.0, "recall/b": 1.0}), ("a", "b"), (300, 200)
+    (worst, thirds, untested) = results_notes(
+        run_metrics({"recall/a": 1.0, "recall/b": 0.5}), ("a", "b"), (300, 200)
     )
+    assert worst == "worst class: b on val"
     assert "thirds of the classes" in thirds
     assert "no test rows" in untested
 
