@@ -19,17 +19,21 @@ from model.outputs import Outputs
 from model.precision import at_least_float32
 
 
-def held_out_log_posterior(outputs: Outputs, ranks_B: Tensor, counts_C: Tensor) -> Tensor:
+def held_out_log_posterior(
+    outputs: Outputs, ranks_B: Tensor, counts_C: Tensor | None = None
+) -> Tensor:
     """Returns log probabilities of the classes by heads that have not learned from the row, [B, C].
 
     The modalities' log probabilities are averaged with the fusion weights. The heads are trained
-    for classes that are all alike; the prior of the training rows is added, because a rare label is
-    more often a mistake than a frequent one.
+    for classes that are all alike. counts_C: training rows of each class, whose shares then count:
+    a rare label is more often a mistake than a frequent one.
     """
     alone_BMC = held_out_logits(at_least_float32(outputs.auxiliary_BMFC.detach()), ranks_B)
     weights_BM1 = at_least_float32(outputs.weights_BM.detach())[..., None]
     mean_BC = (weights_BM1 * alone_BMC.log_softmax(-1)).sum(1)
-    return (mean_BC + log_prior(counts_C)).log_softmax(-1)
+    if counts_C is not None:
+        mean_BC = mean_BC + log_prior(counts_C)
+    return mean_BC.log_softmax(-1)
 
 
 @dataclass

@@ -41,7 +41,7 @@ def loss_terms(
         loss = replace(loss, margin=0.0)
 
     def trust_B(labels_B: Tensor) -> Tensor:
-        return label_trust(outputs, labels_B, batch.ranks_B, counts_C, loss, progress)
+        return label_trust(outputs, labels_B, batch.ranks_B, loss, progress)
 
     def experts_B(labels_B: Tensor) -> Tensor:
         loss_BE = expert_loss(
@@ -86,17 +86,18 @@ def label_trust(
     outputs: Outputs,
     labels_B: Tensor,
     ranks_B: Tensor,
-    counts_C: Tensor,
     config: LossConfig,
     progress: float,
 ) -> Tensor:
     """Returns how much each row counts by loss.trust_labels, [B]; it has no gradient.
 
-    1 - trust * sigmoid(slope (doubt - midpoint)), once the heads have learned something.
+    1 - trust * sigmoid(slope (doubt - midpoint)), once the heads have learned something. All
+    classes count alike in the doubt: with the shares of the training rows, the rows of rare classes
+    would lose most of their weight on clean data too.
     """
     if not config.trust_labels or progress < TRUST_START:
         return torch.ones_like(labels_B, dtype=torch.float32)
-    posterior_BC = held_out_log_posterior(outputs, ranks_B, counts_C)
+    posterior_BC = held_out_log_posterior(outputs, ranks_B)
     doubt_B = label_doubts(posterior_BC, labels_B.clamp_min(0)).doubt_B
     return 1 - config.trust_labels * torch.sigmoid(TRUST_SLOPE * (doubt_B - TRUST_MIDPOINT))
 

@@ -358,19 +358,19 @@ def doubted_batch() -> tuple[Outputs, Batch, Tensor]:
 
 
 def test_trust_leaves_out_what_the_held_out_heads_deny() -> None:
-    outputs, batch, counts_C = doubted_batch()
+    outputs, batch, _ = doubted_batch()
     config = LossConfig(trust_labels=1.0)
-    trust = losses.label_trust(outputs, batch.labels_B, batch.ranks_B, counts_C, config, 1.0)
+    trust = losses.label_trust(outputs, batch.labels_B, batch.ranks_B, config, 1.0)
     assert trust[0] > 0.99 and trust[1] < 0.01 and not trust.requires_grad
     half = losses.label_trust(
-        outputs, batch.labels_B, batch.ranks_B, counts_C, LossConfig(trust_labels=0.5), 1.0
+        outputs, batch.labels_B, batch.ranks_B, LossConfig(trust_labels=0.5), 1.0
     )
     assert torch.allclose(half, 1 - 0.5 * (1 - trust))
 
 
 def test_trust_is_off_by_default_and_before_the_heads_have_learned() -> None:
-    outputs, batch, counts_C = doubted_batch()
-    arguments = (outputs, batch.labels_B, batch.ranks_B, counts_C)
+    outputs, batch, _ = doubted_batch()
+    arguments = (outputs, batch.labels_B, batch.ranks_B)
     assert losses.label_trust(*arguments, LossConfig(), 1.0).tolist() == [1, 1]
     early = losses.label_trust(*arguments, LossConfig(trust_labels=1.0), 0.0)
     assert early.tolist() == [1, 1]
