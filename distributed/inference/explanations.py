@@ -5,6 +5,7 @@ Legend: B records, M modalities, C classes, G patches a side.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ from distributed.shards.batches import arrays_to_batch
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.pages.record_cards import cell_text
 from distributed.training.priors import mean_class_prior
-from model.batch import Batch
+from model.batch import Batch, join_batches
+from model.explaining.importance import permutation_importance
 from model.explaining.occlusion import Contributions, explain
 from model.outputs import Outputs
 from model.schema import Schema
@@ -126,6 +128,29 @@ def explain_record(
             for name, patches_BGG in found.patches.items()
         },
     )
+
+
+def importance_of_rows(
+    checkpoint: Checkpoint, source: FrameRows, device: torch.device
+) -> pd.DataFrame:
+    """Returns the permutation importance of modalities and columns over the labelled rows."""
+    network = checkpoint.network.eval().to(device)
+    batches = []
+    for task_group in source.task_groups(1):
+        for task in task_group.tasks:
+            for raw in source.batches(task_group, task):
+                batch = arrays_to_batch(source.prepare(raw).arrays, network.schema)
+                batches.append(batch.select(batch.labels_B >= 0))
+    rows = join_batches(batches)
+    if not len(rows):
+        raise ValueError("rows must have labels to measure importance; none has one")
+    posterior = posterior_of(checkpoint, FixedAggregation.uniform(checkpoint))
+    found = permutation_importance(
+        network,
+        rows.to(device),
+        lambda outputs: checkpoint.calibration.decide(posterior(outputs)),
+    )
+    return pd.DataFrame([dataclasses.asdict(part) for part in found])
 
 
 def _parts(found: Contributions, batch: Batch, schema: Schema) -> pd.DataFrame:

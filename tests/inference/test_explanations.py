@@ -105,3 +105,15 @@ def test_any_class_can_be_explained_and_a_wrong_name_is_refused(
         model.explain(record, class_name="other")
     with pytest.raises(ValueError, match="the record cannot be used: photo: "):
         model.explain({**record, "photo": b"no picture"})
+
+
+def test_importance_over_labelled_rows(model: LoadedModel) -> None:
+    rows = small_run.raw(small_run.SPLITS["val"], 1, "val")
+    found = model.importance(rows)
+    assert list(found.columns) == ["modality", "column", "fall", "low", "high"]
+    assert list(found["modality"]) == ["photo", "table", "table", "table", "table"]
+    assert list(found["column"]) == ["", "", "age", "dose", "site"]
+    assert (found["low"] <= found["fall"]).all() and (found["fall"] <= found["high"]).all()
+    assert found["fall"].iloc[0] > 0.1  # the stripe of each class
+    with pytest.raises(ValueError, match="rows must have labels to measure importance"):
+        model.importance(rows.drop(columns="label"))

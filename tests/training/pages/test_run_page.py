@@ -10,11 +10,13 @@ import torch
 
 from distributed import FitOptions, fit
 from distributed.reporting.cards import Card, Gallery
+from distributed.shards.batches import open_batches
 from distributed.shards.manifest import read_manifest
 from distributed.training.exchange import Exchange
 from distributed.training.pages import gallery, run_page
 from distributed.training.results import RunResult
 from distributed.training.run import open_split
+from distributed.training.scoring import Evaluator
 from distributed.training.spec import RunSpec
 from model.metrics.names import worst_class
 from tests.training import small_run
@@ -149,3 +151,27 @@ def test_the_card_says_what_the_run_is_and_what_it_was_not_tested_on(
     assert "Records without photo" not in text  # some test rows lack it
     assert 'model = load("run")' in text
     assert "- optim.epochs = 2" in text
+
+
+def test_a_streamed_run_has_the_same_page(tmp_path: Path, shards: Path) -> None:
+    few = {"optim.epochs": 1, "data.cache": "stream"}
+    small_run.train(tmp_path / "run", shards, page=True, **few)
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert "<h2>Most uncertain</h2>" in html and "data:image/png;base64," in html
+    assert "Shortcut audit of the rarest classes" in html
+
+
+def test_scores_of_several_workers_know_their_rows(
+    run: tuple[Path, RunResult], shards: Path
+) -> None:
+    spec = RunSpec(shards=str(shards), settings=small_run.SETTINGS)
+    network, evaluator = run[1].network, Evaluator(torch.device("cpu"))
+    whole = run[1].scores["val"]
+    places = []
+    for rank in range(2):
+        source = open_batches(str(shards), "val", spec.config, train=False, rank=rank, world=2)
+        part = evaluator.score(network, source)
+        places += part.places_N.tolist()
+        assert torch.equal(part.labels_N, whole.labels_N[part.places_N])
+        assert torch.allclose(part.logits_NEC, whole.logits_NEC[part.places_N], atol=1e-4)
+    assert sorted(places) == list(range(len(whole.labels_N)))
