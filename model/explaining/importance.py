@@ -46,19 +46,39 @@ class Importance:
         return f"{self.modality}: {self.column}" if self.column else self.modality
 
 
+def row_slices(batch: Batch) -> list[slice]:
+    """Returns the records in parts that are computed together."""
+    return [slice(k, k + ROWS_AT_ONCE) for k in range(0, len(batch), ROWS_AT_ONCE)]
+
+
+@torch.inference_mode()
+def encode_records(network: Network, batch: Batch) -> Tensor:
+    """Returns the embeddings of all records, [N, M, D]."""
+    network.eval()
+    return torch.cat([network.encode(batch.select(part)) for part in row_slices(batch)])
+
+
 @torch.inference_mode()
 def permutation_importance(
-    network: Network, batch: Batch, decide: Decide, *, repeats: int = REPEATS, seed: int = 0
+    network: Network,
+    batch: Batch,
+    decide: Decide,
+    *,
+    embeddings_NMD: Tensor | None = None,
+    repeats: int = REPEATS,
+    seed: int = 0,
 ) -> list[Importance]:
     """Returns the importance of every modality, then that of every column, in their order.
 
-    batch: labelled records, with the pixels of their images.
+    batch: labelled records. embeddings_NMD: theirs, where they have been encoded already.
     """
     network.eval()
     labels_N = batch.labels_B.cpu()
     if not len(labels_N) or bool((labels_N < 0).any()):
         raise ValueError("permutation importance needs records with labels; some have none")
-    permuted = _Permuted(network, batch, decide)
+    if embeddings_NMD is None:
+        embeddings_NMD = encode_records(network, batch)
+    permuted = _Permuted(network, batch, decide, embeddings_NMD)
     right_N = (
         permuted.decisions(permuted.embeddings_NMD, permuted.visible_NM) == labels_N
     ).double()
@@ -95,11 +115,12 @@ Variant = Callable[
 class _Permuted:
     """The decisions of a network with parts exchanged; images are encoded once."""
 
-    def __init__(self, network: Network, batch: Batch, decide: Decide) -> None:
+    def __init__(
+        self, network: Network, batch: Batch, decide: Decide, embeddings_NMD: Tensor
+    ) -> None:
         self.network, self.batch, self.decide = network, batch, decide
-        rows = [slice(k, k + ROWS_AT_ONCE) for k in range(0, len(batch), ROWS_AT_ONCE)]
-        self.rows = rows
-        self.embeddings_NMD = torch.cat([network.encode(batch.select(part)) for part in rows])
+        self.rows = row_slices(batch)
+        self.embeddings_NMD = embeddings_NMD
         self.visible_NM, _ = network.choose_modalities(self.embeddings_NMD, batch)
 
     def decisions(self, embeddings_NMD: Tensor, visible_NM: Tensor) -> Tensor:

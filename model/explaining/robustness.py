@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.explaining.importance import Decide
+from model.explaining.importance import Decide, encode_records, row_slices
 from model.network import Network
 from model.schema import Table
 
 INTACT, ABSENT, EXCHANGED, NOISE = "intact", "absent", "of another record", "noise"
-ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,24 @@ class Condition:
 
 
 @torch.inference_mode()
-def robustness(network: Network, batch: Batch, decide: Decide, seed: int = 0) -> list[Condition]:
+def robustness(
+    network: Network,
+    batch: Batch,
+    decide: Decide,
+    *,
+    embeddings_NMD: Tensor | None = None,
+    seed: int = 0,
+) -> list[Condition]:
     """Returns the balanced accuracy with everything intact and with each modality broken.
 
     A network that notices modalities unlike training counts them as absent here too. batch:
     labelled records; where an image is given by what a frozen encoder gives, there is no noise.
+    embeddings_NMD: theirs, where they have been encoded already.
     """
     network.eval()
-    rows = [slice(k, k + ROWS_AT_ONCE) for k in range(0, len(batch), ROWS_AT_ONCE)]
-    embeddings_NMD = torch.cat([network.encode(batch.select(part)) for part in rows])
+    rows = row_slices(batch)
+    if embeddings_NMD is None:
+        embeddings_NMD = encode_records(network, batch)
     generator = torch.Generator().manual_seed(seed)
     order_N = torch.randperm(len(batch), generator=generator).to(batch.labels_B.device)
 
@@ -66,6 +74,16 @@ def robustness(network: Network, batch: Batch, decide: Decide, seed: int = 0) ->
             )
             found.append(Condition(modality, NOISE, accuracy(changed_NMD, batch.present_BM)))
     return found
+
+
+def encode_modality(network: Network, batch: Batch, m: int) -> Tensor:
+    """Returns the embeddings of one modality, [B, D]."""
+    name, present_B = network.schema.modalities[m], batch.present_BM[:, m]
+    if name in batch.images:
+        embeddings_BD: Tensor = network.encoders[m](batch.images[name], present_B)
+    else:
+        embeddings_BD = network.encoders[m](batch.numbers[name], batch.categories[name], present_B)
+    return embeddings_BD
 
 
 def balanced_accuracy(decided_N: Tensor, labels_N: Tensor) -> float:

@@ -16,14 +16,19 @@ from distributed.shards.sampling import IntArray, Selection
 from distributed.shards.single_rows import read_places
 from distributed.training.pages.splits import Decider
 from model.batch import Batch
-from model.explaining.importance import Decide, Importance, permutation_importance
+from model.explaining.importance import (
+    Decide,
+    Importance,
+    encode_records,
+    permutation_importance,
+)
 from model.explaining.robustness import Condition, robustness
 from model.explaining.shortcuts import GRID, Finding, audit_shortcuts, audited_classes
 from model.metrics.names import metric
 from model.network import Network
 from model.outputs import Outputs
 
-IMPORTANCE_ROWS = 600  # validation rows, of a stream STREAM_SHARE of them
+IMPORTANCE_ROWS = 500  # validation rows, of a stream STREAM_SHARE of them
 OTHER_ROWS = 800  # training rows of classes that are not audited
 CLASS_ROWS = 48  # training rows of a class that is
 AUDITED = 8  # classes
@@ -52,8 +57,9 @@ def measure_reliance(
     importance: list[Importance] = []
     conditions: list[Condition] = []
     if batch is not None:
-        importance = permutation_importance(network, batch, decide_outputs(decider))
-        conditions = robustness(network, batch, decide_outputs(decider))
+        decide, encoded_NMD = decide_outputs(decider), encode_records(network, batch)
+        importance = permutation_importance(network, batch, decide, embeddings_NMD=encoded_NMD)
+        conditions = robustness(network, batch, decide, embeddings_NMD=encoded_NMD)
     return Reliance(importance, conditions, find_shortcuts(network, decider, train, seconds))
 
 

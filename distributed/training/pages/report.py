@@ -117,7 +117,8 @@ def reading_notes(report: RunReport) -> list[str]:
         *report.reading,
         "Balanced accuracy is the mean recall of the classes: a rare class counts as much as a "
         "frequent one. Intervals of 95 % are from a bootstrap of the rows, in which every class "
-        "keeps its number of rows; they say nothing of another training.",
+        "keeps its number of rows; they say nothing of another training, and are too narrow where "
+        "classes have a row or two.",
         "Points in a gallery are what a table cell contributes to the probability of the class "
         "that was said: its probability less that with training values in the cell. Blue patches "
         "of a picture speak for that class, orange ones against it. Where two parts say the same, "
