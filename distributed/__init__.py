@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distributed.ingestion.pipeline import ingest as ingest
     from distributed.searches.driver import search as search
     from distributed.searches.options import SearchOptions as SearchOptions
+    from distributed.serving.driver import serve as serve
+    from distributed.serving.options import ServeOptions as ServeOptions
     from distributed.shards.opened import Shards as Shards
     from distributed.studies.driver import study as study
     from distributed.studies.options import StudyOptions as StudyOptions
@@ -41,6 +43,7 @@ EXPORTS = {
     "IngestOptions": "distributed.ingestion.options",
     "PredictOptions": "distributed.inference.options",
     "SearchOptions": "distributed.searches.options",
+    "ServeOptions": "distributed.serving.options",
     "Shards": "distributed.shards.opened",
     "StudyOptions": "distributed.studies.options",
     "evaluate": "distributed.inference.evaluation",
@@ -50,6 +53,7 @@ EXPORTS = {
     "load": "distributed.inference.loaded",
     "predict": "distributed.inference.batch_prediction",
     "search": "distributed.searches.driver",
+    "serve": "distributed.serving.driver",
     "study": "distributed.studies.driver",
 }
 __all__ = sorted(EXPORTS)

@@ -15,6 +15,7 @@ from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.ingestion.options import IngestOptions
 from distributed.runtime.options import option_rows
 from distributed.searches.options import SearchOptions
+from distributed.serving.options import ServeOptions
 from distributed.studies.options import StudyOptions
 from distributed.training.options import FitOptions
 from distributed.wafers.options import WaferOptions
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[DataclassInstance]] = {
     "ablate.py": StudyOptions,
     "evaluate.py": EvaluateOptions,
     "predict.py": PredictOptions,
+    "serve.py": ServeOptions,
     "python -m distributed.wafers": WaferOptions,
 }
 INTRODUCTION = """# Settings and options

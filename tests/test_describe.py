@@ -21,6 +21,7 @@ def test_every_command_has_its_options() -> None:
         "ablate.py",
         "evaluate.py",
         "predict.py",
+        "serve.py",
         "python -m distributed.wafers",
     }
 

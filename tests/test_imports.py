@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "describe"}
+SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "serve", "describe"}
 INDEPENDENT = {"runtime", "reporting"}  # these import no other folder, but for REDACTION
 REDACTION = "distributed.runtime.redaction"  # reports have no secrets
 ORDER = (
@@ -27,6 +27,7 @@ ORDER = (
     "wafers",
     "training",
     "inference",
+    "serving",
     "searches",
     "studies",
     "reference",  # a module: the page of all options, for the script describe.py only

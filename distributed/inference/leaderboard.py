@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from torch import Tensor
 
 from distributed.inference.compared_runs import ComparedRun, score_runs
@@ -29,8 +30,6 @@ from model.metrics.names import check_name, metric
 
 if TYPE_CHECKING:
     import os
-
-    import pandas as pd
 
 # Beside the compared metric.
 SHOWN = ("balanced_accuracy", "accuracy", "macro_f1", "few_shot_accuracy", "worst_recall", "ece")
@@ -78,9 +77,6 @@ class Leaderboard:
 
     def frame(self) -> pd.DataFrame:
         """Returns a row for each checkpoint."""
-        # pandas takes a second to import, which the command need not wait for.
-        import pandas as pd
-
         return pd.DataFrame([self._record(standing) for standing in self.standings])
 
     def _record(self, standing: Standing) -> dict[str, object]:
