@@ -54,6 +54,7 @@ def main() -> None:
         help="the wrong class: any other alike, or by its share of the rows",
     )
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--audit-only", action="store_true", help="only the runs for the AUROC")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs"
@@ -67,7 +68,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     clean = {split: load_arrays(shards, split, manifest.schema) for split in manifest.rows}
     aurocs: list[tuple[float, float | None]] = []
     accuracy: dict[str, list[float]] = {}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         rng = np.random.default_rng(seed)
         noisy = dict(clean)
         for split in ("train", "val"):
