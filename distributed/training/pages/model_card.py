@@ -11,7 +11,7 @@ from distributed.runtime.redaction import redact
 from distributed.runtime.storage import write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.pages.splits import PageSplit, shot_names
-from distributed.training.pages.tables import interval_text
+from distributed.training.pages.tables import interval_text, operating_table
 from model.explaining.robustness import Condition
 from model.explaining.shortcuts import GRID, Finding
 from model.metrics.names import metric, worst_class
@@ -75,9 +75,8 @@ def _what_it_is(card: ModelCard) -> list[str]:
     lines = [
         f"A classifier of {len(schema.classes)} classes from {' and '.join(parts)}.",
         f"{parameters:,} parameters; {fusion}; loss {config.loss.name}; epoch {card.epoch}.",
-        "It was trained for classes that count alike, not for the class shares of the data: its "
-        "probabilities are for classes that are equally frequent, unless the settings below say "
-        "otherwise.",
+        "With the default loss its probabilities are for classes that are equally frequent, not "
+        "for the class shares of the data; `predict.py --prior training` moves them.",
     ]
     if card.calibration:
         lines.append(f"Calibration: {card.calibration}.")
@@ -125,6 +124,9 @@ def _results(card: ModelCard) -> list[Block]:
             ]
         rows.append(row)
     blocks: list[Block] = [ReportTable(columns=tuple(columns), rows=rows)]
+    operating = operating_table(card.splits)
+    if operating is not None:
+        blocks.append(operating)
     for split in card.splits:
         worst = worst_class(split.metrics, card.network.schema.classes)
         if worst is not None:

@@ -79,6 +79,9 @@ def _results(report: RunReport) -> list[Block]:
         if worst is not None:
             recall = metric("worst_recall").text(split.metrics[f"recall/{worst}"])
             blocks.append(Text(f"Worst class of {split.title}: {worst}, recall {recall}."))
+    operating = tables.operating_table(report.splits)
+    if operating is not None:
+        blocks.append(operating)
     if report.notes:
         blocks.append(Bullets(report.notes))
     return blocks

@@ -102,11 +102,18 @@ def describe_run(run: FinishedRun) -> tuple[RunReport, ModelCard]:
 
 def run_splits(run: FinishedRun, decider: Decider) -> list[PageSplit]:
     """Returns the scored splits, validation first."""
+    result = run.result
     return [
         page_split(
-            name, run.spec.shards, run.sources.get(name), scores, run.result.network, decider
+            name,
+            run.spec.shards,
+            run.sources.get(name),
+            scores,
+            result.network,
+            decider,
+            result.metrics.splits.get(name),
         )
-        for name, scores in run.result.scores.items()
+        for name, scores in result.scores.items()
     ]
 
 

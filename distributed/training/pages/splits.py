@@ -81,8 +81,12 @@ def page_split(
     scores: Scores,
     network: Network,
     decider: Decider,
+    known: Mapping[str, float] | None = None,
 ) -> PageSplit:
-    """Returns a split with its decisions, metrics and intervals."""
+    """Returns a split with its decisions, metrics and intervals.
+
+    known: metrics of the split beside those that are computed here.
+    """
     probabilities_NC = decider.probabilities(scores.logits_NEC)
     decisions_N = decider.decide(probabilities_NC)
     classes = network.schema.classes
@@ -104,7 +108,10 @@ def page_split(
         scores=scores,
         probabilities_NC=probabilities_NC,
         decisions_N=decisions_N,
-        metrics=compute_run_metrics(scores, network, probabilities_NC, decisions_N),
+        metrics={
+            **(known or {}),
+            **compute_run_metrics(scores, network, probabilities_NC, decisions_N),
+        },
         intervals=intervals,
     )
 

@@ -9,7 +9,15 @@ from torch import Tensor
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.training.pages.splits import PageSplit, shot_names
 from model.metrics.confidences import ConfidenceRow
-from model.metrics.names import METRICS, Metric, metric
+from model.metrics.names import (
+    CHOOSE_WHEN,
+    METRICS,
+    OPERATING_METRICS,
+    OPERATING_PRIORS,
+    Metric,
+    at_prior,
+    metric,
+)
 from model.network import Network
 
 LONG_TABLE = 40  # rows; longer tables are folded
@@ -30,6 +38,31 @@ def headline_table(splits: Sequence[PageSplit]) -> ReportTable:
             ]
         rows.append(row)
     return ReportTable(columns=tuple(columns), rows=rows)
+
+
+def operating_table(splits: Sequence[PageSplit]) -> ReportTable | None:
+    """Returns what the model scores at the class priors that have a name, and when to choose which.
+
+    None where that was not measured.
+    """
+    rows: list[list[CellContent]] = []
+    for prior in OPERATING_PRIORS:
+        for name in OPERATING_METRICS:
+            values = [split.metrics.get(at_prior(name, prior)) for split in splits]
+            if any(value is not None for value in values):
+                cells = [_value_cell(metric(name), value) for value in values]
+                rows.append([f"--prior {prior}", metric(name).heading, *cells])
+    if not rows:
+        return None
+    choose = "; ".join(f"{prior} where {CHOOSE_WHEN[prior]}" for prior in OPERATING_PRIORS)
+    return ReportTable(
+        columns=("predict with", "metric", *(split.title for split in splits)),
+        rows=rows,
+        caption=(
+            f"The same model at two class priors. Choose {choose}. A model that is compared by "
+            "accuracy alone must be compared at the training prior."
+        ),
+    )
 
 
 def interval_text(entry: Metric, interval: tuple[float, float] | None) -> str:

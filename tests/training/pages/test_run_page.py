@@ -56,6 +56,8 @@ def test_page_stands_alone_and_has_every_part(run: tuple[Path, RunResult]) -> No
     ):
         assert part in html
     values = run[1].metrics.splits
+    accuracy = values["val"]["training_prior/accuracy"]
+    assert "--prior training" in html and f">{100 * accuracy:.1f}</td>" in html
     for split, title in (("val", "validation"), ("test", "test")):
         worst = worst_class(values[split], small_run.CLASSES)
         assert f"Worst class of {title}: {worst}, recall" in html
