@@ -198,10 +198,10 @@ class Lease:
 
         Raises FolderHeld for a process that goes first. A holder does once it is known to live: a
         job that is started anew on another machine waits until the file of its own first start is
-        void.
+        void. Where one holds the folder and others ask for it, the refusal names the holder.
         """
         remaining = []
-        for token, file in rivals.items():
+        for token, file in sorted(rivals.items(), key=lambda rival: not rival[1].is_held):
             lives = self._lives(token, file, own)
             if lives is False:
                 self.files.delete(file)
