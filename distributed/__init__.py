@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from distributed.config import Config as Config
     from distributed.inference.batch_prediction import predict as predict
     from distributed.inference.evaluation import evaluate as evaluate
+    from distributed.inference.exporting import export as export
     from distributed.inference.leaderboard import leaderboard as leaderboard
     from distributed.inference.loaded import load as load
     from distributed.inference.options import EvaluateOptions as EvaluateOptions
+    from distributed.inference.options import ExportOptions as ExportOptions
     from distributed.inference.options import PredictOptions as PredictOptions
     from distributed.ingestion.options import IngestOptions as IngestOptions
     from distributed.ingestion.pipeline import ingest as ingest
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 EXPORTS = {
     "Config": "distributed.config",
     "EvaluateOptions": "distributed.inference.options",
+    "ExportOptions": "distributed.inference.options",
     "FitOptions": "distributed.training.options",
     "IngestOptions": "distributed.ingestion.options",
     "PredictOptions": "distributed.inference.options",
@@ -47,6 +50,7 @@ EXPORTS = {
     "Shards": "distributed.shards.opened",
     "StudyOptions": "distributed.studies.options",
     "evaluate": "distributed.inference.evaluation",
+    "export": "distributed.inference.exporting",
     "fit": "distributed.training.driver",
     "ingest": "distributed.ingestion.pipeline",
     "leaderboard": "distributed.inference.leaderboard",

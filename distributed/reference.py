@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import distributed
 from distributed.config import Config, setting_fields
-from distributed.inference.options import EvaluateOptions, PredictOptions
+from distributed.inference.options import EvaluateOptions, ExportOptions, PredictOptions
 from distributed.ingestion.options import IngestOptions
 from distributed.runtime.options import option_rows
 from distributed.searches.options import SearchOptions
@@ -31,6 +31,7 @@ COMMANDS: dict[str, type[DataclassInstance]] = {
     "evaluate.py": EvaluateOptions,
     "predict.py": PredictOptions,
     "serve.py": ServeOptions,
+    "export.py": ExportOptions,
     "python -m distributed.wafers": WaferOptions,
 }
 INTRODUCTION = """# Settings and options

@@ -164,7 +164,9 @@ class Network(nn.Module):
             return visible_BM, torch.zeros_like(visible_BM)
         unfamiliar_BM = self.novelty_gate(embeddings_BMD, visible_BM)
         familiar_BM = visible_BM & ~unfamiliar_BM
-        return torch.where(familiar_BM.any(1, keepdim=True), familiar_BM, visible_BM), unfamiliar_BM
+        # Where nothing is familiar, all of it is used (ONNX has no `where` of truth values).
+        nothing_B1 = ~familiar_BM.any(1, keepdim=True)
+        return familiar_BM | (visible_BM & nothing_B1), unfamiliar_BM
 
     def shrink(
         self, confidence_BM: Tensor, alone_BMC: Tensor, visible_BM: Tensor, batch: Batch

@@ -22,6 +22,7 @@ def test_every_command_has_its_options() -> None:
         "evaluate.py",
         "predict.py",
         "serve.py",
+        "export.py",
         "python -m distributed.wafers",
     }
 

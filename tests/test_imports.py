@@ -16,7 +16,17 @@ import pytest
 
 from tests.conftest import ROOT
 
-SCRIPTS = {"ingest", "train", "tune", "ablate", "evaluate", "predict", "serve", "describe"}
+SCRIPTS = {
+    "ingest",
+    "train",
+    "tune",
+    "ablate",
+    "evaluate",
+    "predict",
+    "serve",
+    "export",
+    "describe",
+}
 INDEPENDENT = {"runtime", "reporting"}  # these import no other folder, but for REDACTION
 REDACTION = "distributed.runtime.redaction"  # reports have no secrets
 ORDER = (

@@ -186,3 +186,22 @@ class PredictOptions:
         0, "rows of a batch", low=0, metavar="N", shown="the run's inference.batch_size"
     )
     encoding: str = option("utf-8", "text encoding of a CSV table", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What `export` writes: a checkpoint as one file for other programs."""
+
+    checkpoint: str = required(CHECKPOINT_HELP, "C")
+    out: str = required(
+        "file or URI: FILE.pt2 for torch, FILE.onnx for onnx; FILE.json beside it says what the "
+        "inputs are",
+        "FILE",
+    )
+    format: str = option(
+        "torch",
+        "torch: torch.export, which torch.export.load reads; onnx (extra `onnx`)",
+        choices=("torch", "onnx"),
+    )
+    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
+    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
