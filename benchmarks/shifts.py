@@ -8,13 +8,17 @@ such images. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -107,7 +111,48 @@ def changes() -> dict[str, Change]:
         "gamma 1.5": lambda x: 255 * (x / 255) ** 1.5,
         "30 brighter": lambda x: x + 30,
         "30 darker": lambda x: x - 30,
+        "pixelated": lambda x: interpolate(adaptive_avg_pool2d(x, 12), x.shape[2:]),
+        "JPEG quality 5": compressed,
+        "every third line black or white": with_lines,
+        "red and blue exchanged": lambda x: x.flip(1),
+        "fog": lambda x: 0.4 * x + 0.6 * 230,
+        "turned by 90 degrees, padded": turned,
     }
+
+
+def compressed(x_BCHW: Tensor) -> Tensor:
+    """Returns the images as JPEG of quality 5 leaves them."""
+    return torch.stack([torch.from_numpy(_jpeg(x.permute(1, 2, 0).byte())) for x in x_BCHW])
+
+
+def _jpeg(x_HWC: Tensor) -> NDArray[np.uint8]:
+    """Returns one image after compression, [C, H, W]."""
+    file = io.BytesIO()
+    Image.fromarray(x_HWC.squeeze(-1).numpy()).save(file, "JPEG", quality=5)
+    decoded = np.atleast_3d(np.asarray(Image.open(file)))
+    return np.ascontiguousarray(decoded.transpose(2, 0, 1))
+
+
+def with_lines(x_BCHW: Tensor) -> Tensor:
+    """Returns the images with every third row of pixels black or, by turns, white."""
+    changed_BCHW = x_BCHW.clone()
+    changed_BCHW[:, :, ::6] = 0
+    changed_BCHW[:, :, 3::6] = 255
+    return changed_BCHW
+
+
+def turned(x_BCHW: Tensor) -> Tensor:
+    """Returns the images on their side, made smaller to fit the frame, with black beside them."""
+    height, width = x_BCHW.shape[2:]
+    on_side = x_BCHW.rot90(1, (2, 3))
+    share = min(height / width, width / height)
+    inner = (round(width * share), round(height * share))
+    inner = (min(inner[0], height), min(inner[1], width))
+    small = interpolate(on_side, inner, mode="bilinear")
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    changed_BCHW = torch.zeros_like(x_BCHW)
+    changed_BCHW[:, :, top : top + inner[0], left : left + inner[1]] = small
+    return changed_BCHW
 
 
 if __name__ == "__main__":

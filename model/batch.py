@@ -35,7 +35,8 @@ class Batch:
     shares_B: Tensor | None = None  # float32: share of labels_B in the loss; partners_B has 1 - it
     start: int = 0  # position of the first record in the global batch of all workers
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
-    # Float [B, K]: what the frozen part of an image encoder gives for the image, in place of it.
+    # Float [B, V, K]: what the frozen part of an image encoder gives for V views of the image, in
+    # place of it; in training there is one view.
     frozen: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     frozen_spoilt: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of spoilt images
     # bool: modalities that are spoilt on purpose, which the auxiliary heads do not learn from.

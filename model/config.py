@@ -14,15 +14,17 @@ from model.limits import Limits
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-IMAGE_ENCODERS = ("resnet", "efficientnet_lite0", "timm:NAME")
+IMAGE_ENCODERS = ("auto", "resnet", "efficientnet_lite0", "timm:NAME")
 TRAINABLE = ("head", "top", "all", "bias")
-FUSIONS = ("confidence", "uniform", "gate", "late", "evidential")
+FUSIONS = ("mixture", "confidence", "uniform", "gate", "late", "evidential")
 WITHOUT_EXPERTS = ("late", "evidential")  # these combine the modalities' auxiliary heads instead
+WITH_NOVELTY_GATE = ("mixture", "confidence")
 SCORES = ("surplus", "share", "level")
 CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
 SECOND_STAGES = ("crt", "lws", "tau")
 OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
+MIRRORS = ("none", "horizontal", "vertical", "both")
 MIXES = ("none", "mixup", "remix")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 
@@ -89,9 +91,10 @@ class ImageConfig:
     """Settings of the image encoders."""
 
     encoder: str = option(
-        "resnet",
-        "image encoder: resnet is trained from scratch; efficientnet_lite0 has ImageNet weights"
-        " (extra `pretrained`); timm:NAME is a model of timm (extra `timm`)",
+        "auto",
+        "image encoder: resnet is trained from scratch; efficientnet_lite0 has ImageNet weights;"
+        " timm:NAME is a model of timm (extra `timm`); auto: efficientnet_lite0 for colour images"
+        " with sides of at least 32 pixels, else resnet",
         choices=IMAGE_ENCODERS,
     )
     width: int = option(
@@ -105,13 +108,13 @@ class ImageConfig:
         "", "pretrained weights of a timm encoder: a local file, or hub to download them once"
     )
     trainable: str = option(
-        "top",
+        "head",
         "which weights of a pretrained encoder are trained: head: none, only what follows it; top:"
         " its last layers; all; bias: its biases",
         choices=TRAINABLE,
     )
     views: int = option(
-        8,
+        4,
         "augmented views of every training image for which the frozen part of a pretrained encoder"
         " is computed once; 0: anew for every batch",
         low=0,
@@ -135,7 +138,14 @@ class TableConfig:
 class FusionConfig:
     """Settings of how the modalities are combined."""
 
-    kind: str = option("confidence", "how modalities are combined", choices=FUSIONS)
+    kind: str = option(
+        "mixture",
+        "how modalities are combined: mixture: answers from every subset of them, weighted by the"
+        " trust in each; confidence: embeddings weighted by confidences; uniform: plain"
+        " concatenation; gate: embeddings weighted by a learned gate; late: mean of the modalities'"
+        " own answers; evidential: Dempster and Shafer's rule",
+        choices=FUSIONS,
+    )
     score: str = option(
         "surplus",
         "how a confidence becomes a weight: surplus: by how far it is above chance, relative to the"
@@ -179,7 +189,7 @@ class FusionConfig:
     reject_unfamiliar: bool = option(
         True,
         "treat a modality of a record as absent if it is farther from the training rows than every"
-        " validation row (fusion.kind=confidence)",
+        " validation row (fusion.kind=mixture, confidence)",
     )
     joint_confidence: bool = option(
         False, "a modality's confidence is estimated from all modalities, not from itself alone"
@@ -194,6 +204,18 @@ class FusionConfig:
         0.5, "alpha, weight of the auxiliary classifiers' loss", low=0.0
     )
     confidence_weight: float = option(1.0, "beta, weight of the confidence regression", low=0.0)
+    subset_weight: float = option(
+        0.5,
+        "fusion.kind=mixture: weight of the loss of the answers from every subset of a record's"
+        " modalities",
+        low=0.0,
+    )
+    trust_weight: float = option(
+        0.3,
+        "fusion.kind=mixture: weight of the loss by which the trust learns which modalities were"
+        " spoilt on purpose (data.spoil)",
+        low=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +306,12 @@ class ModelConfig:
     """All settings of the network and of its loss."""
 
     dim: int = option(128, "embedding size D of every modality", low=4, high=4096)
+    mirror: str = option(
+        "none",
+        "at test, an image is seen together with these mirror images of it; the settings of a run"
+        " name it by data.flip and inference.mirror",
+        choices=MIRRORS,
+    )
     image: ImageConfig = ImageConfig()
     table: TableConfig = TableConfig()
     fusion: FusionConfig = FusionConfig()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
-from model.config import WITHOUT_EXPERTS, ModelConfig, check
+from model.config import WITH_NOVELTY_GATE, WITHOUT_EXPERTS, ModelConfig, check
 from model.encoders.image import ImageEncoder
 from model.encoders.table import TableEncoder
-from model.fusion import weights
+from model.fusion import mixture, weights
 from model.fusion.confidence import (
     AuxiliaryHeads,
     ConfidenceHeads,
@@ -25,7 +25,7 @@ from model.fusion.confidence import (
 from model.fusion.novelty import NoveltyGate
 from model.learning import losses
 from model.learning.experts import Experts
-from model.outputs import Outputs
+from model.outputs import Fused, Outputs
 from model.schema import Schema
 
 
@@ -64,18 +64,23 @@ class Network(nn.Module):
         dim = config.dim
         counts = schema.counts or [1] * classes
         self.register_buffer("counts_C", torch.tensor(counts, dtype=torch.float32))
-        images = [ImageEncoder(m, config.image, dim, pretrained) for m in schema.images]
+        images = [
+            ImageEncoder(m, config.image, dim, pretrained, config.mirror) for m in schema.images
+        ]
         tables = [TableEncoder(m, config.table, dim) for m in schema.tables]
         self.encoders = nn.ModuleList([*images, *tables])
         self.auxiliary = AuxiliaryHeads(modalities, config.fusion.folds, dim, classes)
         self.confidence = ConfidenceHeads(modalities, dim, joint=config.fusion.joint_confidence)
         self.running = RunningConfidence(modalities, classes, config.fusion)
         kind = config.fusion.kind
-        has_novelty_gate = kind == "confidence" and config.fusion.reject_unfamiliar
+        has_novelty_gate = kind in WITH_NOVELTY_GATE and config.fusion.reject_unfamiliar
         self.novelty_gate: NoveltyGate | None = (
             NoveltyGate(modalities, dim) if has_novelty_gate and modalities > 1 else None
         )
         self.gate: weights.Gate | None = weights.Gate(modalities, dim) if kind == "gate" else None
+        self.mixture: mixture.SubsetMixture | None = (
+            mixture.SubsetMixture(modalities, dim, config.fusion) if kind == "mixture" else None
+        )
         self.concatenate = weights.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
         if kind in WITHOUT_EXPERTS:  # their logits come from the auxiliary heads
@@ -116,26 +121,36 @@ class Network(nn.Module):
             else auxiliary_BMFC.mean(2)
         )
         shrunk_BM = self.shrink(confidence_BM, alone_BMC, visible_BM, batch)
-        weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
-        fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
-        hidden_BEH, logits_BEC = self.experts(fused_BZ)
+        if self.mixture is not None:
+            facts_BMI = mixture.modality_facts(alone_BMC, confidence_BM, visible_BM)
+            fused = self.mixture(
+                embeddings_BMD, facts_BMI, visible_BM, self.concatenate, self.experts
+            )
+        else:
+            fused = self.classify(embeddings_BMD, shrunk_BM, visible_BM)
         if self.config.fusion.kind == "late":
-            logits_BEC = weights.late_logits(alone_BMC, weights_BM)[:, None]
+            fused.logits_BEC = weights.late_logits(alone_BMC, fused.weights_BM)[:, None]
         if self.config.fusion.kind == "evidential":
-            combined_BC, weights_BM = weights.evidential_logits(auxiliary_BMFC.mean(2), visible_BM)
-            logits_BEC = combined_BC[:, None]
+            combined_BC, fused.weights_BM = weights.evidential_logits(
+                auxiliary_BMFC.mean(2), visible_BM
+            )
+            fused.logits_BEC = combined_BC[:, None]
         return Outputs(
-            logits_BEC=logits_BEC,
-            hidden_BEH=hidden_BEH,
-            fused_BZ=fused_BZ,
+            **vars(fused),
             embeddings_BMD=embeddings_BMD,
             auxiliary_BMFC=auxiliary_BMFC,
             confidence_BM=confidence_BM,
             shrunk_BM=shrunk_BM,
-            weights_BM=weights_BM,
             present_BM=batch.present_BM,
             unfamiliar_BM=unfamiliar_BM,
         )
+
+    def classify(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Fused:
+        """Returns the experts' answer on the weighted and concatenated embeddings."""
+        weights_BM = self.weigh(embeddings_BMD, shrunk_BM, visible_BM)
+        fused_BZ = self.concatenate(embeddings_BMD, weights_BM, visible_BM)
+        hidden_BEH, logits_BEC = self.experts(fused_BZ)
+        return Fused(logits_BEC, hidden_BEH, fused_BZ, weights_BM, subsets=None)
 
     def encode(self, batch: Batch) -> Tensor:
         """Returns the embeddings of all modalities, [B, M, D]."""

@@ -1,7 +1,7 @@
 """What the network returns.
 
 Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D fused features,
-H hidden units of an expert.
+H hidden units of an expert, S subsets of the modalities.
 """
 
 from __future__ import annotations
@@ -12,21 +12,38 @@ from torch import Tensor
 
 
 @dataclass
-class Outputs:
-    """Everything that the losses, the decisions and the reports need of one forward pass.
+class SubsetAnswers:
+    """What the experts answer from every subset of the modalities (fusion.kind=mixture)."""
 
-    It has the same fields for every kind of fusion. `late` and `evidential` fusion have no experts:
-    their combined logits stand as those of a single expert.
-    """
+    logits_BSEC: Tensor
+    hidden_BSEH: Tensor
+    trust_BM: Tensor  # log-odds that a modality can be trusted
+    members_SM: Tensor  # bool: the modalities of every subset; the whole set comes first
+
+
+@dataclass
+class Fused:
+    """What the fusion and the experts give."""
 
     logits_BEC: Tensor  # logits of each expert; their softmax, without a prior, is its posterior
     hidden_BEH: Tensor  # input of the experts' classifiers
-    fused_BZ: Tensor  # fused representation z
+    fused_BZ: Tensor  # fused representation z; of fusion.kind=mixture, that of the whole set
+    weights_BM: Tensor  # fusion weights: 0 where a modality is absent, summing to 1
+    subsets: SubsetAnswers | None  # None unless fusion.kind=mixture
+
+
+@dataclass
+class Outputs(Fused):
+    """Everything that the losses, the decisions and the reports need of one forward pass.
+
+    `late` and `evidential` fusion have no experts: their combined logits stand as those of a single
+    expert.
+    """
+
     embeddings_BMD: Tensor  # embedding h_m of every modality
     auxiliary_BMFC: Tensor  # logits of the cross-fitted auxiliary heads
     confidence_BM: Tensor  # c: the estimated true-class probability, before shrinkage
     shrunk_BM: Tensor  # c tilde: after shrinkage towards the class-balanced running mean
-    weights_BM: Tensor  # fusion weights: 0 where a modality is absent, summing to 1
     present_BM: Tensor  # bool: which modalities the record has
     # bool: present modalities that are unlike all training rows. They count as absent wherever the
     # record has another modality that is not.

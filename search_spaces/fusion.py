@@ -1,7 +1,7 @@
 """How modalities are combined: the kind of fusion, and the settings of the chosen kind.
 
-A high temperature is plain concatenation, which is also a kind of its own (uniform), so that a
-search can find that weighting does not help. About 20 trials settle it;
+Plain concatenation is a kind of its own (uniform), so that a search can find that weighting does
+not help. About 20 trials settle it;
 `python distributed/tune.py --space fusion --trials 20`.
 """
 
@@ -18,8 +18,12 @@ def space(trial: optuna.Trial) -> None:
 def kind(trial: optuna.Trial) -> str:
     """Suggests the kind of fusion and the settings that the kind uses; returns the kind."""
     kind = trial.suggest_categorical(
-        "fusion.kind", ["confidence", "uniform", "gate", "late", "evidential"]
+        "fusion.kind", ["mixture", "confidence", "uniform", "gate", "late", "evidential"]
     )
+    if kind == "mixture":
+        trial.suggest_float("fusion.temperature", 0.05, 20.0, log=True)
+        trial.suggest_float("fusion.subset_weight", 0.1, 2.0, log=True)
+        trial.suggest_float("fusion.trust_weight", 0.03, 1.0, log=True)
     if kind in ("confidence", "late"):
         score = trial.suggest_categorical("fusion.score", ["surplus", "share", "level"])
         if score == "surplus":
@@ -31,4 +35,5 @@ def kind(trial: optuna.Trial) -> str:
         trial.suggest_categorical("fusion.normalise", ["sum", "max"])
     trial.suggest_float("fusion.auxiliary_weight", 0.05, 2.0, log=True)
     trial.suggest_float("fusion.modality_dropout", 0.0, 0.5, step=0.05)
+    trial.suggest_float("data.spoil", 0.0, 0.3, step=0.05)
     return kind

@@ -81,7 +81,7 @@ class DataConfig:
         0.05, "probability that a table cell of a training row is set to missing", low=0.0, high=0.9
     )
     spoil: float = option(
-        0.0,
+        0.1,
         "share of the training records of which each modality is spoilt on purpose, so that the"
         " fusion learns which modality to trust; 0 is off",
         low=0.0,
@@ -176,6 +176,11 @@ class InferenceConfig:
         "fit one decision offset per class on validation for this metric",
         choices=("none", *OFFSET_METRICS),
     )
+    mirror: bool = option(
+        True,
+        "see every image together with its mirror images, as data.flip allows them: their features"
+        " are averaged",
+    )
     batch_size: int = option(512, "rows of an evaluation batch", low=1)
 
 
@@ -220,6 +225,7 @@ class Config:
     def model(self) -> ModelConfig:
         return ModelConfig(
             dim=self.dim,
+            mirror=self.data.flip if self.inference.mirror else "none",
             image=self.image,
             table=self.table,
             fusion=self.fusion,

@@ -59,17 +59,21 @@ class FrozenViews:
     values_VRK: view 0 is of the images as they are, the others of augmented ones, the last ones of
         spoilt ones; V views, R rows, K numbers.
     spoilt: how many of the views are of spoilt images.
+    mirrored: how many of the views, the last ones, are of the mirror images that an evaluation sees
+        together with the images as they are.
     rows_R: the rows of the split that they belong to, ascending.
     """
 
     values_VRK: NDArray[np.floating[Any]]
     rows_R: NDArray[np.int64]
     spoilt: int = 0
+    mirrored: int = 0
 
     def take(self, rows_B: NDArray[np.int64], views_B: NDArray[np.int64]) -> torch.Tensor:
-        """Returns one view of each of the rows, [B, K]."""
+        """Returns a view of each of the rows and any mirror images of it, [B, V, K]."""
         places_B = np.searchsorted(self.rows_R, rows_B)
-        return torch.from_numpy(self.values_VRK[views_B, places_B])
+        views_BV = views_B[:, None] + np.arange(1 + self.mirrored)
+        return torch.from_numpy(self.values_VRK[views_BV, places_B[:, None]])
 
 
 @dataclass

@@ -31,7 +31,7 @@ from model.learning import spoil
 from model.learning.augment import augment_images
 from model.network import Network
 
-VERSION = 1  # of the files; part of their names
+VERSION = 2  # of the files; part of their names
 MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
 SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
@@ -57,15 +57,19 @@ def with_frozen_views(source: BatchSource, network: Network, config: Config) -> 
             continue
         pixels = source.arrays[f"images/{image.name}"]
         spoils = source.plan.train and config.data.spoil > 0 and len(network.schema.modalities) > 1
+        mirrored = 0 if source.plan.train else len(encoder.mirrored_axes)
         part = FrozenPart(
             encoder,
             config,
+            mirrored=mirrored,
             augmented=config.image.views if source.plan.train else 0,
             spoilt=SPOILT_VIEWS if spoils and image_kinds(config) else 0,
         )
         rows_R = np.unique(source.plan.selection.rows_R)
         try:
-            frozen[image.name] = FrozenViews(part.of(pixels, rows_R), rows_R, part.spoilt)
+            frozen[image.name] = FrozenViews(
+                part.of(pixels, rows_R), rows_R, part.spoilt, part.mirrored
+            )
         except OSError as error:
             print(f"warning: {cache_folder()} cannot be used ({error}); {SLOWER}", file=sys.stderr)
             return source
@@ -78,12 +82,14 @@ class FrozenPart:
 
     augmented: of augmented images, beside the one of the images as they are.
     spoilt: of images that are augmented and then spoilt.
+    mirrored: of mirror images, for an evaluation.
     """
 
     encoder: ImageEncoder
     config: Config
     augmented: int
     spoilt: int
+    mirrored: int
 
     def of(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> NDArray[np.floating]:
         """Returns all views of the chosen rows, [V, R, K], from their file if there is one."""
@@ -110,6 +116,7 @@ class FrozenPart:
         changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
         kinds = image_kinds(self.config) if self.spoilt else []
         plain = [self.augmented, changes if self.augmented else {}, self.spoilt, kinds]
+        plain.append(self.encoder.mirrored_axes if self.mirrored else [])
         digest.update(json.dumps(plain).encode())
         return digest.hexdigest()
 
@@ -119,7 +126,7 @@ class FrozenPart:
         # network on pixels.
         kind = np.float16 if self.augmented else np.float32
         size = self._encode(torch.from_numpy(pixels_RCHW[rows_R[:1]].copy())).shape[1]
-        shape = (1 + self.augmented + self.spoilt, len(rows_R), size)
+        shape = (1 + self.augmented + self.spoilt + self.mirrored, len(rows_R), size)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix="partial-", delete=False) as file:
             try:
                 values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
@@ -142,17 +149,23 @@ class FrozenPart:
         rows_R: NDArray[np.int64],
     ) -> None:
         """Computes one view of the chosen rows."""
-        kinds = image_kinds(self.config)
         generator = torch.Generator().manual_seed(SEED + view)
         draws_RU = torch.rand(len(rows_R), DRAWS + spoil.DRAWS, generator=generator)
         for low in range(0, len(rows_R), BATCH):
             chosen = slice(low, low + BATCH)
             x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
-            if view:
-                x_BCHW = augment_images(x_BCHW, draws_RU[chosen, :DRAWS], self.config.data)
-            if view > self.augmented:
-                x_BCHW = spoil.spoil_images(x_BCHW, draws_RU[chosen, DRAWS:], kinds)
-            values_RK[chosen] = self._encode(x_BCHW).numpy()
+            values_RK[chosen] = self._encode(self._see(x_BCHW, view, draws_RU[chosen])).numpy()
+
+    def _see(self, x_BCHW: Tensor, view: int, draws_BU: Tensor) -> Tensor:
+        """Returns the images as this view shows them."""
+        if view == 0:
+            return x_BCHW
+        if self.mirrored:
+            return x_BCHW.flip(self.encoder.mirrored_axes[view - 1])
+        x_BCHW = augment_images(x_BCHW, draws_BU[:, :DRAWS], self.config.data)
+        if view <= self.augmented:
+            return x_BCHW
+        return spoil.spoil_images(x_BCHW, draws_BU[:, DRAWS:], image_kinds(self.config))
 
     @torch.inference_mode()
     def _encode(self, x_BCHW: Tensor) -> Tensor:

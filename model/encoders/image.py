@@ -1,10 +1,12 @@
 """The image encoder: one image in, one embedding out.
 
 Legend: B batch, C channels, H x W pixels, R records that have an image, F features, D embedding,
-K numbers that the frozen part of a pretrained body gives.
+V views of an image, K numbers that the frozen part of a pretrained body gives.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,31 @@ from model.encoders.standardise import Standardise
 from model.encoders.timm_backbone import TimmBackbone
 from model.schema import Image
 
+# The axes along which [B, C, H, W] is turned around for each mirror image, by ModelConfig.mirror.
+MIRRORED_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": (),
+    "horizontal": ((3,),),
+    "vertical": ((2,),),
+    "both": ((3,), (2,), (2, 3)),
+}
 Body = ResNet | EfficientNetLite0 | TimmBackbone
+
+
+# image.encoder=auto: the least colour channels and pixels of a side for pretrained weights.
+COLOUR_CHANNELS, LEAST_SIDE = 3, 32
+
+
+def choose_encoder(image: Image, config: ImageConfig) -> str:
+    """Returns the name of the encoder; auto is decided by the images alone.
+
+    ImageNet's weights serve pictures of things. On the built-in wafer maps, which have one channel,
+    training from scratch is better (docs/results/quality.md).
+    """
+    if config.encoder != "auto":
+        return config.encoder
+    is_colour = image.channels >= COLOUR_CHANNELS
+    is_large = min(image.height, image.width) >= LEAST_SIDE
+    return "efficientnet_lite0" if is_colour and is_large else "resnet"
 
 
 def build_body(image: Image, config: ImageConfig, pretrained: bool) -> Body:
@@ -24,9 +50,10 @@ def build_body(image: Image, config: ImageConfig, pretrained: bool) -> Body:
 
     pretrained: load its pretrained weights; false where a checkpoint's will replace them.
     """
-    if config.encoder == "resnet":
+    encoder = choose_encoder(image, config)
+    if encoder == "resnet":
         return ResNet(image, config)
-    if config.encoder == "efficientnet_lite0":
+    if encoder == "efficientnet_lite0":
         body = EfficientNetLite0(image, config)
         if pretrained:
             body.load(package_weights())
@@ -40,6 +67,11 @@ def pretrained_bodies(network: nn.Module) -> list[Body]:
     return [encoder.body for encoder in encoders if encoder.body.is_pretrained]
 
 
+def mean_of_views(features: Sequence[Tensor]) -> Tensor:
+    """Returns the mean of the features of several views of the same images."""
+    return features[0] if len(features) == 1 else torch.stack(list(features)).mean(0)
+
+
 class ImageEncoder(nn.Module):
     """Encodes images, uint8 or floats in 0..1, as embeddings [B, D]."""
 
@@ -47,23 +79,39 @@ class ImageEncoder(nn.Module):
     std_C: Tensor
 
     def __init__(
-        self, image: Image, config: ImageConfig, dim: int, pretrained: bool = True
+        self,
+        image: Image,
+        config: ImageConfig,
+        dim: int,
+        pretrained: bool = True,
+        mirror: str = "none",
     ) -> None:
         super().__init__()
+        self.mirrored_axes = MIRRORED_AXES[mirror]
         self.body = build_body(image, config, pretrained)
         mean, std = self.body.normalisation or (image.mean, image.std)
         self.register_buffer("mean_C", torch.tensor(mean or [0.5] * image.channels))
         std_C = torch.tensor(std or [0.25] * image.channels)
         self.register_buffer("std_C", std_C.clamp_min(1e-3))
+        # Features of several depths differ a hundredfold in size.
+        self.scale = Standardise(self.body.features) if self.body.is_pretrained else None
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
     def forward(self, x_BCHW: Tensor, present_B: Tensor, all_present: bool = False) -> Tensor:
         """Returns the embeddings; all_present: every record is known to have an image."""
         x_BCHW = self.standardise(x_BCHW, present_B)
-        if all_present or not self.training:
+        if not self.training:
+            features_BF = mean_of_views([self.body(view) for view in self.views(x_BCHW)])
+        elif all_present:
             features_BF = self.body(x_BCHW)
         else:
             features_BF = self.encode_present(x_BCHW, present_B)
+        return self.embed(features_BF, present_B)
+
+    def embed(self, features_BF: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings of the body's features."""
+        if self.scale is not None:
+            features_BF = self.scale(features_BF, present_B)
         embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
         return embeddings_BD
 
@@ -74,17 +122,21 @@ class ImageEncoder(nn.Module):
         # The content of an absent image must not matter.
         return torch.where(present_B[:, None, None, None], x_BCHW, 0.0)
 
+    def views(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Returns the images and their mirror images, which are seen together at test."""
+        return [x_BCHW, *(x_BCHW.flip(axes) for axes in self.mirrored_axes)]
+
     def encode_frozen(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
         """Returns what the frozen part of the body gives, [B, K], for `forward_frozen`."""
         assert isinstance(self.body, EfficientNetLite0)
         return self.body.encode_frozen(self.standardise(x_BCHW, present_B))
 
-    def forward_frozen(self, frozen_BK: Tensor, present_B: Tensor) -> Tensor:
-        """Returns the embeddings of images that `encode_frozen` has seen."""
+    def forward_frozen(self, frozen_BVK: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings of images of which `encode_frozen` has seen V views."""
         assert isinstance(self.body, EfficientNetLite0)
-        features_BF = self.body.encode_trained(frozen_BK.float())
-        embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
-        return embeddings_BD
+        views = [self.body.encode_trained(view.float()) for view in frozen_BVK.unbind(1)]
+        features_BF = mean_of_views(views)
+        return self.embed(features_BF, present_B)
 
     def encode_present(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
         """Returns the features of the records that have an image, and 0 for the others.

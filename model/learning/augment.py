@@ -257,8 +257,8 @@ def _blend(batch: Batch, partners: Batch, share_B: Tensor, u_B1: Tensor) -> Batc
         for name, own_BK in batch.categories.items()
     }
     frozen = {
-        name: _weighted(own_BK, partners.frozen[name], share_B1)
-        for name, own_BK in batch.frozen.items()
+        name: _weighted(own_BVK, partners.frozen[name], share_B1[:, None])
+        for name, own_BVK in batch.frozen.items()
     }
     return batch.replace(images=images, numbers=numbers, categories=categories, frozen=frozen)
 

@@ -14,13 +14,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, LossConfig, ModelConfig
 from model.decisions.label_noise import held_out_log_posterior, label_doubts
 from model.fusion.confidence import held_out_logits
 from model.learning.expert_losses import expert_loss, log_prior
-from model.outputs import Outputs
+from model.outputs import Outputs, SubsetAnswers
 from model.precision import at_least_float32
 
 # Of loss.trust_labels: the share of the training after which labels are doubted, and how the doubt
@@ -54,7 +55,7 @@ def loss_terms(
             outputs.auxiliary_BMFC, labels_B, batch.ranks_B, batch.intact_BM, counts_C
         )
 
-    return {
+    terms = {
         "classification": mix_over_labels(experts_B, batch).sum() / rows,
         "auxiliary": config.fusion.auxiliary_weight * mix_over_labels(alone_B, batch).sum() / rows,
         "confidence": config.fusion.confidence_weight
@@ -64,6 +65,50 @@ def loss_terms(
         * expert_diversity(outputs.logits_BEC, has_label(batch)).sum()
         / rows,
     }
+    if outputs.subsets is not None:
+        answers = outputs.subsets
+
+        def subsets_B(labels_B: Tensor) -> Tensor:
+            loss_B = subset_loss(answers, batch.intact_BM, labels_B, counts_C, loss, progress)
+            return trust_B(labels_B) * loss_B
+
+        weight = config.fusion.subset_weight
+        terms["subsets"] = weight * mix_over_labels(subsets_B, batch).sum() / rows
+        terms["trust"] = config.fusion.trust_weight * trust_loss(answers, batch).sum() / rows
+    return terms
+
+
+def subset_loss(
+    answers: SubsetAnswers,
+    intact_BM: Tensor,
+    labels_B: Tensor,
+    counts_C: Tensor,
+    config: LossConfig,
+    progress: float,
+) -> Tensor:
+    """Returns the mean loss of the answers from subsets without absent or spoilt members, [B]."""
+    subsets = answers.logits_BSEC.shape[1]
+    missing_BM = (~intact_BM).float()
+    counted_BS = (missing_BM @ answers.members_SM.float().T == 0).float()
+    logits_NEC, hidden_NEH = answers.logits_BSEC.flatten(0, 1), answers.hidden_BSEH.flatten(0, 1)
+    labels_N = labels_B.repeat_interleave(subsets)  # N = B * S
+    loss_NE = expert_loss(logits_NEC, hidden_NEH, labels_N, counts_C, config, progress)
+    loss_BS = loss_NE.mean(1).view(-1, subsets)
+    return (loss_BS * counted_BS).sum(1) / counted_BS.sum(1).clamp_min(1)
+
+
+def trust_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:
+    """Returns the cross-entropy of the trust against which modalities are spoilt, [B].
+
+    It is 0 where no record is spoilt on purpose: there is nothing to learn from.
+    """
+    trust_BM = at_least_float32(answers.trust_BM)
+    if batch.spoilt_BM is None:
+        return trust_BM.sum(1) * 0
+    loss_BM = binary_cross_entropy_with_logits(
+        trust_BM, (~batch.spoilt_BM).to(trust_BM.dtype), reduction="none"
+    )
+    return torch.where(batch.present_BM & has_label(batch)[:, None], loss_BM, 0.0).sum(1)
 
 
 def has_label(batch: Batch) -> Tensor:

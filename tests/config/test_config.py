@@ -112,7 +112,8 @@ def test_a_settings_file_that_is_cut_anywhere_is_refused_by_name(tmp_path: Path)
         ("data.max_rows=99999999999999999999", "data.max_rows must be at most 9223372036854775807"),
         (
             "fusion.kind=sum",
-            "fusion.kind must be one of confidence, uniform, gate, late, evidential; got 'sum'",
+            "fusion.kind must be one of mixture, confidence, uniform, gate, late, evidential;"
+            " got 'sum'",
         ),
         ("fusion.temperature=0", "fusion.temperature must be at least 0.001"),
         ("optim.metric=balanced_acuracy", "optim.metric must be one of balanced_accuracy"),
@@ -120,7 +121,7 @@ def test_a_settings_file_that_is_cut_anywhere_is_refused_by_name(tmp_path: Path)
         ("scaling.min_workers=2", "scaling.min_workers must be at most scaling.workers=1; got 2"),
         (
             "image.encoder=vgg",
-            "image.encoder must be one of resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
+            "image.encoder must be one of auto, resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
         ),
         ("margin", "--set takes KEY=VALUE; got 'margin'"),
     ],
@@ -157,7 +158,7 @@ def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
     [
         (
             ["image.weights=weights.pth"],
-            "image.weights needs a timm encoder; got image.encoder=resnet",
+            "image.weights needs a timm encoder; got image.encoder=auto",
         ),
         (["loss.name=focal"], "loss.name=focal needs loss.focal_gamma above 0 (2 is usual)"),
         (

@@ -53,6 +53,7 @@ def make_outputs(
         confidence_BM=nothing if confidence_BM is None else confidence_BM,
         shrunk_BM=nothing,
         weights_BM=nothing,
+        subsets=None,
         present_BM=present_BM,
         unfamiliar_BM=torch.zeros_like(present_BM),
     )

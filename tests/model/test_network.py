@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import (
+    FUSIONS,
     ExpertsConfig,
     FusionConfig,
     ImageConfig,
@@ -69,7 +70,14 @@ def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> No
     network = built(data).train()
     batch = samples.batch(data)
     terms = loss_terms(network(batch), batch, network.counts_C, network.config, progress=0.0)
-    assert set(terms) == {"classification", "auxiliary", "confidence", "diversity"}
+    assert set(terms) == {
+        "classification",
+        "auxiliary",
+        "confidence",
+        "diversity",
+        "subsets",
+        "trust",
+    }
     torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
     without = [n for n, p in network.named_parameters() if p.grad is None]
@@ -84,13 +92,13 @@ def test_resnet_fits_its_input(height: int, width: int, channels: int) -> None:
     data = samples.schema(
         (dataclasses.replace(samples.image(channels=channels), height=height, width=width),), ()
     )
-    network = built(data)
+    network = built(data, small(image=ImageConfig(encoder="resnet", width=8)))
     last = network.encoders[0].body.layers(torch.zeros(1, channels, height, width))
     assert 2 <= min(last.shape[2:]) <= 5
     assert network(samples.batch(data, 2)).logits_BEC.shape == (2, 3, 5)
 
 
-@pytest.mark.parametrize("kind", ["confidence", "uniform", "gate", "late", "evidential"])
+@pytest.mark.parametrize("kind", FUSIONS)
 @pytest.mark.parametrize("training", [False, True])
 def test_content_of_a_missing_modality_cannot_change_the_output(kind: str, training: bool) -> None:
     data = SETS["two images, two tables"]
@@ -155,7 +163,7 @@ def test_infinite_temperature_is_concatenation() -> None:
     data = samples.schema()
     batch = samples.batch(data)
     batch.present_BM[:4, 0] = False
-    weighted = built(data, small(fusion=FusionConfig(temperature=1e9)))
+    weighted = built(data, small(fusion=FusionConfig(kind="confidence", temperature=1e9)))
     plain = built(data, small(fusion=FusionConfig(kind="uniform")))
     assert torch.allclose(weighted(batch).logits_BEC, plain(batch).logits_BEC, atol=1e-5)
     both = weighted(batch).fused_BZ[4:]
@@ -169,7 +177,13 @@ def test_temperature_to_zero_picks_the_best_modality(normalise: str) -> None:
     network = built(
         data,
         small(
-            fusion=FusionConfig(score="level", temperature=1e-3, normalise=normalise, shrinkage=0.0)
+            fusion=FusionConfig(
+                kind="confidence",
+                score="level",
+                temperature=1e-3,
+                normalise=normalise,
+                shrinkage=0.0,
+            )
         ),
     )
     outputs = network(batch)
@@ -414,12 +428,12 @@ def test_user_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="at least one image or table"):
         Network(samples.schema((), ()), SMALL)
     with pytest.raises(
-        ValueError, match=r"fusion.kind must be one of confidence, uniform.*got 'sum'"
+        ValueError, match=r"fusion.kind must be one of mixture, confidence.*got 'sum'"
     ):
         Network(samples.schema(), small(fusion=FusionConfig(kind="sum")))
     with pytest.raises(
         ValueError,
-        match="image.encoder must be one of resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
+        match="image.encoder must be one of auto, resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
     ):
         Network(samples.schema(), small(image=ImageConfig(encoder="vgg")))
 

@@ -56,7 +56,9 @@ CONDITIONS = {
     "fusion": {
         "fusion.score": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.half_weight_at": lambda s: s.get("fusion.score") == "surplus",
-        "fusion.temperature": lambda s: s["fusion.kind"] in ("confidence", "late"),
+        "fusion.temperature": lambda s: s["fusion.kind"] in ("mixture", "confidence", "late"),
+        "fusion.subset_weight": lambda s: s["fusion.kind"] == "mixture",
+        "fusion.trust_weight": lambda s: s["fusion.kind"] == "mixture",
         "fusion.folds": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.shrinkage": lambda s: s["fusion.kind"] in ("confidence", "late"),
         "fusion.normalise": lambda s: s["fusion.kind"] in ("confidence", "gate"),

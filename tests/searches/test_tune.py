@@ -257,7 +257,7 @@ def test_a_finished_search_is_extended(finished: Any) -> None:
         ),
         (
             ["--set", "image.encoder=vgg"],
-            r"image.encoder must be one of resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
+            r"image.encoder must be one of auto, resnet, efficientnet_lite0, timm:NAME; got 'vgg'",
         ),
         (["--set", "experts.count=99"], r"experts.count must be between 1 and 8; got 99"),
         (["--metric", "accuracy,nll", "--sampler", "cmaes"], r"cmaes takes one metric"),

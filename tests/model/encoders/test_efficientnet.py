@@ -34,18 +34,18 @@ def encoder(size: int = 96, channels: int = 3, trainable: str = "top") -> ImageE
 
 def test_the_features_are_those_of_the_published_network() -> None:
     # From the package efficientnet-lite-pytorch 0.1.0 with the same weights: the first five channel
-    # means after the blocks 4, 10 and 14.
+    # means after the blocks 4, 10 and 14. The features are those and the deviations, by block.
     x_BCHW = torch.sin(torch.arange(3 * 224 * 224, dtype=torch.float32) / 97).view(1, 3, 224, 224)
     with torch.inference_mode():
         features_F = body(224, 224)(x_BCHW)[0]
     expected = {
-        0: [-10.508086, -5.119362, 12.158428, -7.538887, -20.801512],
-        40: [-0.829608, 4.498281, 3.811623, 1.376489, 16.310169],
-        152: [-0.657111, 0.514140, -0.332332, -1.707757, 1.212455],
+        48: [-10.508086, -5.119362, 12.158428, -7.538887, -20.801512],
+        288: [-0.829608, 4.498281, 3.811623, 1.376489, 16.310169],
+        512: [-0.657111, 0.514140, -0.332332, -1.707757, 1.212455],
     }
     for first, values in expected.items():
         assert features_F[first : first + 5].tolist() == pytest.approx(values, abs=1e-4)
-    assert len(features_F) == 40 + 112 + 192
+    assert len(features_F) == 2 * (24 + 40 + 80 + 112 + 192)
 
 
 def padded_by_definition(x_L: Tensor, kernel: int) -> list[Tensor]:
@@ -122,7 +122,31 @@ def test_the_frozen_part_computed_beforehand_gives_the_same_embeddings(trainable
     present = torch.tensor([True, False, True])
     with torch.inference_mode():
         frozen_BK = network.encode_frozen(pixels, present)
-        assert torch.equal(network.forward_frozen(frozen_BK, present), network(pixels, present))
+        embeddings = network.forward_frozen(frozen_BK[:, None], present)
+        assert torch.equal(embeddings, network(pixels, present))
+
+
+@pytest.mark.parametrize("mirror", ["horizontal", "vertical", "both"])
+def test_an_image_and_its_mirror_image_are_seen_alike(mirror: str) -> None:
+    image = Image(name="photo", channels=3, height=48, width=64)
+    config = dataclasses.replace(PRETRAINED, trainable="top")
+    network = ImageEncoder(image, config, 8, mirror=mirror).eval()
+    pixels = torch.randint(0, 256, (3, 3, 48, 64), dtype=torch.uint8)
+    present = torch.ones(3, dtype=torch.bool)
+    with torch.inference_mode():
+        embeddings = network(pixels, present)
+        views = [network.encode_frozen(view, present) for view in network.views(pixels)]
+        assert len(views) == (4 if mirror == "both" else 2)
+        frozen_BVK = torch.stack(views, 1)
+        assert torch.equal(network.forward_frozen(frozen_BVK, present), embeddings)
+        for view in network.views(pixels):
+            torch.testing.assert_close(network(view, present), embeddings, rtol=1e-4, atol=1e-4)
+    network.train()  # in training an image is seen once, as the augmentation has left it
+    assert network.views(pixels)[0] is pixels and network.mirrored_axes
+    calls = []
+    network.body.register_forward_hook(lambda *_: calls.append(1))
+    network(pixels, present)
+    assert len(calls) == 1
 
 
 def test_pixels_are_standardised_as_in_the_pretraining() -> None:
