@@ -18,7 +18,8 @@ class SubsetAnswers:
     logits_BSEC: Tensor
     hidden_BSEH: Tensor
     trust_BM: Tensor  # log-odds that a modality can be trusted
-    members_SM: Tensor  # bool: the modalities of every subset; the whole set comes first
+    # bool: the modalities of every subset, the same for every record; the whole set comes first
+    members_BSM: Tensor
 
 
 @dataclass

@@ -86,7 +86,9 @@ class SubsetMixture(nn.Module):
             hidden_BEH=hidden_BSEH[:, 0],
             fused_BZ=fused_NZ.unflatten(0, (-1, subsets))[:, 0],
             weights_BM=modality_weights(log_BS, visible_BM, self.members_SM),
-            subsets=SubsetAnswers(logits_BSEC, hidden_BSEH, trust_BM, self.members_SM),
+            subsets=SubsetAnswers(
+                logits_BSEC, hidden_BSEH, trust_BM, self.members_SM.expand(len(trust_BM), -1, -1)
+            ),
         )
 
     def trust(self, embeddings_BMD: Tensor, facts_BMI: Tensor, visible_BM: Tensor) -> Tensor:

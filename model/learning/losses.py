@@ -88,13 +88,12 @@ def subset_loss(
 ) -> Tensor:
     """Returns the mean loss of the answers from subsets without absent or spoilt members, [B]."""
     subsets = answers.logits_BSEC.shape[1]
-    missing_BM = (~intact_BM).float()
-    counted_BS = (missing_BM @ answers.members_SM.float().T == 0).float()
+    counted_BS = ~(answers.members_BSM & ~intact_BM[:, None]).any(-1)
     logits_NEC, hidden_NEH = answers.logits_BSEC.flatten(0, 1), answers.hidden_BSEH.flatten(0, 1)
     labels_N = labels_B.repeat_interleave(subsets)  # N = B * S
     loss_NE = expert_loss(logits_NEC, hidden_NEH, labels_N, counts_C, config, progress)
     loss_BS = loss_NE.mean(1).view(-1, subsets)
-    return (loss_BS * counted_BS).sum(1) / counted_BS.sum(1).clamp_min(1)
+    return torch.where(counted_BS, loss_BS, 0.0).sum(1) / counted_BS.sum(1).clamp_min(1)
 
 
 def trust_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.batch import Batch
 from model.config import LossConfig, ModelConfig
+from model.fusion.mixture import subsets
 from model.learning import losses
-from model.outputs import Outputs
+from model.outputs import Outputs, SubsetAnswers
 
 COUNTS = torch.tensor([100.0, 10.0, 1.0])
 PRIOR = np.array([100, 10, 1]) / 111
@@ -69,13 +72,28 @@ def random_case(
     )
     batch.ranks_B = torch.randint(0, 50, (rows,), generator=g)
     leaf = {"generator": g, "requires_grad": True}
-    return make_outputs(
+    outputs = make_outputs(
         torch.randn(rows, experts, classes, **leaf),
         batch.present_BM,
         torch.randn(rows, experts, 4, generator=g),
         torch.randn(rows, 2, folds, classes, **leaf),
         torch.rand(rows, 2, **leaf),
-    ), batch
+    )
+    outputs.subsets = SubsetAnswers(
+        torch.randn(rows, 3, experts, classes, **leaf),
+        torch.randn(rows, 3, experts, 4, generator=g),
+        torch.randn(rows, 2, **leaf),
+        subsets(2).expand(rows, -1, -1),
+    )
+    return outputs, batch
+
+
+def change_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """The outputs with `change` applied to every tensor; the first axis is that of the records."""
+    assert outputs.subsets is not None
+    plain = {name: change(v) for name, v in vars(outputs).items() if name != "subsets"}
+    answers = {name: change(v) for name, v in vars(outputs.subsets).items()}
+    return Outputs(**plain, subsets=SubsetAnswers(**answers))
 
 
 def classification(

@@ -136,7 +136,9 @@ def test_the_trust_gives_no_gradient_to_the_encoders() -> None:
 def test_an_answer_learns_from_subsets_without_absent_and_spoilt_members() -> None:
     members_SM = mixture.subsets(2)
     logits_BSEC = torch.randn(3, 3, 2, 4, requires_grad=True)
-    answers = SubsetAnswers(logits_BSEC, torch.zeros(3, 3, 2, 5), torch.zeros(3, 2), members_SM)
+    answers = SubsetAnswers(
+        logits_BSEC, torch.zeros(3, 3, 2, 5), torch.zeros(3, 2), members_SM.expand(3, -1, -1)
+    )
     intact_BM = torch.tensor([[True, True], [True, False], [False, False]])
     counts_C = torch.ones(4)
     loss_B: Tensor = subset_loss(

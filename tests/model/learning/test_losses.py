@@ -21,6 +21,7 @@ from tests.model.cases import (
     COUNTS,
     LOGITS,
     PRIOR,
+    change_outputs,
     classification,
     make_batch,
     make_outputs,
@@ -167,7 +168,7 @@ def test_parts_of_a_batch_weighted_by_rows_are_the_whole(name: str) -> None:
     whole = losses.loss_terms(outputs, batch, COUNTS, config, 0.8)
     parts = []
     for rows in (slice(0, 5), slice(5, 12)):
-        piece = Outputs(**{field: value[rows] for field, value in vars(outputs).items()})
+        piece = change_outputs(outputs, lambda value, rows=rows: value[rows])
         parts.append(losses.loss_terms(piece, batch.select(rows), COUNTS, config, 0.8))
     for term in whole:
         assert (5 / 12 * parts[0][term] + 7 / 12 * parts[1][term]).item() == pytest.approx(
@@ -221,8 +222,11 @@ def test_rows_without_a_label_contribute_nothing() -> None:
     for tensor in (outputs.logits_BEC, outputs.auxiliary_BMFC, outputs.confidence_BM):
         assert (tensor.grad[3:] == 0).all()
         assert (tensor.grad[:3] != 0).any()
+    assert outputs.subsets is not None
+    assert (outputs.subsets.logits_BSEC.grad[3:] == 0).all()
 
 
+TERMS = {"classification", "auxiliary", "confidence", "diversity", "subsets", "trust"}
 HARD_COUNTS = {
     "one sample": torch.tensor([1.0, 1.0, 1.0]),
     "10000 to 1": torch.tensor([10000.0, 3.0, 1.0]),
@@ -261,12 +265,21 @@ def test_values_and_gradients_stay_finite(name: str, counts: Tensor, extreme: fl
         with torch.no_grad():
             outputs.logits_BEC[:, :, 0] += extreme
             outputs.auxiliary_BMFC[..., 1] += extreme
+            assert outputs.subsets is not None
+            outputs.subsets.logits_BSEC[..., 0] += extreme
             outputs.hidden_BEH[:1] = 0
         terms = losses.loss_terms(outputs, batch, counts, config, 1.0)
-        assert set(terms) == {"classification", "auxiliary", "confidence", "diversity"}
+        assert set(terms) == TERMS
         sum(terms.values()).backward()
         assert all(torch.isfinite(value) for value in terms.values())
-        for tensor in (outputs.logits_BEC, outputs.auxiliary_BMFC, outputs.confidence_BM):
+        assert outputs.subsets is not None
+        for tensor in (
+            outputs.logits_BEC,
+            outputs.auxiliary_BMFC,
+            outputs.confidence_BM,
+            outputs.subsets.logits_BSEC,
+            outputs.subsets.trust_BM,
+        ):
             assert torch.isfinite(tensor.grad).all()
 
 
@@ -274,15 +287,8 @@ def test_values_and_gradients_stay_finite(name: str, counts: Tensor, extreme: fl
 def test_bfloat16_gives_the_float32_loss_of_the_rounded_logits(name: str) -> None:
     outputs, batch = random_case(8)
     config = ModelConfig(fusion=FusionConfig(folds=3), loss=LossConfig(name=name, diversity=0.1))
-    low = Outputs(
-        **{
-            k: v.detach().bfloat16() if v.is_floating_point() else v
-            for k, v in vars(outputs).items()
-        }
-    )
-    rounded = Outputs(
-        **{k: v.float() if v.is_floating_point() else v for k, v in vars(low).items()}
-    )
+    low = change_outputs(outputs, lambda v: v.detach().bfloat16() if v.is_floating_point() else v)
+    rounded = change_outputs(low, lambda v: v.float() if v.is_floating_point() else v)
     counts = torch.tensor([10000.0, 3.0, 1.0])
     with torch.autocast("cpu", torch.bfloat16):
         half = losses.loss_terms(low, batch, counts, config, 0.0)
@@ -295,9 +301,7 @@ def test_bfloat16_gives_the_float32_loss_of_the_rounded_logits(name: str) -> Non
 @pytest.mark.parametrize("name", LOSSES)
 def test_terms_stay_on_the_device_of_their_inputs(name: str) -> None:
     outputs, batch = random_case(9)
-    far = Outputs(
-        **{k: v.detach().to("meta") for k, v in vars(outputs).items()}
-    )  # mixing meta with any other device is an error
+    far = change_outputs(outputs, lambda v: v.detach().to("meta"))  # no other device mixes with it
     config = ModelConfig(
         fusion=FusionConfig(folds=3), loss=LossConfig(name=name, drw=0.5, margin=0.1, diversity=0.1)
     )
