@@ -29,7 +29,8 @@ from tests.training import toy
 def start(
     *sets: str, world: int = 1, rank: int = 0
 ) -> tuple[Network, toy.Toy, toy.Toy, config.Config]:
-    settings = config.load_config(sets=[*toy.SMALL, *sets])
+    chosen = {pair.partition("=")[0]: pair for pair in (*toy.SMALL, *sets)}
+    settings = config.load_config(sets=list(chosen.values()))
     torch.manual_seed(settings.optim.seed)
     absent = float(settings.data.corrupt.partition(":")[2] or 0)  # a share of the pictures
     train = toy.Toy(toy.records(absent=absent), settings.data.batch_size, True, rank, world)
@@ -123,7 +124,7 @@ def test_accumulated_halves_equal_the_whole_batch(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_term() -> None:
-    network, train, val, settings = start("optim.epochs=2")
+    network, train, val, settings = start("optim.epochs=2", "fusion.kind=confidence")
     train.records.labels_B[:] = 0
     with torch.no_grad():
         network.auxiliary.weight_MFDC.fill_(float("inf"))
