@@ -4,14 +4,17 @@ it should in one line, survives hostile requests, and ends on a signal."""
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +35,7 @@ pytest.importorskip("ray.serve")
 pytestmark = pytest.mark.slow  # a Ray of its own
 
 TOKEN = "correct-horse"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = 400  # requests
 
 
@@ -194,6 +198,60 @@ def test_hostile_requests_neither_break_it_nor_make_it_grow(
     counted = re.search(r'longtail_requests_total{status="413"} (\d+)', metrics)
     assert counted is not None
     assert int(counted[1]) >= HOSTILE // len(hostile)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_picture_that_is_dropped_on_the_page_is_predicted(
+    service: Service, records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    record = next(r for r in records if r["photo"] and r["site"])
+    wanted = service.predict(as_json({name: record[name] for name in ("photo", "age", "site")}))[0]
+    script = f"""
+    const bytes = Uint8Array.from(atob("{base64.b64encode(record["photo"]).decode()}"),
+                                  letter => letter.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], "photo.png", {{type: "image/png"}}));
+    document.querySelector(".drop").dispatchEvent(
+      new DragEvent("drop", {{dataTransfer: data, bubbles: true, cancelable: true}}));
+    document.querySelector("[name=age]").value = "{record["age"]}";
+    document.querySelector("[name=site]").value = "{record["site"]}";
+    form.requestSubmit();
+    """
+    page = service.ask("/", token=None)[1].replace("</body>", f"<script>{script}</script></body>")
+
+    class WithScript(http.server.BaseHTTPRequestHandler):
+        """Serves the page with the script of the test, and hands requests on to the service."""
+
+        def do_GET(self) -> None:
+            self.answer(200, page, "text/html")
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kind = {"Content_Type": self.headers["Content-Type"]}
+            token = self.headers["Authorization"].removeprefix("Bearer ")
+            self.answer(*service.ask(self.path, body, token=token, **kind), "application/json")
+
+        def answer(self, status: int, text: str, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithScript)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/#token={TOKEN}"
+    words = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu"]
+    words += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000", "--dump-dom"]
+    done = subprocess.run([*words, address], capture_output=True, text=True, timeout=120)
+    server.shutdown()
+    answer = done.stdout.partition("<output")[2].partition("</output>")[0]
+    assert f'class="class">{wanted["prediction"]}<' in answer, done.stdout[-3000:]
+    assert f"probability {100 * wanted['probability']:.1f} %" in answer
+    assert f"May be: {', '.join(wanted['set'])}" in answer
+    assert 'alt="the chosen picture"' in done.stdout
 
 
 def memory_of_replica() -> int:
