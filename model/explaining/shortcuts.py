@@ -26,7 +26,7 @@ from model.network import Network
 
 GRID = 5  # patches of an image a side
 MIN_ROWS = 10  # of a class; with fewer, some part gives it away by chance
-ALARM = 0.4  # a part that stands out so much is reported as a shortcut
+ALARM = 0.5  # a part that stands out so much is reported as a shortcut
 # A marker may lie across the corner of four patches, a column stands alone: what a part must beat.
 BETTER_THAN_PATCH, BETTER_THAN_COLUMN = 4, 2
 DONORS, RECIPIENTS = 16, 32  # rows that exchange parts
