@@ -24,6 +24,7 @@ SETTINGS: Mapping[str, object] = {
     "image.encoder": "efficientnet_lite0",
     "image.trainable": "head",
     "image.views": 2,
+    "data.spoil": 0.0,
     "data.max_rows": 60,
     "optim.epochs": 2,
 }
