@@ -18,6 +18,7 @@ from distributed.studies.results import CellOutcome, TrainingOutcome, finite_met
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.exchange import Exchange
 from distributed.training.failures import fails_every_training, failure_reason
+from distributed.training.frozen_views import with_frozen_views
 from distributed.training.progress.recorder import read_history
 from distributed.training.run import SharedArrays, open_split, run_training
 from distributed.training.scoring import Batches, compute_run_metrics, confidence_metrics
@@ -164,14 +165,16 @@ def score_under_test_conditions(
         checkpoint.network.accept_all_modalities()
     network = checkpoint.network
     device = next(network.parameters()).device
+    method = cell.test.get("aggregation", "uniform")
     test_split = open_split(spec, "test", Exchange(), arrays)
+    if method != "stability":  # which changes the pixels
+        test_split = with_frozen_views(test_split, network, spec.config)
     source: Batches = test_split
     if shift := cell.test.get("shift"):
         labels_N = np.concatenate([batch.labels_B.numpy() for batch in test_split.batches(0)])
         counts_C = np.asarray(network.schema.counts)
         source = SelectedRows(test_split, shifts.shifted_rows(labels_N, counts_C, shift, cell.seed))
     scores = weighing.compute_outputs(checkpoint, source, device)
-    method = cell.test.get("aggregation", "uniform")
     weighted = weighing.aggregate_experts(
         checkpoint, method, scores.logits_NEC, source, device, seed=cell.seed
     )

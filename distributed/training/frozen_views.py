@@ -46,9 +46,11 @@ SEED = 0  # of the augmented views, which trainings of all seeds share
 def with_frozen_views(source: BatchSource, network: Network, config: Config) -> BatchSource:
     """Returns the source with views in place of the pixels, where the encoder has a frozen part.
 
-    A training source gets augmented views too. Sources that do not lie in memory stay as they are.
+    A training source gets augmented views too. Sources that do not lie in memory stay as they are,
+    and so do those of a network that is on a GPU already.
     """
-    if not isinstance(source, MemorySource) or not config.image.views:
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    if not isinstance(source, MemorySource) or not config.image.views or not on_cpu:
         return source
     frozen: dict[str, FrozenViews] = {}
     for encoder, image in zip(network.encoders, network.schema.images, strict=False):

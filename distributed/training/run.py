@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -60,8 +59,14 @@ def run_training(
         exchange=exchange,
         device=device or default_device(config),
     )
-    open_test = partial(open_split, spec, "test", exchange, arrays) if spec.test else None
-    result = finish_run(run, start.train, start.val, open_test, recorder.history)
+
+    def open_test() -> BatchSource:
+        test = open_split(spec, "test", exchange, arrays)
+        return with_frozen_views(test, start.network, config)
+
+    result = finish_run(
+        run, start.train, start.val, open_test if spec.test else None, recorder.history
+    )
     if spec.out:  # trials and most trainings of a study leave no checkpoint
         evaluator = Evaluator(run.device, compute_dtype(config, run.device), exchange)
         result.cross_modal = evaluator.learn_cross_modal_model(result.network, start.val)
