@@ -114,7 +114,8 @@ class FrozenPart:
         digest.update(np.ascontiguousarray(pixels_RCHW).data)
         digest.update(rows_R.tobytes())
         for frozen in [p for p in body.parameters() if not p.requires_grad]:
-            digest.update(frozen.detach().numpy().data)
+            # A trained network's weights may lie in another order in memory (channels_last).
+            digest.update(np.ascontiguousarray(frozen.detach().numpy()).data)
         changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
         kinds = image_kinds(self.config) if self.spoilt else []
         plain = [self.augmented, changes if self.augmented else {}, self.spoilt, kinds]

@@ -15,8 +15,10 @@ from distributed.config import Config, apply_changes
 from distributed.shards.batches import MemorySource, open_batches
 from distributed.shards.manifest import read_manifest
 from distributed.training import frozen_views
+from distributed.training.finish import calibrated_metrics
 from distributed.training.frozen_views import cache_folder, free_space, with_frozen_views
 from distributed.training.run import build_network, run_training
+from distributed.training.scoring import Evaluator
 from distributed.training.spec import RunSpec
 from model.network import Network
 
@@ -152,3 +154,15 @@ def test_training_on_views_is_repeatable_and_learns(wafer_shards: str) -> None:
     losses = [epoch["loss"] for epoch in first.history]
     assert losses[-1] < losses[0]
     assert Path(tempfile.gettempdir()) in cache_folder().parents
+
+
+def test_test_rows_are_scored_on_views_as_on_pixels(wafer_shards: str) -> None:
+    result = run_training(RunSpec(shards=wafer_shards, settings=SETTINGS))
+    assert result.metrics.test is not None
+    assert len(list(cache_folder().glob("*.npy"))) == 3  # training, validation, test
+    config = apply_changes(Config(), SETTINGS)
+    pixels = open_batches(wafer_shards, "test", config, train=False)
+    scores = Evaluator(torch.device("cpu")).score(result.network, pixels)
+    expected = calibrated_metrics(scores, result.network, config, result.calibration)
+    assert result.metrics.test["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+    assert result.metrics.test["balanced_accuracy"] == expected["balanced_accuracy"]
