@@ -17,10 +17,9 @@ from distributed.runtime import command, options
 def main(argv: list[str]) -> int:
     chosen = options.read(EvaluateOptions, argv, prog="evaluate.py", description=__doc__)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
-    from distributed.inference.evaluation import evaluate
-    from distributed.inference.leaderboard import compare_runs
+    from distributed.inference import evaluation, leaderboard
 
-    done = compare_runs(chosen) if chosen.compare else evaluate(chosen)
+    done = leaderboard.compare_runs(chosen) if chosen.compare else evaluation.evaluate(chosen)
     done.show()
     return 0
 

@@ -74,7 +74,7 @@ class SubsetMixture(nn.Module):
         seen_BSM = self.members_SM & visible_BM[:, None]
         subsets = len(self.members_SM)
         fused_NZ = concatenate(
-            embeddings_BMD.repeat_interleave(subsets, 0),
+            embeddings_BMD[:, None].expand(-1, subsets, -1, -1).flatten(0, 1),
             seen_BSM.flatten(0, 1) / seen_BSM.flatten(0, 1).sum(1, keepdim=True).clamp_min(1),
             seen_BSM.flatten(0, 1),
         )  # N = B * S
@@ -87,7 +87,10 @@ class SubsetMixture(nn.Module):
             fused_BZ=fused_NZ.unflatten(0, (-1, subsets))[:, 0],
             weights_BM=modality_weights(log_BS, visible_BM, self.members_SM),
             subsets=SubsetAnswers(
-                logits_BSEC, hidden_BSEH, trust_BM, self.members_SM.expand(len(trust_BM), -1, -1)
+                logits_BSEC,
+                hidden_BSEH,
+                trust_BM,
+                self.members_SM.expand(trust_BM.shape[0], -1, -1),
             ),
         )
 
