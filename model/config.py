@@ -162,8 +162,8 @@ class FusionConfig:
     )
     temperature: float = option(
         1.0,
-        "fusion temperature tau: large is plain concatenation, small picks the best modality"
-        " (fusion.score=level: try 0.1)",
+        "fusion temperature tau: large lets all modalities, or subsets of them, count alike, small"
+        " picks the best (fusion.score=level: try 0.1)",
         low=1e-3,
     )
     normalise: str = option(

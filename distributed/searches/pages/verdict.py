@@ -21,7 +21,7 @@ from model.metrics import names
 TITLES = {
     "defaults": "this project's defaults",
     STARTING_POINT: "the starting point",
-    "concatenation": "plain concatenation: no confidence weights",
+    "concatenation": "plain concatenation: modalities count alike",
     "one expert": "a single expert",
     "plain softmax": "plain softmax: experts without class priors",
 }
