@@ -123,8 +123,11 @@ class Network(nn.Module):
         shrunk_BM = self.shrink(confidence_BM, alone_BMC, visible_BM, batch)
         if self.mixture is not None:
             facts_BMI = mixture.modality_facts(alone_BMC, confidence_BM, visible_BM)
+            scores_BM = weights.fusion_scores(
+                shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes)
+            )
             fused = self.mixture(
-                embeddings_BMD, facts_BMI, visible_BM, self.concatenate, self.experts
+                embeddings_BMD, facts_BMI, scores_BM, visible_BM, self.concatenate, self.experts
             )
         else:
             fused = self.classify(embeddings_BMD, shrunk_BM, visible_BM)

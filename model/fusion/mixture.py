@@ -61,6 +61,7 @@ class SubsetMixture(nn.Module):
         self,
         embeddings_BMD: Tensor,
         facts_BMI: Tensor,
+        scores_BM: Tensor,
         visible_BM: Tensor,
         concatenate: Concatenate,
         experts: Experts,
@@ -68,9 +69,14 @@ class SubsetMixture(nn.Module):
         """Returns the mixture of the experts' answers from all subsets.
 
         facts_BMI: see `modality_facts`. The trust gives no gradient to the encoders.
+        scores_BM: logarithms of how informative the modalities are by their held-out confidences
+            (`fusion_scores`), at most 0. They are added to the trust, which is learned on training
+            rows and would believe noise that the encoders have memorised.
         """
         trust_BM = self.trust(embeddings_BMD.detach(), facts_BMI, visible_BM)
-        log_BS = subset_weights(trust_BM / self.temperature, visible_BM, self.members_SM)
+        log_BS = subset_weights(
+            (trust_BM.float() + scores_BM) / self.temperature, visible_BM, self.members_SM
+        )
         seen_BSM = self.members_SM & visible_BM[:, None]
         subsets = len(self.members_SM)
         fused_NZ = concatenate(
