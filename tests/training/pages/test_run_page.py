@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -92,11 +93,11 @@ def test_a_card_shows_the_record_that_was_picked(run: tuple[Path, RunResult], sh
         row = raw.loc[card.title]
         assert f"true {row['label']}, said " in card.outcome
         cells = {cell.column: cell.value for cell in card.cells}
-        if row["site"] is not None:
+        if pd.notna(row["site"]):
             assert cells["site"] == row["site"]
         if "dose" in cells:
             assert float(cells["dose"]) == pytest.approx(row["dose"], abs=0.01)
-        assert bool(card.pictures) == (row["photo"] is not None)
+        assert bool(card.pictures) == pd.notna(row["photo"])
         assert len(card.answers) == 3
         assert card.answers[0].probability >= card.answers[1].probability
         assert [voice.modality for voice in card.voices] == ["photo", "table"]
