@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
-from model.config import WITH_NOVELTY_GATE, WITHOUT_EXPERTS, ModelConfig, check
+from model.config import WITH_NOVELTY_GATE, WITHOUT_EXPERTS, ModelConfig
+from model.declarations import check
 from model.encoders.image import ImageEncoder
 from model.encoders.table import TableEncoder
 from model.fusion import mixture, weights

@@ -13,7 +13,7 @@ from distributed.config.settings import MIN_ROWS_PER_OWN_NORM, Config
 from distributed.config.suggestions import settings_by_meaning, settings_like
 from distributed.runtime.redaction import check_no_credentials
 from distributed.runtime.suggestions import did_you_mean
-from model.config import check
+from model.declarations import check
 from model.limits import TYPE_NAMES
 from model.metrics.names import check_name
 

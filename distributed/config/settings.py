@@ -13,8 +13,8 @@ from model.config import (
     LossConfig,
     ModelConfig,
     TableConfig,
-    option,
 )
+from model.declarations import option
 from model.limits import MAX_SEED
 
 CACHE_MODES = ("auto", "memory", "stream")

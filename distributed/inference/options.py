@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distributed.config import AGGREGATIONS
 from distributed.shards.layout import SPLITS
-from model.config import option, required
+from model.declarations import option, required
 from model.limits import MAX_SEED
 
 MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting

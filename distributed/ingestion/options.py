@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.config import option, required
+from model.declarations import option, required
 from model.limits import MAX_SEED
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of the rows for train, val and test

@@ -1,8 +1,8 @@
 """Reads the options of a command from the command line into the dataclass that declares them.
 
-A command declares its options once, as fields made by model.config.option: name, type, default,
-range and help. From that come the parser, its help, the checks and docs/configuration.md. The field
-`time_budget: float` is --time-budget on the command line.
+A command declares its options once, as fields made by model.declarations.option: name, type,
+default, range and help. From that come the parser, its help, the checks and docs/configuration.md.
+The field `time_budget: float` is --time-budget on the command line.
 """
 
 from __future__ import annotations

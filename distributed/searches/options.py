@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.config import option
+from model.declarations import option
 from model.limits import MAX_SEED
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")

@@ -14,7 +14,7 @@ from distributed.inference.options import (
     PRIOR_HELP,
     TRUST_HELP,
 )
-from model.config import option, required
+from model.declarations import option, required
 
 TOKEN_VARIABLE = "LONGTAIL_SERVE_TOKEN"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.config import option, required
+from model.declarations import option, required
 
 QUICK_STUDY_SETTINGS = {"optim.epochs": 4, "data.max_rows": 600}
 QUICK_SEEDS = 2

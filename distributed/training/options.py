@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model.config import option
+from model.declarations import option
 
 
 @dataclass(frozen=True, kw_only=True)

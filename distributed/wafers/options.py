@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model.config import option
+from model.declarations import option
 from model.limits import MAX_SEED
 
 # Goes up when the same parameters give other wafers or other shards of them: the example data in

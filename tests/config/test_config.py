@@ -23,7 +23,7 @@ from distributed.config import (
 )
 from distributed.runtime.command import one_line
 from distributed.training.requirements import check_training
-from model.config import check
+from model.declarations import check
 from model.schema import Schema
 from tests.conftest import ROOT, run_command
 

@@ -14,7 +14,7 @@ from distributed.runtime import options
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import OptionError
 from distributed.runtime.option_values import check_options
-from model.config import option, required
+from model.declarations import option, required
 
 
 @dataclass(frozen=True, kw_only=True)
