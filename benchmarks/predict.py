@@ -33,7 +33,7 @@ if __package__ in (None, ""):
 from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import Config
-from distributed.inference.part_files import PartWriter, PredictionSettings
+from distributed.inference.batches.part_files import PartWriter, PredictionSettings
 from distributed.inference.rows.tables import open_input
 from distributed.inference.weighing import FixedAggregation
 from distributed.shards.batches import arrays_to_batch

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distributed.config import Config as Config
-    from distributed.inference.batch_prediction import predict as predict
-    from distributed.inference.evaluation import evaluate as evaluate
-    from distributed.inference.exporting import export as export
-    from distributed.inference.leaderboard import leaderboard as leaderboard
+    from distributed.inference.batches.batch_prediction import predict as predict
+    from distributed.inference.evaluating.evaluation import evaluate as evaluate
+    from distributed.inference.evaluating.leaderboard import leaderboard as leaderboard
+    from distributed.inference.exporting.driver import export as export
     from distributed.inference.loaded import load as load
     from distributed.inference.options import EvaluateOptions as EvaluateOptions
     from distributed.inference.options import ExportOptions as ExportOptions
@@ -49,13 +49,13 @@ EXPORTS = {
     "ServeOptions": "distributed.serving.options",
     "Shards": "distributed.shards.opened",
     "StudyOptions": "distributed.studies.options",
-    "evaluate": "distributed.inference.evaluation",
-    "export": "distributed.inference.exporting",
+    "evaluate": "distributed.inference.evaluating.evaluation",
+    "export": "distributed.inference.exporting.driver",
     "fit": "distributed.training.driver",
     "ingest": "distributed.ingestion.pipeline",
-    "leaderboard": "distributed.inference.leaderboard",
+    "leaderboard": "distributed.inference.evaluating.leaderboard",
     "load": "distributed.inference.loaded",
-    "predict": "distributed.inference.batch_prediction",
+    "predict": "distributed.inference.batches.batch_prediction",
     "search": "distributed.searches.driver",
     "serve": "distributed.serving.driver",
     "study": "distributed.studies.driver",

@@ -17,7 +17,7 @@ from distributed.runtime import command, options
 def main(argv: list[str]) -> int:
     chosen = options.read(EvaluateOptions, argv, prog="evaluate.py", description=__doc__)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
-    from distributed.inference import evaluation, leaderboard
+    from distributed.inference.evaluating import evaluation, leaderboard
 
     done = leaderboard.compare_runs(chosen) if chosen.compare else evaluation.evaluate(chosen)
     done.show()

@@ -15,7 +15,7 @@ from distributed.runtime import command, options
 def main(argv: list[str]) -> int:
     chosen = options.read(ExportOptions, argv, prog="export.py", description=__doc__)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
-    from distributed.inference.exporting import export
+    from distributed.inference.exporting.driver import export
 
     export(chosen).show()
     return 0

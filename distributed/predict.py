@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     )
     lease.refuse_held(chosen.out)
     # PyTorch takes seconds to import, which --help and mistakes in the options need not wait for.
-    from distributed.inference.batch_prediction import predict
+    from distributed.inference.batches.batch_prediction import predict
 
     result = predict(chosen)
     result.show()

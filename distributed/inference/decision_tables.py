@@ -9,9 +9,9 @@ from model.metrics.names import CHOOSE_WHEN, OPERATING_METRICS, metric
 
 if TYPE_CHECKING:
     from distributed.inference.decisions.reports import CostReport, SetReport
-    from distributed.inference.leaderboard import Leaderboard, Standing
+    from distributed.inference.evaluating.leaderboard import Leaderboard, Standing
+    from distributed.inference.evaluating.subgroups import Subgroup
     from distributed.inference.results import EvaluationResult, OperatingPoint
-    from distributed.inference.subgroups import Subgroup
 
 SUBGROUP_METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "ece")  # of the terminal
 

@@ -1,6 +1,6 @@
 """Turns prepared batches into predictions: class, probabilities, fusion weights.
 
-The batch prediction (part_files.py, pool.py) and the Python interface (loaded.py) both use it.
+Predictions of many rows (batches/) and the Python interface (loaded.py) both use it.
 Legend: B rows, M modalities, E experts, C classes.
 """
 

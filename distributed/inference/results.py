@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from distributed.inference import summary
 from distributed.inference.decisions.reports import CostReport, SetReport
-from distributed.inference.label_audit import LabelAudit
+from distributed.inference.evaluating.label_audit import LabelAudit
+from distributed.inference.evaluating.subgroups import Subgroup
 from distributed.inference.options import EvaluateOptions, PredictOptions
 from distributed.inference.score import PredictionScore
-from distributed.inference.subgroups import Subgroup
 from distributed.inference.weighing import Facts, aggregation_facts
 from model.decisions.aggregation import Aggregation
 from model.metrics.confidences import ConfidenceRow

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distributed.inference.batch_prediction import predict
+from distributed.inference.batches.batch_prediction import predict
 from distributed.inference.loaded import LoadedModel, load
 from distributed.inference.options import PredictOptions
 from tests.training import small_run

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from distributed.inference.batch_prediction import predict
+from distributed.inference.batches.batch_prediction import predict
 from distributed.inference.loaded import LoadedModel, PredictionNote, load
 from distributed.inference.options import PredictOptions
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint

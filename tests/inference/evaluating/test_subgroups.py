@@ -8,7 +8,7 @@ import torch
 
 from distributed.inference.decisions.decided_split import DecidedSplit
 from distributed.inference.decisions.rule import DecidedRows
-from distributed.inference.subgroups import Subgroup, subgroups
+from distributed.inference.evaluating.subgroups import Subgroup, subgroups
 
 CLASSES = ("a", "b", "c")
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from distributed import ExportOptions, export, load
-from distributed.inference.exporting import input_tensors
+from distributed.inference.exporting.model import input_tensors
 from distributed.shards.memory import load_arrays
 from tests.mistakes import mistake
 from tests.training import small_run

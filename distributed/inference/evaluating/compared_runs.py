@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distributed.inference.evaluating.scored_split import score_split
 from distributed.inference.options import EvaluateOptions
-from distributed.inference.scored_split import score_split
 from distributed.inference.weighing import torch_threads
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import DamagedFile, join, read_json_object

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from distributed.inference.evaluation import evaluate
-from distributed.inference.label_audit import (
+from distributed.inference.evaluating.evaluation import evaluate
+from distributed.inference.evaluating.label_audit import (
     LabelAudit,
     audit_labels,
     nearest_neighbours,

@@ -12,7 +12,7 @@ import ray
 import ray.data
 import torch
 
-from distributed.inference.part_files import PartWriter, PredictionSettings
+from distributed.inference.batches.part_files import PartWriter, PredictionSettings
 from distributed.inference.rows.tasks import TaskGroup
 from distributed.inference.totals import PredictionTotals
 from distributed.runtime import ray_session

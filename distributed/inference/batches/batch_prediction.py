@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from pyarrow.fs import FileSelector
 
+from distributed.inference.batches.joined_csv import CSV_FILE, check_csv_columns, join_parts
+from distributed.inference.batches.part_files import PARTS, PredictionSettings, predict_in_process
 from distributed.inference.decisions.costs import read_costs
 from distributed.inference.decisions.plan import (
     COST_PRIOR_NOTE,
@@ -17,11 +19,9 @@ from distributed.inference.decisions.plan import (
     plan_decisions,
 )
 from distributed.inference.estimation import choose_aggregation
-from distributed.inference.joined_csv import CSV_FILE, check_csv_columns, join_parts
 from distributed.inference.known_prior import class_prior
 from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import MAX_ROWS_IN_PROCESS, PredictOptions
-from distributed.inference.part_files import PARTS, PredictionSettings, predict_in_process
 from distributed.inference.results import PredictResult
 from distributed.inference.rows.inputs import InputRows, RowCounter
 from distributed.inference.rows.tables import open_input
@@ -158,7 +158,7 @@ def predict_all(
     counter = RowCounter(settings.rows)
     if needs_pool(settings.rows, concurrency):
         # Ray takes seconds to import and to start, and few rows are done sooner than that.
-        from distributed.inference.pool import predict_in_pool, start_pool
+        from distributed.inference.batches.pool import predict_in_pool, start_pool
 
         actors = start_pool(concurrency, settings.gpus)
         with signals.stop_requests():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from distributed.inference.label_audit import (
+from distributed.inference.evaluating.label_audit import (
     PAGE,
     LabelAudit,
     nearest_neighbours,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed import EvaluateOptions, evaluate, leaderboard
-from distributed.inference.leaderboard import compare_runs
+from distributed.inference.evaluating.leaderboard import compare_runs
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import script
 from tests.mistakes import mistake

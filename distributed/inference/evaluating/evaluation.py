@@ -16,14 +16,18 @@ from torch import Tensor
 
 from distributed.config import split_list
 from distributed.inference import notes
-from distributed.inference.audit_page import write_audit_page
 from distributed.inference.decisions.reports import report_costs, report_sets
-from distributed.inference.evaluation_page import write_evaluation_page
-from distributed.inference.label_audit import audit_labels, check_auditable, write_suspects
+from distributed.inference.evaluating.audit_page import write_audit_page
+from distributed.inference.evaluating.evaluation_page import write_evaluation_page
+from distributed.inference.evaluating.label_audit import (
+    audit_labels,
+    check_auditable,
+    write_suspects,
+)
+from distributed.inference.evaluating.scored_split import score_split
+from distributed.inference.evaluating.subgroups import read_group_columns, subgroups
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.results import EvaluationResult, OperatingPoint
-from distributed.inference.scored_split import score_split
-from distributed.inference.subgroups import read_group_columns, subgroups
 from distributed.inference.weighing import (
     GIVEN,
     torch_threads,

@@ -10,7 +10,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector
 
-from distributed.inference.part_files import PARTS
+from distributed.inference.batches.part_files import PARTS
 from distributed.reporting.tables import FORMULA, to_csv_text
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from distributed.inference.evaluating.scored_split import ScoredSplit
 from distributed.inference.options import EvaluateOptions
-from distributed.inference.scored_split import ScoredSplit
 from distributed.inference.weighing import FixedAggregation
 from distributed.reporting.page import Block, Section
 from distributed.training.checkpoint import Checkpoint

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.inference import batch_prediction
+from distributed.inference.batches import batch_prediction
 from distributed.inference.options import PredictOptions
 from distributed.inference.rows import tasks
 from distributed.inference.rows.tables import open_input

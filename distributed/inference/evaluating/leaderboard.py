@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import Tensor
 
-from distributed.inference.compared_runs import ComparedRun, score_runs
 from distributed.inference.decision_tables import leaderboard_text
-from distributed.inference.evaluation import check_writable_file
+from distributed.inference.evaluating.compared_runs import ComparedRun, score_runs
+from distributed.inference.evaluating.evaluation import check_writable_file
 from distributed.inference.options import EvaluateOptions
 from distributed.reporting.significance import holm_correction
 from distributed.runtime.errors import OptionError
