@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from distributed.config import AGGREGATIONS
 from distributed.shards.layout import SPLITS
@@ -11,23 +12,69 @@ from model.limits import MAX_SEED
 
 MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting
 CHECKPOINT_HELP = "a run, or its checkpoint folder; a path or a URI"
-TRUST_HELP = "go by modalities unlike anything in training, too"
-PRIOR_HELP = (
-    "class shares of the rows, to which the probabilities are moved: training: as among the "
-    "training rows, for most rows right; uniform: all classes alike; or a file {class: weight}, 0 "
-    "for classes left out"
-)
-AS_TRAINED = "the prior of the training loss, uniform with the default settings"
-COST_HELP = (
-    "costs of decisions, a row for each true class and a column for each decided one; the class of "
-    "the lowest expected cost is decided, at the prior `training` unless another is given"
-)
-COVERAGE_HELP = (
-    "prediction sets that hold the true class of this share of the rows of every class, by the "
-    "checkpoint's validation rows"
-)
-LOWEST_COVERAGE, HIGHEST_COVERAGE = 0.5, 0.999
 FORMATS = ("parquet", "csv")
+
+
+def prior_option() -> Any:  # a dataclass field, as in `option`
+    """Returns the option of the class shares, for evaluate, predict, serve and export."""
+    return option(
+        "",
+        "class shares of the rows, to which the probabilities are moved: training: as among the "
+        "training rows, for most rows right; uniform: all classes alike; or a file {class: "
+        "weight}, 0 for classes left out",
+        metavar="training|uniform|F.json",
+        shown="the prior of the training loss, uniform with the default settings",
+    )
+
+
+def cost_option() -> Any:
+    """Returns the option of the costs of decisions, for evaluate, predict and serve."""
+    return option(
+        "",
+        "costs of decisions, a row for each true class and a column for each decided one; the "
+        "class of the lowest expected cost is decided, at the prior `training` unless another is "
+        "given",
+        metavar="F.csv",
+        shown="the most probable class",
+    )
+
+
+def coverage_option(more: str = "") -> Any:
+    """Returns the option of prediction sets, for evaluate, predict and serve.
+
+    more: what a command does with the sets besides, at the end of the help.
+    """
+    return option(
+        None,
+        "prediction sets that hold the true class of this share of the rows of every class, by the "
+        f"checkpoint's validation rows{more}",
+        low=0.5,
+        high=0.999,
+        metavar="P",
+        shown="no sets",
+    )
+
+
+def abstain_option(rows: str) -> Any:
+    """Returns the option of rows without a class, for predict and serve.
+
+    rows: what a command calls them.
+    """
+    return option(
+        0.0,
+        f"no class for {rows} whose best probability is below P",
+        low=0,
+        high=1,
+        metavar="P",
+        shown="0, never",
+    )
+
+
+def trust_option() -> Any:
+    """Returns the option to use unfamiliar modalities, for evaluate, predict, serve and export."""
+    return option(
+        False, "go by modalities unlike anything in training, too", shown="they count as absent"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +100,9 @@ class EvaluateOptions:
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )
-    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
-    cost: str = option("", COST_HELP, metavar="F.csv", shown="the most probable class")
-    coverage: float | None = option(
-        None,
-        COVERAGE_HELP + "; shows how often they do in these rows",
-        low=LOWEST_COVERAGE,
-        high=HIGHEST_COVERAGE,
-        metavar="P",
-        shown="no sets",
-    )
+    prior: str = prior_option()
+    cost: str = cost_option()
+    coverage: float | None = coverage_option("; shows how often they do in these rows")
     by: tuple[str, ...] = option(
         (),
         "columns of the shards, such as sex or site: every metric by their groups, and which gaps "
@@ -85,7 +125,7 @@ class EvaluateOptions:
     corrupt: str = option(
         "", "MODALITY=noise|shuffle|missing[:FRACTION], comma-separated", metavar="SPEC"
     )
-    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    trust_unfamiliar: bool = trust_option()
     seed: int = option(0, "of the cut, the perturbed views and the bootstrap", low=0, high=MAX_SEED)
     replicates: int = option(
         200, "bootstrap replicates behind the 95 % intervals; 0: none", low=0, metavar="N"
@@ -157,30 +197,16 @@ class PredictOptions:
         choices=AGGREGATIONS,
         shown="the run's inference.aggregation",
     )
-    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
-    cost: str = option("", COST_HELP, metavar="F.csv", shown="the most probable class")
-    coverage: float | None = option(
-        None,
-        COVERAGE_HELP,
-        low=LOWEST_COVERAGE,
-        high=HIGHEST_COVERAGE,
-        metavar="P",
-        shown="no sets",
-    )
-    abstain: float = option(
-        0.0,
-        "no class for rows whose best probability is below P",
-        low=0,
-        high=1,
-        metavar="P",
-        shown="0, never",
-    )
+    prior: str = prior_option()
+    cost: str = cost_option()
+    coverage: float | None = coverage_option()
+    abstain: float = abstain_option("rows")
     explain: bool = option(
         False,
         "say what each modality, cell and image patch contributes to the probability of the class; "
         "some 50 times the time",
     )
-    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    trust_unfamiliar: bool = trust_option()
     split: str = option("all", "of shards", choices=("all", *SPLITS))
     batch_size: int = option(
         0, "rows of a batch", low=0, metavar="N", shown="the run's inference.batch_size"
@@ -203,5 +229,5 @@ class ExportOptions:
         "torch: torch.export, which torch.export.load reads; onnx (extra `onnx`)",
         choices=("torch", "onnx"),
     )
-    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
-    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    prior: str = prior_option()
+    trust_unfamiliar: bool = trust_option()

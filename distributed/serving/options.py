@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distributed.inference.options import (
-    AS_TRAINED,
     CHECKPOINT_HELP,
-    COST_HELP,
-    COVERAGE_HELP,
-    HIGHEST_COVERAGE,
-    LOWEST_COVERAGE,
-    PRIOR_HELP,
-    TRUST_HELP,
+    abstain_option,
+    cost_option,
+    coverage_option,
+    prior_option,
+    trust_option,
 )
 from model.declarations import option, required
 
@@ -48,25 +46,11 @@ class ServeOptions:
     max_bytes: int = option(
         32_000_000, "most bytes of a request's body", low=1000, high=1_000_000_000
     )
-    prior: str = option("", PRIOR_HELP, metavar="training|uniform|F.json", shown=AS_TRAINED)
-    cost: str = option("", COST_HELP, metavar="F.csv", shown="the most probable class")
-    coverage: float | None = option(
-        None,
-        COVERAGE_HELP,
-        low=LOWEST_COVERAGE,
-        high=HIGHEST_COVERAGE,
-        metavar="P",
-        shown="no sets",
-    )
-    abstain: float = option(
-        0.0,
-        "no class for records whose best probability is below P",
-        low=0,
-        high=1,
-        metavar="P",
-        shown="0, never",
-    )
-    trust_unfamiliar: bool = option(False, TRUST_HELP, shown="they count as absent")
+    prior: str = prior_option()
+    cost: str = cost_option()
+    coverage: float | None = coverage_option()
+    abstain: float = abstain_option("records")
+    trust_unfamiliar: bool = trust_option()
     no_token: bool = option(
         False,
         "answer anyone who reaches the port; otherwise requests need the token in "
