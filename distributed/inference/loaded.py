@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
 from distributed.inference.decisions.costs import Costs, cost_matrix
-from distributed.inference.decisions.plan import implied_prior, plan_decisions
+from distributed.inference.decisions.plan import DecisionPlan, implied_prior, plan_decisions
 from distributed.inference.decisions.rule import DecisionRule
 from distributed.inference.estimation import choose_aggregation
 from distributed.inference.explanations import Explanation, explain_record, importance_of_rows
@@ -25,19 +24,17 @@ from distributed.inference.notes import refusal_warnings, row_notes
 from distributed.inference.options import PredictOptions
 from distributed.inference.output_columns import insert_kept
 from distributed.inference.predictor import Predictor
-from distributed.inference.rows.column_checks import (
-    check_column,
-)
+from distributed.inference.rows.column_checks import check_column
+from distributed.inference.rows.expected_columns import expected_columns
 from distributed.inference.rows.frames import (
     FrameRows,
     Location,
     Record,
     Rows,
-    image_column_folders,
+    open_frame,
     to_frame,
 )
-from distributed.inference.rows.inputs import RowEncoder, raw_manifest
-from distributed.inference.rows.tables import absent_notes, unknown_column_notes
+from distributed.inference.rows.inputs import raw_manifest
 from distributed.inference.score import score_of_totals
 from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import (
@@ -49,7 +46,6 @@ from distributed.inference.weighing import (
 )
 from distributed.runtime.option_values import check_option
 from distributed.runtime.storage import DamagedFile, join, read_json_object
-from distributed.shards.manifest import Manifest
 from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.results import METRICS_FILE
@@ -136,44 +132,15 @@ class LoadedModel:
         should be known of the rows is in `attrs["notes"]` and shown as warnings; where rows have
         labels, the metrics are in `attrs["score"]`.
         """
-        arguments = {
-            "aggregation": aggregation,
-            "abstain": abstain,
-            "batch_size": batch_size,
-            "coverage": coverage,
-            "keep": list(keep),
-        }
-        for name, value in arguments.items():
-            check_option(PredictOptions, name, value)
-        settings = self.checkpoint.config.inference
+        _check_arguments(aggregation, abstain, batch_size, coverage, keep)
         frame = to_frame(rows)
-        for option, column in (*(("keep", name) for name in keep), *([("id", id)] if id else [])):
-            check_column(option, column, [*frame.columns], "frame")
-        source, notes = self._open_frame(frame, images, batch_size or settings.batch_size, id)
-        prior = prior or implied_prior("", cost is not None, aggregation)
-        method = aggregation_method(aggregation, prior, settings.aggregation)
-        prior_C = class_prior(prior, self.checkpoint.network) if prior else None
-        weights, _ = choose_aggregation(
-            self.checkpoint, source, method, prior_C, source.batch_size, self._gpus
-        )
-        plan = plan_decisions(
-            self.checkpoint,
-            weights,
-            abstain=abstain,
-            cost=() if cost is None else cost_matrix(cost, self.classes),
-            coverage=coverage,
-        )
-        table, totals = self._predict_rows(source, weights, plan.rule, explain)
-        predictions: pd.DataFrame = table.to_pandas()
-        predictions.index = source.frame.index
+        _check_columns(frame, id, keep)
+        source, notes = open_frame(self.checkpoint, frame, images, batch_size, id)
+        weights, prior_C = self._weigh_experts(source, prior, cost, aggregation)
+        plan = self._plan_decisions(weights, abstain, cost, coverage)
+        predictions, totals = self._predict_rows(source, weights, plan.rule, explain)
         predictions = insert_kept(predictions, frame[list(keep)])
-        notes += [*plan.notes, *self._row_notes(totals, prior_C)]
-        predictions.attrs["notes"] = notes
-        if score := score_of_totals(self.checkpoint, totals):
-            predictions.attrs["score"] = score.metrics
-        for note in notes:
-            warnings.warn(note, PredictionNote, stacklevel=2)
-        return predictions
+        return self._with_notes(predictions, [*notes, *plan.notes], totals, prior_C)
 
     def explain(
         self,
@@ -186,7 +153,7 @@ class LoadedModel:
 
         class_name: the class to explain; the predicted one otherwise.
         """
-        source, _ = self._open_frame(to_frame(record), images, 1)
+        source, _ = open_frame(self.checkpoint, to_frame(record), images, batch_size=1)
         return explain_record(self.checkpoint, source, pick_device(self._gpus), class_name)
 
     def importance(
@@ -196,8 +163,7 @@ class LoadedModel:
 
         rows: with labels. Returns modality, column, and the fall as a share with its 95 % interval.
         """
-        settings = self.checkpoint.config.inference
-        source, _ = self._open_frame(to_frame(rows), images, settings.batch_size)
+        source, _ = open_frame(self.checkpoint, to_frame(rows), images)
         return importance_of_rows(self.checkpoint, source, pick_device(self._gpus))
 
     @property
@@ -206,23 +172,7 @@ class LoadedModel:
 
         All columns of a table modality must be given, or none; any cell may be missing.
         """
-        manifest = self._manifest()
-        prepare = manifest.prepare
-        columns = [
-            (image["column"], image["name"], "image", f"{image['height']}x{image['width']}")
-            for image in prepare["images"]
-        ]
-        for table in manifest.schema.tables:
-            columns += [
-                (c.name, table.name, "number", f"{c.mean:g} ± {c.std:g}") for c in table.numeric
-            ]
-            columns += [
-                (c.name, table.name, "category", ", ".join(c.vocabulary)) for c in table.categorical
-            ]
-        for kind in ("id", "label"):
-            if prepare.get(kind):
-                columns.append((prepare[kind], "", f"{kind}, optional", ""))
-        return pd.DataFrame(columns, columns=["column", "modality", "kind", "values"])
+        return expected_columns(raw_manifest(self.checkpoint, "a frame"))
 
     def __repr__(self) -> str:
         parts = [
@@ -235,32 +185,42 @@ class LoadedModel:
             parts.append(f"balanced accuracy {metric('balanced_accuracy').text(accuracy)} on test")
         return f"<LoadedModel {self.location}: {', '.join(parts)}>"
 
-    def _manifest(self) -> Manifest:
-        return raw_manifest(self.checkpoint, "a frame")
-
-    def _open_frame(
+    def _weigh_experts(
         self,
-        frame: pd.DataFrame,
-        images: Location | Mapping[str, Location] | None,
-        batch_size: int,
-        id_column: str = "",
-    ) -> tuple[FrameRows, list[str]]:
-        """Checks the columns of a frame and returns its rows, and notes about the columns."""
-        manifest = self._manifest()
-        if id_column:
-            manifest = replace(manifest, prepare={**manifest.prepare, "id": id_column})
-        columns = [image["column"] for image in manifest.prepare["images"]]
-        available = [str(name) for name in frame.columns]
-        encoder = RowEncoder(manifest, image_column_folders(images, columns, available))
-        encoder.check_columns(pa.schema([(name, pa.null()) for name in available]))
-        notes = absent_notes(manifest, available, "frame")
-        notes += unknown_column_notes(self.checkpoint.manifest, encoder, available)
-        return FrameRows(frame[encoder.used_columns(available)], encoder, batch_size), notes
+        source: FrameRows,
+        prior: str | Mapping[str, float] | None,
+        cost: Costs | None,
+        aggregation: str | None,
+    ) -> tuple[FixedAggregation, Tensor | None]:
+        """Returns the weights of the experts, and the class prior, if there is one."""
+        prior = prior or implied_prior("", cost is not None, aggregation)
+        own = self.checkpoint.config.inference.aggregation
+        method = aggregation_method(aggregation, prior, own)
+        prior_C = class_prior(prior, self.checkpoint.network) if prior else None
+        weights, _ = choose_aggregation(
+            self.checkpoint, source, method, prior_C, source.batch_size, self._gpus
+        )
+        return weights, prior_C
+
+    def _plan_decisions(
+        self,
+        weights: FixedAggregation,
+        abstain: float,
+        cost: Costs | None,
+        coverage: float | None,
+    ) -> DecisionPlan:
+        return plan_decisions(
+            self.checkpoint,
+            weights,
+            abstain=abstain,
+            cost=() if cost is None else cost_matrix(cost, self.classes),
+            coverage=coverage,
+        )
 
     def _predict_rows(
         self, source: FrameRows, weights: FixedAggregation, rule: DecisionRule, explain: bool
-    ) -> tuple[pa.Table, PredictionTotals]:
-        """Returns the predictions of all rows in their order, and counts."""
+    ) -> tuple[pd.DataFrame, PredictionTotals]:
+        """Returns the predictions of all rows with the index of the frame, and counts."""
         device = pick_device(self._gpus)
         predictor = Predictor(self.checkpoint, weights, device, rule=rule, explained=explain)
         tables = [predictor.schema.empty_table()]
@@ -273,13 +233,54 @@ class LoadedModel:
                     ):
                         tables.append(table)
                         totals.add(counts)
-        return pa.concat_tables(tables), totals
+        predictions: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        predictions.index = source.frame.index
+        return predictions, totals
 
-    def _row_notes(self, totals: PredictionTotals, prior_C: Tensor | None) -> list[str]:
-        return [
+    def _with_notes(
+        self,
+        predictions: pd.DataFrame,
+        notes: list[str],
+        totals: PredictionTotals,
+        prior_C: Tensor | None,
+    ) -> pd.DataFrame:
+        """Attaches the notes and the score; warns of each note in the line that calls `predict`."""
+        notes = [
+            *notes,
             *refusal_warnings(totals.refused.total(), totals.rows),
             *row_notes(self.checkpoint, totals, prior_C, "load(..., trust_unfamiliar=True)"),
         ]
+        predictions.attrs["notes"] = notes
+        if score := score_of_totals(self.checkpoint, totals):
+            predictions.attrs["score"] = score.metrics
+        for note in notes:
+            warnings.warn(note, PredictionNote, stacklevel=3)
+        return predictions
+
+
+def _check_arguments(
+    aggregation: str | None,
+    abstain: float,
+    batch_size: int,
+    coverage: float | None,
+    keep: Sequence[str],
+) -> None:
+    """Raises OptionError for the first argument that predict.py would not take as an option."""
+    arguments = {
+        "aggregation": aggregation,
+        "abstain": abstain,
+        "batch_size": batch_size,
+        "coverage": coverage,
+        "keep": list(keep),
+    }
+    for name, value in arguments.items():
+        check_option(PredictOptions, name, value)
+
+
+def _check_columns(frame: pd.DataFrame, id: str, keep: Sequence[str]) -> None:
+    """Raises OptionError where `keep` or `id` names no column of the frame."""
+    for option, column in (*(("keep", name) for name in keep), *([("id", id)] if id else [])):
+        check_column(option, column, [*frame.columns], "frame")
 
 
 def _read_metrics(location: str) -> Metrics | None:

@@ -85,18 +85,9 @@ def assign_rows(
         if name in identities.column_names:
             for line in missing_words(name, identities[name]):
                 report.warn(line)
-    if not good.any():
-        report.add_refused(reasons)
-        first = next(reason for reason in reasons if reason)
-        raise ValueError(
-            f"at least one row must be usable; all {n} were refused, the first because: {first}"
-        )
+    _refuse_if_none_is_usable(good, reasons, report)
     classes, labels = _code_classes(identities[LABEL], good, roles.label)
-    if similar := similar_spellings(classes):
-        report.warn(
-            f"label: names of classes differ only in case or blanks: {similar_text(similar)}; "
-            "if they are one class, write them alike"
-        )
+    _warn_of_similar_classes(classes, report)
     hashes = hash_ids("" if name is None else name for name in ids)
     order = reseed(hashes, seed)
     group_names = identities[GROUP] if roles.group else None
@@ -133,6 +124,27 @@ def refuse_blank_rows(identities: pa.Table, blank: Mask) -> pa.Table:
     """Returns the same rows, with a reason for those that turned out to be empty."""
     reasons = pc.if_else(pa.array(blank), EMPTY_ROW, identities[REASON])
     return identities.set_column(identities.column_names.index(REASON), REASON, reasons)
+
+
+def _refuse_if_none_is_usable(
+    good: Mask, reasons: Sequence[str | None], report: IngestReport
+) -> None:
+    """Raises ValueError where all rows are refused; the reasons go to the report before."""
+    if not good.any():
+        report.add_refused(reasons)
+        first = next(reason for reason in reasons if reason)
+        raise ValueError(
+            f"at least one row must be usable; all {len(reasons)} were refused, the first "
+            f"because: {first}"
+        )
+
+
+def _warn_of_similar_classes(classes: Sequence[str], report: IngestReport) -> None:
+    if similar := similar_spellings(classes):
+        report.warn(
+            f"label: names of classes differ only in case or blanks: {similar_text(similar)}; "
+            "if they are one class, write them alike"
+        )
 
 
 def _identity_columns(identities: pa.Table, roles: ColumnRoles) -> list[IdentityColumn]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -136,14 +137,10 @@ class _Permuted:
         """Yields modality, column, and what makes the variants of each part."""
         schema = self.network.schema
         for m, modality in enumerate(schema.modalities):
-            yield modality, "", lambda order_N, m=m: self._with_modality(m, order_N)  # type: ignore[misc]
+            yield modality, "", partial(self._with_modality, m)
         for m, table in enumerate(schema.tables, len(schema.images)):
             for j, column in enumerate(table.columns):
-                yield (
-                    table.name,
-                    column.name,
-                    lambda order_N, m=m, j=j: self._with_column(m, j, order_N),  # type: ignore[misc]
-                )
+                yield table.name, column.name, partial(self._with_column, m, j)
 
     def _with_modality(self, m: int, order_N: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the records with modality m, or its absence, of others."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -23,9 +23,11 @@ from distributed.inference.rows.column_checks import (
     check_image_columns,
     image_folder,
 )
-from distributed.inference.rows.inputs import PreparedBatch, RowEncoder
+from distributed.inference.rows.inputs import PreparedBatch, RowEncoder, raw_manifest
+from distributed.inference.rows.tables import absent_notes, unknown_column_notes
 from distributed.inference.rows.tasks import RawBatch, RowRange, TaskGroup, make_tasks
 from distributed.runtime.errors import OptionError
+from distributed.training.checkpoint import Checkpoint
 
 Location: TypeAlias = str | os.PathLike[str]
 Record: TypeAlias = Mapping[str, object]
@@ -107,6 +109,31 @@ class FrameRows:
 
     def prepare(self, batch: RawBatch) -> PreparedBatch:
         return self.encoder.prepare(batch)
+
+
+def open_frame(
+    checkpoint: Checkpoint,
+    frame: pd.DataFrame,
+    images: Location | Mapping[str, Location] | None,
+    batch_size: int = 0,
+    id_column: str = "",
+) -> tuple[FrameRows, list[str]]:
+    """Checks the columns of a frame and returns its rows, and notes about the columns.
+
+    batch_size: 0 for the run's own setting. id_column: of the ids; that of the training rows
+    otherwise.
+    """
+    manifest = raw_manifest(checkpoint, "a frame")
+    if id_column:
+        manifest = replace(manifest, prepare={**manifest.prepare, "id": id_column})
+    columns = [image["column"] for image in manifest.prepare["images"]]
+    available = [str(name) for name in frame.columns]
+    encoder = RowEncoder(manifest, image_column_folders(images, columns, available))
+    encoder.check_columns(pa.schema([(name, pa.null()) for name in available]))
+    notes = absent_notes(manifest, available, "frame")
+    notes += unknown_column_notes(checkpoint.manifest, encoder, available)
+    rows_at_once = batch_size or checkpoint.config.inference.batch_size
+    return FrameRows(frame[encoder.used_columns(available)], encoder, rows_at_once), notes
 
 
 def column_cells(cells: pd.Series) -> pa.Array:
