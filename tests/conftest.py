@@ -1,4 +1,5 @@
-"""For every test: the repository root on the path, commands, a local Ray, small wafer shards."""
+"""For every test: the repository root on the path, commands, a local Ray, small wafer shards, and
+a small trained run."""
 
 from __future__ import annotations
 
@@ -80,6 +81,19 @@ def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     assert done.returncode == 0, done.stderr
     return str(out)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small shards/ and the run/ of a network that learned from them.
+
+    A module copies it before it changes or adds anything.
+    """
+    from tests.training import small_run
+
+    folder = tmp_path_factory.mktemp("trained")
+    small_run.train(folder / "run", small_run.write_shards(folder / "shards"))
+    return folder
 
 
 def flip_bit(file: Path, place: int = 3000) -> None:

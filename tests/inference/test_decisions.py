@@ -6,6 +6,7 @@ Python and the command give the same.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ P = [f"p/{name}" for name in CLASSES]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/, a run/ trained on them, their test rows as table.parquet, and costs.csv."""
-    here = tmp_path_factory.mktemp("decisions")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
+    here = shutil.copytree(trained_run, tmp_path_factory.mktemp("decisions"), dirs_exist_ok=True)
     small_run.raw(small_run.SPLITS["test"], 2, "test").to_parquet(here / "table.parquet")
     (here / "costs.csv").write_text(
         "true,scarce,common,middling\nmiddling,1,1,0\ncommon,1,0,1\nscarce,0,40,40\n"

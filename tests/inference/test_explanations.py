@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,8 @@ from tests.training import small_run
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    here = tmp_path_factory.mktemp("explained")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = shutil.copytree(trained_run, tmp_path_factory.mktemp("explained"), dirs_exist_ok=True)
     small_run.raw((6, 4, 3), 2, "test").to_parquet(here / "table.parquet")
     return here
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -31,11 +32,10 @@ CELLS = ["age", "dose", "site"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/, a run/ trained on them, and their test rows: table.parquet with bytes, table.csv
     with paths into photos/."""
-    here = tmp_path_factory.mktemp("loaded")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
+    here = shutil.copytree(trained_run, tmp_path_factory.mktemp("loaded"), dirs_exist_ok=True)
     frame = small_run.raw(small_run.SPLITS["test"], 2, "test")
     frame.to_parquet(here / "table.parquet")
     (here / "photos").mkdir()

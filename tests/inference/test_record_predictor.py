@@ -3,6 +3,7 @@ record."""
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,8 @@ CLASSES = small_run.CLASSES
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    here = tmp_path_factory.mktemp("records")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
-    return here
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(trained_run, tmp_path_factory.mktemp("records"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")

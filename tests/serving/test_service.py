@@ -76,10 +76,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    here = tmp_path_factory.mktemp("service")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
-    return here
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(trained_run, tmp_path_factory.mktemp("service"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")

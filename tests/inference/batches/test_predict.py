@@ -39,11 +39,10 @@ P = [f"p/{name}" for name in CLASSES]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/, a run/ trained on them, and their test rows raw: table.parquet with bytes, table.csv
     with paths into photos/."""
-    here = tmp_path_factory.mktemp("predict")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
+    here = shutil.copytree(trained_run, tmp_path_factory.mktemp("predict"), dirs_exist_ok=True)
     frame = small_run.raw(small_run.SPLITS["test"], 2, "test")
     frame.to_parquet(here / "table.parquet")
     (here / "photos").mkdir()

@@ -29,11 +29,9 @@ evaluate = script("evaluate")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/ and a run/ trained on them."""
-    here = tmp_path_factory.mktemp("evaluate")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
-    return here
+    return shutil.copytree(trained_run, tmp_path_factory.mktemp("evaluate"), dirs_exist_ok=True)
 
 
 def run_evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,12 @@ command = script("evaluate")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """shards/, and runs/: a trained one, the same with its classes numbered otherwise, one of the
     table alone, one with spoilt weights and no metrics, and one that is unfinished."""
     here = tmp_path_factory.mktemp("leaderboard")
-    shards = small_run.write_shards(here / "shards")
-    small_run.train(here / "runs" / "full", shards)
+    shards = shutil.copytree(trained_run / "shards", here / "shards")
+    shutil.copytree(trained_run / "run", here / "runs" / "full")
     table = {"data.modalities": "table", "optim.epochs": 2}
     small_run.train(here / "runs" / "table", shards, **table)
     spoilt = load_checkpoint(str(here / "runs" / "full"))

@@ -4,6 +4,7 @@ process without this project."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -43,10 +44,8 @@ torch.save([torch.from_numpy(output) for output in outputs], sys.argv[3])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    here = tmp_path_factory.mktemp("export")
-    small_run.train(here / "run", small_run.write_shards(here / "shards"))
-    return here
+def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(trained_run, tmp_path_factory.mktemp("export"), dirs_exist_ok=True)
 
 
 def outputs_elsewhere(code: str, file: Path, inputs: Any, folder: Path) -> list[torch.Tensor]:
