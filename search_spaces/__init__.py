@@ -1,4 +1,49 @@
 """Search spaces, one file for each theme.
 
-Each file has a function `space(trial)` that suggests dotted settings by an Optuna trial.
+Each file has a function `space(trial)` that suggests dotted settings. Beside a setting's range it
+says how far from the starting point the prior sampler looks for it: `width`, for a number, is the
+standard deviation as a share of the range; `keep`, for a choice, the probability that it stays as
+it is. Where the default is known to be good, the width is small and the probability is large.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Trial(Protocol):
+    """What a space asks: the methods of Optuna's trial, with what the prior sampler needs."""
+
+    def suggest_float(
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+        width: float | None = None,
+        centre: float | None = None,
+    ) -> Any: ...
+
+    def suggest_int(
+        self,
+        name: str,
+        low: int,
+        high: int,
+        *,
+        step: int = 1,
+        log: bool = False,
+        width: float | None = None,
+        centre: int | None = None,
+    ) -> Any: ...
+
+    def suggest_categorical(
+        self,
+        name: str,
+        choices: Sequence[Any],
+        *,
+        keep: float | None = None,
+        centre: Any = None,
+    ) -> Any: ...

@@ -6,20 +6,20 @@ trials settle it; `python distributed/tune.py --space experts --trials 20`.
 
 from __future__ import annotations
 
-import optuna
+from search_spaces import Trial
 
 
-def space(trial: optuna.Trial) -> None:
+def space(trial: Trial) -> None:
     """Suggests the experts and the prior strengths of their losses."""
     if count(trial) > 1:
-        trial.suggest_float("loss.spread_of_prior_strength", 0.0, 2.0)
-    trial.suggest_float("loss.average_prior_strength", 0.0, 2.0)
+        trial.suggest_float("loss.spread_of_prior_strength", 0.0, 2.0, width=0.15)
+    trial.suggest_float("loss.average_prior_strength", 0.0, 2.0, width=0.1)
 
 
-def count(trial: optuna.Trial) -> int:
+def count(trial: Trial) -> int:
     """Suggests the number of experts, their size and their diversity; returns the number."""
-    experts = trial.suggest_int("experts.count", 1, 8)
-    trial.suggest_categorical("experts.hidden", [64, 128, 256])
+    experts: int = trial.suggest_int("experts.count", 1, 8, width=0.2)
+    trial.suggest_categorical("experts.hidden", [64, 128, 256], keep=0.6)
     if experts > 1:
-        trial.suggest_float("loss.diversity", 0.0, 0.3, step=0.05)
+        trial.suggest_float("loss.diversity", 0.0, 0.3, step=0.05, width=0.3)
     return experts

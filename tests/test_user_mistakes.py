@@ -150,7 +150,10 @@ MISTAKES = [
     (f"{TUNE} --trials -5", r"^--trials must be at least 1; got -5$"),
     (f"{TUNE} --time-budget 5m", r"^--time-budget must be a number; got '5m'"),
     (f"{TUNE} --seed 99999999999", r"^--seed must be between 0 and 4294967295; got 99999999999$"),
-    (f"{TUNE} --sampler tpee", r"^--sampler must be one of tpe, random, cmaes, gp, nsga2; got"),
+    (
+        f"{TUNE} --sampler tpee",
+        r"^--sampler must be one of prior, tpe, random, cmaes, gp, nsga2; got",
+    ),
     (f"{TUNE} --metric accuray", r"^--metric must be one of balanced_accuracy, .*; got 'accuray'$"),
     (f"{TUNE} --metric recall/none", r"must name a class of the data: common, middling, scarce; "),
     (f"{ABLATE} --seeds 0", r"^--seeds must be at least 1; got 0$"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from model.declarations import option
 from model.limits import MAX_SEED
 
-SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2")
+SAMPLERS = ("prior", "tpe", "random", "cmaes", "gp", "nsga2")
 STOPPERS = ("asha", "median", "hyperband", "none")
 
 
@@ -84,7 +84,11 @@ class SearchOptions:
         otherwise="search",
     )
     sampler: str | None = option(
-        None, "how the next configuration is chosen", choices=SAMPLERS, otherwise="tpe"
+        None,
+        "how the next configuration is chosen; prior: near the starting point, and near the best"
+        " so far",
+        choices=SAMPLERS,
+        otherwise="prior",
     )
     stopper: str | None = option(
         None,

@@ -17,6 +17,7 @@ from distributed.searches.records import (
     is_finite,
 )
 from distributed.searches.spaces import Space, answer, probe
+from model.metrics import names
 
 OPTUNA_STATES = {
     "complete": TrialState.COMPLETE,
@@ -31,10 +32,17 @@ def trial_name(trial: optuna.Trial | FrozenTrial) -> str:
     return f"{trial.number:04d}"
 
 
-def objectives(names: Sequence[str], metrics: Mapping[str, float | None]) -> list[float]:
+def objectives(metrics: Sequence[str], values_of: Mapping[str, float | None]) -> list[float]:
     """The values that Optuna optimises; NaN where one is undefined or absent."""
-    values: Iterable[float | None] = (metrics.get(name) for name in names)
+    values: Iterable[float | None] = (values_of.get(name) for name in metrics)
     return [math.nan if value is None else float(value) for value in values]
+
+
+def smooth_values(metric: str, metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """What a trial has in the study beside its objectives: the deciding metric's smooth form."""
+    name = names.smooth_metric(metric)
+    value = metrics.get(name)
+    return {name: value} if name != metric and is_finite(value) else {}
 
 
 def rebuild_record(
@@ -59,7 +67,7 @@ def rebuild_record(
     state = RECORD_STATES.get(frozen.state, "failed")
     values: dict[str, float | None] = {metric: history[-1][metric]} if history else {}
     if state == "complete":
-        values = dict(zip(metrics, frozen.values))
+        values = {**smooth_values(metric, frozen.user_attrs), **dict(zip(metrics, frozen.values))}
     return SearchRecord(
         job,
         state=state,
@@ -135,6 +143,10 @@ def _trial_of(
         values=values if state == TrialState.COMPLETE else None,
         params=answered.params if answered else {},
         distributions=answered.distributions if answered else {},
-        user_attrs={"owner": owner, "label": record.job.label},
+        user_attrs={
+            "owner": owner,
+            "label": record.job.label,
+            **smooth_values(metrics[0], record.metrics),
+        },
         intermediate_values=curve,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import optuna
@@ -11,38 +12,84 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from distributed.runtime.errors import OptionError
+from distributed.searches.prior_sampler import PriorSampler
+from distributed.searches.priors import PriorTrial
+from distributed.searches.records import SettingValues
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
 
 
-def _tpe(seed: int, trials: int) -> BaseSampler:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the prior sampler draws around; the fields are arguments of PriorSampler."""
+
+    ask: Callable[[PriorTrial], object]
+    start: SettingValues
+    smooth_metric: str = ""
+
+
+@dataclass(frozen=True)
+class SamplerInput:
+    """What a sampler is made from.
+
+    seed: of the search. seen: trials that the study has. trials: budget of the search.
+    surroundings: of the prior sampler.
+    """
+
+    seed: int
+    seen: int
+    trials: int
+    surroundings: Surroundings | None = None
+
+    @property
+    def fresh_seed(self) -> int:
+        """A seed with which a restart repeats no draw, for samplers that draw one after another."""
+        return self.seed + self.seen
+
+
+def _prior(given: SamplerInput) -> BaseSampler:
+    around = given.surroundings
+    if around is None:
+        raise ValueError("sampler prior needs a search to draw around; got none")
+    return PriorSampler(
+        given.seed, given.trials, around.ask, around.start, smooth_metric=around.smooth_metric
+    )
+
+
+def _tpe(given: SamplerInput) -> BaseSampler:
     return optuna.samplers.TPESampler(
-        seed=seed,
+        seed=given.fresh_seed,
         multivariate=True,
         group=True,
         constant_liar=True,
-        n_startup_trials=_startup_trials(trials),
+        n_startup_trials=_startup_trials(given.trials),
     )
 
 
-def _random(seed: int, trials: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+def _random(given: SamplerInput) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=given.fresh_seed)
 
 
-def _cmaes(seed: int, trials: int) -> BaseSampler:
+def _cmaes(given: SamplerInput) -> BaseSampler:
     return optuna.samplers.CmaEsSampler(
-        seed=seed, n_startup_trials=min(5, trials), warn_independent_sampling=False
+        seed=given.fresh_seed,
+        n_startup_trials=min(5, given.trials),
+        warn_independent_sampling=False,
     )
 
 
-def _gp(seed: int, trials: int) -> BaseSampler:
+def _gp(given: SamplerInput) -> BaseSampler:
     return optuna.samplers.GPSampler(
-        seed=seed, n_startup_trials=_startup_trials(trials), deterministic_objective=False
+        seed=given.fresh_seed,
+        n_startup_trials=_startup_trials(given.trials),
+        deterministic_objective=False,
     )
 
 
-def _nsga2(seed: int, trials: int) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 4)))
+def _nsga2(given: SamplerInput) -> BaseSampler:
+    return optuna.samplers.NSGAIISampler(
+        seed=given.fresh_seed, population_size=max(4, min(50, given.trials // 4))
+    )
 
 
 def _startup_trials(trials: int) -> int:
@@ -50,8 +97,8 @@ def _startup_trials(trials: int) -> int:
     return max(4, min(10, trials // 3))
 
 
-# name -> function of (seed, number of trials)
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[SamplerInput], BaseSampler]] = {
+    "prior": _prior,
     "tpe": _tpe,
     "random": _random,
     "cmaes": _cmaes,
@@ -64,17 +111,24 @@ def check_sampler(sampler: str, metrics: int) -> None:
     """Refuses CMA-ES for several metrics."""
     if metrics > 1 and sampler == "cmaes":
         raise OptionError(
-            "sampler cmaes takes one metric; with several use tpe, random, gp or nsga2", "sampler"
+            "sampler cmaes takes one metric; with several use prior, tpe, random, gp or nsga2",
+            "sampler",
         )
 
 
 def open_study(
-    storage: BaseStorage, name: str, directions: list[str], sampler: str, seed: int, trials: int
+    storage: BaseStorage,
+    name: str,
+    directions: list[str],
+    sampler: str,
+    seed: int,
+    trials: int,
+    surroundings: Surroundings | None = None,
 ) -> optuna.Study:
     """Returns the study of that name, which is created if the storage has none.
 
     directions: `min` or `max` for every metric.
-    seed: of the sampler, which adds the number of trials so far: a restart repeats no draw.
+    seed, trials, surroundings: as in SamplerInput.
     """
     requested = [DIRECTIONS[direction] for direction in directions]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -94,5 +148,6 @@ def open_study(
             "storage",
         )
     check_sampler(sampler, len(requested))
-    study.sampler = SAMPLERS[sampler](seed + len(study.get_trials(deepcopy=False)), trials)
+    seen = len(study.get_trials(deepcopy=False))
+    study.sampler = SAMPLERS[sampler](SamplerInput(seed, seen, trials, surroundings))
     return study

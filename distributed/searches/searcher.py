@@ -22,6 +22,7 @@ from distributed.searches.recovery import (
     objectives,
     rebuild_record,
     restore_trials,
+    smooth_values,
     trial_name,
 )
 from distributed.searches.spaces import Space, ask
@@ -111,7 +112,7 @@ class Searcher(RaySearcher):
                 if record is None:
                     self._left_running.append(trial)
                 else:  # the kill came after our record and before Optuna's
-                    self._tell(trial, record.state, objectives(metrics, record.metrics))
+                    self._tell(trial, record.state, record.metrics)
             elif frozen.state == TrialState.WAITING:  # the next call of ask returns it
                 self._left_waiting.append(str(frozen.user_attrs.get("label", "")))
             elif record is None:
@@ -229,7 +230,7 @@ class Searcher(RaySearcher):
                 self._report(trial, result)
             self.log.finish(job.name, state, metrics, reason)
             if trial is not None:
-                self._tell(trial, state, objectives(self.standings.metrics, metrics))
+                self._tell(trial, state, metrics)
 
     def _outcome(
         self, result: Mapping[str, Any], metrics: Mapping[str, Any], error: bool
@@ -245,11 +246,14 @@ class Searcher(RaySearcher):
             return "failed", f"{', '.join(undefined)} is not a number"
         return "complete", ""
 
-    def _tell(self, trial: optuna.Trial, state: str, values: list[float]) -> None:
-        """Ends a trial in Optuna's study, once."""
+    def _tell(self, trial: optuna.Trial, state: str, metrics: Mapping[str, float | None]) -> None:
+        """Ends a trial in Optuna's study, once, with what the prior sampler compares."""
         if trial.storage.get_trial(trial._trial_id).state.is_finished():
             return
-        self.study.tell(trial, values if state == "complete" else None, state=OPTUNA_STATES[state])
+        for name, value in smooth_values(self.standings.metric, metrics).items():
+            trial.set_user_attr(name, value)
+        values = objectives(self.standings.metrics, metrics) if state == "complete" else None
+        self.study.tell(trial, values, state=OPTUNA_STATES[state])
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any

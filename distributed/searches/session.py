@@ -17,9 +17,10 @@ from distributed.searches.mirror import Mirror
 from distributed.searches.pages.live import SearchView
 from distributed.searches.pages.writer import BackgroundWriter, PageWriter
 from distributed.searches.planner import Planner
-from distributed.searches.samplers import open_study
+from distributed.searches.samplers import Surroundings, open_study
 from distributed.searches.searcher import DiskFull, Searcher
 from distributed.searches.setup import CheckedSearch
+from distributed.searches.spaces import ask
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, recall
 from distributed.searches.study_storage import open_storage
@@ -150,6 +151,11 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
         options["sampler"],
         options["seed"],
         options["trials"],
+        Surroundings(
+            ask=lambda trial: ask(search.space, trial, setup.pins),
+            start=config.flatten(setup.settings),
+            smooth_metric=names.smooth_metric(setup.metrics[0]),
+        ),
     )
     return Searcher(
         study,

@@ -7,15 +7,17 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.suggestions import valid_names
+from distributed.searches.priors import Prior, PriorTrial
 from distributed.searches.records import SettingValue, SettingValues
 from search_spaces import experts, full, fusion, margins, optimisation
 
-OptunaTrial = optuna.Trial | optuna.trial.FixedTrial
+OptunaTrial = optuna.Trial | optuna.trial.FixedTrial | PriorTrial
 # A space calls trial.suggest_... with names of settings and may return further settings.
 Space = Callable[..., Mapping[str, SettingValue] | None]
 
@@ -70,7 +72,8 @@ def load_space(name: str) -> Space:
 class RecordingTrial:
     """Stands between a space and Optuna's trial: records every setting that the space asks for.
 
-    Settings that the user holds fixed (pins) are answered here and never sampled.
+    Settings that the user holds fixed (pins) are answered here and never sampled. What a space says
+    of a setting's prior (width, keep, centre) is for the prior sampler: Optuna never sees it.
     """
 
     def __init__(self, trial: OptunaTrial, pins: SettingValues) -> None:
@@ -78,25 +81,58 @@ class RecordingTrial:
         self.settings: dict[str, SettingValue] = {}
 
     def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+        width: float | None = None,
+        centre: float | None = None,
     ) -> SettingValue:
+        prior = self._prior(width=width, centre=centre)
         if name in self.pins:
             return self._record(name, self.pins[name])
-        return self._record(name, self.trial.suggest_float(name, low, high, step=step, log=log))
+        value = self.trial.suggest_float(name, low, high, step=step, log=log, **prior)
+        return self._record(name, value)
 
     def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+        self,
+        name: str,
+        low: int,
+        high: int,
+        *,
+        step: int = 1,
+        log: bool = False,
+        width: float | None = None,
+        centre: int | None = None,
     ) -> SettingValue:
+        prior = self._prior(width=width, centre=centre)
         if name in self.pins:
             return self._record(name, self.pins[name])
-        return self._record(name, self.trial.suggest_int(name, low, high, step=step, log=log))
+        value = self.trial.suggest_int(name, low, high, step=step, log=log, **prior)
+        return self._record(name, value)
 
-    def suggest_categorical(self, name: str, choices: Sequence[SettingValue]) -> SettingValue:
+    def suggest_categorical(
+        self,
+        name: str,
+        choices: Sequence[SettingValue],
+        *,
+        keep: float | None = None,
+        centre: SettingValue | None = None,
+    ) -> SettingValue:
+        prior = self._prior(keep=keep, centre=centre)
         if name in self.pins:
             return self._record(name, self.pins[name])
-        choice = self.trial.suggest_categorical(name, choices)
+        choice = self.trial.suggest_categorical(name, choices, **prior)
         assert choice is not None  # no setting has None as a value
         return self._record(name, choice)
+
+    def _prior(self, **fields: Any) -> dict[str, Any]:
+        """Checks the fields of a setting's prior; returns them for a trial that takes them."""
+        Prior(**fields)
+        return fields if isinstance(self.trial, PriorTrial) else {}
 
     def _record(self, name: str, value: SettingValue) -> SettingValue:
         self.settings[name] = value

@@ -17,6 +17,8 @@ class Metric:
     """How a metric is written: a share as 63.2 %, a plain number as 0.942, a duration as 12 s.
 
     is_descriptive: it describes a model, such as a fusion weight: neither more nor less is better.
+    smooth_form: a metric of the probabilities that goes with one of decisions, which jumps with
+        every row of a rare class; empty: it is smooth itself, or nothing goes with it.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Metric:
     unit: str = ""  # "%": a share, which is shown times 100; "s": seconds; "": a plain number
     lower_is_better: bool = False
     is_descriptive: bool = False
+    smooth_form: str = ""
 
     @property
     def scale(self) -> float:
@@ -68,25 +71,32 @@ class Metric:
         return f"{self.value(value)} {self.unit}".rstrip()
 
 
-def _share(name: str, title: str, lower_is_better: bool = False) -> Metric:
+def _share(name: str, title: str, lower_is_better: bool = False, smooth_form: str = "") -> Metric:
     """Returns a metric that is written as a percentage."""
-    return Metric(name=name, title=title, unit="%", lower_is_better=lower_is_better)
+    return Metric(
+        name=name,
+        title=title,
+        unit="%",
+        lower_is_better=lower_is_better,
+        smooth_form=smooth_form,
+    )
 
 
+BALANCED_NLL = "balanced_nll"
 _DECLARED = (
-    _share("balanced_accuracy", "balanced accuracy"),
-    _share("macro_f1", "macro-F1"),
-    _share("g_mean", "G-mean"),
-    Metric(name="mcc", title="MCC"),
+    _share("balanced_accuracy", "balanced accuracy", smooth_form=BALANCED_NLL),
+    _share("macro_f1", "macro-F1", smooth_form=BALANCED_NLL),
+    _share("g_mean", "G-mean", smooth_form=BALANCED_NLL),
+    Metric(name="mcc", title="MCC", smooth_form=BALANCED_NLL),
     Metric(name="macro_auroc", title="macro AUROC"),
-    _share("accuracy", "accuracy"),
-    _share("worst_recall", "worst class recall"),
+    _share("accuracy", "accuracy", smooth_form="nll"),
+    _share("worst_recall", "worst class recall", smooth_form=BALANCED_NLL),
     Metric(name="macro_auprc", title="macro AUPRC"),
-    _share("many_shot_accuracy", "many-shot accuracy"),
-    _share("medium_shot_accuracy", "medium-shot accuracy"),
-    _share("few_shot_accuracy", "few-shot accuracy"),
+    _share("many_shot_accuracy", "many-shot accuracy", smooth_form=BALANCED_NLL),
+    _share("medium_shot_accuracy", "medium-shot accuracy", smooth_form=BALANCED_NLL),
+    _share("few_shot_accuracy", "few-shot accuracy", smooth_form=BALANCED_NLL),
     Metric(name="nll", title="NLL", lower_is_better=True),
-    Metric(name="balanced_nll", title="class-balanced NLL", lower_is_better=True),
+    Metric(name=BALANCED_NLL, title="class-balanced NLL", lower_is_better=True),
     Metric(name="brier", title="Brier score", lower_is_better=True),
     _share("ece", "ECE", lower_is_better=True),
     _share("classwise_ece", "class-wise ECE", lower_is_better=True),
@@ -162,6 +172,11 @@ def metric(name: str) -> Metric:
         return replace(plain, is_descriptive=declared.is_descriptive)
     title = declared.title.format(member) if member else plain.title
     return replace(declared, name=name, title=title)
+
+
+def smooth_metric(name: str) -> str:
+    """Returns the metric by which early or few results are ranked: the smooth form, or itself."""
+    return metric(name).smooth_form or name
 
 
 def at_prior(name: str, prior: str) -> str:

@@ -25,8 +25,9 @@ from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.planner import Done, Planner, Run
 from distributed.searches.records import SearchJob, SearchLog, SearchRecord
-from distributed.searches.samplers import open_study
+from distributed.searches.samplers import Surroundings, open_study
 from distributed.searches.searcher import DiskFull, Searcher
+from distributed.searches.spaces import ask
 from distributed.searches.standings import Standings
 from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
 from distributed.searches.study_storage import open_storage
@@ -50,7 +51,15 @@ def make(
     )
     storage = open_storage(url or str(folder / "study.journal"))
     trials = options.setdefault("trials", 8)
-    study = open_study(storage, "test", ["max"] * len(metrics), sampler, 0, trials)
+    study = open_study(
+        storage,
+        "test",
+        ["max"] * len(metrics),
+        sampler,
+        0,
+        trials,
+        Surroundings(ask=lambda trial: ask(analytic.space, trial), start=DEFAULTS),
+    )
     owner = options.pop("owner", "me")
     return Searcher(
         study,
@@ -144,7 +153,8 @@ def test_failures_keep_their_reason_and_the_search_goes_on(tmp_path: Path) -> No
 
 # tpe with asha is the first test's
 @pytest.mark.parametrize(
-    ("sampler", "stopper"), [("random", "median"), ("cmaes", "hyperband"), ("gp", "none")]
+    ("sampler", "stopper"),
+    [("random", "median"), ("cmaes", "hyperband"), ("gp", "none"), ("prior", "asha")],
 )
 def test_samplers_and_stoppers_by_name(tmp_path: Path, sampler: str, stopper: str) -> None:
     searcher = make(tmp_path, sampler=sampler, trials=14)
