@@ -92,7 +92,7 @@ class SearchOptions:
     )
     stopper: str | None = option(
         None,
-        "how weak trials are stopped early",
+        "how weak trials are stopped early, from a third of the epochs on",
         choices=STOPPERS,
         otherwise="",
         shown="asha; none for several metrics",

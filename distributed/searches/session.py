@@ -12,7 +12,7 @@ from distributed.runtime.errors import Failure, UnreadableData
 from distributed.runtime.shell import resume_command
 from distributed.runtime.signals import StopRequest, stop_requests
 from distributed.runtime.storage import remove_folder
-from distributed.searches import tuner
+from distributed.searches import stoppers, tuner
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.live import SearchView
 from distributed.searches.pages.writer import BackgroundWriter, PageWriter
@@ -22,7 +22,6 @@ from distributed.searches.searcher import DiskFull, Searcher
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.spaces import ask
 from distributed.searches.standings import Standings
-from distributed.searches.stoppers import STOPPERS, recall
 from distributed.searches.study_storage import open_storage
 from distributed.shards.sharing import share_splits
 from distributed.training.workers.capacity import TrialSlots
@@ -178,9 +177,8 @@ def make_stopper(search: CheckedSearch, standings: Standings) -> TrialScheduler:
     """
     setup = search.setup
     name = setup.options["stopper"] or ("asha" if len(setup.metrics) == 1 else "none")
-    direction = names.metric(standings.metric).direction
-    stopper = STOPPERS[name](direction, setup.settings.optim.epochs)
-    return recall(stopper, standings.log.configurations(), standings.metric)
+    stopper = stoppers.make_stopper(name, standings.metric, setup.settings.optim.epochs)
+    return stoppers.recall(stopper, standings.log.configurations(), standings.metric)
 
 
 def trial_process(scaling: config.ScalingConfig) -> tuner.TrialProcess:

@@ -1,4 +1,9 @@
-"""When a weak trial is stopped early: successive halving, Hyperband or the median rule."""
+"""When a weak trial is stopped early: successive halving, Hyperband or the median rule.
+
+Trials are ranked by the smooth form of the search's metric (model/metrics/names.py): after a third
+of the epochs a few rows of a rare class would decide about accuracies. What wins in the end is the
+user's metric.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from ray.tune.schedulers import (
 )
 
 from distributed.searches.records import SearchRecord, is_finite
+from model.metrics import names
 
 EpochResult = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
 AnyTrial = Any  # one of Ray Tune's trials, or an EarlierTrial
@@ -28,9 +34,26 @@ class EarlierTrial:
 
 @runtime_checkable
 class RecallingStopper(Protocol):
-    """A stopper that can take in the epochs of earlier trials."""
+    """A stopper that can take in the epochs of earlier trials.
+
+    ranked_by: the metric that it compares; empty: a trial's value, which is the search's metric.
+    """
+
+    ranked_by: str
 
     def recall(self, trial: EarlierTrial, results: Sequence[EpochResult]) -> None: ...
+
+
+def make_stopper(name: str, metric: str, epochs: int) -> TrialScheduler:
+    """Returns the stopper of that name for a search by that metric.
+
+    epochs: of a whole trial.
+    """
+    ranked_by = names.smooth_metric(metric)
+    stopper = STOPPERS[name](names.metric(ranked_by).direction, epochs)
+    if isinstance(stopper, RecallingStopper):
+        stopper.ranked_by = ranked_by
+    return stopper
 
 
 def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str) -> TrialScheduler:
@@ -40,11 +63,12 @@ def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str
     """
     if not isinstance(stopper, RecallingStopper):
         return stopper
+    compared = stopper.ranked_by or metric
     for record in records:
         results = [
-            {"epoch": entry["epoch"], "value": entry[metric]}
+            {"epoch": entry["epoch"], "value": entry[compared]}
             for entry in record.history
-            if is_finite(entry.get(metric))
+            if is_finite(entry.get(compared))
         ]
         if results and record.state in ("complete", "stopped"):
             stopper.recall(EarlierTrial(record), results)
@@ -52,14 +76,24 @@ def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str
 
 
 class _Exemptions:
-    """Mixed into Ray's stoppers: which trials and which epochs they may not decide about.
+    """Mixed into Ray's stoppers: what they compare, and what they may not decide about.
 
     Baselines and replicates always run to their end; the baselines' values still count for others.
     An epoch in which the metric is undefined, such as the precision of a class that was never
     predicted, decides nothing; nor does the last one, after which there is nothing to save.
     """
 
+    ranked_by = ""
+
+    def _compared(self, result: EpochResult) -> EpochResult:
+        """The result with the metric that ranks as its value."""
+        if not self.ranked_by:
+            return result
+        # Ray Tune flattens the results of a trial: metrics/accuracy.
+        return {**result, "value": result.get(f"metrics/{self.ranked_by}")}
+
     def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
+        result = self._compared(result)
         kind = trial.config.get("kind", "search")
         if not _is_scored(result) or kind in ("replicate", "test"):
             return str(TrialScheduler.CONTINUE)
@@ -69,6 +103,7 @@ class _Exemptions:
         return str(TrialScheduler.CONTINUE) if is_baseline or is_last_epoch else decision
 
     def on_trial_complete(self, controller: object, trial: AnyTrial, result: EpochResult) -> None:
+        result = self._compared(result)
         if _is_scored(result) and trial.config.get("kind", "search") in ("search", "named"):
             super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
 
@@ -111,7 +146,7 @@ def _asha(mode: str, epochs: int) -> TrialScheduler:
 
 
 def _hyperband(mode: str, epochs: int) -> TrialScheduler:
-    return _halving(mode, epochs, grace_period=1, brackets=2)
+    return _halving(mode, epochs, grace_period=_first_deciding_epoch(epochs), brackets=2)
 
 
 def _halving(mode: str, epochs: int, **options: int) -> TrialScheduler:
@@ -120,7 +155,7 @@ def _halving(mode: str, epochs: int, **options: int) -> TrialScheduler:
         metric="value",
         mode=mode,
         max_t=max(epochs, 2),
-        reduction_factor=3,
+        reduction_factor=2,  # after one and after two thirds
         stop_last_trials=False,
         **options,
     )
@@ -141,8 +176,8 @@ def _none(mode: str, epochs: int) -> TrialScheduler:
 
 
 def _first_deciding_epoch(epochs: int) -> int:
-    """No trial is stopped in the first fifth of the epochs."""
-    return max(1, round(epochs / 5))
+    """No trial is stopped before a third of its epochs."""
+    return max(1, math.ceil(epochs / 3))
 
 
 # name -> function of (`min` or `max`, epochs of a whole trial)
