@@ -33,7 +33,8 @@ class SearchResult:
     out: folder or URI of the experiment.
     best: file with the winner's settings. report: file with the page.
     settings: of the winner, by dotted name, where they differ from this project's defaults.
-    standings: the configurations that were compared over fresh seeds, best first.
+    standings: the configurations that were compared, best first; those with fresh seeds come before
+        those with a single run.
     train_command: trains with the winner's settings.
     comparison: the records behind the standings. checked: the search as it was set up.
     """

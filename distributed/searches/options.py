@@ -98,11 +98,16 @@ class SearchOptions:
         shown="asha; none for several metrics",
     )
     replicates: int | None = option(
-        None, "fresh seeds on which the best are run again", low=0, metavar="R", otherwise=3
+        None,
+        "fresh seeds on which the best and the starting point are run again; other baselines run"
+        " once",
+        low=0,
+        metavar="R",
+        otherwise=3,
     )
     best: int | None = option(
         None,
-        "how many of the best are run again, beside the baselines",
+        "how many of the best are run again, beside the starting point",
         low=1,
         metavar="K",
         otherwise=3,

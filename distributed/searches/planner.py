@@ -43,8 +43,8 @@ class Planner:
     def next_step(self, searching: bool) -> Step:
         """The next replicate or test.
 
-        searching: trials still run. Until they end only the named configurations are repeated,
-        which are candidates in any case.
+        searching: trials still run. Until they end only the starting point is repeated, which is
+        run again in any case.
         """
         replicate = self._next_replicate(searching)
         if replicate is not None:
@@ -55,7 +55,10 @@ class Planner:
         return Done() if test is None else Run(test)
 
     def _next_replicate(self, searching: bool) -> SearchJob | None:
-        repeated = self.standings.named() if searching else self.standings.candidates()
+        repeated = self.standings.repeated()
+        if searching:
+            start = self.standings.starting_point()
+            repeated = [] if start is None else [start]
         for seed in range(1, self.standings.replicates + 1):
             for record in repeated:
                 name = f"{record.name}-seed{seed}"

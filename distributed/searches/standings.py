@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from distributed.searches.baselines import STARTING_POINT
 from distributed.searches.records import SearchLog, SearchRecord, is_finite
 from model.metrics import names
 
@@ -34,8 +35,8 @@ class Standing:
 class Standings:
     """Compares the configurations of a search; the first metric decides, on validation only.
 
-    replicates: how many fresh seeds each candidate is run with.
-    best: how many of the leading trials are candidates.
+    replicates: how many fresh seeds the leading configurations and the starting point are run with.
+    best: how many configurations lead, the starting point not counted.
     """
 
     def __init__(
@@ -78,27 +79,47 @@ class Standings:
         values = [r.metrics.get(self.metric) for r in self.replicates_of(record.name)]
         return Standing(record, tuple(value for value in values if is_finite(value)))
 
-    def candidates(self) -> list[SearchRecord]:
+    def starting_point(self) -> SearchRecord | None:
+        """The finished run of the defaults, with the user's changes; all are compared with it."""
+        labels = ("defaults", STARTING_POINT)
+        return next((r for r in self.named() if r.job.label in labels), None)
+
+    def repeated(self) -> list[SearchRecord]:
         """The configurations that are run again with fresh seeds.
 
-        These are the best of the search, the named ones, and every one that was run again before:
-        an extension drops no winner that fresh seeds have confirmed.
+        These are the leading ones, the starting point, and every one that was run again before: an
+        extension drops no winner that fresh seeds have confirmed. A baseline is among them where it
+        leads; the others have one run.
         """
-        named = {r.name: r for r in self.named()}
-        searched = [r for r in self.finished() if r.name not in named]
-        leading, others = searched[: self.best], searched[self.best :]
-        run_again_before = [r for r in others if self.replicates_of(r.name)]
-        return [*leading, *run_again_before, *named.values()]
+        start = self.starting_point()
+        others = [r for r in self.finished() if r is not start]
+        leading, rest = others[: self.best], others[self.best :]
+        run_again_before = [r for r in rest if self.replicates_of(r.name)]
+        return [*leading, *run_again_before, *([] if start is None else [start])]
+
+    def candidates(self) -> list[SearchRecord]:
+        """What is compared: the configurations with fresh seeds, then the other baselines."""
+        repeated = self.repeated()
+        known = {r.name for r in repeated}
+        return [*repeated, *(r for r in self.named() if r.name not in known)]
+
+    def ran_once(self) -> list[Standing]:
+        """Those of one run, where others have several, best first."""
+        ordered = self.ordered()
+        if not any(standing.replicates for standing in ordered):
+            return []
+        return [standing for standing in ordered if not standing.replicates]
 
     def ordered(self) -> list[Standing]:
-        """The candidates, best first."""
+        """The candidates, best first; those of several runs come before those of one."""
         standings = [self.standing(r) for r in self.candidates()]
-        return sorted(standings, key=lambda s: -self.gain(s.score(self.metric)))
+        return sorted(standings, key=lambda s: (not s.replicates, -self.gain(s.score(self.metric))))
 
     def winner(self) -> Standing | None:
         """The candidate with the best mean over replicates; before there are any, the best run.
 
-        Where some candidates have all their replicates, only these can win.
+        Where some candidates have all their replicates, only these can win: a single run may have
+        been lucky.
         """
         standings = [self.standing(r) for r in self.candidates()]
         standings = [s for s in standings if is_finite(s.score(self.metric))]

@@ -23,7 +23,7 @@ from distributed.runtime.signals import Interrupted, StopRequest
 from distributed.searches import tuner
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
-from distributed.searches.planner import Done, Planner, Run
+from distributed.searches.planner import Done, Planner, Run, Wait
 from distributed.searches.records import SearchJob, SearchLog, SearchRecord
 from distributed.searches.samplers import Surroundings, open_study
 from distributed.searches.searcher import DiskFull, Searcher
@@ -123,9 +123,13 @@ def test_named_configurations_are_never_stopped_and_the_best_are_run_again(tmp_p
     again = standings.log.of_kind("replicate")
     candidates = standings.candidates()
     assert {c.name for c in standings.named()} < {c.name for c in candidates}
+    repeated = standings.repeated()
+    assert [r.job.label for r in repeated] == ["", "", "defaults"]
     assert {(r.job.of, r.job.seed) for r in again} == {
-        (c.name, seed) for c in candidates for seed in (1, 2)
+        (c.name, seed) for c in repeated for seed in (1, 2)
     }
+    assert [s.title for s in standings.ran_once()] == ["concatenation"]
+    assert standings.ordered()[-1].title == "concatenation"
     assert all(r.state == "complete" for r in again)
     winner = standings.winner()
     assert winner is not None
@@ -344,6 +348,36 @@ def test_a_resumed_search_in_a_bucket_has_every_curve_once(tmp_path: Path) -> No
     assert files == ["0000", "0001", "0002", "bucket"]
 
 
+def test_until_the_trials_end_only_the_starting_point_is_run_again(tmp_path: Path) -> None:
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"], replicates=1, best=1)
+    planner = Planner(standings)
+    complete(standings, "0000", 0.5, label="defaults")
+    complete(standings, "0001", 0.6, label="concatenation")
+    complete(standings, "0002", 0.9)
+    step = planner.next_step(searching=True)
+    assert isinstance(step, Run)
+    assert step.job.of == "0000"
+    complete(standings, step.job.name, 0.5, kind="replicate", of="0000", seed=1)
+    assert planner.next_step(searching=True) == Wait()
+    step = planner.next_step(searching=False)
+    assert isinstance(step, Run)
+    assert step.job.of == "0002"
+
+
+def test_a_baseline_that_leads_is_run_again_and_a_single_run_never_wins(tmp_path: Path) -> None:
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"], replicates=1, best=1)
+    complete(standings, "0000", 0.5, label="defaults")
+    complete(standings, "0001", 0.9, label="concatenation")
+    complete(standings, "0002", 0.6)
+    assert [r.name for r in standings.repeated()] == ["0001", "0000"]
+    for name in ("0001", "0000"):
+        complete(standings, f"{name}-seed1", 0.4, kind="replicate", of=name, seed=1)
+    complete(standings, "one-expert", 0.95, kind="named", label="one expert")
+    assert [r.name for r in standings.repeated()] == ["one-expert", "0001", "0000"]
+    assert standings.winner().record.name != "one-expert", "its run may have been lucky"
+    assert [s.title for s in standings.ran_once()] == ["one expert"]
+
+
 def complete(standings: Standings, name: str, value: float, **job: Any) -> None:
     standings.log.start(SearchJob(**{"kind": "search", **job, "name": name}))
     standings.log.finish(name, "complete", {"balanced_accuracy": value})
@@ -492,7 +526,7 @@ def test_the_time_budget_ends_the_search_but_not_the_replicates(tmp_path: Path) 
     standings = run(searcher, pause=0.05)
     assert 2 <= len(searcher.study.trials) < 500
     assert all(s.is_finished() for s in states(searcher))
-    assert len(standings.log.of_kind("replicate")) == len(standings.candidates())
+    assert len(standings.log.of_kind("replicate")) == len(standings.repeated())
     assert standings.tests()
 
 

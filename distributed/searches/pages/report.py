@@ -92,10 +92,11 @@ def reading_notes(standings: Standings) -> list[str]:
     )
     if standings.replicates:
         replicates = (
-            f"The leading {standings.best} configurations, the starting point and the baselines"
-            f" were trained again with {standings.replicates} fresh seeds; they are ranked by the"
-            " mean of these, so that being picked for one lucky run counts for nothing. The best of"
-            " several means is still biased a little upwards; the test split is not."
+            f"The leading {standings.best} configurations and the starting point were trained again"
+            f" with {standings.replicates} fresh seeds; they are ranked by the mean of these, so"
+            " that being picked for one lucky run counts for nothing. The best of several means is"
+            " still biased a little upwards; the test split is not. A baseline that does not lead"
+            " has one run: it is no evidence of a difference, and it cannot win."
         )
     return [
         f"Every decision was made on the validation split. {test}",

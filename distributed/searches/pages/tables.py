@@ -8,6 +8,7 @@ from distributed.reporting.tables import CellContent, ReportTable, TableCell, fo
 from distributed.searches.pages.verdict import (
     interval,
     interval_name,
+    score_text,
     summarise_seeds,
     title,
 )
@@ -38,7 +39,7 @@ def comparison_table(standings: Standings) -> ReportTable:
         record = standing.record
         is_best = winner is not None and record is winner.record
         summary = summarise_seeds(standings, record, metric.name)
-        score = metric.text(summary.mean, missing="none") + interval(summary, metric.name)
+        score = score_text(standings, record, metric.name)
         name = title(record)
         if is_best and not record.job.label:
             name += " (best found)"
@@ -61,6 +62,8 @@ def comparison_table(standings: Standings) -> ReportTable:
         "runs",
     )
     seeds = _seeds_text(standings.replicates)
+    if standings.ran_once():
+        seeds += "; others: one run"
     return ReportTable(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
 
 

@@ -32,6 +32,11 @@ def title(record: SearchRecord) -> str:
     return TITLES.get(record.job.label, record.job.label) or f"trial {record.name}"
 
 
+def short_title(record: SearchRecord) -> str:
+    """The name without its explanation."""
+    return title(record).partition(":")[0]
+
+
 def seed_scores(standings: Standings, record: SearchRecord, metric: str) -> dict[Hashable, float]:
     """A configuration's values by seed, from its replicates.
 
@@ -57,18 +62,20 @@ def interval(summary: Summary, metric: str) -> str:
     return f" ({named.value(summary.low)} to {named.value(summary.high)})"
 
 
+def score_text(standings: Standings, record: SearchRecord, metric: str) -> str:
+    """A mean with its interval; a single run beside means says that it is one."""
+    summary = summarise_seeds(standings, record, metric)
+    text = names.metric(metric).text(summary.mean, missing="none") + interval(summary, metric)
+    is_single = standings.replicates > 0 and not standings.replicates_of(record.name)
+    return f"{text} (1 run)" if is_single else text
+
+
 def interval_name(seeds: int) -> str:
     """How to read an interval of so few seeds: with few of them it covers less than it says."""
     missed = smallest_wilcoxon_p(seeds)
     if seeds < 2 or missed <= ALPHA:
         return "95 % interval"
     return f"95 % interval, which of {seeds} seeds covers at most {100 - 100 * missed:.0f} %"
-
-
-def starting_point(standings: Standings) -> SearchRecord | None:
-    """The finished run that the others are compared with: the defaults, with the user's changes."""
-    labels = ("defaults", STARTING_POINT)
-    return next((r for r in standings.named() if r.job.label in labels), None)
 
 
 def starting_point_title(start: SearchRecord) -> str:
@@ -81,7 +88,7 @@ def compare_winner(standings: Standings, winner: Standing) -> Comparison | None:
     p is corrected for all configurations that were compared, since the winner is the best of them.
     None where the starting point has not finished or is the winner.
     """
-    start = starting_point(standings)
+    start = standings.starting_point()
     if start is None or start is winner.record:
         return None
     scores = {r.name: seed_scores(standings, r, standings.metric) for r in standings.candidates()}
@@ -93,11 +100,30 @@ def compare_winner(standings: Standings, winner: Standing) -> Comparison | None:
 
 
 def verdict(standings: Standings) -> str:
-    """One sentence on what the search gave, and one on how much was compared."""
+    """What the search gave, how much was compared, and what was not."""
+    return " ".join(filter(None, (_verdict(standings), single_runs(standings))))
+
+
+def single_runs(standings: Standings) -> str:
+    """The baselines that have one run beside configurations with several; "" without any."""
+    metric = names.metric(standings.metric)
+    listed = [
+        f"{short_title(s.record)} {metric.text(s.score(metric.name), missing='none')}"
+        for s in standings.ran_once()
+    ]
+    if not listed:
+        return ""
+    return (
+        f"Of one run each, by which nothing is shown to be better or worse: {', '.join(listed)}"
+        f" in {metric.title}."
+    )
+
+
+def _verdict(standings: Standings) -> str:
     winner = standings.winner()
     if winner is None:
         return "No configuration has finished yet."
-    if winner.record is starting_point(standings):
+    if winner.record is standings.starting_point():
         return (
             f"The search found nothing better than {starting_point_title(winner.record)}:"
             " nothing else is to be recommended."

@@ -86,6 +86,42 @@ def test_the_best_of_a_search_is_corrected_for_all_that_were_compared(tmp_path: 
     assert verdict.verdict(one_seed).endswith("(one seed in common).")
 
 
+def test_a_baseline_of_one_run_is_said_to_be_one_and_is_not_tested(tmp_path: Path) -> None:
+    start = [0.50, 0.52, 0.49]
+    best = [a + b for a, b in zip(start, [0.010, 0.012, 0.020])]
+    standings = searched(tmp_path, "balanced_accuracy", {"0000": start, "0001": best})
+    alone = verdict.compare_winner(standings, standings.winner())
+    standings.best = 1
+    for name, label, value in (("0002", "concatenation", 0.45), ("x", "one expert", 0.62)):
+        kind = "named" if name == "x" else "search"
+        standings.log.start(SearchJob(name=name, kind=kind, label=label))
+        standings.log.finish(name, "complete", {"balanced_accuracy": value})
+    assert standings.winner().record.name == "0001"
+    assert verdict.compare_winner(standings, standings.winner()) == alone, "not one more test"
+    table = tables.comparison_table(standings)
+    assert table.caption.endswith("; others: one run)")
+    shown = {row[0].text: (row[1].text, row[-1]) for row in table.rows}
+    assert list(shown)[-2:] == [
+        "a single expert",
+        "plain concatenation: modalities count alike",
+    ]
+    assert shown["a single expert"] == ("62.0 % (1 run)", 1)
+    assert shown["plain concatenation: modalities count alike"] == ("45.0 % (1 run)", 1)
+    assert verdict.verdict(standings).endswith(
+        "Of one run each, by which nothing is shown to be better or worse:"
+        " a single expert 62.0 %, plain concatenation 45.0 % in balanced accuracy."
+    )
+
+
+def test_without_replicates_nothing_is_marked_as_a_single_run(tmp_path: Path) -> None:
+    standings = searched(tmp_path, "balanced_accuracy", {"0000": [], "0001": []})
+    assert standings.replicates == 0
+    table = tables.comparison_table(standings)
+    assert table.caption == "Best and baselines (one run each)"
+    assert not any("1 run" in row[1].text for row in table.rows)
+    assert verdict.single_runs(standings) == ""
+
+
 def test_metrics_that_are_no_percentages_keep_their_digits(tmp_path: Path) -> None:
     experiment = searched(tmp_path, "nll", {"0000": [0.481, 0.493, 0.505]})
     (row,) = tables.comparison_table(experiment).rows
