@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,13 +63,13 @@ class Plan:
     trials: int = plan_input(200, "configurations of a search")
     trial_rows: float = plan_input(2e6, "training rows of a search's runs (data.max_rows)")
     reduction: int = plan_input(
-        3, "of ASHA, as tune.py sets it; its first rung is a fifth of the epochs"
+        2, "of ASHA, as tune.py sets it; its first rung is a third of the epochs"
     )
 
 
 def rungs(epochs: int, reduction: int) -> list[int]:
     """Returns the epochs at which ASHA decides, and the last epoch."""
-    steps = [max(1, round(epochs / 5))]
+    steps = [max(1, math.ceil(epochs / 3))]
     while steps[-1] * reduction < epochs:
         steps.append(steps[-1] * reduction)
     return [*steps, epochs]

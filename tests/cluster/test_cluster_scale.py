@@ -57,9 +57,9 @@ def test_page_names_the_first_bottleneck(tflops: int) -> None:
 
 
 def test_halving_by_hand() -> None:
-    assert scale.rungs(20, 3) == [4, 12, 20]
-    assert scale.search_epochs(Plan()) == pytest.approx(200 * 4 + 200 / 3 * 8 + 200 / 9 * 8)
-    assert scale.rungs(3, 3) == [1, 3]
+    assert scale.rungs(20, 2) == [7, 14, 20]
+    assert scale.search_epochs(Plan()) == pytest.approx(200 * 7 + 200 / 2 * 7 + 200 / 4 * 6)
+    assert scale.rungs(3, 2) == [1, 2, 3]
 
 
 def test_limits_by_hand() -> None:
