@@ -76,6 +76,10 @@ def wafer_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
         "20",
         "--size",
         "16",
+        "--val-rows",
+        "0",
+        "--test-rows",
+        "0",
         "--shards",
         str(out),
     )

@@ -9,7 +9,7 @@ from model.limits import MAX_SEED
 
 # Goes up when the same parameters give other wafers or other shards of them: the example data in
 # the user's cache folder, whose name holds this number, is then written anew.
-WAFERS_VERSION = 1
+WAFERS_VERSION = 2
 MIN_ROWS_PER_CLASS = 3  # one for each split
 CLASS_COUNT = 9
 MIN_WAFERS = MIN_ROWS_PER_CLASS * CLASS_COUNT
@@ -23,9 +23,24 @@ class WaferOptions:
     by a faulty probe card (the map) or as often by a faulty logger (the readings). `missing`
     concerns the sensors that can fail; in addition, a quarter of that share of the wafers has no
     map, and as many have no readings.
+
+    The table has `rows` wafers. Shards have these, split 70 : 10 : 20, and more for validation and
+    test, so that differences between models are not lost in the chance of a few rare wafers.
     """
 
-    rows: int = option(4000, f"wafers, at least {MIN_WAFERS}", low=MIN_WAFERS, metavar="INT")
+    rows: int = option(
+        4000,
+        f"wafers of the table, at least {MIN_WAFERS}; in shards 70 % of them are for training",
+        low=MIN_WAFERS,
+        metavar="INT",
+    )
+    val_rows: int = option(
+        2000,
+        "validation wafers of the shards: what the table lacks of them is drawn in addition",
+        low=0,
+        metavar="INT",
+    )
+    test_rows: int = option(5000, "the same for test", low=0, metavar="INT")
     imbalance: float = option(
         50.0,
         "count of the largest class over that of the smallest, at least 1",

@@ -15,7 +15,9 @@ from distributed.wafers.options import WaferOptions
 from distributed.wafers.sheet import contact_sheet
 from distributed.wafers.table import (
     EVIDENCE_COLUMNS,
-    class_counts,
+    SPLIT_COLUMN,
+    WAFER_CLASSES,
+    generate_split_table,
     generate_table,
     write_wafer_table,
 )
@@ -24,7 +26,7 @@ from distributed.wafers.table import (
 def write_wafers(options: WaferOptions) -> dict[str, int]:
     """Writes what options.out, options.sheet and options.shards name.
 
-    Returns the wafers of every class.
+    Returns the wafers of every class, those that only the shards have included.
     """
     if not (options.out or options.shards or options.sheet):
         raise OptionError(
@@ -36,13 +38,15 @@ def write_wafers(options: WaferOptions) -> dict[str, int]:
         raise OptionError(f"out and sheet must name files; got the folder {folder}", "out", "sheet")
     if options.out and not options.out.endswith(".parquet"):
         raise OptionError(f"out must name a .parquet file; got {options.out!r}", "out")
-    everything = generate_table(dataclasses.replace(options, truth=True))
-    features = everything.drop(columns=EVIDENCE_COLUMNS)
+    truth = dataclasses.replace(options, truth=True)
+    everything = generate_split_table(truth) if options.shards else generate_table(truth)
+    table = everything.iloc[: options.rows].drop(columns=SPLIT_COLUMN, errors="ignore")
     try:
         if options.out:
-            write_wafer_table(options.out, everything if options.truth else features)
+            written = table if options.truth else table.drop(columns=EVIDENCE_COLUMNS)
+            write_wafer_table(options.out, written)
         if options.sheet:
-            contact_sheet(everything, options.sheet)
+            contact_sheet(table, options.sheet)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise OptionError(
             "out and sheet must be in a folder that can be written to; "
@@ -51,13 +55,14 @@ def write_wafers(options: WaferOptions) -> dict[str, int]:
             "sheet",
         ) from None
     if options.shards:
-        ingest_wafers(features, options).show()
-    return class_counts(options.rows, options.imbalance)
+        ingest_wafers(everything.drop(columns=EVIDENCE_COLUMNS), options).show()
+    counts = everything["label"].value_counts()
+    return {name: int(counts[name]) for name in WAFER_CLASSES}
 
 
 def write_wafer_shards(options: WaferOptions) -> None:
     """Draws wafers and ingests them into options.shards."""
-    ingest_wafers(generate_table(options), options).show()
+    ingest_wafers(generate_split_table(options), options).show()
 
 
 def ingest_wafers(frame: pd.DataFrame, options: WaferOptions) -> IngestResult:
@@ -72,6 +77,7 @@ def ingest_wafers(frame: pd.DataFrame, options: WaferOptions) -> IngestResult:
                 label="label",
                 image=("map",),
                 group="lot",
+                split_column=SPLIT_COLUMN,
                 id="id",
                 image_size=str(options.size),
                 seed=options.seed,

@@ -5,6 +5,7 @@ Legend: N wafers, S pixels of a map's side.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from distributed.ingestion.options import FRACTIONS
+from distributed.ingestion.splits import assign_splits, hash_ids, reseed
 from distributed.runtime.option_values import check_options
+from distributed.shards.layout import SPLITS, TEST, VAL
 from distributed.wafers.maps import GRIDS, draw_maps
-from distributed.wafers.options import MIN_ROWS_PER_CLASS, WaferOptions
+from distributed.wafers.options import MIN_ROWS_PER_CLASS, MIN_WAFERS, WaferOptions
 from distributed.wafers.readings import draw_readings, draw_tools, lose_and_scale
 
 # From the most to the least frequent, in the order of WM-811K, the large public collection of
@@ -35,6 +39,7 @@ WAFER_CLASSES = (
 )
 LOT_SIZE = 25
 MAX_RUN = 4  # wafers of one cause in a row
+SPLIT_COLUMN = "split"
 EVIDENCE_COLUMNS = ["map_evidence", "table_evidence"]
 
 FloatArray = NDArray[np.float64]
@@ -123,6 +128,44 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     is really left in each half: for studies of the confidences, never as a feature.
     """
     options = check_options(WaferOptions, options)
+    return _draw_table(options, _lot_size(options))
+
+
+def _lot_size(options: WaferOptions) -> int:
+    """A small data set has smaller lots, so that it can still be split by lot."""
+    return max(1, min(LOT_SIZE, options.rows // 100))
+
+
+def generate_split_table(options: WaferOptions) -> pd.DataFrame:
+    """Returns the wafers of generate_table with their split, then those drawn for val and test.
+
+    The split of the first is the one that ingest would give them. The others are of lots of their
+    own, and drawn from other random numbers.
+    """
+    table = generate_table(options)
+    split_N = _ingested_split(table, options.seed)
+    tables = [table.assign(**{SPLIT_COLUMN: np.array(SPLITS, object)[split_N]})]
+    first_lot = table["lot"].nunique()
+    for place, wanted in ((VAL, options.val_rows), (TEST, options.test_rows)):
+        lacking = wanted - int((split_N == place).sum())
+        if lacking <= 0:
+            continue
+        seed = np.random.SeedSequence([options.seed, place]).generate_state(1)[0]
+        more = dataclasses.replace(options, rows=max(lacking, MIN_WAFERS), seed=int(seed))
+        drawn = _draw_table(more, _lot_size(options), first_lot)
+        first_lot += drawn["lot"].nunique()
+        tables.append(drawn.assign(**{SPLIT_COLUMN: SPLITS[place]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _ingested_split(table: pd.DataFrame, seed: int) -> NDArray[np.int64]:
+    """Returns the split of every wafer, lots kept whole, as ingest decides it."""
+    _, labels_N = np.unique(table["label"].to_numpy().astype(str), return_inverse=True)
+    lots, units_N = np.unique(table["lot"].to_numpy().astype(str), return_inverse=True)
+    return assign_splits(labels_N, units_N, reseed(hash_ids(lots), seed), FRACTIONS)
+
+
+def _draw_table(options: WaferOptions, lot_size: int, first_lot: int = 0) -> pd.DataFrame:
     rows, missing = options.rows, options.missing
     # One stream of random numbers for each aspect: changing one parameter leaves every other
     # aspect of a wafer as it was.
@@ -131,8 +174,6 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     rng = np.random.default_rng(lot_seed)
     counts = class_counts(rows, options.imbalance)
     labels_N = np.array(_processing_order(counts, rng), object)
-    # A small data set has smaller lots, so that it can still be split by lot.
-    lot_size = max(1, min(LOT_SIZE, rows // 100))
     lots_N = np.arange(rows) // lot_size
     recipe_of_lot = rng.integers(0, len(GRIDS), lots_N.max() + 1)
     recipes_N = np.array(sorted(GRIDS), object)[recipe_of_lot][lots_N]
@@ -150,8 +191,8 @@ def generate_table(options: WaferOptions) -> pd.DataFrame:
     tools = draw_tools(labels_N, share_N, faulty_N, tool_seed)
     no_log_N = states.no_log_N
     columns: dict[str, object] = {
-        "id": [f"L{lot:05d}-W{n % lot_size + 1:02d}" for n, lot in enumerate(lots_N)],
-        "lot": [f"L{lot:05d}" for lot in lots_N],
+        "id": [f"L{first_lot + lot:05d}-W{n % lot_size + 1:02d}" for n, lot in enumerate(lots_N)],
+        "lot": [f"L{first_lot + lot:05d}" for lot in lots_N],
         "label": labels_N,
         "map": maps_N,
     }

@@ -44,9 +44,8 @@ def cluster_of_two() -> Iterator[Cluster]:
 def shards(cluster_of_two: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small wafer shards, ingested on the cluster."""
     folder = tmp_path_factory.mktemp("data") / "shards"
-    done = cluster_of_two.submit(
-        "python", "distributed/wafers", "--rows", "400", "--size", "16", "--shards", str(folder)
-    )
+    words = ["--rows", "400", "--val-rows", "0", "--test-rows", "0", "--size", "16"]
+    done = cluster_of_two.submit("python", "distributed/wafers", *words, "--shards", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -54,6 +54,10 @@ def bucket() -> Iterator[str]:
                 "400",
                 "--size",
                 "16",
+                "--val-rows",
+                "0",
+                "--test-rows",
+                "0",
                 "--shards",
                 "s3://longtail/shards",
             )

@@ -3,6 +3,7 @@ the halves pays."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -14,7 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from distributed.ingestion.options import IngestOptions
+from distributed.ingestion.pipeline import ingest
 from distributed.runtime.command import one_line
+from distributed.shards.layout import SPLITS
 from distributed.wafers.__main__ import main
 from distributed.wafers.default import default_shards
 from distributed.wafers.maps import FAIL, GRIDS, OUTSIDE, PASS, PATTERNS
@@ -22,7 +26,13 @@ from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 from distributed.wafers.readings import BLAME, CAUSES, READINGS, TOOLS
 from distributed.wafers.shards import write_wafer_shards
 from distributed.wafers.sheet import contact_sheet
-from distributed.wafers.table import WAFER_CLASSES, class_counts, generate_table, write_wafer_table
+from distributed.wafers.table import (
+    WAFER_CLASSES,
+    class_counts,
+    generate_split_table,
+    generate_table,
+    write_wafer_table,
+)
 from tests.conftest import run_command
 
 CLEAN: dict[str, Any] = {
@@ -287,11 +297,11 @@ def test_fusion_pays_and_neither_half_suffices(default: pd.DataFrame) -> None:
 
 
 def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_path: Path) -> None:
-    from distributed.shards.layout import SPLITS
     from distributed.shards.manifest import read_manifest
 
+    place = str(tmp_path / "shards")
     write_wafer_shards(
-        WaferOptions(rows=600, imbalance=20, size=24, seed=1, shards=str(tmp_path / "shards"))
+        WaferOptions(rows=600, val_rows=0, test_rows=0, imbalance=20, size=24, seed=1, shards=place)
     )
     manifest = read_manifest(str(tmp_path / "shards"))
     assert manifest.schema.modalities == ("map", "table")
@@ -305,6 +315,48 @@ def test_shards_of_wafers_have_every_class_in_every_split(ray_local: None, tmp_p
     assert len(lots[0] | lots[1] | lots[2]) == sum(len(of_split) for of_split in lots)
 
 
+@pytest.mark.parametrize("rows", [27, 300, 4000])
+def test_more_validation_and_test_wafers_leave_the_others_as_they_are(rows: int) -> None:
+    options = WaferOptions(rows=rows, val_rows=500, test_rows=1000, size=16, truth=True)
+    frame = generate_split_table(options)
+    pd.testing.assert_frame_equal(
+        frame.iloc[:rows].drop(columns="split"), generate_table(options), check_dtype=False
+    )
+    sizes = frame["split"].value_counts()
+    base = frame.iloc[:rows]["split"].value_counts()
+    assert sizes["train"] == base["train"]
+    assert (sizes["val"], sizes["test"]) == (500, 1000)
+    assert frame["id"].is_unique
+    assert frame.groupby("lot")["split"].nunique().eq(1).all()
+    assert frame.groupby("split")["label"].nunique().eq(9).all()
+    more = frame.iloc[rows:]
+    for place in ("val", "test"):
+        labels = more[more["split"] == place]["label"]
+        assert labels.value_counts().to_dict() == class_counts(len(labels), 50)
+    for column in ("map_evidence", "table_evidence"):
+        assert more[column].mean() == pytest.approx(generate(truth=True)[column].mean(), abs=0.04)
+    kept = generate_split_table(dataclasses.replace(options, val_rows=0, test_rows=0))
+    pd.testing.assert_frame_equal(kept, frame.iloc[:rows])
+
+
+def test_the_wafers_of_the_table_have_the_split_of_ingest(ray_local: None, tmp_path: Path) -> None:
+    options = WaferOptions(rows=300, val_rows=0, test_rows=0, size=16, seed=4)
+    write_wafer_table(tmp_path / "t.parquet", generate_table(options))
+    words = {"label": "label", "image": ("map",), "group": "lot", "id": "id", "seed": 4}
+    ingest(
+        IngestOptions(
+            table=str(tmp_path / "t.parquet"), image_size="16", out=str(tmp_path / "own"), **words
+        )
+    )
+    write_wafer_shards(dataclasses.replace(options, shards=str(tmp_path / "wafers")))
+    for split in SPLITS:
+        own, made = (
+            b"".join(path.read_bytes() for path in sorted((tmp_path / place / split).iterdir()))
+            for place in ("own", "wafers")
+        )
+        assert own == made, split
+
+
 def test_a_small_table_is_that_of_the_version() -> None:
     frame = generate(rows=60, size=16, truth=True)
     numbers = frame.select_dtypes("number")
@@ -312,7 +364,7 @@ def test_a_small_table_is_that_of_the_version() -> None:
     digest.update(frame.drop(columns=["map", *numbers]).to_json().encode())
     # The last digits of exp and log depend on the processor.
     digest.update(numbers.to_csv(float_format="%.5g").encode())
-    assert (WAFERS_VERSION, digest.hexdigest()[:16]) == (1, "1187985c1ce3f128"), (
+    assert (WAFERS_VERSION, digest.hexdigest()[:16]) == (2, "1187985c1ce3f128"), (
         "the generator draws other wafers: raise WAFERS_VERSION in distributed/wafers/options.py,"
         " so that cached example data is written anew, and put the new digest here"
     )
@@ -330,8 +382,16 @@ def test_the_default_shards_are_made_once(
     assert (Path(first) / "schema.json").stat().st_mtime_ns == made
     assert Path(first).is_relative_to(tmp_path)
     manifest = read_manifest(first)
-    assert sum(manifest.rows.values()) == 4000
+    assert manifest.rows == {"train": 2800, "val": 2000, "test": 5000}
     assert min(manifest.schema.counts) >= 15
+    rows = pd.read_parquet(Path(first) / "train")
+    numbers = rows.select_dtypes("float")
+    digest = hashlib.sha256(b"".join(rows["image.map"].fillna(b"")))
+    digest.update(rows.drop(columns=["image.map", *numbers]).to_json().encode())
+    digest.update(numbers.to_csv(float_format="%.5g").encode())
+    assert digest.hexdigest()[:16] == "a2cf2f9c458e7e95", (
+        "the training rows are those of version 0.1.0, with which every published result was made"
+    )
 
 
 @pytest.mark.parametrize(
