@@ -19,6 +19,7 @@ from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.live import print_table
+from distributed.searches.pages.notes import budget_note
 from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import SearchLog, SettingValue
 from distributed.searches.setup import CheckedSearch, check_search, setup_for
@@ -50,7 +51,7 @@ class SearchResult:
 
     def show(self) -> None:
         """Prints the comparison, the best settings, the test scores, and what to do next."""
-        standings, base = self.comparison, self.checked.setup.base
+        standings, base = self.comparison, self.checked.setup.lasting
         for table in (
             tables.comparison_table(standings),
             tables.winner_settings_table(standings, base, config.flatten(config.Config())),
@@ -64,6 +65,8 @@ class SearchResult:
         if note := seed_limits(standings):
             print(f"\n{note}")
         print(f"\n{verdict(standings)}")
+        if note := budget_note(self.checked):
+            print(f"\n{note}")
         print(f"\ntrain       {self.train_command}")
         print(f"report      {self.report}")
         print(f"compare     {shell.tensorboard_command(self.out)}")
@@ -129,7 +132,8 @@ def _result(checked: CheckedSearch, standings: Standings, out: str, command: str
         failed = [r.reason for r in standings.log.configurations() if r.state == "failed"]
         reason = failed[-1] if failed else "the time budget was too small"
         raise Failure(f"no configuration has finished; the last reason: {reason}")
-    best = config.apply_changes(checked.setup.settings, winner.record.job.settings)
+    settings = {**checked.setup.lasting, **winner.record.job.settings}
+    best = config.apply_changes(config.Config(), settings)
     return SearchResult(
         out=out,
         best=f"{out}/best.toml",

@@ -77,6 +77,7 @@ class Setup:
     base: settings of the starting point that differ from this project's defaults.
     pins: settings that the option `set` holds fixed.
     owner: marks this search's trials in a study that several searches share.
+    small: names of the settings that the search made small on its own, so that it takes minutes.
     """
 
     options: RecordedOptions
@@ -84,6 +85,7 @@ class Setup:
     base: dict[str, SettingValue]
     pins: dict[str, SettingValue]
     owner: str
+    small: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Writes experiment.json. The folder is in use from then on, so check everything before."""
@@ -99,6 +101,11 @@ class Setup:
     def settings(self) -> config.Config:
         """The starting point."""
         return config.apply_changes(config.Config(), self.base)
+
+    @property
+    def lasting(self) -> dict[str, SettingValue]:
+        """`base` for trainings after the search: without what it made small on its own."""
+        return {name: value for name, value in self.base.items() if name not in self.small}
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ def prepare(options: RecordedOptions) -> Setup:
         base=config.changes_from_defaults(start),
         pins={name: flat[name] for name in fixed},
         owner=uuid.uuid4().hex[:12],
+        small=[name for name in small if name not in {**from_file, **fixed}],
     )
 
 

@@ -7,6 +7,7 @@ from distributed.reporting.page import Block, Bullets, Code, Figure, Section, Te
 from distributed.searches.pages import tables
 from distributed.searches.pages.figures import pareto
 from distributed.searches.pages.importance import space_figures
+from distributed.searches.pages.notes import SearchNotes
 from distributed.searches.pages.verdict import seed_limits, title, verdict
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
@@ -27,15 +28,16 @@ def sections(
     defaults: SettingValues,
     command: str,
     wall_seconds: float,
+    notes: SearchNotes,
 ) -> list[Section]:
     """All sections of the report.
 
-    base: settings of the starting point that differ from the defaults.
+    base: settings of the starting point that best.toml has.
     command: trains with the winner's settings.
     wall_seconds: of this process of the search.
     """
     return [
-        Section("Best settings", best_settings(standings, base, defaults, command)),
+        Section("Best settings", best_settings(standings, base, defaults, command, notes)),
         Section("Trade-off", trade_off(standings)),
         Section("What matters", space_figures(standings)),
         Section("Learning curves", curves(standings)),
@@ -46,7 +48,11 @@ def sections(
 
 
 def best_settings(
-    standings: Standings, base: SettingValues, defaults: SettingValues, command: str
+    standings: Standings,
+    base: SettingValues,
+    defaults: SettingValues,
+    command: str,
+    notes: SearchNotes,
 ) -> list[Block]:
     """The verdict, the comparison, the winner's settings and its scores on the test split."""
     blocks: list[Block] = [Text(verdict(standings))]
@@ -57,6 +63,8 @@ def best_settings(
             Text("Train with these settings:"),
             Code(command),
         ]
+        if notes.budget:
+            blocks.append(Text(notes.budget))
     test_scores = tables.winner_test_table(standings)
     if test_scores.rows:
         blocks.append(test_scores)

@@ -80,7 +80,7 @@ def winner_settings_table(
 ) -> ReportTable:
     """The winner's settings that differ from the defaults, with what each means.
 
-    base: settings of the starting point that differ from the defaults.
+    base: settings of the starting point that best.toml has.
     """
     winner = standings.winner()
     searched = {} if winner is None else winner.record.job.settings

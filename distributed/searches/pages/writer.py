@@ -12,6 +12,7 @@ from distributed.reporting.page import write_report
 from distributed.reporting.tables import to_csv
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
+from distributed.searches.pages.notes import SearchNotes, budget_note
 from distributed.searches.pages.report import report_lead, sections
 from distributed.searches.pages.tables import configurations_table
 from distributed.searches.pages.verdict import title
@@ -39,7 +40,8 @@ class PageWriter:
         self.standings, self.mirror = standings, mirror
         self.train_command, self.started = train_command, started
         setup = search.setup
-        self.base = setup.base
+        self.base = setup.lasting
+        self.notes = SearchNotes(budget=budget_note(search))
         self.defaults = config.flatten(config.Config())
         outside = {name for job in search.starting_points.outside for name in job.settings}
         self.board = SearchBoard(
@@ -54,7 +56,7 @@ class PageWriter:
         write_tables(self.standings, self.base)
         wall_seconds = time.monotonic() - self.started
         blocks = sections(
-            self.standings, self.base, self.defaults, self.train_command, wall_seconds
+            self.standings, self.base, self.defaults, self.train_command, wall_seconds, self.notes
         )
         write_report(self.mirror.folder, "Search", blocks, lead=report_lead(self.standings))
         if last:
@@ -67,7 +69,7 @@ class PageWriter:
 def write_tables(standings: Standings, base: SettingValues) -> None:
     """Writes trials.csv, and best.toml once a configuration leads.
 
-    base: settings of the starting point that differ from the defaults.
+    base: settings of the starting point that best.toml has.
     """
     write_atomically(standings.folder / "trials.csv", to_csv(configurations_table(standings)))
     winner = standings.winner()
