@@ -5,6 +5,7 @@ Ray Tune and the pages are imported while Ray starts, which saves seconds.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -22,7 +23,13 @@ from distributed.searches.pages.live import print_table
 from distributed.searches.pages.notes import budget_note
 from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import SearchLog, SettingValue
-from distributed.searches.setup import CheckedSearch, check_search, setup_for
+from distributed.searches.resolution import resolution_note
+from distributed.searches.setup import (
+    CheckedSearch,
+    check_search,
+    count_validation_rows,
+    setup_for,
+)
 from distributed.searches.standings import Standing, Standings
 from distributed.searches.study_storage import with_password
 
@@ -96,6 +103,8 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
     with storage.as_option_error(out):
         setup.save(mirror.folder)
         mirror.upload()
+    checked = count_validation_rows(checked)
+    print(resolution_note(setup.metrics[0], checked.val_rows), file=sys.stderr)
     chosen = setup.options
     standings = Standings(
         SearchLog(mirror.folder),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
@@ -163,14 +164,18 @@ def best_trials(
         ranks = [float(value) for value in smooth if is_finite(value)]
     else:
         signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
-        points = [[sign * v for sign, v in zip(signs, t.values)] for t in complete]
-        if len(signs) == 1:
-            ranks = [point[0] for point in points]
-        else:
-            ranks = [float(sum(_beats(other, point) for other in points)) for point in points]
+        points = np.array([t.values for t in complete]).reshape(len(complete), -1) * signs
+        ranks = points[:, 0].tolist() if len(signs) == 1 else times_beaten(points)
     order = sorted(range(len(complete)), key=lambda k: (ranks[k], complete[k].number))
     return [complete[k] for k in order[: math.ceil((len(complete) + stopped) / 3)]]
 
 
-def _beats(other: list[float], point: list[float]) -> bool:
-    return other != point and all(a <= b for a, b in zip(other, point))
+def times_beaten(points: NDArray[np.float64]) -> list[float]:
+    """How many other points are as good or better in all objectives, and better in one.
+
+    points: a row for each, with values of which the smaller ones are the better ones.
+    """
+    beaten = np.zeros(len(points))
+    for other in points:
+        beaten += (other <= points).all(1) & (other < points).any(1)
+    return [float(count) for count in beaten]

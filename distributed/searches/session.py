@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 from ray.tune.schedulers import TrialScheduler
@@ -151,7 +152,7 @@ def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Se
         options["seed"],
         options["trials"],
         Surroundings(
-            ask=lambda trial: ask(search.space, trial, setup.pins),
+            ask=functools.partial(ask, search.space, pins=setup.pins),
             start=config.flatten(setup.settings),
             smooth_metric=names.smooth_metric(setup.metrics[0]),
         ),

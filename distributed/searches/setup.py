@@ -6,9 +6,12 @@ import dataclasses
 import json
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, cast
+
+import numpy as np
 
 from distributed import config
 from distributed.runtime import storage
@@ -21,6 +24,7 @@ from distributed.searches.samplers import check_sampler
 from distributed.searches.spaces import Space, load_space, setting_names
 from distributed.searches.study_storage import open_storage
 from distributed.shards.corruption import parse_corruption
+from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.training.requirements import check_class, check_training
 from distributed.wafers.default import resolve_shards
@@ -114,6 +118,7 @@ class CheckedSearch:
 
     searched: names of the settings that the space may ask for.
     storage: where the study is, with its password; empty: a journal in the experiment's folder.
+    val_rows: validation rows of every class, from count_validation_rows.
     """
 
     setup: Setup
@@ -122,6 +127,7 @@ class CheckedSearch:
     starting_points: StartingPoints
     has_test_rows: bool
     storage: str = field(default="", repr=False)
+    val_rows: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_metrics(listed: str) -> list[str]:
@@ -266,3 +272,12 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
         has_test_rows=manifest.rows["test"] > 0,
         storage=storage,
     )
+
+
+def count_validation_rows(search: CheckedSearch) -> CheckedSearch:
+    """The search with the validation rows of every class. Reads the labels of the data."""
+    shards = search.setup.shards
+    classes = read_manifest(shards).schema.classes
+    labels = read_index(shards, "val").labels_R
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    return dataclasses.replace(search, val_rows=dict(zip(classes, counts.tolist())))

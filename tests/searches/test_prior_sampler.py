@@ -19,6 +19,7 @@ from distributed.searches.prior_sampler import (
     PriorSampler,
     best_trials,
     settings_to_change,
+    times_beaten,
 )
 from distributed.searches.recovery import smooth_values
 from distributed.searches.study_storage import open_storage
@@ -151,6 +152,11 @@ def test_several_objectives_are_searched_around_what_none_beats() -> None:
     best = best_trials(study.trials, study.directions)
     assert [t.number for t in best] == [0, 1]
     assert spaces.ask(FULL, study.ask())
+
+
+def test_how_often_a_point_is_beaten() -> None:
+    points = np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 1.0], [0.0, 3.0], [3.0, 3.0]])
+    assert times_beaten(points) == [0, 0, 2, 0, 4]
 
 
 def finished(value: float, state: TrialState = TrialState.COMPLETE, **attrs: float) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distributed import config
 from distributed.searches.records import SettingValues
+from distributed.searches.resolution import resolution_note
 from distributed.searches.setup import CheckedSearch
 
 
@@ -14,10 +15,18 @@ from distributed.searches.setup import CheckedSearch
 class SearchNotes:
     """What is known before the first trial; "" where there is nothing to say.
 
-    budget: from budget_note.
+    budget: from budget_note. resolution: from resolution_note.
     """
 
     budget: str = ""
+    resolution: str = ""
+
+
+def search_notes(search: CheckedSearch) -> SearchNotes:
+    return SearchNotes(
+        budget=budget_note(search),
+        resolution=resolution_note(search.setup.metrics[0], search.val_rows),
+    )
 
 
 def budget_note(search: CheckedSearch) -> str:

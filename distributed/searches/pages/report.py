@@ -56,6 +56,8 @@ def best_settings(
 ) -> list[Block]:
     """The verdict, the comparison, the winner's settings and its scores on the test split."""
     blocks: list[Block] = [Text(verdict(standings))]
+    if notes.resolution:
+        blocks.append(Text(notes.resolution))
     if standings.winner() is not None:
         blocks += [
             tables.comparison_table(standings),

@@ -12,7 +12,7 @@ from distributed.reporting.page import write_report
 from distributed.reporting.tables import to_csv
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
-from distributed.searches.pages.notes import SearchNotes, budget_note
+from distributed.searches.pages.notes import search_notes
 from distributed.searches.pages.report import report_lead, sections
 from distributed.searches.pages.tables import configurations_table
 from distributed.searches.pages.verdict import title
@@ -41,7 +41,7 @@ class PageWriter:
         self.train_command, self.started = train_command, started
         setup = search.setup
         self.base = setup.lasting
-        self.notes = SearchNotes(budget=budget_note(search))
+        self.notes = search_notes(search)
         self.defaults = config.flatten(config.Config())
         outside = {name for job in search.starting_points.outside for name in job.settings}
         self.board = SearchBoard(
