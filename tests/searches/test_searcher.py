@@ -206,6 +206,35 @@ def test_interrupted_trials_continue_from_their_state_and_lose_nothing(tmp_path:
     ]
 
 
+def drive(searcher: Searcher, jobs: int, *, leave_running: bool = False) -> None:
+    """Runs that many jobs one after another, without Ray Tune; perhaps starts one more."""
+    for number in range(jobs + leave_running):
+        job = searcher.suggest(f"t{number}")
+        assert isinstance(job, dict)
+        if number < jobs:
+            value = analytic.score(job["settings"])
+            metrics = {"balanced_accuracy": value, "balanced_nll": -value}
+            flat = {f"metrics/{name}": number for name, number in metrics.items()}
+            searcher.on_trial_complete(f"t{number}", {"final": 1, "epoch": 6, **flat})
+
+
+def test_with_the_prior_sampler_a_search_that_was_killed_twice_equals_an_unbroken_one(
+    tmp_path: Path,
+) -> None:
+    whole = make(tmp_path / "whole", sampler="prior", trials=14)
+    drive(whole, 14)
+    for jobs in (4, 5):
+        drive(make(tmp_path / "broken", sampler="prior", trials=14), jobs, leave_running=True)
+    last = make(tmp_path / "broken", sampler="prior", trials=14)
+    drive(last, 5)
+    assert [t.params for t in last.study.trials] == [t.params for t in whole.study.trials]
+    assert [t.user_attrs["balanced_nll"] for t in last.study.trials] == [
+        -t.value for t in whole.study.trials
+    ]
+    records = [searcher.log.configurations() for searcher in (whole, last)]
+    assert [r.job.settings for r in records[0]] == [r.job.settings for r in records[1]]
+
+
 def fills_its_disk(job: dict[str, Any], folder: str) -> None:
     """The cheap objective, which keeps a file of 32 KiB for every trial."""
     Path(folder, f"{job['name']}.state").write_bytes(bytes(32 << 10))

@@ -157,7 +157,7 @@ def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
         assert part in done.stdout
     assert "Traceback" not in done.stderr
     rows_can_show = next(line for line in done.stderr.splitlines() if "are noise" in line)
-    assert rows_can_show.startswith("60 validation rows, ")
+    assert rows_can_show.startswith("66 validation rows, ")
     assert done.stderr.index("are noise") < done.stderr.index("1/7"), "before the first trial ends"
     assert rows_can_show in (finished[0] / "report.md").read_text()
     assert "7/7" in done.stderr
