@@ -99,7 +99,7 @@ class SearchOptions:
     )
     replicates: int | None = option(
         None,
-        "fresh seeds on which the best and the starting point are run again; other baselines run"
+        "fresh seeds on which the best trials and the starting point are run again; baselines run"
         " once",
         low=0,
         metavar="R",
@@ -107,7 +107,7 @@ class SearchOptions:
     )
     best: int | None = option(
         None,
-        "how many of the best are run again, beside the starting point",
+        "how many of the best trials are run again, beside the starting point",
         low=1,
         metavar="K",
         otherwise=3,

@@ -35,8 +35,8 @@ class Standing:
 class Standings:
     """Compares the configurations of a search; the first metric decides, on validation only.
 
-    replicates: how many fresh seeds the leading configurations and the starting point are run with.
-    best: how many configurations lead, the starting point not counted.
+    replicates: how many fresh seeds the leading trials and the starting point are run with.
+    best: how many trials lead.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Standings:
     def repeated(self) -> list[SearchRecord]:
         """The configurations that are run again with fresh seeds.
 
-        These are the leading ones, the starting point, and every one that was run again before: an
-        extension drops no winner that fresh seeds have confirmed. A baseline is among them where it
-        leads; the others have one run.
+        These are the leading trials, the starting point, and every one that was run again before:
+        an extension drops no winner that fresh seeds have confirmed. The baselines have one run.
         """
         start = self.starting_point()
-        others = [r for r in self.finished() if r is not start]
-        leading, rest = others[: self.best], others[self.best :]
-        run_again_before = [r for r in rest if self.replicates_of(r.name)]
+        baselines = self.named()  # one that the time budget has stopped counts as a trial
+        leading = [r for r in self.finished() if r not in baselines][: self.best]
+        others = [r for r in self.finished() if r is not start and r not in leading]
+        run_again_before = [r for r in others if self.replicates_of(r.name)]
         return [*leading, *run_again_before, *([] if start is None else [start])]
 
     def candidates(self) -> list[SearchRecord]:

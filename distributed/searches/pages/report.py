@@ -102,11 +102,11 @@ def reading_notes(standings: Standings) -> list[str]:
     )
     if standings.replicates:
         replicates = (
-            f"The leading {standings.best} configurations and the starting point were trained again"
-            f" with {standings.replicates} fresh seeds; they are ranked by the mean of these, so"
-            " that being picked for one lucky run counts for nothing. The best of several means is"
-            " still biased a little upwards; the test split is not. A baseline that does not lead"
-            " has one run: it is no evidence of a difference, and it cannot win."
+            f"The leading {standings.best} trials and the starting point were trained again with"
+            f" {standings.replicates} fresh seeds; they are ranked by the mean of these, so that"
+            " being picked for one lucky run counts for nothing. The best of several means is still"
+            " biased a little upwards; the test split is not. The baselines have one run each: that"
+            " is no evidence of a difference, and they cannot win."
         )
     return [
         f"Every decision was made on the validation split. {test}",
