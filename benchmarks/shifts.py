@@ -29,6 +29,7 @@ from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.scoring import Scores
 from model.batch import Batch
+from model.network import Network
 
 Change = Callable[[Tensor], Tensor]  # pixels from 0 to 255 [B, C, H, W] -> pixels
 
@@ -42,6 +43,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     checkpoint = load_checkpoint(args.checkpoint)
+    assert isinstance(checkpoint.network, Network), "the run is an ensemble"
     schema, gate = checkpoint.network.schema, checkpoint.network.novelty_gate
     assert gate is not None, "the run has no novelty gate"
     image = schema.images[0].name

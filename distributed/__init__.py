@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from distributed.inference.options import PredictOptions as PredictOptions
     from distributed.ingestion.options import IngestOptions as IngestOptions
     from distributed.ingestion.pipeline import ingest as ingest
+    from distributed.presets.driver import fit as fit
     from distributed.searches.driver import search as search
     from distributed.searches.options import SearchOptions as SearchOptions
     from distributed.serving.driver import serve as serve
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from distributed.shards.opened import Shards as Shards
     from distributed.studies.driver import study as study
     from distributed.studies.options import StudyOptions as StudyOptions
-    from distributed.training.driver import fit as fit
     from distributed.training.options import FitOptions as FitOptions
 
 # The module that defines each public name. The list above repeats it for editors and type checkers.
@@ -51,7 +51,7 @@ EXPORTS = {
     "StudyOptions": "distributed.studies.options",
     "evaluate": "distributed.inference.evaluating.evaluation",
     "export": "distributed.inference.exporting.driver",
-    "fit": "distributed.training.driver",
+    "fit": "distributed.presets.driver",
     "ingest": "distributed.ingestion.pipeline",
     "leaderboard": "distributed.inference.evaluating.leaderboard",
     "load": "distributed.inference.loaded",

@@ -1,5 +1,5 @@
-"""Trains one configuration on a SHARDS folder and writes RUN:
-checkpoint, metrics.json, TensorBoard events."""
+"""Trains on a SHARDS folder and writes RUN: checkpoint, metrics.json, TensorBoard events;
+with --preset standard or best a search, whose best networks answer together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     if chosen.out:
         lease.refuse_held(chosen.out)
     # torch takes seconds to import, which --help and a refusal need not wait for.
-    from distributed.training.driver import FitInterrupted, fit
+    from distributed.presets.driver import FitInterrupted, fit
 
     try:
         fit(chosen).show()

@@ -6,12 +6,13 @@ Z = M * D fused features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
+from model.classifier import Classifier
 from model.config import WITH_NOVELTY_GATE, WITHOUT_EXPERTS, ModelConfig
 from model.declarations import check
 from model.encoders.image import ImageEncoder
@@ -35,7 +36,7 @@ def sum_of_one_worker(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class Network(nn.Module):
+class Network(Classifier):
     """A classifier of records that consist of images and tables.
 
     It is built from the schema of the data. There is no randomness inside: all random augmentation
@@ -89,27 +90,30 @@ class Network(nn.Module):
             self.experts.requires_grad_(False)
 
     @property
+    def expert_count(self) -> int:
+        """How many experts answer; a fusion without experts gives one row of logits."""
+        return 1 if self.config.fusion.kind in WITHOUT_EXPERTS else self.config.experts.count
+
+    @property
+    def made_of(self) -> str:
+        experts = "1 expert" if self.expert_count == 1 else f"{self.expert_count} experts"
+        return f"{self.config.fusion.kind} fusion, {experts}"
+
+    @property
+    def learns_confidence(self) -> bool:
+        return self.config.fusion.confidence_weight > 0
+
+    @property
     def has_novelty_limits(self) -> bool:
-        """Whether a modality that is unlike the training rows would be noticed."""
         return self.novelty_gate is not None and bool((self.novelty_gate.limit_M > 0).any())
 
     def accept_all_modalities(self) -> None:
-        """Removes the limits of the novelty gate, so that no modality counts as unfamiliar."""
         if self.novelty_gate is not None:
             self.novelty_gate.limit_M.zero_()
-
-    def forward(self, batch: Batch) -> Outputs:
-        """Returns logits, confidences and fusion weights of every record."""
-        return self.fuse(self.encode(batch), batch)
 
     def fuse(
         self, embeddings_BMD: Tensor, batch: Batch, visible_BM: Tensor | None = None
     ) -> Outputs:
-        """Returns the outputs for embeddings that `encode` gave, perhaps changed ones.
-
-        visible_BM: which modalities the fusion uses, where something else than `choose_modalities`
-            decides it, such as an explanation.
-        """
         if visible_BM is None:
             visible_BM, unfamiliar_BM = self.choose_modalities(embeddings_BMD, batch)
         else:
@@ -156,8 +160,12 @@ class Network(nn.Module):
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
         return Fused(logits_BEC, hidden_BEH, fused_BZ, weights_BM, subsets=None)
 
+    def frozen_encoder(self, image: str) -> ImageEncoder | None:
+        encoder = self.encoders[self.schema.modalities.index(image)]
+        assert isinstance(encoder, ImageEncoder)
+        return encoder if encoder.body.has_frozen_part else None
+
     def encode(self, batch: Batch) -> Tensor:
-        """Returns the embeddings of all modalities, [B, M, D]."""
         embeddings = []
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
@@ -170,6 +178,10 @@ class Network(nn.Module):
             else:
                 embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
         return torch.stack(embeddings, 1)
+
+    def encode_modality(self, m: int, content: Sequence[Tensor], present_R: Tensor) -> Tensor:
+        embeddings_RD: Tensor = self.encoders[m](*content, present_R)
+        return embeddings_RD
 
     def choose_modalities(self, embeddings_BMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns which modalities the fusion uses, and which are unlike the training rows: [B, M].
@@ -186,6 +198,11 @@ class Network(nn.Module):
         # Where nothing is familiar, all of it is used (ONNX has no `where` of truth values).
         nothing_B1 = ~familiar_BM.any(1, keepdim=True)
         return familiar_BM | (visible_BM & nothing_B1), unfamiliar_BM
+
+    def relative_distance(self, outputs: Outputs) -> Tensor:
+        if self.novelty_gate is None:
+            return torch.full_like(outputs.weights_BM, torch.nan)
+        return self.novelty_gate.relative_distance(outputs.embeddings_BMD, outputs.present_BM)
 
     def shrink(
         self, confidence_BM: Tensor, alone_BMC: Tensor, visible_BM: Tensor, batch: Batch

@@ -36,10 +36,12 @@ ORDER = (
     "ingestion",
     "wafers",
     "training",
+    "ensembles",
     "inference",
     "serving",
     "searches",
     "studies",
+    "presets",
     "reference",  # a module: the page of all options, for the script describe.py only
 )
 INSIDE_FUNCTIONS = 25  # imports inside functions of distributed/, at most

@@ -15,12 +15,12 @@ from torch import Tensor
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import read_file
 from distributed.training.operating_points import prior_shares
+from model.classifier import Classifier
 from model.metrics.names import OPERATING_PRIORS
-from model.network import Network
 from model.schema import join_names
 
 
-def class_prior(prior: str | Mapping[str, object], network: Network) -> Tensor:
+def class_prior(prior: str | Mapping[str, object], network: Classifier) -> Tensor:
     """Returns the prior [C] that a word, a JSON file or weights {class: weight} stand for."""
     classes = network.schema.classes
     if isinstance(prior, Mapping):

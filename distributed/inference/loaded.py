@@ -40,15 +40,14 @@ from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import (
     FixedAggregation,
     aggregation_method,
-    expert_count,
     pick_device,
     torch_threads,
 )
 from distributed.runtime.option_values import check_option
-from distributed.runtime.storage import DamagedFile, join, read_json_object
+from distributed.runtime.storage import DamagedFile
 from distributed.shards.parallel import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
-from distributed.training.results import METRICS_FILE
+from distributed.training.results import read_metrics
 from model.metrics.names import metric
 
 Metrics = dict[str, dict[str, float]]  # by split
@@ -178,7 +177,7 @@ class LoadedModel:
         parts = [
             f"{len(self.classes)} classes",
             " + ".join(self.checkpoint.network.schema.modalities),
-            f"{expert_count(self.checkpoint)} experts",
+            self.checkpoint.network.made_of,
         ]
         accuracy = (self.metrics or {}).get("test", {}).get("balanced_accuracy")
         if accuracy is not None:
@@ -288,9 +287,8 @@ def _read_metrics(location: str) -> Metrics | None:
 
     None where there is no metrics.json, and, with a warning, where it is damaged.
     """
-    run = location.rstrip("/").removesuffix("/checkpoint")
     try:
-        content = read_json_object(join(run, METRICS_FILE))
+        content = read_metrics(location)
     except DamagedFile as error:
         warnings.warn(f"{error}; the model has no metrics", PredictionNote, stacklevel=4)
         return None

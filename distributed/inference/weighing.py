@@ -18,7 +18,6 @@ from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Batches, Evaluator, Scores
 from model.batch import Batch
-from model.config import WITHOUT_EXPERTS
 from model.decisions import aggregation
 from model.decisions.aggregation import Aggregation
 from model.decisions.guard import ValidationRows
@@ -62,10 +61,8 @@ def compute_outputs(checkpoint: Checkpoint, source: Batches, device: torch.devic
 
 
 def expert_count(checkpoint: Checkpoint) -> int:
-    """Returns the number of experts; fusions without experts give one row of logits."""
-    if checkpoint.config.fusion.kind in WITHOUT_EXPERTS:
-        return 1
-    return checkpoint.config.experts.count
+    """Returns the number of experts; the members of an ensemble count as its experts."""
+    return checkpoint.network.expert_count
 
 
 def aggregate_experts(

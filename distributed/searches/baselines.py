@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed import config
 from distributed.searches.records import SearchJob, SettingValues
 from distributed.searches.spaces import Space, probe
 
+ALONE = " alone"  # ends the labels of the baselines with one modality
+MOST_ALONE = 4  # modalities of which each is a baseline of its own
 STARTING_POINT = "starting point"  # label of "defaults" where the user has changed them
 
+STARTING_POINTS = ("defaults", STARTING_POINT)
 # The method must beat these to be worth its complexity. Each is the starting point with changes.
 BASELINES: dict[str, SettingValues] = {
     "defaults": {},
@@ -45,7 +50,7 @@ class StartingPoints:
 
 
 def starting_points(
-    space: Space, changes: SettingValues, pins: SettingValues, modalities: int
+    space: Space, changes: SettingValues, pins: SettingValues, modalities: Sequence[str]
 ) -> StartingPoints:
     """Returns the starting point and the baselines that apply to this search.
 
@@ -54,29 +59,36 @@ def starting_points(
 
     changes: of the starting point from this project's defaults.
     pins: settings held fixed.
-    modalities: how many the data has.
+    modalities: those of the data that the starting point uses.
     """
     start = config.flatten(config.apply_changes(config.Config(), changes))
     start_is_changed = any(not name.startswith(NEUTRAL) for name in changes)
     inside: dict[str, SettingValues] = {}
     outside: list[SearchJob] = []
-    for label, baseline in BASELINES.items():
+    for label, baseline in {**BASELINES, **_each_alone(modalities)}.items():
         own_changes = {name: value for name, value in baseline.items() if start[name] != value}
         if own_changes.keys() & pins.keys():
             continue
         if label == "defaults":
             label = STARTING_POINT if start_is_changed else label
-        elif not own_changes or (label == "concatenation" and modalities < 2):
+        elif not own_changes or (label == "concatenation" and len(modalities) < 2):
             continue
         settings = probe(space, {**start, **own_changes}, pins)
         if settings is not None and own_changes.items() <= settings.items():
             inside[label] = {k: v for k, v in settings.items() if k not in pins}
         else:
             job = SearchJob(
-                name=label.replace(" ", "-"),
+                name=re.sub(r"[^A-Za-z0-9_.-]+", "-", label),
                 kind="named",
                 label=label,
                 settings={**(settings or {}), **own_changes},
             )
             outside.append(job)
     return StartingPoints(inside, tuple(outside))
+
+
+def _each_alone(modalities: Sequence[str]) -> dict[str, SettingValues]:
+    """A baseline for each modality, where there are several and not too many."""
+    if not 1 < len(modalities) <= MOST_ALONE:
+        return {}
+    return {f"{name}{ALONE}": {"data.modalities": name} for name in modalities}

@@ -21,8 +21,10 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.live import print_table
 from distributed.searches.pages.notes import budget_note
+from distributed.searches.pages.searched_model import searched_model
+from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.verdict import seed_limits, verdict
-from distributed.searches.records import SearchLog, SettingValue
+from distributed.searches.records import MODEL_FOLDER, SearchLog, SettingValue
 from distributed.searches.resolution import resolution_note
 from distributed.searches.setup import (
     CheckedSearch,
@@ -40,6 +42,7 @@ class SearchResult:
 
     out: folder or URI of the experiment.
     best: file with the winner's settings. report: file with the page.
+    model: folder of the model, which `load` and predict.py take.
     settings: of the winner, by dotted name, where they differ from this project's defaults.
     standings: the configurations that were compared, best first; those with fresh seeds come before
         those with a single run.
@@ -50,11 +53,19 @@ class SearchResult:
     out: str
     best: str
     report: str
+    model: str
     settings: dict[str, SettingValue]
     standings: list[Standing]
     train_command: str
     comparison: Standings
     checked: CheckedSearch
+
+    @property
+    def splits(self) -> dict[str, dict[str, float | None]]:
+        """The metrics of the model on the splits on which it was scored."""
+        model, test = self.comparison.model(), self.comparison.model_test()
+        scored = {"val": model, "test": test}
+        return {split: record.metrics for split, record in scored.items() if record is not None}
 
     def show(self) -> None:
         """Prints the comparison, the best settings, the test scores, and what to do next."""
@@ -62,7 +73,7 @@ class SearchResult:
         for table in (
             tables.comparison_table(standings),
             tables.winner_settings_table(standings, base, config.flatten(config.Config())),
-            tables.winner_test_table(standings),
+            tables.test_table(standings),
             tables.failures_table(standings),
         ):
             if table.rows:
@@ -74,9 +85,29 @@ class SearchResult:
         print(f"\n{verdict(standings)}")
         if note := budget_note(self.checked):
             print(f"\n{note}")
-        print(f"\ntrain       {self.train_command}")
+        self._show_model()
+        print(f"train       {self.train_command}")
         print(f"report      {self.report}")
         print(f"compare     {shell.tensorboard_command(self.out)}")
+
+    def _show_model(self) -> None:
+        """Prints what the model is, how it fares on spoilt rows, and how to use it."""
+        standings = self.comparison
+        model = searched_model(standings, self.out)
+        if model is not None:
+            print(f"\n{model.sentence()}")
+        spoilt = spoilt_rows(standings, self.out)
+        if spoilt is not None:
+            print_table(spoilt.table())
+            print("".join(f"\n{sentence}" for sentence in spoilt.sentences()))
+        print()
+        if model is not None:
+            predict = shell.script_command(
+                "distributed/predict.py",
+                *("--checkpoint", shell.shown_location(self.model)),
+                *("--data", "NEW.csv", "--out", "predictions"),
+            )
+            print(f"predict     {predict}")
 
 
 def search(options: SearchOptions) -> SearchResult:
@@ -111,6 +142,7 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
         setup.metrics,
         replicates=chosen["replicates"],
         best=chosen["best"],
+        ensemble=chosen["ensemble"],
     )
     # Ray starts in the main thread, since it would end with the thread that started it.
     loading = threading.Thread(target=_load_session)
@@ -147,6 +179,7 @@ def _result(checked: CheckedSearch, standings: Standings, out: str, command: str
         out=out,
         best=f"{out}/best.toml",
         report=f"{out}/report.html",
+        model=f"{out}/{MODEL_FOLDER}",
         settings=config.changes_from_defaults(best),
         standings=standings.ordered(),
         train_command=command,

@@ -112,6 +112,22 @@ class SearchOptions:
         metavar="K",
         otherwise=3,
     )
+    ensemble: int | None = option(
+        None,
+        "networks that may answer together as EXPERIMENT/model; 1: the best alone, 0: no model",
+        low=0,
+        high=50,
+        metavar="N",
+        otherwise=10,
+    )
+    corrupt: str | None = option(
+        None,
+        "in the end, also score the model and the baselines on test rows that are spoilt so, such"
+        " as photo=noise:0.5 (kinds: noise, shuffle, missing)",
+        metavar="SPEC",
+        otherwise="",
+        shown="none; map=noise:0.5 for the built-in wafers",
+    )
     seed: int | None = option(
         None, "seed of the sampler and the trials", low=0, high=MAX_SEED, metavar="S", otherwise=0
     )

@@ -1,4 +1,4 @@
-"""What a search runs beside its trials: replicates with fresh seeds, then the winner's test."""
+"""What a search runs beside its trials: replicates with fresh seeds, its model, then the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from distributed.searches.records import SearchJob, SearchRecord
-from distributed.searches.standings import Standings
+from distributed.searches.standings import COMPARED, Standings
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,26 @@ class Done:
 Step = Run | Wait | Done
 
 
+TRAINED = ("search", "named", "replicate")  # kinds of jobs that train a network
+MODEL_LABEL = "the model"
+
+
 class Planner:
     """Decides, from the records alone, what comes after the trials of a search.
 
     seed: of the trials; replicates have the seeds that follow it.
     test: whether the data has test rows.
+    spoil: whether the test rows are also scored with a modality spoilt.
     """
 
-    def __init__(self, standings: Standings, *, seed: int = 0, test: bool = True) -> None:
+    def __init__(
+        self, standings: Standings, *, seed: int = 0, test: bool = True, spoil: bool = False
+    ) -> None:
         self.standings, self.log = standings, standings.log
-        self.seed, self.test = seed, test
+        self.seed, self.test, self.spoil = seed, test, spoil
 
     def next_step(self, searching: bool) -> Step:
-        """The next replicate or test.
+        """The next replicate, the model of several runs, or the next test.
 
         searching: trials still run. Until they end only the starting point is repeated, which is
         run again in any case.
@@ -49,9 +56,15 @@ class Planner:
         replicate = self._next_replicate(searching)
         if replicate is not None:
             return Run(replicate)
-        if searching or any(r.state == "running" for r in self.log.of_kind("replicate", "test")):
+        others = self.log.of_kind("replicate", "ensemble", "test", "spoilt")
+        if searching or any(r.state == "running" for r in others):
             return Wait()
-        test = self._next_test() if self.test else None
+        model = self._next_model()
+        if model is not None:
+            return Run(model)
+        if not self.test:
+            return Done()
+        test = self._next_test() or self._next_model_test() or self._next_spoilt()
         return Done() if test is None else Run(test)
 
     def _next_replicate(self, searching: bool) -> SearchJob | None:
@@ -79,6 +92,42 @@ class Planner:
                 job = self._repeat(winner.record, name, "test", seed)
                 return dataclasses.replace(job, state=tested)
         return None
+
+    def _next_model(self) -> SearchJob | None:
+        """The choice of the runs that answer together, once for each set of finished runs."""
+        winner, members = self.standings.winner(), self.standings.candidate_members()
+        if winner is None or not members or not self.standings.ensemble:
+            return None
+        complete = [r for r in self.log.of_kind(*TRAINED) if r.state == "complete"]
+        name = f"model-of-{len(complete)}-runs"
+        if name in self.log.records:
+            return None
+        of = winner.record.name
+        return SearchJob(name=name, kind="ensemble", label=MODEL_LABEL, of=of, members=members)
+
+    def _next_model_test(self) -> SearchJob | None:
+        model = self.standings.model()
+        if model is None or f"{model.name}-test" in self.log.records:
+            return None
+        return dataclasses.replace(model.job, name=f"{model.name}-test", kind="test", of=model.name)
+
+    def _next_spoilt(self) -> SearchJob | None:
+        """The model, the winner and the baselines on test rows of which a modality is spoilt."""
+        model, winner = self.standings.model(), self.standings.winner()
+        if model is None or winner is None or not self.spoil:
+            return None
+        name = f"{model.name}-spoilt"
+        if name in self.log.records:
+            return None
+        compared = self.standings.compared_when_spoilt()
+        return SearchJob(
+            name=name,
+            kind="spoilt",
+            label=MODEL_LABEL,
+            of=model.name,
+            members=[r.name for r in compared],
+            plain=next((r.name for r in compared if r.job.label in COMPARED), ""),
+        )
 
     def _repeat(self, record: SearchRecord, name: str, kind: str, seed: int) -> SearchJob:
         return SearchJob(

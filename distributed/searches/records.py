@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, TypeGuard
@@ -18,6 +18,9 @@ from model.metrics.names import METRICS
 
 SEARCH_METRICS = (*METRICS, "train_seconds")
 RECORDS_FILE = "records.jsonl"
+MODEL_FOLDER = "model"  # of an experiment, with the model that the search ends with
+SPOILT_FILE = "spoilt.json"  # in that folder: scores on test rows with a spoilt modality
+DESCRIPTION_FILE = "ensemble.json"  # in that folder: what the model is made of
 LINE_START = b'{"job": '  # of each line of that file
 
 SettingValue = bool | int | float | str
@@ -37,13 +40,17 @@ class SearchJob:
     """One training run of a search. The field names are those of records.jsonl.
 
     kind: `search` is a trial of the space, `named` a baseline that the space cannot express,
-        `replicate` a repetition with another seed, `test` the winner's run on the test split.
+        `replicate` a repetition with another seed, `ensemble` the choice of runs that answer
+        together, `test` the winner's or the ensemble's run on the test split, `spoilt` the same
+        for test rows of which a modality is spoilt.
     label: name of a baseline or of the starting point; empty for other trials.
     settings: changes to the search's starting point.
     number: of the trial in Optuna's study.
     of: name of the job that a replicate or a test repeats.
     seed: replaces optim.seed.
     state: name of the job from whose saved network this one continues; empty for its own.
+    plain: name of the run of plain concatenation among the members of a job `spoilt`.
+    members: names of the runs that an ensemble chooses from, or that `spoilt` compares it with.
     """
 
     name: str
@@ -54,10 +61,13 @@ class SearchJob:
     of: str = ""
     seed: int | None = None
     state: str = ""
+    members: Sequence[str] = ()
+    plain: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """The job as JSON can hold it, which is also the configuration of its trial in Ray Tune."""
-        return {**dataclasses.asdict(self), "settings": dict(self.settings)}
+        plain = dataclasses.asdict(self)
+        return {**plain, "settings": dict(self.settings), "members": list(self.members)}
 
 
 @dataclass
@@ -187,7 +197,9 @@ def _read(path: Path) -> dict[str, SearchRecord]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            record = SearchRecord(**{**entry, "job": SearchJob(**entry["job"])})
+            job = SearchJob(**entry["job"])
+            job = dataclasses.replace(job, members=tuple(job.members))
+            record = SearchRecord(**{**entry, "job": job})
         except (ValueError, TypeError, LookupError):
             damaged.append(number)
             continue

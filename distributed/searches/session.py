@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Collection
 
 from ray.tune.schedulers import TrialScheduler
 
@@ -43,7 +44,12 @@ def run(
     """
     setup = search.setup
     arrays = share_splits(setup.shards, setup.base, ("train", "val"))  # runs in the background
-    planner = Planner(standings, seed=setup.settings.optim.seed, test=search.has_test_rows)
+    planner = Planner(
+        standings,
+        seed=setup.settings.optim.seed,
+        test=search.has_test_rows,
+        spoil=bool(setup.options["corrupt"]),
+    )
     searcher = make_searcher(search, planner, mirror)
     trainable = tuner.make_trainable(
         shards=setup.shards,
@@ -51,6 +57,8 @@ def run(
         metrics=setup.metrics,
         folder=f"{mirror.out}/trials",
         arrays=arrays,
+        ensemble=setup.options["ensemble"],
+        corrupt=setup.options["corrupt"],
     )
     states = SavedStates(mirror.out, planner)
     pages = BackgroundWriter(PageWriter(search, standings, mirror, train_command, started).write)
@@ -117,28 +125,29 @@ class Monitor:
 
 
 class SavedStates:
-    """The networks that trials save below trials/, removed once no job will continue from them."""
+    """The states and checkpoints below trials/, removed once no job will read them."""
 
     def __init__(self, out: str, planner: Planner) -> None:
         self.out, self.planner = out, planner
-        self.removed: set[str] = set()
+        self.removed: set[tuple[str, str]] = set()
 
     def remove_unneeded(self) -> None:
-        """Removes all but those that the test may need."""
-        self._remove(self.planner.needed_states())
+        """Removes all but the states that a test, and the checkpoints that the model may need."""
+        self._remove("state", self.planner.needed_states())
+        self._remove("checkpoint", self.planner.standings.kept_checkpoints())
 
     def remove_all(self) -> None:
-        """Removes all, when nothing is left to run."""
-        self._remove(set())
+        """Removes the states when nothing is left to run; an extension reads the checkpoints."""
+        self._remove("state", set())
+        self._remove("checkpoint", self.planner.standings.kept_checkpoints())
 
-    def _remove(self, needed: set[str]) -> None:
+    def _remove(self, kind: str, needed: Collection[str]) -> None:
         for record in self.planner.log.ended():
             # A job that continues from another's state has none of its own.
-            if record.name in needed | self.removed or record.job.state:
+            if record.name in needed or (record.name, kind) in self.removed or record.job.state:
                 continue
-            for kind in ("state", "checkpoint"):
-                remove_folder(f"{self.out}/trials/{record.name}/{kind}")
-            self.removed.add(record.name)
+            remove_folder(f"{self.out}/trials/{record.name}/{kind}")
+            self.removed.add((record.name, kind))
 
 
 def make_searcher(search: CheckedSearch, planner: Planner, mirror: Mirror) -> Searcher:

@@ -32,7 +32,17 @@ from model.metrics.names import METRICS, check_name
 
 SETUP_FILE = "experiment.json"
 # Options that a later --resume may change.
-CHANGEABLE = ("trials", "concurrent", "time_budget", "replicates", "best", "sampler", "stopper")
+CHANGEABLE = (
+    "trials",
+    "concurrent",
+    "time_budget",
+    "replicates",
+    "best",
+    "ensemble",
+    "corrupt",
+    "sampler",
+    "stopper",
+)
 # With these a whole search on the built-in wafers takes a few minutes on two cores.
 DEMO_SETTINGS: dict[str, SettingValue] = {
     "optim.epochs": 8,
@@ -46,6 +56,8 @@ QUICK_SEARCH_SETTINGS: dict[str, SettingValue] = {
     "dim": 32,
     "table.width": 32,
 }
+# What a search on the built-in wafers shows in the end: half of the maps are destroyed.
+WAFERS_CORRUPT = "map=noise:0.5"
 QUICK_OPTIONS = {"trials": 6, "replicates": 1, "best": 1}
 
 
@@ -67,6 +79,8 @@ class RecordedOptions(TypedDict):
     stopper: str
     replicates: int
     best: int
+    ensemble: int
+    corrupt: str
     seed: int
     config: str
     quick: bool
@@ -223,6 +237,8 @@ def prepare(options: RecordedOptions) -> Setup:
     can_choose_epochs = metric in METRICS or "/" in metric
     if can_choose_epochs and "optim.metric" not in {**from_file, **fixed}:
         start = config.apply_changes(start, {"optim.metric": metric})
+    if not options["data"] and not options["corrupt"]:
+        options = {**options, "corrupt": WAFERS_CORRUPT}
     flat = config.flatten(start)
     if small:
         reason = "quick" if options["quick"] else "built-in wafer data"
@@ -250,6 +266,10 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
     schema = manifest.schema.keep(config.split_list(data.modalities))
     if data.corrupt:
         parse_corruption(data.corrupt, schema)
+    try:
+        parse_corruption(setup.options["corrupt"], schema)
+    except ValueError as error:
+        raise OptionError(str(error), "corrupt") from None
     for metric in setup.metrics:
         try:
             check_class("metric", metric, schema.classes)
@@ -268,7 +288,7 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
         setup=setup,
         space=space,
         searched=searched,
-        starting_points=starting_points(space, setup.base, setup.pins, len(schema.modalities)),
+        starting_points=starting_points(space, setup.base, setup.pins, schema.modalities),
         has_test_rows=manifest.rows["test"] > 0,
         storage=storage,
     )

@@ -6,9 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed.searches.baselines import STARTING_POINT
+from distributed.searches.baselines import ALONE, STARTING_POINTS
 from distributed.searches.records import SearchLog, SearchRecord, is_finite
 from model.metrics import names
+
+# Candidates of the model that the search ends with, for each network that it may have.
+CANDIDATES_FOR_EACH = 2
+SMOOTH_METRIC = "balanced_nll"
+COMPARED = ("concatenation",)  # labels of baselines that are scored on spoilt rows too
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ class Standings:
 
     replicates: how many fresh seeds the leading trials and the starting point are run with.
     best: how many trials lead.
+    ensemble: how many networks the model that the search ends with may have; 0: it builds none.
     """
 
     def __init__(
-        self, log: SearchLog, metrics: list[str], *, replicates: int = 0, best: int = 3
+        self,
+        log: SearchLog,
+        metrics: list[str],
+        *,
+        replicates: int = 0,
+        best: int = 3,
+        ensemble: int = 0,
     ) -> None:
         self.log, self.metrics = log, metrics
-        self.replicates, self.best = replicates, best
+        self.replicates, self.best, self.ensemble = replicates, best, ensemble
 
     @property
     def folder(self) -> Path:
@@ -81,8 +93,7 @@ class Standings:
 
     def starting_point(self) -> SearchRecord | None:
         """The finished run of the defaults, with the user's changes; all are compared with it."""
-        labels = ("defaults", STARTING_POINT)
-        return next((r for r in self.named() if r.job.label in labels), None)
+        return next((r for r in self.named() if r.job.label in STARTING_POINTS), None)
 
     def repeated(self) -> list[SearchRecord]:
         """The configurations that are run again with fresh seeds.
@@ -146,6 +157,46 @@ class Standings:
 
         return [r for r in scored if not is_beaten(points[r.name])]
 
+    def candidate_members(self) -> list[str]:
+        """Names of the runs that the search's model may be made of, the best ones first.
+
+        They are compared by class-balanced log-loss, which few rows of a rare class do not turn
+        into noise; the winner's own run is always among them.
+        """
+        runs = self.log.of_kind("search", "named", "replicate")
+        complete = [r for r in runs if r.state == "complete"]
+        by_loss = sorted(complete, key=_smooth_loss)
+        names = [r.name for r in by_loss[: CANDIDATES_FOR_EACH * self.ensemble]]
+        winner = self.winner()
+        if winner is not None and winner.record.state == "complete":
+            names = list(dict.fromkeys([*names, winner.record.name]))
+        return names
+
+    def kept_checkpoints(self) -> set[str]:
+        """Names of the runs whose checkpoints are kept when the search has ended."""
+        return {*self.candidate_members(), *(r.name for r in self.compared_when_spoilt())}
+
+    def compared_when_spoilt(self) -> list[SearchRecord]:
+        """Concatenation, each modality alone, and the winner."""
+        named = [r for r in self.named() if r.job.label in COMPARED or r.job.label.endswith(ALONE)]
+        winner = self.winner()
+        if winner is not None and winner.record not in named:
+            named.append(winner.record)
+        return [r for r in named if r.state == "complete"]
+
+    def model(self) -> SearchRecord | None:
+        """The newest model of several runs that the search has built."""
+        built = [r for r in self.log.of_kind("ensemble") if r.state == "complete"]
+        return max(built, key=lambda r: r.started, default=None)
+
+    def model_test(self) -> SearchRecord | None:
+        """The newest model's run on the test split."""
+        model = self.model()
+        if model is None:
+            return None
+        tests = [r for r in self.log.of_kind("test") if r.job.of == model.name]
+        return next((r for r in tests if r.state == "complete"), None)
+
     def tests(self) -> list[SearchRecord]:
         """The finished runs of the present winner on the test split."""
         winner = self.winner()
@@ -159,3 +210,9 @@ class Standings:
         first_test = min((r.started for r in self.log.of_kind("test")), default=math.inf)
         others = self.log.of_kind("search", "named", "replicate")
         return any(r.started > first_test for r in others)
+
+
+def _smooth_loss(record: SearchRecord) -> float:
+    """Class-balanced log-loss on validation; a run without one comes last."""
+    value = record.metrics.get(SMOOTH_METRIC)
+    return value if is_finite(value) else math.inf

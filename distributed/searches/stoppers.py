@@ -95,7 +95,7 @@ class _Exemptions:
     def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
         result = self._compared(result)
         kind = trial.config.get("kind", "search")
-        if not _is_scored(result) or kind in ("replicate", "test"):
+        if not _is_scored(result) or kind in ("replicate", "ensemble", "test", "spoilt"):
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
         is_baseline = kind != "search" or trial.config.get("label")

@@ -11,7 +11,11 @@ import torch
 from ray import tune
 
 from distributed.runtime.errors import full_disk_message, unreadable_data
+from distributed.searches import ensembling, spoilt_rows
+from distributed.searches.records import MODEL_FOLDER
+from distributed.shards.manifest import read_manifest
 from distributed.shards.sharing import SplitArraysRef
+from distributed.training.checkpoint import save_checkpoint
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics
 from distributed.training.run import run_training
@@ -29,6 +33,8 @@ class TrialContext:
     folder: trial NAME keeps its state in folder/NAME/state. All nodes must see this folder, or a
         trial that moves to another node starts anew.
     arrays: reference to the decoded data from shards.sharing.share; None: each trial reads it.
+    ensemble: how many networks the model that the search ends with may have.
+    corrupt: what spoils the test rows of a job `spoilt`, as data.corrupt has it.
     """
 
     shards: str
@@ -36,6 +42,13 @@ class TrialContext:
     metrics: list[str]
     folder: str
     arrays: SplitArraysRef | None = None
+    ensemble: int = 1
+    corrupt: str = ""
+
+    @property
+    def model(self) -> str:
+        """The folder of the model that the search ends with."""
+        return f"{self.folder.rpartition('/')[0]}/{MODEL_FOLDER}"
 
 
 def run(job: Mapping[str, Any], context: TrialContext) -> None:
@@ -47,17 +60,52 @@ def run(job: Mapping[str, Any], context: TrialContext) -> None:
     job: the fields of records.SearchJob.
     """
     try:
-        metrics = train(job, context)
+        result = score_ensemble(job, context) if job["members"] else score_run(job, context)
     except Exception as error:
         tune.report({"final": 1, **failure_result(error), "metrics": {}})
         return
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    split = "test" if job["kind"] == "test" else "val"
-    values = {**metrics.splits[split], "train_seconds": metrics.train_seconds}
-    value, epochs = values.get(context.metrics[0]), metrics.epochs
+    epochs, values = result
+    value = values.get(context.metrics[0])
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
+
+
+def score_run(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
+    """Trains a job; returns its epochs and its metrics on validation, of a test job on test."""
+    metrics = train(job, context)
+    split = "test" if job["kind"] == "test" else "val"
+    return metrics.epochs, {**metrics.splits[split], "train_seconds": metrics.train_seconds}
+
+
+def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
+    """Builds the search's model and scores it on validation, or scores it on test rows."""
+    config = RunSpec(shards=context.shards, settings=context.base).config
+    if job["kind"] == "test":
+        return 0, ensembling.score_test(context.shards, context.model)
+    if job["kind"] == "spoilt":
+        return 0, spoilt_rows.score_spoilt(
+            spoilt_rows.SpoiltTest(
+                runs={
+                    **{name: f"{context.folder}/{name}" for name in job["members"]},
+                    spoilt_rows.MODEL: context.model,
+                },
+                plain=job["plain"],
+                shards=context.shards,
+                corrupt=context.corrupt,
+                seed=config.optim.seed,
+            )
+        )
+    arrays = None if context.arrays is None else ray.get(context.arrays)
+    ingredients = ensembling.Ingredients(
+        members=job["members"],
+        leading=job["of"],
+        trials=context.folder,
+        modalities=config.data.modalities,
+        limit=context.ensemble,
+    )
+    return 0, ensembling.build(ingredients, context.shards, context.model, arrays)
 
 
 def failure_result(error: Exception) -> dict[str, str]:
@@ -84,7 +132,11 @@ def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:
     if config.scaling.workers > 1:
         return run_on_workers(spec, report)
     arrays = None if context.arrays is None else ray.get(context.arrays)
-    return run_training(spec, progress=report, arrays=arrays).metrics
+    result = run_training(spec, progress=report, arrays=arrays)
+    if not test:
+        saved = result.checkpoint(config, read_manifest(context.shards))
+        save_checkpoint(f"{folder}/checkpoint", saved)
+    return result.metrics
 
 
 def job_settings(job: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ray.tune.execution import class_cache
 from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.redaction import is_secret_variable, redact
 from distributed.runtime.signals import StopRequest
+from distributed.searches.baselines import STARTING_POINTS
 from distributed.searches.searcher import DiskFull, Searcher
 from distributed.shards.sharing import SplitArraysRef
 
@@ -134,7 +135,10 @@ def _keep_secrets_here() -> None:
 
 
 class _Deadline(_NotPickled, tune.Stopper):
-    """Stops the trials of the search, and only these, once the time budget is spent."""
+    """Stops the trials of the search, and only these, once the time budget is spent.
+
+    The starting point runs to its end, so that there is something to recommend.
+    """
 
     def __init__(self, searcher: Searcher) -> None:
         self.searcher = searcher
@@ -143,7 +147,9 @@ class _Deadline(_NotPickled, tune.Stopper):
         if self.searcher.searching or result.get("final"):
             return False
         job = self.searcher.jobs.get(trial_id)
-        return job is not None and job.kind in ("search", "named")
+        if job is None or job.label in STARTING_POINTS:
+            return False
+        return job.kind in ("search", "named")
 
     def stop_all(self) -> bool:
         return False
@@ -228,6 +234,8 @@ def make_trainable(
     metrics: list[str],
     folder: str,
     arrays: SplitArraysRef | None,
+    ensemble: int = 1,
+    corrupt: str = "",
 ) -> Callable[[dict[str, Any]], None]:
     """Returns the function that Tune runs for every trial; its context is a TrialContext."""
     context = {
@@ -236,5 +244,7 @@ def make_trainable(
         "metrics": metrics,
         "folder": folder,
         "arrays": arrays,
+        "ensemble": ensemble,
+        "corrupt": corrupt,
     }
     return functools.partial(run_trial, context=context)

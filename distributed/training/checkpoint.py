@@ -10,20 +10,23 @@ from dataclasses import dataclass
 
 import torch
 
-from distributed.config import Config, apply_changes, flatten
+from distributed.config import Config, apply_changes
 from distributed.runtime.errors import OptionError
 from distributed.runtime.shell import resume_command
 from distributed.runtime.storage import filesystem, read_file, write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.states import WEIGHTS_FORMAT
+from distributed.training.stored_networks import describe, restore, weights_of
+from model.classifier import Classifier
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
 from model.fusion.cross_modal import CrossModalModel
-from model.network import Network
 from model.schema import from_dict, to_dict
 
 MODEL_FILE = "model.pt"
 TRAIN = "distributed/train.py"
+# Where in a folder its checkpoint may be: itself one, a run, an experiment of a search.
+CHECKPOINT_PLACES = ("", "checkpoint/", "model/")
 INFO_FILE = "info.json"  # what the checkpoint is of, for people
 
 
@@ -35,7 +38,7 @@ class Checkpoint:
     cross_modal: tells whether the modalities of new rows still belong together.
     """
 
-    network: Network
+    network: Classifier
     config: Config
     manifest: Manifest
     calibration: Calibration
@@ -45,18 +48,16 @@ class Checkpoint:
 
 def save_checkpoint(folder: str, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint and a readable description of it into the folder."""
-    schema, manifest = checkpoint.network.schema, checkpoint.manifest
+    manifest = checkpoint.manifest
     description = {
         "format": WEIGHTS_FORMAT,
-        "config": flatten(checkpoint.config),
-        "schema": to_dict(schema),
+        **describe(checkpoint.network, checkpoint.config),
         # Without the checksums of the parts, which tell nothing of the network.
         "manifest": {**vars(manifest), "schema": to_dict(manifest.schema), "parts": {}},
     }
-    weights = checkpoint.network.state_dict()
     content = {
         "plain": json.dumps(description),
-        "network": {name: tensor.detach().cpu() for name, tensor in weights.items()},
+        **weights_of(checkpoint.network),
         "calibration": checkpoint.calibration.state_dict(),
     }
     if checkpoint.validation is not None:
@@ -97,15 +98,13 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
         )
     try:
         config = apply_changes(Config(), description["config"])
+        network = restore(description, saved, config)
     except ValueError as error:
         raise OptionError(
             f"checkpoint must have settings of this version; {folder}: {error}: train again, or"
             " use the version that made it",
             "checkpoint",
         ) from None
-    network = Network(from_dict(description["schema"]), config.model, pretrained=False)
-    network.load_state_dict(saved["network"])
-    network.eval()
     manifest = description["manifest"]
     validation, cross_modal = saved.get("validation"), saved.get("cross_modal")
     return Checkpoint(
@@ -119,15 +118,16 @@ def parse_checkpoint(content: bytes, folder: str) -> Checkpoint:
 
 
 def find_checkpoint(folder: str) -> bytes:
-    """The bytes of model.pt in a run or in its checkpoint folder."""
+    """The bytes of model.pt in a run, in its checkpoint folder, or in a search's experiment."""
     folder = folder.rstrip("/")
-    for candidate in (f"{folder}/{MODEL_FILE}", f"{folder}/checkpoint/{MODEL_FILE}"):
+    for place in CHECKPOINT_PLACES:
+        candidate = f"{folder}/{place}{MODEL_FILE}"
         try:
             content = read_file(candidate)
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not is_intact(content):
-            run = candidate.removesuffix(f"/{MODEL_FILE}").removesuffix("/checkpoint")
+            run = candidate.removesuffix(f"/{place}{MODEL_FILE}")
             raise OptionError(
                 f"checkpoint must be whole; {candidate} is damaged ({len(content)} bytes): "
                 f"copy it again, or have its run write it anew: {resume_command(TRAIN, run)}",

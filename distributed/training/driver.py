@@ -72,6 +72,11 @@ class FitResult:
     notes: tuple[str, ...]
     page: str = ""
 
+    @property
+    def splits(self) -> dict[str, dict[str, float]]:
+        """The metrics on the splits on which the run was scored."""
+        return self.metrics.splits
+
     def show(self) -> None:
         """Prints the metrics, the notes, and what can be done with the run."""
         print(results_table(self.metrics, len(self.classes)))

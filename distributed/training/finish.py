@@ -24,6 +24,7 @@ from distributed.training.scoring import (
     confidence_metrics,
     correct_confidences,
 )
+from model.classifier import Classifier
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
@@ -89,7 +90,7 @@ def finish_run(
     )
 
 
-def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
+def calibrate(scores: Scores, network: Classifier, config: Config) -> Calibration:
     """Temperatures and decision offsets, fitted on validation rows.
 
     They allow for the class prior that each expert's logits stand for.
@@ -106,7 +107,7 @@ def calibrate(scores: Scores, network: Network, config: Config) -> Calibration:
 
 
 def calibrated_metrics(
-    scores: Scores, network: Network, config: Config, fitted: Calibration
+    scores: Scores, network: Classifier, config: Config, fitted: Calibration
 ) -> dict[str, float]:
     """Metrics of the experts' mean after calibration, with the fitted decision offsets.
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from distributed.config import Config, split_list
 from distributed.shards.batches import BatchSource, FrozenViews, MemorySource
+from model.classifier import Classifier
 from model.encoders.image import ImageEncoder
 from model.learning import spoil
 from model.learning.augment import augment_images
-from model.network import Network
 
 VERSION = 2  # of the files; part of their names
 MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
@@ -43,7 +43,7 @@ DRAWS = 11  # uniform draws that the augmentation of one image takes
 SEED = 0  # of the augmented views, which trainings of all seeds share
 
 
-def with_frozen_views(source: BatchSource, network: Network, config: Config) -> BatchSource:
+def with_frozen_views(source: BatchSource, network: Classifier, config: Config) -> BatchSource:
     """Returns the source with views in place of the pixels, where the encoder has a frozen part.
 
     A training source gets augmented views too. Sources that do not lie in memory stay as they are,
@@ -53,9 +53,9 @@ def with_frozen_views(source: BatchSource, network: Network, config: Config) -> 
     if not isinstance(source, MemorySource) or not config.image.views or not on_cpu:
         return source
     frozen: dict[str, FrozenViews] = {}
-    for encoder, image in zip(network.encoders, network.schema.images, strict=False):
-        assert isinstance(encoder, ImageEncoder)
-        if not encoder.body.has_frozen_part:
+    for image in network.schema.images:
+        encoder = network.frozen_encoder(image.name)
+        if encoder is None:
             continue
         pixels = source.arrays[f"images/{image.name}"]
         spoils = source.plan.train and config.data.spoil > 0 and len(network.schema.modalities) > 1

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.training.priors import expert_class_priors
+from model.classifier import Classifier
 from model.decisions.calibration import Calibration, mixture_prior
 from model.learning.posthoc import move_prior
 from model.metrics import metrics
 from model.metrics.names import OPERATING_METRICS, at_prior
-from model.network import Network
 
 
-def prior_shares(network: Network) -> dict[str, Tensor]:
+def prior_shares(network: Classifier) -> dict[str, Tensor]:
     """Returns the priors that have a name, each as shares [C] that sum to 1.
 
     uniform: all classes alike. training: as among the training rows.
@@ -28,7 +28,7 @@ def prior_shares(network: Network) -> dict[str, Tensor]:
 
 
 def operating_probabilities(
-    logits_NEC: Tensor, network: Network, config: Config, fitted: Calibration
+    logits_NEC: Tensor, network: Classifier, config: Config, fitted: Calibration
 ) -> dict[str, Tensor]:
     """Returns the probabilities [N, C] of the experts' mean at every prior that has a name."""
     trained_C = mixture_prior(expert_class_priors(network, config))
@@ -42,7 +42,7 @@ def operating_probabilities(
 def operating_metrics(
     logits_NEC: Tensor,
     labels_N: Tensor,
-    network: Network,
+    network: Classifier,
     config: Config,
     fitted: Calibration,
 ) -> dict[str, float]:
@@ -64,7 +64,7 @@ def operating_metrics(
     return values
 
 
-def trained_at(network: Network, config: Config) -> str:
+def trained_at(network: Classifier, config: Config) -> str:
     """Returns the name of the prior that the network's own probabilities stand for; "" for none."""
     trained_C = mixture_prior(expert_class_priors(network, config))
     for name, shares_C in prior_shares(network).items():

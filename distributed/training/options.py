@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from model.declarations import option
 
+QUICK, PRESETS = "quick", ("quick", "standard", "best")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """What `fit` trains on, with which settings, and where the run goes.
+    """What `fit` trains on, with which settings, how much it tries, and where the run goes.
 
     set: in Python also a dict, {"optim.epochs": 30, "data.modalities": "table"}.
     """
@@ -24,6 +26,20 @@ class FitOptions:
     config: str | None = option(None, "settings that differ from the defaults", metavar="F.toml")
     set: tuple[str, ...] | Mapping[str, object] = option(
         (), "settings on top of --config, by dotted name", metavar="K=V"
+    )
+    preset: str = option(
+        QUICK,
+        "quick: one training with the defaults; standard: a search of 12 configurations and the "
+        "best of them answering together; best: the same with 60",
+        choices=PRESETS,
+    )
+    time_limit: float = option(
+        0.0,
+        "with the presets standard and best: seconds for all of it, in place of the number of "
+        "configurations",
+        low=0,
+        metavar="S",
+        shown="none",
     )
     workers: int | None = option(
         None,

@@ -11,19 +11,22 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.shards.sampling import class_shares
 from distributed.training.checkpoint import Checkpoint
+from model.classifier import Classifier
 from model.config import WITHOUT_EXPERTS
 from model.decisions.calibration import mixture_prior
+from model.ensemble import Ensemble
 from model.learning.expert_losses import class_weights, expert_priors
-from model.network import Network
 
 
-def expert_class_priors(network: Network, config: Config) -> Tensor:
+def expert_class_priors(network: Classifier, config: Config) -> Tensor:
     """[E, C] the class prior that the softmax of each expert's logits estimates.
 
     It follows from the sampler, the class weights and the logit adjustment of the loss. Margins,
     tau-normalisation and multiplicative scales are not accounted for.
     """
     counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
+    if isinstance(network, Ensemble):
+        return network.prior_C.cpu().expand(network.expert_count, classes)
     if config.fusion.kind in WITHOUT_EXPERTS:
         # The logits come from the auxiliary heads, which learn a uniform prior.
         return torch.full((1, classes), 1 / classes)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from distributed.config import Config
+from distributed.runtime.storage import join, read_json_object
 from distributed.shards.manifest import Manifest
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.scoring import Scores
@@ -15,6 +17,19 @@ from model.fusion.cross_modal import CrossModalModel
 from model.network import Network
 
 METRICS_FILE = "metrics.json"  # in the folder of a run, written when it is finished
+
+
+def read_metrics(location: str) -> dict[str, Any]:
+    """What metrics.json holds of a run or of a search's model, wherever its checkpoint was named.
+
+    location: the folder of the run or of the search, or that of its checkpoint. Raises OSError
+    where there is no such file, and DamagedFile.
+    """
+    run = location.rstrip("/").removesuffix("/checkpoint")
+    try:
+        return read_json_object(join(run, METRICS_FILE))
+    except FileNotFoundError:
+        return read_json_object(join(run, "model", METRICS_FILE))
 
 
 @dataclass(frozen=True, kw_only=True)

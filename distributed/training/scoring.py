@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distributed.training.exchange import Exchange
 from model.batch import Batch
+from model.classifier import Classifier
 from model.fusion.cross_modal import MAX_EXPECTED_CLASSES, CrossModalModel, CrossModalStats
 from model.fusion.novelty import weighted_moments
 from model.learning import losses
@@ -82,7 +83,7 @@ class Evaluator:
     dtype: torch.dtype = torch.float32
     exchange: Exchange = field(default_factory=Exchange)
 
-    def forward(self, network: Network, source: Batches) -> Iterator[tuple[Batch, Outputs]]:
+    def forward(self, network: Classifier, source: Batches) -> Iterator[tuple[Batch, Outputs]]:
         """Every batch, on the device, with the network's outputs for it."""
         network.eval()
         for batch in source.batches(0):
@@ -94,7 +95,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def score(
-        self, network: Network, source: Batches, cross_modal: CrossModalModel | None = None
+        self, network: Classifier, source: Batches, cross_modal: CrossModalModel | None = None
     ) -> Scores:
         """What the network gives every row; each worker ends with the rows of all workers.
 
@@ -114,7 +115,7 @@ class Evaluator:
                 outputs.present_BM,
                 outputs.unfamiliar_BM,
                 outputs.shrunk_BM,
-                relative_distance(network, outputs),
+                network.relative_distance(outputs),
                 first + batch.start + torch.arange(len(batch), device=self.device),
             ]
             first += batch.total or len(batch)
@@ -131,7 +132,7 @@ class Evaluator:
         return Scores(**dict(zip(names, gathered)), agreement=agreement)
 
     @torch.inference_mode()
-    def learn_cross_modal_model(self, network: Network, val: Batches) -> CrossModalModel | None:
+    def learn_cross_modal_model(self, network: Classifier, val: Batches) -> CrossModalModel | None:
         """Learns to predict each modality from the others, on the first rows of each worker.
 
         Returns None where there is one modality, too many classes, or too few rows.
@@ -191,13 +192,6 @@ def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:
     return posterior_BMC.cpu(), (outputs.present_BM & ~outputs.unfamiliar_BM).cpu()
 
 
-def relative_distance(network: Network, outputs: Outputs) -> Tensor:
-    """The distance of each modality from the training rows, see Scores.distance_NM, [B, M]."""
-    if network.novelty_gate is None:
-        return torch.full_like(outputs.weights_BM, torch.nan)
-    return network.novelty_gate.relative_distance(outputs.embeddings_BMD, outputs.present_BM)
-
-
 def correct_confidences(network: Network, scores: Scores) -> None:
     """Corrects the network's confidences by these scores of validation rows."""
     held_out = (scores.confidence_NM, scores.true_NM, scores.present_NM, scores.labels_N)
@@ -206,7 +200,7 @@ def correct_confidences(network: Network, scores: Scores) -> None:
 
 def compute_run_metrics(
     scores: Scores,
-    network: Network,
+    network: Classifier,
     probabilities_NC: Tensor | None = None,
     decisions_N: Tensor | None = None,
 ) -> dict[str, float]:
@@ -229,7 +223,7 @@ def compute_run_metrics(
         values[f"weight/{name}"] = float(scores.weights_NM[:, m].mean())
         if not present_N.any():
             continue
-        if network.config.fusion.confidence_weight:  # else the confidence was never trained
+        if network.learns_confidence:  # else the confidence was never trained
             values[f"confidence/{name}"] = float(scores.confidence_NM[present_N, m].mean())
         if network.has_novelty_limits:
             unfamiliar_P = scores.unfamiliar_NM[present_N, m]
@@ -237,7 +231,7 @@ def compute_run_metrics(
     return values
 
 
-def confidence_rows(scores: Scores, network: Network) -> list[dict[str, Any]]:
+def confidence_rows(scores: Scores, network: Classifier) -> list[dict[str, Any]]:
     """How near the confidences come to the truth, by modality and group of classes.
 
     Both the predicted ones and those that the fusion uses.
@@ -254,12 +248,12 @@ def confidence_rows(scores: Scores, network: Network) -> list[dict[str, Any]]:
     )
 
 
-def confidence_metrics(scores: Scores, network: Network) -> dict[str, float]:
+def confidence_metrics(scores: Scores, network: Classifier) -> dict[str, float]:
     """The confidence report of all classes and of the few-shot ones, as metrics.
 
     Empty where the confidences were never trained.
     """
-    if not network.config.fusion.confidence_weight:
+    if not network.learns_confidence:
         return {}
     values = {}
     for row in confidence_rows(scores, network):

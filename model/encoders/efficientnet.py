@@ -137,6 +137,11 @@ class EfficientNetLite0(nn.Module):
         """Whether the first blocks stay as loaded."""
         return self.first_trained > 0
 
+    def frozen_tensors(self) -> list[Tensor]:
+        """Returns the weights of the blocks that stay as loaded."""
+        frozen = [self.stem, *self.blocks[: self.first_trained]]
+        return [tensor for block in frozen for tensor in block.state_dict().values()]
+
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Loads the weights as the package names them, and folds the batch normalisations in."""
         stem = adapt_to_channels(weights["_conv_stem.weight"], self.stem.in_channels)

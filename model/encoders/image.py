@@ -131,6 +131,26 @@ class ImageEncoder(nn.Module):
         assert isinstance(self.body, EfficientNetLite0)
         return self.body.encode_frozen(self.standardise(x_BCHW, present_B))
 
+    def encode_frozen_views(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+        """Returns what the frozen part gives of the images and their mirror images, [B, V, K]."""
+        views = [self.encode_frozen(view, present_B) for view in self.views(x_BCHW)]
+        return torch.stack(views, 1)
+
+    def shares_frozen_part(self, other: ImageEncoder) -> bool:
+        """Whether another encoder's frozen part gives the same of every image."""
+        body, of_other = self.body, other.body
+        if not isinstance(body, EfficientNetLite0) or not isinstance(of_other, EfficientNetLite0):
+            return False
+        pairs = zip(body.frozen_tensors(), of_other.frozen_tensors())
+        return (
+            0 < body.first_trained == of_other.first_trained
+            and self.mirrored_axes == other.mirrored_axes
+            and body.size == of_other.size
+            and torch.equal(self.mean_C, other.mean_C)
+            and torch.equal(self.std_C, other.std_C)
+            and all(torch.equal(mine, others) for mine, others in pairs)
+        )
+
     def forward_frozen(self, frozen_BVK: Tensor, present_B: Tensor) -> Tensor:
         """Returns the embeddings of images of which `encode_frozen` has seen V views."""
         assert isinstance(self.body, EfficientNetLite0)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.classifier import Classifier
 from model.metrics.metrics import bootstrap_weights
-from model.network import Network
 from model.outputs import Outputs
 
 REPEATS = 4  # random exchanges of a part
@@ -53,7 +53,7 @@ def row_slices(batch: Batch) -> list[slice]:
 
 
 @torch.inference_mode()
-def encode_records(network: Network, batch: Batch) -> Tensor:
+def encode_records(network: Classifier, batch: Batch) -> Tensor:
     """Returns the embeddings of all records, [N, M, D]."""
     network.eval()
     return torch.cat([network.encode(batch.select(part)) for part in row_slices(batch)])
@@ -61,7 +61,7 @@ def encode_records(network: Network, batch: Batch) -> Tensor:
 
 @torch.inference_mode()
 def permutation_importance(
-    network: Network,
+    network: Classifier,
     batch: Batch,
     decide: Decide,
     *,
@@ -117,7 +117,7 @@ class _Permuted:
     """The decisions of a network with parts exchanged; images are encoded once."""
 
     def __init__(
-        self, network: Network, batch: Batch, decide: Decide, embeddings_NMD: Tensor
+        self, network: Classifier, batch: Batch, decide: Decide, embeddings_NMD: Tensor
     ) -> None:
         self.network, self.batch, self.decide = network, batch, decide
         self.rows = row_slices(batch)
@@ -158,8 +158,8 @@ class _Permuted:
         place = j if j < len(table.numeric) else j - len(table.numeric)
         changed[:, place] = changed[order_N, place]
         embeddings_NMD = self.embeddings_NMD.clone()
-        embedding_ND = self.network.encoders[m](
-            numbers_NN, categories_NK, self.batch.present_BM[:, m]
+        embedding_ND = self.network.encode_modality(
+            m, (numbers_NN, categories_NK), self.batch.present_BM[:, m]
         )
         embeddings_NMD[:, m] = embedding_ND.to(embeddings_NMD.dtype)
         return embeddings_NMD, self.visible_NM

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.network import Network
+from model.classifier import Classifier
 from model.outputs import Outputs
 from model.schema import Categorical, Image, Numeric, Table
 
@@ -49,7 +49,7 @@ class Contributions:
 
 @torch.inference_mode()
 def explain(
-    network: Network,
+    network: Classifier,
     batch: Batch,
     posterior: Posterior,
     classes_B: Tensor | None = None,
@@ -89,7 +89,7 @@ class _Occlusion:
     Several variants of all records are computed together, V of them.
     """
 
-    network: Network
+    network: Classifier
     batch: Batch
     posterior: Posterior
     embeddings_BMD: Tensor
@@ -129,13 +129,13 @@ class _Occlusion:
 
         variants: what the encoder takes, without whether it is present.
         """
-        encoder, used_B = self.network.encoders[m], self.visible_BM[:, m]
+        used_B = self.visible_BM[:, m]
         present_B = self.batch.present_BM[:, m]
         at_once = max(1, ROWS_AT_ONCE // len(self.batch))
         found: list[Tensor] = []
         while content := list(itertools.islice(variants, at_once)):
-            joined = (torch.cat(parts) for parts in zip(*content, strict=True))
-            embedding_RD = encoder(*joined, present_B.repeat(len(content)))
+            joined = [torch.cat(parts) for parts in zip(*content, strict=True)]
+            embedding_RD = self.network.encode_modality(m, joined, present_B.repeat(len(content)))
             embeddings_RMD = self.embeddings_BMD.repeat(len(content), 1, 1)
             embeddings_RMD[:, m] = embedding_RD.to(embeddings_RMD.dtype)
             found.append(self.probability(embeddings_RMD, self.visible_BM.repeat(len(content), 1)))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.classifier import Classifier
 from model.explaining.importance import Decide, encode_records, row_slices
-from model.network import Network
 from model.schema import Table
 
 INTACT, ABSENT, EXCHANGED, NOISE = "intact", "absent", "of another record", "noise"
@@ -29,7 +29,7 @@ class Condition:
 
 @torch.inference_mode()
 def robustness(
-    network: Network,
+    network: Classifier,
     batch: Batch,
     decide: Decide,
     *,
@@ -76,16 +76,6 @@ def robustness(
     return found
 
 
-def encode_modality(network: Network, batch: Batch, m: int) -> Tensor:
-    """Returns the embeddings of one modality, [B, D]."""
-    name, present_B = network.schema.modalities[m], batch.present_BM[:, m]
-    if name in batch.images:
-        embeddings_BD: Tensor = network.encoders[m](batch.images[name], present_B)
-    else:
-        embeddings_BD = network.encoders[m](batch.numbers[name], batch.categories[name], present_B)
-    return embeddings_BD
-
-
 def balanced_accuracy(decided_N: Tensor, labels_N: Tensor) -> float:
     """Returns the mean recall of the classes that have rows."""
     _, class_N, size_C = torch.unique(labels_N, return_inverse=True, return_counts=True)
@@ -93,7 +83,7 @@ def balanced_accuracy(decided_N: Tensor, labels_N: Tensor) -> float:
     return float((right_N / size_C[class_N]).sum() / len(size_C))
 
 
-def with_noise(network: Network, batch: Batch, m: int, generator: torch.Generator) -> Batch:
+def with_noise(network: Classifier, batch: Batch, m: int, generator: torch.Generator) -> Batch:
     """Returns the records with noise in modality m: uniform pixels, cells at random."""
     schema, device = network.schema, batch.labels_B.device
     name = schema.modalities[m]

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.classifier import Classifier
 from model.explaining.giveaways import giveaways
 from model.explaining.occlusion import Posterior, patch_slices
-from model.network import Network
 
 GRID = 5  # patches of an image a side
 MIN_ROWS = 10  # of a class; with fewer, some part gives it away by chance
@@ -80,7 +80,7 @@ def audited_classes(counts: Sequence[int], most: int) -> list[int]:
 
 @torch.inference_mode()
 def audit_shortcuts(
-    network: Network,
+    network: Classifier,
     batch: Batch,
     posterior: Posterior,
     labels: Sequence[int],
@@ -113,7 +113,7 @@ def audit_shortcuts(
     return measured
 
 
-def most_telling(network: Network, batch: Batch, label: int, grid: int) -> Finding:
+def most_telling(network: Classifier, batch: Batch, label: int, grid: int) -> Finding:
     """Returns the part that stands out most for a class; what its exchange does is not known."""
     precisions = giveaways(network.schema, batch, label, grid)
     best: Finding | None = None
@@ -145,7 +145,7 @@ class Exchange:
 
     def __init__(
         self,
-        network: Network,
+        network: Classifier,
         batch: Batch,
         posterior: Posterior,
         label: int,

@@ -138,7 +138,7 @@ class Cluster:
         ]
         return {names.get(row["node_id"], "?") for row in actors if row["node_id"]}
 
-    def leaks(self, seconds: float = 90) -> list[str]:
+    def leaks(self, seconds: float = 180) -> list[str]:
         """Returns actors, placement groups and busy processes that outlive all jobs."""
 
         def remaining() -> list[str]:

@@ -216,7 +216,7 @@ def test_interrupted_search_goes_on_when_it_is_submitted_again(
     two_workers: Cluster, shards: Path, tmp_path: Path
 ) -> None:
     out, name = tmp_path / "search", f"stop-{time.time():.0f}"
-    command = tune(shards, out, trials=8, epochs=10)
+    command = tune(shards, out, trials=8, epochs=30)
     two_workers.begin(name, *command)
     wait_for(lambda: len(records(out)) >= 2, 240, lambda: two_workers.log(name))
     stopped = two_workers.ray("job", "stop", "--address", two_workers.state.dashboard, name)

@@ -282,7 +282,7 @@ def test_a_model_says_what_it_is(folder: Path, model: LoadedModel) -> None:
     assert model.metrics is not None
     written = json.loads((folder / "run" / "metrics.json").read_text())
     assert model.metrics == {split: written[split] for split in ("val", "test")}
-    assert "3 classes, photo + table, 3 experts, balanced accuracy" in repr(model)
+    assert "3 classes, photo + table, mixture fusion, 3 experts, balanced accuracy" in repr(model)
     assert load(folder / "run" / "checkpoint").metrics == model.metrics
     assert load(f"file://{folder}/run").metrics == model.metrics
 

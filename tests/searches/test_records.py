@@ -43,6 +43,8 @@ def test_a_job_and_a_record_are_plain_values() -> None:
         "of": "",
         "seed": None,
         "state": "",
+        "members": [],
+        "plain": "",
     }
     assert JOB.to_dict() == plain
     assert SearchJob(name="a", kind="test").to_dict() == {

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from distributed import config, tune
+from distributed import EvaluateOptions, config, evaluate, tune
 from distributed.runtime.command import one_line
 from distributed.searches import driver
 from distributed.searches.baselines import starting_points
@@ -48,6 +48,9 @@ TINY = [
 ]
 
 
+BOTH = ("a photo", "table")  # modalities
+
+
 def search(out: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     return run_command("distributed/tune.py", "--out", str(out), *arguments, timeout=timeout)
 
@@ -76,7 +79,9 @@ def finished(
         "--space",
         "fusion",
         "--trials",
-        "7",
+        "9",
+        "--corrupt",
+        "map=noise:0.5",
         "--replicates",
         "2",
         "--best",
@@ -89,7 +94,7 @@ def finished(
 
 def test_trials_csv_has_every_configuration(finished: Any) -> None:
     configurations = rows(finished[0])
-    assert len(configurations) == 7
+    assert len(configurations) == 9
     first = {r["label"]: r for r in configurations[:2]}  # the two that begin at the same time
     assert first.keys() == {"starting point", "concatenation"}
     assert {"one expert", "plain softmax"} <= {
@@ -112,14 +117,13 @@ def test_best_toml_is_the_configuration_with_the_best_mean_over_fresh_seeds(fini
             assert str(best[name]) == winner[name]
 
 
-def test_the_test_split_is_read_by_the_winner_only_and_last(finished: Any) -> None:
+def test_the_test_split_is_read_by_the_winner_and_the_model_only_and_last(finished: Any) -> None:
     standings = Standings(SearchLog(finished[0]), ["balanced_accuracy"], replicates=2, best=1)
     tests = standings.log.of_kind("test")
-    winner = standings.winner()
+    winner, (model,) = standings.winner(), standings.log.of_kind("ensemble")
     assert winner is not None
-    assert {r.job.of for r in tests} == {winner.record.name}
-    assert len(tests) == 2
-    others = standings.log.of_kind("search", "named", "replicate")
+    assert [r.job.of for r in tests] == [winner.record.name, winner.record.name, model.name]
+    others = standings.log.of_kind("search", "named", "replicate", "ensemble")
     assert min(r.started for r in tests) > max(r.started + r.seconds for r in others) - 0.1
     assert {r.job.seed for r in standings.log.of_kind("replicate")} == {1, 2}
 
@@ -158,9 +162,9 @@ def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
     assert "Traceback" not in done.stderr
     rows_can_show = next(line for line in done.stderr.splitlines() if "are noise" in line)
     assert rows_can_show.startswith("66 validation rows, ")
-    assert done.stderr.index("are noise") < done.stderr.index("1/7"), "before the first trial ends"
+    assert done.stderr.index("are noise") < done.stderr.index("1/9"), "before the first trial ends"
     assert rows_can_show in (finished[0] / "report.md").read_text()
-    assert "7/7" in done.stderr
+    assert "9/9" in done.stderr
     assert len(done.stderr.splitlines()) < 40
 
 
@@ -201,7 +205,7 @@ def test_tensorboard_has_every_searched_setting_and_every_metric(finished: Any) 
     # replicates.
     whole = [r for r in SearchLog(out).of_kind("search") if r.state == "complete"]
     repeated = 1 + any(not r.job.label for r in whole)
-    assert sorted(groups.values()) == [1] * (7 - repeated) + [3] * repeated
+    assert sorted(groups.values()) == [1] * (9 - repeated) + [3] * repeated
 
 
 def test_a_finished_search_returns_its_result(
@@ -220,8 +224,62 @@ def test_a_finished_search_returns_its_result(
     assert f"train       {result.train_command}" in capsys.readouterr().out
 
 
-def test_saved_states_are_cleared_away(finished: Any) -> None:
-    assert not list(finished[0].glob("trials/*/state/*"))
+def test_a_search_ends_with_a_model_that_predicts(finished: Any, wafer_shards: str) -> None:
+    out, done = finished
+    made = json.loads((out / "model" / "ensemble.json").read_text())
+    (record,) = [r for r in SearchLog(out).of_kind("ensemble") if r.state == "complete"]
+    assert {member["name"] for member in made["members"]} <= set(record.job.members)
+    evaluated = evaluate(EvaluateOptions(checkpoint=str(out / "model"), data=wafer_shards))
+    (test,) = [r for r in SearchLog(out).of_kind("test") if r.job.of == record.name]
+    for name in ("balanced_accuracy", "balanced_nll"):
+        assert evaluated.metrics[name] == pytest.approx(test.metrics[name], abs=1e-5)
+    words = " ".join(done.stdout.split())
+    assert f"{out}/model holds" in words
+    assert f"--checkpoint {out}/model" in words
+
+
+def test_it_ends_with_what_a_spoilt_modality_does(finished: Any, wafer_shards: str) -> None:
+    out, done = finished
+    content = json.loads((out / "model" / "spoilt.json").read_text())
+    scores = {run["title"]: run["scores"] for run in content["runs"]}
+    log = SearchLog(out)
+    labels = {log.records[name].job.label for name in scores if name in log.records}
+    assert {"concatenation", "map alone", "table alone"} <= labels
+    spoilt = evaluate(
+        EvaluateOptions(checkpoint=str(out / "model"), data=wafer_shards, corrupt="map=noise:0.5")
+    )
+    assert content["rows"] == spoilt.rows
+    of_model = scores["the model"]
+    assert of_model["spoilt"]["balanced_accuracy"] == pytest.approx(
+        spoilt.metrics["balanced_accuracy"], abs=0.05
+    )  # evaluate draws the noise by the run's own seed
+    (test,) = [r for r in log.of_kind("test") if r.job.members]
+    assert of_model["untouched"]["balanced_accuracy"] == pytest.approx(
+        test.metrics["balanced_accuracy"]
+    )
+    table_alone = next(n for n, r in log.records.items() if r.job.label == "table alone")
+    assert scores[table_alone]["untouched"] == scores[table_alone]["spoilt"]
+    for example in content["examples"]:
+        assert example["model"]["says"] == example["truth"]
+        weights = [voice["weight"] for voice in example["modalities"]]
+        assert sum(weights) == pytest.approx(1, abs=1e-4)
+    words = " ".join(done.stdout.split())
+    assert f"{content['rows']} test rows where map of 50 % of the rows is noise" in words
+    assert "the table alone" in words
+    assert words.count(", in truth ") == len(content["examples"])
+    assert "Where a modality is spoilt" in (out / "report.md").read_text()
+
+
+def test_saved_states_are_cleared_away_and_checkpoints_of_the_best_are_kept(
+    finished: Any,
+) -> None:
+    out = finished[0]
+    assert not list(out.glob("trials/*/state/*"))
+    standings = Standings(SearchLog(out), ["balanced_accuracy"], replicates=2, best=1, ensemble=10)
+    kept = {path.parents[1].name for path in out.glob("trials/*/checkpoint/model.pt")}
+    assert kept == standings.kept_checkpoints()
+    (model,) = standings.log.of_kind("ensemble")
+    assert set(model.job.members) <= kept
 
 
 def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(
@@ -238,11 +296,11 @@ def test_a_folder_in_use_is_refused_and_a_resume_keeps_its_settings(
 def test_a_finished_search_is_extended(finished: Any) -> None:
     out, _ = finished
     before = rows(out)
-    done = search(out, "--resume", "--trials", "9")
+    done = search(out, "--resume", "--trials", "11")
     assert done.returncode == 0, done.stderr
     after = rows(out)
-    assert len(after) == 9
-    assert [r["balanced_accuracy"] for r in after[:7]] == [r["balanced_accuracy"] for r in before]
+    assert len(after) == 11
+    assert [r["balanced_accuracy"] for r in after[:9]] == [r["balanced_accuracy"] for r in before]
 
 
 @pytest.mark.parametrize(
@@ -397,22 +455,27 @@ def test_a_space_that_asks_for_unknown_settings_is_refused(
 
 
 def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
-    points = starting_points(SPACES["margins"], {}, {}, 2)
+    points = starting_points(SPACES["margins"], {}, {}, BOTH)
     assert list(points.inside) == ["defaults", "plain softmax"]
     assert {
         job.name: job.settings["fusion.kind"]
         for job in points.outside
         if "fusion.kind" in job.settings
     } == {"concatenation": "uniform"}
-    points = starting_points(SPACES["full"], {}, {}, 2)
+    points = starting_points(SPACES["full"], {}, {}, BOTH)
     assert len(points.inside) == 4
-    assert not points.outside
+    alone = {job.label: (job.name, dict(job.settings)) for job in points.outside}
+    assert alone.keys() == {"a photo alone", "table alone"}
+    name, settings = alone["a photo alone"]
+    assert name == "a-photo-alone"
+    assert settings["data.modalities"] == "a photo"
+    assert not starting_points(SPACES["full"], {}, {}, [f"photo{k}" for k in range(5)]).outside
 
 
 def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
     one_expert = {"experts.count": 1}
     # One modality: there is nothing to concatenate.
-    points = starting_points(SPACES["full"], one_expert, one_expert, 1)
+    points = starting_points(SPACES["full"], one_expert, one_expert, ["photo"])
     assert points.labels == ["starting point", "plain softmax"]
     assert all("experts.count" not in values for values in points.inside.values())
 
@@ -448,8 +511,9 @@ def test_a_baseline_is_what_its_name_says_or_left_out(
 ) -> None:
     start = config.apply_changes(config.Config(), base)
     changes = config.changes_from_defaults(start)
-    points = starting_points(SPACES["optimisation"], changes, base if pinned else {}, 2)
-    assert points.labels == left
+    points = starting_points(SPACES["optimisation"], changes, base if pinned else {}, BOTH)
+    alone = ["a photo alone", "table alone"]
+    assert sorted(points.labels) == sorted([*left, *alone])
     for job in points.outside:
         settings = config.apply_changes(start, job.settings)
         if job.label == "plain softmax":

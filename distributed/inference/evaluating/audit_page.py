@@ -24,8 +24,8 @@ from distributed.training.checkpoint import Checkpoint
 from distributed.training.pages.record_cards import Records, card_maker, read_records
 from distributed.training.pages.run_page import calibrated
 from distributed.training.pages.splits import shot_names
+from model.classifier import Classifier
 from model.decisions.label_noise import held_out_log_posterior
-from model.network import Network
 
 SHOWN = 40  # suspects on the page
 SHOWN_FEW = 20  # more of few-shot classes
@@ -48,13 +48,15 @@ def write_audit_page(
     write_file(join(audit.out, PAGE), redact(html).encode())
 
 
-def shown_suspects(audit: LabelAudit, network: Network) -> IntArray:
+def shown_suspects(audit: LabelAudit, network: Classifier) -> IntArray:
     """Returns which of the suspects the page shows: the first ones, and more of few-shot labels."""
     few = np.flatnonzero(is_few_shot(audit, network))
     return np.union1d(np.arange(min(SHOWN, len(audit.suspects))), few[:SHOWN_FEW]).astype(np.int64)
 
 
-def is_few_shot(audit: LabelAudit, network: Network) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def is_few_shot(
+    audit: LabelAudit, network: Classifier
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Returns whether each suspect is labelled as a few-shot class."""
     groups = dict(zip(network.schema.classes, shot_names(network)))
     return np.array([groups[label] == "few" for label in audit.suspects["label"]], dtype=bool)
@@ -103,7 +105,7 @@ def suspect_cards(
     return cards
 
 
-def neighbours(records: Records, network: Network) -> list[Neighbour]:
+def neighbours(records: Records, network: Classifier) -> list[Neighbour]:
     """Returns rows as neighbours: label and first picture."""
     found = []
     for b in range(len(records.batch)):
@@ -117,7 +119,7 @@ def neighbours(records: Records, network: Network) -> list[Neighbour]:
 
 
 def audit_sections(
-    audit: LabelAudit, cards: list[Card], shown: IntArray, network: Network
+    audit: LabelAudit, cards: list[Card], shown: IntArray, network: Classifier
 ) -> list[Section]:
     """Returns the sections of the page."""
     few = is_few_shot(audit, network)

@@ -18,9 +18,9 @@ from distributed.inference.evaluating.scored_split import score_split
 from distributed.inference.options import EvaluateOptions
 from distributed.inference.weighing import torch_threads
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import DamagedFile, join, read_json_object
+from distributed.runtime.storage import DamagedFile
 from distributed.training.checkpoint import find_checkpoint, parse_checkpoint
-from distributed.training.results import METRICS_FILE
+from distributed.training.results import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def _like(run: ComparedRun, first: ComparedRun) -> ComparedRun:
 def _metrics_of_run(location: str) -> Mapping[str, object]:
     """Returns what metrics.json of a run holds; nothing where there is none."""
     try:
-        return read_json_object(join(location, METRICS_FILE))
+        return read_metrics(location)
     except (OSError, DamagedFile):
         return {}
 

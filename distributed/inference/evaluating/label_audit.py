@@ -27,6 +27,7 @@ from distributed.training.checkpoint import Checkpoint
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.scoring import Evaluator
 from model.decisions.label_noise import held_out_log_posterior, label_doubts
+from model.network import Network
 
 SUSPECTS, PAGE = "suspects.csv", "audit.html"
 NEIGHBOURS = 5
@@ -122,6 +123,10 @@ def audit_labels(
 
 def check_auditable(checkpoint: Checkpoint, options: EvaluateOptions) -> None:
     """Refuses rows that the run was not trained on, and heads that are not cross-fitted."""
+    if not isinstance(checkpoint.network, Network):
+        raise OptionError(
+            "audit needs a run of one network; this is an ensemble: audit one of the runs", "audit"
+        )
     folds = checkpoint.config.fusion.folds
     if folds < 2:
         raise OptionError(

@@ -21,7 +21,9 @@ STAGES = {
     "search": "searching",
     "named": "searching",
     "replicate": "running the best again with fresh seeds",
-    "test": "testing the winner",
+    "ensemble": "choosing the networks that answer together",
+    "test": "testing the winner and the model",
+    "spoilt": "testing them on rows with a spoilt modality",
 }
 REFRESH_SECONDS = 0.5
 LISTED_RUNS = 6  # running ones in the live table

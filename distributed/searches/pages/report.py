@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from distributed.reporting.figures import learning_curves
 from distributed.reporting.page import Block, Bullets, Code, Figure, Section, Text
 from distributed.searches.pages import tables
 from distributed.searches.pages.figures import pareto
 from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.notes import SearchNotes
+from distributed.searches.pages.searched_model import SearchedModel
+from distributed.searches.pages.spoilt_table import SpoiltRows
 from distributed.searches.pages.verdict import seed_limits, title, verdict
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
 
 LONG_TABLE = 30  # rows; a longer table of configurations is folded
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a search ends with.
+
+    model: once it is built. spoilt: how it fares where a modality is spoilt, where that was wanted.
+    """
+
+    model: SearchedModel | None = None
+    spoilt: SpoiltRows | None = None
 
 
 def report_lead(standings: Standings) -> str:
@@ -29,6 +44,7 @@ def sections(
     command: str,
     wall_seconds: float,
     notes: SearchNotes,
+    ending: Ending,
 ) -> list[Section]:
     """All sections of the report.
 
@@ -38,6 +54,8 @@ def sections(
     """
     return [
         Section("Best settings", best_settings(standings, base, defaults, command, notes)),
+        Section("The model", model_section(standings, ending)),
+        Section("Where a modality is spoilt", spoilt_section(ending.spoilt)),
         Section("Trade-off", trade_off(standings)),
         Section("What matters", space_figures(standings)),
         Section("Learning curves", curves(standings)),
@@ -54,7 +72,7 @@ def best_settings(
     command: str,
     notes: SearchNotes,
 ) -> list[Block]:
-    """The verdict, the comparison, the winner's settings and its scores on the test split."""
+    """The verdict, the comparison, and the winner's settings."""
     blocks: list[Block] = [Text(verdict(standings))]
     if notes.resolution:
         blocks.append(Text(notes.resolution))
@@ -67,12 +85,27 @@ def best_settings(
         ]
         if notes.budget:
             blocks.append(Text(notes.budget))
-    test_scores = tables.winner_test_table(standings)
-    if test_scores.rows:
-        blocks.append(test_scores)
     if note := seed_limits(standings):
         blocks.append(Text(note))
     return blocks
+
+
+def model_section(standings: Standings, ending: Ending) -> list[Block]:
+    """What the search ends with, and its scores and the winner's on the test split."""
+    blocks: list[Block] = []
+    if ending.model is not None:
+        blocks += [Text(ending.model.sentence()), ending.model.table()]
+    test_scores = tables.test_table(standings)
+    if test_scores.rows:
+        blocks.append(test_scores)
+    return blocks
+
+
+def spoilt_section(spoilt: SpoiltRows | None) -> list[Block]:
+    """The scores on spoilt rows, and two rows in words."""
+    if spoilt is None:
+        return []
+    return [spoilt.table(), *(Text(sentence) for sentence in spoilt.sentences())]
 
 
 def configurations(standings: Standings) -> list[Block]:
@@ -95,7 +128,7 @@ def reading_notes(standings: Standings) -> list[str]:
         when = "read by the winner before the search was extended, and by a later winner again"
     test = "The test split was not read."
     if standings.tests():
-        test = f"The test split is for the winner only; it was {when}."
+        test = f"The test split is for the winner and the model only; it was {when}."
     replicates = (
         "No replicates: the leader was picked among single runs, so its score is biased upwards."
         " Add --replicates 3."

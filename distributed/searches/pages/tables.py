@@ -12,11 +12,12 @@ from distributed.searches.pages.verdict import (
     summarise_seeds,
     title,
 )
+from distributed.searches.planner import TRAINED
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
 
-KINDS = ("search", "named", "replicate", "test")
+KINDS = ("search", "named", "replicate", "ensemble", "test", "spoilt")
 # Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
 TEST_METRICS = (
     "balanced_accuracy",
@@ -24,6 +25,7 @@ TEST_METRICS = (
     "few_shot_accuracy",
     "accuracy",
     "worst_recall",
+    "balanced_nll",
     "ece",
 )
 # Columns of the report's table of configurations, beside the metrics and the settings.
@@ -165,27 +167,35 @@ def failures_table(standings: Standings) -> ReportTable:
     )
 
 
-def winner_test_table(standings: Standings) -> ReportTable:
-    """The winner on the test split."""
-    runs, rows = standings.tests(), []
+def test_table(standings: Standings) -> ReportTable:
+    """The winner and the model of several networks on the test split."""
+    runs, model = standings.tests(), standings.model_test()
+    rows: list[tuple[CellContent, ...]] = []
     for name in dict.fromkeys([*standings.metrics, *TEST_METRICS]):
         values = [r.value(name) for r in runs if is_finite(r.metrics.get(name))]
         if not values or name == "train_seconds":
             continue
         metric, summary = names.metric(name), summarise(values)
         score = metric.text(summary.mean, missing="none") + interval(summary, name)
-        rows.append((metric.title, TableCell(text=score, value=summary.mean), summary.n))
+        row: list[CellContent] = [metric.title, TableCell(text=score, value=summary.mean)]
+        if model is not None:
+            value = model.value(name)
+            row.append(TableCell(text=metric.text(value, missing="none"), value=value))
+        rows.append((*row, summary.n))
     caption = f"The winner on the test split, {_when_test_was_read(standings)}"
+    if model is not None:
+        caption = caption.replace("The winner", "The winner and the model")
     if len(runs) > 1:
-        caption += f" (mean with its {interval_name(len(runs))})"
-    return ReportTable(columns=("metric", "test split", "runs"), rows=rows, caption=caption)
+        caption += f" (winner: mean with its {interval_name(len(runs))})"
+    columns = ["metric", "winner", *(["model"] if model is not None else []), "runs of the winner"]
+    return ReportTable(columns=tuple(columns), rows=rows, caption=caption)
 
 
 def _when_test_was_read(standings: Standings) -> str:
     """Whether an earlier winner was tested before. No decision of a search uses the test split."""
     if not standings.was_extended_after_test():
         return "read once, after everything was decided"
-    count = len({r.job.of for r in standings.log.of_kind("test")})
+    count = len({r.job.of for r in standings.log.of_kind("test") if not r.job.members})
     if count == 1:
         return "read before the extension"
     return f"which was read before this search was extended too, by {count} configurations in all"
@@ -194,7 +204,7 @@ def _when_test_was_read(standings: Standings) -> str:
 def cost_table(standings: Standings, wall_seconds: float) -> ReportTable:
     """How many runs there were, and what they took. wall_seconds: of this process."""
     log = standings.log
-    runs = [r for r in log.ended() if r.job.kind != "test"]
+    runs = [r for r in log.ended() if r.job.kind in TRAINED]
     trained = sum(r.metrics.get("train_seconds") or 0.0 for r in runs)
     states = [r.state for r in log.configurations()]
     rows = [

@@ -13,7 +13,7 @@ from distributed.reporting.significance import (
     summarise,
 )
 from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
-from distributed.searches.baselines import STARTING_POINT
+from distributed.searches.baselines import ALONE, STARTING_POINT
 from distributed.searches.records import SearchRecord, is_finite
 from distributed.searches.standings import Standing, Standings
 from model.metrics import names
@@ -29,6 +29,8 @@ TITLES = {
 
 def title(record: SearchRecord) -> str:
     """A configuration's name for a reader."""
+    if record.job.label.endswith(ALONE):
+        return f"the {record.job.label}"
     return TITLES.get(record.job.label, record.job.label) or f"trial {record.name}"
 
 

@@ -13,7 +13,9 @@ from distributed.reporting.tables import to_csv
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.pages.notes import search_notes
-from distributed.searches.pages.report import report_lead, sections
+from distributed.searches.pages.report import Ending, report_lead, sections
+from distributed.searches.pages.searched_model import searched_model
+from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.tables import configurations_table
 from distributed.searches.pages.verdict import title
 from distributed.searches.records import SettingValues
@@ -55,8 +57,15 @@ class PageWriter:
         """Writes all files anew. last: the search has ended."""
         write_tables(self.standings, self.base)
         wall_seconds = time.monotonic() - self.started
+        out = self.mirror.out
         blocks = sections(
-            self.standings, self.base, self.defaults, self.train_command, wall_seconds, self.notes
+            self.standings,
+            self.base,
+            self.defaults,
+            self.train_command,
+            wall_seconds,
+            self.notes,
+            Ending(searched_model(self.standings, out), spoilt_rows(self.standings, out)),
         )
         write_report(self.mirror.folder, "Search", blocks, lead=report_lead(self.standings))
         if last:

@@ -19,7 +19,7 @@ from distributed.reporting.cards import (
 from distributed.shards.sampling import IntArray
 from distributed.training.pages.record_cards import card_maker, read_records
 from distributed.training.pages.splits import Decider, PageSplit
-from model.network import Network
+from model.classifier import Classifier
 
 PICKED = 8  # rows of a gallery
 OF_A_CLASS = 2  # of these at most, while other classes have any
@@ -81,7 +81,7 @@ def _top(values_N: Tensor, classes_N: Tensor | None) -> list[int]:
 
 
 def build_galleries(
-    split: PageSplit, network: Network, decider: Decider, seconds: float
+    split: PageSplit, network: Classifier, decider: Decider, seconds: float
 ) -> list[tuple[str, Gallery]]:
     """Returns the galleries of a split with their titles; those without any row are left out.
 
@@ -108,7 +108,7 @@ def build_galleries(
 def make_cards(
     split: PageSplit,
     rows_B: IntArray,
-    network: Network,
+    network: Classifier,
     decider: Decider,
     seconds: float,
 ) -> list[Card]:

@@ -12,6 +12,7 @@ from distributed.runtime.storage import write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.pages.splits import PageSplit, shot_names
 from distributed.training.pages.tables import interval_text, operating_table
+from model.classifier import Classifier
 from model.explaining.robustness import Condition
 from model.explaining.shortcuts import GRID, Finding
 from model.metrics.names import metric, worst_class
@@ -34,7 +35,7 @@ class ModelCard:
     """
 
     name: str
-    network: Network
+    network: Classifier
     manifest: Manifest
     shards: str
     digest: str
@@ -67,14 +68,16 @@ def card_sections(card: ModelCard) -> list[Section]:
 
 def _what_it_is(card: ModelCard) -> list[str]:
     network = card.network
-    schema, config = network.schema, network.config
+    schema = network.schema
     parts = [f"{image.name} (image of {image.height} x {image.width})" for image in schema.images]
     parts += [f"{table.name} ({len(table.columns)} columns)" for table in schema.tables]
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    fusion = f"{config.fusion.kind} fusion, {config.experts.count} experts"
+    made_of = network.made_of
+    if isinstance(network, Network):
+        made_of += f"; loss {network.config.loss.name}"
     lines = [
         f"A classifier of {len(schema.classes)} classes from {' and '.join(parts)}.",
-        f"{parameters:,} parameters; {fusion}; loss {config.loss.name}; epoch {card.epoch}.",
+        f"{parameters:,} parameters; {made_of}; epoch {card.epoch}.",
         "With the default loss its probabilities are for classes that are equally frequent, not "
         "for the class shares of the data; `predict.py --prior training` moves them.",
     ]

@@ -29,10 +29,10 @@ from distributed.shards.sampling import IntArray
 from distributed.shards.single_rows import read_columns, read_places, storage_rows
 from distributed.training.pages.splits import Decider
 from model.batch import Batch
+from model.classifier import Classifier
 from model.explaining.occlusion import GRID, Contributions, explain
 from model.fusion.confidence import held_out_logits
 from model.learning.losses import mean_over_folds
-from model.network import Network
 from model.outputs import Outputs
 from model.schema import Categorical, Numeric, Table
 
@@ -55,7 +55,7 @@ class Records:
 
 
 def read_records(
-    shards: str, split: str, source: BatchSource, places_B: IntArray, network: Network
+    shards: str, split: str, source: BatchSource, places_B: IntArray, network: Classifier
 ) -> Records:
     """Returns the rows of these places of a source, with their pixels."""
     names = ["id", *(FILE + image.name for image in network.schema.images)]
@@ -67,7 +67,7 @@ def read_records(
 @torch.inference_mode()
 def card_maker(
     records: Records,
-    network: Network,
+    network: Classifier,
     decider: Decider,
     probabilities_BC: Tensor,
     said_B: Tensor,
@@ -112,7 +112,7 @@ def affordable_grid(seconds_a_pass: float, seconds: float) -> int:
 class CardMaker:
     """Makes the cards of a batch."""
 
-    network: Network
+    network: Classifier
     records: Records
     outputs: Outputs
     alone_BMC: Tensor

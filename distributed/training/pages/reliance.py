@@ -16,6 +16,7 @@ from distributed.shards.sampling import IntArray, Selection
 from distributed.shards.single_rows import read_places
 from distributed.training.pages.splits import Decider
 from model.batch import Batch
+from model.classifier import Classifier
 from model.explaining.importance import (
     Decide,
     Importance,
@@ -25,7 +26,6 @@ from model.explaining.importance import (
 from model.explaining.robustness import Condition, robustness
 from model.explaining.shortcuts import GRID, Finding, audit_shortcuts, audited_classes
 from model.metrics.names import metric
-from model.network import Network
 from model.outputs import Outputs
 
 IMPORTANCE_ROWS = 500  # validation rows, of a stream STREAM_SHARE of them
@@ -50,7 +50,7 @@ class Reliance:
 
 
 def measure_reliance(
-    network: Network, decider: Decider, val: BatchSource, train: BatchSource, seconds: float
+    network: Classifier, decider: Decider, val: BatchSource, train: BatchSource, seconds: float
 ) -> Reliance:
     """Measures what a model goes by. seconds: what the slow parts may take, about."""
     batch = labelled_sample(network, val)
@@ -74,7 +74,7 @@ def reliance_section(found: Reliance, classes: Sequence[str]) -> Section:
     return Section("What the model goes by", blocks)
 
 
-def labelled_sample(network: Network, source: BatchSource) -> Batch | None:
+def labelled_sample(network: Classifier, source: BatchSource) -> Batch | None:
     """Returns labelled rows, evenly spread; None where there are none."""
     labelled = np.flatnonzero(selection_of(source).labels_R >= 0)
     if not len(labelled):
@@ -106,7 +106,7 @@ def robustness_table(conditions: Sequence[Condition], rows: str = "Validation") 
 
 
 def find_shortcuts(
-    network: Network, decider: Decider, train: BatchSource, seconds: float
+    network: Classifier, decider: Decider, train: BatchSource, seconds: float
 ) -> list[Finding]:
     """Returns what gives each rare class away in a sample of the training rows."""
     labels = audited_classes(selection_of(train).counts_C.tolist(), AUDITED)

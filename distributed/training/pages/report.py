@@ -12,9 +12,9 @@ from distributed.runtime.storage import write_file
 from distributed.training.pages import figures, tables
 from distributed.training.pages.splits import PageSplit
 from distributed.training.scoring import confidence_rows
+from model.classifier import Classifier
 from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import metric, worst_class
-from model.network import Network
 
 PAGE = "report.html"  # in the folder of a run
 
@@ -29,7 +29,7 @@ class RunReport:
 
     title: str
     lead: str
-    network: Network
+    network: Classifier
     splits: Sequence[PageSplit]
     history: Sequence[Mapping[str, float]] = ()
     galleries: Sequence[tuple[str, Gallery]] = ()
@@ -100,7 +100,7 @@ def _modalities(report: RunReport) -> list[Block]:
             "classes; in a group all classes count alike.",
         )
     ]
-    if report.network.config.fusion.confidence_weight:
+    if report.network.learns_confidence:
         blocks.append(
             figures.fusion_figure(
                 rows,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from distributed.shards.batches import BatchSource
 from distributed.training.scoring import Scores, compute_run_metrics
+from model.classifier import Classifier
 from model.metrics import metrics
 from model.metrics.scoring import SHOTS, shot_groups
-from model.network import Network
 
 # Metrics with a bootstrap interval on a page, beside the recall of every class.
 WITH_INTERVALS = (
@@ -79,7 +79,7 @@ def page_split(
     shards: str,
     source: BatchSource | None,
     scores: Scores,
-    network: Network,
+    network: Classifier,
     decider: Decider,
     known: Mapping[str, float] | None = None,
 ) -> PageSplit:
@@ -116,6 +116,6 @@ def page_split(
     )
 
 
-def shot_names(network: Network) -> list[str]:
+def shot_names(network: Classifier) -> list[str]:
     """Returns the group of each class: many, medium or few."""
     return [SHOTS[group] for group in shot_groups(network.counts_C.cpu()).tolist()]

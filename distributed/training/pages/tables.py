@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.training.pages.splits import PageSplit, shot_names
+from model.classifier import Classifier
 from model.metrics.confidences import ConfidenceRow
 from model.metrics.names import (
     CHOOSE_WHEN,
@@ -18,7 +19,6 @@ from model.metrics.names import (
     at_prior,
     metric,
 )
-from model.network import Network
 
 LONG_TABLE = 40  # rows; longer tables are folded
 
@@ -76,7 +76,7 @@ def _value_cell(entry: Metric, value: float | None) -> TableCell:
     return TableCell(text=entry.value(value), value=value)
 
 
-def class_table(splits: Sequence[PageSplit], network: Network) -> ReportTable:
+def class_table(splits: Sequence[PageSplit], network: Classifier) -> ReportTable:
     """Returns a row a class, by training rows: counts, recall, precision, what it is taken for.
 
     The recall has its interval on the last split.

@@ -1,0 +1,193 @@
+"""Builds one model of several trained runs on the same data; decides on validation rows alone.
+
+Legend: K candidates, V validation rows, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distributed.config import Config, changes_from_defaults
+from distributed.shards.batches import BatchSource
+from distributed.training.checkpoint import Checkpoint
+from distributed.training.finish import calibrate, calibrated_metrics
+from distributed.training.frozen_views import with_frozen_views
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.priors import mean_class_prior
+from distributed.training.run import default_device
+from distributed.training.scoring import Evaluator
+from model.decisions.guard import ValidationRows
+from model.decisions.selection import Selection, select_members
+from model.ensemble import Ensemble, Member, log_posterior
+from model.network import Network
+
+# Opens the rows of a split with the modalities of a configuration.
+OpenRows = Callable[[Config], BatchSource]
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model of several runs, or of the best one where several are no better.
+
+    counts: how often each run counts, by its name.
+    metrics: on the validation rows, on which the runs were chosen too.
+    """
+
+    checkpoint: Checkpoint
+    selection: Selection
+    counts: Mapping[str, int]
+    metrics: dict[str, float]
+
+    def description(self) -> dict[str, Any]:
+        """What the model is made of and what it costs, as JSON can hold it."""
+        network = self.checkpoint.network
+        settings = (
+            {member.name: dict(member.settings) for member in network.members}
+            if isinstance(network, Ensemble)
+            else {}
+        )
+        return {
+            "strategy": self.selection.strategy,
+            "gain": self.selection.gain,
+            "gain_error": self.selection.error,
+            "networks": len(self.counts),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "members": [
+                {"name": name, "count": count, "settings": settings.get(name, {})}
+                for name, count in self.counts.items()
+            ],
+        }
+
+
+def build_model(
+    candidates: Mapping[str, Checkpoint],
+    leading: str,
+    open_val: OpenRows,
+    *,
+    modalities: str = "",
+    limit: int,
+    seed: int = 0,
+) -> BuiltModel:
+    """Chooses the runs whose answers are averaged, and calibrates their mean.
+
+    candidates: checkpoints of runs on the same data, by name.
+    leading: the candidate whose class prior and settings of inference the model has.
+    modalities: those of the data that the model sees, as data.modalities names them; each
+        candidate sees these or some of them.
+    limit: of the number of networks.
+    """
+    leader = candidates[leading]
+    data = dataclasses.replace(leader.config.data, modalities=modalities)
+    config = dataclasses.replace(leader.config, data=data)
+    val = open_val(config)
+    prior_C = mean_class_prior(leader)
+    members = {name: _member(name, checkpoint) for name, checkpoint in candidates.items()}
+    answers, labels_V = _answers(candidates, members, val, prior_C)
+    names = list(candidates)
+    selection = select_members(
+        torch.stack([answers[name] for name in names]), labels_V, prior_C, limit=limit, seed=seed
+    )
+    counts = Counter(names[place] for place in selection.picks)
+    chosen = [names[place] for place in dict.fromkeys(selection.picks)]
+    if len(chosen) == 1:
+        return _of_one_run(chosen[0], candidates[chosen[0]], selection, open_val)
+    network = Ensemble(
+        val.schema,
+        [members[name] for name in chosen],
+        [chosen.index(names[place]) for place in selection.picks],
+        prior_C,
+    )
+    return _calibrated(network.eval(), config, leader, selection, counts, val)
+
+
+def _member(name: str, checkpoint: Checkpoint) -> Member:
+    assert isinstance(checkpoint.network, Network), "an ensemble has no ensembles as members"
+    return Member(
+        network=checkpoint.network,
+        calibration=checkpoint.calibration,
+        prior_C=mean_class_prior(checkpoint),
+        name=name,
+        settings=changes_from_defaults(checkpoint.config),
+    )
+
+
+def _answers(
+    candidates: Mapping[str, Checkpoint],
+    members: Mapping[str, Member],
+    val: BatchSource,
+    prior_C: Tensor,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns each candidate's log probabilities of the validation rows, and their labels.
+
+    Checkpoints hold the logits of validation rows; where they hold fewer rows than there are, the
+    networks are run again.
+    """
+    stored = {name: checkpoint.validation for name, checkpoint in candidates.items()}
+    first = next(iter(stored.values()))
+    held = [rows for rows in stored.values() if rows is not None]
+    if first is not None and len(held) == len(stored) and len(first.labels_V) == val.rows:
+        return {
+            name: log_posterior(members[name], rows.logits_VEC, prior_C)
+            for name, rows in zip(stored, held, strict=True)
+        }, first.labels_V
+    answers: dict[str, Tensor] = {}
+    labels_V = torch.empty(0)
+    for name, checkpoint in candidates.items():
+        alone = Ensemble(val.schema, [members[name]], [0], prior_C).eval()
+        scores = _evaluator(checkpoint.config).score(
+            alone, with_frozen_views(val, alone, checkpoint.config)
+        )
+        answers[name], labels_V = scores.logits_NEC[:, 0], scores.labels_N
+    return answers, labels_V
+
+
+def _evaluator(config: Config) -> Evaluator:
+    device = torch.device(default_device(config))
+    return Evaluator(device, compute_dtype(config, device))
+
+
+def _calibrated(
+    network: Ensemble,
+    config: Config,
+    leader: Checkpoint,
+    selection: Selection,
+    counts: Mapping[str, int],
+    val: BatchSource,
+) -> BuiltModel:
+    """Returns the ensemble with its calibration and its metrics on validation."""
+    evaluator, source = _evaluator(config), with_frozen_views(val, network, config)
+    network.to(evaluator.device)
+    scores = evaluator.score(network, source)
+    fitted = calibrate(scores, network, config)
+    checkpoint = Checkpoint(
+        network=network,
+        config=config,
+        manifest=leader.manifest,
+        calibration=fitted,
+        validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
+        cross_modal=evaluator.learn_cross_modal_model(network, source),
+    )
+    metrics = calibrated_metrics(scores, network, config, fitted)
+    return BuiltModel(checkpoint, selection, counts, metrics)
+
+
+def _of_one_run(
+    name: str, checkpoint: Checkpoint, selection: Selection, open_val: OpenRows
+) -> BuiltModel:
+    """Returns the model of the best run alone, as that run has left it."""
+    network, config = checkpoint.network, checkpoint.config
+    evaluator = _evaluator(config)
+    source = with_frozen_views(open_val(config), network, config)
+    scores = evaluator.score(network.to(evaluator.device), source)
+    metrics = calibrated_metrics(scores, network, config, checkpoint.calibration)
+    if checkpoint.cross_modal is None:
+        cross_modal = evaluator.learn_cross_modal_model(network, source)
+        checkpoint = dataclasses.replace(checkpoint, cross_modal=cross_modal)
+    return BuiltModel(checkpoint, selection, {name: 1}, metrics)

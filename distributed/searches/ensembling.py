@@ -1,0 +1,114 @@
+"""The model that a search ends with: built of its runs, and later scored on the test split.
+
+Both happen in the process of a job, as a training does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distributed.config import Config
+from distributed.ensembles.building import OpenRows, build_model
+from distributed.runtime.errors import Failure, OptionError
+from distributed.runtime.storage import join, write_file
+from distributed.searches.records import DESCRIPTION_FILE
+from distributed.shards.batches import BatchSource, open_batches
+from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from distributed.training.finish import calibrated_metrics
+from distributed.training.frozen_views import with_frozen_views
+from distributed.training.optimisation.precision import compute_dtype
+from distributed.training.results import METRICS_FILE, read_metrics
+from distributed.training.run import SharedArrays, default_device
+from distributed.training.scoring import Evaluator
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What the model of a search is built of.
+
+    members: names of the runs that it may be made of. leading: the one that the search prefers,
+        which is the model where it may have one network only.
+    trials: the folder with a folder for each run.
+    modalities: those that the model sees, as data.modalities names them.
+    limit: of the number of networks.
+    """
+
+    members: Sequence[str]
+    leading: str
+    trials: str
+    modalities: str
+    limit: int
+
+
+def build(
+    ingredients: Ingredients, shards: str, model: str, arrays: SharedArrays | None
+) -> Metrics:
+    """Builds the model of a search, saves it, and returns its metrics on validation.
+
+    model: the folder that gets it.
+    """
+    members = ingredients.members if ingredients.limit > 1 else [ingredients.leading]
+    candidates = load_candidates(members, ingredients.trials)
+    if not candidates:
+        raise Failure(f"no checkpoint of {', '.join(ingredients.members)} can be read")
+    leading = ingredients.leading
+    built = build_model(
+        candidates,
+        leading if leading in candidates else next(iter(candidates)),
+        open_rows(shards, "val", arrays),
+        modalities=ingredients.modalities,
+        limit=ingredients.limit,
+    )
+    save_checkpoint(model, built.checkpoint)
+    description = json.dumps(built.description(), indent=1)
+    write_file(join(model, DESCRIPTION_FILE), description.encode())
+    _write_metrics(model, {"val": built.metrics})
+    return built.metrics
+
+
+def score_test(shards: str, model: str) -> Metrics:
+    """Returns the metrics of the saved model on the test split."""
+    checkpoint = load_checkpoint(model)
+    config, network = checkpoint.config, checkpoint.network
+    device = torch.device(default_device(config))
+    source = with_frozen_views(open_rows(shards, "test")(config), network, config)
+    scores = Evaluator(device, compute_dtype(config, device)).score(network.to(device), source)
+    metrics = calibrated_metrics(scores, network, config, checkpoint.calibration)
+    _write_metrics(model, {**read_metrics(model), "test": metrics})
+    return metrics
+
+
+def _write_metrics(model: str, by_split: Mapping[str, Metrics]) -> None:
+    """Writes metrics.json beside the model, as a run has it."""
+    write_file(join(model, METRICS_FILE), json.dumps(by_split, indent=1).encode())
+
+
+def load_candidates(names: Sequence[str], trials: str) -> dict[str, Checkpoint]:
+    """Returns the checkpoints of the runs that have one, by name; damaged ones are left out."""
+    found: dict[str, Checkpoint] = {}
+    for name in names:
+        try:
+            found[name] = load_checkpoint(f"{trials}/{name}/checkpoint")
+        except OptionError as error:
+            print(f"note: run {name} is not in the ensemble: {error}", file=sys.stderr)
+    return found
+
+
+def open_rows(shards: str, split: str, arrays: SharedArrays | None = None) -> OpenRows:
+    """Returns a function that opens a split of the search's data.
+
+    arrays: splits that are decoded already.
+    """
+
+    def open_with(config: Config) -> BatchSource:
+        decoded = (arrays or {}).get(split)
+        return open_batches(shards, split, config, train=False, arrays=decoded)
+
+    return open_with

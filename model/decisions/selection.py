@@ -1,0 +1,208 @@
+"""Which of several trained networks answer together: greedy ensemble selection, and its guard.
+
+Greedy selection (Caruana et al. 2004) adds, with replacement, the network that lowers the log-loss
+of the mean answer most. A few rows of a rare class are soon overfitted, so it is run on several
+random halves of the candidates, and it must prove itself: every strategy is carried out on four
+fifths of the validation rows and judged on the last fifth, in turn. The strategy of the lowest
+held-out loss is used, and the best single network is kept where the gain is no larger than its
+standard error.
+
+All answers are log probabilities; their mean, scaled to sum to 1, is the answer of several. Every
+class counts by its share of a target prior, whatever its number of rows.
+
+Legend: K candidates, V validation rows, C classes, P picks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.decisions.calibration import row_weights
+
+FOLDS = 5
+BAGS = 8  # random halves of the candidates
+STEPS = 12  # picks on each of them
+PICKS_FOR_EACH = 2  # an ensemble of at most N networks has at most so many times N picks
+MAX_CELLS = 4_000_000  # numbers of all candidates' answers that the selection looks at
+SINGLE = "the best single network"
+
+# From the answers of some rows, their labels and weights to the picked candidates.
+Strategy = Callable[[Tensor, Tensor, Tensor], list[int]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The picked networks.
+
+    picks: their places among the candidates, each as often as it counts.
+    strategy: how they were found, for people.
+    gain: by how much the log-loss is lower than that of the best single network, on rows that
+        neither was chosen on; error: the standard error of that. Both 0 for the single network.
+    """
+
+    picks: tuple[int, ...]
+    strategy: str
+    gain: float = 0.0
+    error: float = 0.0
+
+
+def select_members(
+    answers_KVC: Tensor, labels_V: Tensor, prior_C: Tensor, *, limit: int, seed: int = 0
+) -> Selection:
+    """Chooses at most `limit` of the candidates.
+
+    answers_KVC: calibrated log probabilities at the prior prior_C, by which the classes count.
+    """
+    answers_KVC, labels_V = _usable(answers_KVC, labels_V)
+    weights_V = row_weights(labels_V, prior_C).float()
+    strategies = _strategies(len(answers_KVC), limit, seed)
+    if len(strategies) == 1:
+        return Selection(tuple(_best(1)(answers_KVC, labels_V, weights_V)), SINGLE)
+    fold_V = _stratified_folds(labels_V, seed)
+    held_out = {
+        name: _held_out_loss(strategy, answers_KVC, labels_V, weights_V, fold_V)
+        for name, strategy in strategies.items()
+    }
+    losses = {name: float(loss_V @ weights_V) for name, loss_V in held_out.items()}
+    name = min(losses, key=lambda name: losses[name])
+    gain_V = held_out[SINGLE] - held_out[name]
+    gain = float(gain_V @ weights_V)
+    error = float((weights_V * (gain_V - gain)).square().sum().sqrt())
+    if gain <= error:
+        return Selection(tuple(_best(1)(answers_KVC, labels_V, weights_V)), SINGLE)
+    return Selection(
+        tuple(strategies[name](answers_KVC, labels_V, weights_V)), name, gain=gain, error=error
+    )
+
+
+def combine(answers_PVC: Tensor) -> Tensor:
+    """Returns the log probabilities of several answers together, [V, C]."""
+    return answers_PVC.mean(0).log_softmax(-1)
+
+
+def log_losses(answers_VC: Tensor, labels_V: Tensor) -> Tensor:
+    """Returns the log-loss of every row, [V]."""
+    return -answers_VC.gather(1, labels_V[:, None])[:, 0]
+
+
+def _usable(answers_KVC: Tensor, labels_V: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the labelled rows; of very many those of every class that come first."""
+    known_V = labels_V >= 0
+    answers_KVC, labels_V = answers_KVC[:, known_V].float(), labels_V[known_V]
+    rows = max(1, MAX_CELLS // max(1, answers_KVC[:, 0].numel()))
+    if rows < len(labels_V):
+        order_V = torch.argsort(_rank_in_class(labels_V), stable=True)[:rows].sort().values
+        answers_KVC, labels_V = answers_KVC[:, order_V], labels_V[order_V]
+    return answers_KVC, labels_V
+
+
+def _rank_in_class(labels_V: Tensor) -> Tensor:
+    """Returns the place of every row among those of its class, [V]."""
+    order_V = torch.argsort(labels_V, stable=True)
+    _, size_L = torch.unique(labels_V, return_counts=True)
+    start_V = (size_L.cumsum(0) - size_L).repeat_interleave(size_L)
+    rank_V = torch.empty_like(labels_V)
+    rank_V[order_V] = torch.arange(len(labels_V)) - start_V
+    return rank_V
+
+
+def _stratified_folds(labels_V: Tensor, seed: int) -> Tensor:
+    """Returns the fold of every row, [V]: those of a class are spread over all folds."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled_V = torch.randperm(len(labels_V), generator=generator)
+    fold_V = torch.empty_like(labels_V)
+    # Classes begin at different folds, or all rows of classes with one row would share a fold.
+    fold_V[shuffled_V] = (_rank_in_class(labels_V[shuffled_V]) + labels_V[shuffled_V]) % FOLDS
+    return fold_V
+
+
+def _held_out_loss(
+    strategy: Strategy, answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, fold_V: Tensor
+) -> Tensor:
+    """Returns the log-loss of every row under picks that were made without its fold, [V]."""
+    loss_V = torch.zeros(len(labels_V))
+    for fold in range(FOLDS):
+        held_V = fold_V == fold
+        if not held_V.any() or held_V.all():
+            continue
+        seen_V = ~held_V
+        picks = strategy(answers_KVC[:, seen_V], labels_V[seen_V], weights_V[seen_V])
+        loss_V[held_V] = log_losses(combine(answers_KVC[picks][:, held_V]), labels_V[held_V])
+    return loss_V
+
+
+def _strategies(candidates: int, limit: int, seed: int) -> dict[str, Strategy]:
+    """Returns the strategies by name; the best single network is always among them."""
+    found: dict[str, Strategy] = {SINGLE: _best(1)}
+    most = min(limit, candidates)
+    for count in (3, 5, 10, 20):
+        if 1 < count <= most:
+            found[f"the best {count}"] = _best(count)
+    if most > 1:
+        found.setdefault(f"the best {most}", _best(most))
+        found["greedy selection"] = _greedy(most, seed)
+    return found
+
+
+def _losses(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> Tensor:
+    """Returns the weighted log-loss of every candidate, [K]."""
+    label_KV = labels_V.expand(len(answers_KVC), -1)
+    return -(answers_KVC.gather(2, label_KV[:, :, None])[:, :, 0] @ weights_V)
+
+
+def _best(count: int) -> Strategy:
+    """The candidates of the lowest losses, each once."""
+
+    def pick(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
+        order_K = _losses(answers_KVC, labels_V, weights_V).argsort(stable=True)
+        return sorted(order_K[:count].tolist())
+
+    return pick
+
+
+def _greedy(limit: int, seed: int) -> Strategy:
+    """Greedy selection on random halves of the candidates, whose picks count together."""
+
+    def pick(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        candidates, counts = len(answers_KVC), Counter[int]()
+        size = max(2, (candidates + 1) // 2)
+        for _ in range(BAGS):
+            bag = torch.randperm(candidates, generator=generator)[:size].sort().values
+            found = greedy_picks(answers_KVC[bag], labels_V, weights_V, STEPS)
+            counts.update(bag[found].tolist())
+        return _scaled(counts, limit)
+
+    return pick
+
+
+def greedy_picks(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, steps: int) -> list[int]:
+    """Returns the picks of one greedy selection, up to the best of its steps."""
+    picks: list[int] = []
+    total_VC = torch.zeros_like(answers_KVC[0])
+    lowest, best_size = torch.inf, 1
+    for step in range(1, steps + 1):
+        together_KVC = ((total_VC + answers_KVC) / step).log_softmax(-1)
+        loss_K = _losses(together_KVC, labels_V, weights_V)
+        chosen = int(loss_K.argmin())
+        picks.append(chosen)
+        total_VC = total_VC + answers_KVC[chosen]
+        if float(loss_K[chosen]) < lowest:
+            lowest, best_size = float(loss_K[chosen]), step
+    return picks[:best_size]
+
+
+def _scaled(counts: Counter[int], limit: int) -> list[int]:
+    """Returns the most frequent candidates, repeated by their shares."""
+    leading = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
+    total = sum(count for _, count in leading)
+    picks = PICKS_FOR_EACH * len(leading)
+    repeated: Sequence[list[int]] = [
+        [place] * max(1, round(picks * count / total)) for place, count in leading
+    ]
+    return sorted(place for places in repeated for place in places)

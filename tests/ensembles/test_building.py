@@ -1,0 +1,203 @@
+"""One model of several runs: chosen on validation, saved and loaded like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from distributed import EvaluateOptions, PredictOptions, evaluate, export, load, predict
+from distributed.config import Config, changes_from_defaults
+from distributed.ensembles.building import BuiltModel, build_model
+from distributed.inference.loaded import PredictionNote
+from distributed.inference.options import ExportOptions
+from distributed.runtime.errors import OptionError
+from distributed.shards.batches import BatchSource, open_batches
+from distributed.training.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from distributed.training.priors import mean_class_prior
+from distributed.training.scoring import Evaluator
+from model.decisions import selection
+from model.ensemble import Ensemble, Member
+from model.network import Network
+from tests.training import small_run
+
+RUNS: dict[str, dict[str, Any]] = {
+    "first": {"optim.seed": 1},
+    "second": {"optim.seed": 2, "fusion.kind": "uniform", "experts.count": 2},
+    "third": {"optim.seed": 3, "dim": 8, "loss.average_prior_strength": 0.0},
+    "table": {"optim.seed": 4, "data.modalities": "table"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """shards/ and a run of each of RUNS on them."""
+    here = tmp_path_factory.mktemp("ensemble")
+    shards = small_run.write_shards(here / "shards")
+    for name, settings in RUNS.items():
+        small_run.train(here / name, shards, **{"optim.epochs": 6, **settings})
+    return here
+
+
+@pytest.fixture(scope="module")
+def candidates(folder: Path) -> dict[str, Checkpoint]:
+    return {name: load_checkpoint(str(folder / name)) for name in RUNS}
+
+
+def opened(folder: Path, split: str = "val") -> Any:
+    def open_rows(config: Config) -> BatchSource:
+        return open_batches(str(folder / "shards"), split, config, train=False)
+
+    return open_rows
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path, candidates: dict[str, Checkpoint]) -> BuiltModel:
+    """The model of all runs, whatever they gain together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_strategies", lambda *_: all_of_them())
+        model = build_model(candidates, "first", opened(folder), limit=10)
+    save_checkpoint(str(folder / "model"), model.checkpoint)
+    return model
+
+
+def all_of_them() -> dict[str, selection.Strategy]:
+    """Picks every candidate, and the third one twice; judged against the worst one alone."""
+
+    def worst(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
+        losses = [
+            float(selection.log_losses(answers_VC, labels_V) @ weights_V)
+            for answers_VC in answers_KVC
+        ]
+        return [losses.index(max(losses))]
+
+    return {selection.SINGLE: worst, "all": lambda answers, *_: [0, 1, 2, 2, 3]}
+
+
+def test_its_answer_is_the_mean_of_the_calibrated_answers(
+    folder: Path, candidates: dict[str, Checkpoint], built: BuiltModel
+) -> None:
+    network = built.checkpoint.network
+    assert isinstance(network, Ensemble)
+    assert dict(built.counts) == {"first": 1, "second": 1, "third": 2, "table": 1}
+    evaluator = Evaluator(torch.device("cpu"))
+    scores = evaluator.score(network, opened(folder)(built.checkpoint.config))
+    third = candidates["third"]
+    alone = evaluator.score(third.network, opened(folder)(third.config))
+    counts_C = third.network.counts_C
+    expected = third.calibration.scale(alone.logits_NEC).mean(1)
+    # It was trained with plain cross-entropy: its answers stand for the training prior.
+    expected = (expected - (counts_C / counts_C.sum()).log()).log_softmax(-1)
+    torch.testing.assert_close(scores.logits_NEC[:, 2], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores.logits_NEC[:, 2], scores.logits_NEC[:, 3])
+    assert built.metrics["balanced_accuracy"] > 0.5
+
+
+def test_the_saved_model_gives_the_same_answers(folder: Path, built: BuiltModel) -> None:
+    loaded = load_checkpoint(str(folder / "model"))
+    evaluator = Evaluator(torch.device("cpu"))
+    before, after = (
+        evaluator.score(c.network, opened(folder, "test")(c.config))
+        for c in (built.checkpoint, loaded)
+    )
+    for name, values in vars(before).items():
+        if name != "agreement":
+            torch.testing.assert_close(getattr(after, name), values, equal_nan=True)
+    assert isinstance(loaded.network, Ensemble)
+    assert [m.name for m in loaded.network.members] == list(RUNS)
+    assert loaded.network.members[1].settings["experts.count"] == 2
+
+
+def test_weights_that_members_share_are_stored_once(
+    candidates: dict[str, Checkpoint], built: BuiltModel, tmp_path: Path
+) -> None:
+    first = candidates["first"]
+    assert isinstance(first.network, Network)
+    settings = changes_from_defaults(first.config)
+    prior_C = mean_class_prior(first)
+    member = Member(first.network, first.calibration, prior_C, "first", settings)
+    places = range(4)
+    uniform = torch.full((3,), 1 / 3)
+    four = Ensemble(first.network.schema, [member] * len(places), [*places], uniform)
+    save_checkpoint(str(tmp_path / "one"), first)
+    save_checkpoint(str(tmp_path / "four"), dataclasses.replace(first, network=four))
+    sizes = [(tmp_path / name / MODEL_FILE).stat().st_size for name in ("one", "four")]
+    assert sizes[1] < 1.5 * sizes[0]
+    assert isinstance(load_checkpoint(str(tmp_path / "four")).network, Ensemble)
+
+
+def test_it_works_wherever_a_checkpoint_does(folder: Path, built: BuiltModel) -> None:
+    frame = small_run.raw(small_run.SPLITS["test"], 2, "test")
+    frame.to_parquet(folder / "table.parquet")
+    where = str(folder / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionNote)
+        loaded = load(where)
+        predicted = loaded.predict(frame, explain=True)
+        explained = loaded.explain(frame.iloc[0].to_dict())
+    predict(
+        PredictOptions(
+            checkpoint=where,
+            data=str(folder / "table.parquet"),
+            out=str(folder / "predictions"),
+            explain=True,
+        )
+    )
+    by_command = pd.read_parquet(folder / "predictions" / "predictions")
+    pd.testing.assert_frame_equal(predicted.reset_index(drop=True), by_command, check_exact=True)
+    assert "ensemble of 4 networks" in repr(loaded)
+    assert explained.prediction in small_run.CLASSES
+    found = evaluate(EvaluateOptions(checkpoint=where, data=str(folder / "shards"), coverage=0.9))
+    assert found.metrics["balanced_accuracy"] > 0.5
+    with pytest.raises(OptionError, match="an ensemble: audit one of the runs"):
+        evaluate(
+            EvaluateOptions(
+                checkpoint=where, data=str(folder / "shards"), audit=str(folder / "audit")
+            )
+        )
+
+
+def test_it_is_exported(folder: Path, built: BuiltModel, tmp_path: Path) -> None:
+    done = export(
+        ExportOptions(
+            checkpoint=str(folder / "model"), format="torch", out=str(tmp_path / "model.pt2")
+        )
+    )
+    assert done.difference < 1e-4
+
+
+def test_one_run_is_kept_where_several_are_no_better(
+    folder: Path, candidates: dict[str, Checkpoint]
+) -> None:
+    first = candidates["first"]
+    model = build_model({"a": first, "b": first}, "a", opened(folder), limit=5)
+    assert model.checkpoint.network is first.network
+    assert model.counts == {"a": 1}
+    assert model.description()["networks"] == 1
+    table = build_model({"t": candidates["table"]}, "t", opened(folder), limit=5)
+    assert table.checkpoint.network.schema.modalities == ("table",)
+    assert 0 <= table.metrics["balanced_accuracy"] <= 1
+
+
+def test_networks_run_again_where_checkpoints_lack_validation_rows(
+    folder: Path, candidates: dict[str, Checkpoint]
+) -> None:
+    without = {
+        name: dataclasses.replace(checkpoint, validation=None)
+        for name, checkpoint in candidates.items()
+    }
+    stored = build_model(candidates, "first", opened(folder), limit=4)
+    computed = build_model(without, "first", opened(folder), limit=4)
+    assert computed.counts == stored.counts
+    assert computed.selection.gain == pytest.approx(stored.selection.gain, abs=1e-4)
