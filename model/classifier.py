@@ -27,6 +27,11 @@ class Classifier(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def dim(self) -> int:
+        """The embedding size D."""
+
+    @property
+    @abstractmethod
     def expert_count(self) -> int:
         """How many experts answer: the size E of Outputs.logits_BEC."""
 

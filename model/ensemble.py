@@ -22,21 +22,20 @@ from model.decisions.calibration import Calibration
 from model.encoders.image import ImageEncoder
 from model.learning.losses import mean_over_folds
 from model.learning.posthoc import move_prior
-from model.network import Network
 from model.outputs import Outputs
 from model.schema import Schema
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained network of an ensemble.
+    """A trained network, or another classifier, of an ensemble.
 
     prior_C: the class prior that the mean of its experts stands for.
     name: where it comes from, for people.
     settings: of its training, by dotted name, where they differ from the defaults.
     """
 
-    network: Network
+    network: Classifier
     calibration: Calibration
     prior_C: Tensor
     name: str
@@ -73,8 +72,12 @@ class Ensemble(Classifier):
         self.places = [
             [names.index(name) for name in member.network.schema.modalities] for member in members
         ]
-        self.sizes = [member.network.config.dim for member in members]
+        self.sizes = [member.network.dim for member in members]
         self.shared = [_sharing_networks(members, image.name) for image in schema.images]
+
+    @property
+    def dim(self) -> int:
+        return sum(self.sizes)
 
     @property
     def expert_count(self) -> int:

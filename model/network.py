@@ -90,6 +90,10 @@ class Network(Classifier):
             self.experts.requires_grad_(False)
 
     @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    @property
     def expert_count(self) -> int:
         """How many experts answer; a fusion without experts gives one row of logits."""
         return 1 if self.config.fusion.kind in WITHOUT_EXPERTS else self.config.experts.count

@@ -26,7 +26,6 @@ from distributed.training.scoring import Evaluator
 from model.decisions.guard import ValidationRows
 from model.decisions.selection import Selection, select_members
 from model.ensemble import Ensemble, Member, log_posterior
-from model.network import Network
 
 # Opens the rows of a split with the modalities of a configuration.
 OpenRows = Callable[[Config], BatchSource]
@@ -108,7 +107,7 @@ def build_model(
 
 
 def _member(name: str, checkpoint: Checkpoint) -> Member:
-    assert isinstance(checkpoint.network, Network), "an ensemble has no ensembles as members"
+    assert not isinstance(checkpoint.network, Ensemble), "an ensemble has no ensembles as members"
     return Member(
         network=checkpoint.network,
         calibration=checkpoint.calibration,

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from distributed import config
 from distributed.searches.records import SearchJob, SettingValues
 from distributed.searches.spaces import Space, probe
+from model.schema import Schema
 
 ALONE = " alone"  # ends the labels of the baselines with one modality
+BOOSTING = "gradient boosting"  # label of the trees on the tables
+# The trees grow with the classes; of more classes they would take longer than the networks.
+MOST_CLASSES_TO_BOOST = 200
 MOST_ALONE = 4  # modalities of which each is a baseline of its own
 STARTING_POINT = "starting point"  # label of "defaults" where the user has changed them
 
@@ -50,7 +54,7 @@ class StartingPoints:
 
 
 def starting_points(
-    space: Space, changes: SettingValues, pins: SettingValues, modalities: Sequence[str]
+    space: Space, changes: SettingValues, pins: SettingValues, schema: Schema
 ) -> StartingPoints:
     """Returns the starting point and the baselines that apply to this search.
 
@@ -59,19 +63,19 @@ def starting_points(
 
     changes: of the starting point from this project's defaults.
     pins: settings held fixed.
-    modalities: those of the data that the starting point uses.
+    schema: of the modalities that the starting point uses.
     """
     start = config.flatten(config.apply_changes(config.Config(), changes))
     start_is_changed = any(not name.startswith(NEUTRAL) for name in changes)
     inside: dict[str, SettingValues] = {}
     outside: list[SearchJob] = []
-    for label, baseline in {**BASELINES, **_each_alone(modalities)}.items():
+    for label, baseline in {**BASELINES, **_each_alone(schema.modalities)}.items():
         own_changes = {name: value for name, value in baseline.items() if start[name] != value}
         if own_changes.keys() & pins.keys():
             continue
         if label == "defaults":
             label = STARTING_POINT if start_is_changed else label
-        elif not own_changes or (label == "concatenation" and len(modalities) < 2):
+        elif not own_changes or (label == "concatenation" and len(schema.modalities) < 2):
             continue
         settings = probe(space, {**start, **own_changes}, pins)
         if settings is not None and own_changes.items() <= settings.items():
@@ -84,6 +88,16 @@ def starting_points(
                 settings={**(settings or {}), **own_changes},
             )
             outside.append(job)
+    if schema.tables and len(schema.classes) <= MOST_CLASSES_TO_BOOST:
+        outside.append(
+            SearchJob(
+                name=BOOSTING.replace(" ", "-"),
+                kind="named",
+                label=BOOSTING,
+                settings={"data.modalities": ",".join(table.name for table in schema.tables)},
+                method="boosting",
+            )
+        )
     return StartingPoints(inside, tuple(outside))
 
 

@@ -19,6 +19,7 @@ from distributed.runtime.output_folders import SEARCH, check_output
 from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
+from distributed.searches.pages.forecast import plan_sentence
 from distributed.searches.pages.live import print_table
 from distributed.searches.pages.notes import budget_note
 from distributed.searches.pages.searched_model import searched_model
@@ -135,6 +136,7 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
         setup.save(mirror.folder)
         mirror.upload()
     checked = count_validation_rows(checked)
+    print(plan_sentence(checked), file=sys.stderr)
     print(resolution_note(setup.metrics[0], checked.val_rows), file=sys.stderr)
     chosen = setup.options
     standings = Standings(

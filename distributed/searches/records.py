@@ -49,6 +49,7 @@ class SearchJob:
     of: name of the job that a replicate or a test repeats.
     seed: replaces optim.seed.
     state: name of the job from whose saved network this one continues; empty for its own.
+    method: `boosting` for gradient-boosted trees; empty for a network.
     plain: name of the run of plain concatenation among the members of a job `spoilt`.
     members: names of the runs that an ensemble chooses from, or that `spoilt` compares it with.
     """
@@ -63,6 +64,7 @@ class SearchJob:
     state: str = ""
     members: Sequence[str] = ()
     plain: str = ""
+    method: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """The job as JSON can hold it, which is also the configuration of its trial in Ray Tune."""

@@ -288,7 +288,7 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
         setup=setup,
         space=space,
         searched=searched,
-        starting_points=starting_points(space, setup.base, setup.pins, schema.modalities),
+        starting_points=starting_points(space, setup.base, setup.pins, schema),
         has_test_rows=manifest.rows["test"] > 0,
         storage=storage,
     )

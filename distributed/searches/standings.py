@@ -129,11 +129,15 @@ class Standings:
     def winner(self) -> Standing | None:
         """The candidate with the best mean over replicates; before there are any, the best run.
 
+        Only networks can win: what wins is recommended as settings.
+
         Where some candidates have all their replicates, only these can win: a single run may have
         been lucky.
         """
         standings = [self.standing(r) for r in self.candidates()]
-        standings = [s for s in standings if is_finite(s.score(self.metric))]
+        standings = [
+            s for s in standings if is_finite(s.score(self.metric)) and not s.record.job.method
+        ]
         required = max((self._replicates_that_count(s) for s in standings), default=0)
         eligible = [s for s in standings if len(s.replicates) >= required]
         return max(eligible, key=lambda s: self.gain(s.score(self.metric)), default=None)

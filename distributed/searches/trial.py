@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import ray
 import torch
 from ray import tune
 
+from distributed.ensembles import boosting
 from distributed.runtime.errors import full_disk_message, unreadable_data
 from distributed.searches import ensembling, spoilt_rows
 from distributed.searches.records import MODEL_FOLDER
@@ -60,7 +62,7 @@ def run(job: Mapping[str, Any], context: TrialContext) -> None:
     job: the fields of records.SearchJob.
     """
     try:
-        result = score_ensemble(job, context) if job["members"] else score_run(job, context)
+        result = score(job, context)
     except Exception as error:
         tune.report({"final": 1, **failure_result(error), "metrics": {}})
         return
@@ -72,11 +74,33 @@ def run(job: Mapping[str, Any], context: TrialContext) -> None:
     tune.report({"final": 1, "epoch": epochs, "epochs": epochs, "value": value, "metrics": values})
 
 
+def score(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
+    """Does what a job stands for; returns its epochs, if it has any, and its metrics."""
+    if job["members"]:
+        return score_ensemble(job, context)
+    return score_boosting(job, context) if job["method"] else score_run(job, context)
+
+
 def score_run(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
     """Trains a job; returns its epochs and its metrics on validation, of a test job on test."""
     metrics = train(job, context)
     split = "test" if job["kind"] == "test" else "val"
     return metrics.epochs, {**metrics.splits[split], "train_seconds": metrics.train_seconds}
+
+
+def score_boosting(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
+    """Grows boosted trees, saves them as a checkpoint, and scores them on validation."""
+    spec = RunSpec(shards=context.shards, settings=job_settings(job, context.base))
+    arrays = None if context.arrays is None else ray.get(context.arrays)
+    started = time.perf_counter()
+    checkpoint, metrics = boosting.boost(
+        spec.config,
+        read_manifest(context.shards),
+        ensembling.open_rows(context.shards, "train", arrays),
+        ensembling.open_rows(context.shards, "val", arrays),
+    )
+    save_checkpoint(f"{context.folder}/{job['name']}/checkpoint", checkpoint)
+    return 0, {**metrics, "train_seconds": time.perf_counter() - started}
 
 
 def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.shards.sampling import class_shares
 from distributed.training.checkpoint import Checkpoint
+from model.boosted import BoostedTables
 from model.classifier import Classifier
 from model.config import WITHOUT_EXPERTS
 from model.decisions.calibration import mixture_prior
@@ -27,6 +28,8 @@ def expert_class_priors(network: Classifier, config: Config) -> Tensor:
     counts_C, classes = network.counts_C.cpu(), len(network.schema.classes)
     if isinstance(network, Ensemble):
         return network.prior_C.cpu().expand(network.expert_count, classes)
+    if isinstance(network, BoostedTables):  # its trees are grown with balanced class weights
+        return torch.full((1, classes), 1 / classes)
     if config.fusion.kind in WITHOUT_EXPERTS:
         # The logits come from the auxiliary heads, which learn a uniform prior.
         return torch.full((1, classes), 1 / classes)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from distributed.config import Config, apply_changes, flatten
+from model.boosted import BoostedTables, restore_boosted
 from model.classifier import Classifier
 from model.decisions.calibration import Calibration
 from model.ensemble import Ensemble, Member
@@ -23,13 +24,15 @@ Weights = dict[str, Any]  # tensors in dictionaries and lists, as torch saves an
 def describe(classifier: Classifier, config: Config) -> Values:
     """Returns the plain values by which `restore` builds the classifier."""
     values: Values = {"config": flatten(config), "schema": to_dict(classifier.schema)}
+    if isinstance(classifier, BoostedTables):
+        values["depth"] = classifier.depth
     if isinstance(classifier, Ensemble):
         values["picks"] = list(classifier.picks)
         values["members"] = [
             {
+                **describe(member.network, apply_changes(Config(), member.settings)),
                 "name": member.name,
                 "config": dict(member.settings),
-                "schema": to_dict(member.network.schema),
             }
             for member in classifier.members
         ]
@@ -58,18 +61,23 @@ def weights_of(classifier: Classifier) -> Weights:
 def restore(values: Mapping[str, Any], weights: Mapping[str, Any], config: Config) -> Classifier:
     """Returns the classifier of these values and weights, ready to predict."""
     schema: Schema = from_dict(values["schema"])
+    if "depth" in values:
+        return restore_boosted(schema, weights["network"], values["depth"]).eval()
     if "members" not in values:
         network = Network(schema, config.model, pretrained=False)
         network.load_state_dict(weights["network"])
         return network.eval()
     members = []
     for described, saved in zip(values["members"], weights["members"], strict=True):
-        own = apply_changes(Config(), described["config"])
-        network = Network(from_dict(described["schema"]), own.model, pretrained=False)
-        network.load_state_dict(saved["network"])
-        calibration = Calibration.from_state_dict(saved["calibration"])
+        settings = described["config"]
         members.append(
-            Member(network, calibration, saved["prior"], described["name"], described["config"])
+            Member(
+                network=restore(described, saved, apply_changes(Config(), settings)),
+                calibration=Calibration.from_state_dict(saved["calibration"]),
+                prior_C=saved["prior"],
+                name=described["name"],
+                settings=settings,
+            )
         )
     return Ensemble(schema, members, values["picks"], weights["prior"]).eval()
 

@@ -160,7 +160,7 @@ def test_it_works_wherever_a_checkpoint_does(folder: Path, built: BuiltModel) ->
     assert explained.prediction in small_run.CLASSES
     found = evaluate(EvaluateOptions(checkpoint=where, data=str(folder / "shards"), coverage=0.9))
     assert found.metrics["balanced_accuracy"] > 0.5
-    with pytest.raises(OptionError, match="an ensemble: audit one of the runs"):
+    with pytest.raises(OptionError, match="this is an ensemble of 4 networks: audit such a run"):
         evaluate(
             EvaluateOptions(
                 checkpoint=where, data=str(folder / "shards"), audit=str(folder / "audit")

@@ -45,6 +45,7 @@ def test_a_job_and_a_record_are_plain_values() -> None:
         "state": "",
         "members": [],
         "plain": "",
+        "method": "",
     }
     assert JOB.to_dict() == plain
     assert SearchJob(name="a", kind="test").to_dict() == {

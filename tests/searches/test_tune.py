@@ -35,6 +35,7 @@ from distributed.searches.setup import (
 from distributed.searches.spaces import SPACES
 from distributed.searches.standings import Standings
 from distributed.shards.manifest import read_manifest, write_manifest
+from model.schema import Image, Numeric, Schema, Table
 from tests.conftest import ROOT, flip_bit, run_command
 
 TINY = [
@@ -48,7 +49,11 @@ TINY = [
 ]
 
 
-BOTH = ("a photo", "table")  # modalities
+BOTH = Schema(
+    images=(Image(name="a photo", height=8, width=8),),
+    tables=(Table(name="table", numeric=(Numeric(name="age"),)),),
+    classes=("a", "b"),
+)
 
 
 def search(out: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
@@ -465,17 +470,20 @@ def test_baselines_that_a_space_cannot_express_run_beside_it() -> None:
     points = starting_points(SPACES["full"], {}, {}, BOTH)
     assert len(points.inside) == 4
     alone = {job.label: (job.name, dict(job.settings)) for job in points.outside}
-    assert alone.keys() == {"a photo alone", "table alone"}
+    assert alone.keys() == {"a photo alone", "table alone", "gradient boosting"}
+    assert alone["gradient boosting"] == ("gradient-boosting", {"data.modalities": "table"})
     name, settings = alone["a photo alone"]
     assert name == "a-photo-alone"
     assert settings["data.modalities"] == "a photo"
-    assert not starting_points(SPACES["full"], {}, {}, [f"photo{k}" for k in range(5)]).outside
+    photos = tuple(Image(name=f"photo{k}", height=8, width=8) for k in range(5))
+    many = dataclasses.replace(BOTH, images=photos, tables=())
+    assert not starting_points(SPACES["full"], {}, {}, many).outside
 
 
 def test_pinned_settings_leave_the_search_and_its_baselines() -> None:
     one_expert = {"experts.count": 1}
     # One modality: there is nothing to concatenate.
-    points = starting_points(SPACES["full"], one_expert, one_expert, ["photo"])
+    points = starting_points(SPACES["full"], one_expert, one_expert, BOTH.keep(("a photo",)))
     assert points.labels == ["starting point", "plain softmax"]
     assert all("experts.count" not in values for values in points.inside.values())
 
@@ -512,9 +520,10 @@ def test_a_baseline_is_what_its_name_says_or_left_out(
     start = config.apply_changes(config.Config(), base)
     changes = config.changes_from_defaults(start)
     points = starting_points(SPACES["optimisation"], changes, base if pinned else {}, BOTH)
-    alone = ["a photo alone", "table alone"]
+    alone = ["a photo alone", "table alone", "gradient boosting"]
     assert sorted(points.labels) == sorted([*left, *alone])
     for job in points.outside:
+        assert (job.method == "boosting") == (job.label == "gradient boosting")
         settings = config.apply_changes(start, job.settings)
         if job.label == "plain softmax":
             assert (

@@ -125,7 +125,9 @@ def check_auditable(checkpoint: Checkpoint, options: EvaluateOptions) -> None:
     """Refuses rows that the run was not trained on, and heads that are not cross-fitted."""
     if not isinstance(checkpoint.network, Network):
         raise OptionError(
-            "audit needs a run of one network; this is an ensemble: audit one of the runs", "audit"
+            f"audit needs a run of one network, this is {checkpoint.network.made_of}:"
+            " audit such a run",
+            "audit",
         )
     folds = checkpoint.config.fusion.folds
     if folds < 2:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from distributed.reporting.tables import ReportTable, cell_text
+from distributed.searches.pages.forecast import duration, seconds_left
 from distributed.searches.pages.verdict import title
 from distributed.searches.records import SearchRecord
 from distributed.searches.standings import Standings
@@ -94,7 +95,7 @@ class SearchView:
         if winner is not None:
             best = f", best {self.score(winner.score(self.metric.name))} ({winner.title})"
         return (
-            f"[{self.clock()}] {done}/{total}{best} | {name}:"
+            f"[{self.clock()}{self.rest()}] {done}/{total}{best} | {name}:"
             f" {kinds.get(job.kind, '')}{outcome}, {seconds}"
         )
 
@@ -106,6 +107,11 @@ class SearchView:
         seconds = int(time.monotonic() - self.started)
         return f"{seconds // 60}:{seconds % 60:02d}"
 
+    def rest(self) -> str:
+        """How long the trainings take that are left, once that can be told."""
+        left = seconds_left(self.standings, self.trials)
+        return f", about {duration(left)} left" if left else ""
+
     def table(self) -> Table:
         """The live table."""
         with self.log.lock:
@@ -113,7 +119,7 @@ class SearchView:
         running = [r for r in records if r.state == "running"]
         stage = STAGES[running[-1].job.kind] if running else "starting"
         done, total = self.progress()
-        caption = f"{stage}: {done} of {total} configurations, {self.clock()}"
+        caption = f"{stage}: {done} of {total} configurations, {self.clock()}{self.rest()}"
         table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
         for column in ("", "", self.metric.title):
             table.add_column(column)

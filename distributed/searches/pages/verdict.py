@@ -13,12 +13,13 @@ from distributed.reporting.significance import (
     summarise,
 )
 from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
-from distributed.searches.baselines import ALONE, STARTING_POINT
+from distributed.searches.baselines import ALONE, BOOSTING, STARTING_POINT
 from distributed.searches.records import SearchRecord, is_finite
 from distributed.searches.standings import Standing, Standings
 from model.metrics import names
 
 TITLES = {
+    BOOSTING: "gradient boosting on the tables",
     "defaults": "this project's defaults",
     STARTING_POINT: "the starting point",
     "concatenation": "plain concatenation: modalities count alike",
