@@ -23,9 +23,11 @@ from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.priors import mean_class_prior
 from distributed.training.run import default_device
 from distributed.training.scoring import Evaluator
+from model.decisions.calibration import row_weights
 from model.decisions.guard import ValidationRows
-from model.decisions.selection import Selection, select_members
+from model.decisions.selection import Selection, log_losses, select_members
 from model.ensemble import Ensemble, Member, log_posterior
+from model.learning.posthoc import move_prior
 
 # Opens the rows of a split with the modalities of a configuration.
 OpenRows = Callable[[Config], BatchSource]
@@ -86,8 +88,8 @@ def build_model(
     data = dataclasses.replace(leader.config.data, modalities=modalities)
     config = dataclasses.replace(leader.config, data=data)
     val = open_val(config)
-    prior_C = mean_class_prior(leader)
     members = {name: _member(name, checkpoint) for name, checkpoint in candidates.items()}
+    prior_C = members[leading].prior_C
     answers, labels_V = _answers(candidates, members, val, prior_C)
     names = list(candidates)
     selection = select_members(
@@ -111,10 +113,32 @@ def _member(name: str, checkpoint: Checkpoint) -> Member:
     return Member(
         network=checkpoint.network,
         calibration=checkpoint.calibration,
-        prior_C=mean_class_prior(checkpoint),
+        prior_C=stated_prior(checkpoint),
         name=name,
         settings=changes_from_defaults(checkpoint.config),
     )
+
+
+def stated_prior(checkpoint: Checkpoint) -> Tensor:
+    """Returns the class prior that a checkpoint's answers stand for, [C].
+
+    It is the one that follows from the settings of the training, or the uniform one where that
+    explains the validation rows better: the settings do not tell how much of a re-weighting that
+    begins late (loss.drw) the best epoch has seen.
+    """
+    declared_C = mean_class_prior(checkpoint)
+    uniform_C = torch.full_like(declared_C, 1 / len(declared_C))
+    rows = checkpoint.validation
+    if rows is None or torch.allclose(declared_C, uniform_C):
+        return declared_C
+    weights_V = row_weights(rows.labels_V, uniform_C).float()
+    mixture_VC = checkpoint.calibration.scale(rows.logits_VEC).mean(1)
+
+    def loss(prior_C: Tensor) -> float:
+        answers_VC = move_prior(mixture_VC, prior_C, uniform_C).log_softmax(1)
+        return float(log_losses(answers_VC, rows.labels_V) @ weights_V)
+
+    return min((declared_C, uniform_C), key=loss)
 
 
 def _answers(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from distributed import EvaluateOptions, PredictOptions, evaluate, export, load, predict
-from distributed.config import Config, changes_from_defaults
-from distributed.ensembles.building import BuiltModel, build_model
+from distributed.config import Config, apply_changes, changes_from_defaults
+from distributed.ensembles.building import BuiltModel, build_model, stated_prior
 from distributed.inference.loaded import PredictionNote
 from distributed.inference.options import ExportOptions
 from distributed.runtime.errors import OptionError
@@ -175,6 +175,22 @@ def test_it_is_exported(folder: Path, built: BuiltModel, tmp_path: Path) -> None
         )
     )
     assert done.difference < 1e-4
+
+
+def test_the_class_prior_that_answers_stand_for_is_judged_on_validation(
+    candidates: dict[str, Checkpoint],
+) -> None:
+    plain = candidates["third"]  # plain cross-entropy: its answers stand for the training prior
+    counts_C = plain.network.counts_C
+    torch.testing.assert_close(stated_prior(plain), counts_C / counts_C.sum())
+    balanced = candidates["first"]
+    late = apply_changes(balanced.config, {"loss.drw": 0.1, "loss.effective_beta": 0.9999})
+    claimed = dataclasses.replace(balanced, config=late)
+    uniform_C = torch.full((3,), 1 / 3)
+    assert not torch.allclose(mean_class_prior(claimed), uniform_C, atol=0.05)
+    torch.testing.assert_close(stated_prior(claimed), uniform_C)
+    without = dataclasses.replace(claimed, validation=None)
+    torch.testing.assert_close(stated_prior(without), mean_class_prior(claimed))
 
 
 def test_one_run_is_kept_where_several_are_no_better(
