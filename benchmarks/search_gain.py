@@ -1,6 +1,7 @@
 """What a search gives on the test split: its winner and its model, against the defaults.
 
-Each arm has the same number of trainings, on one data set, repeated with other seeds of the search:
+Each arm has the same number of trainings, on one data set, repeated with other seeds of the search
+(not the same time: networks of the portfolio may take longer; the seconds are reported):
 
   prior, tpe, random: tune.py with that sampler, without fresh seeds
   seeds: the defaults with other seeds only, a training each
@@ -27,7 +28,7 @@ if __package__ in (None, ""):
 from benchmarks import command
 from distributed import EvaluateOptions, evaluate
 from distributed.reporting.significance import paired_comparison
-from distributed.searches.records import SearchLog
+from distributed.searches.records import TRAINED, SearchLog
 from distributed.searches.standings import Standings
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
@@ -60,10 +61,12 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     space = Path(folder) / "seeds.py"
     space.write_text(SEEDS_SPACE)
     found: dict[str, list[Scores]] = {}
+    seconds: dict[str, list[float]] = {}
     for seed in range(args.seeds):
         for arm in args.arms:
             out = Path(args.out) / f"{arm}-{seed}"
             run_search(args, arm, seed, out, str(space))
+            seconds.setdefault(arm, []).append(training_seconds(out))
             for name, scores in scores_of(args, arm, out).items():
                 found.setdefault(name, []).append(scores)
             print({name: scores[-1] for name, scores in found.items()}, file=sys.stderr, flush=True)
@@ -73,6 +76,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "trials": args.trials,
         "seeds": args.seeds,
         "set": args.set,
+        "training seconds": {arm: round(statistics.fmean(of)) for arm, of in seconds.items()},
         "mean": {name: means(scores) for name, scores in found.items()},
         "against defaults": against("defaults", found),
         "against seeds model": against("seeds model", found),
@@ -91,6 +95,12 @@ def run_search(args: argparse.Namespace, arm: str, seed: int, out: Path, seeds_s
     words += ["--set", *args.set] if args.set else []
     subprocess.run(words, check=True, stdout=sys.stderr)
     (out / "model" / "tested").touch()
+
+
+def training_seconds(out: Path) -> float:
+    """The seconds of all trainings of a search together."""
+    runs = SearchLog(out).of_kind(*TRAINED)
+    return sum(run.metrics.get("train_seconds") or 0.0 for run in runs)
 
 
 def scores_of(args: argparse.Namespace, arm: str, out: Path) -> dict[str, Scores]:

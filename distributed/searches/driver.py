@@ -26,11 +26,10 @@ from distributed.searches.pages.searched_model import searched_model
 from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import MODEL_FOLDER, SearchLog, SettingValue
-from distributed.searches.resolution import resolution_note
+from distributed.searches.resolution import count_validation_rows, resolution_note
 from distributed.searches.setup import (
     CheckedSearch,
     check_search,
-    count_validation_rows,
     setup_for,
 )
 from distributed.searches.standings import Standing, Standings

@@ -32,6 +32,13 @@ class SearchOptions:
         metavar="NAME",
         otherwise="full",
     )
+    portfolio: str | None = option(
+        None,
+        "configurations of other kinds that are tried beside the starting point, or none",
+        metavar="F.toml",
+        otherwise="",
+        shown="search_spaces/portfolio.toml",
+    )
     trials: int | None = option(
         None,
         "configurations to try, the defaults and baselines among them",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from distributed.searches.records import SearchJob, SearchRecord
+from distributed.searches.records import TRAINED, SearchJob, SearchRecord
 from distributed.searches.standings import COMPARED, Standings
 
 
@@ -29,7 +29,6 @@ class Done:
 Step = Run | Wait | Done
 
 
-TRAINED = ("search", "named", "replicate")  # kinds of jobs that train a network
 MODEL_LABEL = "the model"
 
 

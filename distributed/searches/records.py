@@ -23,6 +23,10 @@ SPOILT_FILE = "spoilt.json"  # in that folder: scores on test rows with a spoilt
 DESCRIPTION_FILE = "ensemble.json"  # in that folder: what the model is made of
 LINE_START = b'{"job": '  # of each line of that file
 
+# Kinds of jobs that try a configuration, and all that train.
+CONFIGURATIONS = ("search", "named", "portfolio")
+TRAINED = (*CONFIGURATIONS, "replicate")
+
 SettingValue = bool | int | float | str
 SettingValues = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
 
@@ -40,6 +44,7 @@ class SearchJob:
     """One training run of a search. The field names are those of records.jsonl.
 
     kind: `search` is a trial of the space, `named` a baseline that the space cannot express,
+        `portfolio` a configuration that is worth a try on any data,
         `replicate` a repetition with another seed, `ensemble` the choice of runs that answer
         together, `test` the winner's or the ensemble's run on the test split, `spoilt` the same
         for test rows of which a modality is spoilt.
@@ -65,6 +70,11 @@ class SearchJob:
     members: Sequence[str] = ()
     plain: str = ""
     method: str = ""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the starting point, or what that is compared with."""
+        return bool(self.label) and self.kind != "portfolio"
 
     def to_dict(self) -> dict[str, object]:
         """The job as JSON can hold it, which is also the configuration of its trial in Ray Tune."""
@@ -176,7 +186,7 @@ class SearchLog:
 
     def configurations(self) -> list[SearchRecord]:
         """The trials and the baselines beside them, in the order in which they began."""
-        return sorted(self.of_kind("search", "named"), key=lambda r: r.started)
+        return sorted(self.of_kind(*CONFIGURATIONS), key=lambda r: r.started)
 
     def ended(self) -> list[SearchRecord]:
         """The records of jobs that run no more."""

@@ -16,7 +16,7 @@ from ray.tune.search.searcher import Searcher as RaySearcher
 
 from distributed.runtime.errors import Failure, UnreadableData, full_disk_message
 from distributed.searches.planner import Done, Planner, Run, Step, Wait
-from distributed.searches.records import SearchJob, SettingValues, is_finite
+from distributed.searches.records import CONFIGURATIONS, SearchJob, SettingValues, is_finite
 from distributed.searches.recovery import (
     OPTUNA_STATES,
     objectives,
@@ -94,7 +94,7 @@ class Searcher(RaySearcher):
             (label, values) for label, values in (named or {}).items() if label not in labels
         ]
         self._outside = [job for job in outside if job.name not in self.log.records]
-        self.started_trials += len(self.log.of_kind("named"))
+        self.started_trials += len(self.log.of_kind("named", "portfolio"))
 
     def _recover(self) -> None:
         """Compares the study with the records after a kill: finds trials that Optuna believes to
@@ -173,7 +173,7 @@ class Searcher(RaySearcher):
                     dict(values), user_attrs={"owner": self.owner, "label": label}
                 )
             return Run(self._trial_job(trial_id, self.study.ask()))
-        trials_run = any(job.kind in ("search", "named") for job in self.jobs.values())
+        trials_run = any(job.kind in CONFIGURATIONS for job in self.jobs.values())
         return self.planner.next_step(searching=trials_run)
 
     def _trial_job(self, trial_id: str, trial: optuna.Trial) -> SearchJob:

@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, cast
 
-import numpy as np
-
 from distributed import config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
 from distributed.runtime.redaction import blank_parameters
 from distributed.searches.baselines import StartingPoints, starting_points
 from distributed.searches.options import SearchOptions
+from distributed.searches.portfolio import portfolio_jobs
 from distributed.searches.records import SettingValue
 from distributed.searches.samplers import check_sampler
 from distributed.searches.spaces import Space, load_space, setting_names
 from distributed.searches.study_storage import open_storage
 from distributed.shards.corruption import parse_corruption
-from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.training.requirements import check_class, check_training
 from distributed.wafers.default import resolve_shards
@@ -69,6 +67,7 @@ class RecordedOptions(TypedDict):
 
     data: str
     space: str
+    portfolio: str
     trials: int
     concurrent: int
     metric: str
@@ -284,20 +283,13 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
             raise OptionError(f"space asks for settings; {error}", "space") from None
     free = set(searched) - set(setup.pins)
     check_training(setup.settings, schema, manifest.rows["val"], undecided=free)
+    points = starting_points(space, setup.base, setup.pins, schema)
+    others = portfolio_jobs(setup.options["portfolio"], setup.settings, setup.pins, schema)
     return CheckedSearch(
         setup=setup,
         space=space,
         searched=searched,
-        starting_points=starting_points(space, setup.base, setup.pins, schema),
+        starting_points=dataclasses.replace(points, outside=(*points.outside, *others)),
         has_test_rows=manifest.rows["test"] > 0,
         storage=storage,
     )
-
-
-def count_validation_rows(search: CheckedSearch) -> CheckedSearch:
-    """The search with the validation rows of every class. Reads the labels of the data."""
-    shards = search.setup.shards
-    classes = read_manifest(shards).schema.classes
-    labels = read_index(shards, "val").labels_R
-    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    return dataclasses.replace(search, val_rows=dict(zip(classes, counts.tolist())))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed.searches.baselines import ALONE, STARTING_POINTS
-from distributed.searches.records import SearchLog, SearchRecord, is_finite
+from distributed.searches.records import TRAINED, SearchLog, SearchRecord, is_finite
 from model.metrics import names
 
 # Candidates of the model that the search ends with, for each network that it may have.
@@ -79,7 +79,7 @@ class Standings:
 
     def named(self) -> list[SearchRecord]:
         """The starting point and the baselines that ran to their end."""
-        return [r for r in self.log.configurations() if r.job.label and r.state == "complete"]
+        return [r for r in self.log.configurations() if r.job.is_baseline and r.state == "complete"]
 
     def replicates_of(self, name: str) -> list[SearchRecord]:
         """The finished runs that repeat a configuration with other seeds."""
@@ -167,7 +167,7 @@ class Standings:
         They are compared by class-balanced log-loss, which few rows of a rare class do not turn
         into noise; the winner's own run is always among them.
         """
-        runs = self.log.of_kind("search", "named", "replicate")
+        runs = self.log.of_kind(*TRAINED)
         complete = [r for r in runs if r.state == "complete"]
         by_loss = sorted(complete, key=_smooth_loss)
         names = [r.name for r in by_loss[: CANDIDATES_FOR_EACH * self.ensemble]]
@@ -212,7 +212,7 @@ class Standings:
     def was_extended_after_test(self) -> bool:
         """Whether a job began after the test split was first read: the search had ended before."""
         first_test = min((r.started for r in self.log.of_kind("test")), default=math.inf)
-        others = self.log.of_kind("search", "named", "replicate")
+        others = self.log.of_kind(*TRAINED)
         return any(r.started > first_test for r in others)
 
 

@@ -18,7 +18,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distributed.searches.records import SearchRecord, is_finite
+from distributed.searches.records import CONFIGURATIONS, SearchRecord, is_finite
 from model.metrics import names
 
 EpochResult = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
@@ -104,7 +104,7 @@ class _Exemptions:
 
     def on_trial_complete(self, controller: object, trial: AnyTrial, result: EpochResult) -> None:
         result = self._compared(result)
-        if _is_scored(result) and trial.config.get("kind", "search") in ("search", "named"):
+        if _is_scored(result) and trial.config.get("kind", "search") in CONFIGURATIONS:
             super().on_trial_complete(controller, trial, result)  # type: ignore[misc]
 
 

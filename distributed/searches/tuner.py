@@ -21,6 +21,7 @@ from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.redaction import is_secret_variable, redact
 from distributed.runtime.signals import StopRequest
 from distributed.searches.baselines import STARTING_POINTS
+from distributed.searches.records import CONFIGURATIONS
 from distributed.searches.searcher import DiskFull, Searcher
 from distributed.shards.sharing import SplitArraysRef
 
@@ -149,7 +150,7 @@ class _Deadline(_NotPickled, tune.Stopper):
         job = self.searcher.jobs.get(trial_id)
         if job is None or job.label in STARTING_POINTS:
             return False
-        return job.kind in ("search", "named")
+        return job.kind in CONFIGURATIONS
 
     def stop_all(self) -> bool:
         return False

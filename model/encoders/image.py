@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ImageConfig
+from model.encoders.choice import choose_encoder
 from model.encoders.efficientnet import EfficientNetLite0, package_weights
 from model.encoders.resnet import ResNet
 from model.encoders.standardise import Standardise
@@ -26,23 +27,6 @@ MIRRORED_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "both": ((3,), (2,), (2, 3)),
 }
 Body = ResNet | EfficientNetLite0 | TimmBackbone
-
-
-# image.encoder=auto: the least colour channels and pixels of a side for pretrained weights.
-COLOUR_CHANNELS, LEAST_SIDE = 3, 32
-
-
-def choose_encoder(image: Image, config: ImageConfig) -> str:
-    """Returns the name of the encoder; auto is decided by the images alone.
-
-    ImageNet's weights serve pictures of things. On the built-in wafer maps, which have one channel,
-    training from scratch is better (docs/results/quality.md).
-    """
-    if config.encoder != "auto":
-        return config.encoder
-    is_colour = image.channels >= COLOUR_CHANNELS
-    is_large = min(image.height, image.width) >= LEAST_SIDE
-    return "efficientnet_lite0" if is_colour and is_large else "resnet"
 
 
 def build_body(image: Image, config: ImageConfig, pretrained: bool) -> Body:

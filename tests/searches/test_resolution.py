@@ -15,10 +15,11 @@ from distributed.searches.pages.notes import search_notes
 from distributed.searches.records import SearchLog
 from distributed.searches.resolution import (
     ONLY_ONE_IS_RIGHT,
+    count_validation_rows,
     resolution_note,
     smallest_difference,
 )
-from distributed.searches.setup import check_search, count_validation_rows, merge_options, prepare
+from distributed.searches.setup import check_search, merge_options, prepare
 from distributed.searches.standings import Standings
 
 ROWS = {"often": 300, "seldom": 80, "rare": 20, "never": 0}

@@ -85,6 +85,8 @@ def finished(
         "fusion",
         "--trials",
         "9",
+        "--portfolio",
+        "none",
         "--corrupt",
         "map=noise:0.5",
         "--replicates",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from distributed.searches.planner import TRAINED
+from distributed.searches.records import TRAINED
 from distributed.searches.setup import CheckedSearch
 from distributed.searches.standings import Standings
 
@@ -14,13 +14,15 @@ MINUTE = 60.0
 
 def plan_sentence(search: CheckedSearch) -> str:
     """How many configurations are tried, why these, and what follows them."""
-    options, named = search.setup.options, len(search.starting_points.labels)
-    trials = options["trials"]
-    named = min(named, trials)
+    options, trials = search.setup.options, search.setup.options["trials"]
+    points = search.starting_points
+    others = sum(job.kind == "portfolio" for job in points.outside)
+    baselines = len(points.labels) - others - 1
+    searched = max(0, trials - others - baselines - 1)
     until = f"at most {trials:,}" if options["time_budget"] else f"{trials:,}"
     parts = [
-        f"{until} configurations: the starting point, {named - 1} baseline{'s' * (named != 2)}"
-        f" and {trials - named} that are searched"
+        f"{until} configurations: the starting point, {baselines} baselines, {others} of the"
+        f" portfolio and {searched} that are searched"
     ]
     if options["time_budget"]:
         parts[0] += f", as far as {options['time_budget']:,.0f} s allow"

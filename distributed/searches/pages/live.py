@@ -21,6 +21,7 @@ from model.metrics import names
 STAGES = {
     "search": "searching",
     "named": "searching",
+    "portfolio": "searching",
     "replicate": "running the best again with fresh seeds",
     "ensemble": "choosing the networks that answer together",
     "test": "testing the winner and the model",
@@ -127,7 +128,7 @@ class SearchView:
             epochs = f"epoch {record.epoch}/{record.epochs}" if record.epochs else "starting"
             score = self.score(record.metrics.get(self.metric.name)) if record.metrics else ""
             table.add_row(f"running {record.name}", epochs, score)
-        leading = [r for r in self.standings.finished() if not r.job.label][:LISTED_TRIALS]
+        leading = [r for r in self.standings.finished() if not r.job.is_baseline][:LISTED_TRIALS]
         for record in [*leading, *self.standings.named()]:
             mean = self.standings.standing(record).score(self.metric.name)
             table.add_row(title(record), "", self.score(mean))

@@ -72,7 +72,7 @@ class SearchedModel:
         if record is None:
             return name
         seed = f", seed {record.job.seed}" if record.job.seed is not None else ""
-        named = record.job.label and record.job.kind != "search"
+        named = record.job.label
         return f"{title(record) if named else f'trial {record.job.of or name}'}{seed}"
 
 

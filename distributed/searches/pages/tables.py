@@ -12,12 +12,11 @@ from distributed.searches.pages.verdict import (
     summarise_seeds,
     title,
 )
-from distributed.searches.planner import TRAINED
-from distributed.searches.records import SearchRecord, SettingValues, is_finite
+from distributed.searches.records import TRAINED, SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
 
-KINDS = ("search", "named", "replicate", "ensemble", "test", "spoilt")
+KINDS = (*TRAINED, "ensemble", "test", "spoilt")
 # Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
 TEST_METRICS = (
     "balanced_accuracy",
@@ -43,7 +42,7 @@ def comparison_table(standings: Standings) -> ReportTable:
         summary = summarise_seeds(standings, record, metric.name)
         score = score_text(standings, record, metric.name)
         name = title(record)
-        if is_best and not record.job.label:
+        if is_best and not record.job.is_baseline:
             name += " (best found)"
         other_scores = [
             other.text(summarise_seeds(standings, record, other.name).mean, missing="none")

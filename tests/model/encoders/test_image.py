@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from model.config import ImageConfig
+from model.encoders.choice import choose_encoder
 from model.encoders.efficientnet import EfficientNetLite0, summarise
-from model.encoders.image import ImageEncoder, choose_encoder
+from model.encoders.image import ImageEncoder
 from model.encoders.resnet import ResNet
 from tests.model import samples
 

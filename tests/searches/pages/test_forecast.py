@@ -19,7 +19,10 @@ def planned(**options: Any) -> str:
     defaults = {"trials": 20, "time_budget": 0.0, "replicates": 3, "best": 3, "ensemble": 10}
     search: Any = SimpleNamespace(
         setup=SimpleNamespace(options={**defaults, **options}),
-        starting_points=StartingPoints({"defaults": {}, "concatenation": {}}, ()),
+        starting_points=StartingPoints(
+            {"defaults": {}, "concatenation": {}},
+            (SearchJob(name="x", kind="portfolio", label="x"),),
+        ),
         has_test_rows=True,
     )
     return plan_sentence(search)
@@ -27,9 +30,9 @@ def planned(**options: Any) -> str:
 
 def test_the_plan_counts_what_is_named_searched_and_repeated() -> None:
     assert planned() == (
-        "20 configurations: the starting point, 1 baseline and 18 that are searched; then 3 fresh"
-        " seeds of the best 3 and of the starting point; then the model, of up to 10 networks; at"
-        " last the test split"
+        "20 configurations: the starting point, 1 baselines, 1 of the portfolio and 17 that are"
+        " searched; then 3 fresh seeds of the best 3 and of the starting point; then the model,"
+        " of up to 10 networks; at last the test split"
     )
     limited = planned(time_budget=600.0, replicates=1, ensemble=0)
     assert "at most 20 configurations" in limited

@@ -1,0 +1,91 @@
+"""The portfolio: configurations of other kinds that a search tries beside its starting point."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TypedDict
+
+from distributed import config
+from distributed.runtime.errors import OptionError
+from distributed.searches.records import SearchJob, SettingValue, SettingValues
+from model.encoders.choice import choose_encoder
+from model.schema import Schema
+
+SHIPPED = Path(__file__).resolve().parents[2] / "search_spaces" / "portfolio.toml"
+NONE = "none"
+KEYS = ("name", "needs", "most_epochs", "set")
+NEEDS = ("pretrained",)
+
+
+class Configuration(TypedDict, total=False):
+    """A [[configurations]] entry of the file, as it stands there."""
+
+    name: str
+    needs: str
+    most_epochs: int
+    set: dict[str, SettingValue]
+
+
+def portfolio_jobs(
+    location: str, start: config.Config, pins: SettingValues, schema: Schema
+) -> list[SearchJob]:
+    """Returns the configurations that apply to this data and change the starting point.
+
+    location: a file; "" for the shipped one, "none" for no configurations.
+    pins: settings held fixed. schema: of the modalities in use.
+    """
+    if location == NONE:
+        return []
+    before = config.flatten(start)
+    jobs = []
+    for entry in read_portfolio(location):
+        if entry.get("needs") == "pretrained" and not has_pretrained_encoder(schema, start):
+            continue
+        if len(schema.modalities) < 2 and any(name.startswith("fusion.") for name in entry["set"]):
+            continue
+        settings = {k: v for k, v in entry["set"].items() if before[k] != v}
+        if not settings or settings.keys() & pins.keys():
+            continue
+        most = entry.get("most_epochs", start.optim.epochs)
+        if most < start.optim.epochs and "optim.epochs" not in pins:
+            settings["optim.epochs"] = most
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", entry["name"])
+        jobs.append(SearchJob(name=name, kind="portfolio", label=entry["name"], settings=settings))
+    return jobs
+
+
+def has_pretrained_encoder(schema: Schema, start: config.Config) -> bool:
+    """Whether an image modality has a pretrained encoder under the starting point's settings."""
+    return any(choose_encoder(image, start.image) != "resnet" for image in schema.images)
+
+
+def read_portfolio(location: str = "") -> list[Configuration]:
+    """Returns the entries of a portfolio file, checked; "" for the shipped one."""
+    path = Path(location) if location else SHIPPED
+    rule = f"portfolio must be a TOML file of [[configurations]], or {NONE}"
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["configurations"]
+    except FileNotFoundError:
+        raise OptionError(f"{rule}; got {location!r}", "portfolio") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise OptionError(f"{rule}; {path}: {error}", "portfolio") from None
+    for entry in entries:
+        unknown = sorted(entry.keys() - set(KEYS))
+        if unknown or not entry.get("name") or not entry.get("set"):
+            raise OptionError(
+                f"{rule} with name and set, and maybe needs and most_epochs; {path}:"
+                f" {', '.join(unknown) or entry}",
+                "portfolio",
+            )
+        if entry.get("needs", NEEDS[0]) not in NEEDS:
+            raise OptionError(
+                f"{rule}; needs is one of {', '.join(NEEDS)}, or left out; got {entry['needs']!r}",
+                "portfolio",
+            )
+        try:
+            config.apply_changes(config.Config(), entry["set"])
+        except ValueError as error:
+            raise OptionError(f"{rule}; {entry['name']}: {error}", "portfolio") from None
+    return list(entries)

@@ -1,0 +1,75 @@
+"""The configurations that a search tries in any case: searches/portfolio.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distributed import config
+from distributed.runtime.errors import OptionError
+from distributed.searches.portfolio import portfolio_jobs, read_portfolio
+from model.schema import Image, Numeric, Schema, Table
+
+TABLE = Table(name="table", numeric=(Numeric(name="age"),))
+COLOUR = Schema(
+    images=(Image(name="photo", height=64, width=48),), tables=(TABLE,), classes=("a", "b")
+)
+GREY = Schema(
+    images=(Image(name="map", height=64, width=48, channels=1),),
+    tables=(TABLE,),
+    classes=("a", "b"),
+)
+DEFAULTS = config.Config()
+
+
+def test_the_shipped_ones_are_at_most_eight_and_each_changes_the_defaults() -> None:
+    entries = read_portfolio()
+    assert 3 <= len(entries) <= 8
+    jobs = portfolio_jobs("", DEFAULTS, {}, COLOUR)
+    assert [job.label for job in jobs] == [entry["name"] for entry in entries]
+    assert all(job.kind == "portfolio" and not job.is_baseline for job in jobs)
+    before = config.flatten(DEFAULTS)
+    for job in jobs:
+        assert job.settings
+        assert all(before[name] != value for name, value in job.settings.items())
+    by_label = {job.label: job for job in jobs}
+    assert by_label["top layers trained"].settings["optim.epochs"] == 8
+
+
+def test_what_does_not_apply_is_left_out() -> None:
+    needing = {entry["name"] for entry in read_portfolio() if entry.get("needs")}
+    assert needing
+    grey = {job.label for job in portfolio_jobs("", DEFAULTS, {}, GREY)}
+    assert not grey & needing
+    alone = portfolio_jobs("", DEFAULTS, {}, COLOUR.keep(("table",)))
+    assert not any(name.startswith("fusion.kind") for job in alone for name in job.settings)
+    scratch = config.apply_changes(DEFAULTS, {"image.encoder": "resnet"})
+    assert "image encoder from scratch" not in {
+        job.label for job in portfolio_jobs("", scratch, {}, COLOUR)
+    }
+    pinned = portfolio_jobs("", DEFAULTS, {"image.trainable": "head"}, COLOUR)
+    assert "top layers trained" not in {job.label for job in pinned}
+    assert portfolio_jobs("none", DEFAULTS, {}, COLOUR) == []
+    few = config.apply_changes(DEFAULTS, {"optim.epochs": 3})
+    assert all("optim.epochs" not in job.settings for job in portfolio_jobs("", few, {}, COLOUR))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[configurations]]\nname = 'x'\n", "with name and set"),
+        ("[[configurations]]\nname = 'x'\nset = {'optim.lr' = 1}\nneed = 'y'\n", ": need"),
+        ("[[configurations]]\nname = 'x'\nset = {'optim.lr' = 1}\nneeds = 'y'\n", "got 'y'"),
+        ("[[configurations]]\nname = 'x'\nset = {'optim.learning' = 1}\n", "x: .*optim.learning"),
+        ("name = ", "Invalid value"),
+        ("a = 1", "'configurations'"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_portfolio(str(path))
+    with pytest.raises(OptionError, match="got 'nowhere.toml'"):
+        read_portfolio("nowhere.toml")
