@@ -15,7 +15,6 @@ Searches go on where an earlier call was stopped (--out). Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -27,15 +26,18 @@ if __package__ in (None, ""):
 
 from benchmarks import command
 from distributed import EvaluateOptions, evaluate
+from distributed.config import Config, flatten
 from distributed.reporting.significance import paired_comparison
 from distributed.searches.records import TRAINED, SearchLog
 from distributed.searches.standings import Standings
+from distributed.shards.manifest import read_manifest
+from distributed.wafers.default import resolve_shards
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
 METRICS = ("balanced_accuracy", "balanced_nll", "few_shot_accuracy", "macro_auroc", "macro_f1")
 ARMS: dict[str, list[str]] = {
     "prior": ["--sampler", "prior"],
-    "seeds": ["--sampler", "random", "--stopper", "none"],
+    "seeds": ["--sampler", "random", "--stopper", "none", "--portfolio", "none"],
     "tpe": ["--sampler", "tpe"],
     "random": ["--sampler", "random"],
 }
@@ -92,9 +94,19 @@ def run_search(args: argparse.Namespace, arm: str, seed: int, out: Path, seeds_s
     words += ["--data", args.data] if args.data else []
     words += ["--space", seeds_space] if arm == "seeds" else []
     words += ["--resume"] if (out / "experiment.json").exists() else []
-    words += ["--set", *args.set] if args.set else []
+    settings = [*args.set, *(without_baselines(args.data) if arm == "seeds" else [])]
+    words += ["--set", *settings] if settings else []
     subprocess.run(words, check=True, stdout=sys.stderr)
     (out / "model" / "tested").touch()
+
+
+def without_baselines(data: str) -> list[str]:
+    """The settings of the defaults that baselines would change: held fixed, they leave none."""
+    modalities = read_manifest(resolve_shards(data)).schema.modalities
+    names = ("fusion.kind", "experts.count", "loss.average_prior_strength")
+    defaults = flatten(Config())
+    fixed = [f"{name}={defaults[name]}" for name in names]
+    return [*fixed, f"data.modalities={','.join(modalities)}"]
 
 
 def training_seconds(out: Path) -> float:
@@ -119,14 +131,9 @@ def scores_of(args: argparse.Namespace, arm: str, out: Path) -> dict[str, Scores
 
 def single_scores(args: argparse.Namespace, checkpoint: Path) -> Scores:
     """The test metrics of one network of the defaults."""
-    data = args.data or default_shards(checkpoint)
+    data = resolve_shards(args.data)
     found = evaluate(EvaluateOptions(checkpoint=str(checkpoint), data=data, replicates=0))
     return chosen(found.metrics)
-
-
-def default_shards(checkpoint: Path) -> str:
-    """The shards of the built-in wafers, which the search has named in its setup."""
-    return str(json.loads((checkpoint.parents[2] / "experiment.json").read_text())["shards"])
 
 
 def chosen(metrics: Mapping[str, float | None]) -> Scores:

@@ -88,7 +88,8 @@ def starting_points(
                 settings={**(settings or {}), **own_changes},
             )
             outside.append(job)
-    if schema.tables and len(schema.classes) <= MOST_CLASSES_TO_BOOST:
+    is_pinned = "data.modalities" in pins
+    if schema.tables and len(schema.classes) <= MOST_CLASSES_TO_BOOST and not is_pinned:
         outside.append(
             SearchJob(
                 name=BOOSTING.replace(" ", "-"),
