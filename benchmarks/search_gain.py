@@ -165,3 +165,7 @@ def against(reference: str, found: Mapping[str, list[Scores]]) -> dict[str, obje
                 "p": compared.t_p,
             }
     return result
+
+
+if __name__ == "__main__":
+    main()
