@@ -7,6 +7,7 @@ The page sets the colours of paper, ink and grid.
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ import plotly.graph_objects as go
 
 COLOURS = ("#2b7bba", "#e07b00", "#109e73", "#c65a9b", "#8c6bb1", "#c0392b", "#6b8e23", "#7f7f7f")
 BETTER_COLOUR, WORSE_COLOUR, GREY = COLOURS[2], COLOURS[5], "#8a8f98"
+# From the worst value to the best: each colour can be seen on light and on dark paper.
+COLOUR_SCALE = ((0.0, GREY), (0.5, COLOURS[0]), (1.0, COLOURS[1]))
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")
 
@@ -30,6 +33,16 @@ def short_label(text: object, max_length: int = 40, *, wrap: int = 0) -> str:
     if not wrap:
         return html.escape(plain)
     return "<br>".join(html.escape(line) for line in textwrap.wrap(plain, wrap))
+
+
+def name_in_lines(name: str, width: int = 16) -> str:
+    """Returns a name whole, in lines of this width that end at dots, underscores and blanks."""
+    lines = [""]
+    for part in re.findall(r"[^._ ]*[._ ]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(html.escape(line.rstrip()) for line in lines)
 
 
 def row_labels(names: Iterable[str]) -> dict[str, str]:

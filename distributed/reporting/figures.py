@@ -6,7 +6,7 @@ The figures of a search are in searches/pages/figures.py. Names come from users 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -156,28 +156,43 @@ def bar_plot(
 
 
 def learning_curves(
-    histories: Mapping[str, Sequence[tuple[float, float]]], metric: Metric, *, best: str = ""
+    histories: Mapping[str, Sequence[tuple[float, float]]],
+    metric: Metric,
+    *,
+    best: str = "",
+    stopped: Collection[str] = (),
 ) -> go.Figure:
     """Draws one line a run over its epochs; the best run is drawn last and stands out.
 
-    histories: `{run: [(epoch, score), ...]}`.
+    histories: `{run: [(epoch, score), ...]}`. stopped: runs that did not reach their last epoch.
     """
-    show_legend = not best and len(histories) <= 8
+    show_legend = bool(best) or len(histories) <= 8
     figure = empty_figure(400, x="epoch", y=metric.axis_title, showlegend=show_legend)
-    ordered = sorted(histories.items(), key=lambda item: item[0] == best)
+    if max((epoch for points in histories.values() for epoch, _ in points), default=0) <= 12:
+        figure.update_xaxes(dtick=1)
+    in_legend: set[str] = set()
+    ordered = sorted(histories.items(), key=lambda item: (item[0] == best, item[0] not in stopped))
     for i, (name, points) in enumerate(ordered):
-        if name == best:
-            line: dict[str, object] = {"width": 3, "color": COLOURS[1]}
-        else:
-            colour = COLOURS[0] if best else _colour(i)
-            line = {"width": 1.2, "color": with_opacity(colour, 0.55)}
+        label = short_label(name)
+        line: dict[str, object] = {"width": 1.2, "color": with_opacity(_colour(i), 0.55)}
+        group = label
+        if best and name == best:
+            group, line = f"{label} (best)", {"width": 3, "color": COLOURS[1]}
+        elif best and name in stopped:
+            group, line = "stopped early", {"width": 1.2, "color": GREY, "dash": "dot"}
+        elif best:
+            group, line = "ran to their end", {**line, "color": with_opacity(COLOURS[0], 0.55)}
         figure.add_scatter(
             x=[epoch for epoch, _ in points],
             y=[score * metric.scale for _, score in points],
             mode="lines" if len(points) > 1 else "markers",
-            name=short_label(name),
+            name=group,
+            legendgroup=group,
+            showlegend=group not in in_legend,
             line=line,
+            hovertemplate=f"{label}<br>epoch %{{x}}: %{{y:.{metric.digits}f}}<extra></extra>",
         )
+        in_legend.add(group)
     return figure
 
 

@@ -75,6 +75,7 @@ class Figure:
     caption: what there is to see, for readers who cannot see the figure too.
     name: the name of its PNG file in figures/, without the suffix.
     arrangements: changes of the layout by name, such as orders of an axis; the reader picks one.
+    min_width: in pixels; on a narrower screen the figure is scrolled sideways. 0: it is shrunk.
     """
 
     template: ClassVar[str] = "figure"
@@ -82,6 +83,7 @@ class Figure:
     caption: str
     name: str = ""
     arrangements: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    min_width: int = 0
 
     @property
     def height(self) -> int:

@@ -107,7 +107,18 @@ def test_bars_and_learning_curves_draw_all_they_are_given() -> None:
     lines = figures.learning_curves(
         {"t0": [(1, 0.1), (2, 0.2)], "t1": [(1, 0.3)]}, metric("accuracy"), best="t0"
     ).data
-    assert [(t.name, t.mode) for t in lines] == [("t1", "markers"), ("t0", "lines")]
+    assert [(t.name, t.mode) for t in lines] == [
+        ("ran to their end", "markers"),
+        ("t0 (best)", "lines"),
+    ]
+    curves = {name: [(1, 0.1), (2, 0.2)] for name in ("t0", "t1", "t2", "t3")}
+    figure = figures.learning_curves(curves, metric("accuracy"), best="t3", stopped={"t2"})
+    assert [t.name for t in figure.data if t.showlegend] == [
+        "stopped early",
+        "ran to their end",
+        "t3 (best)",
+    ]
+    assert "t2<br>epoch %{x}" in figure.data[0].hovertemplate
 
 
 def test_empty_inputs_draw_empty_figures() -> None:

@@ -226,3 +226,13 @@ def test_long_listings_are_folded() -> None:
 )
 def test_numbers_read_plainly(value: float, text: str) -> None:
     assert tables.format_number(value) == text
+
+
+def test_wide_figures_and_tables_are_made_for_narrow_screens_and_for_paper() -> None:
+    figure = Figure(figure=go.Figure(), caption="c", min_width=640)
+    assert "min-width:640px" in to_html("t", [Section("s", [figure])])
+    plain = to_html("t", [Section("s", [Figure(figure=go.Figure(), caption="c")])])
+    assert 'style="height:420px"' in plain
+    for columns, is_wide in ((10, False), (11, True)):
+        shown = ReportTable(columns=("c",) * columns, rows=[(1,) * columns])
+        assert ('class="sortable wide"' in table_page(shown)) == is_wide

@@ -1,4 +1,8 @@
-"""Which settings matter: the section of the report that looks at the whole search space."""
+"""Which settings matter: the section of the report that looks at the whole search space.
+
+Only configurations that ran to their end count: the score of one that was stopped is of an early
+epoch, and what makes a network learn fast in its first epochs is not what makes it good.
+"""
 
 from __future__ import annotations
 
@@ -6,75 +10,150 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from distributed.reporting.page import Block, Figure
-from distributed.searches.pages import figures
-from distributed.searches.pages.trial_study import is_number, varied
-from distributed.searches.records import SettingValue, is_finite
+from distributed.reporting.page import Block, Figure, Text
+from distributed.searches.pages import figures, parallel
+from distributed.searches.pages.trial_study import TRIAL, is_number, varied
+from distributed.searches.pages.verdict import short_title
+from distributed.searches.records import SearchRecord, SettingValue, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
+from model.metrics.names import Metric
 
 MIN_CONFIGURATIONS = 4  # with fewer, a picture of the space says nothing
+MIN_FOR_IMPORTANCES = 2 * MIN_CONFIGURATIONS
+MOST_AXES = 8  # settings in the figure of parallel coordinates
+MOST_SLICES = 12
 DISTINCT_VALUES = 3  # of a setting, for an axis of the contour figure
 PREFERRED_PAIR = ("loss.margin", "fusion.temperature")
 
-Row = Mapping[
-    str, SettingValue
-]  # a configuration's settings, and its score under the metric's name
+# A configuration's settings, its name, and its score under the metric's name.
+Row = Mapping[str, SettingValue]
 
 
 def space_figures(standings: Standings) -> list[Block]:
     """Importances, slices, contour and parallel coordinates."""
     metric = names.metric(standings.metric)
-    rows, comparison = comparable_rows(standings)
-    searched = list(dict.fromkeys(name for row in rows for name in row if name != metric.name))
-    varied_names = varied(rows, searched)
-    if len(rows) < MIN_CONFIGURATIONS or not varied_names:
+    rows, stopped = final_rows(standings), stopped_rows(standings)
+    searched = list(dict.fromkeys(name for row in rows for name in row))
+    shown = varied(rows, [name for name in searched if name not in (metric.name, TRIAL)])
+    if len(rows) < MIN_CONFIGURATIONS or not shown:
         return []
-    score = f"{metric.title}{comparison}"
-    blocks: list[Block] = []
-    shares = compute_importances(rows, varied_names, metric.name)
-    if shares:
-        caption = (
-            f"How much of the spread of {score} each setting explains"
-            " (by a random forest; few trials make it rough)."
+    shares = compute_importances(rows, shown, metric.name)
+    shown = by_importance(rows, shown, shares)
+    return [
+        _importances(rows, stopped, shares),
+        _slices(rows, stopped, shown, shares, metric),
+        *_contour(rows, shares, metric),
+        _parallel(rows, shown, shares, metric),
+    ]
+
+
+def _importances(rows: Sequence[Row], stopped: Sequence[Row], shares: Mapping[str, float]) -> Block:
+    """The figure of importances, or why there is none."""
+    if not shares:
+        return Text(
+            f"How much each setting matters is shown from {MIN_FOR_IMPORTANCES} configurations on."
+            f" So far there are only {counted(rows, stopped)}"
         )
-        blocks.append(
-            Figure(figure=figures.importances(shares), caption=caption, name="importances")
-        )
-    slices = figures.slices(rows, varied_names, metric)
-    blocks.append(Figure(figure=slices, caption=f"{score} against each setting.", name="slices"))
+    caption = (
+        "How much of the spread of the final score each setting explains, by a random forest over"
+        f" {counted(rows, stopped)} Few configurations make it rough."
+    )
+    return Figure(figure=figures.importances(shares), caption=caption, name="importances")
+
+
+def _slices(
+    rows: Sequence[Row],
+    stopped: Sequence[Row],
+    shown: Sequence[str],
+    shares: Mapping[str, float],
+    metric: Metric,
+) -> Figure:
+    caption = f"The final {metric.title} against each setting{_which(shown, MOST_SLICES, shares)}."
+    if stopped:
+        caption += " A cross is a configuration that was stopped early; its height means nothing."
+    figure = figures.slices(rows, shown[:MOST_SLICES], metric, stopped)
+    return Figure(figure=figure, caption=caption, name="slices", min_width=640)
+
+
+def _contour(rows: Sequence[Row], shares: Mapping[str, float], metric: Metric) -> list[Figure]:
     pair = contour_pair(rows, shares)
-    if pair:
-        contour = figures.contour(rows, *pair, metric)
-        caption = f"{score} over {pair[0]} and {pair[1]}."
-        blocks.append(Figure(figure=contour, caption=caption, name="contour"))
-    parallel = figures.parallel(rows, varied_names, metric)
-    caption = f"Every configuration as a line; {score} is the first axis and the colour."
-    blocks.append(Figure(figure=parallel, caption=caption, name="parallel"))
-    return blocks
+    if pair is None:
+        return []
+    caption = (
+        f"The final {metric.title} over {pair[0]} and {pair[1]}: dots are configurations, the"
+        " colours between them are interpolated."
+    )
+    figure = figures.contour(rows, *pair, metric)
+    return [Figure(figure=figure, caption=caption, name="contour", min_width=480)]
 
 
-def comparable_rows(standings: Standings) -> tuple[list[Row], str]:
-    """Settings and score of configurations after equally many epochs, and a note on the epoch.
+def _parallel(
+    rows: Sequence[Row], shown: Sequence[str], shares: Mapping[str, float], metric: Metric
+) -> Figure:
+    axes = shown[:MOST_AXES]
+    caption = (
+        f"Every configuration that ran to its end as a line: its final {metric.title} on the first"
+        f" axis, then its settings{_which(shown, MOST_AXES, shares)}. The best line is orange and"
+        " wide; at the foot of an axis are the configurations without that setting."
+    )
+    width = parallel.AXIS_WIDTH * (len(axes) + 1)
+    figure = parallel.parallel(rows, axes, metric)
+    return Figure(figure=figure, caption=caption, name="parallel", min_width=width)
 
-    These are the ones that ran to their end. While they are few it is all that have ended, at the
-    last epoch that each of them has reached; then the note says which one.
+
+def final_rows(standings: Standings) -> list[Row]:
+    """Settings and final score of the configurations of the space that ran to their end.
+
+    The baselines outside the space are left out: they change what the search does not.
     """
     metric = standings.metric
-    complete = [r for r in standings.finished() if r.state == "complete"]
-    if len(complete) >= 2 * MIN_CONFIGURATIONS:
-        return [{**r.job.settings, metric: r.value(metric)} for r in complete], ""
-    ended = [
-        r
-        for r in standings.log.configurations()
-        if r.state in ("complete", "stopped") and r.history
+    return [
+        {**record.job.settings, metric: record.value(metric), TRIAL: short_title(record)}
+        for record in _of_space(standings, "complete")
+        if is_finite(record.metrics.get(metric))
     ]
-    epoch = min((int(r.history[-1]["epoch"]) for r in ended), default=0)
-    rows: list[Row] = []
-    for record in ended:
-        scores = [entry.get(metric) for entry in record.history if entry["epoch"] == epoch]
-        rows += [{**record.job.settings, metric: s} for s in scores[-1:] if is_finite(s)]
-    return rows, f" after epoch {epoch} (reached by all trials)"
+
+
+def stopped_rows(standings: Standings) -> list[Row]:
+    """The settings of the configurations that were stopped early."""
+    return [
+        {**record.job.settings, TRIAL: f"{short_title(record)}, stopped at epoch {record.epoch}"}
+        for record in _of_space(standings, "stopped")
+    ]
+
+
+def _of_space(standings: Standings, state: str) -> list[SearchRecord]:
+    return [
+        record
+        for record in standings.log.configurations()
+        if record.job.kind == "search" and record.state == state
+    ]
+
+
+def counted(rows: Sequence[Row], stopped: Sequence[Row]) -> str:
+    """How many configurations the figures rest on, as the end of a sentence."""
+    text = f"the {len(rows)} configurations that ran to their end"
+    if not stopped:
+        return f"{text}."
+    were = "was" if len(stopped) == 1 else "were"
+    return f"{text}; {len(stopped)} that {were} stopped early have no final score and do not count."
+
+
+def _which(shown: Sequence[str], most: int, shares: Mapping[str, float]) -> str:
+    """Says which of the settings a figure has, where it has not all."""
+    if len(shown) <= most:
+        return ""
+    chosen = "that matter most" if shares else "that took the most values"
+    return f" (the {most} of {len(shown)} {chosen})"
+
+
+def by_importance(
+    rows: Sequence[Row], shown: Sequence[str], shares: Mapping[str, float]
+) -> list[str]:
+    """The settings, those first that matter most; without importances the most varied ones."""
+    values = {name: len({str(row[name]) for row in rows if name in row}) for name in shown}
+    return sorted(shown, key=lambda name: (-shares.get(name, 0.0), -values[name], name))
 
 
 def contour_pair(rows: Sequence[Row], shares: Mapping[str, float]) -> tuple[str, str] | None:
@@ -101,7 +180,7 @@ def compute_importances(
     Optuna's own importances leave out every setting that was not asked for in all trials.
     """
     scores = [row[metric] for row in rows]
-    if len(rows) < 2 * MIN_CONFIGURATIONS or len(set(scores)) < 2:
+    if len(rows) < MIN_FOR_IMPORTANCES or len(set(scores)) < 2:
         return {}
     from sklearn.ensemble import RandomForestRegressor  # a second, which a short search can save
 

@@ -12,7 +12,8 @@ from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.notes import SearchNotes
 from distributed.searches.pages.searched_model import SearchedModel
 from distributed.searches.pages.spoilt_table import SpoiltRows
-from distributed.searches.pages.verdict import seed_limits, title, verdict
+from distributed.searches.pages.trial_study import TRIAL
+from distributed.searches.pages.verdict import seed_limits, short_title, verdict
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
@@ -151,7 +152,10 @@ def reading_notes(standings: Standings) -> list[str]:
 
 def trade_off(standings: Standings) -> list[Block]:
     """The first two of several metrics against each other, with the Pareto front."""
-    rows = [{m: r.metrics.get(m) for m in standings.metrics} for r in standings.finished()]
+    rows = [
+        {TRIAL: short_title(r), **{m: r.metrics.get(m) for m in standings.metrics}}
+        for r in standings.finished()
+    ]
     if len(standings.metrics) < 2 or not rows:
         return []
     first, second = (names.metric(name) for name in standings.metrics[:2])
@@ -182,13 +186,14 @@ def curves(standings: Standings) -> list[Block]:
     if not histories:
         return []
     best = "" if winner is None else _curve_name(winner.record)
-    figure = learning_curves(histories, metric, best=best)
+    stopped = {_curve_name(r) for r in standings.log.configurations() if r.state == "stopped"}
+    figure = learning_curves(histories, metric, best=best, stopped=stopped)
     caption = (
-        "Validation score of every configuration over its epochs;"
-        " lines that end early were stopped."
+        f"{metric.title[0].upper()}{metric.title[1:]} on validation, of every configuration over"
+        " its epochs; the dotted lines were stopped early. A line is the configuration's first run."
     )
     return [Figure(figure=figure, caption=caption, name="curves")]
 
 
 def _curve_name(record: SearchRecord) -> str:
-    return title(record) if record.job.label else record.name
+    return short_title(record)

@@ -1,7 +1,6 @@
 """Rebuilds the trials of a search as an Optuna study in memory, which its figures are drawn from.
 
-Trials are rows `{dotted name of a setting or metric: value}`. The table of trials also has the
-baselines, which are not in the search's own study.
+Trials are rows `{dotted name of a setting or metric: value}`, with the trial's name under TRIAL.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from distributed.reporting.figure_style import short_label
 from model.metrics.names import Metric
 
 Trials = Sequence[Mapping[str, object]]
+TRIAL = "trial"  # of a row: the name of the configuration, for tooltips
 
 
 def is_usable(value: object) -> bool:
@@ -53,7 +53,7 @@ def rebuild_study(rows: Trials, names: Sequence[str], *metrics: Metric) -> optun
     study = optuna.create_study(
         directions=["minimize" if metric.lower_is_better else "maximize" for metric in metrics]
     )
-    settings = {name: _Setting(rows, name) for name in names}
+    settings = {name: DrawnSetting(rows, name) for name in names}
     for row in rows:
         present = [name for name in names if is_usable(row.get(name))]
         study.add_trial(
@@ -66,7 +66,7 @@ def rebuild_study(rows: Trials, names: Sequence[str], *metrics: Metric) -> optun
     return study
 
 
-class _Setting:
+class DrawnSetting:
     """The values of one setting as an Optuna distribution: numbers as floats, all else as texts."""
 
     distribution: BaseDistribution
@@ -84,7 +84,15 @@ class _Setting:
             self.distribution = CategoricalDistribution(sorted(self.labels.values()))
 
     def value(self, value: object) -> float | str:
+        """A value as it stands in the study."""
         return self.labels[str(value)] if self.labels else number(value)
+
+    def value_on_axis(self, value: object) -> float | str | None:
+        """A value of another trial on Optuna's axis; None where the axis has no place for it."""
+        if not self.labels:
+            return number(value) if is_number(value) else None
+        label = self.labels.get(str(value))
+        return None if label is None else repr(label)  # Optuna shows categories in quotes
 
 
 def _choice_labels(choices: Iterable[str]) -> dict[str, str]:
@@ -109,5 +117,11 @@ def number(value: object) -> float:
 
 
 def reads_better_in_log(values: Sequence[float]) -> bool:
-    """Returns whether the values are positive and span more than a factor of 50."""
-    return min(values) > 0 and max(values) / min(values) > 50
+    """Returns whether the values are positive and span more than a factor of 20."""
+    return min(values) > 0 and max(values) / min(values) > 20
+
+
+def tooltip(trial: Mapping[str, object], *metrics: Metric) -> str:
+    """What a figure says of a trial under the pointer: its name and its scores."""
+    scores = [f"{metric.title} {metric.text(number(trial[metric.name]))}" for metric in metrics]
+    return "<br>".join(short_label(line, 60) for line in [trial.get(TRIAL, "trial"), *scores])

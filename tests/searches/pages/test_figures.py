@@ -10,7 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from distributed.reporting.figure_style import name_in_lines
 from distributed.searches.pages import figures
+from distributed.searches.pages.parallel import parallel
+from distributed.searches.pages.trial_study import TRIAL
 from model.metrics.names import Metric, metric
 
 TRIALS: list[dict[str, Any]] = [
@@ -41,12 +44,12 @@ SHARE = replace(SCORE, unit="%")
 
 
 def test_parallel_places_missing_settings_below_the_axis() -> None:
-    figure = figures.parallel(TRIALS, NAMES, SCORE)
+    figure = parallel(TRIALS, NAMES, SCORE)
     labels = list(figure.layout.xaxis.ticktext)
-    assert labels == ["score", "kind", "margin", "lr"]  # `one` never varies
+    assert labels == ["score", "loss.margin", "optim.lr", "kind"]  # `one` never varies
     lines = np.array([trace.y for trace in figure.data if trace.mode == "lines"])
     assert len(lines) == 12  # the trial without a score is left out
-    margin, rate = lines[:, labels.index("margin")], lines[:, labels.index("lr")]
+    margin, rate = lines[:, labels.index("loss.margin")], lines[:, labels.index("optim.lr")]
     assert (margin[::2] == 0).all()
     assert (margin[1::2] > 0.1).all()
     assert rate[:4].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])  # logarithmic
@@ -86,7 +89,7 @@ def test_categories_of_users_are_plain_text_without_quotes() -> None:
     figure = figures.slices(rows, ["kind"], SHARE)
     assert list(figure.layout.xaxis.ticktext) == ["&lt;b&gt;", "it&#x27;s"]
     assert sorted(figure.data[0].y) == pytest.approx([50, 60, 70])
-    texts = [note.text for note in figures.parallel(rows, ["kind"], SHARE).layout.annotations]
+    texts = [note.text for note in parallel(rows, ["kind"], SHARE).layout.annotations]
     assert {"&lt;b&gt;", "it&#x27;s"} <= set(texts)
 
 
@@ -102,7 +105,7 @@ def test_front_holds_what_nothing_beats() -> None:
 def test_empty_inputs_draw_empty_figures() -> None:
     drawn = [
         figures.slices([], NAMES, SCORE),
-        figures.parallel([], NAMES, SCORE),
+        parallel([], NAMES, SCORE),
         figures.contour([], "a", "b", SCORE),
         figures.pareto([], SCORE, COST),
         figures.importances({}),
@@ -116,12 +119,16 @@ def line_colours(figure: go.Figure) -> list[str]:
 
 def test_the_best_value_has_the_same_colour_in_both_directions() -> None:
     rows = [{"rate": float(i), "nll": float(i), "accuracy": float(i)} for i in range(3)]
-    rising = line_colours(figures.parallel(rows, ["rate"], metric("accuracy")))
-    falling = line_colours(figures.parallel(rows, ["rate"], metric("nll")))
-    assert falling == rising[::-1]
-    assert falling[0] == "rgb(253, 231, 37)"  # the yellow end of the scale
+    rising = parallel(rows, ["rate"], metric("accuracy"))
+    falling = parallel(rows, ["rate"], metric("nll"))
+    assert line_colours(falling) == line_colours(rising)
+    assert line_colours(rising)[-1] == "rgb(224, 123, 0)"  # the orange end of the scale
+    for figure, best in ((rising, "accuracy 200.0 %"), (falling, "NLL 0.000")):
+        *_, last = [trace for trace in figure.data if trace.mode == "lines"]
+        assert best in last.hovertemplate, "the best line is on top of the others"
+        assert last.line.width > 2
     for name, reverse in (("accuracy", False), ("nll", True)):
-        *_, colour_bar = figures.parallel(rows, ["rate"], metric(name)).data
+        *_, colour_bar = parallel(rows, ["rate"], metric(name)).data
         assert colour_bar.marker.reversescale is reverse
         (dots,) = figures.contour(rows, "rate", name, metric(name)).data
         assert dots.marker.reversescale is reverse
@@ -137,5 +144,60 @@ def test_axes_have_the_metrics_titles_and_units() -> None:
     slices = figures.slices(rows, ["rate"], nll)
     assert slices.layout.yaxis.title.text == "NLL"
     assert list(slices.data[0].y) == [0.5, 1.5, 2.5]
-    parallel = figures.parallel(rows, ["rate"], accuracy)
-    assert parallel.layout.xaxis.ticktext[0] == "accuracy (%)"
+    lines = parallel(rows, ["rate"], accuracy)
+    assert lines.layout.xaxis.ticktext[0] == "accuracy (%)"
+
+
+NAMED = [
+    {
+        TRIAL: f"trial {i:04d}",
+        "loss.margin": 0.1 * i,
+        "fusion.temperature": 1.0 + (i * 7 % 10),
+        "fusion.kind": "ab"[i % 2],
+        "accuracy": 0.5 + 0.02 * i,
+        "nll": 1.0 - 0.03 * i,
+    }
+    for i in range(10)
+]
+ACCURACY = metric("accuracy")
+
+
+def test_every_point_says_its_trial_and_its_value() -> None:
+    """Under the pointer: of slices, contour, parallel coordinates and the front."""
+    expected = "trial 0003<br>accuracy 56.0 %"
+    sliced = figures.slices(NAMED, ["fusion.kind", "loss.margin"], ACCURACY)
+    for dots in sliced.data:
+        at = [text.partition("<br>")[0] for text in dots.hovertext].index("trial 0003")
+        assert dots.hovertext[at] == expected
+        assert dots.y[at] == pytest.approx(56)
+    *_, dots = figures.contour(NAMED, "loss.margin", "fusion.temperature", ACCURACY).data
+    assert dots.hovertext[3] == expected
+    lines = parallel(NAMED, ["loss.margin"], ACCURACY).data[:-1]
+    assert lines[3].hovertemplate.startswith(f"{expected}<br>%{{customdata[0]}}")
+    assert lines[3].customdata[1][0] == "loss.margin"
+    for trace in figures.pareto(NAMED, ACCURACY, metric("nll")).data:
+        assert all(text.startswith("trial 000") and "<br>NLL " in text for text in trace.text)
+
+
+def test_stopped_trials_are_crosses_below_the_worst_score() -> None:
+    stopped: list[dict[str, object]] = [
+        {TRIAL: "trial 9, stopped at epoch 2", "loss.margin": 0.45, "fusion.kind": "a"},
+        {TRIAL: "trial 8", "fusion.kind": "never ran to its end"},
+    ]
+    figure = figures.slices(NAMED, ["loss.margin", "fusion.kind"], ACCURACY, stopped)
+    margins, kinds = (t for t in figure.data if t.name == "stopped early")
+    assert (list(margins.x), list(kinds.x)) == ([0.45], ["'a'"])
+    assert margins.y[0] < 50
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "ran to its end",
+        "stopped early",
+    ]
+    falling = figures.slices(NAMED, ["loss.margin"], metric("nll"), stopped)
+    assert falling.data[-1].y[0] > 1.0, "the worse end is the upper one"
+
+
+def test_long_names_are_whole_in_lines_that_end_at_their_parts() -> None:
+    assert name_in_lines("optim.lr") == "optim.lr"
+    assert name_in_lines("loss.spread_of_prior_strength") == "loss.spread_of_<br>prior_strength"
+    assert name_in_lines("balanced accuracy (%)") == "balanced<br>accuracy (%)"
+    assert name_in_lines("<b>") == "&lt;b&gt;"
