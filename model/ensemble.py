@@ -2,8 +2,9 @@
 
 The calibrated answer of each member stands as that of an expert, so that calibration, aggregation,
 decisions, prediction sets and explanations work as for a single network. A member may see some of
-the modalities only. What the frozen part of an image encoder gives is computed once for all members
-that share it.
+the modalities only: it then counts in a record as far as the members that see all of them trust
+these modalities there. What the frozen part of an image encoder gives is computed once for all
+members that share it.
 
 Legend: B batch, M modalities, D embedding of all members, K members, C classes, R records.
 """
@@ -72,6 +73,8 @@ class Ensemble(Classifier):
         self.places = [
             [names.index(name) for name in member.network.schema.modalities] for member in members
         ]
+        # The picks that see all modalities.
+        self.whole = [k for k in picks if len(self.places[k]) == len(names)]
         self.sizes = [member.network.dim for member in members]
         self.shared = [_sharing_networks(members, image.name) for image in schema.images]
 
@@ -153,6 +156,10 @@ class Ensemble(Classifier):
         in_use_BM = batch.present_BM if visible_BM is None else visible_BM
         can_answer_BK = torch.stack([in_use_BM[:, places].any(1) for places in self.places], 1)
         logits_BKC = _without_blind_members(logits_BKC, can_answer_BK)
+        trust_BM = None
+        if self.whole:
+            trust_BM = torch.stack([answers[k].weights_BM.float() for k in self.whole]).mean(0)
+            logits_BKC = self._by_trust(logits_BKC, trust_BM)
 
         def mean_of(values: Sequence[Tensor]) -> Tensor:
             """The mean over the picked members that see the modality, [B, M, ...]."""
@@ -162,7 +169,9 @@ class Ensemble(Classifier):
             seen = torch.tensor(seen_M, device=sums.device).clamp_min(1)
             return sums / seen.view(-1, *[1] * (sums.dim() - 2))
 
-        weights_BM = mean_of([a.weights_BM for a in answers])
+        weights_BM = trust_BM
+        if weights_BM is None:
+            weights_BM = mean_of([a.weights_BM for a in answers])
         alone = [mean_over_folds(a.auxiliary_BMFC).float().log_softmax(-1) for a in answers]
         unfamiliar_KBM = [
             _in_places(a.unfamiliar_BM, places, modalities)
@@ -185,6 +194,19 @@ class Ensemble(Classifier):
 
     def relative_distance(self, outputs: Outputs) -> Tensor:
         return torch.full_like(outputs.weights_BM, torch.nan)
+
+    def _by_trust(self, logits_BKC: Tensor, trust_BM: Tensor) -> Tensor:
+        """Returns the answers with those of members that see some modalities only drawn to the
+        others', as far as these do not trust the modalities in the record.
+        """
+        mean_BC = logits_BKC[:, self.whole].mean(1)
+        columns = []
+        for k, places in enumerate(self.places):
+            own_BC = logits_BKC[:, k]
+            if len(places) < trust_BM.shape[1]:
+                own_BC = by_trust(own_BC, mean_BC, trust_BM[:, places].sum(1))
+            columns.append(own_BC)
+        return torch.stack(columns, 1)
 
     def _parts(self, embeddings_BMD: Tensor) -> list[tuple[Member, list[int], Tensor]]:
         """Returns each member with the places of its modalities and its own embeddings."""
@@ -237,6 +259,11 @@ def _in_places(values: Tensor, places: list[int], modalities: int) -> Tensor:
 def _most(flags_KBM: Sequence[Tensor]) -> Tensor:
     """Returns what more than half of the members say, [B, M]."""
     return torch.stack(list(flags_KBM)).float().mean(0) > 0.5
+
+
+def by_trust(own_BC: Tensor, others_BC: Tensor, trust_B: Tensor) -> Tensor:
+    """Returns the answer of a member of some modalities, as far as these are trusted, [B, C]."""
+    return torch.lerp(others_BC, own_BC, trust_B[:, None].clamp(0, 1))
 
 
 def log_posterior(member: Member, logits_BEC: Tensor, prior_C: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from distributed.training.scoring import Evaluator
 from model.decisions.calibration import row_weights
 from model.decisions.guard import ValidationRows
 from model.decisions.selection import Selection, log_losses, select_members
-from model.ensemble import Ensemble, Member, log_posterior
+from model.ensemble import Ensemble, Member, by_trust, log_posterior
 from model.learning.posthoc import move_prior
 
 # Opens the rows of a split with the modalities of a configuration.
@@ -90,7 +90,8 @@ def build_model(
     val = open_val(config)
     members = {name: _member(name, checkpoint) for name, checkpoint in candidates.items()}
     prior_C = members[leading].prior_C
-    answers, labels_V = _answers(candidates, members, val, prior_C)
+    own_answers, labels_V = _answers(candidates, members, val, prior_C)
+    answers = _by_trust(own_answers, candidates, leading, val)
     names = list(candidates)
     selection = select_members(
         torch.stack([answers[name] for name in names]), labels_V, prior_C, limit=limit, seed=seed
@@ -169,6 +170,32 @@ def _answers(
         )
         answers[name], labels_V = scores.logits_NEC[:, 0], scores.labels_N
     return answers, labels_V
+
+
+def _by_trust(
+    answers: Mapping[str, Tensor],
+    candidates: Mapping[str, Checkpoint],
+    leading: str,
+    val: BatchSource,
+) -> Mapping[str, Tensor]:
+    """Returns the answers as they will count: those of a candidate that sees some modalities only
+    as far as the first candidate that sees all of them trusts these.
+    """
+    modalities = val.schema.modalities
+    order = [leading, *(name for name in candidates if name != leading)]
+    whole = [name for name in order if candidates[name].network.schema.modalities == modalities]
+    if not whole or len(whole) == len(candidates):
+        return answers
+    judge = candidates[whole[0]]
+    source = with_frozen_views(val, judge.network, judge.config)
+    evaluator = _evaluator(judge.config)
+    trust_VM = evaluator.score(judge.network.to(evaluator.device), source).weights_NM
+    found = dict(answers)
+    for name in candidates.keys() - set(whole):
+        seen = candidates[name].network.schema.modalities
+        trust_V = trust_VM[:, [modalities.index(m) for m in seen]].sum(1)
+        found[name] = by_trust(answers[name], answers[whole[0]], trust_V)
+    return found
 
 
 def _evaluator(config: Config) -> Evaluator:

@@ -130,6 +130,8 @@ def test_they_are_picked_on_validation_saved_and_answer_beside_a_network(folder:
     (batch,) = list(opened(folder, "val")(run.config).batches(0))[:1]
     with torch.inference_mode():
         together, of_trees = both(batch), network(next(opened(folder, "val")(config).batches(0)))
-    scaled = loaded.calibration.scale(of_trees.logits_BEC)[:, 0].log_softmax(1)
+    own_BC = loaded.calibration.scale(of_trees.logits_BEC)[:, 0].log_softmax(1)
+    trust_B1 = together.weights_BM[:, 1:]
+    expected_BC = trust_B1 * own_BC + (1 - trust_B1) * together.logits_BEC[:, 0]
     present_B = batch.present_BM[:, 1]
-    torch.testing.assert_close(together.logits_BEC[present_B, 1], scaled[present_B])
+    torch.testing.assert_close(together.logits_BEC[present_B, 1], expected_BC[present_B])

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 from distributed import EvaluateOptions, PredictOptions, evaluate, export, load, predict
 from distributed.config import Config, apply_changes, changes_from_defaults
+from distributed.ensembles import building
 from distributed.ensembles.building import BuiltModel, build_model, stated_prior
 from distributed.inference.loaded import PredictionNote
 from distributed.inference.options import ExportOptions
@@ -27,7 +27,7 @@ from distributed.training.checkpoint import (
 )
 from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Evaluator
-from model.decisions import selection
+from model.decisions.selection import Selection
 from model.ensemble import Ensemble, Member
 from model.network import Network
 from tests.training import small_run
@@ -65,24 +65,12 @@ def opened(folder: Path, split: str = "val") -> Any:
 @pytest.fixture(scope="module")
 def built(folder: Path, candidates: dict[str, Checkpoint]) -> BuiltModel:
     """The model of all runs, whatever they gain together."""
+    chosen = Selection((0, 1, 2, 2, 3), "all", gain=0.1, error=0.01)  # the third one counts twice
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_strategies", lambda *_: all_of_them())
+        patch.setattr(building, "select_members", lambda *_, **__: chosen)
         model = build_model(candidates, "first", opened(folder), limit=10)
     save_checkpoint(str(folder / "model"), model.checkpoint)
     return model
-
-
-def all_of_them() -> dict[str, selection.Strategy]:
-    """Picks every candidate, and the third one twice; judged against the worst one alone."""
-
-    def worst(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
-        losses = [
-            float(selection.log_losses(answers_VC, labels_V) @ weights_V)
-            for answers_VC in answers_KVC
-        ]
-        return [losses.index(max(losses))]
-
-    return {selection.SINGLE: worst, "all": lambda answers, *_: [0, 1, 2, 2, 3]}
 
 
 def test_its_answer_is_the_mean_of_the_calibrated_answers(

@@ -66,10 +66,28 @@ def test_a_member_without_a_look_at_a_record_leaves_the_answer_to_the_others() -
     table = DATA.modalities.index("table")
     present_BM[:4, table] = False
     batch = batch.replace(present_BM=present_BM)
-    logits_BKC = ensemble(batch).logits_BEC
-    torch.testing.assert_close(logits_BKC[:4, 1], logits_BKC[:4, [0, 2]].mean(1))
+    outputs = ensemble(batch)
+    logits_BKC, others_BC = outputs.logits_BEC, outputs.logits_BEC[:, [0, 2]].mean(1)
+    torch.testing.assert_close(logits_BKC[:4, 1], others_BC[:4])
     alone = batch.replace(images={}, present_BM=present_BM[:, [table]])
-    torch.testing.assert_close(logits_BKC[4:, 1], answer(members[1], alone)[4:])
+    own_BC = answer(members[1], alone)
+    # The more the others trust the table in a record, the more it counts.
+    trust_B = outputs.weights_BM[:, table]
+    others = [members[k].network(batch).weights_BM[:, table] for k in (0, 2)]
+    torch.testing.assert_close(trust_B, torch.stack(others).mean(0))
+    expected_BC = trust_B[:, None] * own_BC + (1 - trust_B[:, None]) * others_BC
+    torch.testing.assert_close(logits_BKC[4:, 1], expected_BC[4:])
+
+
+@torch.inference_mode()
+def test_without_a_member_that_sees_everything_each_counts_in_full() -> None:
+    members = [member(1, data=DATA.keep(("table",))), member(2, data=DATA.keep(("photo",)))]
+    batch = samples.batch(DATA)
+    outputs = Ensemble(DATA, members, [0, 1], UNIFORM).eval()(batch)
+    table = DATA.modalities.index("table")
+    alone = batch.replace(images={}, present_BM=batch.present_BM[:, [table]])
+    torch.testing.assert_close(outputs.logits_BEC[:, 0], answer(members[0], alone))
+    torch.testing.assert_close(outputs.weights_BM, torch.full((len(batch), 2), 0.5))
 
 
 @torch.inference_mode()
