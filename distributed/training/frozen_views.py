@@ -58,17 +58,25 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
         if encoder is None:
             continue
         pixels = source.arrays[f"images/{image.name}"]
-        spoils = source.plan.train and config.data.spoil > 0 and len(network.schema.modalities) > 1
+        spoils = source.plan.train and config.data.spoil > 0 and bool(image_kinds(config))
         mirrored = 0 if source.plan.train else len(encoder.mirrored_axes)
         part = FrozenPart(
             encoder,
             config,
             mirrored=mirrored,
             augmented=config.image.views if source.plan.train else 0,
-            spoilt=SPOILT_VIEWS if spoils and image_kinds(config) else 0,
+            spoilt=SPOILT_VIEWS if spoils else 0,
         )
         rows_R = np.unique(source.plan.selection.rows_R)
         try:
+            if (
+                spoils
+                and len(network.schema.modalities) == 1
+                and not part.is_stored(pixels, rows_R)
+            ):
+                # Nothing is spoilt where there is one modality; but a training with others may have
+                # left the file.
+                part = dataclasses.replace(part, spoilt=0)
             frozen[image.name] = FrozenViews(
                 part.of(pixels, rows_R), rows_R, part.spoilt, part.mirrored
             )
@@ -95,8 +103,7 @@ class FrozenPart:
 
     def of(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> NDArray[np.floating]:
         """Returns all views of the chosen rows, [V, R, K], from their file if there is one."""
-        name = f"views-{VERSION}-{self._digest(pixels_RCHW, rows_R)}.npy"
-        path = cache_folder() / name
+        path = self._path(pixels_RCHW, rows_R)
         with locked(path.with_suffix(".lock")):
             values = read_views(path)
             if values is None:
@@ -106,6 +113,13 @@ class FrozenPart:
             os.utime(path)
         assert values is not None
         return values
+
+    def is_stored(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> bool:
+        """Whether an earlier training has left the file of these views."""
+        return self._path(pixels_RCHW, rows_R).exists()
+
+    def _path(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> Path:
+        return cache_folder() / f"views-{VERSION}-{self._digest(pixels_RCHW, rows_R)}.npy"
 
     def _digest(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> str:
         """Returns a digest of everything that the values depend on."""

@@ -166,3 +166,19 @@ def test_test_rows_are_scored_on_views_as_on_pixels(wafer_shards: str) -> None:
     expected = calibrated_metrics(scores, result.network, config, result.calibration)
     assert result.metrics.test["nll"] == pytest.approx(expected["nll"], rel=1e-4)
     assert result.metrics.test["balanced_accuracy"] == expected["balanced_accuracy"]
+
+
+def test_a_training_of_the_image_alone_reads_the_views_of_one_with_the_table(
+    wafer_shards: str,
+) -> None:
+    alone = {"data.modalities": "map", "data.spoil": 0.1}
+    _, own, _ = opened(wafer_shards, "train", **alone)
+    (file,) = cache_folder().glob("views-*.npy")
+    file.unlink()
+    opened(wafer_shards, "train", **{"data.spoil": 0.1})
+    _, shared, _ = opened(wafer_shards, "train", **alone)
+    assert len([*cache_folder().glob("views-*.npy")]) == 1
+    for before, after in zip(own.batches(1), shared.batches(1), strict=True):
+        torch.testing.assert_close(before.frozen["map"], after.frozen["map"], rtol=0, atol=0)
+        assert not before.frozen_spoilt
+        assert after.frozen_spoilt  # which nothing reads where there is one modality
