@@ -39,6 +39,13 @@ class SearchOptions:
         otherwise="",
         shown="search_spaces/portfolio.toml",
     )
+    learn_from: tuple[str, ...] | None = option(
+        None,
+        "finished searches on other data, whose best settings are tried too",
+        metavar="EXPERIMENT",
+        otherwise=(),
+        shown="none",
+    )
     trials: int | None = option(
         None,
         "configurations to try, the defaults and baselines among them",

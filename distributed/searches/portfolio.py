@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from distributed import config
 from distributed.runtime.errors import OptionError
-from distributed.searches.records import SearchJob, SettingValue, SettingValues
+from distributed.runtime.storage import join, read_file
+from distributed.searches.records import (
+    CONFIGURATIONS,
+    RECORDS_FILE,
+    SMOOTH_METRIC,
+    SearchJob,
+    SettingValue,
+    SettingValues,
+    is_finite,
+    parse_records,
+)
 from model.encoders.choice import choose_encoder
 from model.schema import Schema
 
 SHIPPED = Path(__file__).resolve().parents[2] / "search_spaces" / "portfolio.toml"
 NONE = "none"
+LEARNED = 3  # configurations of each other search
 KEYS = ("name", "needs", "most_epochs", "set")
 NEEDS = ("pretrained",)
 
@@ -54,6 +66,51 @@ def portfolio_jobs(
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", entry["name"])
         jobs.append(SearchJob(name=name, kind="portfolio", label=entry["name"], settings=settings))
     return jobs
+
+
+def learned_jobs(
+    experiments: Sequence[str], start: config.Config, pins: SettingValues
+) -> list[SearchJob]:
+    """Returns the best configurations of other searches, as changes to the starting point.
+
+    experiments: their folders or URIs. What a search has found is compared by class-balanced
+    log-loss, as for its model.
+    """
+    before, jobs = config.flatten(start), list[SearchJob]()
+    for number, location in enumerate(experiments, start=1):
+        known = [job.settings for job in jobs]
+        found = 0
+        for settings in best_settings(location):
+            changes = {
+                name: value
+                for name, value in settings.items()
+                if name in before and name not in pins and before[name] != value
+            }
+            if changes and changes not in known and found < LEARNED:
+                found += 1
+                name = f"learned-{number}-{found}"
+                label = f"best {found} of {location.rstrip('/').rpartition('/')[2]}"
+                jobs.append(SearchJob(name=name, kind="portfolio", label=label, settings=changes))
+    return jobs
+
+
+def best_settings(location: str) -> list[SettingValues]:
+    """Returns the settings of a search's finished trials, those of the lowest loss first."""
+    rule = "learn_from must name folders of finished searches"
+    try:
+        content = read_file(join(location, RECORDS_FILE))
+    except OSError:
+        raise OptionError(f"{rule}; {location!r} has no {RECORDS_FILE}", "learn_from") from None
+    records = [r for r in parse_records(content) if r.job.kind in CONFIGURATIONS]
+    complete = [
+        r
+        for r in records
+        if r.state == "complete" and r.job.settings and not r.job.method and not r.job.is_baseline
+    ]
+    scored = [r for r in complete if is_finite(r.metrics.get(SMOOTH_METRIC))]
+    if not scored:
+        raise OptionError(f"{rule}; {location!r} has no trial that has finished", "learn_from")
+    return [r.job.settings for r in sorted(scored, key=lambda r: r.value(SMOOTH_METRIC))]
 
 
 def has_pretrained_encoder(schema: Schema, start: config.Config) -> bool:

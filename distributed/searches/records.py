@@ -18,6 +18,7 @@ from model.metrics.names import METRICS
 
 SEARCH_METRICS = (*METRICS, "train_seconds")
 RECORDS_FILE = "records.jsonl"
+SMOOTH_METRIC = "balanced_nll"  # by which runs are compared where few rows make noise of others
 MODEL_FOLDER = "model"  # of an experiment, with the model that the search ends with
 SPOILT_FILE = "spoilt.json"  # in that folder: scores on test rows with a spoilt modality
 DESCRIPTION_FILE = "ensemble.json"  # in that folder: what the model is made of
@@ -207,15 +208,11 @@ def _read(path: Path) -> dict[str, SearchRecord]:
     damaged: list[int] = []
     *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            job = SearchJob(**entry["job"])
-            job = dataclasses.replace(job, members=tuple(job.members))
-            record = SearchRecord(**{**entry, "job": job})
-        except (ValueError, TypeError, LookupError):
+        record = _parse(line)
+        if record is None:
             damaged.append(number)
-            continue
-        records[record.name] = record
+        else:
+            records[record.name] = record
     if last and not last.startswith(LINE_START[: len(last)]):
         damaged.append(len(lines) + 1)
     if damaged and not records:
@@ -227,6 +224,23 @@ def _read(path: Path) -> dict[str, SearchRecord]:
             file=sys.stderr,
         )
     return records
+
+
+def _parse(line: bytes) -> SearchRecord | None:
+    """The record in a line; None where there is none."""
+    try:
+        entry = json.loads(line)
+        job = SearchJob(**entry["job"])
+        job = dataclasses.replace(job, members=tuple(job.members))
+        return SearchRecord(**{**entry, "job": job})
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def parse_records(content: bytes) -> list[SearchRecord]:
+    """The records in the content of another search's file; of several on one job the last one."""
+    parsed = [_parse(line) for line in content.split(b"\n")]
+    return list({record.name: record for record in parsed if record is not None}.values())
 
 
 def is_finite(value: object) -> TypeGuard[float]:

@@ -17,7 +17,7 @@ from distributed.runtime.errors import OptionError
 from distributed.runtime.redaction import blank_parameters
 from distributed.searches.baselines import StartingPoints, starting_points
 from distributed.searches.options import SearchOptions
-from distributed.searches.portfolio import portfolio_jobs
+from distributed.searches.portfolio import learned_jobs, portfolio_jobs
 from distributed.searches.records import SettingValue
 from distributed.searches.samplers import check_sampler
 from distributed.searches.spaces import Space, load_space, setting_names
@@ -68,6 +68,7 @@ class RecordedOptions(TypedDict):
     data: str
     space: str
     portfolio: str
+    learn_from: list[str]
     trials: int
     concurrent: int
     metric: str
@@ -190,6 +191,8 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
         fixed.append(f"scaling.workers={options.workers}")
     given["set"] = fixed or None
     given["storage"] = blank_parameters(options.storage) if options.storage else None
+    if options.learn_from is not None:
+        given["learn_from"] = list(options.learn_from)  # as JSON has it
     given = {name: value for name, value in given.items() if value is not None}
     if recorded:
         for name, value in given.items():
@@ -200,7 +203,7 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
                 )
     fields = dataclasses.fields(SearchOptions)
     defaults = {f.name: f.metadata["otherwise"] for f in fields if f.name in names}
-    defaults["set"] = []
+    defaults |= {"set": [], "learn_from": []}
     quick = QUICK_OPTIONS if options.quick else {}
     return cast(RecordedOptions, {**defaults, **quick, **(recorded or {}), **given})
 
@@ -285,6 +288,7 @@ def check_search(setup: Setup, storage: str = "") -> CheckedSearch:
     check_training(setup.settings, schema, manifest.rows["val"], undecided=free)
     points = starting_points(space, setup.base, setup.pins, schema)
     others = portfolio_jobs(setup.options["portfolio"], setup.settings, setup.pins, schema)
+    others += learned_jobs(setup.options["learn_from"], setup.settings, setup.pins)
     return CheckedSearch(
         setup=setup,
         space=space,

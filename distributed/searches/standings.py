@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed.searches.baselines import ALONE, STARTING_POINTS
-from distributed.searches.records import TRAINED, SearchLog, SearchRecord, is_finite
+from distributed.searches.records import SMOOTH_METRIC, TRAINED, SearchLog, SearchRecord, is_finite
 from model.metrics import names
 
 # Candidates of the model that the search ends with, for each network that it may have.
 CANDIDATES_FOR_EACH = 2
-SMOOTH_METRIC = "balanced_nll"
 COMPARED = ("concatenation",)  # labels of baselines that are scored on spoilt rows too
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from distributed import config
 from distributed.runtime.errors import OptionError
-from distributed.searches.portfolio import portfolio_jobs, read_portfolio
+from distributed.searches.portfolio import learned_jobs, portfolio_jobs, read_portfolio
+from distributed.searches.records import SearchJob, SearchLog
 from model.schema import Image, Numeric, Schema, Table
 
 TABLE = Table(name="table", numeric=(Numeric(name="age"),))
@@ -73,3 +74,41 @@ def test_a_wrong_file_is_one_clear_error(text: str, message: str, tmp_path: Path
         read_portfolio(str(path))
     with pytest.raises(OptionError, match="got 'nowhere.toml'"):
         read_portfolio("nowhere.toml")
+
+
+def finished_search(folder: Path, losses: list[float]) -> Path:
+    """A search whose trials differ in optim.lr, by their loss on validation."""
+    log = SearchLog(folder)
+    for number, loss in enumerate(losses):
+        settings = {"optim.lr": 0.001 * (number + 1), "data.sampler": "sqrt"}
+        log.start(SearchJob(name=f"{number}", kind="search", number=number, settings=settings))
+        state = "stopped" if loss > 5 else "complete"
+        log.finish(f"{number}", state, {"balanced_nll": loss})
+    log.start(SearchJob(name="b", kind="named", label="one expert", settings={"experts.count": 1}))
+    log.finish("b", "complete", {"balanced_nll": 0.01})
+    return folder
+
+
+def test_the_best_of_other_searches_are_tried(tmp_path: Path) -> None:
+    first = finished_search(tmp_path / "first", [0.9, 0.4, 0.5, 9.0, 0.8])
+    second = finished_search(tmp_path / "second", [0.9, 0.1, 0.95, 0.7])
+    jobs = learned_jobs([str(first), str(second)], DEFAULTS, {"data.sampler": "instance"})
+    assert [(job.name, job.label) for job in jobs] == [
+        ("learned-1-1", "best 1 of first"),
+        ("learned-1-2", "best 2 of first"),
+        ("learned-1-3", "best 3 of first"),
+        ("learned-2-1", "best 1 of second"),
+    ]
+    rates = [job.settings for job in jobs]
+    # 0.002 is the default; of the second search one is known already.
+    assert rates[:3] == [{"optim.lr": pytest.approx(lr)} for lr in (0.003, 0.005, 0.001)]
+    assert rates[3] == {"optim.lr": pytest.approx(0.004)}
+    assert all(job.kind == "portfolio" for job in jobs)
+
+
+def test_a_folder_without_a_finished_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"learn_from must .* has no records.jsonl"):
+        learned_jobs([str(tmp_path)], DEFAULTS, {})
+    finished_search(tmp_path / "stopped", [9.0])
+    with pytest.raises(OptionError, match="no trial that has finished"):
+        learned_jobs([str(tmp_path / "stopped")], DEFAULTS, {})
