@@ -26,8 +26,10 @@ from distributed.training.scoring import Evaluator
 from model.decisions.calibration import row_weights
 from model.decisions.guard import ValidationRows
 from model.decisions.selection import Selection, log_losses, select_members
+from model.encoders.choice import choose_encoder
 from model.ensemble import Ensemble, Member, by_trust, log_posterior
 from model.learning.posthoc import move_prior
+from model.network import Network
 
 # Opens the rows of a split with the modalities of a configuration.
 OpenRows = Callable[[Config], BatchSource]
@@ -94,7 +96,12 @@ def build_model(
     answers = _by_trust(own_answers, candidates, leading, val)
     names = list(candidates)
     selection = select_members(
-        torch.stack([answers[name] for name in names]), labels_V, prior_C, limit=limit, seed=seed
+        torch.stack([answers[name] for name in names]),
+        labels_V,
+        prior_C,
+        limit=limit,
+        kinds=[kind_of(candidates[name]) for name in names],
+        seed=seed,
     )
     counts = Counter(names[place] for place in selection.picks)
     chosen = [names[place] for place in dict.fromkeys(selection.picks)]
@@ -107,6 +114,16 @@ def build_model(
         prior_C,
     )
     return _calibrated(network.eval(), config, leader, selection, counts, val)
+
+
+def kind_of(checkpoint: Checkpoint) -> str:
+    """Returns what tells networks that err differently: what they see, and by which encoders."""
+    network, config = checkpoint.network, checkpoint.config
+    if not isinstance(network, Network):
+        return network.made_of
+    encoders = {choose_encoder(image, config.image) for image in network.schema.images}
+    trained = config.image.trainable if encoders - {"resnet"} else ""
+    return " ".join([*network.schema.modalities, *sorted(encoders), trained])
 
 
 def _member(name: str, checkpoint: Checkpoint) -> Member:

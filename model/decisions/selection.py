@@ -3,8 +3,11 @@
 Greedy selection (Caruana et al. 2004) adds, with replacement, the network that lowers the log-loss
 of the mean answer most. A few rows of a rare class are soon overfitted, so it is run on several
 random halves of the candidates, and it must prove itself: every strategy is carried out on four
-fifths of the validation rows and judged on the last fifth, in turn. The strategy of the lowest
-held-out loss is used, and the best single network is kept where the gain is no larger than its
+fifths of the validation rows and judged on the last fifth, in turn. Of those whose held-out loss is
+within a standard error of the lowest one, the strategy is used that spreads the answer over the
+most kinds of networks, and then over the most networks: the validation rows have also chosen each
+network's epoch, so that they flatter the one that was lucky there, and networks of one kind make
+the same mistakes. The best single network is kept where the gain of several is no larger than its
 standard error.
 
 All answers are log probabilities; their mean, scaled to sum to 1, is the answer of several. Every
@@ -52,15 +55,23 @@ class Selection:
 
 
 def select_members(
-    answers_KVC: Tensor, labels_V: Tensor, prior_C: Tensor, *, limit: int, seed: int = 0
+    answers_KVC: Tensor,
+    labels_V: Tensor,
+    prior_C: Tensor,
+    *,
+    limit: int,
+    kinds: Sequence[str] = (),
+    seed: int = 0,
 ) -> Selection:
     """Chooses at most `limit` of the candidates.
 
     answers_KVC: calibrated log probabilities at the prior prior_C, by which the classes count.
+    kinds: of the candidates, such as their image encoders; empty: all are of one kind.
     """
+    kinds = kinds or [""] * len(answers_KVC)
     answers_KVC, labels_V = _usable(answers_KVC, labels_V)
     weights_V = row_weights(labels_V, prior_C).float()
-    strategies = _strategies(len(answers_KVC), limit, seed)
+    strategies = _strategies(len(kinds), limit, seed)
     if len(strategies) == 1:
         return Selection(tuple(_best(1)(answers_KVC, labels_V, weights_V)), SINGLE)
     fold_V = _stratified_folds(labels_V, seed)
@@ -68,16 +79,44 @@ def select_members(
         name: _held_out_loss(strategy, answers_KVC, labels_V, weights_V, fold_V)
         for name, strategy in strategies.items()
     }
-    losses = {name: float(loss_V @ weights_V) for name, loss_V in held_out.items()}
-    name = min(losses, key=lambda name: losses[name])
-    gain_V = held_out[SINGLE] - held_out[name]
-    gain = float(gain_V @ weights_V)
-    error = float((weights_V * (gain_V - gain)).square().sum().sqrt())
+    picks = {
+        name: tuple(strategy(answers_KVC, labels_V, weights_V))
+        for name, strategy in strategies.items()
+    }
+    lowest_V = min(held_out.values(), key=lambda loss_V: float(loss_V @ weights_V))
+    as_good = [
+        name
+        for name, loss_V in held_out.items()
+        if _is_within_error(loss_V - lowest_V, weights_V) and name != SINGLE
+    ]
+    name = max(as_good, key=lambda name: _spreads(picks[name], kinds), default=SINGLE)
+    gain, error = _mean_and_error(held_out[SINGLE] - held_out[name], weights_V)
     if gain <= error:
-        return Selection(tuple(_best(1)(answers_KVC, labels_V, weights_V)), SINGLE)
-    return Selection(
-        tuple(strategies[name](answers_KVC, labels_V, weights_V)), name, gain=gain, error=error
+        return Selection(picks[SINGLE], SINGLE)
+    return Selection(picks[name], name, gain=gain, error=error)
+
+
+def _mean_and_error(difference_V: Tensor, weights_V: Tensor) -> tuple[float, float]:
+    """Returns the weighted mean of a difference over rows, and its standard error."""
+    mean = float(difference_V @ weights_V)
+    return mean, float((weights_V * (difference_V - mean)).square().sum().sqrt())
+
+
+def _is_within_error(difference_V: Tensor, weights_V: Tensor) -> bool:
+    mean, error = _mean_and_error(difference_V, weights_V)
+    return mean <= error
+
+
+def _spreads(picks: Sequence[int], kinds: Sequence[str]) -> tuple[float, float]:
+    """Returns over how many kinds, and over how many networks, an answer is spread.
+
+    It is their number where all count alike.
+    """
+    of_kinds, of_networks = (
+        len(picks) ** 2 / sum(count**2 for count in counts.values())
+        for counts in (Counter(kinds[k] for k in picks), Counter(picks))
     )
+    return round(of_kinds, 3), of_networks
 
 
 def combine(answers_PVC: Tensor) -> Tensor:
@@ -146,6 +185,7 @@ def _strategies(candidates: int, limit: int, seed: int) -> dict[str, Strategy]:
     if most > 1:
         found.setdefault(f"the best {most}", _best(most))
         found["greedy selection"] = _greedy(most, seed)
+        found["greedy selection, all alike"] = _greedy(most, seed, alike=True)
     return found
 
 
@@ -165,8 +205,11 @@ def _best(count: int) -> Strategy:
     return pick
 
 
-def _greedy(limit: int, seed: int) -> Strategy:
-    """Greedy selection on random halves of the candidates, whose picks count together."""
+def _greedy(limit: int, seed: int, alike: bool = False) -> Strategy:
+    """Greedy selection on random halves of the candidates, whose picks count together.
+
+    alike: every picked candidate counts once.
+    """
 
     def pick(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
         generator = torch.Generator().manual_seed(seed)
@@ -176,7 +219,8 @@ def _greedy(limit: int, seed: int) -> Strategy:
             bag = torch.randperm(candidates, generator=generator)[:size].sort().values
             found = greedy_picks(answers_KVC[bag], labels_V, weights_V, STEPS)
             counts.update(bag[found].tolist())
-        return _scaled(counts, limit)
+        picks = _scaled(counts, limit)
+        return sorted(set(picks)) if alike else picks
 
     return pick
 

@@ -121,3 +121,24 @@ def test_rows_without_a_label_and_too_many_rows_are_left_out(
     rare = labels_V == 4
     only = select_members(answers[:, rare][:, :1], labels_V[rare][:1], UNIFORM, limit=5)
     assert len(only.picks) == 1
+
+
+def test_of_strategies_that_are_equally_good_the_one_of_more_kinds_is_used() -> None:
+    """Ten networks of one kind share their mistakes; two of other kinds are a little weaker."""
+    labels_V = rows(500, 7)
+    g = torch.Generator().manual_seed(7)
+    shared_VC = torch.randn(500, CLASSES, generator=g)
+    truth_VC = 2.0 * torch.nn.functional.one_hot(labels_V, CLASSES)
+    alike = torch.stack(
+        [truth_VC + shared_VC + 0.8 * torch.randn(500, CLASSES, generator=g) for _ in range(10)]
+    )
+    others = truth_VC + 1.4 * torch.randn(2, 500, CLASSES, generator=g)
+    answers = torch.cat([alike, others]).log_softmax(-1)
+    kinds = ["a"] * 10 + ["b", "c"]
+    chosen = select_members(answers, labels_V, UNIFORM, limit=10, kinds=kinds)
+    assert {10, 11} <= set(chosen.picks)
+    of_one = select_members(answers[:10], labels_V, UNIFORM, limit=10)
+    together, alone = (
+        balanced_loss(combine(answers[list(found.picks)]), labels_V) for found in (chosen, of_one)
+    )
+    assert together < alone
