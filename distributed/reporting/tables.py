@@ -57,10 +57,13 @@ class ReportTable:
         """Returns for each column whether it holds only text, which is set to the left."""
         if not self.rows:
             return [False] * len(self.columns)
-        return [
-            all(content is None or isinstance(content, str) for content in column)
-            for column in zip(*self.rows)
-        ]
+        return [all(map(_is_text, column)) for column in zip(*self.rows)]
+
+
+def _is_text(content: CellContent) -> bool:
+    if isinstance(content, TableCell):
+        return content.value is None
+    return content is None or isinstance(content, str)
 
 
 def format_number(value: float, digits: int = 4) -> str:

@@ -5,7 +5,6 @@ Ray Tune and the pages are imported while Ray starts, which saves seconds.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ from distributed.runtime import lease, ray_session, shell, storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import SEARCH, check_output
+from distributed.searches.class_rows import count_rows
 from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.forecast import plan_sentence
-from distributed.searches.pages.live import print_table
-from distributed.searches.pages.notes import budget_note
+from distributed.searches.pages.notes import SearchNotes, search_notes
 from distributed.searches.pages.searched_model import searched_model
 from distributed.searches.pages.spoilt_table import spoilt_rows
+from distributed.searches.pages.terminal import print_note, print_table, print_text
 from distributed.searches.pages.verdict import seed_limits, verdict
 from distributed.searches.records import MODEL_FOLDER, SearchLog, SettingValue
-from distributed.searches.resolution import count_validation_rows, resolution_note
+from distributed.searches.resolution import resolution_note
 from distributed.searches.setup import (
     CheckedSearch,
     check_search,
@@ -70,44 +70,48 @@ class SearchResult:
     def show(self) -> None:
         """Prints the comparison, the best settings, the test scores, and what to do next."""
         standings, base = self.comparison, self.checked.setup.lasting
+        notes = search_notes(self.checked)
         for table in (
-            tables.comparison_table(standings),
+            tables.comparison_table(standings, notes.few_shot_val),
             tables.winner_settings_table(standings, base, config.flatten(config.Config())),
-            tables.test_table(standings),
             tables.failures_table(standings),
         ):
             if table.rows:
                 print_table(table)
-        if not self.checked.has_test_rows:
-            print("\nThe data has no test rows: nothing is known of the winner but on validation.")
-        if note := seed_limits(standings):
-            print(f"\n{note}")
-        print(f"\n{verdict(standings)}")
-        if note := budget_note(self.checked):
-            print(f"\n{note}")
-        self._show_model()
+        for text in (verdict(standings), seed_limits(standings), notes.budget):
+            if text:
+                print()
+                print_text(text)
+        self._show_model(notes)
         print(f"train       {self.train_command}")
         print(f"report      {self.report}")
         print(f"compare     {shell.tensorboard_command(self.out)}")
 
-    def _show_model(self) -> None:
-        """Prints what the model is, how it fares on spoilt rows, and how to use it."""
+    def _show_model(self, notes: SearchNotes) -> None:
+        """Prints what the model is, its test scores, those on spoilt rows, and how to use it."""
         standings = self.comparison
         model = searched_model(standings, self.out)
         if model is not None:
-            print(f"\n{model.sentence()}")
+            print()
+            print_text(" ".join(model.sentences()))
+        test_scores = tables.test_table(standings, notes.few_shot_test)
+        if test_scores.rows:
+            print_table(test_scores)
+        if not self.checked.has_test_rows:
+            print()
+            print_text("The data has no test rows: all that is known is on validation.")
         spoilt = spoilt_rows(standings, self.out)
         if spoilt is not None:
             print_table(spoilt.table())
-            print("".join(f"\n{sentence}" for sentence in spoilt.sentences()))
+            print()
+            print_text(spoilt.conclusion())
+            if spoilt.examples():
+                print("\nTwo rows on which the model is right:")
+            for example in spoilt.examples():
+                print_text(example.sentence(), indent="  ")
         print()
         if model is not None:
-            predict = shell.script_command(
-                "distributed/predict.py",
-                *("--checkpoint", shell.shown_location(self.model)),
-                *("--data", "NEW.csv", "--out", "predictions"),
-            )
-            print(f"predict     {predict}")
+            print(f"predict     {model.predict_command()}")
 
 
 def search(options: SearchOptions) -> SearchResult:
@@ -134,9 +138,9 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
     with storage.as_option_error(out):
         setup.save(mirror.folder)
         mirror.upload()
-    checked = count_validation_rows(checked)
-    print(plan_sentence(checked), file=sys.stderr)
-    print(resolution_note(setup.metrics[0], checked.val_rows), file=sys.stderr)
+    checked = count_rows(checked)
+    print_note(plan_sentence(checked))
+    print_note(resolution_note(setup.metrics[0], checked.val_rows))
     chosen = setup.options
     standings = Standings(
         SearchLog(mirror.folder),

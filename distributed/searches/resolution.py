@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
-from distributed.searches.setup import CheckedSearch
-from distributed.shards.index import read_index
-from distributed.shards.manifest import read_manifest
 from model.metrics import names
 
 # Share of the rows of a class on which exactly one of two configurations is right. Measured: 8 % of
@@ -69,12 +63,3 @@ def _rarest(rows: Mapping[str, int]) -> str:
         return f"{rarest[0]:,} of the rarest class"
     spread = f"{rarest[0]:,}" if rarest[0] == rarest[-1] else f"{rarest[0]:,} to {rarest[-1]:,}"
     return f"{spread} of each of the {len(rarest)} rarest classes"
-
-
-def count_validation_rows(search: CheckedSearch) -> CheckedSearch:
-    """The search with the validation rows of every class. Reads the labels of the data."""
-    shards = search.setup.shards
-    classes = read_manifest(shards).schema.classes
-    labels = read_index(shards, "val").labels_R
-    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    return dataclasses.replace(search, val_rows=dict(zip(classes, counts.tolist())))

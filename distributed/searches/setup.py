@@ -132,7 +132,7 @@ class CheckedSearch:
 
     searched: names of the settings that the space may ask for.
     storage: where the study is, with its password; empty: a journal in the experiment's folder.
-    val_rows: validation rows of every class, from count_validation_rows.
+    val_rows, test_rows: rows of every class. few_shot: the few-shot classes. All from count_rows.
     """
 
     setup: Setup
@@ -142,6 +142,8 @@ class CheckedSearch:
     has_test_rows: bool
     storage: str = field(default="", repr=False)
     val_rows: Mapping[str, int] = field(default_factory=dict)
+    test_rows: Mapping[str, int] = field(default_factory=dict)
+    few_shot: tuple[str, ...] = ()
 
 
 def parse_metrics(listed: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,10 +91,33 @@ def score_spoilt(test: SpoiltTest) -> dict[str, float]:
         "corrupt": corrupt,
         "rows": len(next(iter(answers.values())).probabilities_NC),
         "runs": found,
+        "lead": _lead(test, answers),
         "examples": _examples(test, answers),
     }
     write_file(join(test.runs[MODEL], SPOILT_FILE), json.dumps(content, indent=1).encode())
     return of_model
+
+
+def _lead(test: SpoiltTest, answers: Mapping[str, Answers]) -> dict[str, float] | None:
+    """By how much the model's balanced accuracy on the spoilt rows is above plain concatenation's.
+
+    error: the standard error of the paired difference. None without plain concatenation.
+    """
+    if test.plain not in answers:
+        return None
+    ours, theirs = answers[MODEL], answers[test.plain]
+    labels_N = ours.scores.labels_N
+    ours_N, theirs_N = (
+        (one.probabilities_NC.argmax(1) == labels_N).double() for one in (ours, theirs)
+    )
+    classes = ours.probabilities_NC.shape[1]
+    gains = [(ours_N - theirs_N)[labels_N == c] for c in range(classes)]
+    gains = [gain_K for gain_K in gains if len(gain_K)]
+    variance = sum(float(gain_K.var(correction=0)) / len(gain_K) for gain_K in gains)
+    return {
+        "difference": sum(float(gain_K.mean()) for gain_K in gains) / len(gains),
+        "error": math.sqrt(variance) / len(gains),
+    }
 
 
 def _config(checkpoint: Checkpoint, corrupt: str, seed: int) -> Config:

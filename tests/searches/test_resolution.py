@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from distributed.searches.class_rows import count_rows
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import report
 from distributed.searches.pages.notes import search_notes
 from distributed.searches.records import SearchLog
 from distributed.searches.resolution import (
     ONLY_ONE_IS_RIGHT,
-    count_validation_rows,
     resolution_note,
     smallest_difference,
 )
@@ -90,7 +90,7 @@ def test_the_rows_are_counted_and_the_report_begins_with_what_they_show(
     wafer_shards: str, tmp_path: Path
 ) -> None:
     options = merge_options(SearchOptions(data=wafer_shards, space="experts"), None)
-    search = count_validation_rows(check_search(prepare(options)))
+    search = count_rows(check_search(prepare(options)))
     labels = pd.read_parquet(Path(wafer_shards) / "val")["label"].value_counts()
     assert sorted(search.val_rows.values()) == sorted(labels.tolist())
     notes = search_notes(search)

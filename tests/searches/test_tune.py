@@ -161,11 +161,13 @@ def test_the_terminal_ends_with_what_a_newcomer_needs(finished: Any) -> None:
         "(1 run)",
         "With 2 seeds the Wilcoxon test",
         "on the test split",
-        "train       ",
-        "report      /",
+        "train ",
+        "report /",
         "--logdir",
     ):
-        assert part in done.stdout
+        assert part in " ".join(done.stdout.split())
+    lines = [line for line in done.stdout.splitlines() if "/" not in line]  # no path, no command
+    assert max(map(len, lines)) <= 80
     assert "Traceback" not in done.stderr
     rows_can_show = next(line for line in done.stderr.splitlines() if "are noise" in line)
     assert rows_can_show.startswith("66 validation rows, ")
@@ -269,12 +271,17 @@ def test_it_ends_with_what_a_spoilt_modality_does(finished: Any, wafer_shards: s
     )
     table_alone = next(n for n, r in log.records.items() if r.job.label == "table alone")
     assert scores[table_alone]["untouched"] == scores[table_alone]["spoilt"]
+    plain = next(n for n, r in log.records.items() if r.job.label == "concatenation")
+    assert content["lead"]["difference"] == pytest.approx(
+        of_model["spoilt"]["balanced_accuracy"] - scores[plain]["spoilt"]["balanced_accuracy"]
+    )
+    assert 0 < content["lead"]["error"] < 0.2
     for example in content["examples"]:
         assert example["model"]["says"] == example["truth"]
         weights = [voice["weight"] for voice in example["modalities"]]
         assert sum(weights) == pytest.approx(1, abs=1e-4)
     words = " ".join(done.stdout.split())
-    assert f"{content['rows']} test rows where map of 50 % of the rows is noise" in words
+    assert f"{content['rows']} test rows: as they are, and with the map of 50 % of" in words
     assert "the table alone" in words
     assert words.count(", in truth ") == len(content["examples"])
     assert "Where a modality is spoilt" in (out / "report.md").read_text()

@@ -1,5 +1,5 @@
 """What the user sees while a search runs: a short live table on a terminal, else a line for each
-finished run; and tables as plain text.
+finished run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from distributed.reporting.tables import ReportTable, cell_text
 from distributed.searches.pages.forecast import duration, seconds_left
 from distributed.searches.pages.verdict import title
 from distributed.searches.records import SearchRecord
@@ -30,7 +29,6 @@ STAGES = {
 REFRESH_SECONDS = 0.5
 LISTED_RUNS = 6  # running ones in the live table
 LISTED_TRIALS = 3  # leading ones in the live table, beside the baselines
-WIDEST_COLUMN = 60  # characters, in tables as plain text
 
 
 class SearchView:
@@ -136,12 +134,3 @@ class SearchView:
         if failed:
             table.add_row(f"[red]{failed} failed[/red]", "", "")
         return table
-
-
-def print_table(table: ReportTable) -> None:
-    """Prints a table as aligned columns without colours: stdout may be a file."""
-    rows = [list(table.columns), *[[cell_text(cell) for cell in row] for row in table.rows]]
-    widths = [min(WIDEST_COLUMN, max(map(len, column))) for column in zip(*rows)]
-    print(f"\n{table.caption}")
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())

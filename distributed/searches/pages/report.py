@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from distributed.reporting.figures import learning_curves
@@ -11,13 +12,17 @@ from distributed.searches.pages.figures import pareto
 from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.notes import SearchNotes
 from distributed.searches.pages.searched_model import SearchedModel
-from distributed.searches.pages.spoilt_table import SpoiltRows
+from distributed.searches.pages.spoilt_table import EXAMPLES_NOTE, SpoiltRows
 from distributed.searches.pages.trial_study import TRIAL
 from distributed.searches.pages.verdict import seed_limits, short_title, verdict
 from distributed.searches.records import SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
 
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 LONG_TABLE = 30  # rows; a longer table of configurations is folded
 
 
@@ -32,10 +37,28 @@ class Ending:
     spoilt: SpoiltRows | None = None
 
 
-def report_lead(standings: Standings) -> str:
+def report_title(notes: SearchNotes, out: str) -> str:
+    """Names the data set and the experiment. out: folder or URI of the experiment."""
+    experiment = out.rstrip("/").rpartition("/")[2]
+    return f"Search on {notes.data}: {experiment}" if notes.data else f"Search {experiment}"
+
+
+def report_lead(standings: Standings, notes: SearchNotes) -> str:
     """The line below the report's title."""
-    count, metric = len(standings.log.configurations()), names.metric(standings.metric)
-    return f"{count} configurations, decided by {metric.title} on validation"
+    configurations = standings.log.configurations()
+    metric = names.metric(standings.metric)
+    parts = [f"{len(configurations)} configurations, decided by {metric.title} on validation"]
+    if configurations:
+        parts.insert(0, f"Begun on {_date(min(record.started for record in configurations))}")
+    if notes.rows:
+        parts.append(notes.rows)
+    return "; ".join(parts)
+
+
+def _date(seconds: float) -> str:
+    """A day as 30 November 2026, whatever the language of this machine."""
+    day = time.localtime(seconds)
+    return f"{day.tm_mday} {MONTHS[day.tm_mon - 1]} {day.tm_year}"
 
 
 def sections(
@@ -55,7 +78,7 @@ def sections(
     """
     return [
         Section("Best settings", best_settings(standings, base, defaults, command, notes)),
-        Section("The model", model_section(standings, ending)),
+        Section("The model", model_section(standings, ending, notes)),
         Section("Where a modality is spoilt", spoilt_section(ending.spoilt)),
         Section("Trade-off", trade_off(standings)),
         Section("What matters", space_figures(standings)),
@@ -79,7 +102,7 @@ def best_settings(
         blocks.append(Text(notes.resolution))
     if standings.winner() is not None:
         blocks += [
-            tables.comparison_table(standings),
+            tables.comparison_table(standings, notes.few_shot_val),
             tables.winner_settings_table(standings, base, defaults),
             Text("Train with these settings:"),
             Code(command),
@@ -91,22 +114,29 @@ def best_settings(
     return blocks
 
 
-def model_section(standings: Standings, ending: Ending) -> list[Block]:
-    """What the search ends with, and its scores and the winner's on the test split."""
+def model_section(standings: Standings, ending: Ending, notes: SearchNotes) -> list[Block]:
+    """What the search ends with, how to use it, and its scores on the test split."""
     blocks: list[Block] = []
     if ending.model is not None:
-        blocks += [Text(ending.model.sentence()), ending.model.table()]
-    test_scores = tables.test_table(standings)
+        blocks += [Text(sentence) for sentence in ending.model.sentences()]
+        blocks.append(Code(ending.model.predict_command()))
+    test_scores = tables.test_table(standings, notes.few_shot_test)
     if test_scores.rows:
         blocks.append(test_scores)
+    if ending.model is not None:
+        blocks.append(ending.model.table())
     return blocks
 
 
 def spoilt_section(spoilt: SpoiltRows | None) -> list[Block]:
-    """The scores on spoilt rows, and two rows in words."""
+    """What spoilt rows cost whom, and two rows in detail."""
     if spoilt is None:
         return []
-    return [spoilt.table(), *(Text(sentence) for sentence in spoilt.sentences())]
+    blocks: list[Block] = [Text(spoilt.conclusion()), spoilt.table()]
+    if spoilt.examples():
+        blocks.append(Text(EXAMPLES_NOTE))
+        blocks += [example.table() for example in spoilt.examples()]
+    return blocks
 
 
 def configurations(standings: Standings) -> list[Block]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distributed.reporting.tables import ReportTable
+from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.runtime import shell
 from distributed.runtime.storage import DamagedFile, join, read_json_object
-from distributed.searches.pages.verdict import title
+from distributed.searches.pages.verdict import short_title
 from distributed.searches.records import DESCRIPTION_FILE, MODEL_FOLDER, SearchRecord
 from distributed.searches.standings import Standings
 from model.metrics import names
@@ -31,38 +31,49 @@ class SearchedModel:
     counts: dict[str, int]
     runs: dict[str, SearchRecord]
 
-    def sentence(self) -> str:
-        """What the model is, and what it gains and costs, in one or two sentences."""
+    def sentences(self) -> list[str]:
+        """What the model is, what it gains, and what it costs."""
         place = shell.shown_location(self.location)
         if len(self.counts) == 1:
             (name,) = self.counts
-            return (
-                f"{place} holds one network, {self._title(name)}: several together were not better"
-                " than it by more than the error of the comparison."
-            )
-        metric = names.metric("balanced_nll")
-        return (
-            f"{place} holds {len(self.counts)} networks that answer together ({self.strategy}):"
-            f" on validation rows that they were not chosen on, {metric.title} is lower by"
-            f" {metric.value(self.gain)} ± {metric.value(self.error)} than that of the best single"
-            f" network. A prediction costs as much as {len(self.counts)} networks,"
-            " less what their image encoders share."
+            return [
+                f"{place} holds a trained model, ready for use: {self._title(name)} alone. Several"
+                " runs together were not better than it by more than the error of the comparison."
+            ]
+        metric, count = names.metric("balanced_nll"), len(self.counts)
+        return [
+            f"{place} holds a trained model, ready for use. Its answer is the mean of the answers"
+            f" of {count} runs of this search ({self.strategy}).",
+            f"On validation rows that had no part in choosing them, its {metric.title} is lower by"
+            f" {metric.value(self.gain)} ± {metric.value(self.error)} (standard error) than that of"
+            f" the best single run. A prediction takes the time of all {count}; what a frozen image"
+            " encoder gives is computed once.",
+        ]
+
+    def predict_command(self) -> str:
+        """The command that predicts new rows with the model."""
+        return shell.script_command(
+            "distributed/predict.py",
+            *("--checkpoint", shell.shown_location(self.location)),
+            *("--data", "NEW.csv", "--out", "predictions"),
         )
 
     def table(self) -> ReportTable:
         """The runs that the model is made of."""
         metric = names.metric("balanced_nll")
         total = sum(self.counts.values())
-        rows = [
-            (
-                self._title(name),
-                metric.value(self.runs[name].value(metric.name)) if name in self.runs else "-",
-                f"{100 * count / total:.0f} %",
+        rows: list[tuple[CellContent, ...]] = []
+        for name, count in self.counts.items():
+            score = self.runs[name].value(metric.name) if name in self.runs else None
+            rows.append(
+                (
+                    self._title(name),
+                    TableCell(text=metric.value(score), value=score),
+                    TableCell(text=f"{100 * count / total:.0f} %", value=count / total),
+                )
             )
-            for name, count in self.counts.items()
-        ]
         return ReportTable(
-            columns=("network", f"{metric.title} on validation", "share of the answer"),
+            columns=("run", f"{metric.title} on validation", "share of the answer"),
             rows=rows,
             caption=f"What the model is made of ({self.parameters:,} parameters)",
         )
@@ -73,7 +84,7 @@ class SearchedModel:
             return name
         seed = f", seed {record.job.seed}" if record.job.seed is not None else ""
         named = record.job.label
-        return f"{title(record) if named else f'trial {record.job.of or name}'}{seed}"
+        return f"{short_title(record) if named else f'trial {record.job.of or name}'}{seed}"
 
 
 def searched_model(standings: Standings, out: str) -> SearchedModel | None:

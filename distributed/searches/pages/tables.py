@@ -15,6 +15,7 @@ from distributed.searches.pages.verdict import (
 from distributed.searches.records import TRAINED, SearchRecord, SettingValues, is_finite
 from distributed.searches.standings import Standings
 from model.metrics import names
+from model.metrics.names import Metric
 
 KINDS = (*TRAINED, "ensemble", "test", "spoilt")
 # Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
@@ -31,8 +32,11 @@ TEST_METRICS = (
 SHORT_COLUMNS = ("trial", "label", "state", "epochs", "seconds", "replicate_mean")
 
 
-def comparison_table(standings: Standings) -> ReportTable:
-    """The best found, the starting point and the baselines, on validation."""
+def comparison_table(standings: Standings, few_shot: str = "") -> ReportTable:
+    """The best found, the starting point and the baselines, on validation.
+
+    few_shot: on how many rows few-shot accuracy rests.
+    """
     winner, metric = standings.winner(), names.metric(standings.metric)
     others = [names.metric(name) for name in standings.metrics[1:]]
     rows: list[tuple[CellContent, ...]] = []
@@ -58,14 +62,21 @@ def comparison_table(standings: Standings) -> ReportTable:
         )
     columns = (
         "configuration",
-        f"{metric.title} on validation",
-        *(other.title for other in others),
+        f"{_title_with_rows(metric, few_shot)} on validation",
+        *(_title_with_rows(other, few_shot) for other in others),
         "runs",
     )
     seeds = _seeds_text(standings.replicates)
     if standings.ran_once():
         seeds += "; others: one run"
     return ReportTable(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
+
+
+def _title_with_rows(metric: Metric, few_shot: str) -> str:
+    """A metric's title; that of few-shot accuracy says on how few rows it rests."""
+    if metric.name != "few_shot_accuracy" or not few_shot:
+        return metric.title
+    return f"{metric.title} ({few_shot})"
 
 
 def _seeds_text(replicates: int) -> str:
@@ -166,8 +177,11 @@ def failures_table(standings: Standings) -> ReportTable:
     )
 
 
-def test_table(standings: Standings) -> ReportTable:
-    """The winner and the model of several networks on the test split."""
+def test_table(standings: Standings, few_shot: str) -> ReportTable:
+    """The best settings and the model of several runs on the test split.
+
+    few_shot: on how many rows few-shot accuracy rests.
+    """
     runs, model = standings.tests(), standings.model_test()
     rows: list[tuple[CellContent, ...]] = []
     for name in dict.fromkeys([*standings.metrics, *TEST_METRICS]):
@@ -176,18 +190,21 @@ def test_table(standings: Standings) -> ReportTable:
             continue
         metric, summary = names.metric(name), summarise(values)
         score = metric.text(summary.mean, missing="none") + interval(summary, name)
-        row: list[CellContent] = [metric.title, TableCell(text=score, value=summary.mean)]
+        row: list[CellContent] = [
+            _title_with_rows(metric, few_shot),
+            TableCell(text=score, value=summary.mean),
+        ]
         if model is not None:
             value = model.value(name)
             row.append(TableCell(text=metric.text(value, missing="none"), value=value))
-        rows.append((*row, summary.n))
-    caption = f"The winner on the test split, {_when_test_was_read(standings)}"
-    if model is not None:
-        caption = caption.replace("The winner", "The winner and the model")
+        rows.append(tuple(row))
+    what = "The best settings" if model is None else "The best settings and the model"
+    caption = f"{what} on the test split, {_when_test_was_read(standings)}"
     if len(runs) > 1:
-        caption += f" (winner: mean with its {interval_name(len(runs))})"
-    columns = ["metric", "winner", *(["model"] if model is not None else []), "runs of the winner"]
-    return ReportTable(columns=tuple(columns), rows=rows, caption=caption)
+        caption += f" (best settings: mean of {len(runs)} runs with its {interval_name(len(runs))})"
+    models = ["the model"] if model is not None else []
+    columns = ("metric", "best settings", *models)
+    return ReportTable(columns=columns, rows=rows, caption=caption)
 
 
 def _when_test_was_read(standings: Standings) -> str:

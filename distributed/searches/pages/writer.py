@@ -13,7 +13,7 @@ from distributed.reporting.tables import to_csv
 from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.pages.notes import search_notes
-from distributed.searches.pages.report import Ending, report_lead, sections
+from distributed.searches.pages.report import Ending, report_lead, report_title, sections
 from distributed.searches.pages.searched_model import searched_model
 from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.tables import configurations_table
@@ -67,7 +67,12 @@ class PageWriter:
             self.notes,
             Ending(searched_model(self.standings, out), spoilt_rows(self.standings, out)),
         )
-        write_report(self.mirror.folder, "Search", blocks, lead=report_lead(self.standings))
+        write_report(
+            self.mirror.folder,
+            report_title(self.notes, out),
+            blocks,
+            lead=report_lead(self.standings, self.notes),
+        )
         if last:
             self.board.close()
         else:
