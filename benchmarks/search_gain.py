@@ -60,7 +60,8 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
-    space = Path(folder) / "seeds.py"
+    space = Path(args.out) / "seeds.py"  # a search that is resumed keeps its space
+    space.parent.mkdir(parents=True, exist_ok=True)
     space.write_text(SEEDS_SPACE)
     found: dict[str, list[Scores]] = {}
     seconds: dict[str, list[float]] = {}
