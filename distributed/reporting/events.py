@@ -127,10 +127,10 @@ class EventWriter:
         )
         self._add([value], 0)
 
-    def hparams_table(self, settings: Sequence[SettingColumn], metrics: Sequence[str]) -> None:
+    def hparams_table(self, settings: Sequence[SettingColumn], metrics: Mapping[str, str]) -> None:
         """Writes the columns of the HParams table, whatever settings the single sessions have.
 
-        metrics: the tags of the scalars that the table shows.
+        metrics: the tags of the scalars that the table shows, with the heads of their columns.
         """
         columns = [
             api_pb2.HParamInfo(
@@ -141,10 +141,8 @@ class EventWriter:
             for setting in settings
         ]
         scores = [
-            api_pb2.MetricInfo(
-                name=api_pb2.MetricName(tag=tag), display_name=tag.rpartition("/")[2]
-            )
-            for tag in metrics
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=head)
+            for tag, head in metrics.items()
         ]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=scores)
         self._add_hparams(

@@ -125,6 +125,16 @@ class Standings:
         standings = [self.standing(r) for r in self.candidates()]
         return sorted(standings, key=lambda s: (not s.replicates, -self.gain(s.score(self.metric))))
 
+    def ranked(self) -> list[Standing]:
+        """Every configuration that ran to its end, best first: those of `ordered`, then the rest.
+
+        While none has, these are the ones that were stopped.
+        """
+        ordered = self.ordered()
+        known = {standing.record.name for standing in ordered}
+        rest = [self.standing(r) for r in self.finished() if r.name not in known]
+        return [*ordered, *rest]
+
     def winner(self) -> Standing | None:
         """The candidate with the best mean over replicates; before there are any, the best run.
 

@@ -132,7 +132,7 @@ def test_the_table_has_all_settings_and_each_session_its_own(tmp_path: Path) -> 
         SettingColumn(name="optim.nesterov", description="momentum", type=bool),
         SettingColumn(name="optim.lr", description="learning rate", type=float),
     ]
-    writer.hparams_table(columns, metrics=["final/accuracy"])
+    writer.hparams_table(columns, metrics={"final/accuracy": "accuracy"})
     writer.start_session({"optim.lr": 0.1, "fusion.kind": "gate"}, group="a row", started=5.0)
     writer.end_session(failed=True)
     writer.close()

@@ -371,10 +371,12 @@ def test_a_resumed_search_in_a_bucket_has_every_curve_once(tmp_path: Path) -> No
         log.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
         log.add_epoch(name, {"epoch": 1, "metrics": {"balanced_accuracy": 0.5}})
         log.finish(name, "complete", {"balanced_accuracy": 0.5})
-        SearchBoard(log, config.flatten(config.Config()), ["optim.lr"]).close()
+        standings = Standings(log, ["balanced_accuracy"])
+        SearchBoard(standings, config.flatten(config.Config()), ["optim.lr"]).close()
         mirror.upload()
     files = sorted(path.parent.name for path in (tmp_path / "bucket").rglob("events.*"))
-    assert files == ["0000", "0001", "0002", "bucket"]
+    # Of every trial a file with its curves and one with its rank, of the search one with columns.
+    assert files == ["0000", "0000", "0001", "0001", "0002", "0002", "bucket"]
 
 
 def test_until_the_trials_end_only_the_starting_point_is_run_again(tmp_path: Path) -> None:

@@ -1,31 +1,41 @@
 """TensorBoard's files of a search: curves of every job, and a table of settings and final metrics.
 
-TensorBoard calls the table HParams. Replicates share a row of it with what they repeat.
+TensorBoard calls the table HParams. Replicates share a row of it with what they repeat, and the row
+has the mean of all its runs, the first one too. The report ranks by fresh seeds alone, so the rank
+and the score of the report are columns of their own.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distributed.config import setting_fields
 from distributed.reporting.events import EventWriter, SettingColumn, remove_event_files
+from distributed.reporting.files import write_atomically
 from distributed.searches.records import (
     SEARCH_METRICS,
-    SearchLog,
     SearchRecord,
     SettingValues,
     is_finite,
 )
+from distributed.searches.standings import Standings
+from model.metrics.names import metric
 
+# TensorBoard sorts groups of scalars by name, and this is the first one.
+CHOSEN_BY = "chosen_by"
+REPORT = "report"  # group of what the report says of a configuration
+RANK = f"{REPORT}/rank"
+CHARTS = ("balanced_nll", "few_shot_accuracy", "worst_recall", "accuracy")
 UNGROUPED = ("rows_per_second",)  # metrics of an epoch that are no validation scores
 
 
 class SearchBoard:
     """Keeps the event files of an experiment up to date with its records.
 
-    The file of the experiment's folder holds the columns of the table; trials/NAME holds the curves
-    and the row of a job.
+    The file of the experiment's folder holds the columns of the table and the page of charts;
+    trials/NAME holds the curves and the row of a job.
 
     start: all settings of the search's starting point.
     names: settings that are columns of the table from the beginning.
@@ -33,15 +43,17 @@ class SearchBoard:
     """
 
     def __init__(
-        self, log: SearchLog, start: SettingValues, names: Sequence[str], curves: bool = True
+        self, standings: Standings, start: SettingValues, names: Sequence[str], curves: bool = True
     ) -> None:
-        self.log, self.start = log, dict(start)
+        self.standings, self.log, self.start = standings, standings.log, dict(start)
         self.first_columns, self.curves = sorted(names), curves
         self.columns: list[str] = []
         self.writers: dict[str, EventWriter] = {}  # of the jobs whose files are open
         self.written_epochs: dict[str, int] = {}  # the last epoch in a job's file
         # An earlier process of the search has written these.
-        self.closed = {r.name for r in log.ended() if any(self.folder(r.name).glob("events.*"))}
+        self.closed = {
+            r.name for r in self.log.ended() if any(self.folder(r.name).glob("events.*"))
+        }
 
     def folder(self, name: str) -> Path:
         """The folder of a job's event file."""
@@ -61,8 +73,9 @@ class SearchBoard:
                 self._write_end(record)
 
     def close(self) -> None:
-        """Writes what is new and closes all files."""
+        """Writes what is new and the ranks of the report, and closes all files."""
         self.update()
+        self._write_ranks()
         for writer in self.writers.values():
             writer.close()
         self.writers.clear()
@@ -82,8 +95,17 @@ class SearchBoard:
             for name in names
             if name in fields
         ]
+        deciding = metric(self.standings.metric)
         writer = EventWriter(self.log.folder)
-        writer.hparams_table(columns, metrics=[f"final/{metric}" for metric in SEARCH_METRICS])
+        writer.hparams_table(
+            columns,
+            metrics={
+                RANK: "rank in the report",
+                f"{REPORT}/{deciding.name}": f"{deciding.title} in the report",
+                **{f"final/{name}": name for name in (deciding.name, *SEARCH_METRICS)},
+            },
+        )
+        writer.charts(chart_layout(self.standings.metrics))
         writer.close()
 
     def _write_epochs(self, record: SearchRecord, history: list[dict[str, float]]) -> None:
@@ -93,9 +115,15 @@ class SearchBoard:
         if not new:
             return
         writer = self._open(record)
-        if self.curves:
-            for entry in new:
-                writer.scalars(_epoch_scalars(entry), int(entry["epoch"]))
+        for entry in new:
+            scalars = {
+                f"{CHOSEN_BY}/{name}": entry[name]
+                for name in self.standings.metrics
+                if is_finite(entry.get(name))
+            }
+            if self.curves:
+                scalars |= _epoch_scalars(entry)
+            writer.scalars(scalars, int(entry["epoch"]))
         self.written_epochs[record.name] = int(new[-1]["epoch"])
         writer.flush()
 
@@ -119,13 +147,47 @@ class SearchBoard:
         final = {
             f"{split}/{name}": value
             for name, value in record.metrics.items()
-            if (name in SEARCH_METRICS or "/" in name) and is_finite(value)
+            if name in (*SEARCH_METRICS, *self.standings.metrics) and is_finite(value)
         }
         writer.scalars(final, record.epoch)
         writer.end_session(failed=record.state == "failed")
         writer.close()
         del self.writers[record.name]
         self.closed.add(record.name)
+
+    def _write_ranks(self) -> None:
+        """Writes the rank and the score that the report has, in the place of earlier ones."""
+        name = self.standings.metric
+        for rank, standing in enumerate(self.standings.ranked(), start=1):
+            record, score = standing.record, standing.score(name)
+            if not is_finite(score):
+                continue
+            # TensorBoard reads the files of a folder by their names: this one after the curves.
+            ended = int(record.started + record.seconds) + 1
+            path = self.folder(record.name) / f"events.out.tfevents.{ended:010d}.report"
+            writer = EventWriter(path.parent, upload=functools.partial(_replace, path))
+            writer.scalars({RANK: float(rank), f"{REPORT}/{name}": score}, record.epoch)
+            writer.close()
+
+
+def _replace(path: Path, _: str, content: bytes) -> None:
+    """Writes a file, so that an extended search has no earlier rank beside the new one."""
+    write_atomically(path, content)
+
+
+def chart_layout(metrics: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Returns the page of charts: one score a chart, with a curve for every job.
+
+    metrics: of the search, the deciding one first. Workers of a job's own write the weights without
+    `val/` before them.
+    """
+    chosen = {f"{metric(name).title} on validation": f"{CHOSEN_BY}/{name}$" for name in metrics}
+    others = {metric(name).title: f"val/{name}$" for name in CHARTS if name not in metrics}
+    charts = {**chosen, **others, "training loss": "loss/total$"}
+    return {
+        "search": {title: [pattern] for title, pattern in charts.items()},
+        "fusion": {"weights of the modalities": ["(val/)?weight/.+$"]},
+    }
 
 
 def _epoch_scalars(entry: Mapping[str, float]) -> dict[str, float]:

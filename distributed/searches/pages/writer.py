@@ -47,7 +47,7 @@ class PageWriter:
         self.defaults = config.flatten(config.Config())
         outside = {name for job in search.starting_points.outside for name in job.settings}
         self.board = SearchBoard(
-            standings.log,
+            standings,
             config.flatten(setup.settings),
             sorted({*search.searched, *outside}),
             curves=setup.settings.scaling.workers == 1,
