@@ -132,7 +132,7 @@ class Standings:
         """
         ordered = self.ordered()
         known = {standing.record.name for standing in ordered}
-        rest = [self.standing(r) for r in self.finished() if r.name not in known]
+        rest = [Standing(r) for r in self.finished() if r.name not in known]
         return [*ordered, *rest]
 
     def winner(self) -> Standing | None:

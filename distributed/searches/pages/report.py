@@ -160,22 +160,25 @@ def reading_notes(standings: Standings) -> list[str]:
     test = "The test split was not read."
     if standings.tests():
         test = f"The test split is for the winner and the model only; it was {when}."
+        if standings.log.of_kind("spoilt"):
+            test += " The table of spoilt rows was made after that, and decided nothing."
     replicates = (
         "No replicates: the leader was picked among single runs, so its score is biased upwards."
         " Add --replicates 3."
     )
     if standings.replicates:
+        seeds = f"{standings.replicates} fresh seed{'s' * (standings.replicates > 1)}"
         replicates = (
             f"The leading {standings.best} trials and the starting point were trained again with"
-            f" {standings.replicates} fresh seeds; they are ranked by the mean of these, so that"
+            f" {seeds}; they are ranked by the mean of these, here and in TensorBoard, so that"
             " being picked for one lucky run counts for nothing. The best of several means is still"
             " biased a little upwards; the test split is not. The baselines have one run each: that"
-            " is no evidence of a difference, and they cannot win."
+            " is no evidence of a difference, they rank behind, and they cannot win."
         )
     return [
         f"Every decision was made on the validation split. {test}",
         "A configuration that was stopped early has the score of the epoch at which it was"
-        " stopped.",
+        " stopped, and no rank.",
         replicates,
     ]
 

@@ -29,7 +29,8 @@ TEST_METRICS = (
     "ece",
 )
 # Columns of the report's table of configurations, beside the metrics and the settings.
-SHORT_COLUMNS = ("trial", "label", "state", "epochs", "seconds", "replicate_mean")
+SHORT_COLUMNS = ("trial", "rank", "label", "state", "epochs", "seconds", "replicate_mean")
+SHORT_HEADS = {"label": "name", "replicate_mean": "mean of fresh seeds"}
 
 
 def comparison_table(standings: Standings, few_shot: str = "") -> ReportTable:
@@ -122,8 +123,10 @@ def _setting_text(value: object) -> str:
     return str(value)
 
 
-def configuration_row(standings: Standings, record: SearchRecord) -> dict[str, CellContent]:
-    """A configuration as a row of trials.csv, by column."""
+def configuration_row(
+    standings: Standings, record: SearchRecord, rank: int | None
+) -> dict[str, CellContent]:
+    """A configuration as a row of trials.csv, by column. rank: from Standings.ranked."""
     replicates = standings.standing(record).replicates
     leading = list(dict.fromkeys([*standings.metrics, "train_seconds"]))
     others = {
@@ -133,6 +136,7 @@ def configuration_row(standings: Standings, record: SearchRecord) -> dict[str, C
     }
     return {
         "trial": record.name,
+        "rank": rank,
         "label": record.job.label,
         "state": record.state,
         "reason": record.reason,
@@ -155,18 +159,32 @@ def configurations_table(
     folded: the report shows the table closed.
     """
     configurations = standings.log.configurations()
-    rows = [configuration_row(standings, record) for record in configurations]
+    ranks = {s.record.name: rank for rank, s in enumerate(standings.ranked(), start=1)}
+    rows = [configuration_row(standings, r, ranks.get(r.name)) for r in configurations]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if short:
         searched = {name for record in configurations for name in record.job.settings}
         kept = {*SHORT_COLUMNS, *standings.metrics, *searched}
         columns = [column for column in columns if column in kept]
+        rows = [_with_units(standings, row) for row in rows]
+    heads = {**SHORT_HEADS, **{name: names.metric(name).title for name in standings.metrics}}
     return ReportTable(
-        columns=tuple(columns),
+        columns=tuple(heads.get(column, column) if short else column for column in columns),
         rows=[[row.get(column) for column in columns] for row in rows],
         caption="All configurations",
         folded=folded,
     )
+
+
+def _with_units(standings: Standings, row: dict[str, CellContent]) -> dict[str, CellContent]:
+    """A row of trials.csv with its scores as a reader sees them."""
+    shown = dict(row)
+    for column in (*standings.metrics, "replicate_mean"):
+        name = standings.metric if column == "replicate_mean" else column
+        value = row.get(column)
+        if isinstance(value, int | float):
+            shown[column] = TableCell(text=names.metric(name).text(value), value=value)
+    return shown
 
 
 def failures_table(standings: Standings) -> ReportTable:

@@ -128,8 +128,8 @@ def _verdict(standings: Standings) -> str:
         return "No configuration has finished yet."
     if winner.record is standings.starting_point():
         return (
-            f"The search found nothing better than {starting_point_title(winner.record)}:"
-            " nothing else is to be recommended."
+            f"The search found no better settings than those of"
+            f" {starting_point_title(winner.record)}: keep these."
         )
     comparison = compare_winner(standings, winner)
     if comparison is None:

@@ -62,3 +62,28 @@ def test_few_shot_accuracy_says_on_how_few_rows_it_rests(tmp_path: Path) -> None
     titles = [row[0] for row in tables.test_table(standings, "205 rows of 3 classes").rows]
     assert titles == ["few-shot accuracy (205 rows of 3 classes)", "accuracy"]
     assert tables.test_table(standings, "").rows[0][0] == "few-shot accuracy"
+
+
+def test_the_trials_have_the_rank_that_tensorboard_shows(tmp_path: Path) -> None:
+    standings = Standings(SearchLog(tmp_path), ["balanced_accuracy"], replicates=1, best=1)
+    for name, value, state in (
+        ("0000", 0.5, "complete"),
+        ("0001", 0.7, "complete"),
+        ("0002", 0.9, "stopped"),
+    ):
+        standings.log.start(SearchJob(name=name, kind="search", settings={"optim.lr": 0.1}))
+        standings.log.finish(name, state, {"balanced_accuracy": value})
+    standings.log.start(SearchJob(name="0001-seed1", kind="replicate", of="0001", seed=1))
+    standings.log.finish("0001-seed1", "complete", {"balanced_accuracy": 0.4})
+    table = tables.configurations_table(standings, short=True)
+    assert table.columns == (
+        *("trial", "rank", "name", "state", "epochs", "seconds"),
+        *("balanced accuracy", "mean of fresh seeds", "optim.lr"),
+    )
+    ranks = {row[0]: row[1] for row in table.rows}
+    assert ranks == {"0001": 1, "0000": 2, "0002": None}, "fresh seeds count before one run"
+    second = [cell.text for cell in table.cells()[1]]
+    assert second[6:] == ["70.0 %", "40.0 %", "0.1"]
+    whole = tables.configurations_table(standings)
+    assert whole.columns[:2] == ("trial", "rank")
+    assert whole.rows[1][whole.columns.index("balanced_accuracy")] == 0.7
