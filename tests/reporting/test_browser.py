@@ -78,6 +78,29 @@ def test_figures_are_drawn_and_put_in_another_order(tmp_path: Path) -> None:
     assert shown.count('class="for"') == 4 and shown.count('class="against"') == 2
 
 
+def test_figures_fit_the_paper_while_the_page_is_printed(tmp_path: Path) -> None:
+    script = """
+    const width = () => document.querySelector(".plot .main-svg").getAttribute("width");
+    const wait = setInterval(() => {
+      if (!document.documentElement.dataset.plots) return;
+      clearInterval(wait);
+      const widths = [width()];
+      dispatchEvent(new Event("beforeprint"));
+      setTimeout(() => {
+        widths.push(width());
+        dispatchEvent(new Event("afterprint"));
+        setTimeout(() => document.body.dataset.widths = [...widths, width()].join(), 500);
+      }, 500);
+    }, 100);
+    """
+    shown = dom(page(), tmp_path, script)
+    found = re.search(r'data-widths="(\d+),(\d+),(\d+)"', shown)
+    assert found is not None
+    before, printed, after = map(int, found.groups())
+    assert (printed, after) == (690, before)
+    assert before != 690
+
+
 def test_a_verdict_is_saved_without_formulas(tmp_path: Path) -> None:
     script = """
     URL.createObjectURL = blob => {
