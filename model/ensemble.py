@@ -11,36 +11,18 @@ Legend: B batch, M modalities, D embedding of all members, K members, C classes,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
 from model.classifier import Classifier
-from model.decisions.calibration import Calibration
 from model.encoders.image import ImageEncoder
 from model.learning.losses import mean_over_folds
-from model.learning.posthoc import move_prior
+from model.member import Member, by_trust, log_posterior
 from model.outputs import Outputs
 from model.schema import Schema
-
-
-@dataclass(frozen=True)
-class Member:
-    """A trained network, or another classifier, of an ensemble.
-
-    prior_C: the class prior that the mean of its experts stands for.
-    name: where it comes from, for people.
-    settings: of its training, by dotted name, where they differ from the defaults.
-    """
-
-    network: Classifier
-    calibration: Calibration
-    prior_C: Tensor
-    name: str
-    settings: Mapping[str, object]
 
 
 class Ensemble(Classifier):
@@ -259,18 +241,6 @@ def _in_places(values: Tensor, places: list[int], modalities: int) -> Tensor:
 def _most(flags_KBM: Sequence[Tensor]) -> Tensor:
     """Returns what more than half of the members say, [B, M]."""
     return torch.stack(list(flags_KBM)).float().mean(0) > 0.5
-
-
-def by_trust(own_BC: Tensor, others_BC: Tensor, trust_B: Tensor) -> Tensor:
-    """Returns the answer of a member of some modalities, as far as these are trusted, [B, C]."""
-    return torch.lerp(others_BC, own_BC, trust_B[:, None].clamp(0, 1))
-
-
-def log_posterior(member: Member, logits_BEC: Tensor, prior_C: Tensor) -> Tensor:
-    """Returns a member's calibrated log probabilities at a class prior, [B, C]."""
-    mixture_BC = member.calibration.scale(logits_BEC).mean(1)
-    device = mixture_BC.device
-    return move_prior(mixture_BC, member.prior_C.to(device), prior_C.to(device)).log_softmax(-1)
 
 
 def _without_blind_members(logits_BKC: Tensor, can_answer_BK: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ from model.decisions.calibration import row_weights
 from model.decisions.guard import ValidationRows
 from model.decisions.selection import Selection, log_losses, select_members
 from model.encoders.choice import choose_encoder
-from model.ensemble import Ensemble, Member, by_trust, log_posterior
+from model.ensemble import Ensemble
 from model.learning.posthoc import move_prior
+from model.member import Member, by_trust, log_posterior
 from model.network import Network
 
 # Opens the rows of a split with the modalities of a configuration.

@@ -20,6 +20,12 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.portfolio import learned_jobs, portfolio_jobs
 from distributed.searches.records import SettingValue
 from distributed.searches.samplers import check_sampler
+from distributed.searches.small import (
+    DEMO_SETTINGS,
+    QUICK_OPTIONS,
+    QUICK_SEARCH_SETTINGS,
+    WAFERS_CORRUPT,
+)
 from distributed.searches.spaces import Space, load_space, setting_names
 from distributed.searches.study_storage import open_storage
 from distributed.shards.corruption import parse_corruption
@@ -41,22 +47,6 @@ CHANGEABLE = (
     "sampler",
     "stopper",
 )
-# With these a whole search on the built-in wafers takes a few minutes on two cores.
-DEMO_SETTINGS: dict[str, SettingValue] = {
-    "optim.epochs": 8,
-    "data.max_rows": 2000,
-    "image.width": 16,
-}
-QUICK_SEARCH_SETTINGS: dict[str, SettingValue] = {
-    "optim.epochs": 3,
-    "data.max_rows": 500,
-    "image.width": 8,
-    "dim": 32,
-    "table.width": 32,
-}
-# What a search on the built-in wafers shows in the end: half of the maps are destroyed.
-WAFERS_CORRUPT = "map=noise:0.5"
-QUICK_OPTIONS = {"trials": 6, "replicates": 1, "best": 1}
 
 
 class RecordedOptions(TypedDict):

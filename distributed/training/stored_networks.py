@@ -13,7 +13,8 @@ from distributed.config import Config, apply_changes, flatten
 from model.boosted import BoostedTables, restore_boosted
 from model.classifier import Classifier
 from model.decisions.calibration import Calibration
-from model.ensemble import Ensemble, Member
+from model.ensemble import Ensemble
+from model.member import Member
 from model.network import Network
 from model.schema import Schema, from_dict, to_dict
 

@@ -16,7 +16,8 @@ from distributed.shards.batches import BatchSource, open_batches
 from distributed.shards.manifest import read_manifest
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from model.boosted import BoostedTables, batch_features, feature_count
-from model.ensemble import Ensemble, Member
+from model.ensemble import Ensemble
+from model.member import Member
 from model.network import Network
 from model.schema import Categorical, Numeric, Schema, Table
 from tests.model import samples

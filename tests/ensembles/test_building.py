@@ -28,7 +28,8 @@ from distributed.training.checkpoint import (
 from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Evaluator
 from model.decisions.selection import Selection
-from model.ensemble import Ensemble, Member
+from model.ensemble import Ensemble
+from model.member import Member
 from model.network import Network
 from tests.training import small_run
 

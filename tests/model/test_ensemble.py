@@ -8,8 +8,9 @@ from torch import Tensor
 
 from model.config import ExpertsConfig, FusionConfig, ImageConfig, ModelConfig
 from model.decisions.calibration import Calibration
-from model.ensemble import Ensemble, Member
+from model.ensemble import Ensemble
 from model.explaining.occlusion import explain
+from model.member import Member
 from model.network import Network
 from model.schema import Schema
 from tests.model import samples

@@ -13,7 +13,6 @@ from distributed.searches.pages.notes import SearchNotes, budget_note
 from distributed.searches.pages.writer import write_tables
 from distributed.searches.records import SearchJob, SearchLog
 from distributed.searches.setup import (
-    QUICK_SEARCH_SETTINGS,
     CheckedSearch,
     Setup,
     check_search,
@@ -21,6 +20,7 @@ from distributed.searches.setup import (
     prepare,
     read_setup,
 )
+from distributed.searches.small import QUICK_SEARCH_SETTINGS
 from distributed.searches.standings import Standings
 
 FULL = config.flatten(config.Config())
