@@ -76,13 +76,15 @@ def build_model(
     open_val: OpenRows,
     *,
     modalities: str = "",
+    balanced: bool = True,
     limit: int,
     seed: int = 0,
 ) -> BuiltModel:
     """Chooses the runs whose answers are averaged, and calibrates their mean.
 
     candidates: checkpoints of runs on the same data, by name.
-    leading: the candidate whose class prior and settings of inference the model has.
+    leading: the candidate whose settings of inference the model has.
+    balanced: the model is for classes that count alike; else for the class prior of `leading`.
     modalities: those of the data that the model sees, as data.modalities names them; each
         candidate sees these or some of them.
     limit: of the number of networks.
@@ -93,6 +95,8 @@ def build_model(
     val = open_val(config)
     members = {name: _member(name, checkpoint) for name, checkpoint in candidates.items()}
     prior_C = members[leading].prior_C
+    if balanced:
+        prior_C = torch.full_like(prior_C, 1 / len(prior_C))
     own_answers, labels_V = _answers(candidates, members, val, prior_C)
     answers = _by_trust(own_answers, candidates, leading, val)
     names = list(candidates)
@@ -106,7 +110,7 @@ def build_model(
     )
     counts = Counter(names[place] for place in selection.picks)
     chosen = [names[place] for place in dict.fromkeys(selection.picks)]
-    if len(chosen) == 1:
+    if len(chosen) == 1 and torch.allclose(members[chosen[0]].prior_C, prior_C):
         return _of_one_run(chosen[0], candidates[chosen[0]], selection, open_val)
     network = Ensemble(
         val.schema,

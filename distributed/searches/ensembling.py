@@ -37,6 +37,7 @@ class Ingredients:
         which is the model where it may have one network only.
     trials: the folder with a folder for each run.
     modalities: those that the model sees, as data.modalities names them.
+    balanced: the model is for classes that count alike.
     limit: of the number of networks.
     """
 
@@ -44,6 +45,7 @@ class Ingredients:
     leading: str
     trials: str
     modalities: str
+    balanced: bool
     limit: int
 
 
@@ -64,6 +66,7 @@ def build(
         leading if leading in candidates else next(iter(candidates)),
         open_rows(shards, "val", arrays),
         modalities=ingredients.modalities,
+        balanced=ingredients.balanced,
         limit=ingredients.limit,
     )
     save_checkpoint(model, built.checkpoint)

@@ -23,6 +23,7 @@ from distributed.training.results import RunMetrics
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec, resumable_spec
 from distributed.training.workers.watched_run import run_on_workers
+from model.metrics import names
 
 PER_EPOCH = ("loss", "train_seconds", "rows_per_second")  # reported beside the validation metrics
 
@@ -127,6 +128,8 @@ def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, 
         leading=job["of"],
         trials=context.folder,
         modalities=config.data.modalities,
+        # These metrics count rows and not classes.
+        balanced=context.metrics[0] not in names.OF_ROWS,
         limit=context.ensemble,
     )
     return 0, ensembling.build(ingredients, context.shards, context.model, arrays)

@@ -7,8 +7,9 @@ fifths of the validation rows and judged on the last fifth, in turn. Of those wh
 within a standard error of the lowest one, the strategy is used that spreads the answer over the
 most kinds of networks, and then over the most networks: the validation rows have also chosen each
 network's epoch, so that they flatter the one that was lucky there, and networks of one kind make
-the same mistakes. The best single network is kept where the gain of several is no larger than its
-standard error.
+the same mistakes. The best single network is kept where several are not better on those rows
+by LEAST_GAIN. To ask for more than the standard error would give away what averaging gives nearly
+always (docs/results/search.md).
 
 All answers are log probabilities; their mean, scaled to sum to 1, is the answer of several. Every
 class counts by its share of a target prior, whatever its number of rows.
@@ -32,6 +33,7 @@ BAGS = 8  # random halves of the candidates
 STEPS = 12  # picks on each of them
 PICKS_FOR_EACH = 2  # an ensemble of at most N networks has at most so many times N picks
 MAX_CELLS = 4_000_000  # numbers of all candidates' answers that the selection looks at
+LEAST_GAIN = 0.002  # of log-loss, for which several networks are worth their cost
 SINGLE = "the best single network"
 
 # From the answers of some rows, their labels and weights to the picked candidates.
@@ -91,7 +93,7 @@ def select_members(
     ]
     name = max(as_good, key=lambda name: _spreads(picks[name], kinds), default=SINGLE)
     gain, error = _mean_and_error(held_out[SINGLE] - held_out[name], weights_V)
-    if gain <= error:
+    if gain < LEAST_GAIN:
         return Selection(picks[SINGLE], SINGLE)
     return Selection(picks[name], name, gain=gain, error=error)
 

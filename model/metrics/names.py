@@ -103,6 +103,8 @@ _DECLARED = (
 )
 # Metrics of predictions; a run or a search can select by any of these.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+# Of these, those in which every row counts alike, so that frequent classes count for more.
+OF_ROWS = ("accuracy", "nll", "brier", "ece")
 # What TensorBoard shows of a finished run on a split.
 HEADLINE_METRICS = (
     "balanced_accuracy",

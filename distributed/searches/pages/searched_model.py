@@ -38,7 +38,8 @@ class SearchedModel:
             (name,) = self.counts
             return [
                 f"{place} holds a trained model, ready for use: {self._title(name)} alone. Several"
-                " runs together were not better than it by more than the error of the comparison."
+                " runs together were not better than it on validation rows that neither was"
+                " chosen on."
             ]
         metric, count = names.metric("balanced_nll"), len(self.counts)
         return [
