@@ -73,7 +73,12 @@ def parallel(trials: Trials, names: Sequence[str], metric: Metric) -> go.Figure:
         },
     )
     figure.add_traces(drawn.data)
-    layout = drawn.layout
+    _label_axes(figure, drawn.layout, labels)
+    return figure
+
+
+def _label_axes(figure: go.Figure, layout: go.Layout, labels: Sequence[str]) -> None:
+    """Gives a figure the axes that Optuna has laid out, with whole names above them."""
     figure.update_layout(
         xaxis=layout.xaxis,
         yaxis=layout.yaxis,
@@ -91,7 +96,6 @@ def parallel(trials: Trials, names: Sequence[str], metric: Metric) -> go.Figure:
     )
     figure.update_annotations(font={"size": 11, "color": GREY})
     figure.update_annotations({"text": "not set"}, {"text": "None"})  # Optuna's word
-    return figure
 
 
 def _colours(rows: Trials, metric: Metric) -> list[str]:
