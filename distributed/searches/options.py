@@ -52,6 +52,7 @@ class SearchOptions:
         low=1,
         metavar="N",
         otherwise=20,
+        shown="20; 16 for the built-in wafers",
     )
     concurrent: int | None = option(
         None,
@@ -118,6 +119,7 @@ class SearchOptions:
         low=0,
         metavar="R",
         otherwise=3,
+        shown="3; 1 for the built-in wafers",
     )
     best: int | None = option(
         None,
@@ -125,6 +127,7 @@ class SearchOptions:
         low=1,
         metavar="K",
         otherwise=3,
+        shown="3; 1 for the built-in wafers",
     )
     ensemble: int | None = option(
         None,

@@ -21,6 +21,7 @@ from distributed.searches.portfolio import learned_jobs, portfolio_jobs
 from distributed.searches.records import SettingValue
 from distributed.searches.samplers import check_sampler
 from distributed.searches.small import (
+    DEMO_OPTIONS,
     DEMO_SETTINGS,
     QUICK_OPTIONS,
     QUICK_SEARCH_SETTINGS,
@@ -196,8 +197,8 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
     fields = dataclasses.fields(SearchOptions)
     defaults = {f.name: f.metadata["otherwise"] for f in fields if f.name in names}
     defaults |= {"set": [], "learn_from": []}
-    quick = QUICK_OPTIONS if options.quick else {}
-    return cast(RecordedOptions, {**defaults, **quick, **(recorded or {}), **given})
+    small = QUICK_OPTIONS if options.quick else {} if options.data else DEMO_OPTIONS
+    return cast(RecordedOptions, {**defaults, **small, **(recorded or {}), **given})
 
 
 def read_setup(path: Path, out: str | None) -> Setup | None:
