@@ -25,12 +25,13 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import command
-from distributed import EvaluateOptions, evaluate
 from distributed.config import Config, flatten
 from distributed.reporting.significance import paired_comparison
+from distributed.searches.ensembling import score_split
 from distributed.searches.records import TRAINED, SearchLog
 from distributed.searches.standings import Standings
 from distributed.shards.manifest import read_manifest
+from distributed.training.checkpoint import load_checkpoint
 from distributed.wafers.default import resolve_shards
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
@@ -130,11 +131,10 @@ def scores_of(args: argparse.Namespace, arm: str, out: Path) -> dict[str, Scores
     return {**found, f"{arm} winner": chosen(winner.metrics)}
 
 
-def single_scores(args: argparse.Namespace, checkpoint: Path) -> Scores:
+def single_scores(args: argparse.Namespace, folder: Path) -> Scores:
     """The test metrics of one network of the defaults."""
-    data = resolve_shards(args.data)
-    found = evaluate(EvaluateOptions(checkpoint=str(checkpoint), data=data, replicates=0))
-    return chosen(found.metrics)
+    shards = resolve_shards(args.data)
+    return chosen(score_split(load_checkpoint(str(folder)), shards, "test"))
 
 
 def chosen(metrics: Mapping[str, float | None]) -> Scores:

@@ -77,15 +77,19 @@ def build(
 
 
 def score_test(shards: str, model: str) -> Metrics:
-    """Returns the metrics of the saved model on the test split."""
-    checkpoint = load_checkpoint(model)
-    config, network = checkpoint.config, checkpoint.network
-    device = torch.device(default_device(config))
-    source = with_frozen_views(open_rows(shards, "test")(config), network, config)
-    scores = Evaluator(device, compute_dtype(config, device)).score(network.to(device), source)
-    metrics = calibrated_metrics(scores, network, config, checkpoint.calibration)
+    """Returns the metrics of the saved model on the test split, and notes them beside it."""
+    metrics = score_split(load_checkpoint(model), shards, "test")
     _write_metrics(model, {**read_metrics(model), "test": metrics})
     return metrics
+
+
+def score_split(checkpoint: Checkpoint, shards: str, split: str) -> Metrics:
+    """Returns the metrics of a checkpoint on a split; frozen parts are read from their files."""
+    config, network = checkpoint.config, checkpoint.network
+    device = torch.device(default_device(config))
+    source = with_frozen_views(open_rows(shards, split)(config), network, config)
+    scores = Evaluator(device, compute_dtype(config, device)).score(network.to(device), source)
+    return calibrated_metrics(scores, network, config, checkpoint.calibration)
 
 
 def _write_metrics(model: str, by_split: Mapping[str, Metrics]) -> None:
