@@ -40,6 +40,22 @@ def train_worker(config: dict[str, Any]) -> None:
             write_file(f"{spec.out}/{FAILURE_FILE}", str(error).encode())
 
 
+class Trainer(TorchTrainer):
+    """Ray Train's trainer without the actor that outlives a killed training.
+
+    That actor, PlacementGroupCleaner, is detached. Where a job is killed it calls exit_actor in a
+    thread, which ends the thread and not the actor (Ray 2.60): one idle process would stay for each
+    killed training. It is not needed: Ray removes a placement group when the actor that has made it
+    ends, and the controller ends with the job.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # Ray hides its trainers from type checkers.
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        left_out = "PlacementGroupCleanerCallback"
+        return [callback for callback in callbacks if type(callback).__name__ != left_out]
+
+
 def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()) -> None:
     """Starts scaling.workers workers for the run and waits for its end.
 
@@ -52,7 +68,7 @@ def train_on_ray(spec: RunSpec, callbacks: Sequence[ray.train.UserCallback] = ()
     # Ray Train's own notes; every node must see them, as it must see the run.
     files, folder = filesystem(f"{spec.out}/ray")
     splits = ("train", "val", "test") if spec.test else ("train", "val")
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={
             # A group of workers that starts again resumes.
