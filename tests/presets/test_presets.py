@@ -63,6 +63,7 @@ def test_what_does_not_go_together_is_refused(
         fit(FitOptions(data=str(tmp_path), **options))
 
 
+@pytest.mark.slow
 def test_the_model_of_a_time_limit_is_loaded_from_its_folder(
     wafer_shards: str, tmp_path: Path
 ) -> None:
