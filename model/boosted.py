@@ -46,11 +46,12 @@ class Trees:
         """The fields that are tensors, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "depth"}
 
-    def first(self, count: int) -> Trees:
-        """The first trees of every class."""
-        kept = count * len(set(self.class_T.tolist()))
+    def between(self, first: int, last: int) -> Trees:
+        """Of every class the trees from the first number on, up to the last one."""
+        of_a_step = len(set(self.class_T.tolist()))
+        kept = slice(first * of_a_step, last * of_a_step)
         cut = {
-            name: tensor if name == "baseline_C" else tensor[:kept]
+            name: tensor if name == "baseline_C" else tensor[kept]
             for name, tensor in self.tensors.items()
         }
         return Trees(**cut, depth=self.depth)

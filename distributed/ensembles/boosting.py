@@ -50,7 +50,7 @@ def boost(
         trees = grow(features_RF.numpy(), labels_R.numpy(), schema, leaves, config.optim.seed)
         loss, count = _best_count(schema, trees, val_VF, val_V)
         if best is None or loss < best[0]:
-            best = loss, BoostedTables(schema, trees.first(count))
+            best = loss, BoostedTables(schema, trees.between(0, count))
     assert best is not None
     network = best[1].eval()
     scores = Evaluator(torch.device("cpu")).score(network, val)
@@ -73,11 +73,10 @@ def grow(
     seed: int,
 ) -> Trees:
     """Grows MOST_TREES trees for every class; classes count alike."""
-    few = max(1, min(SMALLEST_LEAF, len(labels_R) // (10 * leaves)))
     model = HistGradientBoostingClassifier(
         class_weight="balanced",
         max_leaf_nodes=leaves,
-        min_samples_leaf=max(2, few),
+        min_samples_leaf=max(2, min(SMALLEST_LEAF, len(labels_R) // (10 * leaves))),
         max_iter=MOST_TREES,
         learning_rate=0.1,
         l2_regularization=1.0,
@@ -126,16 +125,10 @@ def _best_count(schema: Schema, trees: Trees, val_VF: Tensor, val_V: Tensor) -> 
     """Returns the lowest class-balanced log-loss on validation and the number of trees for it."""
     uniform_C = torch.full((len(schema.classes),), 1 / len(schema.classes))
     weights_V = row_weights(val_V, uniform_C)
-    of_a_step = len(trees.class_T) // MOST_TREES
     scores_VC = trees.baseline_C.expand(len(val_V), -1)
     losses: list[float] = []
     for step in range(MOST_TREES):
-        one = slice(step * of_a_step, (step + 1) * of_a_step)
-        tensors = {
-            name: tensor if name == "baseline_C" else tensor[one]
-            for name, tensor in trees.tensors.items()
-        }
-        alone = BoostedTables(schema, Trees(**tensors, depth=trees.depth))
+        alone = BoostedTables(schema, trees.between(step, step + 1))
         scores_VC = scores_VC + alone.scores(val_VF) - trees.baseline_C
         losses.append(float(log_losses(scores_VC.log_softmax(1), val_V) @ weights_V))
     count = int(np.argmin(losses)) + 1

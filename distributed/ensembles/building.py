@@ -175,19 +175,18 @@ def _answers(
     Checkpoints hold the logits of validation rows; where they hold fewer rows than there are, the
     networks are run again.
     """
-    stored = {name: checkpoint.validation for name, checkpoint in candidates.items()}
-    first = next(iter(stored.values()))
-    held = [rows for rows in stored.values() if rows is not None]
-    if first is not None and len(held) == len(stored) and len(first.labels_V) == val.rows:
+    stored = [checkpoint.validation for checkpoint in candidates.values()]
+    whole = [rows for rows in stored if rows is not None and len(rows.labels_V) == val.rows]
+    if len(whole) == len(stored):
         return {
             name: log_posterior(members[name], rows.logits_VEC, prior_C)
-            for name, rows in zip(stored, held, strict=True)
-        }, first.labels_V
+            for name, rows in zip(candidates, whole, strict=True)
+        }, whole[0].labels_V
     answers: dict[str, Tensor] = {}
     labels_V = torch.empty(0)
     for name, checkpoint in candidates.items():
         alone = Ensemble(val.schema, [members[name]], [0], prior_C).eval()
-        scores = _evaluator(checkpoint.config).score(
+        scores = evaluator_of(checkpoint.config).score(
             alone, with_frozen_views(val, alone, checkpoint.config)
         )
         answers[name], labels_V = scores.logits_NEC[:, 0], scores.labels_N
@@ -210,7 +209,7 @@ def _by_trust(
         return answers
     judge = candidates[whole[0]]
     source = with_frozen_views(val, judge.network, judge.config)
-    evaluator = _evaluator(judge.config)
+    evaluator = evaluator_of(judge.config)
     trust_VM = evaluator.score(judge.network.to(evaluator.device), source).weights_NM
     found = dict(answers)
     for name in candidates.keys() - set(whole):
@@ -220,7 +219,8 @@ def _by_trust(
     return found
 
 
-def _evaluator(config: Config) -> Evaluator:
+def evaluator_of(config: Config) -> Evaluator:
+    """Returns what scores checkpoints with these settings, on their device."""
     device = torch.device(default_device(config))
     return Evaluator(device, compute_dtype(config, device))
 
@@ -234,7 +234,7 @@ def _calibrated(
     val: BatchSource,
 ) -> BuiltModel:
     """Returns the ensemble with its calibration and its metrics on validation."""
-    evaluator, source = _evaluator(config), with_frozen_views(val, network, config)
+    evaluator, source = evaluator_of(config), with_frozen_views(val, network, config)
     network.to(evaluator.device)
     scores = evaluator.score(network, source)
     fitted = calibrate(scores, network, config)
@@ -255,7 +255,7 @@ def _of_one_run(
 ) -> BuiltModel:
     """Returns the model of the best run alone, as that run has left it."""
     network, config = checkpoint.network, checkpoint.config
-    evaluator = _evaluator(config)
+    evaluator = evaluator_of(config)
     source = with_frozen_views(open_val(config), network, config)
     scores = evaluator.score(network.to(evaluator.device), source)
     metrics = calibrated_metrics(scores, network, config, checkpoint.calibration)

@@ -10,10 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from distributed.config import Config
-from distributed.ensembles.building import OpenRows, build_model
+from distributed.ensembles.building import OpenRows, build_model, evaluator_of
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.storage import join, write_file
 from distributed.searches.records import DESCRIPTION_FILE
@@ -21,10 +19,8 @@ from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed.training.finish import calibrated_metrics
 from distributed.training.frozen_views import with_frozen_views
-from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.results import METRICS_FILE, read_metrics
-from distributed.training.run import SharedArrays, default_device
-from distributed.training.scoring import Evaluator
+from distributed.training.run import SharedArrays
 
 Metrics = dict[str, float]
 
@@ -86,9 +82,9 @@ def score_test(shards: str, model: str) -> Metrics:
 def score_split(checkpoint: Checkpoint, shards: str, split: str) -> Metrics:
     """Returns the metrics of a checkpoint on a split; frozen parts are read from their files."""
     config, network = checkpoint.config, checkpoint.network
-    device = torch.device(default_device(config))
+    evaluator = evaluator_of(config)
     source = with_frozen_views(open_rows(shards, split)(config), network, config)
-    scores = Evaluator(device, compute_dtype(config, device)).score(network.to(device), source)
+    scores = evaluator.score(network.to(evaluator.device), source)
     return calibrated_metrics(scores, network, config, checkpoint.calibration)
 
 

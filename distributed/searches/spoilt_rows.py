@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distributed.config import Config
+from distributed.ensembles.building import evaluator_of
 from distributed.raw.rows import ID
 from distributed.runtime.storage import join, write_file
 from distributed.searches.ensembling import open_rows
@@ -28,9 +29,7 @@ from distributed.shards.single_rows import read_columns, storage_rows
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.finish import calibrated_metrics
 from distributed.training.frozen_views import with_frozen_views
-from distributed.training.optimisation.precision import compute_dtype
-from distributed.training.run import default_device
-from distributed.training.scoring import Evaluator, Scores, modality_posteriors
+from distributed.training.scoring import Scores, modality_posteriors
 from model.schema import Schema
 
 METRICS = ("balanced_accuracy", "balanced_nll", "few_shot_accuracy")
@@ -135,18 +134,13 @@ def _config(checkpoint: Checkpoint, corrupt: str, seed: int) -> Config:
     )
 
 
-def _evaluator(config: Config) -> Evaluator:
-    device = torch.device(default_device(config))
-    return Evaluator(device, compute_dtype(config, device))
-
-
 def _source(checkpoint: Checkpoint, config: Config, shards: str) -> BatchSource:
     source = open_rows(shards, "test")(config)
     return with_frozen_views(source, checkpoint.network, config)
 
 
 def _scores(checkpoint: Checkpoint, config: Config, shards: str) -> Scores:
-    evaluator, source = _evaluator(config), _source(checkpoint, config, shards)
+    evaluator, source = evaluator_of(config), _source(checkpoint, config, shards)
     return evaluator.score(checkpoint.network.to(evaluator.device), source)
 
 
@@ -192,7 +186,7 @@ def _examples(test: SpoiltTest, answers: Mapping[str, Answers]) -> list[dict[str
 @torch.inference_mode()
 def _alone(checkpoint: Checkpoint, config: Config, source: BatchSource) -> Tensor:
     """What each modality says alone, [N, M, C]."""
-    pairs = _evaluator(config).forward(checkpoint.network, source)
+    pairs = evaluator_of(config).forward(checkpoint.network, source)
     return torch.cat([modality_posteriors(outputs)[0] for _, outputs in pairs])
 
 

@@ -39,6 +39,21 @@ LIKELIHOOD_ROWS = 4096  # test rows that the held-out likelihood uses
 MAX_CELLS = 8_000_000  # numbers of validation logits that a checkpoint holds at most
 
 
+def rank_in_class(labels_V: Tensor) -> Tensor:
+    """Returns the place of every row among those of its class, [V]."""
+    order_V = torch.argsort(labels_V, stable=True)
+    _, size_K = torch.unique(labels_V, return_counts=True)
+    start_V = (size_K.cumsum(0) - size_K).repeat_interleave(size_K)
+    rank_V = torch.empty_like(labels_V)
+    rank_V[order_V] = torch.arange(len(labels_V), device=labels_V.device) - start_V
+    return rank_V
+
+
+def first_of_classes(labels_V: Tensor, limit: int) -> Tensor:
+    """Returns the places of at most `limit` rows, in order: all rows of rare classes come first."""
+    return torch.argsort(rank_in_class(labels_V), stable=True)[:limit].sort().values
+
+
 @dataclass
 class ValidationRows:
     """Labelled validation rows as expert logits.
@@ -59,12 +74,7 @@ class ValidationRows:
             limit = min(limit, max(1, MAX_CELLS // logits_VEC[0].numel()))
         usable_V = (labels_V >= 0) & torch.isfinite(logits_VEC).flatten(1).all(1)
         logits_VEC, labels_V = logits_VEC[usable_V].detach().float(), labels_V[usable_V]
-        order_V = torch.argsort(labels_V, stable=True)
-        _, size_K = torch.unique(labels_V, return_counts=True)
-        start_V = (size_K.cumsum(0) - size_K).repeat_interleave(size_K)
-        rank_V = torch.empty_like(labels_V)  # of each row within its class
-        rank_V[order_V] = torch.arange(len(labels_V), device=labels_V.device) - start_V
-        chosen_V = torch.argsort(rank_V, stable=True)[:limit].sort().values
+        chosen_V = first_of_classes(labels_V, limit)
         return cls(logits_VEC[chosen_V], labels_V[chosen_V])
 
     def state_dict(self) -> dict[str, Tensor]:

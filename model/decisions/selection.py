@@ -20,13 +20,14 @@ Legend: K candidates, V validation rows, C classes, P picks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.decisions.calibration import row_weights
+from model.decisions.guard import first_of_classes, rank_in_class
 
 FOLDS = 5
 BAGS = 8  # random halves of the candidates
@@ -36,8 +37,7 @@ MAX_CELLS = 4_000_000  # numbers of all candidates' answers that the selection l
 LEAST_GAIN = 0.002  # of log-loss, for which several networks are worth their cost
 SINGLE = "the best single network"
 
-# From the answers of some rows, their labels and weights to the picked candidates.
-Strategy = Callable[[Tensor, Tensor, Tensor], list[int]]
+Picks = dict[str, tuple[int, ...]]  # of every strategy, by its name
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,11 @@ def select_members(
     kinds = kinds or [""] * len(answers_KVC)
     answers_KVC, labels_V = _usable(answers_KVC, labels_V)
     weights_V = row_weights(labels_V, prior_C).float()
-    strategies = _strategies(len(kinds), limit, seed)
-    if len(strategies) == 1:
-        return Selection(tuple(_best(1)(answers_KVC, labels_V, weights_V)), SINGLE)
-    fold_V = _stratified_folds(labels_V, seed)
-    held_out = {
-        name: _held_out_loss(strategy, answers_KVC, labels_V, weights_V, fold_V)
-        for name, strategy in strategies.items()
-    }
-    picks = {
-        name: tuple(strategy(answers_KVC, labels_V, weights_V))
-        for name, strategy in strategies.items()
-    }
+    most = min(limit, len(kinds))
+    picks = _picks(answers_KVC, labels_V, weights_V, most, seed)
+    held_out = _held_out_losses(answers_KVC, labels_V, weights_V, most, seed)
+    if most == 1 or not held_out:  # nothing to choose, or too few rows to hold any out
+        return Selection(picks[SINGLE], SINGLE)
     lowest_V = min(held_out.values(), key=lambda loss_V: float(loss_V @ weights_V))
     as_good = [
         name
@@ -137,19 +130,9 @@ def _usable(answers_KVC: Tensor, labels_V: Tensor) -> tuple[Tensor, Tensor]:
     answers_KVC, labels_V = answers_KVC[:, known_V].float(), labels_V[known_V]
     rows = max(1, MAX_CELLS // max(1, answers_KVC[:, 0].numel()))
     if rows < len(labels_V):
-        order_V = torch.argsort(_rank_in_class(labels_V), stable=True)[:rows].sort().values
-        answers_KVC, labels_V = answers_KVC[:, order_V], labels_V[order_V]
+        chosen_V = first_of_classes(labels_V, rows)
+        answers_KVC, labels_V = answers_KVC[:, chosen_V], labels_V[chosen_V]
     return answers_KVC, labels_V
-
-
-def _rank_in_class(labels_V: Tensor) -> Tensor:
-    """Returns the place of every row among those of its class, [V]."""
-    order_V = torch.argsort(labels_V, stable=True)
-    _, size_L = torch.unique(labels_V, return_counts=True)
-    start_V = (size_L.cumsum(0) - size_L).repeat_interleave(size_L)
-    rank_V = torch.empty_like(labels_V)
-    rank_V[order_V] = torch.arange(len(labels_V)) - start_V
-    return rank_V
 
 
 def _stratified_folds(labels_V: Tensor, seed: int) -> Tensor:
@@ -158,36 +141,43 @@ def _stratified_folds(labels_V: Tensor, seed: int) -> Tensor:
     shuffled_V = torch.randperm(len(labels_V), generator=generator)
     fold_V = torch.empty_like(labels_V)
     # Classes begin at different folds, or all rows of classes with one row would share a fold.
-    fold_V[shuffled_V] = (_rank_in_class(labels_V[shuffled_V]) + labels_V[shuffled_V]) % FOLDS
+    fold_V[shuffled_V] = (rank_in_class(labels_V[shuffled_V]) + labels_V[shuffled_V]) % FOLDS
     return fold_V
 
 
-def _held_out_loss(
-    strategy: Strategy, answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, fold_V: Tensor
-) -> Tensor:
-    """Returns the log-loss of every row under picks that were made without its fold, [V]."""
-    loss_V = torch.zeros(len(labels_V))
+def _held_out_losses(
+    answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, most: int, seed: int
+) -> dict[str, Tensor]:
+    """Returns the log-loss of every row under picks that were made without its fold, [V].
+
+    By the name of the strategy.
+    """
+    fold_V = _stratified_folds(labels_V, seed)
+    losses: dict[str, Tensor] = {}
     for fold in range(FOLDS):
         held_V = fold_V == fold
         if not held_V.any() or held_V.all():
             continue
         seen_V = ~held_V
-        picks = strategy(answers_KVC[:, seen_V], labels_V[seen_V], weights_V[seen_V])
-        loss_V[held_V] = log_losses(combine(answers_KVC[picks][:, held_V]), labels_V[held_V])
-    return loss_V
+        picks = _picks(answers_KVC[:, seen_V], labels_V[seen_V], weights_V[seen_V], most, seed)
+        for name, chosen in picks.items():
+            together_VC = combine(answers_KVC[list(chosen)][:, held_V])
+            loss_V = losses.setdefault(name, torch.zeros(len(labels_V)))
+            loss_V[held_V] = log_losses(together_VC, labels_V[held_V])
+    return losses
 
 
-def _strategies(candidates: int, limit: int, seed: int) -> dict[str, Strategy]:
-    """Returns the strategies by name; the best single network is always among them."""
-    found: dict[str, Strategy] = {SINGLE: _best(1)}
-    most = min(limit, candidates)
-    for count in (3, 5, 10, 20):
-        if 1 < count <= most:
-            found[f"the best {count}"] = _best(count)
-    if most > 1:
-        found.setdefault(f"the best {most}", _best(most))
-        found["greedy selection"] = _greedy(most, seed)
-        found["greedy selection, all alike"] = _greedy(most, seed, alike=True)
+def _picks(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, most: int, seed: int) -> Picks:
+    """Returns the picks of every strategy; the best single network is always among them."""
+    order = _losses(answers_KVC, labels_V, weights_V).argsort(stable=True).tolist()
+    found: Picks = {SINGLE: (order[0],)}
+    if most == 1:
+        return found
+    for count in sorted({count for count in (3, 5, 10, 20) if count <= most} | {most}):
+        found[f"the best {count}"] = tuple(sorted(order[:count]))
+    greedy = _greedy(answers_KVC, labels_V, weights_V, most, seed)
+    found["greedy selection"] = tuple(greedy)
+    found["greedy selection, all alike"] = tuple(sorted(set(greedy)))
     return found
 
 
@@ -197,34 +187,18 @@ def _losses(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> Tensor:
     return -(answers_KVC.gather(2, label_KV[:, :, None])[:, :, 0] @ weights_V)
 
 
-def _best(count: int) -> Strategy:
-    """The candidates of the lowest losses, each once."""
-
-    def pick(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
-        order_K = _losses(answers_KVC, labels_V, weights_V).argsort(stable=True)
-        return sorted(order_K[:count].tolist())
-
-    return pick
-
-
-def _greedy(limit: int, seed: int, alike: bool = False) -> Strategy:
-    """Greedy selection on random halves of the candidates, whose picks count together.
-
-    alike: every picked candidate counts once.
-    """
-
-    def pick(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor) -> list[int]:
-        generator = torch.Generator().manual_seed(seed)
-        candidates, counts = len(answers_KVC), Counter[int]()
-        size = max(2, (candidates + 1) // 2)
-        for _ in range(BAGS):
-            bag = torch.randperm(candidates, generator=generator)[:size].sort().values
-            found = greedy_picks(answers_KVC[bag], labels_V, weights_V, STEPS)
-            counts.update(bag[found].tolist())
-        picks = _scaled(counts, limit)
-        return sorted(set(picks)) if alike else picks
-
-    return pick
+def _greedy(
+    answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, limit: int, seed: int
+) -> list[int]:
+    """Greedy selection on random halves of the candidates, whose picks count together."""
+    generator = torch.Generator().manual_seed(seed)
+    candidates, counts = len(answers_KVC), Counter[int]()
+    size = max(2, (candidates + 1) // 2)
+    for _ in range(BAGS):
+        bag = torch.randperm(candidates, generator=generator)[:size].sort().values
+        found = greedy_picks(answers_KVC[bag], labels_V, weights_V, STEPS)
+        counts.update(bag[found].tolist())
+    return _scaled(counts, limit)
 
 
 def greedy_picks(answers_KVC: Tensor, labels_V: Tensor, weights_V: Tensor, steps: int) -> list[int]:
