@@ -25,16 +25,16 @@ if __package__ in (None, ""):
 from benchmarks import analytic, command
 from distributed.reporting.significance import paired_comparison
 from distributed.runtime.ray_session import start_ray
-from distributed.searches import tuner
+from distributed.searches.choosing.samplers import open_study
+from distributed.searches.choosing.stoppers import STOPPERS
 from distributed.searches.driver import search
+from distributed.searches.jobs import tuner
+from distributed.searches.jobs.planner import Planner
+from distributed.searches.jobs.searcher import Searcher
 from distributed.searches.options import SearchOptions
-from distributed.searches.planner import Planner
-from distributed.searches.records import SearchLog
-from distributed.searches.samplers import open_study
-from distributed.searches.searcher import Searcher
-from distributed.searches.standings import Standings
-from distributed.searches.stoppers import STOPPERS
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.records import SearchLog
+from distributed.searches.state.standings import Standings
+from distributed.searches.state.study_storage import open_storage
 
 TUNE = Path(__file__).resolve().parents[1] / "distributed" / "tune.py"
 METRIC = "balanced_accuracy"

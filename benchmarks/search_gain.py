@@ -27,9 +27,9 @@ if __package__ in (None, ""):
 from benchmarks import command
 from distributed.config import Config, flatten
 from distributed.reporting.significance import paired_comparison
-from distributed.searches.ensembling import score_split
-from distributed.searches.records import TRAINED, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.jobs.ensembling import score_split
+from distributed.searches.state.records import TRAINED, SearchLog
+from distributed.searches.state.standings import Standings
 from distributed.shards.manifest import read_manifest
 from distributed.training.checkpoint import load_checkpoint
 from distributed.wafers.default import resolve_shards

@@ -29,17 +29,17 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks import analytic, command
-from distributed.searches import tuner
+from distributed.searches.choosing.samplers import open_study
+from distributed.searches.choosing.stoppers import STOPPERS
+from distributed.searches.jobs import tuner
+from distributed.searches.jobs.planner import Planner
+from distributed.searches.jobs.searcher import Searcher
 from distributed.searches.pages import tables
 from distributed.searches.pages.importance import space_figures
 from distributed.searches.pages.report import configurations, curves
-from distributed.searches.planner import Planner
-from distributed.searches.records import SearchLog
-from distributed.searches.samplers import open_study
-from distributed.searches.searcher import Searcher
-from distributed.searches.standings import Standings
-from distributed.searches.stoppers import STOPPERS
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.records import SearchLog
+from distributed.searches.state.standings import Standings
+from distributed.searches.state.study_storage import open_storage
 
 METRIC = "balanced_accuracy"
 STARTED = 2  # trials of each slot that belong to the start-up

@@ -26,7 +26,7 @@ if __package__ in (None, ""):
 from scipy.stats import spearmanr
 
 from benchmarks import command
-from distributed.searches.records import SearchLog, SearchRecord, is_finite
+from distributed.searches.state.records import SearchLog, SearchRecord, is_finite
 from model.metrics import names
 
 LOSS = "balanced_nll"

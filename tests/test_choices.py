@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from distributed.config.settings import OPTIMISERS
-from distributed.searches import options, samplers, setup, stoppers
+from distributed.searches import options, setup
+from distributed.searches.choosing import samplers, stoppers
 from model.learning import optimisers
 
 

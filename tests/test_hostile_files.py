@@ -25,9 +25,9 @@ from distributed.raw.images import ImageSpec, prepare_image
 from distributed.raw.table import open_raw_table
 from distributed.runtime.command import one_line
 from distributed.runtime.storage import read_json_object
-from distributed.searches.journal import open_journal
-from distributed.searches.records import SearchLog
 from distributed.searches.setup import read_setup
+from distributed.searches.state.journal import open_journal
+from distributed.searches.state.records import SearchLog
 from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.shards.opened import Shards

@@ -16,7 +16,6 @@ from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.output_folders import SEARCH, check_output
 from distributed.searches.class_rows import count_rows
-from distributed.searches.mirror import Mirror
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.forecast import plan_sentence
@@ -25,15 +24,16 @@ from distributed.searches.pages.searched_model import searched_model
 from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.terminal import print_note, print_table, print_text
 from distributed.searches.pages.verdict import seed_limits, verdict
-from distributed.searches.records import MODEL_FOLDER, SearchLog, SettingValue
 from distributed.searches.resolution import resolution_note
 from distributed.searches.setup import (
     CheckedSearch,
     check_search,
     setup_for,
 )
-from distributed.searches.standings import Standing, Standings
-from distributed.searches.study_storage import with_password
+from distributed.searches.state.mirror import Mirror
+from distributed.searches.state.records import MODEL_FOLDER, SearchLog, SettingValue
+from distributed.searches.state.standings import Standing, Standings
+from distributed.searches.state.study_storage import with_password
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def train_command(out: str, data: str) -> str:
 
 
 def _load_session() -> ModuleType:
-    from distributed.searches import session  # takes seconds, for which a thread has time
+    from distributed.searches.jobs import session  # takes seconds, for which a thread has time
 
     return session
 

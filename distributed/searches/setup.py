@@ -15,11 +15,11 @@ from distributed import config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
 from distributed.runtime.redaction import blank_parameters
-from distributed.searches.baselines import StartingPoints, starting_points
+from distributed.searches.choosing.baselines import StartingPoints, starting_points
+from distributed.searches.choosing.portfolio import learned_jobs, portfolio_jobs
+from distributed.searches.choosing.samplers import check_sampler
+from distributed.searches.choosing.spaces import Space, load_space, setting_names
 from distributed.searches.options import SearchOptions
-from distributed.searches.portfolio import learned_jobs, portfolio_jobs
-from distributed.searches.records import SettingValue
-from distributed.searches.samplers import check_sampler
 from distributed.searches.small import (
     DEMO_OPTIONS,
     DEMO_SETTINGS,
@@ -27,8 +27,8 @@ from distributed.searches.small import (
     QUICK_SEARCH_SETTINGS,
     WAFERS_CORRUPT,
 )
-from distributed.searches.spaces import Space, load_space, setting_names
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.records import SettingValue
+from distributed.searches.state.study_storage import open_storage
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.manifest import read_manifest
 from distributed.training.requirements import check_class, check_training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distributed.searches.records import SettingValue
+from distributed.searches.state.records import SettingValue
 
 # With these a whole search on the built-in wafers takes less than four minutes on two cores.
 DEMO_OPTIONS = {"trials": 16, "replicates": 1, "best": 1}

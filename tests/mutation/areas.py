@@ -41,8 +41,8 @@ AREAS = (
     Area("shards", ("distributed/shards",), ("tests/shards",)),
     Area(
         "records",
-        ("distributed/searches/records.py",),
-        tuple(f"tests/searches/test_{name}.py" for name in ("records", "searcher")),
+        ("distributed/searches/state/records.py",),
+        ("tests/searches/state/test_records.py", "tests/searches/jobs/test_searcher.py"),
     ),
     Area(
         "states",

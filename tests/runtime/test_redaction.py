@@ -17,7 +17,7 @@ from distributed.runtime import storage
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.option_values import check_options
 from distributed.runtime.redaction import has_credentials, redact
-from distributed.searches.study_storage import with_password
+from distributed.searches.state.study_storage import with_password
 from distributed.training.options import FitOptions
 from tests.mistakes import mistake
 

@@ -20,10 +20,9 @@ import pytest
 from distributed import EvaluateOptions, config, evaluate, load, tune
 from distributed.runtime.command import one_line
 from distributed.searches import driver
-from distributed.searches.baselines import starting_points
-from distributed.searches.mirror import Mirror
+from distributed.searches.choosing.baselines import starting_points
+from distributed.searches.choosing.spaces import SPACES
 from distributed.searches.options import SearchOptions
-from distributed.searches.records import SEARCH_METRICS, SearchLog
 from distributed.searches.setup import (
     RecordedOptions,
     Setup,
@@ -32,8 +31,9 @@ from distributed.searches.setup import (
     prepare,
     setup_for,
 )
-from distributed.searches.spaces import SPACES
-from distributed.searches.standings import Standings
+from distributed.searches.state.mirror import Mirror
+from distributed.searches.state.records import SEARCH_METRICS, SearchLog
+from distributed.searches.state.standings import Standings
 from distributed.shards.manifest import read_manifest, write_manifest
 from model.schema import Image, Numeric, Schema, Table
 from tests.conftest import ROOT, flip_bit, run_command

@@ -14,13 +14,13 @@ from pathlib import Path
 from distributed.config import setting_fields
 from distributed.reporting.events import EventWriter, SettingColumn, remove_event_files
 from distributed.reporting.files import write_atomically
-from distributed.searches.records import (
+from distributed.searches.state.records import (
     SEARCH_METRICS,
     SearchRecord,
     SettingValues,
     is_finite,
 )
-from distributed.searches.standings import Standings
+from distributed.searches.state.standings import Standings
 from model.metrics.names import metric
 
 # TensorBoard sorts groups of scalars by name, and this is the first one.

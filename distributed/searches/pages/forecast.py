@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 
-from distributed.searches.records import TRAINED
 from distributed.searches.setup import CheckedSearch
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import TRAINED
+from distributed.searches.state.standings import Standings
 
 MINUTE = 60.0
 

@@ -14,8 +14,8 @@ from distributed.reporting.page import Block, Figure, Text
 from distributed.searches.pages import figures, parallel
 from distributed.searches.pages.trial_study import TRIAL, is_number, varied
 from distributed.searches.pages.verdict import short_title
-from distributed.searches.records import SearchRecord, SettingValue, is_finite
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchRecord, SettingValue, is_finite
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 from model.metrics.names import Metric
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from distributed.searches.pages.forecast import duration, seconds_left
 from distributed.searches.pages.verdict import title
-from distributed.searches.records import SearchRecord
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchRecord
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 
 STAGES = {

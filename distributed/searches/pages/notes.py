@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from distributed import config
 from distributed.searches.class_rows import few_shot_note
-from distributed.searches.records import SettingValues
 from distributed.searches.resolution import resolution_note
 from distributed.searches.setup import CheckedSearch, Setup
+from distributed.searches.state.records import SettingValues
 
 
 @dataclass(frozen=True)

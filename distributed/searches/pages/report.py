@@ -15,8 +15,8 @@ from distributed.searches.pages.searched_model import SearchedModel
 from distributed.searches.pages.spoilt_table import EXAMPLES_NOTE, SpoiltRows
 from distributed.searches.pages.trial_study import TRIAL
 from distributed.searches.pages.verdict import seed_limits, short_title, verdict
-from distributed.searches.records import SearchRecord, SettingValues, is_finite
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchRecord, SettingValues, is_finite
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 
 MONTHS = (

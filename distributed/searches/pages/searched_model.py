@@ -8,8 +8,8 @@ from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.runtime import shell
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.searches.pages.verdict import short_title
-from distributed.searches.records import DESCRIPTION_FILE, MODEL_FOLDER, SearchRecord
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import DESCRIPTION_FILE, MODEL_FOLDER, SearchRecord
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 
 

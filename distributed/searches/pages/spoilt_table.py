@@ -1,6 +1,6 @@
 """How the model and the baselines fare where a modality is spoilt: a table, and two rows in detail.
 
-The numbers were computed by searches/spoilt_rows.py on the test split, after all decisions.
+The numbers were computed by searches/jobs/spoilt_rows.py on the test split, after all decisions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.reporting.verdicts import format_signed
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.searches.pages.verdict import short_title
-from distributed.searches.records import MODEL_FOLDER, SPOILT_FILE
 from distributed.searches.resolution import NORMAL_95
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import MODEL_FOLDER, SPOILT_FILE
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 
 METRIC = "balanced_accuracy"

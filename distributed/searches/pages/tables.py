@@ -12,8 +12,8 @@ from distributed.searches.pages.verdict import (
     summarise_seeds,
     title,
 )
-from distributed.searches.records import TRAINED, SearchRecord, SettingValues, is_finite
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import TRAINED, SearchRecord, SettingValues, is_finite
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 from model.metrics.names import Metric
 

@@ -13,9 +13,9 @@ from distributed.reporting.significance import (
     summarise,
 )
 from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
-from distributed.searches.baselines import ALONE, BOOSTING, STARTING_POINT
-from distributed.searches.records import SearchRecord, is_finite
-from distributed.searches.standings import Standing, Standings
+from distributed.searches.choosing.baselines import ALONE, BOOSTING, STARTING_POINT
+from distributed.searches.state.records import SearchRecord, is_finite
+from distributed.searches.state.standings import Standing, Standings
 from model.metrics import names
 
 TITLES = {

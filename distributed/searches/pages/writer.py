@@ -10,7 +10,6 @@ from distributed import config
 from distributed.reporting.files import write_atomically
 from distributed.reporting.page import write_report
 from distributed.reporting.tables import to_csv
-from distributed.searches.mirror import Mirror
 from distributed.searches.pages.board import SearchBoard
 from distributed.searches.pages.notes import search_notes
 from distributed.searches.pages.report import Ending, report_lead, report_title, sections
@@ -18,9 +17,10 @@ from distributed.searches.pages.searched_model import searched_model
 from distributed.searches.pages.spoilt_table import spoilt_rows
 from distributed.searches.pages.tables import configurations_table
 from distributed.searches.pages.verdict import title
-from distributed.searches.records import SettingValues
 from distributed.searches.setup import CheckedSearch
-from distributed.searches.standings import Standings
+from distributed.searches.state.mirror import Mirror
+from distributed.searches.state.records import SettingValues
+from distributed.searches.state.standings import Standings
 from model.metrics import names
 
 

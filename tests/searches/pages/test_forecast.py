@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from distributed.searches.baselines import StartingPoints
+from distributed.searches.choosing.baselines import StartingPoints
 from distributed.searches.pages.forecast import duration, plan_sentence, seconds_left
-from distributed.searches.records import SearchJob, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 
 def planned(**options: Any) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distributed.reporting.page import Figure, Text
 from distributed.searches.pages import importance
-from distributed.searches.records import SearchJob, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 EPOCHS = 4
 

@@ -11,7 +11,6 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.pages import report
 from distributed.searches.pages.notes import SearchNotes, budget_note
 from distributed.searches.pages.writer import write_tables
-from distributed.searches.records import SearchJob, SearchLog
 from distributed.searches.setup import (
     CheckedSearch,
     Setup,
@@ -21,7 +20,8 @@ from distributed.searches.setup import (
     read_setup,
 )
 from distributed.searches.small import QUICK_SEARCH_SETTINGS
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 FULL = config.flatten(config.Config())
 

@@ -14,8 +14,8 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from distributed import config
 from distributed.searches.pages import tables
 from distributed.searches.pages.board import SearchBoard
-from distributed.searches.records import SearchJob, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 METRIC = "balanced_accuracy"
 

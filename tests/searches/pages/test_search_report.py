@@ -9,9 +9,9 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.notes import SearchNotes, data_name
 from distributed.searches.pages.report import report_lead, report_title
-from distributed.searches.records import SearchJob, SearchLog
 from distributed.searches.setup import Setup, merge_options
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 
 def test_the_title_names_the_data_set_and_the_experiment() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from distributed.searches.baselines import STARTING_POINT
+from distributed.searches.choosing.baselines import STARTING_POINT
 from distributed.searches.pages import tables, verdict
-from distributed.searches.records import SearchJob, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 
 def searched(

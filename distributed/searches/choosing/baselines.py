@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed import config
-from distributed.searches.records import SearchJob, SettingValues
-from distributed.searches.spaces import Space, probe
+from distributed.searches.choosing.spaces import Space, probe
+from distributed.searches.state.records import SearchJob, SettingValues
 from model.schema import Schema
 
 ALONE = " alone"  # ends the labels of the baselines with one modality

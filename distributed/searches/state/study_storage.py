@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.redaction import BLANK, remember
-from distributed.searches.journal import open_journal
+from distributed.searches.state.journal import open_journal
 
 PASSWORD_VARIABLE = "LONGTAIL_STORAGE_PASSWORD"
 

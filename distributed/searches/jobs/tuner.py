@@ -20,9 +20,9 @@ from ray.tune.execution import class_cache
 from distributed.runtime.errors import Failure, full_disk_message
 from distributed.runtime.redaction import is_secret_variable, redact
 from distributed.runtime.signals import StopRequest
-from distributed.searches.baselines import STARTING_POINTS
-from distributed.searches.records import CONFIGURATIONS
-from distributed.searches.searcher import DiskFull, Searcher
+from distributed.searches.choosing.baselines import STARTING_POINTS
+from distributed.searches.jobs.searcher import DiskFull, Searcher
+from distributed.searches.state.records import CONFIGURATIONS
 from distributed.shards.sharing import SplitArraysRef
 
 # Tune writes no files of its own into the experiment, is not strict about names, and is quiet.
@@ -223,7 +223,7 @@ def run_trial(job: dict[str, Any], context: dict[str, Any]) -> None:
 
     context: fields of trial.TrialContext, a class that the driver does not load.
     """
-    from distributed.searches import trial  # the driver, which loads this file, needs no torch
+    from distributed.searches.jobs import trial  # the driver, which loads this file, needs no torch
 
     trial.run(job, trial.TrialContext(**context))
 

@@ -18,7 +18,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distributed.searches.records import CONFIGURATIONS, SearchRecord, is_finite
+from distributed.searches.state.records import CONFIGURATIONS, SearchRecord, is_finite
 from model.metrics import names
 
 EpochResult = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune

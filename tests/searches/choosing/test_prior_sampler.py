@@ -13,16 +13,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from distributed.config import Config, flatten
-from distributed.searches import priors, spaces
-from distributed.searches.prior_sampler import (
+from distributed.searches.choosing import priors, spaces
+from distributed.searches.choosing.prior_sampler import (
     MOST_CHANGES,
     PriorSampler,
     best_trials,
     settings_to_change,
     times_beaten,
 )
-from distributed.searches.recovery import smooth_values
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.recovery import smooth_values
+from distributed.searches.state.study_storage import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 START = flatten(Config())

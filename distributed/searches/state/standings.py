@@ -6,8 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed.searches.baselines import ALONE, STARTING_POINTS
-from distributed.searches.records import SMOOTH_METRIC, TRAINED, SearchLog, SearchRecord, is_finite
+from distributed.searches.choosing.baselines import ALONE, STARTING_POINTS
+from distributed.searches.state.records import (
+    SMOOTH_METRIC,
+    TRAINED,
+    SearchLog,
+    SearchRecord,
+    is_finite,
+)
 from model.metrics import names
 
 # Candidates of the model that the search ends with, for each network that it may have.

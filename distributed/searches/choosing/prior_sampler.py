@@ -20,8 +20,14 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from distributed.searches.priors import DEFAULT_KEEP, PriorTrial, Question, at_random, contains
-from distributed.searches.records import SettingValue, SettingValues, is_finite
+from distributed.searches.choosing.priors import (
+    DEFAULT_KEEP,
+    PriorTrial,
+    Question,
+    at_random,
+    contains,
+)
+from distributed.searches.state.records import SettingValue, SettingValues, is_finite
 
 RANDOM_SHARES = (0.25, 0.05)  # of the trials that are drawn at random: at the beginning, at the end
 BEST_SHARES = (0.5, 0.8)  # of the others, how many are drawn around one of the best trials

@@ -20,17 +20,17 @@ from distributed import config
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import UnreadableData
 from distributed.runtime.signals import Interrupted, StopRequest
-from distributed.searches import tuner
-from distributed.searches.mirror import Mirror
+from distributed.searches.choosing.samplers import Surroundings, open_study
+from distributed.searches.choosing.spaces import ask
+from distributed.searches.choosing.stoppers import STOPPERS, EarlierTrial, recall
+from distributed.searches.jobs import tuner
+from distributed.searches.jobs.planner import Done, Planner, Run, Wait
+from distributed.searches.jobs.searcher import DiskFull, Searcher
 from distributed.searches.pages.board import SearchBoard
-from distributed.searches.planner import Done, Planner, Run, Wait
-from distributed.searches.records import SearchJob, SearchLog, SearchRecord
-from distributed.searches.samplers import Surroundings, open_study
-from distributed.searches.searcher import DiskFull, Searcher
-from distributed.searches.spaces import ask
-from distributed.searches.standings import Standings
-from distributed.searches.stoppers import STOPPERS, EarlierTrial, recall
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.mirror import Mirror
+from distributed.searches.state.records import SearchJob, SearchLog, SearchRecord
+from distributed.searches.state.standings import Standings
+from distributed.searches.state.study_storage import open_storage
 
 DEFAULTS = {"optim.lr": 0.5, "fusion.kind": "confidence", "fusion.temperature": 0.25}
 NAMED = {"defaults": DEFAULTS, "concatenation": {"optim.lr": 0.5, "fusion.kind": "uniform"}}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from distributed.runtime.storage import DamagedFile
-from distributed.searches import records
-from distributed.searches.records import EpochResult, SearchJob, SearchLog, SearchRecord
+from distributed.searches.state import records
+from distributed.searches.state.records import EpochResult, SearchJob, SearchLog, SearchRecord
 from model.metrics.names import METRICS
 
 JOB = SearchJob(name="0000", kind="search", label="defaults", settings={"optim.lr": 0.1}, number=0)

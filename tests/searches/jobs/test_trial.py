@@ -14,9 +14,9 @@ from ray.exceptions import RayTaskError
 
 from distributed import config
 from distributed.runtime.errors import UnreadableData
-from distributed.searches import trial
-from distributed.searches.records import SEARCH_METRICS, SearchJob
-from distributed.searches.searcher import STOPS
+from distributed.searches.jobs import trial
+from distributed.searches.jobs.searcher import STOPS
+from distributed.searches.state.records import SEARCH_METRICS, SearchJob
 from distributed.shards.batches import MemorySource, in_storage_order, open_batches
 from distributed.shards.memory import load_splits
 from distributed.training import priors

@@ -1,12 +1,12 @@
-"""What a search runs beside its trials, from records alone: searches/planner.py, standings.py."""
+"""What a search runs beside its trials, from records alone: its planner and its standings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from distributed.searches.planner import Done, Planner, Run, Wait
-from distributed.searches.records import SearchJob, SearchLog
-from distributed.searches.standings import Standings
+from distributed.searches.jobs.planner import Done, Planner, Run, Wait
+from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.standings import Standings
 
 
 def standings(folder: Path, **options: int) -> Standings:

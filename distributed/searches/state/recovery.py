@@ -10,13 +10,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distributed.runtime.errors import OptionError
-from distributed.searches.records import (
+from distributed.searches.choosing.spaces import Space, answer, probe
+from distributed.searches.state.records import (
     SearchJob,
     SearchRecord,
     SettingValues,
     is_finite,
 )
-from distributed.searches.spaces import Space, answer, probe
 from model.metrics import names
 
 OPTUNA_STATES = {

@@ -19,7 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from distributed.searches.records import SettingValue, SettingValues, is_finite
+from distributed.searches.state.records import SettingValue, SettingValues, is_finite
 
 DEFAULT_WIDTH = 0.2  # share of a setting's range
 DEFAULT_KEEP = 0.7

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from distributed.searches.records import TRAINED, SearchJob, SearchRecord
-from distributed.searches.standings import COMPARED, Standings
+from distributed.searches.state.records import TRAINED, SearchJob, SearchRecord
+from distributed.searches.state.standings import COMPARED, Standings
 
 
 @dataclass(frozen=True)

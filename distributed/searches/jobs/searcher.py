@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from ray.tune.search.searcher import Searcher as RaySearcher
 
 from distributed.runtime.errors import Failure, UnreadableData, full_disk_message
-from distributed.searches.planner import Done, Planner, Run, Step, Wait
-from distributed.searches.records import CONFIGURATIONS, SearchJob, SettingValues, is_finite
-from distributed.searches.recovery import (
+from distributed.searches.choosing.spaces import Space, ask
+from distributed.searches.jobs.planner import Done, Planner, Run, Step, Wait
+from distributed.searches.state.records import CONFIGURATIONS, SearchJob, SettingValues, is_finite
+from distributed.searches.state.recovery import (
     OPTUNA_STATES,
     objectives,
     rebuild_record,
@@ -25,7 +26,6 @@ from distributed.searches.recovery import (
     smooth_values,
     trial_name,
 )
-from distributed.searches.spaces import Space, ask
 from model.metrics import names
 
 

@@ -12,9 +12,9 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from distributed.runtime.errors import OptionError
-from distributed.searches.prior_sampler import PriorSampler
-from distributed.searches.priors import PriorTrial
-from distributed.searches.records import SettingValues
+from distributed.searches.choosing.prior_sampler import PriorSampler
+from distributed.searches.choosing.priors import PriorTrial
+from distributed.searches.state.records import SettingValues
 
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
 

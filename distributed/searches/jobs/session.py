@@ -14,17 +14,18 @@ from distributed.runtime.errors import Failure, UnreadableData
 from distributed.runtime.shell import resume_command
 from distributed.runtime.signals import StopRequest, stop_requests
 from distributed.runtime.storage import remove_folder
-from distributed.searches import stoppers, tuner
-from distributed.searches.mirror import Mirror
+from distributed.searches.choosing import stoppers
+from distributed.searches.choosing.samplers import Surroundings, open_study
+from distributed.searches.choosing.spaces import ask
+from distributed.searches.jobs import tuner
+from distributed.searches.jobs.planner import Planner
+from distributed.searches.jobs.searcher import DiskFull, Searcher
 from distributed.searches.pages.live import SearchView
 from distributed.searches.pages.writer import BackgroundWriter, PageWriter
-from distributed.searches.planner import Planner
-from distributed.searches.samplers import Surroundings, open_study
-from distributed.searches.searcher import DiskFull, Searcher
 from distributed.searches.setup import CheckedSearch
-from distributed.searches.spaces import ask
-from distributed.searches.standings import Standings
-from distributed.searches.study_storage import open_storage
+from distributed.searches.state.mirror import Mirror
+from distributed.searches.state.standings import Standings
+from distributed.searches.state.study_storage import open_storage
 from distributed.shards.sharing import share_splits
 from distributed.training.workers.capacity import TrialSlots
 from model.metrics import names

@@ -13,8 +13,8 @@ import optuna
 
 from distributed.runtime.errors import OptionError
 from distributed.runtime.suggestions import valid_names
-from distributed.searches.priors import Prior, PriorTrial
-from distributed.searches.records import SettingValue, SettingValues
+from distributed.searches.choosing.priors import Prior, PriorTrial
+from distributed.searches.state.records import SettingValue, SettingValues
 from search_spaces import experts, full, fusion, margins, optimisation
 
 OptunaTrial = optuna.Trial | optuna.trial.FixedTrial | PriorTrial

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import stopping
-from distributed.searches.records import SearchJob, SearchLog, SearchRecord
-from distributed.searches.stoppers import EarlierTrial, make_stopper, recall
+from distributed.searches.choosing.stoppers import EarlierTrial, make_stopper, recall
+from distributed.searches.state.records import SearchJob, SearchLog, SearchRecord
 from model.metrics import names
 from model.metrics.scoring import OF_DECISIONS
 

@@ -6,8 +6,8 @@ import optuna
 import pytest
 
 from distributed.config import Config, apply_changes, flatten, setting_fields
-from distributed.searches import spaces
-from distributed.searches.baselines import BASELINES
+from distributed.searches.choosing import spaces
+from distributed.searches.choosing.baselines import BASELINES
 from model.config import WITHOUT_EXPERTS
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -11,7 +11,7 @@ from typing import TypedDict
 from distributed import config
 from distributed.runtime.errors import OptionError
 from distributed.runtime.storage import join, read_file
-from distributed.searches.records import (
+from distributed.searches.state.records import (
     CONFIGURATIONS,
     RECORDS_FILE,
     SMOOTH_METRIC,
@@ -24,7 +24,7 @@ from distributed.searches.records import (
 from model.encoders.choice import choose_encoder
 from model.schema import Schema
 
-SHIPPED = Path(__file__).resolve().parents[2] / "search_spaces" / "portfolio.toml"
+SHIPPED = Path(__file__).resolve().parents[3] / "search_spaces" / "portfolio.toml"
 NONE = "none"
 LEARNED = 3  # configurations of each other search
 KEYS = ("name", "needs", "most_epochs", "set")

@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks import analytic
 from distributed.runtime.storage import append_lines
-from distributed.searches.journal import open_journal
-from distributed.searches.planner import Planner
-from distributed.searches.records import SearchLog
-from distributed.searches.samplers import open_study
-from distributed.searches.searcher import Searcher
-from distributed.searches.standings import Standings
-from distributed.searches.study_storage import open_storage
+from distributed.searches.choosing.samplers import open_study
+from distributed.searches.jobs.planner import Planner
+from distributed.searches.jobs.searcher import Searcher
+from distributed.searches.state.journal import open_journal
+from distributed.searches.state.records import SearchLog
+from distributed.searches.state.standings import Standings
+from distributed.searches.state.study_storage import open_storage
 from tests.conftest import fill
 from tests.mistakes import mistake
 

@@ -20,8 +20,8 @@ from distributed.config import Config
 from distributed.ensembles.building import evaluator_of
 from distributed.raw.rows import ID
 from distributed.runtime.storage import join, write_file
-from distributed.searches.ensembling import open_rows
-from distributed.searches.records import SPOILT_FILE
+from distributed.searches.jobs.ensembling import open_rows
+from distributed.searches.state.records import SPOILT_FILE
 from distributed.shards.batches import BatchSource, MemorySource, StreamSource
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.index import read_index

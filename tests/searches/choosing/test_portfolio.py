@@ -1,4 +1,4 @@
-"""The configurations that a search tries in any case: searches/portfolio.py."""
+"""The configurations that a search tries in any case: searches/choosing/portfolio.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from distributed import config
 from distributed.runtime.errors import OptionError
-from distributed.searches.portfolio import learned_jobs, portfolio_jobs, read_portfolio
-from distributed.searches.records import SearchJob, SearchLog
+from distributed.searches.choosing.portfolio import learned_jobs, portfolio_jobs, read_portfolio
+from distributed.searches.state.records import SearchJob, SearchLog
 from model.schema import Image, Numeric, Schema, Table
 
 TABLE = Table(name="table", numeric=(Numeric(name="age"),))
