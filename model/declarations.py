@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+Declared = Any  # a dataclass field, which takes the place of a value of any type
+
+
 def option(
     default: object,
     meaning: str,
@@ -27,7 +30,7 @@ def option(
     otherwise: object = None,
     repeat: bool = False,
     credentials: bool = False,
-) -> Any:  # a dataclass field takes the place of a value of any type
+) -> Declared:
     """Returns a dataclass field that carries its own help text and its own valid range.
 
     It declares a setting (--set NAME=VALUE) or an option of a command. For options only:
@@ -52,7 +55,7 @@ def option(
     )
 
 
-def required(meaning: str, metavar: str = "") -> Any:  # as in `option`
+def required(meaning: str, metavar: str = "") -> Declared:
     """Returns a dataclass field without a default: an option that must be given."""
     return field(metadata={"help": meaning, "limits": Limits(), "metavar": metavar})
 

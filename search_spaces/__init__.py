@@ -9,7 +9,9 @@ it is. Where the default is known to be good, the width is small and the probabi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
+
+Choice = TypeVar("Choice")
 
 
 class Trial(Protocol):
@@ -25,7 +27,7 @@ class Trial(Protocol):
         log: bool = False,
         width: float | None = None,
         centre: float | None = None,
-    ) -> Any: ...
+    ) -> float: ...
 
     def suggest_int(
         self,
@@ -37,13 +39,13 @@ class Trial(Protocol):
         log: bool = False,
         width: float | None = None,
         centre: int | None = None,
-    ) -> Any: ...
+    ) -> int: ...
 
     def suggest_categorical(
         self,
         name: str,
-        choices: Sequence[Any],
+        choices: Sequence[Choice],
         *,
         keep: float | None = None,
-        centre: Any = None,
-    ) -> Any: ...
+        centre: Choice | None = None,
+    ) -> Choice: ...

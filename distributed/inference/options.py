@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from distributed.config import AGGREGATIONS
 from distributed.shards.layout import SPLITS
-from model.declarations import option, required
+from model.declarations import Declared, option, required
 from model.limits import MAX_SEED
 
 MAX_ROWS_IN_PROCESS = 20_000  # up to here starting Ray would take longer than predicting
@@ -15,7 +14,7 @@ CHECKPOINT_HELP = "a run, or its checkpoint folder; a path or a URI"
 FORMATS = ("parquet", "csv")
 
 
-def prior_option() -> Any:  # a dataclass field, as in `option`
+def prior_option() -> Declared:
     """Returns the option of the class shares, for evaluate, predict, serve and export."""
     return option(
         "",
@@ -27,7 +26,7 @@ def prior_option() -> Any:  # a dataclass field, as in `option`
     )
 
 
-def cost_option() -> Any:
+def cost_option() -> Declared:
     """Returns the option of the costs of decisions, for evaluate, predict and serve."""
     return option(
         "",
@@ -39,7 +38,7 @@ def cost_option() -> Any:
     )
 
 
-def coverage_option(more: str = "") -> Any:
+def coverage_option(more: str = "") -> Declared:
     """Returns the option of prediction sets, for evaluate, predict and serve.
 
     more: what a command does with the sets besides, at the end of the help.
@@ -55,7 +54,7 @@ def coverage_option(more: str = "") -> Any:
     )
 
 
-def abstain_option(rows: str) -> Any:
+def abstain_option(rows: str) -> Declared:
     """Returns the option of rows without a class, for predict and serve.
 
     rows: what a command calls them.
@@ -70,7 +69,7 @@ def abstain_option(rows: str) -> Any:
     )
 
 
-def trust_option() -> Any:
+def trust_option() -> Declared:
     """Returns the option to use unfamiliar modalities, for evaluate, predict, serve and export."""
     return option(
         False, "go by modalities unlike anything in training, too", shown="they count as absent"

@@ -31,7 +31,8 @@ from distributed.searches.setup import (
     setup_for,
 )
 from distributed.searches.state.mirror import Mirror
-from distributed.searches.state.records import MODEL_FOLDER, SearchLog, SettingValue
+from distributed.searches.state.model_files import MODEL_FOLDER
+from distributed.searches.state.records import SearchLog, SettingValue
 from distributed.searches.state.standings import Standing, Standings
 from distributed.searches.state.study_storage import with_password
 

@@ -14,7 +14,7 @@ from distributed.config import Config
 from distributed.ensembles.building import OpenRows, build_model, evaluator_of
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.storage import join, write_file
-from distributed.searches.state.records import DESCRIPTION_FILE
+from distributed.searches.state.model_files import DESCRIPTION_FILE
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed.training.finish import calibrated_metrics

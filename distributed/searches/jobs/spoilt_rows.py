@@ -21,7 +21,15 @@ from distributed.ensembles.building import evaluator_of
 from distributed.raw.rows import ID
 from distributed.runtime.storage import join, write_file
 from distributed.searches.jobs.ensembling import open_rows
-from distributed.searches.state.records import SPOILT_FILE
+from distributed.searches.state.model_files import (
+    SPOILT_FILE,
+    Answer,
+    ExampleRow,
+    Lead,
+    RunScores,
+    SpoiltContent,
+    Voice,
+)
 from distributed.shards.batches import BatchSource, MemorySource, StreamSource
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.index import read_index
@@ -66,7 +74,7 @@ def score_spoilt(test: SpoiltTest) -> dict[str, float]:
     Returns the model's metrics on the spoilt rows.
     """
     shards, corrupt, seed = test.shards, test.corrupt, test.seed
-    found: list[dict[str, object]] = []
+    found: list[RunScores] = []
     answers: dict[str, Answers] = {}
     of_model: dict[str, float] = {}
     for title, folder in test.runs.items():
@@ -86,7 +94,7 @@ def score_spoilt(test: SpoiltTest) -> dict[str, float]:
             for condition, values in metrics.items()
         }
         found.append({"title": title, "scores": chosen})
-    content = {
+    content: SpoiltContent = {
         "corrupt": corrupt,
         "rows": len(next(iter(answers.values())).probabilities_NC),
         "runs": found,
@@ -97,7 +105,7 @@ def score_spoilt(test: SpoiltTest) -> dict[str, float]:
     return of_model
 
 
-def _lead(test: SpoiltTest, answers: Mapping[str, Answers]) -> dict[str, float] | None:
+def _lead(test: SpoiltTest, answers: Mapping[str, Answers]) -> Lead | None:
     """By how much the model's balanced accuracy on the spoilt rows is above plain concatenation's.
 
     error: the standard error of the paired difference. None without plain concatenation.
@@ -120,7 +128,10 @@ def _lead(test: SpoiltTest, answers: Mapping[str, Answers]) -> dict[str, float] 
 
 
 def _config(checkpoint: Checkpoint, corrupt: str, seed: int) -> Config:
-    """The settings under which a checkpoint is scored: without what spoils modalities it lacks."""
+    """The settings under which a checkpoint is scored.
+
+    What spoils modalities that it lacks is left out; what spoils its own data stays.
+    """
     config = checkpoint.config
     terms = [
         term
@@ -129,7 +140,9 @@ def _config(checkpoint: Checkpoint, corrupt: str, seed: int) -> Config:
     ]
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, corrupt=",".join(terms)),
+        data=dataclasses.replace(
+            config.data, corrupt=",".join(filter(None, [config.data.corrupt, *terms]))
+        ),
         optim=dataclasses.replace(config.optim, seed=seed),
     )
 
@@ -144,7 +157,7 @@ def _scores(checkpoint: Checkpoint, config: Config, shards: str) -> Scores:
     return evaluator.score(checkpoint.network.to(evaluator.device), source)
 
 
-def _examples(test: SpoiltTest, answers: Mapping[str, Answers]) -> list[dict[str, object]]:
+def _examples(test: SpoiltTest, answers: Mapping[str, Answers]) -> list[ExampleRow]:
     """A spoilt row and an untouched one that the model decides rightly, in detail.
 
     They are of the rarest classes for which there are any; the spoilt one is rather one that plain
@@ -154,7 +167,7 @@ def _examples(test: SpoiltTest, answers: Mapping[str, Answers]) -> list[dict[str
     schema, config = checkpoint.network.schema, _config(checkpoint, test.corrupt, test.seed)
     source = _source(checkpoint, config, test.shards)
     posterior_NMC = _alone(checkpoint, config, source)
-    spoilt_N = _is_spoilt(test, schema, config)
+    spoilt_N = _is_spoilt(test, checkpoint)
     ours, theirs = answers[MODEL], answers.get(test.plain)
     labels_N = ours.scores.labels_N
     right_N = ours.probabilities_NC.argmax(1) == labels_N
@@ -163,7 +176,7 @@ def _examples(test: SpoiltTest, answers: Mapping[str, Answers]) -> list[dict[str
         fooled_N = theirs.probabilities_NC.argmax(1) != labels_N
     rarity_N = -checkpoint.network.counts_C.cpu()[labels_N.clamp_min(0)]
     sure_N = ours.probabilities_NC.amax(1)
-    found: list[dict[str, object]] = []
+    found: list[ExampleRow] = []
     for wanted_N in (spoilt_N & right_N, ~spoilt_N & right_N):
         if not wanted_N.any():
             continue
@@ -190,14 +203,16 @@ def _alone(checkpoint: Checkpoint, config: Config, source: BatchSource) -> Tenso
     return torch.cat([modality_posteriors(outputs)[0] for _, outputs in pairs])
 
 
-def _is_spoilt(test: SpoiltTest, schema: Schema, config: Config) -> Tensor:
-    """Which rows have a spoilt modality: those whose content differs from the shards'."""
-    untouched = dataclasses.replace(config, data=dataclasses.replace(config.data, corrupt=""))
-    names = {term.modality for term in parse_corruption(config.data.corrupt, schema)}
+def _is_spoilt(test: SpoiltTest, checkpoint: Checkpoint) -> Tensor:
+    """Which rows have a spoilt modality: those whose content the corruption changes."""
+    untouched, spoilt = (_config(checkpoint, corrupt, test.seed) for corrupt in ("", test.corrupt))
+    names = {
+        term.modality for term in parse_corruption(spoilt.data.corrupt, checkpoint.network.schema)
+    }
     changed: list[Tensor] = []
     pairs = zip(
         open_rows(test.shards, "test")(untouched).batches(0),
-        open_rows(test.shards, "test")(config).batches(0),
+        open_rows(test.shards, "test")(spoilt).batches(0),
         strict=True,
     )
     for before, after in pairs:
@@ -218,9 +233,7 @@ def _row_id(source: BatchSource, shards: str, place: int) -> str:
     return str(read_columns(read_index(shards, "test"), rows, [ID])[ID][0].as_py())
 
 
-def _voices(
-    schema: Schema, posterior_MC: Tensor, scores: Scores, place: int
-) -> list[dict[str, object]]:
+def _voices(schema: Schema, posterior_MC: Tensor, scores: Scores, place: int) -> list[Voice]:
     """What each modality of a row says alone, and how much the answer goes by it."""
     return [
         {
@@ -233,6 +246,6 @@ def _voices(
     ]
 
 
-def _top(schema: Schema, probabilities_C: Tensor) -> dict[str, object]:
+def _top(schema: Schema, probabilities_C: Tensor) -> Answer:
     best = int(probabilities_C.argmax())
     return {"says": schema.classes[best], "probability": float(probabilities_C[best])}

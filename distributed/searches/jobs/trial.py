@@ -14,7 +14,7 @@ from ray import tune
 from distributed.ensembles import boosting
 from distributed.runtime.errors import full_disk_message, unreadable_data
 from distributed.searches.jobs import ensembling, spoilt_rows
-from distributed.searches.state.records import MODEL_FOLDER
+from distributed.searches.state.model_files import MODEL_FOLDER
 from distributed.shards.manifest import read_manifest
 from distributed.shards.sharing import SplitArraysRef
 from distributed.training.checkpoint import save_checkpoint

@@ -8,7 +8,8 @@ from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.runtime import shell
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.searches.pages.verdict import short_title
-from distributed.searches.state.records import DESCRIPTION_FILE, MODEL_FOLDER, SearchRecord
+from distributed.searches.state.model_files import DESCRIPTION_FILE, MODEL_FOLDER
+from distributed.searches.state.records import SearchRecord
 from distributed.searches.state.standings import Standings
 from model.metrics import names
 

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from distributed.reporting.tables import CellContent, ReportTable, TableCell
 from distributed.reporting.verdicts import format_signed
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.searches.pages.verdict import short_title
 from distributed.searches.resolution import NORMAL_95
-from distributed.searches.state.records import MODEL_FOLDER, SPOILT_FILE
+from distributed.searches.state.model_files import (
+    MODEL_FOLDER,
+    SPOILT_FILE,
+    Answer,
+    ExampleRow,
+    SpoiltContent,
+    Voice,
+)
 from distributed.searches.state.standings import Standings
 from model.metrics import names
 
@@ -39,7 +46,7 @@ class Example:
     content: as spoilt.json has it. state: what was done to the row, in words.
     """
 
-    content: Mapping[str, Any]
+    content: ExampleRow
     state: str
 
     def caption(self) -> str:
@@ -90,7 +97,7 @@ class SpoiltRows:
     best settings. plain: name of the run of plain concatenation, if there is one.
     """
 
-    content: Mapping[str, Any]
+    content: SpoiltContent
     titles: Mapping[str, str]
     winner: str
     plain: str
@@ -189,13 +196,13 @@ class SpoiltRows:
         return f"{text} (best settings, first run)" if run == self.winner else text
 
 
-def _voice(voice: Mapping[str, Any]) -> str:
+def _voice(voice: Voice) -> str:
     if not voice["present"]:
         return f"the {voice['name']} is missing"
     return f"the {voice['name']} says {_said(voice)}, trusted {100 * voice['weight']:.0f} %"
 
 
-def _said(answer: Mapping[str, Any]) -> str:
+def _said(answer: Answer) -> str:
     return f"{answer['says']} ({100 * answer['probability']:.0f} %)"
 
 
@@ -209,7 +216,7 @@ def spoilt_rows(standings: Standings, out: str) -> SpoiltRows | None:
     if not ended:
         return None
     try:
-        content = read_json_object(join(out, MODEL_FOLDER, SPOILT_FILE))
+        content = cast(SpoiltContent, read_json_object(join(out, MODEL_FOLDER, SPOILT_FILE)))
     except (FileNotFoundError, DamagedFile):
         return None
     winner = standings.winner()

@@ -19,10 +19,7 @@ from model.metrics.names import METRICS
 SEARCH_METRICS = (*METRICS, "train_seconds")
 RECORDS_FILE = "records.jsonl"
 SMOOTH_METRIC = "balanced_nll"  # by which runs are compared where few rows make noise of others
-MODEL_FOLDER = "model"  # of an experiment, with the model that the search ends with
-SPOILT_FILE = "spoilt.json"  # in that folder: scores on test rows with a spoilt modality
-DESCRIPTION_FILE = "ensemble.json"  # in that folder: what the model is made of
-LINE_START = b'{"job": '  # of each line of that file
+LINE_START = b'{"job": '  # of each line of records.jsonl
 
 # Kinds of jobs that try a configuration, and all that train.
 CONFIGURATIONS = ("search", "named", "portfolio")
