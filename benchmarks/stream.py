@@ -49,7 +49,7 @@ def main() -> None:
         "--engine",
         choices=("threads", "ray"),
         default="threads",
-        help="what decodes: threads here, or Ray Data tasks",
+        help="what reads: threads of this process, or Ray Data; threads of this process decode",
     )
     command.run(parser, measure)
 
@@ -88,6 +88,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     start = time.perf_counter()
     next(iter(ours.batches(99)))
     first_batch = time.perf_counter() - start
+    ray.shutdown()  # before its folder is removed
     ratios = [a / b for a, b in zip(rates["ours"], rates["loader"])]
     in_process_ratios = [a / b for a, b in zip(rates["ours"], rates["loader_in_process"])]
     result: dict[str, object] = {

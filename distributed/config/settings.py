@@ -44,8 +44,8 @@ class DataConfig:
     )
     engine: str = option(
         "auto",
-        "stream: what decodes: threads of the worker, or Ray Data tasks on CPUs without a worker;"
-        " auto: ray for 1 GiB or more where CPUs are idle",
+        "stream: what reads: the worker itself, or Ray Data; threads of the worker decode, or Ray"
+        " Data tasks where those are too slow and CPUs are idle; auto: ray where Ray runs",
         choices=STREAM_ENGINES,
     )
     sampler: str = option("instance", "how training rows are drawn", choices=SAMPLERS)

@@ -45,7 +45,7 @@ from distributed.inference.weighing import (
 )
 from distributed.runtime.option_values import check_option
 from distributed.runtime.storage import DamagedFile
-from distributed.shards.parallel import decoding_threads
+from distributed.shards.prefetching import decoding_threads
 from distributed.training.checkpoint import Checkpoint, load_checkpoint
 from distributed.training.results import read_metrics
 from model.metrics.names import metric

@@ -24,7 +24,7 @@ from distributed.inference.weighing import FixedAggregation
 from distributed.ingestion.summary import count_reasons
 from distributed.raw.rows import REASON
 from distributed.shards.batches import arrays_to_batch
-from distributed.shards.parallel import prefetch
+from distributed.shards.prefetching import prefetch
 from distributed.training import priors
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.optimisation.precision import autocast

@@ -43,12 +43,18 @@ def decoded_row_bytes(schema: Schema) -> int:
     return pixels + 4 * cells + len(schema.modalities) + 8
 
 
-def empty_arrays(schema: Schema, rows: int) -> Arrays:
-    """Returns arrays for so many rows, not filled."""
-    arrays: Arrays = {
-        f"images/{m.name}": np.empty((rows, m.channels, m.height, m.width), np.uint8)
-        for m in schema.images
-    }
+def empty_arrays(schema: Schema, rows: int, *, channels_last: bool = False) -> Arrays:
+    """Returns arrays for so many rows, not filled.
+
+    channels_last: the colours of a pixel lie side by side in memory, as decoders write them.
+    """
+    arrays: Arrays = {}
+    for m in schema.images:
+        if channels_last:
+            pixels_BHWC = np.empty((rows, m.height, m.width, m.channels), np.uint8)
+            arrays[f"images/{m.name}"] = pixels_BHWC.transpose(0, 3, 1, 2)
+        else:
+            arrays[f"images/{m.name}"] = np.empty((rows, m.channels, m.height, m.width), np.uint8)
     for table in schema.tables:
         arrays[f"numbers/{table.name}"] = np.empty((rows, len(table.numeric)), np.float32)
         arrays[f"categories/{table.name}"] = np.empty((rows, len(table.categorical)), np.int32)
@@ -127,7 +133,7 @@ def decode_columns(
     Without a label column the labels and ranks are -1. out: arrays to write into.
     """
     rows = len(next(iter(columns.values())))
-    arrays = empty_arrays(schema, rows) if out is None else out
+    arrays = empty_arrays(schema, rows, channels_last=True) if out is None else out
     present_BM = arrays["present"]
     for i, image in enumerate(schema.images):
         encoded_B = columns[f"image.{image.name}"]

@@ -1,59 +1,21 @@
-"""Decodes the batches of a split in parallel, ahead of their use.
+"""Reads and decodes the batches of a split in parallel, ahead of their use.
 
-Ray Data decodes where the cluster has CPUs to spare, else threads of this process do (Pillow and
+Ray Data reads where Ray runs, else this process does; threads of this process decode (Pillow and
 Arrow work outside the interpreter lock). Which of the two it is never changes the result.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from distributed.shards.decode import (
-    Arrays,
-    decoded_row_bytes,
-)
-from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window, idle_cpus
+from distributed.shards.decode import Arrays
+from distributed.shards.prefetching import decoding_threads, prefetch
+from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window, ray_is_running
 
-Item = TypeVar("Item")
-BatchResult = TypeVar("BatchResult")
-
-# Ray Data takes seconds to start its processes and 0.4 s per epoch; from so many decoded bytes on
-# that is soon regained.
-MIN_RAY_BYTES = 1 << 30
-
-
-def prefetch(
-    pool: ThreadPoolExecutor, work: Callable[[Item], BatchResult], items: Iterable[Item], depth: int
-) -> Iterator[BatchResult]:
-    """Yields work(item) in order; up to `depth` further items are in work meanwhile."""
-    waiting: deque[Future[BatchResult]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def decoding_threads(world: int = 1) -> int:
-    """Returns how many threads decode for one of `world` workers on this machine.
-
-    They are few, because what Pillow does under the interpreter lock limits more of them.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 2
-    return max(2, min(4, cores // world))
+# A worker has read so many windows itself before Ray Data has begun.
+MIN_RAY_WINDOWS = 3
 
 
 def read_batches(
@@ -61,16 +23,13 @@ def read_batches(
 ) -> Iterator[Arrays]:
     """Returns the batches of all windows, in order.
 
-    engine: ray, threads, or auto, which is Ray Data where there is much to decode and the
-    cluster has more idle CPUs than the threads would use.
+    engine: ray, threads, or auto, which is Ray Data where Ray runs and there is enough to read.
     """
     windows = [window for window in windows if len(window.rows)]
     if not windows:
         return iter(())
     if engine == "auto":
-        rows = sum(len(window.rows) for window in windows)
-        much = decoded_row_bytes(reader.schema) * rows > MIN_RAY_BYTES
-        engine = "ray" if much and idle_cpus(world) > decoding_threads(world) else "threads"
+        engine = "ray" if ray_is_running() and len(windows) >= MIN_RAY_WINDOWS else "threads"
     if engine == "threads":
         return read_in_threads(reader, windows, world)
     # Imported here because a model that is loaded for prediction alone needs no Ray.
@@ -80,7 +39,7 @@ def read_batches(
 
 
 def read_in_threads(reader: ShardReader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
-    """Yields batches that threads of this process decode."""
+    """Yields batches that threads of this process read and decode."""
     pool = ThreadPoolExecutor(decoding_threads(world) + 1, thread_name_prefix="decode")
     # Windows are read one after another, so that each can use the row groups that the last one
     # kept.

@@ -33,6 +33,7 @@ class ShardReader:
     """Turns row positions into decoded arrays of the schema's modalities.
 
     recent: row groups of the last window, in which the next one often begins.
+    tasks_decode: whether Ray Data tasks decode for this process, which waited for its own threads.
     """
 
     index: SplitIndex
@@ -40,6 +41,7 @@ class ShardReader:
     corruption: str = ""
     seed: int = 0
     recent: dict[int, pa.Table] = field(default_factory=dict)
+    tasks_decode: bool = False
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "recent": {}}
@@ -49,6 +51,13 @@ class ShardReader:
 
         A row group is read once and kept for the next call.
         """
+        table, places_B = self.locate(rows_B)
+        columns = {name: values[places_B] for name, values in numpy_columns(table).items()}
+        index = self.index
+        return {**columns, "label": index.labels_R[rows_B], "rank": index.ranks_R[rows_B]}
+
+    def locate(self, rows_B: IntArray) -> tuple[pa.Table, IntArray]:
+        """Returns the row groups that hold these rows as one table, and the rows' places in it."""
         index = self.index
         row_groups = np.unique(index.row_groups(rows_B))
         self.recent = self._read_row_groups(row_groups)
@@ -56,9 +65,7 @@ class ShardReader:
         group_rows = np.diff(index.starts_U)[row_groups]
         offsets = np.concatenate(([0], np.cumsum(group_rows)[:-1]))
         group_B = np.searchsorted(row_groups, index.row_groups(rows_B))
-        local_B = rows_B - index.starts_U[row_groups][group_B] + offsets[group_B]
-        columns = {name: values[local_B] for name, values in numpy_columns(table).items()}
-        return {**columns, "label": index.labels_R[rows_B], "rank": index.ranks_R[rows_B]}
+        return table, rows_B - index.starts_U[row_groups][group_B] + offsets[group_B]
 
     def _read_row_groups(self, row_groups: IntArray) -> dict[int, pa.Table]:
         """Returns the tables of these row groups, those of the last window from memory."""
@@ -107,9 +114,14 @@ class Window:
             yield {name: values[low:high] for name, values in columns.items()}
 
 
+def ray_is_running() -> bool:
+    """Whether this process uses a Ray. It never loads Ray to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def idle_cpus(world: int = 1) -> int:
     """Returns the cluster's unclaimed CPUs for each of `world` workers; 0 without Ray."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if not ray_is_running():
         return 0
-    return int(ray.available_resources().get("CPU", 0)) // world
+    return int(sys.modules["ray"].available_resources().get("CPU", 0)) // world

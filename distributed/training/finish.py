@@ -113,7 +113,7 @@ def calibrated_metrics(
 
     They are those at the prior of the training loss, and some at the priors that have a name.
     """
-    probabilities_NC = fitted.scale(scores.logits_NEC).mean(1).softmax(-1)
+    probabilities_NC = fitted.mix(scores.logits_NEC).softmax(-1)
     decisions_N = fitted.decide(probabilities_NC)
     metrics = compute_run_metrics(scores, network, probabilities_NC, decisions_N)
     metrics |= operating_metrics(scores.logits_NEC, scores.labels_N, network, config, fitted)

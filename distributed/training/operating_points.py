@@ -32,7 +32,7 @@ def operating_probabilities(
 ) -> dict[str, Tensor]:
     """Returns the probabilities [N, C] of the experts' mean at every prior that has a name."""
     trained_C = mixture_prior(expert_class_priors(network, config))
-    logits_NC = fitted.scale(logits_NEC).mean(1)
+    logits_NC = fitted.mix(logits_NEC)
     return {
         name: move_prior(logits_NC, trained_C.to(logits_NC), shares_C.to(logits_NC)).softmax(-1)
         for name, shares_C in prior_shares(network).items()

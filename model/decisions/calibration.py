@@ -25,6 +25,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from model.decisions.labelled_logits import CELLS_AT_A_TIME, LabelledLogits, find_root
 from model.decisions.offsets import MIN_FITTED_ROWS, fit_offsets
 
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -66,6 +67,16 @@ class Calibration:
         These are the logits that decisions/aggregation.py takes.
         """
         return self.scale_experts(logits_NEC) / self.temperature.to(logits_NEC.device)
+
+    def mix(self, logits_NEC: Tensor) -> Tensor:
+        """Returns the calibrated mixture's logits with equal weights, [N, C].
+
+        A few rows at a time: with thousands of classes a copy of all logits takes gigabytes.
+        """
+        size = max(1, CELLS_AT_A_TIME // logits_NEC[0].numel()) if len(logits_NEC) else 1
+        return torch.cat(
+            [self.scale(rows_nEC).mean(1) for rows_nEC in torch.split(logits_NEC, size)]
+        )
 
     def decide(self, probabilities_NC: Tensor, cost_CC: Tensor | None = None) -> Tensor:
         """Returns the decided classes, [N]; see the function `decide`."""
@@ -133,39 +144,40 @@ def fit_temperature(
     The reason is empty for a temperature that was fitted. prior_C: the class prior that the logits
     stand for, uniform unless given.
     """
-    usable_N = (labels_N >= 0) & torch.isfinite(logits_NC).all(1)
-    logits_NC, labels_N = logits_NC[usable_N].double(), labels_N[usable_N]
-    if len(labels_N) < MIN_FITTED_ROWS:
-        return (
-            1.0,
-            f"temperature is 1: {len(labels_N)} usable validation rows, "
-            f"{MIN_FITTED_ROWS} are needed",
-        )
-    if len(torch.unique(labels_N)) < 2:
-        return 1.0, "temperature is 1: the validation rows are all of one class"
     classes = logits_NC.shape[1]
     if prior_C is None:
         prior_C = torch.full((classes,), 1 / classes, device=logits_NC.device)
-    weights_N = row_weights(labels_N, prior_C)
-    effective_rows = 1 / float(weights_N.square().sum())
-    true_N = logits_NC.gather(1, labels_N[:, None])[:, 0]
+    return _fit_temperature(LabelledLogits(lambda rows: logits_NC[rows], labels_N), prior_C)
 
-    def slope(log_t: float) -> float:
-        """Returns the derivative by log T of the weighted NLL plus -log of the prior of log T."""
-        expected_N = ((logits_NC / math.exp(log_t)).softmax(1) * logits_NC).sum(1)
-        nll_slope = float((weights_N * (true_N - expected_N)).sum()) / math.exp(log_t)
-        return nll_slope + log_t / LOG_TEMPERATURE_STD**2 / effective_rows
 
-    # The NLL is convex in 1 / T, so bisection finds the minimum, and a limit is the best value only
-    # where the slope keeps its sign over the whole range.
-    low, high = math.log(TEMPERATURE_RANGE[0]), math.log(TEMPERATURE_RANGE[1])
-    if slope(low) >= 0 or slope(high) <= 0:
-        limit = TEMPERATURE_RANGE[0] if slope(low) >= 0 else TEMPERATURE_RANGE[1]
-        return limit, f"temperature is at its limit {limit}"
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return math.exp((low + high) / 2), ""
+def _fit_temperature(rows: LabelledLogits, prior_C: Tensor) -> tuple[float, str]:
+    """Returns what fit_temperature does."""
+    labels_N, usable_N = rows.labels_N, rows.usable_rows(len(prior_C))
+    usable_labels = labels_N[usable_N]
+    if len(usable_labels) < MIN_FITTED_ROWS:
+        return (
+            1.0,
+            f"temperature is 1: {len(usable_labels)} usable validation rows, "
+            f"{MIN_FITTED_ROWS} are needed",
+        )
+    if len(torch.unique(usable_labels)) < 2:
+        return 1.0, "temperature is 1: the validation rows are all of one class"
+    weights_N = torch.zeros(len(labels_N), dtype=torch.float64, device=labels_N.device)
+    weights_N[usable_N] = row_weights(usable_labels, prior_C)
+    prior_slope = float(weights_N.square().sum()) / LOG_TEMPERATURE_STD**2
+
+    def slopes(log_t: float, dtype: torch.dtype) -> tuple[float, float]:
+        """Returns two derivatives by log T of the weighted NLL plus -log of the prior of log T."""
+        first, second = rows.nll_slopes(weights_N, len(prior_C), log_t, dtype)
+        return first + prior_slope * log_t, second + prior_slope
+
+    is_large = len(labels_N) * len(prior_C) > CELLS_AT_A_TIME
+    low, high = TEMPERATURE_RANGE
+    log_t = find_root(slopes, (math.log(low), math.log(high)), is_large)
+    for limit in TEMPERATURE_RANGE:
+        if log_t == math.log(limit):
+            return limit, f"temperature is at its limit {limit}"
+    return math.exp(log_t), ""
 
 
 def fit_biases(logits_NC: Tensor, labels_N: Tensor, prior_C: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,13 +229,13 @@ def fit_calibration(
         fitted.temperatures_E[e], reason = fit_temperature(logits_NEC[:, e], labels_N, priors_EC[e])
         if reason:
             reasons.append(f"expert {e}: {reason}")
-    mixture_NC = fitted.scale_experts(logits_NEC).mean(1)
-    temperature, reason = fit_temperature(mixture_NC, labels_N, mixture_prior(priors_EC))
+    mixture = LabelledLogits(lambda rows: fitted.scale_experts(logits_NEC[rows]).mean(1), labels_N)
+    temperature, reason = _fit_temperature(mixture, mixture_prior(priors_EC))
     fitted.temperature = torch.tensor(temperature)
     if reason:
         reasons.append(f"mixture: {reason}")
     if metric != "none":
-        probabilities_NC = (mixture_NC / temperature).softmax(1)
+        probabilities_NC = (fitted.scale_experts(logits_NEC).mean(1) / temperature).softmax(1)
         fitted.offsets_C, reason = fit_offsets(probabilities_NC, labels_N, metric)
         if reason:
             reasons.append(reason)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import warnings
 
-import rtdl_num_embeddings as rtdl
 import torch
 from torch import Tensor, nn
 
 from model.config import TableConfig
+from model.encoders.rtdl import rtdl
 from model.encoders.standardise import Standardise
 from model.schema import MAX_DEVIATIONS, Numeric, Table
 

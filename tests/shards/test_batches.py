@@ -6,12 +6,15 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import threading
+import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -34,6 +37,7 @@ from distributed.shards.decode import ColumnArray, decode_columns, numpy_columns
 from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest, write_manifest
 from distributed.shards.memory import decide_cache, load_arrays
+from distributed.shards.ray_rows import RowFeed
 from model.batch import Batch
 from model.schema import Schema
 from tests.model import samples
@@ -338,33 +342,93 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
     ]
     for schema in (whole.keep(("photo", "table")), sites_only):
         reads = reader.ShardReader(index, schema, f"{schema.modalities[0]}=shuffle")
+        in_tasks = dataclasses.replace(reads, tasks_decode=True)
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "error", UserWarning
             )  # torch warns of memory that it must not write to
-            pairs = [
-                [arrays_to_batch(arrays, schema) for arrays in both]
-                for both in zip(
+            ways = [
+                [arrays_to_batch(arrays, schema) for arrays in batches]
+                for batches in (
                     parallel.read_in_threads(reads, windows),
                     ray_reader.read_in_ray(reads, windows),
-                    strict=True,
+                    ray_reader.read_in_ray(in_tasks, windows),
                 )
             ]
-        assert len(pairs) == 19
-        assert all(same(a, b) for a, b in pairs)
+        assert [len(batches) for batches in ways] == [19, 19, 19]
+        assert all(same(a, b) and same(a, c) for a, b, c in zip(*ways))
 
 
-def test_ray_data_decodes_where_there_is_much_to_do_and_more_idle_cpus_than_threads(
+def test_rows_of_ray_data_are_those_that_this_process_reads(shards: str, ray_local: None) -> None:
+    index = read_index(shards, "train")
+    reads = reader.ShardReader(index, read_manifest(shards).schema)
+    order = np.random.default_rng(1).permutation(index.rows)
+    windows = [reader.Window(w, (50, len(w))) for w in np.split(order, range(100, len(order), 100))]
+    blocks = list(ray_reader.encoded_rows(reads, windows[1:], 1))
+    # Ray Data has begun only when this process has read four windows itself.
+    begin = threading.Event()
+
+    def late() -> Iterator[pa.Table]:
+        begin.wait()
+        yield from blocks
+
+    feed = RowFeed(reads, windows, late)
+    for number, window in enumerate(windows):
+        if number == 4:
+            begin.set()
+            while feed.waiting_blocks() == 0:
+                time.sleep(0.01)
+        expected = list(window.batches(reads.columns(window.rows)))
+        read = list(feed.read_window(number))
+        assert [len(columns["label"]) for columns in read] == [50, len(window.rows) - 50]
+        for given, wanted in zip(read, expected, strict=True):
+            assert {*given} == {*wanted}
+            for name, values in wanted.items():
+                np.testing.assert_array_equal(given[name], values, err_msg=name)
+
+
+def test_an_error_of_ray_data_is_raised_where_its_rows_are_needed(shards: str) -> None:
+    def broken() -> Iterator[pa.Table]:
+        raise ValueError("cannot read")
+        yield
+
+    reads = reader.ShardReader(read_index(shards, "train"), read_manifest(shards).schema)
+    windows = [reader.Window(np.arange(n, n + 8), (8,)) for n in range(0, 24, 8)]
+    feed = RowFeed(reads, windows, broken)
+    while feed.waiting_blocks() == 0:
+        time.sleep(0.01)
+    assert [len(columns["label"]) for columns in feed.read_window(0)] == [8]
+    with pytest.raises(ValueError, match="cannot read"):
+        feed.read_window(1)
+
+
+@pytest.mark.parametrize(
+    ("waited", "idle", "tasks"), [(0.9, 9, True), (0.9, 2, False), (0.1, 9, False)]
+)
+def test_tasks_decode_where_the_first_batches_came_late_and_cpus_are_idle(
+    waited: float, idle: int, tasks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_reader, "idle_cpus", lambda world: idle)
+    monkeypatch.setattr(ray_reader, "decoding_threads", lambda world: 2)
+    pace = ray_reader.Pace(world=1)
+    for batch in range(ray_reader.MEASURED_BATCHES):
+        assert not pace.asks_for_tasks()
+        # The first batches wait for the start of everything.
+        pace.add(5.0 if batch < reader.READY_BATCHES else waited, 5.0 if batch < 2 else 1.0)
+    assert pace.asks_for_tasks() == tasks
+    assert not pace.asks_for_tasks()  # it is decided once
+
+
+def test_ray_data_reads_where_ray_runs_and_there_are_several_windows(
     shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = reader.ShardReader(read_index(shards, "train"), read_manifest(shards).schema)
-    windows = [reader.Window(np.arange(64), (64,))]
+    window = reader.Window(np.arange(64), (64,))
     monkeypatch.setattr(ray_reader, "read_in_ray", lambda *_: "ray")
     monkeypatch.setattr(parallel, "read_in_threads", lambda *_: "threads")
-    for worthwhile, idle, engine in ((0, 99, "ray"), (0, 2, "threads"), (1 << 30, 99, "threads")):
-        monkeypatch.setattr(parallel, "MIN_RAY_BYTES", worthwhile)
-        monkeypatch.setattr(parallel, "idle_cpus", lambda world, idle=idle: idle)
-        assert parallel.read_batches(reads, windows) == engine
+    for running, windows, engine in ((True, 3, "ray"), (True, 2, "threads"), (False, 9, "threads")):
+        monkeypatch.setattr(parallel, "ray_is_running", lambda running=running: running)
+        assert parallel.read_batches(reads, [window] * windows) == engine
     assert list(parallel.read_batches(reads, [])) == []
 
 
@@ -486,7 +550,6 @@ def test_two_workers_stream_through_ray_data_at_once(shards: str, ray_local: Non
 
     @ray.remote(num_cpus=0)
     def worker(rank: int) -> list[list[tuple[int, int]]]:
-        parallel.MIN_RAY_BYTES, parallel.decoding_threads = 0, lambda world: 0
         return [keys(b) for b in epoch(source(shards, "stream", rank=rank, world=2))]
 
     shares = ray.get([worker.remote(r) for r in range(2)], timeout=200)

@@ -18,7 +18,7 @@ import ray
 import torch
 
 from distributed.config import Config, apply_changes
-from distributed.shards import batches, memory, parallel, reader, sharing
+from distributed.shards import batches, memory, parallel, prefetching, reader, sharing
 from distributed.shards.batches import (
     FrozenViews,
     MemorySource,
@@ -236,12 +236,12 @@ def test_few_threads_decode(
     cores: int, world: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    assert parallel.decoding_threads(world) == threads
+    assert prefetching.decoding_threads(world) == threads
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert parallel.decoding_threads(world) == threads
+    assert prefetching.decoding_threads(world) == threads
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert parallel.decoding_threads() == 2
+    assert prefetching.decoding_threads() == 2
 
 
 def test_work_is_ahead_by_the_depth_and_comes_in_order() -> None:
@@ -253,7 +253,7 @@ def test_work_is_ahead_by_the_depth_and_comes_in_order() -> None:
             yield number
 
     with ThreadPoolExecutor(2) as pool:
-        results = parallel.prefetch(pool, lambda number: number * 10, items(), 2)
+        results = prefetching.prefetch(pool, lambda number: number * 10, items(), 2)
         assert next(results) == 0
         assert begun == [0, 1, 2]
         assert next(results) == 10
@@ -273,7 +273,7 @@ def test_work_that_nobody_waits_for_is_cancelled() -> None:
         return number
 
     with ThreadPoolExecutor(1) as pool:
-        results = parallel.prefetch(pool, work, range(5), 3)
+        results = prefetching.prefetch(pool, work, range(5), 3)
         assert next(results) == 0
         assert started.wait(10)
         results.close()  # type: ignore[attr-defined]  # a generator
@@ -290,12 +290,6 @@ def test_empty_windows_are_passed_over_and_the_engine_can_be_chosen(
     assert [len(arrays["labels"]) for arrays in decoded] == [1, 3]
     monkeypatch.setattr("distributed.shards.ray_reader.read_in_ray", lambda *given: given)
     assert parallel.read_batches(rows, [nothing, some], 3, "ray") == (rows, [some], 3)
-    row = parallel.decoded_row_bytes(rows.schema)
-    monkeypatch.setattr(parallel, "decoding_threads", lambda world: 2)
-    for least, idle, in_ray in ((4 * row - 1, 3, True), (4 * row, 3, False), (0, 2, False)):
-        monkeypatch.setattr(parallel, "MIN_RAY_BYTES", least)
-        monkeypatch.setattr(parallel, "idle_cpus", lambda world, idle=idle: idle)
-        assert isinstance(parallel.read_batches(rows, [some], 1), tuple) == in_ray
 
 
 @pytest.mark.parametrize(("spoilt", "intact"), [(0, 4), (1, 3)])

@@ -15,7 +15,7 @@ from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
 from distributed.runtime.storage import filesystem, join, naming_full_disk
-from distributed.shards.parallel import decoding_threads
+from distributed.shards.prefetching import decoding_threads
 from distributed.training.checkpoint import Checkpoint
 
 PARTS = "predictions"  # folder of the part files below the output folder

@@ -1,0 +1,27 @@
+"""The number embeddings of rtdl_num_embeddings, loaded without scikit-learn.
+
+The package loads scikit-learn where there is one, which takes nearly as long as torch, for a
+function that this code never calls (compute_bins, bins by decision trees).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+SCIKIT_LEARN = "sklearn.tree"
+
+
+def _load() -> ModuleType:
+    """Returns the package, loaded while Python takes scikit-learn for missing."""
+    if SCIKIT_LEARN in sys.modules:
+        return importlib.import_module("rtdl_num_embeddings")
+    sys.modules[SCIKIT_LEARN] = None  # type: ignore[assignment]  # Python's mark of a missing module
+    try:
+        return importlib.import_module("rtdl_num_embeddings")
+    finally:
+        del sys.modules[SCIKIT_LEARN]
+
+
+rtdl = _load()
