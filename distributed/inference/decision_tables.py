@@ -143,7 +143,8 @@ def leaderboard_text(board: Leaderboard) -> str:
                 standing.verdict(compared.lower_is_better),
                 *(metric(name).value(standing.metrics.get(name)) for name in others),
                 metric("train_seconds").value(run.train_seconds),
-                f"{run.cpu_seconds:.1f}",
+                "-" if run.train_cpu_seconds is None else f"{run.train_cpu_seconds:.0f}",
+                f"{run.scoring_cpu_seconds:.1f}",
                 f"{run.size / 1e6:.1f}",
                 f"{run.parameters:,}",
             )
@@ -157,6 +158,7 @@ def leaderboard_text(board: Leaderboard) -> str:
             "verdict",
             *(metric(name).heading for name in others),
             "training s",
+            "training CPU s",
             "scoring CPU s",
             "MB",
             "parameters",

@@ -74,6 +74,7 @@ def finish_run(
         val=of_splits["val"],
         test=of_splits.get("test"),
         train_seconds=run.seconds,
+        cpu_seconds=run.cpu_seconds,
         rows_per_second=run.rows_per_second,
         data_share=run.data_seconds / max(run.seconds, 1e-9),
         epochs=run.epoch,

@@ -144,6 +144,7 @@ def train_epoch(run: TrainingState, train: TrainingSource) -> dict[str, float]:
     """Trains on every training row once; returns the mean of every loss term and the rate."""
     run.network.train()
     started, waited = time.perf_counter(), 0.0
+    cpu_started = time.process_time()
     check = DivergenceCheck(run.epoch + 1, run.exchange.gather)
     batches = train.batches(run.epoch)
     group: list[Batch] = []  # the batches of one optimiser step
@@ -162,6 +163,12 @@ def train_epoch(run: TrainingState, train: TrainingSource) -> dict[str, float]:
     means_T = run.exchange.sum(check.means() / run.exchange.world).tolist()
     run.epoch += 1
     run.seconds += time.perf_counter() - started
+    run.cpu_seconds += summed(run, time.process_time() - cpu_started)
     run.data_seconds += waited
     terms = {f"loss/{name}": value for name, value in zip(check.names, means_T, strict=True)}
     return {"loss": sum(means_T), **terms, "lr": run.optimiser.param_groups[0]["lr"]}
+
+
+def summed(run: TrainingState, value: float) -> float:
+    """The sum of a number over all workers."""
+    return float(run.exchange.sum(torch.tensor([value], device=run.device)))

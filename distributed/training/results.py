@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from distributed.config import Config
-from distributed.runtime.storage import join, read_json_object
+from distributed.runtime.storage import join, read_json_object, write_file
 from distributed.shards.manifest import Manifest
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.scoring import Scores
@@ -32,11 +33,18 @@ def read_metrics(location: str) -> dict[str, Any]:
         return read_json_object(join(run, "model", METRICS_FILE))
 
 
+def write_metrics(location: str, content: Mapping[str, object]) -> None:
+    """Writes metrics.json into the folder of a run or of a search's model."""
+    write_file(join(location, METRICS_FILE), json.dumps(content, indent=1).encode())
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunMetrics:
     """The metrics of a finished run.
 
     val, test: by metric name, of calibrated predictions; test is None where it was not scored.
+    cpu_seconds: processor time of the training epochs, of all workers; None in files of earlier
+        versions.
     data_share: share of the training time that was spent waiting for batches.
     calibration: why the calibration is less than a full one; empty where it is not.
     """
@@ -49,6 +57,7 @@ class RunMetrics:
     epochs: int
     best_epoch: int
     calibration: str
+    cpu_seconds: float | None = None
 
     @property
     def splits(self) -> dict[str, dict[str, float]]:

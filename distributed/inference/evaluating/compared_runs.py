@@ -30,7 +30,8 @@ class ComparedRun:
     counts_C: training rows of each class; those of the first run for all of them, so that few-shot
         classes are the same ones.
     on_validation: the compared metric on the validation rows of its run; None where nothing says.
-    train_seconds: of the clock. cpu_seconds: of scoring these rows. size: bytes of model.pt.
+    train_seconds, train_cpu_seconds: of the clock and of the processors, of all networks that it
+        is made of. scoring_cpu_seconds: of scoring these rows. size: bytes of model.pt.
     """
 
     name: str
@@ -42,7 +43,8 @@ class ComparedRun:
     counts_C: Tensor
     on_validation: float | None
     train_seconds: float | None
-    cpu_seconds: float
+    train_cpu_seconds: float | None
+    scoring_cpu_seconds: float
     size: int
     parameters: int
 
@@ -92,7 +94,7 @@ def _score_one(content: bytes, location: str, name: str, options: EvaluateOption
     metrics = _metrics_of_run(location)
     values = metrics.get("val")
     on_validation = values.get(options.metric) if isinstance(values, dict) else None
-    seconds = metrics.get("train_seconds")
+    seconds, train_cpu_seconds = metrics.get("train_seconds"), metrics.get("cpu_seconds")
     return ComparedRun(
         name=name,
         location=location,
@@ -103,7 +105,8 @@ def _score_one(content: bytes, location: str, name: str, options: EvaluateOption
         counts_C=decided.counts_C,
         on_validation=on_validation,
         train_seconds=seconds if isinstance(seconds, float) else None,
-        cpu_seconds=cpu_seconds,
+        train_cpu_seconds=train_cpu_seconds if isinstance(train_cpu_seconds, float) else None,
+        scoring_cpu_seconds=cpu_seconds,
         size=len(content),
         parameters=sum(tensor.numel() for tensor in checkpoint.network.parameters()),
     )

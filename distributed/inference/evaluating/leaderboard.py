@@ -96,7 +96,14 @@ class Leaderboard:
             record[other] = standing.metrics.get(other)
             if other in standing.intervals:
                 record[f"{other}_low"], record[f"{other}_high"] = standing.intervals[other]
-        facts = ("train_seconds", "cpu_seconds", "size", "parameters", "location")
+        facts = (
+            "train_seconds",
+            "train_cpu_seconds",
+            "scoring_cpu_seconds",
+            "size",
+            "parameters",
+            "location",
+        )
         return record | {fact: getattr(standing.run, fact) for fact in facts}
 
     def flat(self) -> dict[str, object]:

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed.config import Config
 from distributed.ensembles.building import OpenRows, build_model, evaluator_of
 from distributed.runtime.errors import Failure, OptionError
-from distributed.runtime.storage import join, write_file
+from distributed.runtime.storage import DamagedFile, join, write_file
 from distributed.searches.state.model_files import DESCRIPTION_FILE
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed.training.finish import calibrated_metrics
 from distributed.training.frozen_views import with_frozen_views
-from distributed.training.results import METRICS_FILE, read_metrics
+from distributed.training.results import read_metrics, write_metrics
 from distributed.training.run import SharedArrays
 
 Metrics = dict[str, float]
+COSTS = ("train_seconds", "cpu_seconds")  # of a run's metrics.json
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,17 @@ def build(
         limit=ingredients.limit,
     )
     save_checkpoint(model, built.checkpoint)
+    costs = training_costs([*built.counts], ingredients.trials)
     description = json.dumps(built.description(), indent=1)
     write_file(join(model, DESCRIPTION_FILE), description.encode())
-    _write_metrics(model, {"val": built.metrics})
+    write_metrics(model, {"val": built.metrics, **costs})
     return built.metrics
 
 
 def score_test(shards: str, model: str) -> Metrics:
     """Returns the metrics of the saved model on the test split, and notes them beside it."""
     metrics = score_split(load_checkpoint(model), shards, "test")
-    _write_metrics(model, {**read_metrics(model), "test": metrics})
+    write_metrics(model, {**read_metrics(model), "test": metrics})
     return metrics
 
 
@@ -88,9 +90,26 @@ def score_split(checkpoint: Checkpoint, shards: str, split: str) -> Metrics:
     return calibrated_metrics(scores, network, config, checkpoint.calibration)
 
 
-def _write_metrics(model: str, by_split: Mapping[str, Metrics]) -> None:
-    """Writes metrics.json beside the model, as a run has it."""
-    write_file(join(model, METRICS_FILE), json.dumps(by_split, indent=1).encode())
+def training_costs(names: Sequence[str], trials: str) -> dict[str, float]:
+    """Returns what the training of the runs took together; nothing where one does not say it.
+
+    Runs of earlier versions have no metrics.json.
+    """
+    costs = {}
+    for cost in COSTS:
+        values = [_noted(f"{trials}/{name}", cost) for name in names]
+        known = [value for value in values if value is not None]
+        if len(known) == len(names):
+            costs[cost] = sum(known)
+    return costs
+
+
+def _noted(run: str, name: str) -> float | None:
+    try:
+        value = read_metrics(run).get(name)
+    except (OSError, DamagedFile):
+        return None
+    return value if isinstance(value, float) else None
 
 
 def load_candidates(names: Sequence[str], trials: str) -> dict[str, Checkpoint]:

@@ -19,7 +19,7 @@ from distributed.shards.manifest import read_manifest
 from distributed.shards.sharing import SplitArraysRef
 from distributed.training.checkpoint import save_checkpoint
 from distributed.training.failures import failure_reason
-from distributed.training.results import RunMetrics
+from distributed.training.results import RunMetrics, write_metrics
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec, resumable_spec
 from distributed.training.workers.watched_run import run_on_workers
@@ -93,15 +93,19 @@ def score_boosting(job: Mapping[str, Any], context: TrialContext) -> tuple[int, 
     """Grows boosted trees, saves them as a checkpoint, and scores them on validation."""
     spec = RunSpec(shards=context.shards, settings=job_settings(job, context.base))
     arrays = None if context.arrays is None else ray.get(context.arrays)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     checkpoint, metrics = boosting.boost(
         spec.config,
         read_manifest(context.shards),
         ensembling.open_rows(context.shards, "train", arrays),
         ensembling.open_rows(context.shards, "val", arrays),
     )
-    save_checkpoint(f"{context.folder}/{job['name']}/checkpoint", checkpoint)
-    return 0, {**metrics, "train_seconds": time.perf_counter() - started}
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    folder = f"{context.folder}/{job['name']}"
+    save_checkpoint(f"{folder}/checkpoint", checkpoint)
+    costs = {"train_seconds": seconds, "cpu_seconds": cpu_seconds}
+    write_metrics(folder, {"val": metrics, **costs})
+    return 0, {**metrics, "train_seconds": seconds}
 
 
 def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
@@ -163,6 +167,7 @@ def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:
     if not test:
         saved = result.checkpoint(config, read_manifest(context.shards))
         save_checkpoint(f"{folder}/checkpoint", saved)
+        write_metrics(folder, result.metrics.as_dict())
     return result.metrics
 
 

@@ -38,6 +38,7 @@ class StateDict(TypedDict, total=False):
     epoch: int
     step: int
     seconds: float
+    cpu_seconds: float  # older states lack them
     rows: int
     data_seconds: float
     history: list[dict[str, float]]  # the metrics of every epoch so far
@@ -51,7 +52,8 @@ class TrainingState:
     steps: planned optimiser steps of the whole run.
     average: running average of the weights, where optim.ema asks for one.
     epoch, step: how many epochs and optimiser steps are done.
-    seconds: time in training epochs, without the evaluations.
+    seconds: time in training epochs, without the evaluations. cpu_seconds: processor time in them,
+        of all workers.
     data_seconds: the part of `seconds` that was spent waiting for batches.
     """
 
@@ -67,6 +69,7 @@ class TrainingState:
     step: int = 0
     best: BestEpoch | None = None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     rows: int = 0
     data_seconds: float = 0.0
 
@@ -94,6 +97,7 @@ class TrainingState:
             epoch=self.epoch,
             step=self.step,
             seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
             rows=self.rows,
             data_seconds=self.data_seconds,
         )
@@ -110,6 +114,7 @@ class TrainingState:
         self.best = state.get("best") or None
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self.data_seconds = state["seconds"], state["data_seconds"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
         self.rows = state["rows"]
 
     def remember(self, score: float) -> None:

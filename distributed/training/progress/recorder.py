@@ -10,7 +10,7 @@ from collections.abc import Callable
 from distributed.runtime.storage import DamagedFile, read_json_objects, write_file
 from distributed.training.optimisation.training_state import StateDict
 from distributed.training.progress.board import RunBoard
-from distributed.training.results import METRICS_FILE, RunMetrics
+from distributed.training.results import RunMetrics, write_metrics
 from distributed.training.scoring import Scores
 from distributed.training.spec import RunSpec
 from distributed.training.states import states_of
@@ -61,8 +61,8 @@ class EpochRecorder:
     def close(self, metrics: RunMetrics) -> None:
         """Writes metrics.json and ends the TensorBoard events, where the run leaves files."""
         if self.board is not None:
-            content = json.dumps(metrics.as_dict(), indent=1).encode()
-            write_file(f"{self.spec.out}/{METRICS_FILE}", content)
+            assert self.spec.out is not None
+            write_metrics(self.spec.out, metrics.as_dict())
             self.board.close(self.spec.config, metrics)
 
     def _restore_history(self) -> None:

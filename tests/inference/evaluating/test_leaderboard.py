@@ -55,6 +55,7 @@ def test_its_numbers_are_those_of_single_evaluations(folder: Path) -> None:
         own = json.loads((Path(row["location"]) / "metrics.json").read_text())
         assert row["balanced_accuracy_validation"] == own["val"]["balanced_accuracy"]
         assert row["train_seconds"] == own["train_seconds"]
+        assert row["train_cpu_seconds"] == own["cpu_seconds"] > 0
         assert row["size"] == (Path(row["location"]) / "checkpoint" / "model.pt").stat().st_size
     full, table = frame.iloc[0], frame.iloc[1]
     assert full["verdict"] == "reference"
