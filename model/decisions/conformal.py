@@ -6,6 +6,13 @@ is a low quantile of the probabilities that the validation rows of class c give 
 with n validation rows and a threshold at the k-th smallest of them, a new row lies below it with
 probability k / (n + 1), whatever the network is and however often the class occurs.
 
+Such a probability is seldom the one that is asked for: with 28 rows, 2 / 29 of the rows are left
+out by k = 2 and 3 / 29 by k = 3. The threshold therefore lies between these two rows, on the scale
+of logarithms, in the proportion that leaves out 1 - coverage on average where the probabilities
+between them are evenly spread. Whatever they are, it leaves out between k / (n + 1) and
+(k + 1) / (n + 1). To choose one of the two rows by lot would keep the promise exactly, but the sets
+of the same record would differ, and they were as large (docs/results/decisions.md).
+
 With k = 1 a threshold would rest on the single worst validation row, and one such row of a class
 puts that class into most sets. So a class with too few rows for k = 2 shares its threshold with
 its neighbours in training rows, within the many, medium or few-shot classes as long as these have
@@ -28,6 +35,8 @@ import torch
 from torch import Tensor
 
 from model.metrics.scoring import shot_groups
+
+SMALLEST = 1e-300  # probability of which there is a logarithm
 
 
 @dataclass(frozen=True)
@@ -125,9 +134,19 @@ def fit_pools(
     for classes, lenders in pool_classes(rows_C, counts_C, coverage):
         is_in_V = torch.isin(labels_V, torch.tensor([*classes, *lenders]))
         sorted_V = true_V[is_in_V].sort().values
-        rank = threshold_rank(len(sorted_V), coverage)
-        pools.append(Pool(classes, len(sorted_V), float(sorted_V[rank - 1]), lenders))
+        pools.append(Pool(classes, len(sorted_V), threshold_between(sorted_V, coverage), lenders))
     return pools
+
+
+def threshold_between(sorted_V: Tensor, coverage: float) -> float:
+    """Returns the threshold that leaves out 1 - coverage of new rows on average.
+
+    sorted_V: the probabilities of the true class, the smallest first.
+    """
+    rank = threshold_rank(len(sorted_V), coverage)
+    share = (len(sorted_V) + 1) * (1 - coverage) - rank  # of the way to the next row
+    low, high = sorted_V[rank - 1], sorted_V[min(rank, len(sorted_V) - 1)]
+    return float(low * (high / low.clamp_min(SMALLEST)) ** max(share, 0.0))
 
 
 def class_thresholds(pools: Sequence[Pool]) -> tuple[float, ...]:

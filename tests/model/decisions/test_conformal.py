@@ -11,6 +11,7 @@ from model.decisions.conformal import (
     pool_classes,
     prediction_sets,
     rows_for_rank,
+    threshold_between,
     threshold_rank,
 )
 
@@ -32,6 +33,16 @@ def test_a_threshold_is_the_low_quantile_by_hand() -> None:
     assert pool.classes == (0,)
     assert pool.threshold == pytest.approx(2 / 20)
     assert (lonely.classes, lonely.lenders, lonely.rows) == ((1,), (0,), 19)
+
+
+def test_between_two_rows_a_threshold_leaves_out_what_is_asked_for() -> None:
+    true = torch.tensor([0.0, 0.01, 0.04] + [0.5] * 25, dtype=torch.float64)  # 28 rows
+    # 2 / 29 lie below the second and 3 / 29 below the third; 1 - 0.9 is 0.9 of the way.
+    assert threshold_between(true, 0.9) == pytest.approx(0.01 * 4**0.9)
+    assert threshold_between(true[1:20], 0.9) == 0.04, "19 rows: the second, and nothing between"
+    assert threshold_between(torch.zeros(28, dtype=torch.float64), 0.9) == 0
+    assert 0 <= threshold_between(true[:9], 0.9) < 0.01
+    assert threshold_between(torch.ones(1, dtype=torch.float64), 0.5) == 1
 
 
 def test_classes_with_few_rows_share_with_their_neighbours_in_training_rows() -> None:
@@ -56,7 +67,7 @@ def test_no_set_is_empty() -> None:
 
 def test_coverage_holds_in_every_class_and_pool_of_exchangeable_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    sizes = [60, 30, 19, 5, 4]
+    sizes = [60, 28, 19, 5, 7]
     training = [600, 300, 190, 15, 12]
     labels = torch.repeat_interleave(torch.arange(5), torch.tensor(sizes))
     pooled = torch.tensor([0, 1, 2, 3, 3])  # classes 3 and 4 share a threshold
@@ -75,7 +86,7 @@ def test_coverage_holds_in_every_class_and_pool_of_exchangeable_rows() -> None:
         hits.index_add_(0, pooled[labels], inside.float())
         rows.index_add_(0, pooled[labels], torch.ones(n))
     assert bool((hits / rows > 0.89).all()), hits / rows
-    assert bool((hits / rows < 0.94).all()), hits / rows
+    assert bool((hits / rows < 0.92).all()), hits / rows
 
 
 def test_too_few_rows_in_all_are_an_error() -> None:
