@@ -26,7 +26,8 @@ from model.explaining.occlusion import Posterior, patch_slices
 
 GRID = 5  # patches of an image a side
 MIN_ROWS = 10  # of a class; with fewer, some part gives it away by chance
-ALARM = 0.5  # a part that stands out so much is reported as a shortcut
+ALARM = 0.5  # a part that is shown to stand out so much is reported as a shortcut
+ERROR = 0.05  # probability that one of the audited classes is reported by the chance of its rows
 # A marker may lie across the corner of four patches, a column stands alone: what a part must beat.
 BETTER_THAN_PATCH, BETTER_THAN_COLUMN = 4, 2
 DONORS, RECIPIENTS = 16, 32  # rows that exchange parts
@@ -53,7 +54,8 @@ class Finding:
     """The part that gives a class away most.
 
     precision: average precision with which the part alone finds the class's rows. stands_out: how
-    much better that is than the other parts of its kind.
+    much better that is than the other parts of its kind. surely: how much better it is at least,
+    by a one-sided interval over the class's rows; see ERROR.
     lost: mean fall of the class's probability in its own rows, with the part of other rows.
     gained: mean rise of it in other rows, with the part of its rows. Both are None where they were
     not measured.
@@ -63,13 +65,14 @@ class Finding:
     part: Part
     precision: float
     stands_out: float
+    surely: float
     lost: float | None = None
     gained: float | None = None
 
     @property
     def is_shortcut(self) -> bool:
         """Whether the part gives the class away as nothing of the class itself does."""
-        return self.stands_out >= ALARM
+        return self.surely >= ALARM
 
 
 def audited_classes(counts: Sequence[int], most: int) -> list[int]:
@@ -96,11 +99,8 @@ def audit_shortcuts(
     """
     network.eval()
     on_cpu = batch.to("cpu")
-    findings = [
-        most_telling(network, on_cpu, label, grid)
-        for label in labels
-        if int((on_cpu.labels_B == label).sum()) >= MIN_ROWS
-    ]
+    enough = [label for label in labels if int((on_cpu.labels_B == label).sum()) >= MIN_ROWS]
+    findings = [most_telling(network, on_cpu, label, grid, len(enough)) for label in enough]
     findings.sort(key=lambda finding: -finding.stands_out)
     end = time.process_time() + seconds
     measured = []
@@ -113,9 +113,15 @@ def audit_shortcuts(
     return measured
 
 
-def most_telling(network: Classifier, batch: Batch, label: int, grid: int) -> Finding:
-    """Returns the part that stands out most for a class; what its exchange does is not known."""
-    precisions = giveaways(network.schema, batch, label, grid)
+def most_telling(
+    network: Classifier, batch: Batch, label: int, grid: int, classes: int = 1
+) -> Finding:
+    """Returns the part that stands out most for a class; what its exchange does is not known.
+
+    classes: how many are audited, by which ERROR is divided.
+    """
+    of_rows = giveaways(network.schema, batch, label, grid)
+    precisions = {part: float(values.mean()) for part, values in of_rows.items()}
     best: Finding | None = None
     for (modality, column, patch), precision in precisions.items():
         others = sorted(
@@ -131,9 +137,22 @@ def most_telling(network: Classifier, batch: Batch, label: int, grid: int) -> Fi
         rank = (BETTER_THAN_COLUMN if patch < 0 else BETTER_THAN_PATCH) - 2
         rival = others[min(rank, len(others) - 1)] if others else 0.0
         if best is None or precision - rival > best.stands_out:
-            best = Finding(label, Part(modality, column, patch), precision, precision - rival)
+            surely = lower_end(of_rows[modality, column, patch], ERROR / classes) - rival
+            part = Part(modality, column, patch)
+            best = Finding(label, part, precision, precision - rival, surely)
     assert best is not None, "a network has a modality, and a modality a part"
     return best
+
+
+def lower_end(values_N: Tensor, error: float) -> float:
+    """Returns what the mean exceeds but for this probability of an error, by Student's t."""
+    if len(values_N) < 2:
+        return 0.0
+    # It takes half a second to import, which training and predicting need not wait for.
+    from scipy.stats import t as student
+
+    width = float(student.ppf(1 - error, len(values_N) - 1))
+    return float(values_N.mean() - width * values_N.std() / math.sqrt(len(values_N)))
 
 
 class Exchange:

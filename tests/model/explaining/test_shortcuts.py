@@ -9,11 +9,11 @@ from torch import Tensor
 from model.batch import Batch
 from model.config import ModelConfig
 from model.explaining.giveaways import (
-    average_precision,
     bin_edges,
     binned,
     giveaways,
     halves,
+    precisions,
 )
 from model.explaining.shortcuts import (
     GRID,
@@ -21,6 +21,7 @@ from model.explaining.shortcuts import (
     Part,
     audit_shortcuts,
     audited_classes,
+    lower_end,
     most_telling,
 )
 from model.network import Network
@@ -91,8 +92,8 @@ def test_a_class_that_looks_different_everywhere_has_no_shortcut(network: Networ
     pixels = batch.images["photo"].clone()
     pixels[batch.labels_B == RARE] += 80
     bright = batch.replace(images={"photo": pixels})
-    patches = [p for (_, _, k), p in giveaways(SCHEMA, bright, RARE, GRID).items() if k >= 0]
-    assert min(patches) > 0.95
+    found = giveaways(SCHEMA, bright, RARE, GRID)
+    assert min(float(rows.mean()) for (_, _, patch), rows in found.items() if patch >= 0) > 0.95
     assert not most_telling(network, bright, RARE, GRID).is_shortcut
 
 
@@ -133,10 +134,41 @@ def test_a_network_that_goes_by_the_code_is_seen_to(network: Network) -> None:
     assert quick.gained is None and not quick.is_shortcut  # no time, and no reason to take it
 
 
-def test_average_precision_counts_ties_against_the_class() -> None:
+def test_precisions_count_ties_against_the_class() -> None:
     is_class = torch.tensor([True, False, True, False])
-    assert average_precision(torch.tensor([4.0, 1.0, 3.0, 2.0]), is_class) == 1
-    assert average_precision(torch.zeros(4), is_class) == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert precisions(torch.tensor([4.0, 1.0, 3.0, 2.0]), is_class).tolist() == [1, 1]
+    assert precisions(torch.zeros(4), is_class).tolist() == pytest.approx([1 / 3, 2 / 4])
+
+
+def test_a_mean_over_few_rows_is_less_sure() -> None:
+    few, many = torch.tensor([0.5, 1.0] * 3), torch.tensor([0.5, 1.0] * 30)
+    # Student's t with 5 degrees of freedom is above 2.015 with probability 0.05.
+    assert lower_end(few, 0.05) == pytest.approx(0.75 - 2.015 * float(few.std()) / 6**0.5, abs=1e-4)
+    assert lower_end(few, 0.01) < lower_end(few, 0.05) < lower_end(many, 0.05) < 0.75
+    assert lower_end(torch.ones(10), 0.01) == 1
+
+
+def test_a_marker_on_few_pixels_is_found_in_a_class_of_ten_rows(network: Network) -> None:
+    """Half of them are those that a part is fitted on, and its other pixels are noise."""
+    batch = with_marker(records())
+    rare_B = batch.labels_B == RARE
+    kept = torch.cat([(~rare_B).nonzero()[:, 0], rare_B.nonzero()[:10, 0]])
+    found = most_telling(network, batch.select(kept), RARE, GRID, classes=8)
+    assert found.part == Part("photo", patch=GRID + 2)
+    assert found.precision > 0.95 and found.is_shortcut
+
+
+def test_what_a_few_lucky_rows_say_is_no_alarm(network: Network) -> None:
+    """A site that three of four rows of the class have, and hardly any other row."""
+    batch = with_code(records())
+    categories = batch.categories["table"].clone()
+    rare = (batch.labels_B == RARE).nonzero()[:, 0]
+    categories[rare[::4], 1] = 0
+    some = batch.replace(categories={"table": categories})
+    kept = torch.cat([(batch.labels_B != RARE).nonzero()[:, 0], rare[:12]])
+    found = most_telling(network, some.select(kept), RARE, GRID, classes=8)
+    assert found.part == Part("table", "site")
+    assert found.stands_out > 0.5 > found.surely and not found.is_shortcut
 
 
 def test_bins_have_equally_many_rows_and_missing_ones_their_own() -> None:
@@ -165,4 +197,4 @@ def test_a_class_with_few_rows_is_not_judged() -> None:
     labels_B = torch.zeros(len(batch), dtype=torch.long)
     labels_B[:3] = RARE
     found = giveaways(SCHEMA, with_code(batch.replace(labels_B=labels_B)), RARE, GRID)
-    assert set(found.values()) == {0.0}
+    assert {float(rows.mean()) for rows in found.values()} == {0.0}
