@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finding:
-    """The part that gives a class away most.
+    """The part that gives a class away most surely.
 
     precision: average precision with which the part alone finds the class's rows. stands_out: how
     much better that is than the other parts of its kind. surely: how much better it is at least,
@@ -92,7 +92,7 @@ def audit_shortcuts(
     seed: int = 0,
     seconds: float = math.inf,
 ) -> list[Finding]:
-    """Returns the finding of each class that is audited, the one that stands out most first.
+    """Returns the finding of each class that is audited, the one that stands out most surely first.
 
     batch: sampled training rows of these classes and of the others, with pixels.
     seconds: of the processor; after them only what is a shortcut is exchanged.
@@ -101,7 +101,7 @@ def audit_shortcuts(
     on_cpu = batch.to("cpu")
     enough = [label for label in labels if int((on_cpu.labels_B == label).sum()) >= MIN_ROWS]
     findings = [most_telling(network, on_cpu, label, grid, len(enough)) for label in enough]
-    findings.sort(key=lambda finding: -finding.stands_out)
+    findings.sort(key=lambda finding: -finding.surely)
     end = time.process_time() + seconds
     measured = []
     for finding in findings:
@@ -116,7 +116,7 @@ def audit_shortcuts(
 def most_telling(
     network: Classifier, batch: Batch, label: int, grid: int, classes: int = 1
 ) -> Finding:
-    """Returns the part that stands out most for a class; what its exchange does is not known.
+    """Returns the part that most surely stands out; what its exchange does is not known.
 
     classes: how many are audited, by which ERROR is divided.
     """
@@ -136,8 +136,8 @@ def most_telling(
         )
         rank = (BETTER_THAN_COLUMN if patch < 0 else BETTER_THAN_PATCH) - 2
         rival = others[min(rank, len(others) - 1)] if others else 0.0
-        if best is None or precision - rival > best.stands_out:
-            surely = lower_end(of_rows[modality, column, patch], ERROR / classes) - rival
+        surely = lower_end(of_rows[modality, column, patch], ERROR / classes) - rival
+        if best is None or surely > best.surely:
             part = Part(modality, column, patch)
             best = Finding(label, part, precision, precision - rival, surely)
     assert best is not None, "a network has a modality, and a modality a part"

@@ -207,6 +207,7 @@ def shortcut_blocks(findings: Sequence[Finding], classes: Sequence[str]) -> list
             "most telling part",
             "precision alone",
             "stands out",
+            "at least",
             "points lost without",
             "points gained with",
         ),
@@ -216,10 +217,10 @@ def shortcut_blocks(findings: Sequence[Finding], classes: Sequence[str]) -> list
                 finding.part.title(GRID),
                 *(
                     TableCell(text=f"{value:.2f}", value=value)
-                    for value in (finding.precision, finding.stands_out)
+                    for value in (finding.precision, finding.stands_out, finding.surely)
                 ),
                 *(
-                    None if value is None else TableCell(text=f"{100 * value:.0f}", value=value)
+                    None if value is None else TableCell(text=f"{round(100 * value)}", value=value)
                     for value in (finding.lost, finding.gained)
                 ),
             ]
@@ -227,8 +228,10 @@ def shortcut_blocks(findings: Sequence[Finding], classes: Sequence[str]) -> list
         ],
         caption=(
             "Shortcut audit of the rarest classes with at least 10 training rows: the part that "
-            "tells a class best compared with the other parts; what its own rows lose in "
-            "probability with the part of others, and what others gain with its part."
+            "most surely tells a class better than the other parts do; by how much it does, and "
+            "by how much at least, since the class has few rows (from 0.5 on it is a shortcut); "
+            "what its own rows lose in probability with the part of others, and what others gain "
+            "with its part."
         ),
     )
     return [*(Text(text) for text in texts), table]
