@@ -55,6 +55,16 @@ class DataConfig:
     )
     modalities: str = option("", "comma-separated modalities to use; empty is all")
     max_rows: int = option(0, "use at most this many training rows; 0 is all", low=0)
+    folds: int = option(
+        1,
+        "cut training and validation rows together into so many parts, alike in classes, none of"
+        " which shares a group with another; 1 keeps the splits of ingest.py",
+        low=1,
+        high=20,
+    )
+    fold: int = option(
+        0, "the part that is for validation, from 0; the other data.folds - 1 train", low=0, high=19
+    )
     shuffle_buffer: int = option(4096, "stream: rows of the local shuffle buffer", low=1)
     flip: str = option(
         "horizontal",

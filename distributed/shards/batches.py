@@ -23,6 +23,7 @@ from distributed.shards import sampling
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, empty_arrays, take_rows
 from distributed.shards.epoch_plan import EpochPlan
+from distributed.shards.folds import count_stored_rows, select_fold, stored_rows
 from distributed.shards.index import SplitIndex, read_index
 from distributed.shards.manifest import read_manifest
 from distributed.shards.memory import decide_cache, load_arrays, select_arrays
@@ -81,12 +82,14 @@ class MemorySource:
     """A whole split in memory; a batch takes its rows from every array once.
 
     frozen: image modalities of which the batches hold these views instead of the pixels.
+    used_R: the rows that views are computed of, where other folds use others than this source.
     """
 
     schema: Schema
     plan: EpochPlan
     arrays: Arrays
     frozen: Mapping[str, FrozenViews] = field(default_factory=dict)
+    used_R: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         self.rows, self.steps = self.plan.rows, self.plan.steps
@@ -178,18 +181,27 @@ def open_batches(
     """Returns the batches of a split for one worker.
 
     train: draw, shuffle and pair the rows for training; else every row comes once, in order.
-    arrays: the decoded split from load_arrays, which saves decoding it again.
+    arrays: the decoded rows from load_arrays, under the name that stored_rows gives, which saves
+        decoding them again.
     """
     data, seed = config.data, config.optim.seed
     manifest = read_manifest(shards)
     schema = manifest.schema.keep(split_list(data.modalities))
     parse_corruption(data.corrupt, schema)  # a mistake is reported before anything is read
+    stored = stored_rows(split, config)
     counts_C = sampling.training_counts(manifest.schema.counts, data.imbalance_ratio, data.max_rows)
+    folded = select_fold(shards, manifest, config) if data.folds > 1 else None
+    if folded is not None:
+        counts_C = folded.train.counts_C
     schema = dataclasses.replace(schema, counts=tuple(int(n) for n in counts_C))
-    if arrays is None and decide_cache(schema, manifest.rows[split], config) == "memory":
-        arrays = load_arrays(shards, split, schema)
-    rows: Arrays | SplitIndex = read_index(shards, split) if arrays is None else arrays
-    selection = _select_rows(rows, config, len(schema.classes), train or split == "train")
+    stored_count = count_stored_rows(manifest, stored)
+    if arrays is None and decide_cache(schema, stored_count, config) == "memory":
+        arrays = load_arrays(shards, stored, schema)
+    rows: Arrays | SplitIndex = read_index(shards, stored) if arrays is None else arrays
+    if folded is not None and split != "test":
+        selection = folded.train if split == "train" else folded.val
+    else:
+        selection = _select_rows(rows, config, len(schema.classes), train or split == "train")
     if not len(selection):
         raise ValueError(f"a split must have rows to be used; {shards} has none in {split}/")
     batch_size = data.batch_size if train else config.inference.batch_size
@@ -210,8 +222,9 @@ def open_batches(
             schema, plan, ShardReader(rows, schema, data.corrupt, seed), data.engine
         )
     kept = select_arrays(rows, manifest.schema, schema)
-    kept = apply_corruption(kept, data.corrupt, schema, seed=seed, split=split)
-    return MemorySource(schema, plan, kept)
+    kept = apply_corruption(kept, data.corrupt, schema, seed=seed, split=stored)
+    used_R = None if folded is None or split == "test" else folded.rows_R
+    return MemorySource(schema, plan, kept, used_R=used_R)
 
 
 def _select_rows(

@@ -13,6 +13,7 @@ from distributed.runtime.errors import UnreadableData
 from distributed.runtime.storage import filesystem
 from distributed.shards.checksums import PartRecord, open_part
 from distributed.shards.decode import numpy_columns
+from distributed.shards.layout import POOL
 from distributed.shards.manifest import checked_parts, read_manifest
 from distributed.shards.sampling import IntArray
 
@@ -61,7 +62,12 @@ class _FileIndex:
 
 
 def read_index(shards: str, split: str) -> SplitIndex:
-    """Reads the index of a split from the Parquet footers and two small columns."""
+    """Reads the index of a split from the Parquet footers and two small columns.
+
+    split: also POOL, the rows of training and validation together.
+    """
+    if split == POOL:
+        return join_indices(read_index(shards, "train"), read_index(shards, "val"), POOL)
     system, _ = filesystem(shards)
     parts_of_split = checked_parts(shards, split, read_manifest(shards))
     files = list(parts_of_split)
@@ -95,4 +101,27 @@ def read_index(shards: str, split: str) -> SplitIndex:
         bytes_U=np.array([n for part in parts for n in part.group_bytes], dtype=np.int64),
         labels_R=columns.get("label", unknown_R).astype(np.int32),
         ranks_R=columns.get("rank", unknown_R).astype(np.int32),
+    )
+
+
+def join_indices(first: SplitIndex, second: SplitIndex, name: str) -> SplitIndex:
+    """Returns the index of the rows of two splits of one folder, those of `first` first.
+
+    The ranks of the second one go on after those of the first, so that they stay unique in a class.
+    """
+    counts_C = np.bincount(first.labels_R[first.labels_R >= 0], minlength=1)
+    labels_R = second.labels_R
+    known_R = (labels_R >= 0) & (labels_R < len(counts_C))
+    ranks_R = second.ranks_R + np.where(known_R, counts_C[np.where(known_R, labels_R, 0)], 0)
+    return SplitIndex(
+        shards=first.shards,
+        split=name,
+        files=first.files + second.files,
+        records=first.records + second.records,
+        file_U=np.concatenate([first.file_U, second.file_U + len(first.files)]),
+        group_U=np.concatenate([first.group_U, second.group_U]),
+        starts_U=np.concatenate([first.starts_U, first.rows + second.starts_U[1:]]),
+        bytes_U=np.concatenate([first.bytes_U, second.bytes_U]),
+        labels_R=np.concatenate([first.labels_R, labels_R]),
+        ranks_R=np.concatenate([first.ranks_R, ranks_R.astype(np.int32)]),
     )

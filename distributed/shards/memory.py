@@ -13,6 +13,7 @@ import numpy as np
 
 from distributed.config import Config, split_list
 from distributed.shards.decode import Arrays, decoded_row_bytes, empty_arrays
+from distributed.shards.folds import count_stored_rows, stored_rows
 from distributed.shards.index import read_index
 from distributed.shards.manifest import read_manifest
 from distributed.shards.parallel import read_batches
@@ -74,10 +75,14 @@ def load_arrays(shards: str, split: str, schema: Schema) -> Arrays:
 
 
 def load_splits(shards: str, config: Config, splits: Sequence[str]) -> dict[str, Arrays] | None:
-    """Decodes those of the splits that have rows; None where they are to be streamed instead."""
+    """Decodes those of the splits that have rows; None where they are to be streamed instead.
+
+    With data.folds training and validation rows lie together, under the name POOL.
+    """
     manifest = read_manifest(shards)
     schema = manifest.schema.keep(split_list(config.data.modalities))
-    rows = {split: manifest.rows[split] for split in splits if manifest.rows[split]}
+    stored = dict.fromkeys(stored_rows(split, config) for split in splits)
+    rows = {name: count for name in stored if (count := count_stored_rows(manifest, name))}
     if decide_cache(schema, sum(rows.values()), config) != "memory":
         return None
     return {split: load_arrays(shards, split, schema) for split in rows}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 
 # What a random stream is for, so that no two purposes share their numbers.
-ORDER, DRAW, WINDOW, CUT, VIEW = range(5)
+ORDER, DRAW, WINDOW, CUT, VIEW, FOLDS = range(6)
 
 
 def random_generator(seed: int, purpose: int, *rest: int) -> np.random.Generator:

@@ -67,7 +67,7 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
             augmented=config.image.views if source.plan.train else 0,
             spoilt=SPOILT_VIEWS if spoils else 0,
         )
-        rows_R = np.unique(source.plan.selection.rows_R)
+        rows_R = np.unique(source.plan.selection.rows_R) if source.used_R is None else source.used_R
         try:
             if (
                 spoils

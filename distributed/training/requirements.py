@@ -56,6 +56,11 @@ def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
             f"every worker needs a training row; got scaling.workers={workers} "
             f"and {rows} rows in use",
         )
+    if data.fold >= data.folds:
+        yield Conflict(
+            frozenset({"data.fold", "data.folds"}),
+            f"data.fold must be below data.folds={data.folds}; got {data.fold}",
+        )
     if loss.trust_labels and config.fusion.folds < 2:
         yield Conflict(
             frozenset({"loss.trust_labels", "fusion.folds"}),

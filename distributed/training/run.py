@@ -12,6 +12,7 @@ from distributed.config import Config, split_list
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.decode import Arrays
+from distributed.shards.folds import stored_rows
 from distributed.shards.manifest import Manifest, read_manifest
 from distributed.training.checkpoint import save_checkpoint
 from distributed.training.exchange import Exchange
@@ -28,7 +29,7 @@ from distributed.training.spec import RunSpec
 from model.network import Network
 from model.schema import Schema
 
-SharedArrays = Mapping[str, Arrays]  # decoded rows by split, shared by several runs
+SharedArrays = Mapping[str, Arrays]  # decoded rows, by the names of shards/folds.py, for many runs
 
 
 def run_training(
@@ -141,7 +142,7 @@ def open_split(
         train=split == "train" if train is None else train,
         rank=exchange.rank,
         world=exchange.world,
-        arrays=(arrays or {}).get(split),
+        arrays=(arrays or {}).get(stored_rows(split, spec.config)),
     )
 
 

@@ -16,6 +16,7 @@ from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.storage import DamagedFile, join, write_file
 from distributed.searches.state.model_files import DESCRIPTION_FILE
 from distributed.shards.batches import BatchSource, open_batches
+from distributed.shards.folds import stored_rows
 from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from distributed.training.finish import calibrated_metrics
 from distributed.training.frozen_views import with_frozen_views
@@ -130,7 +131,7 @@ def open_rows(shards: str, split: str, arrays: SharedArrays | None = None) -> Op
     """
 
     def open_with(config: Config) -> BatchSource:
-        decoded = (arrays or {}).get(split)
+        decoded = (arrays or {}).get(stored_rows(split, config))
         return open_batches(shards, split, config, train=False, arrays=decoded)
 
     return open_with
