@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import fields
 
 from distributed.config.settings import OPTIMISERS
-from distributed.searches import options, setup
+from distributed.searches import options
 from distributed.searches.choosing import samplers, stoppers
+from distributed.searches.recorded import RecordedOptions
 from model.learning import optimisers
 
 
@@ -29,5 +30,5 @@ def test_the_declared_choices_are_those_of_the_code() -> None:
 
 def test_a_search_records_every_option_but_where_it_is_and_whether_it_resumes() -> None:
     declared = {field.name for field in fields(options.SearchOptions)}
-    recorded = set(setup.RecordedOptions.__annotations__)
-    assert recorded == declared - {"out", "resume", "workers"}  # workers is kept as a setting
+    kept = set(RecordedOptions.__annotations__)
+    assert kept == declared - {"out", "resume", "workers"}  # workers is kept as a setting

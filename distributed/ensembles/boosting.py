@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from distributed.config import Config
-from distributed.ensembles.building import OpenRows
+from distributed.ensembles.held_out import OpenRows
 from distributed.shards.batches import BatchSource
 from distributed.shards.manifest import Manifest
 from distributed.training.checkpoint import Checkpoint

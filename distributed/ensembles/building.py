@@ -1,39 +1,34 @@
 """Builds one model of several trained runs on the same data; decides on validation rows alone.
 
-Legend: K candidates, V validation rows, C classes.
+Legend: C classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distributed.config import Config, changes_from_defaults
-from distributed.shards.batches import BatchSource
+from distributed.config import changes_from_defaults
+from distributed.ensembles.held_out import FoldedRuns, HeldOutRows, OpenRows, evaluator_of
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.finish import calibrate, calibrated_metrics
 from distributed.training.frozen_views import with_frozen_views
-from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.priors import mean_class_prior
-from distributed.training.run import default_device
-from distributed.training.scoring import Evaluator
 from model.decisions.calibration import row_weights
 from model.decisions.guard import ValidationRows
 from model.decisions.selection import Selection, log_losses, select_members
 from model.encoders.choice import choose_encoder
 from model.ensemble import Ensemble
 from model.learning.posthoc import move_prior
-from model.member import Member, by_trust, log_posterior
+from model.member import Member
 from model.network import Network
-
-# Opens the rows of a split with the modalities of a configuration.
-OpenRows = Callable[[Config], BatchSource]
 
 
 @dataclass(frozen=True)
@@ -75,50 +70,104 @@ def build_model(
     leading: str,
     open_val: OpenRows,
     *,
+    configuration: Mapping[str, str] | None = None,
     modalities: str = "",
     balanced: bool = True,
     limit: int,
     seed: int = 0,
 ) -> BuiltModel:
-    """Chooses the runs whose answers are averaged, and calibrates their mean.
+    """Chooses the configurations whose answers are averaged, and calibrates their mean.
+
+    A configuration with runs on several folds answers with all of them, each held-out row with that
+    of its fold; one that lacks some folds is judged on those that it has.
 
     candidates: checkpoints of runs on the same data, by name.
     leading: the candidate whose settings of inference the model has.
+    configuration: of the runs that repeat another candidate on a fold of their own, its name.
     balanced: the model is for classes that count alike; else for the class prior of `leading`.
     modalities: those of the data that the model sees, as data.modalities names them; each
         candidate sees these or some of them.
-    limit: of the number of networks.
+    limit: of the number of configurations.
     """
     leader = candidates[leading]
     data = dataclasses.replace(leader.config.data, modalities=modalities)
     config = dataclasses.replace(leader.config, data=data)
-    val = open_val(config)
+    runs = FoldedRuns.group(candidates, leading, configuration or {})
+    held_out = HeldOutRows(runs, config, open_val)
     members = {name: _member(name, checkpoint) for name, checkpoint in candidates.items()}
     prior_C = members[leading].prior_C
     if balanced:
         prior_C = torch.full_like(prior_C, 1 / len(prior_C))
-    own_answers, labels_V = _answers(candidates, members, val, prior_C)
-    answers = _by_trust(own_answers, candidates, leading, val)
-    names = list(candidates)
+    answers, labels_V = held_out.answers(members, prior_C)
+    names = list(answers)
     selection = select_members(
         torch.stack([answers[name] for name in names]),
         labels_V,
         prior_C,
         limit=limit,
-        kinds=[kind_of(candidates[name]) for name in names],
+        kinds=[kind_of(runs.first(name)) for name in names],
         seed=seed,
     )
-    counts = Counter(names[place] for place in selection.picks)
-    chosen = [names[place] for place in dict.fromkeys(selection.picks)]
-    if len(chosen) == 1 and torch.allclose(members[chosen[0]].prior_C, prior_C):
-        return _of_one_run(chosen[0], candidates[chosen[0]], selection, open_val)
-    network = Ensemble(
-        val.schema,
-        [members[name] for name in chosen],
-        [chosen.index(names[place]) for place in selection.picks],
-        prior_C,
+    picked = [names[place] for place in selection.picks]
+    alone = runs.of(picked[0])
+    is_one_run = len(set(picked)) == len(runs.by_fold) == 1
+    if is_one_run and torch.allclose(members[alone[0]].prior_C, prior_C):
+        return _of_one_run(alone[0], candidates[alone[0]], selection, open_val)
+    return _together(picked, held_out, members, prior_C, selection)
+
+
+def _together(
+    picked: Sequence[str],
+    held_out: HeldOutRows,
+    members: Mapping[str, Member],
+    prior_C: Tensor,
+    selection: Selection,
+) -> BuiltModel:
+    """Returns the ensemble of the picked configurations, each as often as it is picked."""
+    runs = held_out.runs
+    # A configuration counts the same whatever the number of its folds.
+    repeats = math.lcm(*(len(runs.of(name)) for name in picked))
+    picks = [
+        (name, run)
+        for name in picked
+        for run in runs.of(name)
+        for _ in range(repeats // len(runs.of(name)))
+    ]
+
+    def ensemble(names: Sequence[str]) -> Ensemble:
+        chosen = list(dict.fromkeys(names))
+        network = Ensemble(
+            schema, [members[name] for name in chosen], [chosen.index(n) for n in names], prior_C
+        )
+        return network.eval()
+
+    _, first_config, first_val = next(held_out.folds())
+    schema = first_val.schema
+    network = ensemble([run for _, run in picks])
+    if len(runs.by_fold) == 1:
+        answering = {fold: network for fold in runs.by_fold}
+    else:
+        answering = {
+            fold: ensemble([runs.answering(name, fold) for name, _ in picks])
+            for fold in runs.by_fold
+        }
+    scores = held_out.score(answering.__getitem__)
+    data = dataclasses.replace(held_out.config.data, folds=1, fold=0)
+    config = dataclasses.replace(held_out.config, data=data)
+    evaluator, first = evaluator_of(config), answering[min(answering)]
+    source = with_frozen_views(first_val, first, first_config)
+    cross_modal = evaluator.learn_cross_modal_model(first.to(evaluator.device), source)
+    fitted = calibrate(scores, network, config)
+    checkpoint = Checkpoint(
+        network=network.to(evaluator.device),
+        config=config,
+        manifest=runs.first(runs.leading).manifest,
+        calibration=fitted,
+        validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
+        cross_modal=cross_modal,
     )
-    return _calibrated(network.eval(), config, leader, selection, counts, val)
+    metrics = calibrated_metrics(scores, network, config, fitted)
+    return BuiltModel(checkpoint, selection, Counter(run for _, run in picks), metrics)
 
 
 def kind_of(checkpoint: Checkpoint) -> str:
@@ -162,92 +211,6 @@ def stated_prior(checkpoint: Checkpoint) -> Tensor:
         return float(log_losses(answers_VC, rows.labels_V) @ weights_V)
 
     return min((declared_C, uniform_C), key=loss)
-
-
-def _answers(
-    candidates: Mapping[str, Checkpoint],
-    members: Mapping[str, Member],
-    val: BatchSource,
-    prior_C: Tensor,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Returns each candidate's log probabilities of the validation rows, and their labels.
-
-    Checkpoints hold the logits of validation rows; where they hold fewer rows than there are, the
-    networks are run again.
-    """
-    stored = [checkpoint.validation for checkpoint in candidates.values()]
-    whole = [rows for rows in stored if rows is not None and len(rows.labels_V) == val.rows]
-    if len(whole) == len(stored):
-        return {
-            name: log_posterior(members[name], rows.logits_VEC, prior_C)
-            for name, rows in zip(candidates, whole, strict=True)
-        }, whole[0].labels_V
-    answers: dict[str, Tensor] = {}
-    labels_V = torch.empty(0)
-    for name, checkpoint in candidates.items():
-        alone = Ensemble(val.schema, [members[name]], [0], prior_C).eval()
-        scores = evaluator_of(checkpoint.config).score(
-            alone, with_frozen_views(val, alone, checkpoint.config)
-        )
-        answers[name], labels_V = scores.logits_NEC[:, 0], scores.labels_N
-    return answers, labels_V
-
-
-def _by_trust(
-    answers: Mapping[str, Tensor],
-    candidates: Mapping[str, Checkpoint],
-    leading: str,
-    val: BatchSource,
-) -> Mapping[str, Tensor]:
-    """Returns the answers as they will count: those of a candidate that sees some modalities only
-    as far as the first candidate that sees all of them trusts these.
-    """
-    modalities = val.schema.modalities
-    order = [leading, *(name for name in candidates if name != leading)]
-    whole = [name for name in order if candidates[name].network.schema.modalities == modalities]
-    if not whole or len(whole) == len(candidates):
-        return answers
-    judge = candidates[whole[0]]
-    source = with_frozen_views(val, judge.network, judge.config)
-    evaluator = evaluator_of(judge.config)
-    trust_VM = evaluator.score(judge.network.to(evaluator.device), source).weights_NM
-    found = dict(answers)
-    for name in candidates.keys() - set(whole):
-        seen = candidates[name].network.schema.modalities
-        trust_V = trust_VM[:, [modalities.index(m) for m in seen]].sum(1)
-        found[name] = by_trust(answers[name], answers[whole[0]], trust_V)
-    return found
-
-
-def evaluator_of(config: Config) -> Evaluator:
-    """Returns what scores checkpoints with these settings, on their device."""
-    device = torch.device(default_device(config))
-    return Evaluator(device, compute_dtype(config, device))
-
-
-def _calibrated(
-    network: Ensemble,
-    config: Config,
-    leader: Checkpoint,
-    selection: Selection,
-    counts: Mapping[str, int],
-    val: BatchSource,
-) -> BuiltModel:
-    """Returns the ensemble with its calibration and its metrics on validation."""
-    evaluator, source = evaluator_of(config), with_frozen_views(val, network, config)
-    network.to(evaluator.device)
-    scores = evaluator.score(network, source)
-    fitted = calibrate(scores, network, config)
-    checkpoint = Checkpoint(
-        network=network,
-        config=config,
-        manifest=leader.manifest,
-        calibration=fitted,
-        validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
-        cross_modal=evaluator.learn_cross_modal_model(network, source),
-    )
-    metrics = calibrated_metrics(scores, network, config, fitted)
-    return BuiltModel(checkpoint, selection, counts, metrics)
 
 
 def _of_one_run(

@@ -57,6 +57,12 @@ def fit(options: FitOptions) -> driver.FitResult | SearchResult:
             " optim.epochs",
             *("time_limit", "preset"),
         )
+    if options.folds is not None:
+        raise OptionError(
+            f"folds goes with preset standard or best; {QUICK} trains once: cut the rows anew by"
+            " data.folds and data.fold",
+            *("folds", "preset"),
+        )
     return driver.fit(options)
 
 
@@ -86,5 +92,6 @@ def search_options(options: FitOptions) -> SearchOptions:
         trials=preset.limited_trials if limited else preset.trials,
         time_budget=SEARCHING_SHARE * options.time_limit if limited else None,
         replicates=0,
+        folds=options.folds,
         ensemble=preset.ensemble,
     )

@@ -137,18 +137,19 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
     started = time.monotonic()
     checked = check_search(setup, with_password(setup.options["storage"], options.storage))
     with storage.as_option_error(out):
+        checked = count_rows(checked)
         setup.save(mirror.folder)
         mirror.upload()
-    checked = count_rows(checked)
     print_note(plan_sentence(checked))
     print_note(resolution_note(setup.metrics[0], checked.val_rows))
     chosen = setup.options
     standings = Standings(
         SearchLog(mirror.folder),
         setup.metrics,
-        replicates=chosen["replicates"],
+        replicates=setup.replicates,
         best=chosen["best"],
         ensemble=chosen["ensemble"],
+        folds=setup.folds,
     )
     # Ray starts in the main thread, since it would end with the thread that started it.
     loading = threading.Thread(target=_load_session)

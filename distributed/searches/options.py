@@ -77,7 +77,8 @@ class SearchOptions:
     )
     time_budget: float | None = option(
         None,
-        "seconds after which the search stops trying; replicates and test follow",
+        "seconds after which the search stops trying; replicates and test follow (with folds: the"
+        " folds of the best are within them)",
         low=0,
         metavar="S",
         otherwise=0.0,
@@ -114,8 +115,8 @@ class SearchOptions:
     )
     replicates: int | None = option(
         None,
-        "fresh seeds on which the best trials and the starting point are run again; baselines run"
-        " once",
+        "fresh seeds on which the best trials and the starting point are run again, where there are"
+        " no folds; baselines run once",
         low=0,
         metavar="R",
         otherwise=3,
@@ -123,15 +124,27 @@ class SearchOptions:
     )
     best: int | None = option(
         None,
-        "how many of the best trials are run again, beside the starting point",
+        "how many of the best trials are run again, with fresh seeds or on all folds, beside the"
+        " starting point",
         low=1,
         metavar="K",
         otherwise=3,
         shown="3; 1 for the built-in wafers",
     )
+    folds: int | None = option(
+        None,
+        "cut training and validation rows into so many folds; the best configurations are trained"
+        " on each and judged on all these rows; 1: the splits as they are",
+        low=1,
+        high=20,
+        metavar="K",
+        otherwise=0,
+        shown="5 where a class has fewer than 20 validation rows, else 1; 1 with --replicates",
+    )
     ensemble: int | None = option(
         None,
-        "networks that may answer together as EXPERIMENT/model; 1: the best alone, 0: no model",
+        "configurations that may answer together as EXPERIMENT/model; 1: the best alone, 0: no"
+        " model",
         low=0,
         high=50,
         metavar="N",

@@ -9,21 +9,18 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, cast
 
 from distributed import config
 from distributed.runtime import storage
 from distributed.runtime.errors import OptionError
-from distributed.runtime.redaction import blank_parameters
 from distributed.searches.choosing.baselines import StartingPoints, starting_points
 from distributed.searches.choosing.portfolio import learned_jobs, portfolio_jobs
 from distributed.searches.choosing.samplers import check_sampler
 from distributed.searches.choosing.spaces import Space, load_space, setting_names
 from distributed.searches.options import SearchOptions
+from distributed.searches.recorded import RecordedOptions, merge_options
 from distributed.searches.small import (
-    DEMO_OPTIONS,
     DEMO_SETTINGS,
-    QUICK_OPTIONS,
     QUICK_SEARCH_SETTINGS,
     WAFERS_CORRUPT,
 )
@@ -36,46 +33,6 @@ from distributed.wafers.default import resolve_shards
 from model.metrics.names import METRICS, check_name
 
 SETUP_FILE = "experiment.json"
-# Options that a later --resume may change.
-CHANGEABLE = (
-    "trials",
-    "concurrent",
-    "time_budget",
-    "replicates",
-    "best",
-    "ensemble",
-    "corrupt",
-    "sampler",
-    "stopper",
-)
-
-
-class RecordedOptions(TypedDict):
-    """The options in experiment.json: those of SearchOptions but out and resume, with values.
-
-    set: also holds the option `workers`, as scaling.workers=N.
-    """
-
-    data: str
-    space: str
-    portfolio: str
-    learn_from: list[str]
-    trials: int
-    concurrent: int
-    metric: str
-    time_budget: float
-    storage: str
-    study: str
-    sampler: str
-    stopper: str
-    replicates: int
-    best: int
-    ensemble: int
-    corrupt: str
-    seed: int
-    config: str
-    quick: bool
-    set: list[str]
 
 
 @dataclass
@@ -86,6 +43,7 @@ class Setup:
     base: settings of the starting point that differ from this project's defaults.
     pins: settings that the option `set` holds fixed.
     owner: marks this search's trials in a study that several searches share.
+    folds: cuts of training and validation rows; 1 keeps the splits.
     small: names of the settings that the search made small on its own, so that it takes minutes.
     """
 
@@ -95,6 +53,7 @@ class Setup:
     pins: dict[str, SettingValue]
     owner: str
     small: list[str] = field(default_factory=list)
+    folds: int = 1
 
     def save(self, folder: Path) -> None:
         """Writes experiment.json. The folder is in use from then on, so check everything before."""
@@ -110,6 +69,16 @@ class Setup:
     def settings(self) -> config.Config:
         """The starting point."""
         return config.apply_changes(config.Config(), self.base)
+
+    @property
+    def trained(self) -> dict[str, SettingValue]:
+        """`base` for the trainings of the search: with its folds."""
+        return {**self.base, "data.folds": self.folds} if self.folds > 1 else self.base
+
+    @property
+    def replicates(self) -> int:
+        """Fresh seeds of the best; folds take their place."""
+        return 0 if self.folds > 1 else self.options["replicates"]
 
     @property
     def lasting(self) -> dict[str, SettingValue]:
@@ -175,32 +144,6 @@ def setup_for(folder: Path, options: SearchOptions) -> Setup:
     return recorded
 
 
-def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> RecordedOptions:
-    """Every option's value: as given, else as recorded, else its default."""
-    names = RecordedOptions.__annotations__
-    given = {name: getattr(options, name) for name in names if name != "set"}
-    fixed = list(options.set or ())
-    if options.workers is not None:
-        fixed.append(f"scaling.workers={options.workers}")
-    given["set"] = fixed or None
-    given["storage"] = blank_parameters(options.storage) if options.storage else None
-    if options.learn_from is not None:
-        given["learn_from"] = list(options.learn_from)  # as JSON has it
-    given = {name: value for name, value in given.items() if value is not None}
-    if recorded:
-        for name, value in given.items():
-            before = cast("dict[str, object]", recorded)[name]
-            if name not in CHANGEABLE and value != before:
-                raise OptionError(
-                    f"a resumed search must keep its {name}; it was {before!r}, got {value!r}", name
-                )
-    fields = dataclasses.fields(SearchOptions)
-    defaults = {f.name: f.metadata["otherwise"] for f in fields if f.name in names}
-    defaults |= {"set": [], "learn_from": []}
-    small = QUICK_OPTIONS if options.quick else {} if options.data else DEMO_OPTIONS
-    return cast(RecordedOptions, {**defaults, **small, **(recorded or {}), **given})
-
-
 def read_setup(path: Path, out: str | None) -> Setup | None:
     """Reads experiment.json; None where the folder is new."""
     if not path.exists():
@@ -244,6 +187,7 @@ def prepare(options: RecordedOptions) -> Setup:
         shards=resolve_shards(options["data"]),
         base=config.changes_from_defaults(start),
         pins={name: flat[name] for name in fixed},
+        folds=options["folds"],
         owner=uuid.uuid4().hex[:12],
         small=[name for name in small if name not in {**from_file, **fixed}],
     )

@@ -41,6 +41,15 @@ class FitOptions:
         metavar="S",
         shown="none",
     )
+    folds: int | None = option(
+        None,
+        "with the presets standard and best: cuts of training and validation rows, on each of which"
+        " the best are trained",
+        low=1,
+        high=20,
+        metavar="K",
+        shown="as many as tune.py takes",
+    )
     workers: int | None = option(
         None,
         "training processes, the same as --set scaling.workers=N",

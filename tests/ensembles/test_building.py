@@ -206,3 +206,48 @@ def test_networks_run_again_where_checkpoints_lack_validation_rows(
     computed = build_model(without, "first", opened(folder), limit=4)
     assert computed.counts == stored.counts
     assert computed.selection.gain == pytest.approx(stored.selection.gain, abs=1e-4)
+
+
+def test_runs_on_folds_answer_for_their_own_rows_and_together_for_new_ones(tmp_path: Path) -> None:
+    """One configuration has all three folds, the other one the first only."""
+    shards = small_run.write_shards(tmp_path / "shards")
+    runs = {("a", k): f"a-fold{k}" for k in range(3)} | {("b", 0): "b-fold0"}
+    for (name, k), run in runs.items():
+        seed = {"a": 1, "b": 2}[name]
+        changes = {"optim.epochs": 5, "optim.seed": seed, "data.folds": 3, "data.fold": k}
+        small_run.train(tmp_path / run, shards, **changes)
+    candidates = {run: load_checkpoint(str(tmp_path / run)) for run in runs.values()}
+    seen: dict[str, Any] = {}
+
+    def select(answers_KVC: torch.Tensor, labels_V: torch.Tensor, *_: Any, **__: Any) -> Selection:
+        seen.update(answers=answers_KVC, labels=labels_V)
+        return Selection((0, 1), "both", gain=0.1, error=0.01)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "select_members", select)
+        model = build_model(
+            candidates,
+            "a-fold0",
+            opened(tmp_path),
+            configuration={run: run[0] + "-fold0" for run in runs.values()},
+            limit=10,
+        )
+    rows = sum(small_run.SPLITS["train"]) + sum(small_run.SPLITS["val"])
+    assert seen["answers"].shape[:2] == (2, rows)
+    of_first = candidates["a-fold0"].validation
+    assert of_first is not None
+    first = len(of_first.labels_V)
+    # Where the second configuration was not trained, it is the first one.
+    torch.testing.assert_close(seen["answers"][0, first:], seen["answers"][1, first:])
+    assert not torch.allclose(seen["answers"][0, :first], seen["answers"][1, :first])
+    # Both configurations count alike, whatever the number of their folds.
+    assert dict(model.counts) == {"a-fold0": 1, "a-fold1": 1, "a-fold2": 1, "b-fold0": 3}
+    assert model.checkpoint.config.data.folds == 1
+    held_out = model.checkpoint.validation
+    assert held_out is not None
+    assert held_out.logits_VEC.shape[:2] == (rows, 6)
+    evaluator = Evaluator(torch.device("cpu"))
+    test = opened(tmp_path, "test")(model.checkpoint.config)
+    scores = evaluator.score(model.checkpoint.network, test)
+    assert scores.logits_NEC.shape[1] == 6
+    assert model.metrics["balanced_accuracy"] > 0.5

@@ -45,12 +45,14 @@ def test_a_time_limit_takes_the_place_of_the_number_of_trials() -> None:
     assert search.time_budget == pytest.approx(1000 * SEARCHING_SHARE)
     assert search.trials == PRESETS["best"].limited_trials
     assert search.replicates == 0
+    assert search_options(FitOptions(preset="best", folds=3)).folds == 3
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"time_limit": 60.0}, "time_limit goes with preset standard or best; quick trains once"),
+        ({"folds": 3}, "folds goes with preset standard or best; quick trains once"),
         ({"preset": "best", "keep_state": True}, "keep_state goes with preset quick"),
         ({"preset": "standard", "no_page": True}, "no_page goes with preset quick"),
         ({"preset": "fast"}, "preset must be one of quick, standard, best; got 'fast'"),

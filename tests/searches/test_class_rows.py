@@ -10,7 +10,8 @@ import torch
 
 from distributed.searches.class_rows import count_rows, few_shot_classes, few_shot_note
 from distributed.searches.options import SearchOptions
-from distributed.searches.setup import check_search, merge_options, prepare
+from distributed.searches.recorded import merge_options
+from distributed.searches.setup import check_search, prepare
 from model.metrics.scoring import shot_groups
 
 

@@ -13,12 +13,13 @@ from distributed.searches.class_rows import count_rows
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import report
 from distributed.searches.pages.notes import search_notes
+from distributed.searches.recorded import merge_options
 from distributed.searches.resolution import (
     ONLY_ONE_IS_RIGHT,
     resolution_note,
     smallest_difference,
 )
-from distributed.searches.setup import check_search, merge_options, prepare
+from distributed.searches.setup import check_search, prepare
 from distributed.searches.state.records import SearchLog
 from distributed.searches.state.standings import Standings
 

@@ -23,11 +23,10 @@ from distributed.searches import driver
 from distributed.searches.choosing.baselines import starting_points
 from distributed.searches.choosing.spaces import SPACES
 from distributed.searches.options import SearchOptions
+from distributed.searches.recorded import RecordedOptions, merge_options
 from distributed.searches.setup import (
-    RecordedOptions,
     Setup,
     check_search,
-    merge_options,
     prepare,
     setup_for,
 )

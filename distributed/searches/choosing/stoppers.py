@@ -78,7 +78,7 @@ def recall(stopper: TrialScheduler, records: Iterable[SearchRecord], metric: str
 class _Exemptions:
     """Mixed into Ray's stoppers: what they compare, and what they may not decide about.
 
-    Baselines and replicates always run to their end; the baselines' values still count for others.
+    Baselines, replicates and folds always run to their end; the values of baselines still count.
     An epoch in which the metric is undefined, such as the precision of a class that was never
     predicted, decides nothing; nor does the last one, after which there is nothing to save.
     """
@@ -95,7 +95,7 @@ class _Exemptions:
     def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
         result = self._compared(result)
         kind = trial.config.get("kind", "search")
-        if not _is_scored(result) or kind in ("replicate", "ensemble", "test", "spoilt"):
+        if not _is_scored(result) or kind in ("replicate", "fold", "ensemble", "test", "spoilt"):
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
         is_baseline = kind != "search" or trial.config.get("label")

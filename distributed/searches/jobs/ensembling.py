@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distributed.config import Config
-from distributed.ensembles.building import OpenRows, build_model, evaluator_of
+from distributed.ensembles.building import build_model
+from distributed.ensembles.held_out import OpenRows, evaluator_of
 from distributed.runtime.errors import Failure, OptionError
 from distributed.runtime.storage import DamagedFile, join, write_file
 from distributed.searches.state.model_files import DESCRIPTION_FILE
@@ -33,14 +34,16 @@ class Ingredients:
 
     members: names of the runs that it may be made of. leading: the one that the search prefers,
         which is the model where it may have one network only.
+    configuration: of the runs that repeat another one on a fold of their own, its name.
     trials: the folder with a folder for each run.
     modalities: those that the model sees, as data.modalities names them.
     balanced: the model is for classes that count alike.
-    limit: of the number of networks.
+    limit: of the number of configurations.
     """
 
     members: Sequence[str]
     leading: str
+    configuration: Mapping[str, str]
     trials: str
     modalities: str
     balanced: bool
@@ -54,15 +57,18 @@ def build(
 
     model: the folder that gets it.
     """
-    members = ingredients.members if ingredients.limit > 1 else [ingredients.leading]
+    leading = ingredients.leading
+    members = ingredients.members
+    if ingredients.limit == 1:
+        members = [m for m in members if ingredients.configuration.get(m, m) == leading]
     candidates = load_candidates(members, ingredients.trials)
     if not candidates:
         raise Failure(f"no checkpoint of {', '.join(ingredients.members)} can be read")
-    leading = ingredients.leading
     built = build_model(
         candidates,
         leading if leading in candidates else next(iter(candidates)),
         open_rows(shards, "val", arrays),
+        configuration=ingredients.configuration,
         modalities=ingredients.modalities,
         balanced=ingredients.balanced,
         limit=ingredients.limit,

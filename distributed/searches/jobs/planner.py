@@ -1,12 +1,14 @@
-"""What a search runs beside its trials: replicates with fresh seeds, its model, then the tests."""
+"""What a search runs beside its trials: fresh seeds or more folds, its model, then the tests."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distributed.searches.jobs.race import Race
 from distributed.searches.state.records import TRAINED, SearchJob, SearchRecord
-from distributed.searches.state.standings import COMPARED, Standings
+from distributed.searches.state.standings import COMPARED, Standing, Standings
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,36 @@ class Planner:
     seed: of the trials; replicates have the seeds that follow it.
     test: whether the data has test rows.
     spoil: whether the test rows are also scored with a modality spoilt.
+    validation: rows of every class that all folds together have, by which contenders are told
+        apart.
     """
 
     def __init__(
-        self, standings: Standings, *, seed: int = 0, test: bool = True, spoil: bool = False
+        self,
+        standings: Standings,
+        *,
+        seed: int = 0,
+        test: bool = True,
+        spoil: bool = False,
+        validation: Mapping[str, int] | None = None,
     ) -> None:
         self.standings, self.log = standings, standings.log
         self.seed, self.test, self.spoil = seed, test, spoil
+        self.race = Race(standings, validation or {})
 
-    def next_step(self, searching: bool) -> Step:
-        """The next replicate, the model of several runs, or the next test.
+    def next_step(self, searching: bool, racing: bool = True) -> Step:
+        """The next replicate or fold, the model of several runs, or the next test.
 
         searching: trials still run. Until they end only the starting point is repeated, which is
         run again in any case.
+        racing: the time budget still allows folds.
         """
         replicate = self._next_replicate(searching)
+        if replicate is None and racing:
+            replicate = self.race.next_fold(searching)
         if replicate is not None:
             return Run(replicate)
-        others = self.log.of_kind("replicate", "ensemble", "test", "spoilt")
+        others = self.log.of_kind("replicate", "fold", "ensemble", "test", "spoilt")
         if searching or any(r.state == "running" for r in others):
             return Wait()
         model = self._next_model()
@@ -79,10 +93,12 @@ class Planner:
         return None
 
     def _next_test(self) -> SearchJob | None:
-        """The winner's next run on the test split: there is one for each of its replicates."""
+        """The winner's next run on the test split: one for each of its replicates or folds."""
         winner = self.standings.winner()
         if winner is None:
             return None
+        if winner.pooled is not None:
+            return self._next_fold_test(winner)
         replicates = self.standings.replicates_of(winner.record.name)
         runs = [(r.name, (r.job.seed or 0) - self.seed) for r in replicates]
         for tested, seed in runs or [(winner.record.name, 0)]:
@@ -90,6 +106,14 @@ class Planner:
             if name not in self.log.records:
                 job = self._repeat(winner.record, name, "test", seed)
                 return dataclasses.replace(job, state=tested)
+        return None
+
+    def _next_fold_test(self, winner: Standing) -> SearchJob | None:
+        for run in (winner.record, *self.standings.folds_of(winner.record.name)):
+            name = f"{run.name}-test"
+            if name not in self.log.records:
+                job = self._repeat(winner.record, name, "test", 0)
+                return dataclasses.replace(job, state=run.name, fold=run.job.fold)
         return None
 
     def _next_model(self) -> SearchJob | None:
@@ -140,6 +164,8 @@ class Planner:
 
     def needed_states(self) -> set[str]:
         """The jobs whose saved network a test will load: the replicates, else the leading run."""
+        if self.standings.folds > 1:  # their tests load the checkpoints
+            return set()
         if self.standings.replicates:
             return {r.name for r in self.log.of_kind("replicate")}
         winner = self.standings.winner()

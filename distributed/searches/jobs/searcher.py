@@ -33,6 +33,8 @@ class DiskFull(Failure):
     """A full disk has stopped the search; its trials are as running, for the next start."""
 
 
+TRIALS_SHARE = 0.6  # of a time budget; the rest is for the contenders' other folds
+
 # What a trial may report that stops the whole search, and fails no trial.
 STOPS: dict[str, type[Exception]] = {"full_disk": DiskFull, "unreadable_data": UnreadableData}
 
@@ -52,7 +54,8 @@ class Searcher(RaySearcher):
     pins: settings held fixed.
     named: starting point and baselines that the space can express, by label.
     outside: baselines that it cannot express.
-    time_budget: seconds from now after which no trial is started; 0 is without limit.
+    time_budget: seconds from now after which no trial and no fold is started; 0 is without limit.
+        Where there are folds, trials end before: TRIALS_SHARE.
     """
 
     def __init__(
@@ -80,6 +83,9 @@ class Searcher(RaySearcher):
         self.owner = owner
         self.pins = dict(pins or {})
         self.deadline = time.monotonic() + time_budget if time_budget else math.inf
+        self.trials_deadline = self.deadline
+        if self.standings.folds > 1:
+            self.trials_deadline -= (1 - TRIALS_SHARE) * time_budget
         self.interrupted = False  # trials that end from now on stay as running, for the next start
         self.stop_error: Exception | None = None  # why the search stops before its end
         self.jobs: dict[str, SearchJob] = {}  # the running ones, by Ray Tune's trial id
@@ -122,7 +128,7 @@ class Searcher(RaySearcher):
     @property
     def searching(self) -> bool:
         """Whether the time budget still allows trials."""
-        return time.monotonic() < self.deadline
+        return time.monotonic() < self.trials_deadline
 
     @contextmanager
     def stopping_on_full_disk(self) -> Iterator[None]:
@@ -174,7 +180,7 @@ class Searcher(RaySearcher):
                 )
             return Run(self._trial_job(trial_id, self.study.ask()))
         trials_run = any(job.kind in CONFIGURATIONS for job in self.jobs.values())
-        return self.planner.next_step(searching=trials_run)
+        return self.planner.next_step(trials_run, racing=time.monotonic() < self.deadline)
 
     def _trial_job(self, trial_id: str, trial: optuna.Trial) -> SearchJob:
         """The job of an Optuna trial, with the settings that the space asks it for."""

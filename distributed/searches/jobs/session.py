@@ -44,17 +44,18 @@ def run(
     started: when this process began to work on the search, on the monotonic clock.
     """
     setup = search.setup
-    arrays = share_splits(setup.shards, setup.base, ("train", "val"))  # runs in the background
+    arrays = share_splits(setup.shards, setup.trained, ("train", "val"))  # runs in the background
     planner = Planner(
         standings,
         seed=setup.settings.optim.seed,
         test=search.has_test_rows,
         spoil=bool(setup.options["corrupt"]),
+        validation=search.val_rows,
     )
     searcher = make_searcher(search, planner, mirror)
     trainable = tuner.make_trainable(
         shards=setup.shards,
-        base=setup.base,
+        base=setup.trained,
         metrics=setup.metrics,
         folder=f"{mirror.out}/trials",
         arrays=arrays,

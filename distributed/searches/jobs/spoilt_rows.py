@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distributed.config import Config
-from distributed.ensembles.building import evaluator_of
+from distributed.ensembles.held_out import evaluator_of
 from distributed.raw.rows import ID
 from distributed.runtime.storage import join, write_file
 from distributed.searches.jobs.ensembling import open_rows

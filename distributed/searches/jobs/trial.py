@@ -13,11 +13,12 @@ from ray import tune
 
 from distributed.ensembles import boosting
 from distributed.runtime.errors import full_disk_message, unreadable_data
-from distributed.searches.jobs import ensembling, spoilt_rows
+from distributed.searches.jobs import ensembling, pooling, spoilt_rows
 from distributed.searches.state.model_files import MODEL_FOLDER
+from distributed.searches.state.records import configuration_of
 from distributed.shards.manifest import read_manifest
 from distributed.shards.sharing import SplitArraysRef
-from distributed.training.checkpoint import save_checkpoint
+from distributed.training.checkpoint import load_checkpoint, save_checkpoint
 from distributed.training.failures import failure_reason
 from distributed.training.results import RunMetrics, write_metrics
 from distributed.training.run import run_training
@@ -79,7 +80,14 @@ def score(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str,
     """Does what a job stands for; returns its epochs, if it has any, and its metrics."""
     if job["members"]:
         return score_ensemble(job, context)
-    return score_boosting(job, context) if job["method"] else score_run(job, context)
+    if job["kind"] == "test" and "data.folds" in context.base:
+        run = load_checkpoint(f"{context.folder}/{job['state']}/checkpoint")
+        return 0, ensembling.score_split(run, context.shards, "test")
+    epochs, metrics = (score_boosting if job["method"] else score_run)(job, context)
+    if job["kind"] == "fold":
+        pooled = pooling.pool(job, context.folder, context.metrics[0])
+        metrics = {**pooled, "train_seconds": metrics["train_seconds"]}
+    return epochs, metrics
 
 
 def score_run(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
@@ -130,6 +138,7 @@ def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, 
     ingredients = ensembling.Ingredients(
         members=job["members"],
         leading=job["of"],
+        configuration={name: configuration_of(name) for name in job["members"]},
         trials=context.folder,
         modalities=config.data.modalities,
         # These metrics count rows and not classes.
@@ -174,7 +183,8 @@ def train(job: Mapping[str, Any], context: TrialContext) -> RunMetrics:
 def job_settings(job: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """A job's settings that differ from this project's defaults."""
     seed = {} if job.get("seed") is None else {"optim.seed": job["seed"]}
-    return {**base, **job["settings"], **seed}
+    fold = {"data.fold": job["fold"]} if job.get("fold") else {}
+    return {**base, **job["settings"], **seed, **fold}
 
 
 def epoch_result(epoch: Mapping[str, float], names: list[str], epochs: int) -> dict[str, Any]:

@@ -26,11 +26,16 @@ def plan_sentence(search: CheckedSearch) -> str:
     ]
     if options["time_budget"]:
         parts[0] += f", as far as {options['time_budget']:,.0f} s allow"
-    if options["replicates"]:
+    if search.setup.folds > 1:
+        parts.append(
+            f"the best {options['best']} and the starting point on up to {search.setup.folds} folds"
+            " of the training and validation rows"
+        )
+    elif options["replicates"]:
         seeds = f"{options['replicates']} fresh seed{'s' * (options['replicates'] > 1)}"
         parts.append(f"then {seeds} of the best {options['best']} and of the starting point")
     if options["ensemble"]:
-        parts.append(f"then the model, of up to {options['ensemble']} networks")
+        parts.append(f"then the model, of up to {options['ensemble']} configurations")
     if search.has_test_rows:
         parts.append("at last the test split")
     return "; ".join(parts)
@@ -50,6 +55,8 @@ def seconds_left(standings: Standings, trials: int) -> float | None:
     repeated = standings.replicates * (min(standings.best, trials) + 1)
     waiting = max(0, trials - configurations)
     waiting += max(0, repeated - len(standings.log.of_kind("replicate")))
+    folds = (standings.folds - 1) * (min(standings.best, trials) + 1)
+    waiting += max(0, folds - len(standings.log.of_kind("fold")))
     one = statistics.fmean(ended)
     now = time.time()
     under_way = sum(max(0.0, one - (now - r.started)) for r in running)

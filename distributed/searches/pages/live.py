@@ -22,6 +22,7 @@ STAGES = {
     "named": "searching",
     "portfolio": "searching",
     "replicate": "running the best again with fresh seeds",
+    "fold": "training the best on more folds",
     "ensemble": "choosing the networks that answer together",
     "test": "testing the winner and the model",
     "spoilt": "testing them on rows with a spoilt modality",
@@ -79,7 +80,11 @@ class SearchView:
     def line(self, record: SearchRecord) -> str:
         """A finished run as a line of a log."""
         job = record.job
-        kinds = {"replicate": f"seed {job.seed}, ", "test": "on the test split "}
+        kinds = {
+            "replicate": f"seed {job.seed}, ",
+            "fold": f"{job.fold + 1} folds, ",
+            "test": "on the test split ",
+        }
         name = job.label or f"trial {job.of or record.name}"
         score = self.score(record.metrics.get(self.metric.name))
         outcome = {

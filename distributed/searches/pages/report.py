@@ -162,6 +162,13 @@ def reading_notes(standings: Standings) -> list[str]:
         test = f"The test split is for the winner and the model only; it was {when}."
         if standings.log.of_kind("spoilt"):
             test += " The table of spoilt rows was made after that, and decided nothing."
+    folds = (
+        f"Training and validation rows were cut into {standings.folds} folds. Every configuration"
+        " was trained without the rows of the first one and judged on these; those that could still"
+        " be among the best went on to other folds, and are ranked by their answers for all rows"
+        " that were held out. The first fold has also chosen who went on, so the best score is"
+        " still biased a little upwards; the test split is not."
+    )
     replicates = (
         "No replicates: the leader was picked among single runs, so its score is biased upwards."
         " Add --replicates 3."
@@ -175,6 +182,8 @@ def reading_notes(standings: Standings) -> list[str]:
             " biased a little upwards; the test split is not. The baselines have one run each: that"
             " is no evidence of a difference, they rank behind, and they cannot win."
         )
+    if standings.folds > 1:
+        replicates = folds
     return [
         f"Every decision was made on the validation split. {test}",
         "A configuration that was stopped early has the score of the epoch at which it was"

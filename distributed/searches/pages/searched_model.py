@@ -9,7 +9,7 @@ from distributed.runtime import shell
 from distributed.runtime.storage import DamagedFile, join, read_json_object
 from distributed.searches.pages.verdict import short_title
 from distributed.searches.state.model_files import DESCRIPTION_FILE, MODEL_FOLDER
-from distributed.searches.state.records import SearchRecord
+from distributed.searches.state.records import SearchRecord, configuration_of
 from distributed.searches.state.standings import Standings
 from model.metrics import names
 
@@ -41,6 +41,13 @@ class SearchedModel:
                 f"{place} holds a trained model, ready for use: {self._title(name)} alone. Several"
                 " runs together were not better than it on validation rows that neither was"
                 " chosen on."
+            ]
+        of = {configuration_of(name) for name in self.counts}
+        if len(of) == 1:
+            return [
+                f"{place} holds a trained model, ready for use: {self._title(*of)}, trained on"
+                f" {len(self.counts)} folds, whose networks answer together. Several configurations"
+                " together were not better on held-out rows that neither was chosen on."
             ]
         metric, count = names.metric("balanced_nll"), len(self.counts)
         return [
@@ -85,8 +92,9 @@ class SearchedModel:
         if record is None:
             return name
         seed = f", seed {record.job.seed}" if record.job.seed is not None else ""
+        fold = f", fold {record.job.fold + 1}" if record.job.kind == "fold" else ""
         named = record.job.label
-        return f"{short_title(record) if named else f'trial {record.job.of or name}'}{seed}"
+        return f"{short_title(record) if named else f'trial {record.job.of or name}'}{seed}{fold}"
 
 
 def searched_model(standings: Standings, out: str) -> SearchedModel | None:

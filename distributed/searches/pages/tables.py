@@ -30,7 +30,7 @@ TEST_METRICS = (
 )
 # Columns of the report's table of configurations, beside the metrics and the settings.
 SHORT_COLUMNS = ("trial", "rank", "label", "state", "epochs", "seconds", "replicate_mean")
-SHORT_HEADS = {"label": "name", "replicate_mean": "mean of fresh seeds"}
+SHORT_HEADS = {"label": "name", "replicate_mean": "mean of fresh seeds, or all folds"}
 
 
 def comparison_table(standings: Standings, few_shot: str = "") -> ReportTable:
@@ -67,7 +67,8 @@ def comparison_table(standings: Standings, few_shot: str = "") -> ReportTable:
         *(_title_with_rows(other, few_shot) for other in others),
         "runs",
     )
-    seeds = _seeds_text(standings.replicates)
+    seeds = _folds_text(standings.folds) if standings.folds > 1 else ""
+    seeds = seeds or _seeds_text(standings.replicates)
     if standings.ran_once():
         seeds += "; others: one run"
     return ReportTable(columns=columns, rows=rows, caption=f"Best and baselines ({seeds})")
@@ -78,6 +79,10 @@ def _title_with_rows(metric: Metric, few_shot: str) -> str:
     if metric.name != "few_shot_accuracy" or not few_shot:
         return metric.title
     return f"{metric.title} ({few_shot})"
+
+
+def _folds_text(folds: int) -> str:
+    return f"all held-out rows of up to {folds} folds together, with the 95 % interval"
 
 
 def _seeds_text(replicates: int) -> str:
@@ -127,7 +132,7 @@ def configuration_row(
     standings: Standings, record: SearchRecord, rank: int | None
 ) -> dict[str, CellContent]:
     """A configuration as a row of trials.csv, by column. rank: from Standings.ranked."""
-    replicates = standings.standing(record).replicates
+    standing = standings.standing(record)
     leading = list(dict.fromkeys([*standings.metrics, "train_seconds"]))
     others = {
         name: value
@@ -143,8 +148,8 @@ def configuration_row(
         "epochs": record.epoch,
         "seconds": round(record.seconds, 2),
         **{name: record.metrics.get(name) for name in leading},
-        "replicates": len(replicates),
-        "replicate_mean": sum(replicates) / len(replicates) if replicates else None,
+        "replicates": standing.repeats,
+        "replicate_mean": standing.score(standings.metric) if standing.repeats else None,
         **record.job.settings,
         **others,
     }
@@ -246,6 +251,7 @@ def cost_table(standings: Standings, wall_seconds: float) -> ReportTable:
         ("stopped early", states.count("stopped")),
         ("failed", states.count("failed")),
         ("replicates", len(log.of_kind("replicate"))),
+        ("runs on other folds", len(log.of_kind("fold"))),
         ("seconds of training, all runs together", round(trained, 1)),
         ("seconds on the clock, since the last start", round(wall_seconds, 1)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from statistics import NormalDist
 
 from distributed.reporting.significance import (
     ALPHA,
@@ -14,7 +15,14 @@ from distributed.reporting.significance import (
 )
 from distributed.reporting.verdicts import describe_comparison, seed_limit_note, smallest_wilcoxon_p
 from distributed.searches.choosing.baselines import ALONE, BOOSTING, STARTING_POINT
-from distributed.searches.state.records import SearchRecord, is_finite
+from distributed.searches.resolution import NORMAL_95
+from distributed.searches.state.records import (
+    FOLD_ERROR,
+    OVER_START,
+    OVER_START_ERROR,
+    SearchRecord,
+    is_finite,
+)
 from distributed.searches.state.standings import Standing, Standings
 from model.metrics import names
 
@@ -53,8 +61,25 @@ def seed_scores(standings: Standings, record: SearchRecord, metric: str) -> dict
 
 
 def summarise_seeds(standings: Standings, record: SearchRecord, metric: str) -> Summary:
-    """The mean over a configuration's seeds with its interval."""
+    """The mean over a configuration's seeds with its interval, or the value of all its folds.
+
+    The interval of the folds is that of the deciding metric, by a bootstrap of the rows.
+    """
+    pooled = standings.standing(record).pooled
+    if pooled is not None:
+        return summarise_folds(pooled, metric, metric == standings.metric)
     return summarise(list(seed_scores(standings, record, metric).values()))
+
+
+def summarise_folds(pooled: SearchRecord, metric: str, has_interval: bool) -> Summary:
+    """A metric of all held-out rows of a configuration's folds together."""
+    value, error = pooled.metrics.get(metric), pooled.metrics.get(FOLD_ERROR)
+    if not is_finite(value):
+        return Summary(n=pooled.job.fold + 1)
+    if not has_interval or not is_finite(error):
+        return Summary(n=pooled.job.fold + 1, mean=value)
+    low, high = value - NORMAL_95 * error, value + NORMAL_95 * error
+    return Summary(n=pooled.job.fold + 1, mean=value, low=low, high=high)
 
 
 def interval(summary: Summary, metric: str) -> str:
@@ -69,7 +94,8 @@ def score_text(standings: Standings, record: SearchRecord, metric: str) -> str:
     """A mean with its interval; a single run beside means says that it is one."""
     summary = summarise_seeds(standings, record, metric)
     text = names.metric(metric).text(summary.mean, missing="none") + interval(summary, metric)
-    is_single = standings.replicates > 0 and not standings.replicates_of(record.name)
+    is_repeated = standings.standing(record).repeats > 0
+    is_single = (standings.replicates > 0 or standings.folds > 1) and not is_repeated
     return f"{text} (1 run)" if is_single else text
 
 
@@ -131,6 +157,8 @@ def _verdict(standings: Standings) -> str:
             f"The search found no better settings than those of"
             f" {starting_point_title(winner.record)}: keep these."
         )
+    if winner.pooled is not None:
+        return fold_verdict(standings, winner.pooled)
     comparison = compare_winner(standings, winner)
     if comparison is None:
         return (
@@ -145,6 +173,38 @@ def _verdict(standings: Standings) -> str:
         f"{sentence} p is corrected for the {comparison.family} that were compared with"
         f" {comparison.reference}; the gap is that of the best of them."
     )
+
+
+def fold_verdict(standings: Standings, pooled: SearchRecord) -> str:
+    """The winner against the starting point on the rows that both were not trained on."""
+    metric, start = names.metric(standings.metric), standings.starting_point()
+    difference = pooled.metrics.get(OVER_START)
+    error = pooled.metrics.get(OVER_START_ERROR)
+    if start is None or not is_finite(difference) or not is_finite(error):
+        return (
+            f"The best so far is {title(pooled)}; there is no finished run of the starting point on"
+            " the same folds to compare it with."
+        )
+    family = max(1, len(standings.candidates()) - 1)
+    # Bonferroni's correction: the winner is the best of all that were compared.
+    limit = NormalDist().inv_cdf(1 - ALPHA / (2 * family)) * error
+    worse_by = -standings.gain(difference)
+    unit, scale, digits = metric.difference_unit, metric.scale, metric.digits
+    amount = f"{scale * difference:+.{digits}f} {unit}".rstrip()
+    spread = (
+        f"{scale * (difference - limit):+.{digits}f} to {scale * (difference + limit):+.{digits}f}"
+    )
+    evidence = (
+        f"{amount}, 95 % interval {spread} with the correction for {family} comparisons, on the"
+        f" held-out rows of {pooled.job.fold + 1} folds"
+    )
+    other = starting_point_title(start)
+    if abs(difference) < limit:
+        return (
+            f"The best found against {other} in {metric.title}: not shown to differ ({evidence})."
+        )
+    direction = "worse" if worse_by > 0 else "better"
+    return f"The best found is {direction} than {other} in {metric.title} ({evidence})."
 
 
 def seed_limits(standings: Standings) -> str:

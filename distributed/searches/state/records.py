@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -23,10 +24,25 @@ LINE_START = b'{"job": '  # of each line of records.jsonl
 
 # Kinds of jobs that try a configuration, and all that train.
 CONFIGURATIONS = ("search", "named", "portfolio")
-TRAINED = (*CONFIGURATIONS, "replicate")
+TRAINED = (*CONFIGURATIONS, "replicate", "fold")
 
 SettingValue = bool | int | float | str
 SettingValues = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
+
+
+FOLD_ERROR = "fold_error"  # metric of a job `fold`: standard error of the deciding metric
+OVER_START = "over_start"  # the same: difference of the deciding metric from the starting point's
+OVER_START_ERROR = "over_start_error"  # standard error of that
+
+
+def fold_name(configuration: str, fold: int) -> str:
+    """The name of a configuration's run on a fold; the first one has that of the configuration."""
+    return f"{configuration}-fold{fold}" if fold else configuration
+
+
+def configuration_of(run: str) -> str:
+    """The name of the configuration of a run, which `fold_name` may have given its name."""
+    return re.sub(r"-fold\d+$", "", run)
 
 
 class EpochResult(TypedDict):
@@ -43,14 +59,16 @@ class SearchJob:
 
     kind: `search` is a trial of the space, `named` a baseline that the space cannot express,
         `portfolio` a configuration that is worth a try on any data,
-        `replicate` a repetition with another seed, `ensemble` the choice of runs that answer
-        together, `test` the winner's or the ensemble's run on the test split, `spoilt` the same
-        for test rows of which a modality is spoilt.
+        `replicate` a repetition with another seed, `fold` one with another cut of training and
+        validation rows, whose metrics are those of all folds so far together, `ensemble` the
+        choice of runs that answer together, `test` the winner's or the ensemble's run on the test
+        split, `spoilt` the same for test rows of which a modality is spoilt.
     label: name of a baseline or of the starting point; empty for other trials.
     settings: changes to the search's starting point.
     number: of the trial in Optuna's study.
-    of: name of the job that a replicate or a test repeats.
-    seed: replaces optim.seed.
+    of: name of the job that a replicate, a fold or a test repeats.
+    seed: replaces optim.seed. fold: replaces data.fold.
+    start: name of the starting point's run, with which a fold is compared; empty: with none.
     state: name of the job from whose saved network this one continues; empty for its own.
     method: `boosting` for gradient-boosted trees; empty for a network.
     plain: name of the run of plain concatenation among the members of a job `spoilt`.
@@ -68,6 +86,8 @@ class SearchJob:
     members: Sequence[str] = ()
     plain: str = ""
     method: str = ""
+    fold: int = 0
+    start: str = ""
 
     @property
     def is_baseline(self) -> bool:

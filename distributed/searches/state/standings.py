@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distributed.searches.choosing.baselines import ALONE, STARTING_POINTS
 from distributed.searches.state.records import (
+    CONFIGURATIONS,
     SMOOTH_METRIC,
     TRAINED,
     SearchLog,
@@ -23,20 +24,32 @@ COMPARED = ("concatenation",)  # labels of baselines that are scored on spoilt r
 
 @dataclass(frozen=True)
 class Standing:
-    """A configuration with its score: its first run, and the scores of its replicates."""
+    """A configuration with its score: its first run, and those that repeat it.
+
+    replicates: the scores with fresh seeds.
+    pooled: its newest run on another fold, which has the metrics of all its folds together.
+    """
 
     record: SearchRecord
     replicates: tuple[float, ...] = ()
+    pooled: SearchRecord | None = None
 
     @property
     def title(self) -> str:
         return self.record.job.label or f"trial {self.record.name}"
 
+    @property
+    def repeats(self) -> int:
+        """How many runs there are beside the first one."""
+        return self.pooled.job.fold if self.pooled is not None else len(self.replicates)
+
     def score(self, metric: str) -> float:
-        """The mean of the replicates, or the first run's value where there are none.
+        """The value of all folds together, the mean of the replicates, or the only run's value.
 
         The first run does not count beside replicates: it may have been chosen for its luck.
         """
+        if self.pooled is not None:
+            return self.pooled.value(metric)
         if self.replicates:
             return sum(self.replicates) / len(self.replicates)
         return self.record.value(metric)
@@ -47,6 +60,7 @@ class Standings:
 
     replicates: how many fresh seeds the leading trials and the starting point are run with.
     best: how many trials lead.
+    folds: cuts of training and validation rows on which contenders are trained; 1: only one.
     ensemble: how many networks the model that the search ends with may have; 0: it builds none.
     """
 
@@ -58,9 +72,11 @@ class Standings:
         replicates: int = 0,
         best: int = 3,
         ensemble: int = 0,
+        folds: int = 1,
     ) -> None:
         self.log, self.metrics = log, metrics
         self.replicates, self.best, self.ensemble = replicates, best, ensemble
+        self.folds = folds
 
     @property
     def folder(self) -> Path:
@@ -91,8 +107,16 @@ class Standings:
         replicates = self.log.of_kind("replicate")
         return [r for r in replicates if r.job.of == name and r.state == "complete"]
 
+    def folds_of(self, name: str) -> list[SearchRecord]:
+        """The finished runs of a configuration on other folds than the first, in their order."""
+        runs = [r for r in self.log.of_kind("fold") if r.job.of == name and r.state == "complete"]
+        return sorted(runs, key=lambda r: r.job.fold)
+
     def standing(self, record: SearchRecord) -> Standing:
-        """A configuration with the scores of its replicates."""
+        """A configuration with the scores of what repeats it."""
+        folds = self.folds_of(record.name)
+        if folds:
+            return Standing(record, pooled=folds[-1])
         values = [r.metrics.get(self.metric) for r in self.replicates_of(record.name)]
         return Standing(record, tuple(value for value in values if is_finite(value)))
 
@@ -101,7 +125,7 @@ class Standings:
         return next((r for r in self.named() if r.job.label in STARTING_POINTS), None)
 
     def repeated(self) -> list[SearchRecord]:
-        """The configurations that are run again with fresh seeds.
+        """The configurations that are run again, with fresh seeds or on other folds.
 
         These are the leading trials, the starting point, and every one that was run again before:
         an extension drops no winner that fresh seeds have confirmed. The baselines have one run.
@@ -110,7 +134,7 @@ class Standings:
         baselines = self.named()  # one that the time budget has stopped counts as a trial
         leading = [r for r in self.finished() if r not in baselines][: self.best]
         others = [r for r in self.finished() if r is not start and r not in leading]
-        run_again_before = [r for r in others if self.replicates_of(r.name)]
+        run_again_before = [r for r in others if self.standing(r).repeats]
         return [*leading, *run_again_before, *([] if start is None else [start])]
 
     def candidates(self) -> list[SearchRecord]:
@@ -122,14 +146,21 @@ class Standings:
     def ran_once(self) -> list[Standing]:
         """Those of one run, where others have several, best first."""
         ordered = self.ordered()
-        if not any(standing.replicates for standing in ordered):
+        if not any(standing.repeats for standing in ordered):
             return []
-        return [standing for standing in ordered if not standing.replicates]
+        return [standing for standing in ordered if not standing.repeats]
 
     def ordered(self) -> list[Standing]:
-        """The candidates, best first; those of several runs come before those of one."""
+        """The candidates, best first; those of several runs come before those of one, and those of
+        more folds before those of fewer.
+        """
         standings = [self.standing(r) for r in self.candidates()]
-        return sorted(standings, key=lambda s: (not s.replicates, -self.gain(s.score(self.metric))))
+
+        def rank(standing: Standing) -> tuple[int, float]:
+            behind = -standing.repeats if self.folds > 1 else int(not standing.repeats)
+            return behind, -self.gain(standing.score(self.metric))
+
+        return sorted(standings, key=rank)
 
     def ranked(self) -> list[Standing]:
         """Every configuration that ran to its end, best first: those of `ordered`, then the rest.
@@ -142,23 +173,23 @@ class Standings:
         return [*ordered, *rest]
 
     def winner(self) -> Standing | None:
-        """The candidate with the best mean over replicates; before there are any, the best run.
+        """The candidate with the best score of its repeated runs; before there are any, of one run.
 
         Only networks can win: what wins is recommended as settings.
 
-        Where some candidates have all their replicates, only these can win: a single run may have
-        been lucky.
+        Where some candidates have all their replicates or folds, only these can win: a single run
+        may have been lucky.
         """
         standings = [self.standing(r) for r in self.candidates()]
         standings = [
             s for s in standings if is_finite(s.score(self.metric)) and not s.record.job.method
         ]
-        required = max((self._replicates_that_count(s) for s in standings), default=0)
-        eligible = [s for s in standings if len(s.replicates) >= required]
+        required = max((self._repeats_that_count(s) for s in standings), default=0)
+        eligible = [s for s in standings if s.repeats >= required]
         return max(eligible, key=lambda s: self.gain(s.score(self.metric)), default=None)
 
-    def _replicates_that_count(self, standing: Standing) -> int:
-        return min(len(standing.replicates), self.replicates or 1)
+    def _repeats_that_count(self, standing: Standing) -> int:
+        return min(standing.repeats, self.folds - 1 if self.folds > 1 else self.replicates or 1)
 
     def front(self) -> list[SearchRecord]:
         """The Pareto front: configurations that no other beats in every metric."""
@@ -180,20 +211,33 @@ class Standings:
         """Names of the runs that the search's model may be made of, the best ones first.
 
         They are compared by class-balanced log-loss, which few rows of a rare class do not turn
-        into noise; the winner's own run is always among them.
+        into noise; the winner's own run is always among them. With folds they are the runs of the
+        best configurations.
         """
-        runs = self.log.of_kind(*TRAINED)
+        runs = self.log.of_kind(*(CONFIGURATIONS if self.folds > 1 else TRAINED))
         complete = [r for r in runs if r.state == "complete"]
-        by_loss = sorted(complete, key=_smooth_loss)
+        by_loss = sorted(complete, key=lambda r: _smooth_loss(self._newest(r)))
         names = [r.name for r in by_loss[: CANDIDATES_FOR_EACH * self.ensemble]]
         winner = self.winner()
         if winner is not None and winner.record.state == "complete":
             names = list(dict.fromkeys([*names, winner.record.name]))
-        return names
+        return [run for name in names for run in self._with_folds(name)]
+
+    def _newest(self, record: SearchRecord) -> SearchRecord:
+        """The run that has a configuration's metrics."""
+        return self.standing(record).pooled or record
+
+    def _with_folds(self, name: str) -> list[str]:
+        """The names of a configuration's runs on all folds."""
+        return [name, *(r.name for r in self.folds_of(name))]
 
     def kept_checkpoints(self) -> set[str]:
-        """Names of the runs whose checkpoints are kept when the search has ended."""
-        return {*self.candidate_members(), *(r.name for r in self.compared_when_spoilt())}
+        """Names of the runs whose checkpoints are kept, also those of contenders for more folds."""
+        kept = {*self.candidate_members(), *(r.name for r in self.compared_when_spoilt())}
+        if self.folds > 1:
+            contenders = [*self.repeated(), *self.finished()[: 2 * self.best]]
+            kept |= {run for record in contenders for run in self._with_folds(record.name)}
+        return kept
 
     def compared_when_spoilt(self) -> list[SearchRecord]:
         """Concatenation, each modality alone, and the winner."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed.searches.jobs.planner import Done, Planner, Run, Wait
-from distributed.searches.state.records import SearchJob, SearchLog
+from distributed.searches.state.records import SearchJob, SearchLog, fold_name
 from distributed.searches.state.standings import Standings
 
 
@@ -89,3 +89,74 @@ def test_the_best_runs_and_the_winner_are_candidates(tmp_path: Path) -> None:
     replicate = SearchJob(name="0001-seed1", kind="replicate", of="0001", seed=1)
     run(found, replicate, 0.2, 0.5)  # now 0001 leads, the only one with a fresh seed
     assert found.candidate_members() == ["0001-seed1", "0000", "0001", "0002"]
+
+
+def fold(configuration: str, number: int) -> SearchJob:
+    return SearchJob(
+        name=fold_name(configuration, number), kind="fold", of=configuration, fold=number
+    )
+
+
+def test_every_configuration_starts_on_one_fold_and_contenders_go_on(tmp_path: Path) -> None:
+    found = standings(tmp_path, folds=3, best=1, ensemble=2)
+    planner = Planner(found, test=False, validation={"a": 300, "b": 300})
+    run(found, trial(0, label="defaults"), 0.60, 0.9)
+    start = planner.next_step(searching=True)
+    assert isinstance(start, Run)
+    assert (start.job.name, start.job.kind, start.job.fold) == ("0000-fold1", "fold", 1)
+    assert planner.next_step(searching=True, racing=False) == Wait()
+    run(found, start.job, 0.60, 0.9)
+    run(found, fold("0000", 2), 0.60, 0.9)
+    assert planner.next_step(searching=True) == Wait()
+    for number, accuracy in [(1, 0.70), (2, 0.69), (3, 0.68), (4, 0.5)]:
+        run(found, trial(number), accuracy, 1 - accuracy)
+    # Twice as many as are to lead; the last one is behind by more than noise in any case.
+    assert [r.name for r in planner.race.contenders(1)] == ["0001", "0002"]
+    second = planner.next_step(searching=False)
+    assert isinstance(second, Run)
+    assert (second.job.name, second.job.start) == ("0001-fold1", "0000")
+    run(found, second.job, 0.64, 0.36)
+    third = planner.next_step(searching=False)
+    assert isinstance(third, Run)
+    assert third.job.name == "0002-fold1"
+    run(found, third.job, 0.66, 0.34)
+    last = planner.next_step(searching=False)
+    assert isinstance(last, Run)
+    assert last.job.name == "0002-fold2"
+    assert found.winner() is not None and found.winner().title == "defaults"  # type: ignore[union-attr]
+    run(found, last.job, 0.65, 0.35)
+    winner = found.winner()
+    assert winner is not None
+    assert (winner.record.name, winner.score("balanced_accuracy")) == ("0002", 0.65)
+    model = planner.next_step(searching=False)
+    assert isinstance(model, Run)
+    assert model.job.kind == "ensemble"
+    assert model.job.of == "0002"
+    assert {"0002", "0002-fold1", "0002-fold2", "0001-fold1"} <= set(model.job.members)
+    assert {"0002-fold2", "0000-fold2"} <= found.kept_checkpoints()
+
+
+def test_what_falls_behind_by_more_than_noise_gets_no_further_fold(tmp_path: Path) -> None:
+    found = standings(tmp_path, folds=5, best=3)
+    race = Planner(found, validation={"a": 5000, "b": 5000}).race
+    for number, accuracy in enumerate([0.7, 0.695, 0.5]):
+        run(found, trial(number), accuracy, 1.0)
+    trees = SearchJob(name="trees", kind="named", label="gradient boosting", method="boosting")
+    run(found, trees, 0.9, 1.0)
+    assert race.noise(1) > race.noise(4) > 0
+    assert [r.name for r in race.contenders(1)] == ["0000", "0001", "trees"]
+    assert race.contenders(2) == []
+
+
+def test_the_winner_is_tested_on_every_fold_by_its_checkpoints(tmp_path: Path) -> None:
+    found = standings(tmp_path, folds=2, best=1)
+    planner = Planner(found)
+    run(found, trial(0, label="defaults"), 0.6, 1.0)
+    run(found, fold("0000", 1), 0.6, 1.0)
+    names = []
+    while not isinstance(step := planner.next_step(searching=False), Done):
+        assert isinstance(step, Run)
+        names.append((step.job.name, step.job.state, step.job.fold))
+        run(found, step.job, 0.5, 1.0)
+    assert names == [("0000-test", "0000", 0), ("0000-fold1-test", "0000-fold1", 1)]
+    assert planner.needed_states() == set()

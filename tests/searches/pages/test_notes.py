@@ -11,11 +11,11 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.pages import report
 from distributed.searches.pages.notes import SearchNotes, budget_note
 from distributed.searches.pages.writer import write_tables
+from distributed.searches.recorded import merge_options
 from distributed.searches.setup import (
     CheckedSearch,
     Setup,
     check_search,
-    merge_options,
     prepare,
     read_setup,
 )

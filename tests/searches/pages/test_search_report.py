@@ -9,7 +9,8 @@ from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
 from distributed.searches.pages.notes import SearchNotes, data_name
 from distributed.searches.pages.report import report_lead, report_title
-from distributed.searches.setup import Setup, merge_options
+from distributed.searches.recorded import merge_options
+from distributed.searches.setup import Setup
 from distributed.searches.state.records import SearchJob, SearchLog
 from distributed.searches.state.standings import Standings
 
