@@ -41,6 +41,8 @@ class Batch:
     frozen_spoilt: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of spoilt images
     # bool: modalities that are spoilt on purpose, which the auxiliary heads do not learn from.
     spoilt_BM: Tensor | None = None
+    # Float [B, C]: a teacher's log probabilities at the class prior of the training rows.
+    teacher_BC: Tensor | None = None
     # Whether every record has the modality, for each modality; empty: unknown. To read it from a
     # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
@@ -65,6 +67,7 @@ class Batch:
             frozen={k: change(v) for k, v in self.frozen.items()},
             frozen_spoilt={k: change(v) for k, v in self.frozen_spoilt.items()},
             spoilt_BM=None if self.spoilt_BM is None else change(self.spoilt_BM),
+            teacher_BC=None if self.teacher_BC is None else change(self.teacher_BC),
             complete_M=self.complete_M,
         )
 

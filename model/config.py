@@ -231,6 +231,13 @@ class LossConfig:
         low=0.0,
         high=1.0,
     )
+    teacher_weight: float = option(
+        0.7,
+        "where a network learns from a teacher's answers: their share of the classification loss;"
+        " the labels have the rest",
+        low=0.0,
+        high=1.0,
+    )
     mix: str = option("none", "blend pairs of training samples", choices=MIXES)
     mix_alpha: float = option(0.2, "Beta(alpha, alpha) of the blend", low=0.01, high=10.0)
     remix_kappa: float = option(3.0, "Remix: count ratio from which the rarer label wins", low=1.0)

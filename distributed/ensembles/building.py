@@ -109,6 +109,8 @@ def build_model(
         seed=seed,
     )
     picked = [names[place] for place in selection.picks]
+    if len(set(picked)) == 1 and len(runs.of(picked[0])) < len(runs.by_fold):
+        picked = [leading]  # alone, what lacks folds would answer the other rows by the leading one
     alone = runs.of(picked[0])
     is_one_run = len(set(picked)) == len(runs.by_fold) == 1
     if is_one_run and torch.allclose(members[alone[0]].prior_C, prior_C):

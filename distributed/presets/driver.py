@@ -57,6 +57,11 @@ def fit(options: FitOptions) -> driver.FitResult | SearchResult:
             " optim.epochs",
             *("time_limit", "preset"),
         )
+    if options.distil:
+        raise OptionError(
+            f"distil goes with preset standard or best; {QUICK} trains one network anyway",
+            *("distil", "preset"),
+        )
     if options.folds is not None:
         raise OptionError(
             f"folds goes with preset standard or best; {QUICK} trains once: cut the rows anew by"
@@ -93,5 +98,6 @@ def search_options(options: FitOptions) -> SearchOptions:
         time_budget=SEARCHING_SHARE * options.time_limit if limited else None,
         replicates=0,
         folds=options.folds,
+        distil=options.distil or None,
         ensemble=preset.ensemble,
     )

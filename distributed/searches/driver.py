@@ -18,6 +18,7 @@ from distributed.runtime.output_folders import SEARCH, check_output
 from distributed.searches.class_rows import count_rows
 from distributed.searches.options import SearchOptions
 from distributed.searches.pages import tables
+from distributed.searches.pages.distilled import distilled_sentence
 from distributed.searches.pages.forecast import plan_sentence
 from distributed.searches.pages.notes import SearchNotes, search_notes
 from distributed.searches.pages.searched_model import searched_model
@@ -95,6 +96,10 @@ class SearchResult:
         if model is not None:
             print()
             print_text(" ".join(model.sentences()))
+        learned = distilled_sentence(standings, self.out)
+        if learned:
+            print()
+            print_text(learned)
         test_scores = tables.test_table(standings, notes.few_shot_test)
         if test_scores.rows:
             print_table(test_scores)

@@ -150,6 +150,13 @@ class SearchOptions:
         metavar="N",
         otherwise=10,
     )
+    distil: bool | None = option(
+        None,
+        "train one network on the answers of that model, EXPERIMENT/distilled, which costs as much"
+        " to use as a single one",
+        otherwise=False,
+        shown="",
+    )
     corrupt: str | None = option(
         None,
         "in the end, also score the model and the baselines on test rows that are spoilt so, such"

@@ -19,6 +19,7 @@ CHANGEABLE = (
     "replicates",
     "best",
     "ensemble",
+    "distil",
     "corrupt",
     "sampler",
     "stopper",
@@ -47,6 +48,7 @@ class RecordedOptions(TypedDict):
     best: int
     folds: int
     ensemble: int
+    distil: bool
     corrupt: str
     seed: int
     config: str
@@ -58,7 +60,9 @@ def merge_options(options: SearchOptions, recorded: RecordedOptions | None) -> R
     """Every option's value: as given, else as recorded, else its default."""
     names = RecordedOptions.__annotations__
     if recorded:
-        recorded.setdefault("folds", 1)  # the search began before there were folds
+        # The search began before there were these.
+        recorded.setdefault("folds", 1)
+        recorded.setdefault("distil", False)
     given = {name: getattr(options, name) for name in names if name != "set"}
     fixed = list(options.set or ())
     if options.workers is not None:

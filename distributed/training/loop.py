@@ -27,6 +27,7 @@ from distributed.training.scoring import (
 )
 from model.batch import Batch
 from model.learning import optimisers
+from model.learning.teacher import Teacher
 from model.metrics import names
 from model.network import Network
 
@@ -58,13 +59,16 @@ def train_network(
     state: StateDict | None = None,
     exchange: Exchange | None = None,
     device: torch.device | str = "cpu",
+    teacher: Teacher | None = None,
 ) -> TrainingState:
     """Trains to the last epoch or to an early stop.
 
     report: gets every epoch's metrics, state and validation scores; it may return True to stop.
     state: a saved state to continue from.
+    teacher: gives answers for the training rows, which the network learns beside the labels.
     """
     run = begin_training(network, train, config, exchange or Exchange(), torch.device(device))
+    run.teacher = teacher
     if state is not None:
         run.load_state_dict(state)
     evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)

@@ -50,6 +50,11 @@ class FitOptions:
         metavar="K",
         shown="as many as tune.py takes",
     )
+    distil: bool = option(
+        False,
+        "with the presets standard and best: also train one network on the answers of the model",
+        shown="",
+    )
     workers: int | None = option(
         None,
         "training processes, the same as --set scaling.workers=N",

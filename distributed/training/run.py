@@ -26,6 +26,7 @@ from distributed.training.requirements import check_training
 from distributed.training.results import RunResult
 from distributed.training.scoring import Evaluator
 from distributed.training.spec import RunSpec
+from model.learning.teacher import Teacher
 from model.network import Network
 from model.schema import Schema
 
@@ -39,6 +40,7 @@ def run_training(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     arrays: SharedArrays | None = None,
+    teacher: Teacher | None = None,
 ) -> RunResult:
     """Trains, completes and evaluates the run of `spec`, and writes the files that it names.
 
@@ -46,6 +48,7 @@ def run_training(
     device: None takes the GPU where the settings ask for one and there is one, else the CPU.
     progress: gets the metrics of every epoch; it may return True to end the training.
     arrays: splits that are decoded already; the others are read from the shards.
+    teacher: gives answers for the training rows, which the network learns beside the labels.
     """
     config, exchange = spec.config, exchange or Exchange()
     start = open_run(spec, exchange, arrays)
@@ -59,6 +62,7 @@ def run_training(
         state=recorder.state,
         exchange=exchange,
         device=device or default_device(config),
+        teacher=teacher,
     )
 
     def open_test() -> BatchSource:

@@ -20,7 +20,7 @@ from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, LossConfig, ModelConfig
 from model.decisions.label_noise import held_out_log_posterior, label_doubts
 from model.fusion.confidence import held_out_logits
-from model.learning.expert_losses import expert_loss, log_prior
+from model.learning.expert_losses import expert_loss, log_prior, logit_shifts
 from model.outputs import Outputs, SubsetAnswers
 from model.precision import at_least_float32
 
@@ -55,8 +55,12 @@ def loss_terms(
             outputs.auxiliary_BMFC, labels_B, batch.ranks_B, batch.intact_BM, counts_C
         )
 
+    classification_B = mix_over_labels(experts_B, batch)
+    if batch.teacher_BC is not None:
+        taught_B = teacher_loss(outputs.logits_BEC, batch.teacher_BC, counts_C, loss)
+        classification_B = torch.lerp(classification_B, taught_B, loss.teacher_weight)
     terms = {
-        "classification": mix_over_labels(experts_B, batch).sum() / rows,
+        "classification": classification_B.sum() / rows,
         "auxiliary": config.fusion.auxiliary_weight * mix_over_labels(alone_B, batch).sum() / rows,
         "confidence": config.fusion.confidence_weight
         * confidence_loss(outputs, batch).sum()
@@ -76,6 +80,19 @@ def loss_terms(
         terms["subsets"] = weight * mix_over_labels(subsets_B, batch).sum() / rows
         terms["trust"] = config.fusion.trust_weight * trust_loss(answers, batch).sum() / rows
     return terms
+
+
+def teacher_loss(
+    logits_BEC: Tensor, teacher_BC: Tensor, counts_C: Tensor, config: LossConfig
+) -> Tensor:
+    """Returns CE(v + shift, teacher), the mean over the experts, [B].
+
+    The shifted logits learn the posterior at the class prior of the training rows, as they do from
+    labels; the teacher's answers are at that prior.
+    """
+    shifts_EC = logit_shifts(counts_C, config, logits_BEC.shape[1])
+    log_BEC = (at_least_float32(logits_BEC) + shifts_EC).log_softmax(-1)
+    return -(at_least_float32(teacher_BC).exp()[:, None] * log_BEC).sum(-1).mean(1)
 
 
 def subset_loss(

@@ -18,7 +18,12 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distributed.searches.state.records import CONFIGURATIONS, SearchRecord, is_finite
+from distributed.searches.state.records import (
+    AFTER_TRIALS,
+    CONFIGURATIONS,
+    SearchRecord,
+    is_finite,
+)
 from model.metrics import names
 
 EpochResult = Mapping[str, Any]  # of an epoch, as a trial reports it to Ray Tune
@@ -95,7 +100,7 @@ class _Exemptions:
     def on_trial_result(self, controller: object, trial: AnyTrial, result: EpochResult) -> str:
         result = self._compared(result)
         kind = trial.config.get("kind", "search")
-        if not _is_scored(result) or kind in ("replicate", "fold", "ensemble", "test", "spoilt"):
+        if not _is_scored(result) or kind in AFTER_TRIALS:
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
         is_baseline = kind != "search" or trial.config.get("label")

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distributed.searches.jobs.race import Race
-from distributed.searches.state.records import TRAINED, SearchJob, SearchRecord
+from distributed.searches.state.records import (
+    AFTER_TRIALS,
+    DISTILLED,
+    TRAINED,
+    SearchJob,
+    SearchRecord,
+)
 from distributed.searches.state.standings import COMPARED, Standing, Standings
 
 
@@ -32,6 +38,7 @@ Step = Run | Wait | Done
 
 
 MODEL_LABEL = "the model"
+DISTILLED_LABEL = "the distilled network"
 
 
 class Planner:
@@ -40,6 +47,7 @@ class Planner:
     seed: of the trials; replicates have the seeds that follow it.
     test: whether the data has test rows.
     spoil: whether the test rows are also scored with a modality spoilt.
+    distil: whether one network learns from the model.
     validation: rows of every class that all folds together have, by which contenders are told
         apart.
     """
@@ -51,10 +59,11 @@ class Planner:
         seed: int = 0,
         test: bool = True,
         spoil: bool = False,
+        distil: bool = False,
         validation: Mapping[str, int] | None = None,
     ) -> None:
         self.standings, self.log = standings, standings.log
-        self.seed, self.test, self.spoil = seed, test, spoil
+        self.seed, self.test, self.spoil, self.distil = seed, test, spoil, distil
         self.race = Race(standings, validation or {})
 
     def next_step(self, searching: bool, racing: bool = True) -> Step:
@@ -69,15 +78,17 @@ class Planner:
             replicate = self.race.next_fold(searching)
         if replicate is not None:
             return Run(replicate)
-        others = self.log.of_kind("replicate", "fold", "ensemble", "test", "spoilt")
+        others = self.log.of_kind(*AFTER_TRIALS)
         if searching or any(r.state == "running" for r in others):
             return Wait()
         model = self._next_model()
+        model = model or self._next_distilled()
         if model is not None:
             return Run(model)
         if not self.test:
             return Done()
         test = self._next_test() or self._next_model_test() or self._next_spoilt()
+        test = test or self._next_distilled_test()
         return Done() if test is None else Run(test)
 
     def _next_replicate(self, searching: bool) -> SearchJob | None:
@@ -133,6 +144,30 @@ class Planner:
         if model is None or f"{model.name}-test" in self.log.records:
             return None
         return dataclasses.replace(model.job, name=f"{model.name}-test", kind="test", of=model.name)
+
+    def _next_distilled(self) -> SearchJob | None:
+        """The network that learns from the newest model, with the starting point's settings."""
+        model, start = self.standings.model(), self.standings.starting_point()
+        if model is None or start is None or not self.distil:
+            return None
+        name = f"{model.name}-distilled"
+        if name in self.log.records:
+            return None
+        return SearchJob(
+            name=name,
+            kind=DISTILLED,
+            label=DISTILLED_LABEL,
+            settings=start.job.settings,
+            of=model.name,
+            method=DISTILLED,
+        )
+
+    def _next_distilled_test(self) -> SearchJob | None:
+        distilled = self.standings.distilled()
+        if distilled is None or f"{distilled.name}-test" in self.log.records:
+            return None
+        name = f"{distilled.name}-test"
+        return dataclasses.replace(distilled.job, name=name, kind="test", of=distilled.name)
 
     def _next_spoilt(self) -> SearchJob | None:
         """The model, the winner and the baselines on test rows of which a modality is spoilt."""

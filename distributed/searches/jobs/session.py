@@ -50,6 +50,7 @@ def run(
         seed=setup.settings.optim.seed,
         test=search.has_test_rows,
         spoil=bool(setup.options["corrupt"]),
+        distil=setup.options["distil"],
         validation=search.val_rows,
     )
     searcher = make_searcher(search, planner, mirror)

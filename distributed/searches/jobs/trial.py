@@ -13,9 +13,9 @@ from ray import tune
 
 from distributed.ensembles import boosting
 from distributed.runtime.errors import full_disk_message, unreadable_data
-from distributed.searches.jobs import ensembling, pooling, spoilt_rows
-from distributed.searches.state.model_files import MODEL_FOLDER
-from distributed.searches.state.records import configuration_of
+from distributed.searches.jobs import distilling, ensembling, pooling, spoilt_rows
+from distributed.searches.state.model_files import DISTILLED_FOLDER, MODEL_FOLDER
+from distributed.searches.state.records import DISTILLED, configuration_of
 from distributed.shards.manifest import read_manifest
 from distributed.shards.sharing import SplitArraysRef
 from distributed.training.checkpoint import load_checkpoint, save_checkpoint
@@ -52,7 +52,12 @@ class TrialContext:
     @property
     def model(self) -> str:
         """The folder of the model that the search ends with."""
-        return f"{self.folder.rpartition('/')[0]}/{MODEL_FOLDER}"
+        return f"{self.experiment}/{MODEL_FOLDER}"
+
+    @property
+    def experiment(self) -> str:
+        """The folder of the search."""
+        return self.folder.rpartition("/")[0]
 
 
 def run(job: Mapping[str, Any], context: TrialContext) -> None:
@@ -80,6 +85,8 @@ def score(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str,
     """Does what a job stands for; returns its epochs, if it has any, and its metrics."""
     if job["members"]:
         return score_ensemble(job, context)
+    if job["method"] == DISTILLED:
+        return score_distilled(job, context)
     if job["kind"] == "test" and "data.folds" in context.base:
         run = load_checkpoint(f"{context.folder}/{job['state']}/checkpoint")
         return 0, ensembling.score_split(run, context.shards, "test")
@@ -146,6 +153,25 @@ def score_ensemble(job: Mapping[str, Any], context: TrialContext) -> tuple[int, 
         limit=context.ensemble,
     )
     return 0, ensembling.build(ingredients, context.shards, context.model, arrays)
+
+
+def score_distilled(job: Mapping[str, Any], context: TrialContext) -> tuple[int, dict[str, float]]:
+    """Trains the distilled network, or scores it on test rows."""
+    out = f"{context.experiment}/{DISTILLED_FOLDER}"
+    if job["kind"] == "test":
+        return 0, ensembling.score_test(context.shards, out)
+    settings = job_settings(job, context.base)
+    arrays = None if context.arrays is None else ray.get(context.arrays)
+    states = f"{context.folder}/{job['name']}/state"
+    epochs = RunSpec(shards=context.shards, settings=settings).config.optim.epochs
+
+    def report(epoch: dict[str, float]) -> bool:
+        tune.report(epoch_result(epoch, context.metrics, epochs))
+        return False
+
+    plan = distilling.Distillation(context.shards, context.model, out, states)
+    metrics = distilling.distil(plan, settings, arrays, report)
+    return metrics.epochs, {**metrics.val, "train_seconds": metrics.train_seconds}
 
 
 def failure_result(error: Exception) -> dict[str, str]:

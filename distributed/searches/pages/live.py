@@ -24,6 +24,7 @@ STAGES = {
     "replicate": "running the best again with fresh seeds",
     "fold": "training the best on more folds",
     "ensemble": "choosing the networks that answer together",
+    "distilled": "training one network on the answers of the model",
     "test": "testing the winner and the model",
     "spoilt": "testing them on rows with a spoilt modality",
 }

@@ -31,10 +31,12 @@ class Ending:
     """What a search ends with.
 
     model: once it is built. spoilt: how it fares where a modality is spoilt, where that was wanted.
+    distilled: what the network that has learned from the model is; "" where there is none.
     """
 
     model: SearchedModel | None = None
     spoilt: SpoiltRows | None = None
+    distilled: str = ""
 
 
 def report_title(notes: SearchNotes, out: str) -> str:
@@ -120,6 +122,8 @@ def model_section(standings: Standings, ending: Ending, notes: SearchNotes) -> l
     if ending.model is not None:
         blocks += [Text(sentence) for sentence in ending.model.sentences()]
         blocks.append(Code(ending.model.predict_command()))
+    if ending.distilled:
+        blocks.append(Text(ending.distilled))
     test_scores = tables.test_table(standings, notes.few_shot_test)
     if test_scores.rows:
         blocks.append(test_scores)

@@ -12,12 +12,19 @@ from distributed.searches.pages.verdict import (
     summarise_seeds,
     title,
 )
-from distributed.searches.state.records import TRAINED, SearchRecord, SettingValues, is_finite
+from distributed.searches.state.records import (
+    AFTER_TRIALS,
+    CONFIGURATIONS,
+    TRAINED,
+    SearchRecord,
+    SettingValues,
+    is_finite,
+)
 from distributed.searches.state.standings import Standings
 from model.metrics import names
 from model.metrics.names import Metric
 
-KINDS = (*TRAINED, "ensemble", "test", "spoilt")
+KINDS = (*CONFIGURATIONS, *AFTER_TRIALS)
 # Of the test split, beside the metrics of the search: fewer than HEADLINE_METRICS, and accuracy.
 TEST_METRICS = (
     "balanced_accuracy",
@@ -206,6 +213,7 @@ def test_table(standings: Standings, few_shot: str) -> ReportTable:
     few_shot: on how many rows few-shot accuracy rests.
     """
     runs, model = standings.tests(), standings.model_test()
+    distilled = standings.distilled_test()
     rows: list[tuple[CellContent, ...]] = []
     for name in dict.fromkeys([*standings.metrics, *TEST_METRICS]):
         values = [r.value(name) for r in runs if is_finite(r.metrics.get(name))]
@@ -220,21 +228,30 @@ def test_table(standings: Standings, few_shot: str) -> ReportTable:
         if model is not None:
             value = model.value(name)
             row.append(TableCell(text=metric.text(value, missing="none"), value=value))
+        if distilled is not None:
+            value = distilled.value(name)
+            row.append(TableCell(text=metric.text(value, missing="none"), value=value))
         rows.append(tuple(row))
     what = "The best settings" if model is None else "The best settings and the model"
     caption = f"{what} on the test split, {_when_test_was_read(standings)}"
     if len(runs) > 1:
         caption += f" (best settings: mean of {len(runs)} runs with its {interval_name(len(runs))})"
     models = ["the model"] if model is not None else []
+    models += ["distilled"] if distilled is not None else []
     columns = ("metric", "best settings", *models)
     return ReportTable(columns=columns, rows=rows, caption=caption)
+
+
+def is_of_settings(test: SearchRecord) -> bool:
+    """Whether a test is of a configuration, and not of the model or the distilled network."""
+    return not test.job.members and not test.job.method
 
 
 def _when_test_was_read(standings: Standings) -> str:
     """Whether an earlier winner was tested before. No decision of a search uses the test split."""
     if not standings.was_extended_after_test():
         return "read once, after everything was decided"
-    count = len({r.job.of for r in standings.log.of_kind("test") if not r.job.members})
+    count = len({r.job.of for r in standings.log.of_kind("test") if is_of_settings(r)})
     if count == 1:
         return "read before the extension"
     return f"which was read before this search was extended too, by {count} configurations in all"

@@ -11,6 +11,7 @@ from distributed.reporting.files import write_atomically
 from distributed.reporting.page import write_report
 from distributed.reporting.tables import to_csv
 from distributed.searches.pages.board import SearchBoard
+from distributed.searches.pages.distilled import distilled_sentence
 from distributed.searches.pages.notes import search_notes
 from distributed.searches.pages.report import Ending, report_lead, report_title, sections
 from distributed.searches.pages.searched_model import searched_model
@@ -65,7 +66,11 @@ class PageWriter:
             self.train_command,
             wall_seconds,
             self.notes,
-            Ending(searched_model(self.standings, out), spoilt_rows(self.standings, out)),
+            Ending(
+                searched_model(self.standings, out),
+                spoilt_rows(self.standings, out),
+                distilled_sentence(self.standings, out),
+            ),
         )
         write_report(
             self.mirror.folder,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 MODEL_FOLDER = "model"  # of an experiment
+DISTILLED_FOLDER = "distilled"  # of an experiment
 DESCRIPTION_FILE = "ensemble.json"  # in that folder: what the model is made of
 SPOILT_FILE = "spoilt.json"  # in that folder: a SpoiltContent
 

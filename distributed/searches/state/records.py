@@ -24,7 +24,10 @@ LINE_START = b'{"job": '  # of each line of records.jsonl
 
 # Kinds of jobs that try a configuration, and all that train.
 CONFIGURATIONS = ("search", "named", "portfolio")
+DISTILLED = "distilled"  # kind and method of the network that learns from the model
 TRAINED = (*CONFIGURATIONS, "replicate", "fold")
+# Kinds of jobs that follow the trials, and are not compared with them by a stopper.
+AFTER_TRIALS = ("replicate", "fold", "ensemble", DISTILLED, "test", "spoilt")
 
 SettingValue = bool | int | float | str
 SettingValues = Mapping[str, SettingValue]  # by dotted name, such as optim.lr
@@ -62,7 +65,8 @@ class SearchJob:
         `replicate` a repetition with another seed, `fold` one with another cut of training and
         validation rows, whose metrics are those of all folds so far together, `ensemble` the
         choice of runs that answer together, `test` the winner's or the ensemble's run on the test
-        split, `spoilt` the same for test rows of which a modality is spoilt.
+        split, `spoilt` the same for test rows of which a modality is spoilt, `distilled` the
+        training of one network on the ensemble's answers.
     label: name of a baseline or of the starting point; empty for other trials.
     settings: changes to the search's starting point.
     number: of the trial in Optuna's study.
@@ -70,7 +74,8 @@ class SearchJob:
     seed: replaces optim.seed. fold: replaces data.fold.
     start: name of the starting point's run, with which a fold is compared; empty: with none.
     state: name of the job from whose saved network this one continues; empty for its own.
-    method: `boosting` for gradient-boosted trees; empty for a network.
+    method: `boosting` for gradient-boosted trees, `distilled` for the network that learns from the
+        ensemble; empty for another network.
     plain: name of the run of plain concatenation among the members of a job `spoilt`.
     members: names of the runs that an ensemble chooses from, or that `spoilt` compares it with.
     """

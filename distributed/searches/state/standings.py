@@ -9,6 +9,7 @@ from pathlib import Path
 from distributed.searches.choosing.baselines import ALONE, STARTING_POINTS
 from distributed.searches.state.records import (
     CONFIGURATIONS,
+    DISTILLED,
     SMOOTH_METRIC,
     TRAINED,
     SearchLog,
@@ -259,6 +260,19 @@ class Standings:
             return None
         tests = [r for r in self.log.of_kind("test") if r.job.of == model.name]
         return next((r for r in tests if r.state == "complete"), None)
+
+    def distilled(self) -> SearchRecord | None:
+        """The network that has learned from the newest model."""
+        model = self.model()
+        trained = [r for r in self.log.of_kind(DISTILLED) if r.state == "complete"]
+        return next((r for r in trained if model is not None and r.job.of == model.name), None)
+
+    def distilled_test(self) -> SearchRecord | None:
+        """The run of that network on the test split."""
+        distilled = self.distilled()
+        tests = self.log.of_kind("test") if distilled is not None else []
+        name = "" if distilled is None else distilled.name
+        return next((r for r in tests if r.job.of == name and r.state == "complete"), None)
 
     def tests(self) -> list[SearchRecord]:
         """The finished runs of the present winner on the test split."""

@@ -46,6 +46,8 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     position: of the batch in the run; it seeds the random draws.
     """
     seed = run.config.optim.seed
+    if run.teacher is not None:
+        batch = run.teacher.answer(batch)
     batch = augment(batch, run.config.data, seed, position)
     data = run.config.data
     left_out = split_list(data.spoil_without)

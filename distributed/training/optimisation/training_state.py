@@ -12,6 +12,7 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.training.exchange import Exchange
 from model.batch import Batch
+from model.learning.teacher import Teacher
 from model.network import Network
 from model.outputs import Outputs
 
@@ -50,6 +51,7 @@ class TrainingState:
 
     forward: the network as the training step calls it: compiled, or wrapped for several workers.
     steps: planned optimiser steps of the whole run.
+    teacher: whose answers the network learns beside the labels, if there is one.
     average: running average of the weights, where optim.ema asks for one.
     epoch, step: how many epochs and optimiser steps are done.
     seconds: time in training epochs, without the evaluations. cpu_seconds: processor time in them,
@@ -65,6 +67,7 @@ class TrainingState:
     device: torch.device
     steps: int
     average: Network | None = None
+    teacher: Teacher | None = None
     epoch: int = 0
     step: int = 0
     best: BestEpoch | None = None

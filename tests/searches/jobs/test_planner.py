@@ -160,3 +160,26 @@ def test_the_winner_is_tested_on_every_fold_by_its_checkpoints(tmp_path: Path) -
         run(found, step.job, 0.5, 1.0)
     assert names == [("0000-test", "0000", 0), ("0000-fold1-test", "0000-fold1", 1)]
     assert planner.needed_states() == set()
+
+
+def test_one_network_learns_from_the_model_and_is_tested_last(tmp_path: Path) -> None:
+    found = standings(tmp_path, ensemble=3)
+    planner = Planner(found, distil=True)
+    run(found, trial(0, label="defaults"), 0.6, 1.0)
+    jobs = []
+    while not isinstance(step := planner.next_step(searching=False), Done):
+        assert isinstance(step, Run)
+        jobs.append((step.job.kind, step.job.method, step.job.of))
+        run(found, step.job, 0.7, 1.0)
+    learned = "model-of-1-runs-distilled"
+    assert jobs == [
+        ("ensemble", "", "0000"),
+        ("distilled", "distilled", "model-of-1-runs"),
+        ("test", "", "0000"),
+        ("test", "", "model-of-1-runs"),
+        ("test", "distilled", learned),
+    ]
+    test = found.distilled_test()
+    assert test is not None
+    assert test.job.of == learned
+    assert [r.job.of for r in found.tests()] == ["0000"]

@@ -15,10 +15,10 @@ from distributed.searches.state.records import SearchJob, SearchLog
 from distributed.searches.state.standings import Standings
 
 
-def planned(**options: Any) -> str:
+def planned(folds: int = 1, **options: Any) -> str:
     defaults = {"trials": 20, "time_budget": 0.0, "replicates": 3, "best": 3, "ensemble": 10}
     search: Any = SimpleNamespace(
-        setup=SimpleNamespace(options={**defaults, **options}),
+        setup=SimpleNamespace(options={**defaults, **options}, folds=folds),
         starting_points=StartingPoints(
             {"defaults": {}, "concatenation": {}},
             (SearchJob(name="x", kind="portfolio", label="x"),),
@@ -32,13 +32,16 @@ def test_the_plan_counts_what_is_named_searched_and_repeated() -> None:
     assert planned() == (
         "20 configurations: the starting point, 1 baselines, 1 of the portfolio and 17 that are"
         " searched; then 3 fresh seeds of the best 3 and of the starting point; then the model,"
-        " of up to 10 networks; at last the test split"
+        " of up to 10 configurations; at last the test split"
     )
     limited = planned(time_budget=600.0, replicates=1, ensemble=0)
     assert "at most 20 configurations" in limited
     assert "as far as 600 s allow" in limited
     assert "then 1 fresh seed of" in limited
     assert "model" not in limited
+    folded = planned(folds=5, best=2)
+    assert "the best 2 and the starting point on up to 5 folds of the training" in folded
+    assert "fresh seed" not in folded
 
 
 def test_the_rest_is_the_mean_of_what_has_ended_times_what_is_left(tmp_path: Path) -> None:

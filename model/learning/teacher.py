@@ -1,0 +1,42 @@
+"""What another classifier answers for the training rows, from which a network learns too.
+
+Legend: B batch, R training rows by class and rank, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.batch import Batch
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Answers for all training rows.
+
+    answers_RC: log probabilities at the class prior of the training rows; the rows are ordered by
+        class, and in a class by their ranks.
+    counts_C: training rows of every class.
+    """
+
+    answers_RC: Tensor
+    counts_C: Tensor
+
+    def answer(self, batch: Batch) -> Batch:
+        """Returns the batch with the answers for its rows."""
+        starts_C = (self.counts_C.cumsum(0) - self.counts_C).to(batch.labels_B.device)
+        places_B = starts_C[batch.labels_B] + batch.ranks_B
+        answers_RC = self.answers_RC.to(batch.labels_B.device)
+        return batch.replace(teacher_BC=answers_RC[places_B])
+
+    @classmethod
+    def of_rows(cls, answers_NC: Tensor, labels_N: Tensor, ranks_N: Tensor) -> Teacher:
+        """Returns the teacher with these answers for rows in any order."""
+        counts_C = torch.bincount(labels_N, minlength=answers_NC.shape[1])
+        places_N = (counts_C.cumsum(0) - counts_C)[labels_N] + ranks_N
+        answers_RC = torch.empty_like(answers_NC)
+        answers_RC[places_N] = answers_NC
+        return cls(answers_RC, counts_C)
