@@ -90,7 +90,7 @@ def test_without_rows_there_is_nothing_to_say() -> None:
 def test_the_rows_are_counted_and_the_report_begins_with_what_they_show(
     wafer_shards: str, tmp_path: Path
 ) -> None:
-    options = merge_options(SearchOptions(data=wafer_shards, space="experts"), None)
+    options = merge_options(SearchOptions(data=wafer_shards, space="experts", folds=1), None)
     search = count_rows(check_search(prepare(options)))
     labels = pd.read_parquet(Path(wafer_shards) / "val")["label"].value_counts()
     assert sorted(search.val_rows.values()) == sorted(labels.tolist())

@@ -37,7 +37,7 @@ TEST_METRICS = (
 )
 # Columns of the report's table of configurations, beside the metrics and the settings.
 SHORT_COLUMNS = ("trial", "rank", "label", "state", "epochs", "seconds", "replicate_mean")
-SHORT_HEADS = {"label": "name", "replicate_mean": "mean of fresh seeds, or all folds"}
+SHORT_HEADS = {"label": "name", "replicate_mean": "mean of fresh seeds"}
 
 
 def comparison_table(standings: Standings, few_shot: str = "") -> ReportTable:
@@ -180,6 +180,8 @@ def configurations_table(
         columns = [column for column in columns if column in kept]
         rows = [_with_units(standings, row) for row in rows]
     heads = {**SHORT_HEADS, **{name: names.metric(name).title for name in standings.metrics}}
+    if standings.folds > 1:
+        heads["replicate_mean"] = "all its folds"
     return ReportTable(
         columns=tuple(heads.get(column, column) if short else column for column in columns),
         rows=[[row.get(column) for column in columns] for row in rows],

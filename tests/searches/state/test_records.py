@@ -46,6 +46,8 @@ def test_a_job_and_a_record_are_plain_values() -> None:
         "members": [],
         "plain": "",
         "method": "",
+        "fold": 0,
+        "start": "",
     }
     assert JOB.to_dict() == plain
     assert SearchJob(name="a", kind="test").to_dict() == {
