@@ -102,7 +102,7 @@ def encode_blanks() -> Iterator[None]:
     """Has the encoder read every image, missing ones too."""
     before = ImageEncoder.encode_present
 
-    def all_images(self: ImageEncoder, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
+    def all_images(self: ImageEncoder, x_BCHW: Tensor, rows_R: Tensor) -> Tensor:
         features_BD: Tensor = self.body(x_BCHW)
         return features_BD
 

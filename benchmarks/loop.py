@@ -21,15 +21,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import command
+from benchmarks.plain_loop import PlainLoop
 from benchmarks.synthetic import make_shards
-from distributed.config import Config, load_config
-from distributed.shards.batches import BatchSource, open_batches
+from distributed.config import load_config
+from distributed.shards.batches import open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange
-from distributed.training.optimisation.precision import autocast
-from model.learning.augment import augment, drop_modalities
-from model.learning.losses import loss_terms
-from model.learning.optimisers import build_optimiser, learning_rate_scale
 from model.network import Network
 
 
@@ -86,46 +83,6 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-class PlainLoop:
-    """The training loop that one would write by hand."""
-
-    def __init__(
-        self, network: Network, source: BatchSource, settings: Config, device: torch.device
-    ) -> None:
-        # torch's stubs lack memory_format.
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = network
-        self.source, self.settings, self.device = source, settings, device
-        self.optimiser = build_optimiser(network, settings.optim)
-        self.step = self.epochs = 0
-
-    def epoch(self) -> float:
-        """Trains one epoch; returns the sum of the losses, on a CPU."""
-        network, settings = self.network.train(), self.settings
-        steps = settings.optim.epochs * self.source.steps
-        total = 0.0
-        for batch in self.source.batches(self.epochs):
-            scale = learning_rate_scale(self.step, steps, settings.optim.warmup)
-            for group in self.optimiser.param_groups:
-                group["lr"] = settings.optim.lr * scale
-            batch = augment(batch.to(self.device), settings.data, 0, self.step)
-            batch = drop_modalities(batch, settings.fusion.modality_dropout, 0, self.step)
-            with autocast(settings, self.device):
-                outputs = network(batch)
-            terms = loss_terms(outputs, batch, network.counts_C, settings.model, self.step / steps)
-            loss = sum(terms.values())
-            assert isinstance(loss, torch.Tensor)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            network.update_running_confidence(outputs, batch)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.optim.clip)
-            self.optimiser.step()
-            total += float(loss.detach()) if self.device.type == "cpu" else 0.0
-            self.step += 1
-        self.epochs += 1
-        return total
 
 
 if __name__ == "__main__":

@@ -46,12 +46,15 @@ class Batch:
     # Whether every record has the modality, for each modality; empty: unknown. To read it from a
     # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
+    # Int64: the positions of the records that have the modality, for each modality that not every
+    # record has; empty: unknown.
+    rows_M: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return int(self.labels_B.shape[0])
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Returns the batch with every tensor replaced by `change` of it."""
+        """Returns the batch with every tensor replaced by `change` of it, without rows_M."""
         return Batch(
             images={k: change(v) for k, v in self.images.items()},
             numbers={k: change(v) for k, v in self.numbers.items()},
@@ -72,11 +75,19 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch on the device; on its way from the CPU it finds complete_M."""
-        complete_M = self.complete_M
+        """Returns the batch on the device; on its way it finds complete_M and rows_M."""
+        complete_M, rows_M = self.complete_M, self.rows_M
         if self.present_BM.device.type == "cpu":
             complete_M = tuple(self.present_BM.all(0).tolist())
-        return self.apply(lambda t: t.to(device, non_blocking=True)).replace(complete_M=complete_M)
+            rows_M = tuple(
+                None if complete else present_B.nonzero()[:, 0]
+                for complete, present_B in zip(complete_M, self.present_BM.unbind(1))
+            )
+        rows_M = tuple(
+            None if rows_R is None else rows_R.to(device, non_blocking=True) for rows_R in rows_M
+        )
+        moved = self.apply(lambda t: t.to(device, non_blocking=True))
+        return moved.replace(complete_M=complete_M, rows_M=rows_M)
 
     @property
     def intact_BM(self) -> Tensor:

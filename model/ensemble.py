@@ -226,6 +226,7 @@ def _of_modalities(batch: Batch, places: list[int]) -> Batch:
         present_BM=batch.present_BM[:, places],
         dropped_BM=None if dropped_BM is None else dropped_BM[:, places],
         complete_M=tuple(batch.complete_M[m] for m in places) if batch.complete_M else (),
+        rows_M=tuple(batch.rows_M[m] for m in places) if batch.rows_M else (),
     )
 
 

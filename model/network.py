@@ -178,7 +178,8 @@ class Network(Classifier):
                 embeddings.append(encoder.forward_frozen(batch.frozen[name], present_B))
             elif name in batch.images:
                 all_present = bool(batch.complete_M) and batch.complete_M[m]
-                embeddings.append(encoder(batch.images[name], present_B, all_present))
+                rows_R = batch.rows_M[m] if batch.rows_M else None
+                embeddings.append(encoder(batch.images[name], present_B, all_present, rows_R))
             else:
                 embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
         return torch.stack(embeddings, 1)

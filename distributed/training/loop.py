@@ -15,10 +15,12 @@ import torch
 
 from distributed.config import Config
 from distributed.training.exchange import Exchange
+from distributed.training.optimisation.compiled import CompiledForward
 from distributed.training.optimisation.divergence import Diverged, DivergenceCheck
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.optimisation.step import train_step
 from distributed.training.optimisation.training_state import StateDict, TrainingState
+from distributed.training.optimisation.transfer import on_device
 from distributed.training.scoring import (
     Evaluator,
     Scores,
@@ -123,7 +125,7 @@ def begin_training(
     average = copy.deepcopy(network).requires_grad_(False).eval() if config.optim.ema else None
     forward = exchange.wrap(network)
     if config.optim.compile:
-        forward = torch.compile(forward)
+        forward = CompiledForward(forward)
     return TrainingState(
         config=config,
         network=network,
@@ -150,7 +152,7 @@ def train_epoch(run: TrainingState, train: TrainingSource) -> dict[str, float]:
     started, waited = time.perf_counter(), 0.0
     cpu_started = time.process_time()
     check = DivergenceCheck(run.epoch + 1, run.exchange.gather)
-    batches = train.batches(run.epoch)
+    batches = on_device(train.batches(run.epoch), run.device)
     group: list[Batch] = []  # the batches of one optimiser step
     while True:
         requested = time.perf_counter()
@@ -170,7 +172,7 @@ def train_epoch(run: TrainingState, train: TrainingSource) -> dict[str, float]:
     run.cpu_seconds += summed(run, time.process_time() - cpu_started)
     run.data_seconds += waited
     terms = {f"loss/{name}": value for name, value in zip(check.names, means_T, strict=True)}
-    return {"loss": sum(means_T), **terms, "lr": run.optimiser.param_groups[0]["lr"]}
+    return {"loss": sum(means_T), **terms, "lr": float(run.optimiser.param_groups[0]["lr"])}
 
 
 def summed(run: TrainingState, value: float) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distributed.training.exchange import Exchange
+from distributed.training.optimisation.transfer import on_device
 from model.batch import Batch
 from model.classifier import Classifier
 from model.fusion.cross_modal import MAX_EXPECTED_CLASSES, CrossModalModel, CrossModalStats
@@ -86,8 +87,7 @@ class Evaluator:
     def forward(self, network: Classifier, source: Batches) -> Iterator[tuple[Batch, Outputs]]:
         """Every batch, on the device, with the network's outputs for it."""
         network.eval()
-        for batch in source.batches(0):
-            batch = batch.to(self.device)
+        for batch in on_device(source.batches(0), self.device):
             enabled = self.dtype is not torch.float32
             with torch.autocast(self.device.type, self.dtype, enabled=enabled):
                 outputs = network(batch)

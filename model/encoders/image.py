@@ -81,15 +81,27 @@ class ImageEncoder(nn.Module):
         self.scale = Standardise(self.body.features) if self.body.is_pretrained else None
         self.head, self.norm = nn.Linear(self.body.features, dim), Standardise(dim)
 
-    def forward(self, x_BCHW: Tensor, present_B: Tensor, all_present: bool = False) -> Tensor:
-        """Returns the embeddings; all_present: every record is known to have an image."""
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        present_B: Tensor,
+        all_present: bool = False,
+        rows_R: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the embeddings.
+
+        all_present: every record is known to have an image. rows_R: else the positions of those
+        that have one, where they are known; to find them on a GPU waits for all work there.
+        """
         x_BCHW = self.standardise(x_BCHW, present_B)
         if not self.training:
             features_BF = mean_of_views([self.body(view) for view in self.views(x_BCHW)])
         elif all_present:
             features_BF = self.body(x_BCHW)
         else:
-            features_BF = self.encode_present(x_BCHW, present_B)
+            features_BF = self.encode_present(
+                x_BCHW, present_B.nonzero()[:, 0] if rows_R is None else rows_R
+            )
         return self.embed(features_BF, present_B)
 
     def embed(self, features_BF: Tensor, present_B: Tensor) -> Tensor:
@@ -142,14 +154,13 @@ class ImageEncoder(nn.Module):
         features_BF = mean_of_views(views)
         return self.embed(features_BF, present_B)
 
-    def encode_present(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
-        """Returns the features of the records that have an image, and 0 for the others.
+    def encode_present(self, x_BCHW: Tensor, rows_R: Tensor) -> Tensor:
+        """Returns the features of the records that have an image, rows_R, and 0 for the others.
 
         Blank images must not enter the batch statistics. With fewer images than a batch
         normalisation needs, it uses its running statistics. With none at all, one blank image is
         encoded in vain, so that all workers take part in the same exchanges.
         """
-        rows_R = present_B.nonzero()[:, 0]
         norms = [
             m
             for m in self.body.modules()

@@ -1,4 +1,4 @@
-"""The number embeddings of rtdl_num_embeddings, loaded without scikit-learn.
+"""The number embeddings of rtdl_num_embeddings, loaded when they are needed, without scikit-learn.
 
 The package loads scikit-learn where there is one, which takes nearly as long as torch, for a
 function that this code never calls (compute_bins, bins by decision trees).
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from types import ModuleType
 
 SCIKIT_LEARN = "sklearn.tree"
 
 
-def _load() -> ModuleType:
+@cache
+def load_rtdl() -> ModuleType:
     """Returns the package, loaded while Python takes scikit-learn for missing."""
     if SCIKIT_LEARN in sys.modules:
         return importlib.import_module("rtdl_num_embeddings")
@@ -22,6 +24,3 @@ def _load() -> ModuleType:
         return importlib.import_module("rtdl_num_embeddings")
     finally:
         del sys.modules[SCIKIT_LEARN]
-
-
-rtdl = _load()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TableConfig
-from model.encoders.rtdl import rtdl
+from model.encoders.rtdl import load_rtdl
 from model.encoders.standardise import Standardise
 from model.schema import MAX_DEVIATIONS, Numeric, Table
 
@@ -67,6 +67,7 @@ class NumberEmbedding(nn.Module):
 def _number_embedding(columns: tuple[Numeric, ...], kind: str, size: int) -> nn.Module:
     """Returns the embedding of standardised numbers by table.numeric_embedding."""
     embedding: nn.Module
+    rtdl = load_rtdl()
     if kind == "piecewise":
         edges = [bin_edges(c) for c in columns]
         with warnings.catch_warnings():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import FusionConfig
+from model.one_hot import one_hot
 
 
 def held_out_logits(auxiliary_BMFC: Tensor, ranks_B: Tensor) -> Tensor:
@@ -166,6 +167,4 @@ class RunningConfidence(nn.Module):
 
     def _one_hot(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the labels as rows of zeros and a one; only zeros where a label is unknown."""
-        classes = self.mean_MC.shape[1]
-        one_hot = nn.functional.one_hot(labels.clamp_min(0), classes).to(dtype)
-        return one_hot * (labels >= 0)[:, None]
+        return one_hot(labels, self.mean_MC.shape[1]).to(dtype)

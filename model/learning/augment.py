@@ -21,6 +21,7 @@ from torch import Tensor
 from model.batch import Batch
 from model.config import LossConfig
 from model.learning.losses import remix_share
+from model.one_hot import one_hot
 from model.schema import Categorical, Numeric, Table
 
 
@@ -190,7 +191,7 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
     u_BU = uniform_draws(batch, 2 * modalities, derive_seed(seed, step, 1), batch.present_BM.device)
     dropped_BM = (u_BU[:, :modalities] < probability) & batch.present_BM
     survivor_BM = torch.where(batch.present_BM, u_BU[:, modalities:], -1.0)
-    spared_BM = torch.nn.functional.one_hot(survivor_BM.argmax(1), modalities).bool()
+    spared_BM = one_hot(survivor_BM.argmax(1), modalities)
     nothing_left_B1 = (batch.present_BM & ~dropped_BM).sum(1, keepdim=True) == 0
     return batch.replace(dropped_BM=dropped_BM & ~(nothing_left_B1 & spared_BM))
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
+from model.one_hot import one_hot
 from model.precision import at_least_float32
 
 SADE_STRENGTH = 2.0  # lambda of SADE's third loss, as in the paper
@@ -170,7 +171,7 @@ def subtract_margin(
     if config.margin == 0:
         return logits_BEC
     margin_B = config.scale * margins(counts_C, config.margin)[labels_B]
-    one_hot_BC = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])
+    one_hot_BC = one_hot(labels_B, logits_BEC.shape[-1]).long()
     return logits_BEC - (margin_B[:, None] * one_hot_BC)[:, None, :]
 
 
@@ -219,7 +220,7 @@ def influence_weights(logits_BEC: Tensor, hidden_BEH: Tensor, labels_B: Tensor) 
     else the loss would fall by growing the features alone. The paper divides by the sum of |h| and
     multiplies by a hand-set 1000; the mean needs no such constant.
     """
-    one_hot_B1C = torch.nn.functional.one_hot(labels_B, logits_BEC.shape[-1])[:, None, :]
+    one_hot_B1C = one_hot(labels_B, logits_BEC.shape[-1]).long()[:, None, :]
     error_BE = (logits_BEC.detach().softmax(-1) - one_hot_B1C).abs().sum(-1)
     size_BE = at_least_float32(hidden_BEH.detach()).abs().mean(-1)
     if size_BE.shape != error_BE.shape:  # late and evidential fusion have one row of logits

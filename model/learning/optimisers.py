@@ -97,15 +97,28 @@ def set_learning_rates(
     scale = learning_rate_scale(step, steps, settings.warmup)
     waits = step < round(settings.probe * steps)
     for group in optimiser.param_groups:
+        rate = settings.lr * scale
         if group["pretrained"]:
-            group["lr"] = 0.0 if waits else settings.backbone_lr * scale
+            rate = 0.0 if waits else settings.backbone_lr * scale
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = settings.lr * scale
+            group["lr"] = rate
 
 
 def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Returns AdamW, fused into one operation over all parameters."""
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
+    """Returns AdamW, fused into one operation over all parameters.
+
+    On a GPU the step can be part of a CUDA graph: step counts and learning rates are there.
+    """
+    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    on_gpu = bool(parameters) and parameters[0].is_cuda
+    if on_gpu:
+        for group in groups:
+            group["lr"] = torch.tensor(settings.lr, device=parameters[0].device)
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=(0.9, 0.999), fused=True, capturable=on_gpu
+    )
 
 
 def sgd(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:

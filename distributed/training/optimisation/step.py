@@ -21,13 +21,16 @@ from model.learning.spoil import spoil_modalities
 
 
 def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
-    """One optimiser step over one batch, or over several whose gradients add up."""
+    """One optimiser step over one batch, or over several whose gradients add up.
+
+    The batches are on the device. Nothing here waits for it: what is known of a batch without
+    looking, such as the modalities that every record has, was found before it was brought there.
+    """
     optim = run.config.optim
     optimisers.set_learning_rates(run.optimiser, optim, run.step, run.steps)
     first = run.step * optim.accumulate  # position of the first batch in the run
     batches = [
-        augment_batch(run, batch.to(run.device), position)
-        for position, batch in enumerate(batches, start=first)
+        augment_batch(run, batch, position) for position, batch in enumerate(batches, start=first)
     ]
     run.optimiser.zero_grad(set_to_none=True)
     terms = GRADIENTS[optim.name](run, batches)
