@@ -3,13 +3,17 @@
 Each arm has the same number of trainings, on one data set, repeated with other seeds of the search
 (not the same time: networks of the portfolio may take longer; the seconds are reported):
 
-  prior, tpe, random: tune.py with that sampler, without fresh seeds
+  prior, tpe, random: tune.py with that sampler, without fresh seeds, on the fixed split
+  folds: as prior, and then the best two and the defaults on up to five folds, which are more
+    trainings
+  longer: as prior, with --longer times as many trainings, about as many as `folds` has
   seeds: the defaults with other seeds only, a training each
 
-For an arm `winner` is the single configuration that the search recommends, `model` its
-EXPERIMENT/model, and `defaults` the mean of the single networks of the arm `seeds`. Reported are
-the means of the metrics of the test split, and the paired differences over the seeds of the search.
-Searches go on where an earlier call was stopped (--out). Prints one JSON line.
+For an arm `winner` is the single configuration that the search recommends (the mean of its networks
+where it has several), `model` its EXPERIMENT/model, `distilled` the network of --distil, and
+`defaults` the mean of the single networks of the arm `seeds`. Reported are the means of the metrics
+of the test split, and the paired differences over the seeds of the search. Searches go on where an
+earlier call was stopped (--out). Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ ARMS: dict[str, list[str]] = {
     "seeds": ["--sampler", "random", "--stopper", "none", "--portfolio", "none"],
     "tpe": ["--sampler", "tpe"],
     "random": ["--sampler", "random"],
+    "folds": ["--sampler", "prior", "--best", "2"],
+    "longer": ["--sampler", "prior"],
 }
+FOLDS = {"folds": 5}  # of an arm; the others have the fixed split
 SEEDS_SPACE = 'def space(trial):\n    trial.suggest_int("optim.seed", 0, 2**31 - 1)\n'
 
 Scores = Mapping[str, float]  # of the test split, by metric
@@ -52,6 +59,8 @@ def main() -> None:
     parser.add_argument("--data", default="", help="SHARDS; without it the built-in wafers")
     parser.add_argument("--arms", nargs="+", default=["prior", "seeds"], choices=ARMS)
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--longer", type=float, default=1.75, help="trials of the arm longer")
+    parser.add_argument("--distil", action="store_true", help="also distil each arm's model")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each arm")
     parser.add_argument("--out", required=True, help="folder of the searches; it goes on with them")
     parser.add_argument(
@@ -91,8 +100,10 @@ def run_search(args: argparse.Namespace, arm: str, seed: int, out: Path, seeds_s
     """Runs a search of one arm to its end, or goes on with it."""
     if (out / "model" / "tested").exists():
         return
-    words = [sys.executable, str(TUNE), "--out", str(out), "--trials", str(args.trials)]
-    words += ["--replicates", "0", "--seed", str(seed), *ARMS[arm]]
+    trials = round(args.trials * (args.longer if arm == "longer" else 1))
+    words = [sys.executable, str(TUNE), "--out", str(out), "--trials", str(trials)]
+    words += ["--replicates", "0", "--folds", str(FOLDS.get(arm, 1)), "--seed", str(seed)]
+    words += [*ARMS[arm], *(["--distil"] if args.distil and arm != "seeds" else [])]
     words += ["--data", args.data] if args.data else []
     words += ["--space", seeds_space] if arm == "seeds" else []
     words += ["--resume"] if (out / "experiment.json").exists() else []
@@ -119,7 +130,9 @@ def training_seconds(out: Path) -> float:
 
 def scores_of(args: argparse.Namespace, arm: str, out: Path) -> dict[str, Scores]:
     """The test metrics of an arm's winner and model, of `seeds` also of its single networks."""
-    standings = Standings(SearchLog(out), ["balanced_accuracy"], ensemble=1)
+    standings = Standings(
+        SearchLog(out), ["balanced_accuracy"], ensemble=1, folds=FOLDS.get(arm, 1)
+    )
     model = standings.model_test()
     assert model is not None, out
     found = {f"{arm} model": chosen(model.metrics)}
@@ -127,8 +140,11 @@ def scores_of(args: argparse.Namespace, arm: str, out: Path) -> dict[str, Scores
         singles = [single_scores(args, path) for path in sorted(out.glob("trials/*/checkpoint"))]
         assert singles, out
         return {**found, "defaults": means(singles)}
-    (winner,) = standings.tests()
-    return {**found, f"{arm} winner": chosen(winner.metrics)}
+    found[f"{arm} winner"] = means([chosen(run.metrics) for run in standings.tests()])
+    distilled = standings.distilled_test()
+    if distilled is not None:
+        found[f"{arm} distilled"] = chosen(distilled.metrics)
+    return found
 
 
 def single_scores(args: argparse.Namespace, folder: Path) -> Scores:
