@@ -5,6 +5,8 @@ validation has, so that calibration and test rows are exchangeable. Each time te
 thresholds are fitted as a run and predict.py fit them. Methods:
 
   class-conditional: as predict.py --coverage does it, by probabilities before any temperature
+  at a row: the same, with thresholds at the nearest validation row below instead of between two
+  by lot: the same, at one of these two rows, drawn so that exactly this share is left out
   in-sample: by probabilities with temperatures fitted on the very rows of the thresholds
   cross-fitted: by probabilities with temperatures fitted on the other four fifths of the rows
   at the training prior: the same, with probabilities moved to the class shares of training
@@ -40,6 +42,7 @@ from distributed.training.operating_points import prior_shares
 from distributed.training.priors import expert_class_priors, mean_class_prior
 from model.decisions.calibration import fit_calibration
 from model.decisions.conformal import (
+    Pool,
     class_thresholds,
     fit_pools,
     prediction_sets,
@@ -51,6 +54,8 @@ from model.metrics.scoring import SHOTS, shot_groups
 
 METHODS = (
     "class-conditional",
+    "at a row",
+    "by lot",
     "in-sample",
     "cross-fitted",
     "at the training prior",
@@ -187,8 +192,15 @@ def score_split(
     for pool in pools:
         if not pool.is_shared:
             alone[pool.classes[0]] = pool.threshold
+    true_V = raw_VC.double().gather(1, stored.labels_V[:, None])[:, 0]
     thresholds: dict[str, tuple[float, ...]] = {
         "class-conditional": class_thresholds(pools),
+        "at a row": class_thresholds(
+            [at_a_row(pool, true_V, stored.labels_V, coverage) for pool in pools]
+        ),
+        "by lot": class_thresholds(
+            [at_a_row(pool, true_V, stored.labels_V, coverage, by_lot=True) for pool in pools]
+        ),
         "unpooled": tuple(alone),
         "oracle": oracle_thresholds(plain.of_scaled(all_NEC, trained_C), all_N, coverage),
     }
@@ -209,6 +221,23 @@ def score_split(
     ):
         limits = class_thresholds(fit_pools(probabilities_VC, stored.labels_V, counts, coverage))
         tallies[name].add(prediction_sets(probabilities_NC, limits), test[1])
+
+
+def at_a_row(
+    pool: Pool, true_V: Tensor, labels_V: Tensor, coverage: float, by_lot: bool = False
+) -> Pool:
+    """Returns the pool with the probability of a validation row as its threshold.
+
+    true_V: probabilities of the true class. by_lot: of the row above, with the probability that
+        makes the share of new rows below the threshold exactly the wanted one.
+    """
+    rows_V = torch.isin(labels_V, torch.tensor([*pool.classes, *pool.lenders]))
+    sorted_V = true_V[rows_V].sort().values
+    rank = threshold_rank(len(sorted_V), coverage)
+    share = (len(sorted_V) + 1) * (1 - coverage) - rank
+    if by_lot and rank < len(sorted_V) and float(torch.rand(())) < share:
+        rank += 1
+    return dataclasses.replace(pool, threshold=float(sorted_V[rank - 1]))
 
 
 def cross_fitted(run: Checkpoint, plain: FixedAggregation) -> Tensor:

@@ -189,11 +189,11 @@ def _set_sizes_text(result: PredictResult) -> str:
 def score_text(score: PredictionScore) -> str:
     """How predictions compare with the labels of their rows."""
     lines = [f"score       {score.decided:,} rows with a label and a class"]
-    for name in SCORE_LINES:
-        if name in score.metrics:
-            named = metric(name)
-            more = f" ({score.worst_class})" if name == "worst_recall" else ""
-            lines.append(f"  {named.title:26}{named.text(score.metrics[name])}{more}")
+    shown = [metric(name) for name in SCORE_LINES if name in score.metrics]
+    width = max((len(named.title) for named in shown), default=0) + 2
+    for named in shown:
+        more = f" ({score.worst_class})" if named.name == "worst_recall" else ""
+        lines.append(f"  {named.title:{width}}{named.text(score.metrics[named.name])}{more}")
     return "\n".join(lines)
 
 
