@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "cluster" / "requirements.txt"
+EXTRAS = ("serve",)  # of pyproject.toml: kuberay/rayservice.yaml runs the service
 BESIDE = ("boto3",)  # for the autoscaler of `ray up` on AWS
 # Of pip's environment only these count: no folder of wheels of this machine, no configuration file.
 KEPT_VARIABLES = ("PIP_CERT", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT")
@@ -51,7 +52,12 @@ def check_machine(python: str) -> None:
 def requirements() -> list[str]:
     """Returns what the image installs, as pyproject.toml declares it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *BESIDE]
+    extras = project["optional-dependencies"]
+    return [
+        *project["dependencies"],
+        *(name for extra in EXTRAS for name in extras[extra]),
+        *BESIDE,
+    ]
 
 
 def resolve(wanted: Sequence[str], pip_arguments: Sequence[str]) -> list[Mapping[str, Any]]:

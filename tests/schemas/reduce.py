@@ -1,8 +1,8 @@
 """Makes kuberay.json: the parts of the published KubeRay schemas that cluster/kuberay/ uses, so
 that the tests need no 2 MB of definitions.
 
-    python tests/schemas/reduce.py FOLDER      # with ray.io_rayclusters.yaml and
-    ray.io_rayjobs.yaml of ray-project/kuberay
+    python tests/schemas/reduce.py FOLDER      # with ray.io_rayclusters.yaml, ray.io_rayjobs.yaml
+    and ray.io_rayservices.yaml of ray-project/kuberay
 
 Run it again when a manifest starts to use a field that kuberay.json lacks: until then the field
 fails as a typo would.
@@ -20,7 +20,11 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 MANIFESTS = HERE.parents[1] / "cluster" / "kuberay"
-FILES = {"RayCluster": "ray.io_rayclusters.yaml", "RayJob": "ray.io_rayjobs.yaml"}
+FILES = {
+    "RayCluster": "ray.io_rayclusters.yaml",
+    "RayJob": "ray.io_rayjobs.yaml",
+    "RayService": "ray.io_rayservices.yaml",
+}
 VERSION = "v1"
 KEPT = (
     "type",
@@ -109,10 +113,12 @@ def manifests() -> dict[str, Schema]:
 
 
 def reduce(folder: Path) -> dict[str, Schema]:
+    """The reduced schema of every kind whose published definition is in the folder."""
     documents = manifests().values()
     return {
         kind: reduced(published(folder, kind), [d for d in documents if d["kind"] == kind])
-        for kind in FILES
+        for kind, name in FILES.items()
+        if (folder / name).exists()
     }
 
 
