@@ -586,4 +586,4 @@ def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path)
         "shards",
     }
     assert not any("token" in name for name in names)
-    assert (tmp_path / "job.zip").stat().st_size < 2_000_000
+    assert (tmp_path / "job.zip").stat().st_size < 3_000_000
