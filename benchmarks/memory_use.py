@@ -1,4 +1,4 @@
-"""Memory of this process and everything that it started."""
+"""Memory and processor time of this process and everything that it started."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ def memory() -> float:
     """Returns the proportional set size, in bytes, of this process and all its descendants."""
     ours = {os.getpid(), *descendants(os.getpid())}
     return sum(_proportional_set_size(pid) for pid in ours)
+
+
+def cpu_seconds() -> float:
+    """Returns the processor seconds of this process, its descendants, and those that have ended."""
+    total = 0.0
+    for pid in {os.getpid(), *descendants(os.getpid())}:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:  # the process has ended
+            continue
+        total += sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def descendants(ancestor: int) -> set[int]:

@@ -50,7 +50,8 @@ FIRST_PREDICTION = """
 import os, sys
 from distributed import load
 model = load(sys.argv[1])
-record = dict.fromkeys(model.schema["column"][model.schema["kind"] == "number"], 0.5)
+columns = model.schema[model.schema["kind"].isin(["number", "category"])]["column"]
+record = dict.fromkeys(columns)
 print(model.predict(record)["prediction"][0])
 sys.stdout.flush()
 os._exit(0)

@@ -185,6 +185,8 @@ def _sign(parts: dict[str, pa.Array]) -> FloatArray:
         negative ^= _mask(pc.is_in(parts[name], value_set=pa.array(["-", "−"])))
     usable = (present["open"] == present["close"]) & ~(present["before"] & present["after"])
     for name, pattern in (("before", CURRENCY), ("after", UNIT)):
+        if not present[name].any():  # nothing is valid too, and the patterns are slow to compile
+            continue
         affixes = parts[name].dictionary_encode()  # a column has few
         valid = _mask(pc.match_substring_regex(affixes.dictionary, pattern))
         usable &= valid[affixes.indices.to_numpy()]
