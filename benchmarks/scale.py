@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,9 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "table_mb": round(os.path.getsize(table) / 1e6),
     }
     shards = f"{folder}/shards"
-    image = {"image": ("photo",), "image_size": str(args.size)} if args.size else {}
-    options = IngestOptions(table=table, label="y", id="id", out=shards, **image)
+    options = IngestOptions(table=table, label="y", id="id", out=shards)
+    if args.size:
+        options = replace(options, image=("photo",), image_size=str(args.size))
     result["ingest"] = measured(lambda: ingest(options), args.rows)
     settings = load_config(sets=args.set)
     stream = apply_changes(settings, {"data.cache": "stream"})
