@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.metrics.ranking import rank_class
 from model.schema import FEW_ROWS, MANY_ROWS, groups_are_terciles
 
 BINS = 15  # of both calibration errors, all of the same width
@@ -153,8 +155,16 @@ class ScoredRows:
     @cached_property
     def ranking_2RC(self) -> Tensor:
         """AUROC (ties count half) and average precision of each class against the others."""
-        classes = self.probabilities_NC.shape[1]
-        return torch.stack([self._rank_class(c) for c in range(classes)], 2)
+        classes = range(self.probabilities_NC.shape[1])
+        counted_once = len(self.weights_RN) == 1 and bool((self.weights_RN == 1).all())
+        if not counted_once or self.probabilities_NC.device.type != "cpu":
+            return torch.stack([self._rank_class(c) for c in classes], 2)
+        labels_N = self.labels_N.numpy()
+        order_N = np.argsort(labels_N, kind="stable")
+        ends = np.searchsorted(labels_N[order_N], np.arange(len(classes) + 1))
+        scores_CN = self.probabilities_NC.numpy().T
+        ranked = [rank_class(scores_CN[c], order_N[ends[c] : ends[c + 1]]) for c in classes]
+        return torch.stack([self._quality(*counts) for counts in ranked], 2)
 
     def _rank_class(self, c: int) -> Tensor:
         """Returns AUROC and average precision of one class, [2, R]."""
@@ -169,7 +179,12 @@ class ScoredRows:
         all_above_RG = hits_above_RG + other_RG.flip(1).cumsum(1)
         precision_RG = hits_above_RG / all_above_RG.clamp(min=1).double()
         weighted_R = (hits_RG.flip(1) * precision_RG).sum(1)
-        average_R = torch.where(hits_R > 0, weighted_R / hits_R.clamp(min=1), torch.nan)
+        return self._quality(twice_pairs_R, hits_R, other_R, weighted_R)
+
+    @staticmethod
+    def _quality(twice_pairs_R: Tensor, hits_R: Tensor, other_R: Tensor, sum_R: Tensor) -> Tensor:
+        """Returns AUROC and average precision of a class, [2, R]; see RankedClass."""
+        average_R = torch.where(hits_R > 0, sum_R / hits_R.clamp(min=1), torch.nan)
         return torch.stack([_ratio(twice_pairs_R, 2 * hits_R * other_R), average_R])
 
     def calibration_error(self, scores_N: Tensor, true_N: Tensor) -> Tensor:
