@@ -27,12 +27,12 @@ if __package__ in (None, ""):
 from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import load_config
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.shards.batches import open_batches
 from distributed.training import loop
 from distributed.training.exchange import Exchange, WorkerExchange
 from distributed.training.optimisation import step
 from distributed.training.optimisation.training_state import TrainingState
-from distributed.training.run import keep_freed_memory
 from model.network import Network
 
 WARM_UP_STEPS = 4  # they grow the processes' memory

@@ -32,15 +32,11 @@ if __package__ in (None, ""):
 
 from benchmarks import command
 from benchmarks.synthetic import make_shards
-from distributed.config import Config
+from benchmarks.untrained import make_checkpoint
 from distributed.inference.batches.part_files import PartWriter, PredictionSettings
 from distributed.inference.rows.tables import open_input
 from distributed.inference.weighing import FixedAggregation
 from distributed.shards.batches import arrays_to_batch
-from distributed.shards.manifest import read_manifest
-from distributed.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.decisions.calibration import Calibration
-from model.network import Network
 
 TARGET = 0.9
 
@@ -109,15 +105,6 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "target": TARGET,
         "met": memory.ratio >= TARGET and files.ratio >= TARGET,
     }
-
-
-def make_checkpoint(folder: str, shards: str) -> Checkpoint:
-    """Returns a checkpoint of the default network, untrained: it takes as long."""
-    manifest, config = read_manifest(shards), Config()
-    network = Network(manifest.schema, config.model).eval()
-    identity = Calibration.identity(config.experts.count, len(manifest.schema.classes))
-    save_checkpoint(folder, Checkpoint(network, config, manifest, identity))
-    return load_checkpoint(folder)
 
 
 class Timing(NamedTuple):

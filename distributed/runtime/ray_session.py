@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray runs tasks in threads, whose own arenas would give memory back to the system at every
-    # step: see keep_freed_memory in training/run.py.
+    # step: see runtime/freed_memory.py.
     "MALLOC_ARENA_MAX": "1",
 }
 

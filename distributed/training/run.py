@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from distributed.config import Config, split_list
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.decode import Arrays
@@ -111,20 +111,6 @@ def open_run(spec: RunSpec, exchange: Exchange, arrays: SharedArrays | None) -> 
     network = build_network(manifest, train.schema, config)
     train = with_frozen_views(train, network, config)
     return RunStart(manifest, train, with_frozen_views(val, network, config), network)
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory for the activations of the next step.
-
-    Pages fresh from the kernel cost a run on the CPU a quarter of its time.
-    """
-    m_mmap_max, m_trim_threshold = -4, -1  # of malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # not glibc
-        return
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, -1)  # never
 
 
 def open_split(

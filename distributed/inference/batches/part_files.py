@@ -14,6 +14,7 @@ from distributed.inference.rows.inputs import InputRows
 from distributed.inference.rows.tasks import RowRange, TaskGroup
 from distributed.inference.totals import PredictionTotals
 from distributed.inference.weighing import FixedAggregation, pick_device, torch_threads
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.runtime.storage import filesystem, join, naming_full_disk
 from distributed.shards.prefetching import decoding_threads
 from distributed.training.checkpoint import Checkpoint
@@ -41,6 +42,7 @@ class PartWriter:
     def __init__(self, checkpoint: Checkpoint, settings: PredictionSettings, threads: int) -> None:
         """threads: that many prepare batches ahead of their use."""
         self.settings, self.threads = settings, threads
+        keep_freed_memory()
         if settings.trust_unfamiliar:
             checkpoint.network.accept_all_modalities()
         self.predictor = Predictor(

@@ -27,6 +27,7 @@ from distributed.inference.weighing import (
     compute_outputs,
     pick_device,
 )
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.training.checkpoint import Checkpoint
 from distributed.training.priors import mean_class_prior
 from distributed.training.scoring import Scores
@@ -59,6 +60,7 @@ def score_split(checkpoint: Checkpoint, options: EvaluateOptions) -> ScoredSplit
     cost = read_costs(options.cost, classes) if options.cost else ()
     device = pick_device(options.gpus)
     split = open_evaluated_rows(checkpoint, options)
+    keep_freed_memory()
     scores = compute_outputs(checkpoint, split.source, device)
     aggregation = aggregate_experts(
         checkpoint, method, scores.logits_NEC, split.source, device, prior_C, options.seed
