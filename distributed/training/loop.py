@@ -70,7 +70,7 @@ def train_network(
     teacher: gives answers for the training rows, which the network learns beside the labels.
     """
     run = begin_training(network, train, config, exchange or Exchange(), torch.device(device))
-    run.teacher = teacher
+    run.teacher = None if teacher is None else teacher.to(run.device)
     if state is not None:
         run.load_state_dict(state)
     evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)

@@ -27,10 +27,12 @@ class Teacher:
 
     def answer(self, batch: Batch) -> Batch:
         """Returns the batch with the answers for its rows."""
-        starts_C = (self.counts_C.cumsum(0) - self.counts_C).to(batch.labels_B.device)
+        starts_C = self.counts_C.cumsum(0) - self.counts_C
         places_B = starts_C[batch.labels_B] + batch.ranks_B
-        answers_RC = self.answers_RC.to(batch.labels_B.device)
-        return batch.replace(teacher_BC=answers_RC[places_B])
+        return batch.replace(teacher_BC=self.answers_RC[places_B])
+
+    def to(self, device: torch.device) -> Teacher:
+        return Teacher(self.answers_RC.to(device), self.counts_C.to(device))
 
     @classmethod
     def of_rows(cls, answers_NC: Tensor, labels_N: Tensor, ranks_N: Tensor) -> Teacher:

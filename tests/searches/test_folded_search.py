@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed import load
+from distributed import EvaluateOptions, evaluate, load
 from distributed.searches.state.records import FOLD_ERROR, OVER_START, SearchLog
 from distributed.shards.manifest import read_manifest
 from distributed.training.checkpoint import load_checkpoint
@@ -50,6 +50,8 @@ def test_a_search_with_folds_is_continued_and_leaves_two_models(
     assert len(whole.network.members) > 1
     assert whole.validation is not None
     assert len(whole.validation.labels_V) == 200 + rows["val"]  # data.max_rows is 200
+    flattered = evaluate(EvaluateOptions(checkpoint=str(out), data=wafer_shards, split="val"))
+    assert any("flattered by rows" in note for note in flattered.remarks)
     single = load(out / "distilled")
     assert single.metrics is not None
     assert set(single.metrics) == {"val", "test"}

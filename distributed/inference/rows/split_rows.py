@@ -22,11 +22,12 @@ from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, decode_columns, empty_arrays
 from distributed.shards.epoch_plan import EpochPlan
 from distributed.shards.index import read_index
-from distributed.shards.manifest import read_manifest
+from distributed.shards.manifest import Manifest, read_manifest
 from distributed.shards.memory import decide_cache, load_arrays
 from distributed.shards.reader import Columns, ShardReader
 from distributed.shards.sampling import Selection
 from distributed.training.checkpoint import Checkpoint
+from model.ensemble import Ensemble
 from model.schema import Schema, join_names
 
 
@@ -77,7 +78,22 @@ def open_evaluated_rows(checkpoint: Checkpoint, options: EvaluateOptions) -> Spl
     else:
         reader = MatchedReader(index, match.read, corruption, seed, match=match)
         source = StreamSource(schema, plan, reader)
-    return SplitRows(source, match.notes, index.rows, rows_N)
+    notes = [*match.notes, *_fold_notes(checkpoint, manifest, split)]
+    return SplitRows(source, notes, index.rows, rows_N)
+
+
+def _fold_notes(checkpoint: Checkpoint, manifest: Manifest, split: str) -> list[str]:
+    """Says that validation rows were training rows of networks that were trained on folds."""
+    network, folds = checkpoint.network, [checkpoint.config.data.folds]
+    if isinstance(network, Ensemble):
+        folds += [int(str(member.settings.get("data.folds", 1))) for member in network.members]
+    is_own_data = manifest.content == checkpoint.manifest.content
+    if split == "test" or max(folds) == 1 or not is_own_data:
+        return []
+    return [
+        f"the model was trained on folds of the training and validation rows: its scores on {split}"
+        " are flattered by rows that it was trained on; metrics.json has those of held-out rows"
+    ]
 
 
 def corruption_spec(checkpoint: Checkpoint, options: EvaluateOptions) -> str:
