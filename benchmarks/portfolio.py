@@ -1,11 +1,12 @@
 """Chooses the portfolio of searches by trials over many data sets: search_spaces/portfolio.toml.
 
-Candidates are the configurations of CANDIDATES, each a change of one kind, and draws of the prior
-sampler from the space `full`. Each is trained on every data set; --out keeps its answers, and a
-later call trains only what is missing. A set of configurations is worth what the mean answer of the
-defaults and of the set gains over the defaults alone: the log ratio of the class-balanced log-loss
-on validation rows, on the mean over the data sets. Configurations are added one by one, the most
-useful first, up to --most, as long as they gain LEAST_GAIN.
+--make writes small data sets to begin with (benchmarks/portfolio_data.py). Candidates are
+configurations with one kind of change, and draws of the prior sampler from the space `full`
+(benchmarks/portfolio_candidates.py). Each is trained on every data set; --out keeps its answers,
+and a later call trains only what is missing. A set of configurations is worth what the mean
+answer of the defaults and of the set gains over the defaults alone: the log ratio of the
+class-balanced log-loss on validation rows, on the mean over the data sets. Configurations are
+added one by one, the most useful first, up to --most, as long as they gain LEAST_GAIN.
 
 Judged on test rows, leaving one data set out at a time: what the configurations that the other data
 sets choose are worth on this one, beside the portfolio in the file before, and beside as many seeds
@@ -17,7 +18,6 @@ Legend: V rows, C classes.
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import statistics
 import sys
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import torch
 from torch import Tensor
 
@@ -35,15 +34,19 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import command
-from distributed.config import Config, apply_changes, flatten
-from distributed.ensembles.building import stated_prior
-from distributed.searches.choosing.portfolio import (
-    has_pretrained_encoder,
-    read_portfolio,
+from benchmarks.portfolio_candidates import (
+    DEFAULTS,
+    Settings,
+    Trial,
+    applies,
+    as_toml,
+    candidates,
+    hand_written,
+    seeds,
 )
-from distributed.searches.choosing.samplers import Surroundings, open_study
-from distributed.searches.choosing.spaces import ask, load_space
-from distributed.searches.state.records import SettingValue
+from benchmarks.portfolio_data import write_data_sets
+from distributed.config import Config, flatten
+from distributed.ensembles.building import stated_prior
 from distributed.shards.manifest import read_manifest
 from distributed.training.run import run_training
 from distributed.training.spec import RunSpec
@@ -51,50 +54,10 @@ from model.decisions.calibration import row_weights
 from model.decisions.selection import combine, log_losses
 from model.member import Member, log_posterior
 
-Settings = dict[str, SettingValue]
 Losses = Mapping[str, Mapping[str, float]]
 
-DEFAULTS = "defaults"
 LEAST_GAIN = 0.003  # of the mean log ratio, for which a configuration is worth its training
-DRAWS = 8  # of the prior sampler
 SEEDS = 5  # of the defaults, for comparison
-
-NEEDS_PRETRAINED: dict[str, Settings] = {
-    "top layers trained": {"image.trainable": "top"},
-    "image encoder from scratch": {"image.encoder": "resnet"},
-}
-CANDIDATES: dict[str, Settings] = {
-    "gated fusion, sampling by square roots": {"fusion.kind": "gate", "data.sampler": "sqrt"},
-    "confidence fusion, wide experts": {
-        "fusion.kind": "confidence",
-        "experts.count": 5,
-        "experts.hidden": 256,
-    },
-    "small and regularised": {
-        "dim": 48,
-        "experts.count": 1,
-        "table.width": 48,
-        "fusion.modality_dropout": 0.2,
-        "optim.weight_decay": 0.2,
-    },
-    "plain concatenation": {"fusion.kind": "uniform"},
-    "late fusion": {"fusion.kind": "late"},
-    "evidential fusion": {"fusion.kind": "evidential"},
-    "balanced sampling": {"data.sampler": "balanced"},
-    "blended records": {"loss.mix": "mixup"},
-    "large step": {"optim.lr": 6e-3},
-    "small step, small batches": {"optim.lr": 1e-3, "data.batch_size": 32},
-    "wide": {"dim": 160, "table.width": 160},
-    "without augmentation": {"data.flip": "none", "data.shift": 0.0, "data.rotate": 0.0},
-}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A configuration: changes to the defaults. needs: as in portfolio.toml."""
-
-    settings: Settings
-    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +81,8 @@ Trials = Mapping[str, Mapping[str, BySplit]]  # by data set, then by configurati
 
 def main() -> None:
     parser = command.parser(__doc__)
-    parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
+    parser.add_argument("--data", nargs="*", default=[], help="folders of shards")
+    parser.add_argument("--make", default="", help="folder that gets small data sets to use too")
     parser.add_argument("--out", required=True, help="folder of the trained networks' answers")
     parser.add_argument("--most", type=int, default=8, help="configurations of the portfolio")
     parser.add_argument("--set", nargs="*", default=[], help="settings of all trainings, K=V")
@@ -132,7 +96,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     everything = {**trials, **before, **seeds(SEEDS)}
     fixed = dict(pair.split("=", 1) for pair in args.set)
     results: dict[str, dict[str, BySplit]] = {}
-    for location in args.data:
+    made = write_data_sets(Path(args.make)) if args.make else []
+    for location in [*args.data, *made]:
         name = Path(location).name
         results[name] = {}
         for label, trial in everything.items():
@@ -150,47 +115,6 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "gain on validation": gains(results, chosen, "val"),
         "left out, on test": judge(results, trials, list(before), args.most),
     }
-
-
-def candidates() -> dict[str, Trial]:
-    """All configurations that may be chosen, by name."""
-    defaults = flatten(Config())
-    found = {name: Trial(settings, "pretrained") for name, settings in NEEDS_PRETRAINED.items()}
-    found |= {name: Trial(settings) for name, settings in CANDIDATES.items()}
-    space = load_space("full")
-    surroundings = Surroundings(
-        ask=functools.partial(ask, space, pins={}), start=defaults, smooth_metric="balanced_nll"
-    )
-    study = open_study(
-        optuna.storages.InMemoryStorage(), "draws", ["max"], "prior", 0, DRAWS, surroundings
-    )
-    for number in range(DRAWS):
-        settings = ask(space, study.ask(), {})
-        changes = {name: value for name, value in settings.items() if defaults[name] != value}
-        found[f"draw {number}"] = Trial(changes)
-    return found
-
-
-def hand_written() -> dict[str, Trial]:
-    """The portfolio that is in the file now, under names of its own."""
-    return {
-        f"before: {entry['name']}": Trial(dict(entry["set"]), entry.get("needs", ""))
-        for entry in read_portfolio()
-    }
-
-
-def seeds(count: int) -> dict[str, Trial]:
-    """The defaults, the first one under their own name, with so many seeds."""
-    others = {f"{DEFAULTS}, seed {seed}": Trial({"optim.seed": seed}) for seed in range(1, count)}
-    return {DEFAULTS: Trial({}), **others}
-
-
-def applies(trial: Trial, shards: str) -> bool:
-    """Whether a configuration can be trained on the data and changes anything there."""
-    schema = read_manifest(shards).schema
-    if trial.needs and not has_pretrained_encoder(schema, Config()):
-        return False
-    return len(schema.modalities) > 1 or not any(n.startswith("fusion.") for n in trial.settings)
 
 
 def answers_of(trial: Trial, shards: str, fixed: Mapping[str, str], path: Path) -> BySplit:
@@ -270,45 +194,6 @@ def judge(
             "configurations": len(chosen),
         }
     return found
-
-
-HEAD = """\
-# Configurations that a search tries beside its starting point, because networks of another kind
-# make other mistakes: alone they may be weaker, in the model that a search ends with they count.
-# Chosen by trials over many data sets: benchmarks/portfolio.py, docs/results/search.md.
-#
-# name: for people. needs: "pretrained", an image modality whose encoder is pretrained under the
-# starting point's settings; without it, any data. most_epochs: no more than the starting point has.
-# set: changes to the starting point. A configuration that changes nothing is left out.
-"""
-MOST_EPOCHS = {"top layers trained": 8, "image encoder from scratch": 15}
-
-
-def as_toml(chosen: Mapping[str, Trial]) -> str:
-    """The content of the portfolio's file."""
-    parts = [HEAD]
-    for name, trial in chosen.items():
-        lines = ["[[configurations]]", f'name = "{name}"']
-        if trial.needs:
-            lines.append(f'needs = "{trial.needs}"')
-        if name in MOST_EPOCHS:
-            lines.append(f"most_epochs = {MOST_EPOCHS[name]}")
-        values = ", ".join(f'"{k}" = {_toml_value(v)}' for k, v in trial.settings.items())
-        parts.append("\n".join([*lines, f"set = {{ {values} }}", ""]))
-    apply_all(chosen)
-    return "\n".join(parts)
-
-
-def apply_all(chosen: Mapping[str, Trial]) -> None:
-    """Raises ValueError where a configuration has settings that do not exist."""
-    for trial in chosen.values():
-        apply_changes(Config(), trial.settings)
-
-
-def _toml_value(value: SettingValue) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value:.4g}"
 
 
 if __name__ == "__main__":
