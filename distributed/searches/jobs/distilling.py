@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from distributed.config import Config, apply_changes
 from distributed.ensembles.teaching import make_teacher
 from distributed.searches.jobs.ensembling import open_rows
 from distributed.searches.state.records import configuration_of
@@ -14,6 +15,9 @@ from distributed.training.results import RunMetrics, write_metrics
 from distributed.training.run import SharedArrays, run_training
 from distributed.training.spec import resumable_spec
 
+# Times the epochs of the search: a network goes on learning from a teacher long after it has learned
+# the labels (docs/results/search.md).
+EPOCHS = 3
 # Of every distilled training: the folds are the teacher's, and pairs are not blended, since the
 # teacher answers for single rows.
 FIXED = {"data.folds": 1, "data.fold": 0, "loss.mix": "none", "scaling.workers": 1}
@@ -43,9 +47,9 @@ def distil(
     settings: of the training, where they differ from the defaults.
     report: gets the metrics of every epoch.
     """
-    spec = resumable_spec(
-        plan.shards, {**settings, **FIXED}, plan.states, test=False, states=plan.states
-    )
+    epochs = EPOCHS * apply_changes(Config(), settings).optim.epochs
+    settings = {**settings, **FIXED, "optim.epochs": epochs}
+    spec = resumable_spec(plan.shards, settings, plan.states, test=False, states=plan.states)
     teacher = make_teacher(
         load_checkpoint(plan.model),
         spec.config,

@@ -163,7 +163,8 @@ def score_distilled(job: Mapping[str, Any], context: TrialContext) -> tuple[int,
     settings = job_settings(job, context.base)
     arrays = None if context.arrays is None else ray.get(context.arrays)
     states = f"{context.folder}/{job['name']}/state"
-    epochs = RunSpec(shards=context.shards, settings=settings).config.optim.epochs
+    config = RunSpec(shards=context.shards, settings=settings).config
+    epochs = distilling.EPOCHS * config.optim.epochs
 
     def report(epoch: dict[str, float]) -> bool:
         tune.report(epoch_result(epoch, context.metrics, epochs))
