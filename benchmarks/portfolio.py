@@ -101,7 +101,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         name = Path(location).name
         results[name] = {}
         for label, trial in everything.items():
-            if applies(trial, location):
+            same = next((other for other in results[name] if everything[other] == trial), None)
+            if same is not None:
+                results[name][label] = results[name][same]
+            elif applies(trial, location):
                 path = Path(args.out) / name / f"{label}.npz".replace(" ", "-")
                 results[name][label] = answers_of(trial, location, fixed, path)
     chosen = choose(results, trials, args.most)

@@ -15,8 +15,8 @@ from distributed.training.results import RunMetrics, write_metrics
 from distributed.training.run import SharedArrays, run_training
 from distributed.training.spec import resumable_spec
 
-# Times the epochs of the search: a network goes on learning from a teacher long after it has learned
-# the labels (docs/results/search.md).
+# Times the epochs of the search: a network goes on learning from a teacher long after it knows the
+# labels (docs/results/search.md).
 EPOCHS = 3
 # Of every distilled training: the folds are the teacher's, and pairs are not blended, since the
 # teacher answers for single rows.
