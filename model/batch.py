@@ -43,6 +43,10 @@ class Batch:
     spoilt_BM: Tensor | None = None
     # Float [B, C]: a teacher's log probabilities at the class prior of the training rows.
     teacher_BC: Tensor | None = None
+    # Table cells that were drawn independently of each other: what the plausibility of a row is
+    # learned against, in training.
+    unrelated_numbers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    unrelated_categories: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     # Whether every record has the modality, for each modality; empty: unknown. To read it from a
     # tensor on the device would wait for all work there.
     complete_M: tuple[bool, ...] = ()
@@ -71,6 +75,8 @@ class Batch:
             frozen_spoilt={k: change(v) for k, v in self.frozen_spoilt.items()},
             spoilt_BM=None if self.spoilt_BM is None else change(self.spoilt_BM),
             teacher_BC=None if self.teacher_BC is None else change(self.teacher_BC),
+            unrelated_numbers={k: change(v) for k, v in self.unrelated_numbers.items()},
+            unrelated_categories={k: change(v) for k, v in self.unrelated_categories.items()},
             complete_M=self.complete_M,
         )
 

@@ -1,7 +1,7 @@
 """The whole network: encoders, auxiliary heads, confidences, fusion, experts.
 
 Legend: B batch, M modalities, D embedding, F folds, E experts, H hidden units, C classes,
-Z = M * D fused features.
+T tables, Z = M * D fused features.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from model.fusion.confidence import (
     held_out_logits,
 )
 from model.fusion.novelty import NoveltyGate
+from model.fusion.plausibility import Plausibility
 from model.learning import losses
 from model.learning.experts import Experts
 from model.outputs import Fused, Outputs
@@ -83,6 +84,10 @@ class Network(Classifier):
         self.mixture: mixture.SubsetMixture | None = (
             mixture.SubsetMixture(modalities, dim, config.fusion) if kind == "mixture" else None
         )
+        uses_plausibility = self.mixture is not None and modalities > 1
+        self.plausibility = nn.ModuleDict(
+            {table.name: Plausibility(table) for table in schema.tables if uses_plausibility}
+        )
         self.concatenate = weights.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
         if kind in WITHOUT_EXPERTS:  # their logits come from the auxiliary heads
@@ -131,12 +136,21 @@ class Network(Classifier):
         )
         shrunk_BM = self.shrink(confidence_BM, alone_BMC, visible_BM, batch)
         if self.mixture is not None:
-            facts_BMI = mixture.modality_facts(alone_BMC, confidence_BM, visible_BM)
+            cells = self.judge_cells(batch)
+            facts_BMI = mixture.modality_facts(
+                alone_BMC, confidence_BM, cells.plausible_BT, visible_BM
+            )
             scores_BM = weights.fusion_scores(
                 shrunk_BM, visible_BM, self.config.fusion, len(self.schema.classes)
             )
             fused = self.mixture(
-                embeddings_BMD, facts_BMI, scores_BM, visible_BM, self.concatenate, self.experts
+                embeddings_BMD,
+                facts_BMI,
+                cells,
+                scores_BM,
+                visible_BM,
+                self.concatenate,
+                self.experts,
             )
         else:
             fused = self.classify(embeddings_BMD, shrunk_BM, visible_BM)
@@ -155,6 +169,23 @@ class Network(Classifier):
             shrunk_BM=shrunk_BM,
             present_BM=batch.present_BM,
             unfamiliar_BM=unfamiliar_BM,
+        )
+
+    def judge_cells(self, batch: Batch) -> mixture.Cells:
+        """Returns the log-odds that the cells of each table belong together."""
+
+        def judge(numbers: dict[str, Tensor], categories: dict[str, Tensor]) -> Tensor:
+            judged = [
+                plausibility(numbers[name], categories[name])
+                for name, plausibility in self.plausibility.items()
+            ]
+            # Written without the number of rows, which an export must not fix.
+            return torch.stack(judged, 1) if judged else batch.present_BM[:, :0].float()
+
+        has_unrelated = bool(batch.unrelated_numbers)
+        return mixture.Cells(
+            judge(batch.numbers, batch.categories),
+            judge(batch.unrelated_numbers, batch.unrelated_categories) if has_unrelated else None,
         )
 
     def classify(self, embeddings_BMD: Tensor, shrunk_BM: Tensor, visible_BM: Tensor) -> Fused:

@@ -1,7 +1,7 @@
 """What the network returns.
 
 Legend: B batch, M modalities, D embedding, F folds, E experts, C classes, Z = M * D fused features,
-H hidden units of an expert, S subsets of the modalities.
+H hidden units of an expert, S subsets of the modalities, T tables.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class SubsetAnswers:
     trust_BM: Tensor  # log-odds that a modality can be trusted
     # bool: the modalities of every subset, the same for every record; the whole set comes first
     members_BSM: Tensor
+    plausible_BT: Tensor  # log-odds that the cells of each table belong together
+    unrelated_BT: Tensor | None  # in training: the same of cells that do not belong together
 
 
 @dataclass

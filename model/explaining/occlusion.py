@@ -107,8 +107,8 @@ class _Occlusion:
         variants = len(embeddings_RMD) // len(self.batch)
         records = Batch(
             images={},
-            numbers={},
-            categories={},
+            numbers={k: v.repeat(variants, 1) for k, v in self.batch.numbers.items()},
+            categories={k: v.repeat(variants, 1) for k, v in self.batch.categories.items()},
             present_BM=self.batch.present_BM.repeat(variants, 1),
             labels_B=self.batch.labels_B.repeat(variants),
             ranks_B=self.batch.ranks_B.repeat(variants),

@@ -6,13 +6,15 @@ the record shows: a subset counts by the product of the trust in its members and
 the others. A modality that is not trusted at all therefore leaves exactly the answer that the
 network gives without it, instead of a weaker version of what it says.
 
-Legend: B batch, M modalities, S subsets, D embedding, E experts, C classes, I inputs of the trust.
+Legend: B batch, M modalities, S subsets, D embedding, E experts, C classes, I inputs of the trust,
+T tables.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,9 @@ from model.precision import at_least_float32
 
 MAX_MODALITIES = 4  # with more modalities only the subsets named in `subsets` are considered
 HIDDEN = 64
+MAX_ODDS = 8.0  # of log-odds that the trust reads
 FIRST_TRUST = 3.0  # log-odds of the trust before training
-FACTS = 4  # numbers that describe a modality's own answer, beside its embedding
+FACTS = 5  # numbers that describe a modality and its own answer, beside its embedding
 
 
 def subsets(modalities: int) -> Tensor:
@@ -41,6 +44,17 @@ def subsets(modalities: int) -> Tensor:
         return torch.cat([whole, every, ~every])
     rows = [row for row in itertools.product((True, False), repeat=modalities) if any(row)]
     return torch.tensor(rows)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Log-odds that the cells of each table belong together, [B, T].
+
+    unrelated_BT: in training, the same of cells that were drawn independently of each other.
+    """
+
+    plausible_BT: Tensor
+    unrelated_BT: Tensor | None
 
 
 class SubsetMixture(nn.Module):
@@ -61,6 +75,7 @@ class SubsetMixture(nn.Module):
         self,
         embeddings_BMD: Tensor,
         facts_BMI: Tensor,
+        cells: Cells,
         scores_BM: Tensor,
         visible_BM: Tensor,
         concatenate: Concatenate,
@@ -97,6 +112,8 @@ class SubsetMixture(nn.Module):
                 hidden_BSEH,
                 trust_BM,
                 self.members_SM.expand(trust_BM.shape[0], -1, -1),
+                cells.plausible_BT,
+                cells.unrelated_BT,
             ),
         )
 
@@ -113,8 +130,13 @@ class SubsetMixture(nn.Module):
         return trust_BM
 
 
-def modality_facts(alone_BMC: Tensor, confidence_BM: Tensor, visible_BM: Tensor) -> Tensor:
-    """Returns facts about what every modality says alone, [B, M, FACTS], without a gradient."""
+def modality_facts(
+    alone_BMC: Tensor, confidence_BM: Tensor, plausible_BT: Tensor, visible_BM: Tensor
+) -> Tensor:
+    """Returns facts about every modality and what it says alone, [B, M, FACTS], no gradient.
+
+    plausible_BT: see `Cells`; images, which come before the tables, have 0 in its place.
+    """
     log_BMC = at_least_float32(alone_BMC.detach()).log_softmax(-1)
     posterior_BMC = log_BMC.exp()
     classes = posterior_BMC.shape[-1]
@@ -127,7 +149,10 @@ def modality_facts(alone_BMC: Tensor, confidence_BM: Tensor, visible_BM: Tensor)
     agreement_BM = ((posterior_BMC * others_BMC).sum(-1) * classes).clamp_min(1e-6).log()
     agreement_BM = torch.where(others_B1 > 0, agreement_BM, 0.0)
     odds_BM = torch.logit(at_least_float32(confidence_BM.detach()), 1e-3)
-    return torch.stack([entropy_BM, highest_BM, odds_BM, agreement_BM], -1)
+    plausible_BT = plausible_BT.detach().to(odds_BM.dtype).clamp(-MAX_ODDS, MAX_ODDS)
+    images = odds_BM.shape[1] - plausible_BT.shape[1]
+    plausible_BM = torch.cat([torch.zeros_like(odds_BM[:, :images]), plausible_BT], 1)
+    return torch.stack([entropy_BM, highest_BM, odds_BM, agreement_BM, plausible_BM], -1)
 
 
 def subset_weights(trust_BM: Tensor, visible_BM: Tensor, members_SM: Tensor) -> Tensor:

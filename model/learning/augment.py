@@ -141,9 +141,11 @@ def square_mask(x_BCHW: Tensor, u_B: Tensor, v_B: Tensor, share: float) -> Tenso
 
 
 def resample_cells(
-    batch: Batch, tables: Sequence[Table], probability: float, seed: int, step: int
+    batch: Batch, tables: Sequence[Table], probability: float | Tensor, seed: int, step: int
 ) -> Batch:
     """Returns the batch with table cells replaced at random by values of other training rows.
+
+    probability: that a cell is replaced; one number, or one a record, [B, 1].
 
     A number is drawn by interpolating the training quantiles of its column, a category uniformly
     from the vocabulary (the schema does not hold frequencies); both are missing as often as in

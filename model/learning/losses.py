@@ -4,7 +4,7 @@ Terms are sums over the rows divided by the number of rows: the mean over worker
 rows is the global mean, and the terms of two parts of a batch (see `keep_labels_of`) add up to
 those of the whole.
 
-Legend: B batch, M modalities, F folds, E experts, C classes.
+Legend: B batch, M modalities, T tables, F folds, E experts, C classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, LossConfig, ModelConfig
@@ -78,6 +78,7 @@ def loss_terms(
 
         weight = config.fusion.subset_weight
         terms["subsets"] = weight * mix_over_labels(subsets_B, batch).sum() / rows
+        terms["plausibility"] = plausibility_loss(answers, batch).sum() / rows
         terms["trust"] = config.fusion.trust_weight * trust_loss(answers, batch).sum() / rows
     return terms
 
@@ -125,6 +126,20 @@ def trust_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:
         trust_BM, (~batch.spoilt_BM).to(trust_BM.dtype), reduction="none"
     )
     return torch.where(batch.present_BM & has_label(batch)[:, None], loss_BM, 0.0).sum(1)
+
+
+def plausibility_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:
+    """Returns the cross-entropy of telling rows of tables from unrelated cells, [B].
+
+    Tables that are absent or spoilt on purpose do not count, nor do rows without a label, which
+    stand for those of another part of the batch.
+    """
+    related_BT = at_least_float32(answers.plausible_BT)
+    if answers.unrelated_BT is None or not related_BT.shape[1]:
+        return related_BT.sum(1) * 0
+    loss_BT = (softplus(-related_BT) + softplus(at_least_float32(answers.unrelated_BT))) / 2
+    counted_BT = batch.intact_BM[:, -loss_BT.shape[1] :] & has_label(batch)[:, None]
+    return torch.where(counted_BT, loss_BT, 0.0).sum(1)
 
 
 def has_label(batch: Batch) -> Tensor:

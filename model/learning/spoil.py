@@ -134,6 +134,31 @@ def spoil_modalities(
     )
 
 
+def add_unrelated_cells(batch: Batch, schema: Schema, seed: int, step: int) -> Batch:
+    """Returns the batch with cells of tables that were drawn independently of each other.
+
+    A third of the records has all of its cells drawn from their columns, a third about half of
+    them, and a third has numbers from a normal distribution, narrower or wider than the column's.
+    """
+    if not batch.numbers or len(schema.modalities) == 1:
+        return batch
+    device = batch.present_BM.device
+    u_BU = uniform_draws(batch, 2, derive_seed(seed, step, 5), device)
+    is_half_B1, is_normal_B1 = u_BU[:, :1] < 1 / 3, u_BU[:, :1] > 2 / 3
+    share_B1 = torch.where(is_half_B1, 0.5, 1.0)
+    drawn = resample_cells(batch, schema.tables, share_B1, derive_seed(seed, step, 6), step)
+    numbers = dict(drawn.numbers)
+    for k, table in enumerate(schema.tables):
+        mean_N = torch.tensor([column.mean for column in table.numeric], device=device)
+        std_N = torch.tensor([column.std for column in table.numeric], device=device)
+        u_BN = uniform_draws(batch, len(table.numeric), derive_seed(seed, step, 90 + k), device)
+        scale_B1 = 0.25 * 16 ** u_BU[:, 1:]
+        normal_BN = mean_N + scale_B1 * std_N * torch.special.ndtri(u_BN.clamp(1e-6, 1 - 1e-6))
+        normal_BN = torch.where(drawn.numbers[table.name].isnan(), torch.nan, normal_BN)
+        numbers[table.name] = torch.where(is_normal_B1, normal_BN, drawn.numbers[table.name])
+    return batch.replace(unrelated_numbers=numbers, unrelated_categories=drawn.categories)
+
+
 @dataclass(frozen=True)
 class _Change:
     """Which records get spoilt content, and which of these that of their partner."""

@@ -84,6 +84,8 @@ def random_case(
         torch.randn(rows, 3, experts, 4, generator=g),
         torch.randn(rows, 2, **leaf),
         subsets(2).expand(rows, -1, -1),
+        torch.randn(rows, 1, **leaf),
+        torch.randn(rows, 1, **leaf),
     )
     return outputs, batch
 
@@ -92,7 +94,7 @@ def change_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outp
     """The outputs with `change` applied to every tensor; the first axis is that of the records."""
     assert outputs.subsets is not None
     plain = {name: change(v) for name, v in vars(outputs).items() if name != "subsets"}
-    answers = {name: change(v) for name, v in vars(outputs.subsets).items()}
+    answers = {name: change(v) for name, v in vars(outputs.subsets).items() if v is not None}
     return Outputs(**plain, subsets=SubsetAnswers(**answers))
 
 

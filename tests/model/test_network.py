@@ -77,6 +77,7 @@ def test_any_set_of_modalities_trains_and_reports_every_term(data: Schema) -> No
         "diversity",
         "subsets",
         "trust",
+        "plausibility",
     }
     torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)

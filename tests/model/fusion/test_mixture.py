@@ -11,7 +11,7 @@ from torch import Tensor
 from model.config import FusionConfig
 from model.fusion import mixture
 from model.learning.losses import loss_terms, subset_loss, trust_loss
-from model.learning.spoil import spoil_modalities
+from model.learning.spoil import add_unrelated_cells, spoil_modalities
 from model.network import Network
 from model.outputs import SubsetAnswers
 from model.schema import Schema
@@ -137,7 +137,12 @@ def test_an_answer_learns_from_subsets_without_absent_and_spoilt_members() -> No
     members_SM = mixture.subsets(2)
     logits_BSEC = torch.randn(3, 3, 2, 4, requires_grad=True)
     answers = SubsetAnswers(
-        logits_BSEC, torch.zeros(3, 3, 2, 5), torch.zeros(3, 2), members_SM.expand(3, -1, -1)
+        logits_BSEC,
+        torch.zeros(3, 3, 2, 5),
+        torch.zeros(3, 2),
+        members_SM.expand(3, -1, -1),
+        torch.zeros(3, 0),
+        None,
     )
     intact_BM = torch.tensor([[True, True], [True, False], [False, False]])
     counts_C = torch.ones(4)
@@ -164,8 +169,9 @@ def test_training_teaches_the_trust_to_find_noise() -> None:
         flat.images["photo"] // 32 + 100 + 20 * flat.labels_B[:, None, None, None]
     )
     flat.images["photo"] = flat.images["photo"].to(torch.uint8)
-    for step in range(60):
-        batch = spoil_modalities(flat, data, 0.25, ("exchange",), seed=0, step=step)
+    for step in range(80):
+        batch = add_unrelated_cells(flat, data, seed=0, step=step)
+        batch = spoil_modalities(batch, data, 0.25, ("exchange",), seed=0, step=step)
         outputs = network(batch)
         terms = loss_terms(outputs, batch, network.counts_C, config, progress=0.0)
         optimiser.zero_grad()

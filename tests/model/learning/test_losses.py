@@ -226,7 +226,9 @@ def test_rows_without_a_label_contribute_nothing() -> None:
     assert (outputs.subsets.logits_BSEC.grad[3:] == 0).all()
 
 
-TERMS = {"classification", "auxiliary", "confidence", "diversity", "subsets", "trust"}
+TERMS = {"classification", "auxiliary", "confidence", "diversity", "subsets", "trust"} | {
+    "plausibility"
+}
 HARD_COUNTS = {
     "one sample": torch.tensor([1.0, 1.0, 1.0]),
     "10000 to 1": torch.tensor([10000.0, 3.0, 1.0]),
