@@ -387,6 +387,26 @@ def test_rows_of_ray_data_are_those_that_this_process_reads(shards: str, ray_loc
                 np.testing.assert_array_equal(given[name], values, err_msg=name)
 
 
+def test_ray_data_reads_where_workers_hold_every_cpu(shards: str, ray_local: None) -> None:
+    import ray
+
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    cpus = ray.available_resources()["CPU"]
+    holder = ray.remote(num_cpus=cpus)(Holder).remote()
+    assert ray.get(holder.ready.remote(), timeout=60)
+    index = read_index(shards, "train")
+    reads = reader.ShardReader(index, read_manifest(shards).schema)
+    windows = [
+        reader.Window(w, (len(w),)) for w in np.split(np.arange(index.rows), [100, 200, 300])
+    ]
+    read = sum(block.num_rows for block in ray_reader.encoded_rows(reads, windows, 1))
+    ray.kill(holder)
+    assert read == index.rows
+
+
 def test_an_error_of_ray_data_is_raised_where_its_rows_are_needed(shards: str) -> None:
     def broken() -> Iterator[pa.Table]:
         raise ValueError("cannot read")
