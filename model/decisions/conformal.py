@@ -10,8 +10,10 @@ Such a probability is seldom the one that is asked for: with 28 rows, 2 / 29 of 
 out by k = 2 and 3 / 29 by k = 3. The threshold therefore lies between these two rows, on the scale
 of logarithms, in the proportion that leaves out 1 - coverage on average where the probabilities
 between them are evenly spread. Whatever they are, it leaves out between k / (n + 1) and
-(k + 1) / (n + 1). To choose one of the two rows by lot would keep the promise exactly, but the sets
-of the same record would differ, and they were as large (docs/results/decisions.md).
+(k + 1) / (n + 1). To choose one of the two rows by lot would keep the promise exactly, but leave
+the sets to chance, and they were as large (docs/results/decisions.md). The threshold stays at the
+k-th row where classes share it of which one has fewer than half of the rows for k = 1: how such a
+class differs from the rest of its pool is not known.
 
 With k = 1 a threshold would rest on the single worst validation row, and one such row of a class
 puts that class into most sets. So a class with too few rows for k = 2 shares its threshold with
@@ -134,7 +136,10 @@ def fit_pools(
     for classes, lenders in pool_classes(rows_C, counts_C, coverage):
         is_in_V = torch.isin(labels_V, torch.tensor([*classes, *lenders]))
         sorted_V = true_V[is_in_V].sort().values
-        pools.append(Pool(classes, len(sorted_V), threshold_between(sorted_V, coverage), lenders))
+        is_known = min(rows_C[c] for c in classes) >= needed / 2
+        rank = threshold_rank(len(sorted_V), coverage)
+        threshold = threshold_between(sorted_V, coverage) if is_known else sorted_V[rank - 1]
+        pools.append(Pool(classes, len(sorted_V), float(threshold), lenders))
     return pools
 
 

@@ -45,6 +45,16 @@ def test_between_two_rows_a_threshold_leaves_out_what_is_asked_for() -> None:
     assert threshold_between(torch.ones(1, dtype=torch.float64), 0.5) == 1
 
 
+def test_a_pool_with_a_class_of_hardly_any_rows_stays_at_the_lower_row() -> None:
+    for rows, between in (([30, 12, 11, 5, 19], True), ([30, 12, 12, 4, 19], False)):
+        labels = torch.repeat_interleave(torch.arange(5), torch.tensor(rows))
+        true = torch.arange(len(labels)) / 100
+        pools = fit_pools(torch.stack([true] * 5, 1), labels, [500, 48, 46, 44, 5], 0.9)
+        (pool,) = (pool for pool in pools if pool.classes == (1, 2, 3))
+        assert pool.rows == 28
+        assert (pool.threshold > 0.31 + 1e-6) is between, "the second of its rows is 0.31"
+
+
 def test_classes_with_few_rows_share_with_their_neighbours_in_training_rows() -> None:
     training = [500, 300, 80, 60, 15, 10]  # two many-shot, two medium-shot, two few-shot classes
     shared = pool_classes([50, 30, 12, 8, 5, 6], training, 0.9)
