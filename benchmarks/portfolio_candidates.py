@@ -46,16 +46,22 @@ CANDIDATES: dict[str, Settings] = {
     "large step": {"optim.lr": 6e-3},
     "small step, small batches": {"optim.lr": 1e-3, "data.batch_size": 32},
     "wide": {"dim": 160, "table.width": 160},
+}
+NEEDS_IMAGES: dict[str, Settings] = {
     "without augmentation": {"data.flip": "none", "data.shift": 0.0, "data.rotate": 0.0},
 }
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration: changes to the defaults. needs: as in portfolio.toml."""
+    """A configuration: changes to the defaults.
+
+    needs: as in portfolio.toml. name: in the file, where it is not the one it has here.
+    """
 
     settings: Settings
     needs: str = ""
+    name: str = ""
 
 
 def candidates() -> dict[str, Trial]:
@@ -63,6 +69,7 @@ def candidates() -> dict[str, Trial]:
     defaults = flatten(Config())
     found = {name: Trial(settings, "pretrained") for name, settings in NEEDS_PRETRAINED.items()}
     found |= {name: Trial(settings) for name, settings in CANDIDATES.items()}
+    found |= {name: Trial(settings, "image") for name, settings in NEEDS_IMAGES.items()}
     space = load_space("full")
     surroundings = Surroundings(
         ask=functools.partial(ask, space, pins={}), start=defaults, smooth_metric="balanced_nll"
@@ -73,7 +80,8 @@ def candidates() -> dict[str, Trial]:
     for number in range(DRAWS):
         settings = ask(space, study.ask(), {})
         changes = {name: value for name, value in settings.items() if defaults[name] != value}
-        found[f"draw {number}"] = Trial(changes)
+        listed = ", ".join(f"{name} {_short(value)}" for name, value in changes.items())
+        found[f"draw {number}"] = Trial(changes, name=f"drawn: {listed}")
     return found
 
 
@@ -94,7 +102,9 @@ def seeds(count: int) -> dict[str, Trial]:
 def applies(trial: Trial, shards: str) -> bool:
     """Whether a configuration can be trained on the data and changes anything there."""
     schema = read_manifest(shards).schema
-    if trial.needs and not has_pretrained_encoder(schema, Config()):
+    if trial.needs == "pretrained" and not has_pretrained_encoder(schema, Config()):
+        return False
+    if trial.needs == "image" and not schema.images:
         return False
     return len(schema.modalities) > 1 or not any(n.startswith("fusion.") for n in trial.settings)
 
@@ -104,8 +114,9 @@ HEAD = """\
 # make other mistakes: alone they may be weaker, in the model that a search ends with they count.
 # Chosen by trials over many data sets: benchmarks/portfolio.py, docs/results/search.md.
 #
-# name: for people. needs: "pretrained", an image modality whose encoder is pretrained under the
-# starting point's settings; without it, any data. most_epochs: no more than the starting point has.
+# name: for people. needs: "image", an image modality; "pretrained", one whose encoder is pretrained
+# under the starting point's settings; without it, any data. most_epochs: no more than the starting
+# point has.
 # set: changes to the starting point. A configuration that changes nothing is left out.
 """
 MOST_EPOCHS = {"top layers trained": 8, "image encoder from scratch": 15}
@@ -115,7 +126,7 @@ def as_toml(chosen: Mapping[str, Trial]) -> str:
     """The content of the portfolio's file."""
     parts = [HEAD]
     for name, trial in chosen.items():
-        lines = ["[[configurations]]", f'name = "{name}"']
+        lines = ["[[configurations]]", f'name = "{trial.name or name}"']
         if trial.needs:
             lines.append(f'needs = "{trial.needs}"')
         if name in MOST_EPOCHS:
@@ -135,4 +146,13 @@ def apply_all(chosen: Mapping[str, Trial]) -> None:
 def _toml_value(value: SettingValue) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value:.4g}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    text = _short(value)
+    is_whole = isinstance(value, float) and not set(text) & {".", "e"}
+    return f"{text}.0" if is_whole else text
+
+
+def _short(value: SettingValue) -> str:
+    """A value in few digits, for people and for the file."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

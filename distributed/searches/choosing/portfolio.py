@@ -28,7 +28,7 @@ SHIPPED = Path(__file__).resolve().parents[3] / "search_spaces" / "portfolio.tom
 NONE = "none"
 LEARNED = 3  # configurations of each other search
 KEYS = ("name", "needs", "most_epochs", "set")
-NEEDS = ("pretrained",)
+NEEDS = ("pretrained", "image")
 
 
 class Configuration(TypedDict, total=False):
@@ -54,6 +54,8 @@ def portfolio_jobs(
     jobs = []
     for entry in read_portfolio(location):
         if entry.get("needs") == "pretrained" and not has_pretrained_encoder(schema, start):
+            continue
+        if entry.get("needs") == "image" and not schema.images:
             continue
         if len(schema.modalities) < 2 and any(name.startswith("fusion.") for name in entry["set"]):
             continue

@@ -39,12 +39,17 @@ def test_the_shipped_ones_are_at_most_eight_and_each_changes_the_defaults() -> N
 
 
 def test_what_does_not_apply_is_left_out() -> None:
-    needing = {entry["name"] for entry in read_portfolio() if entry.get("needs")}
-    assert needing
+    needing: dict[str, set[str]] = {"pretrained": set(), "image": set()}
+    for entry in read_portfolio():
+        if "needs" in entry:
+            needing[entry["needs"]].add(entry["name"])
+    assert all(needing.values())
     grey = {job.label for job in portfolio_jobs("", DEFAULTS, {}, GREY)}
-    assert not grey & needing
+    assert not grey & needing["pretrained"]
+    assert needing["image"] <= grey
     alone = portfolio_jobs("", DEFAULTS, {}, COLOUR.keep(("table",)))
     assert not any(name.startswith("fusion.kind") for job in alone for name in job.settings)
+    assert not {job.label for job in alone} & {*needing["pretrained"], *needing["image"]}
     scratch = config.apply_changes(DEFAULTS, {"image.encoder": "resnet"})
     assert "image encoder from scratch" not in {
         job.label for job in portfolio_jobs("", scratch, {}, COLOUR)
