@@ -16,6 +16,7 @@ from distributed.config.changes import (
 from distributed.config.settings import (
     AGGREGATIONS,
     CACHE_MODES,
+    LEAST_BATCH,
     MIN_ROWS_PER_OWN_NORM,
     OPTIMISERS,
     SAMPLERS,
@@ -41,6 +42,7 @@ from distributed.config.sources import (
 __all__ = [
     "AGGREGATIONS",
     "CACHE_MODES",
+    "LEAST_BATCH",
     "MIN_ROWS_PER_OWN_NORM",
     "OPTIMISERS",
     "RENAMED",

@@ -23,6 +23,9 @@ SAMPLERS = ("instance", "balanced", "sqrt", "progressive")
 OPTIMISERS = ("adamw", "sgd", "sam", "imbsam")
 AGGREGATIONS = ("uniform", "stability", "prior")
 
+# The least rows of a training batch that data.least_batches makes smaller.
+LEAST_BATCH = 16
+
 # The smallest share of a batch whose own statistics a worker may normalise by.
 MIN_ROWS_PER_OWN_NORM = 16
 
@@ -50,6 +53,12 @@ class DataConfig:
     )
     sampler: str = option("instance", "how training rows are drawn", choices=SAMPLERS)
     batch_size: int = option(64, "rows of one global batch, all workers together", low=1)
+    least_batches: int = option(
+        12,
+        "batches of an epoch, at least: with few training rows a batch has fewer rows than"
+        " data.batch_size, but not fewer than 16; 0 is off",
+        low=0,
+    )
     imbalance_ratio: float = option(
         0.0, "cut the training set to an exponential long tail of this ratio; 0 is off", low=0.0
     )

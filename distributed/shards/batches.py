@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distributed.config import Config, split_list
+from distributed.config import LEAST_BATCH, MIN_ROWS_PER_OWN_NORM, Config, split_list
 from distributed.shards import sampling
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, empty_arrays, take_rows
@@ -204,10 +204,9 @@ def open_batches(
         selection = _select_rows(rows, config, len(schema.classes), train or split == "train")
     if not len(selection):
         raise ValueError(f"a split must have rows to be used; {shards} has none in {split}/")
-    batch_size = data.batch_size if train else config.inference.batch_size
     plan = EpochPlan(
         selection=selection,
-        size=min(batch_size, len(selection)),
+        size=batch_rows(config, len(selection), train),
         train=train,
         sampler=data.sampler,
         epochs=config.optim.epochs,
@@ -225,6 +224,23 @@ def open_batches(
     kept = apply_corruption(kept, data.corrupt, schema, seed=seed, split=stored)
     used_R = None if folded is None or split == "test" else folded.rows_R
     return MemorySource(schema, plan, kept, used_R=used_R)
+
+
+def batch_rows(config: Config, rows: int, train: bool) -> int:
+    """Returns the rows of a global batch: fewer where there are few training rows.
+
+    A training needs some hundred steps, however few rows it has. Smaller batches give them in the
+    same number of epochs (docs/results/quality.md).
+    """
+    if not train:
+        return min(config.inference.batch_size, rows)
+    size, scaling = config.data.batch_size, config.scaling
+    if config.data.least_batches:
+        # Every worker needs a row, and enough of them where it normalises by its own.
+        each = 1 if scaling.sync_batch_norm or scaling.workers == 1 else MIN_ROWS_PER_OWN_NORM
+        least = max(LEAST_BATCH, each * scaling.workers)
+        size = min(size, max(rows // config.data.least_batches, least))
+    return min(size, rows)
 
 
 def _select_rows(

@@ -46,10 +46,13 @@ from tests.shards.small_shards import ROWS, encoded
 
 def settings(cache: str = "memory", **changes: object) -> Config:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return apply_changes(
-        Config(),
-        {"data.cache": cache, "data.shuffle_buffer": 128, "inference.batch_size": 50, **dotted},
-    )
+    fixed: dict[str, object] = {
+        "data.cache": cache,
+        "data.shuffle_buffer": 128,
+        "data.least_batches": 0,
+        "inference.batch_size": 50,
+    }
+    return apply_changes(Config(), {**fixed, **dotted})
 
 
 def source(
@@ -254,6 +257,25 @@ def test_the_ragged_tail_is_dropped_in_training_and_a_small_set_is_one_batch(sha
     for cache in ("memory", "stream"):
         small = source(shards, cache, data__max_rows=30)
         assert [len(b) for b in epoch(small)] == [30]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, 50),  # 600 rows in twelve batches
+        ({"data.max_rows": 300}, 25),
+        ({"data.max_rows": 60}, 16),
+        ({"data.max_rows": 60, "data.batch_size": 8}, 8),
+        ({"data.max_rows": 60, "scaling.workers": 20}, 20),
+        ({"data.max_rows": 60, "scaling.workers": 2, "scaling.sync_batch_norm": False}, 32),
+        ({"data.least_batches": 0}, 64),
+    ],
+)
+def test_few_training_rows_get_smaller_batches(
+    shards: str, changes: dict[str, object], rows: int
+) -> None:
+    config = apply_changes(Config(), changes)
+    assert len(next(open_batches(shards, "train", config, train=True).batches(0))) == rows
 
 
 def test_samplers_draw_the_same_rows_in_both_regimes(shards: str) -> None:

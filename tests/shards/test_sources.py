@@ -55,7 +55,8 @@ def test_an_epoch_begins_with_its_first_batch(shards: str, cache: str) -> None:
 @pytest.mark.parametrize("cache", REGIMES)
 def test_every_tensor_of_a_workers_batch_has_its_rows(shards: str, cache: str) -> None:
     config = apply_changes(
-        Config(), {"data.cache": cache, "data.batch_size": 64, "data.spoil": 0.0}
+        Config(),
+        {"data.cache": cache, "data.batch_size": 64, "data.least_batches": 0, "data.spoil": 0.0},
     )
     source = open_batches(shards, "train", config, train=True, rank=1, world=3)
     for batch in source.batches(0):
