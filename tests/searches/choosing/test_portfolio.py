@@ -35,7 +35,7 @@ def test_the_shipped_ones_are_at_most_eight_and_each_changes_the_defaults() -> N
         assert job.settings
         assert all(before[name] != value for name, value in job.settings.items())
     by_label = {job.label: job for job in jobs}
-    assert by_label["top layers trained"].settings["optim.epochs"] == 8
+    assert by_label["image encoder from scratch"].settings["optim.epochs"] == 15
 
 
 def test_what_does_not_apply_is_left_out() -> None:
@@ -54,8 +54,8 @@ def test_what_does_not_apply_is_left_out() -> None:
     assert "image encoder from scratch" not in {
         job.label for job in portfolio_jobs("", scratch, {}, COLOUR)
     }
-    pinned = portfolio_jobs("", DEFAULTS, {"image.trainable": "head"}, COLOUR)
-    assert "top layers trained" not in {job.label for job in pinned}
+    pinned = portfolio_jobs("", DEFAULTS, {"image.encoder": "auto"}, COLOUR)
+    assert "image encoder from scratch" not in {job.label for job in pinned}
     assert portfolio_jobs("none", DEFAULTS, {}, COLOUR) == []
     few = config.apply_changes(DEFAULTS, {"optim.epochs": 3})
     assert all("optim.epochs" not in job.settings for job in portfolio_jobs("", few, {}, COLOUR))
