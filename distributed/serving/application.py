@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from distributed.inference.decisions.costs import read_costs
 from distributed.inference.decisions.plan import implied_prior
 from distributed.inference.record_predictor import Answer, Decisions, RecordPredictor
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.runtime.option_values import check_options
 from distributed.serving.bodies import BadRequest, read_records
 from distributed.serving.counts import Counts, as_text
@@ -52,6 +53,7 @@ class Service:
 
     def __init__(self, options: ServeOptions, token: str, counts: DeploymentHandle[Any]) -> None:
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.options, self.token, self.sum_of_counts = options, token, counts
         self.counts = Counts()
         self.pushed = time.monotonic()
