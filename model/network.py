@@ -85,8 +85,9 @@ class Network(Classifier):
             mixture.SubsetMixture(modalities, dim, config.fusion) if kind == "mixture" else None
         )
         uses_plausibility = self.mixture is not None and modalities > 1
-        self.plausibility = nn.ModuleDict(
-            {table.name: Plausibility(table) for table in schema.tables if uses_plausibility}
+        # In the order of schema.tables, whose names may hold what names of modules may not.
+        self.plausibility = nn.ModuleList(
+            Plausibility(table) for table in schema.tables if uses_plausibility
         )
         self.concatenate = weights.Concatenate(modalities, dim, config.fusion)
         self.experts = Experts(modalities * dim, classes, config.experts, config.loss)
@@ -176,8 +177,8 @@ class Network(Classifier):
 
         def judge(numbers: dict[str, Tensor], categories: dict[str, Tensor]) -> Tensor:
             judged = [
-                plausibility(numbers[name], categories[name])
-                for name, plausibility in self.plausibility.items()
+                plausibility(numbers[table.name], categories[table.name])
+                for table, plausibility in zip(self.schema.tables, self.plausibility)
             ]
             # Written without the number of rows, which an export must not fix.
             return torch.stack(judged, 1) if judged else batch.present_BM[:, :0].float()

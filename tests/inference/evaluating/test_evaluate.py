@@ -295,7 +295,12 @@ def test_rows_nearly_all_of_one_class_are_found_out_without_labels_and_weighed_s
         small_run, "SPLITS", {**small_run.SPLITS, "val": (300, 150, 80), "test": rows}
     )
     # A weak network, which has something to gain from the prior.
-    weak = {"optim.epochs": 2, "fusion.kind": "confidence", "data.spoil": 0.0}
+    weak = {
+        "optim.epochs": 2,
+        "data.least_batches": 0,
+        "fusion.kind": "confidence",
+        "data.spoil": 0.0,
+    }
     small_run.train(tmp_path / "run", small_run.write_shards(tmp_path / "shards"), **weak)
     before, after = (
         run_evaluate(tmp_path, "--aggregation", method) for method in ("uniform", "prior")

@@ -361,7 +361,8 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
             )
             scores = Evaluator(torch.device("cpu")).score(finished.network, source)
             metrics[f"{what} {familiar}"] = compute_run_metrics(scores, finished.network)
-    assert metrics[" True"]["unfamiliar/map"] < 0.03
+    # Of some dozens of validation rows the farthest is the limit: a few new rows lie beyond it.
+    assert metrics[" True"]["unfamiliar/map"] < 0.05
     assert metrics["map=noise True"]["unfamiliar/map"] > 0.8
     assert metrics["map=noise True"]["weight/map"] < 0.2
     assert metrics["map=noise True"]["balanced_accuracy"] == pytest.approx(
