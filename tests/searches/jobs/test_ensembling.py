@@ -31,6 +31,7 @@ def built(folder: Path, limit: int) -> Path:
     ingredients = Ingredients(
         members=("a", "b"),
         leading="a",
+        configuration={},
         trials=str(folder / "trials"),
         modalities="",
         balanced=True,
