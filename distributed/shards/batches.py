@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distributed.config import LEAST_BATCH, MIN_ROWS_PER_OWN_NORM, Config, split_list
+from distributed.config import Config, split_list
 from distributed.shards import sampling
 from distributed.shards.corruption import apply_corruption, parse_corruption
 from distributed.shards.decode import Arrays, empty_arrays, take_rows
-from distributed.shards.epoch_plan import EpochPlan
+from distributed.shards.epoch_plan import EpochPlan, batch_rows
 from distributed.shards.folds import count_stored_rows, select_fold, stored_rows
 from distributed.shards.index import SplitIndex, read_index
 from distributed.shards.manifest import read_manifest
@@ -224,23 +224,6 @@ def open_batches(
     kept = apply_corruption(kept, data.corrupt, schema, seed=seed, split=stored)
     used_R = None if folded is None or split == "test" else folded.rows_R
     return MemorySource(schema, plan, kept, used_R=used_R)
-
-
-def batch_rows(config: Config, rows: int, train: bool) -> int:
-    """Returns the rows of a global batch: fewer where there are few training rows.
-
-    A training needs some hundred steps, however few rows it has. Smaller batches give them in the
-    same number of epochs (docs/results/quality.md).
-    """
-    if not train:
-        return min(config.inference.batch_size, rows)
-    size, scaling = config.data.batch_size, config.scaling
-    if config.data.least_batches:
-        # Every worker needs a row, and enough of them where it normalises by its own.
-        each = 1 if scaling.sync_batch_norm or scaling.workers == 1 else MIN_ROWS_PER_OWN_NORM
-        least = max(LEAST_BATCH, each * scaling.workers)
-        size = min(size, max(rows // config.data.least_batches, least))
-    return min(size, rows)
 
 
 def _select_rows(

@@ -7,8 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distributed.config import LEAST_BATCH, MIN_ROWS_PER_OWN_NORM, Config
 from distributed.shards import sampling
 from distributed.shards.sampling import IntArray, Selection
+
+
+def batch_rows(config: Config, rows: int, train: bool) -> int:
+    """Returns the rows of a global batch: fewer where there are few training rows.
+
+    A training needs some hundred steps, however few rows it has. Smaller batches give them in the
+    same number of epochs (docs/results/quality.md).
+    """
+    if not train:
+        return min(config.inference.batch_size, rows)
+    size, scaling = config.data.batch_size, config.scaling
+    if config.data.least_batches:
+        # Every worker needs a row, and enough of them where it normalises by its own.
+        each = 1 if scaling.sync_batch_norm or scaling.workers == 1 else MIN_ROWS_PER_OWN_NORM
+        least = max(LEAST_BATCH, each * scaling.workers)
+        size = min(size, max(rows // config.data.least_batches, least))
+    return min(size, rows)
 
 
 @dataclass(frozen=True, kw_only=True)

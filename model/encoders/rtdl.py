@@ -19,7 +19,8 @@ def load_rtdl() -> ModuleType:
     """Returns the package, loaded while Python takes scikit-learn for missing."""
     if SCIKIT_LEARN in sys.modules:
         return importlib.import_module("rtdl_num_embeddings")
-    sys.modules[SCIKIT_LEARN] = None  # type: ignore[assignment]  # Python's mark of a missing module
+    # None is Python's mark of a missing module.
+    sys.modules[SCIKIT_LEARN] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("rtdl_num_embeddings")
     finally:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -111,7 +111,8 @@ def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch
 
     On a GPU the step can be part of a CUDA graph: step counts and learning rates are there.
     """
-    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    lists = [cast("list[nn.Parameter]", group["params"]) for group in groups]
+    parameters = [parameter for each in lists for parameter in each]
     on_gpu = bool(parameters) and parameters[0].is_cuda
     if on_gpu:
         for group in groups:
