@@ -1,15 +1,16 @@
-"""The prepared rows in Ray's object store, and where each of them goes."""
+"""The prepared rows, the place where tasks work on them, and where each row goes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import ray
 
 from distributed.raw.column_stats import ColumnStats
+from distributed.raw.rows import RowPlan
+from distributed.raw.table import RawTable
 from distributed.shards.layout import REFUSED_SPLIT, SPLITS
 from distributed.shards.sampling import IntArray
 from model.schema import Schema
@@ -20,44 +21,85 @@ MAX_TABLE_BYTES = 1 << 30  # Arrow counts the bytes of a column of images in 31 
 
 
 @dataclass(frozen=True)
+class Block:
+    """Some prepared rows. ref: what stands for their table at the place that prepared them."""
+
+    ref: Any
+    rows: int
+    size: int  # bytes
+
+
+class Place(Protocol):
+    """Where the tasks of an ingest run: in Ray, or in this process.
+
+    What stands for a result, as `start` returns it, can be an argument of another task.
+    """
+
+    cpus: int
+
+    def prepare(
+        self,
+        table: RawTable,
+        plan: RowPlan,
+        names: Sequence[str],
+        pixels: Sequence[float],
+        batch_rows: int,
+    ) -> Iterator[Block]:
+        """Yields the prepared rows of the table in order.
+
+        names: the columns to read. pixels: of each source image of a row. batch_rows: how many
+        rows are prepared together.
+        """
+
+    def start(self, task: Callable[..., Any], *arguments: Any, results: int = 1) -> list[Any]:
+        """Starts a task; returns what stands for each of its results."""
+
+    def wait(
+        self, started: list[Any], *, results: int = 1, seconds: float | None = None
+    ) -> tuple[list[Any], list[Any]]:
+        """Waits for so many results; returns those that are there, and the others."""
+
+    def get(self, started: Sequence[Any]) -> list[Any]:
+        """Returns the results themselves, once they are there."""
+
+
+@dataclass(frozen=True)
 class BlockGroup:
     """Neighbouring blocks that one task works on. first: the number of their first row."""
 
     first: int
     rows: int
-    refs: list[ray.ObjectRef[pa.Table]]
+    refs: list[Any]
 
 
 @dataclass
 class PreparedBlocks:
-    """The prepared rows in the order of the table, in the object store.
+    """The prepared rows in the order of the table, at the place that prepared them.
 
-    Ray spills them to disk when the store is full. cpus: of the cluster.
+    Ray keeps them in its object store, and spills them to disk when that is full.
     """
 
-    cpus: int
-    refs: list[ray.ObjectRef[pa.Table]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    place: Place
+    blocks: list[Block] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return sum(self.rows)
+        return sum(block.rows for block in self.blocks)
 
     def grouped(self) -> list[BlockGroup]:
         """Returns runs of neighbouring blocks, at least one for each CPU where there are so many.
 
         The results of a pass never depend on how the blocks are grouped.
         """
-        total = sum(self.sizes)
-        per_cpu = total // max(1, self.cpus) + 1
+        total = sum(block.size for block in self.blocks)
+        per_cpu = total // max(1, self.place.cpus) + 1
         limit = min(max(GROUP_BYTES, total // MAX_GROUPS), per_cpu, MAX_TABLE_BYTES)
         groups: list[BlockGroup] = []
         first = rows = size = 0
-        refs: list[ray.ObjectRef[pa.Table]] = []
-        for ref, block_rows, block_size in zip(self.refs, self.rows, self.sizes):
-            refs.append(ref)
-            rows += block_rows
-            size += block_size
+        refs: list[Any] = []
+        for block in self.blocks:
+            refs.append(block.ref)
+            rows += block.rows
+            size += block.size
             if size >= limit:
                 groups.append(BlockGroup(first, rows, refs))
                 first += rows

@@ -1,26 +1,26 @@
-"""The passes of an ingest over the cluster: prepare every row, count, write the rows to parts.
+"""The passes of an ingest: prepare every row, count, write the rows to parts.
 
-The prepared rows stay in Ray's object store between the passes.
+Their tasks run in Ray or in this process, where the prepared rows stay between the passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from numpy.typing import NDArray
 
 from distributed.ingestion.blocks import (
     PixelSums,
+    Place,
     PreparedBlocks,
     RowAssignment,
     ShardLayout,
     TrainingStatistics,
 )
-from distributed.ingestion.dataset import ray_dataset
 from distributed.ingestion.output import POSITION_COLUMN, WrittenFile, part_path, write_part
 from distributed.raw.cells import as_text
 from distributed.raw.column_stats import ColumnStats, column_stats, combine_stats
@@ -36,7 +36,6 @@ from distributed.raw.rows import (
     SUMS,
     RowPlan,
     image_columns,
-    prepare_rows,
 )
 from distributed.raw.table import RawTable
 from distributed.shards.layout import REFUSED_SPLIT, TRAIN
@@ -51,33 +50,22 @@ Advance = Callable[[int], None]  # reports progress
 
 
 def prepare_all(
+    place: Place,
     table: RawTable,
     plan: RowPlan,
     names: Sequence[str],
     pixels: Sequence[float],
-    cpus: int,
     advance: Advance,
 ) -> PreparedBlocks:
-    """The first pass, through Ray Data: reads the rows, decodes and resizes the images.
+    """The first pass: reads the rows, decodes and resizes the images.
 
     names: the columns to read. pixels: of each source image of a row.
     """
-    dataset = ray_dataset(table, names, pixels, cpus).map_batches(
-        prepare_rows,  # type: ignore[arg-type]  # Ray's type omits fn_args
-        fn_args=(plan,),
-        batch_format="pyarrow",
-        batch_size=BATCH_ROWS,
-        zero_copy_batch=True,
-    )
-    dataset.context.execution_options.preserve_order = True
-    blocks = PreparedBlocks(cpus)
-    for bundle in dataset.iter_internal_ref_bundles():
-        for ref, metadata in zip(bundle.block_refs, bundle.metadata):
-            if metadata.num_rows:
-                blocks.refs.append(ref)
-                blocks.rows.append(metadata.num_rows)
-                blocks.sizes.append(metadata.size_bytes or 1)
-                advance(metadata.num_rows)
+    blocks = PreparedBlocks(place)
+    for block in place.prepare(table, plan, names, pixels, BATCH_ROWS):
+        if block.rows:
+            blocks.blocks.append(block)
+            advance(block.rows)
     return blocks
 
 
@@ -88,7 +76,7 @@ def _joined(blocks: Sequence[pa.Table]) -> pa.Table:
 def without_cells(*blocks: pa.Table) -> pa.Table:
     """Returns what the driver must know of every row: never its images or its cells.
 
-    It runs as a Ray task. Instead of each image there is its length in bytes.
+    It runs as a task. Instead of each image there is its length in bytes.
     """
     table = _joined(blocks)
     names = [name for name in table.column_names if not name.startswith((CELL, IMAGE, SUMS, FILE))]
@@ -102,13 +90,14 @@ def without_cells(*blocks: pa.Table) -> pa.Table:
 
 def collect_identities(blocks: PreparedBlocks) -> pa.Table:
     """Returns the ids, labels, groups, splits and reasons of all rows."""
-    task = ray.remote(without_cells)
-    parts = ray.get([task.remote(*group.refs) for group in blocks.grouped()])
+    place = blocks.place
+    started = [place.start(without_cells, *group.refs)[0] for group in blocks.grouped()]
+    parts = place.get(started)
     return pa.concat_tables(parts).combine_chunks()
 
 
 def block_statistics(rows: RowAssignment, sampled: int, *blocks: pa.Table) -> TrainingStatistics:
-    """Counts over the training rows of some blocks, as a Ray task.
+    """Counts over the training rows of some blocks, as a task.
 
     The quantiles are computed from the first `sampled` training rows by position.
     """
@@ -137,12 +126,13 @@ def training_statistics(
     blocks: PreparedBlocks, rows: RowAssignment, sampled: int, advance: Advance
 ) -> TrainingStatistics:
     """The second pass: the training statistics of all blocks together. sampled: see there."""
-    task = ray.remote(block_statistics)
-    groups = blocks.grouped()
-    refs = [task.remote(rows.slice(g.first, g.rows), sampled, *g.refs) for g in groups]
+    place, groups = blocks.place, blocks.grouped()
+    started = [
+        place.start(block_statistics, rows.slice(g.first, g.rows), sampled, *g.refs) for g in groups
+    ]
     parts: list[TrainingStatistics] = []
-    for group, ref in zip(groups, refs):
-        parts.append(ray.get(ref))
+    for group, results in zip(groups, started):
+        parts += place.get(results)
         advance(group.rows)
     return TrainingStatistics(
         {name: combine_stats([part.columns[name] for part in parts]) for name in parts[0].columns},
@@ -163,7 +153,7 @@ def prepared_columns(schema: Schema) -> list[str]:
 
 
 def find_blank_rows(names: Sequence[str], *blocks: pa.Table) -> NDArray[np.bool_]:
-    """Returns which rows of some blocks have nothing in these columns, as a Ray task."""
+    """Returns which rows of some blocks have nothing in these columns, as a task."""
     table = _joined(blocks)
     blank = np.arange(table.num_rows)
     for name in names:
@@ -181,16 +171,16 @@ def all_blank_rows(
     blocks: PreparedBlocks, rows: RowAssignment, names: Sequence[str]
 ) -> NDArray[np.bool_]:
     """Returns which rows that are not refused have nothing in these columns."""
-    task = ray.remote(find_blank_rows)
-    parts = ray.get([task.remote(names, *group.refs) for group in blocks.grouped()])
-    blank: NDArray[np.bool_] = np.concatenate(parts) & (rows.split != REFUSED_SPLIT)
+    place = blocks.place
+    started = [place.start(find_blank_rows, names, *group.refs)[0] for group in blocks.grouped()]
+    blank: NDArray[np.bool_] = np.concatenate(place.get(started)) & (rows.split != REFUSED_SPLIT)
     return blank
 
 
 def deal_rows(
     first: int, rows: RowAssignment, layout: ShardLayout, *blocks: pa.Table
 ) -> list[pa.Table] | pa.Table:
-    """Returns the shard rows of some blocks, one table for every part file, as a Ray task.
+    """Returns the shard rows of some blocks, one table for every part file, as a task.
 
     first: the number of the first row. Of a single part file it is the table itself, as Ray
     wants it of a task with one result.
@@ -233,37 +223,36 @@ def write_all_parts(
 
     The blocks are given up on the way, and cannot be used afterwards.
     """
-    n_parts = sum(layout.parts.files)
-    deal = ray.remote(deal_rows).options(num_returns=n_parts)
+    place, n_parts = blocks.place, sum(layout.parts.files)
     groups = blocks.grouped()
-    blocks.refs.clear()
+    blocks.blocks.clear()
     pieces_of_group = []
     while groups:
         group = groups.pop(0)
         own_rows = rows.slice(group.first, group.rows)
-        pieces = deal.remote(group.first, own_rows, layout, *group.refs)
-        pieces_of_group.append(pieces if n_parts > 1 else [pieces])
+        pieces_of_group.append(
+            place.start(deal_rows, group.first, own_rows, layout, *group.refs, results=n_parts)
+        )
     to_write = [
         (part_path(folder, split, i), [pieces[k] for pieces in pieces_of_group])
         for k, (split, i) in enumerate(layout.parts.names())
     ]
-    del pieces_of_group, pieces, group
-    write = ray.remote(write_part)
-    running: list[ray.ObjectRef[WrittenFile]] = []
+    del pieces_of_group, group
+    running: list[Any] = []
     written: list[WrittenFile] = []
     to_write.reverse()
     try:
         while to_write or running:
-            while to_write and len(running) < WRITES_PER_CPU * blocks.cpus:
+            while to_write and len(running) < WRITES_PER_CPU * place.cpus:
                 uri, part_pieces = to_write.pop()
-                running.append(write.remote(uri, *part_pieces))
-            done, running = ray.wait(running)
-            written += ray.get(done)
+                running += place.start(write_part, uri, *part_pieces)
+            done, running = place.wait(running)
+            written += place.get(done)
             advance(len(done))
     except BaseException:
         # No task may write into a folder that is about to be removed; cancelling tasks can crash
         # Ray 2.60.
         if running:
-            ray.wait(running, num_returns=len(running), timeout=WRITE_SECONDS)
+            place.wait(running, results=len(running), seconds=WRITE_SECONDS)
         raise
     return written

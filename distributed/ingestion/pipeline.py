@@ -10,10 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from distributed.ingestion import assignment, passes
-from distributed.ingestion.blocks import MAX_TABLE_BYTES, PartLayout, PreparedBlocks, ShardLayout
+from distributed.ingestion.blocks import (
+    MAX_TABLE_BYTES,
+    PartLayout,
+    Place,
+    PreparedBlocks,
+    ShardLayout,
+)
+from distributed.ingestion.costs import table_seconds
+from distributed.ingestion.here import InThisProcess
 from distributed.ingestion.image_specs import InspectedColumn, inspect_image_column
 from distributed.ingestion.options import FRACTIONS, IngestOptions
 from distributed.ingestion.output import (
@@ -42,6 +49,9 @@ from distributed.shards.manifest import Manifest
 from distributed.shards.sampling import IntArray
 from model.schema import Schema
 
+# Less work than this is done sooner in this process than Ray, which takes some 6 s to start and
+# to end, could do it.
+SMALL_SECONDS = 10.0
 # Training rows whose values give the quantiles: all of them in most tables.
 SAMPLED_ROWS = 100_000
 PART_BYTES = 32 << 20
@@ -84,6 +94,11 @@ class IngestPlan:
     def specs(self) -> list[ImageSpec]:
         return [image.spec for image in self.images]
 
+    @property
+    def mean_pixels(self) -> list[float]:
+        """Of each source image of a row."""
+        return [image.mean_pixels for image in self.images]
+
 
 @dataclass(frozen=True)
 class SettledRows:
@@ -124,9 +139,9 @@ def _ingest_into(options: IngestOptions, fractions: tuple[float, float, float]) 
         seed=options.seed,
         rows_per_file=options.rows_per_file,
     )
-    ray_session.start_ray()
+    place = choose_place(plan)
     with stop_requests(), target.writing() as folder:
-        manifest, report = write_shards(plan, target, folder)
+        manifest, report = write_shards(plan, place, target, folder)
         target.commit(manifest)
     return IngestResult(options.out, manifest, report)
 
@@ -149,11 +164,23 @@ def split_fractions(options: IngestOptions) -> tuple[float, float, float]:
     return train, val, test
 
 
+def choose_place(plan: IngestPlan) -> Place:
+    """Returns this process for a small table where no Ray runs, otherwise Ray, which is started."""
+    small = table_seconds(plan.table, plan.mean_pixels) < SMALL_SECONDS
+    if small and not (ray_session.is_running() or ray_session.in_cluster()):
+        return InThisProcess()
+    ray_session.start_ray()
+    # Ray takes seconds to load, which a small table need not wait for.
+    from distributed.ingestion.in_ray import InRay
+
+    return InRay()
+
+
 def write_shards(
-    plan: IngestPlan, target: OutputFolder, folder: str
+    plan: IngestPlan, place: Place, target: OutputFolder, folder: str
 ) -> tuple[Manifest, IngestReport]:
     """Writes the parts into `folder`; returns the manifest, which the caller commits."""
-    blocks = prepare_table(plan)
+    blocks = prepare_table(plan, place)
     identities = passes.collect_identities(blocks)
     settled = settle(plan, blocks, identities)
     schema = settled.schema
@@ -182,18 +209,17 @@ def _write_rejected(rejected: pa.Table, folder: str) -> list[WrittenFile]:
     return [write_table(join(folder, REJECTED), rejected)]
 
 
-def prepare_table(plan: IngestPlan) -> PreparedBlocks:
-    """Reads and prepares all rows of the table, through Ray Data."""
+def prepare_table(plan: IngestPlan, place: Place) -> PreparedBlocks:
+    """Reads and prepares all rows of the table."""
     table, roles = plan.table, plan.roles
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]  # no types
     try:
         with show_progress("preparing rows", table.rows) as advance:
             blocks = passes.prepare_all(
+                place,
                 table,
                 row_plan(roles, plan.specs),
                 roles.source_columns(),
-                [image.mean_pixels for image in plan.images],
-                cpus,
+                plan.mean_pixels,
                 advance,
             )
     except Exception as error:

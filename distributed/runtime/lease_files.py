@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distributed.runtime.holder import Holder
-from distributed.runtime.storage import filesystem, naming_full_disk
+from distributed.runtime.storage import filesystem, list_folder, naming_full_disk
 
 LEASE = ".lease"  # the folder of these files, in the output folder
 ASKED, HELD = "asked", "held"  # suffixes: of a process that asks for the folder, or holds it
@@ -89,11 +89,8 @@ class LeaseFiles:
 
     def listed(self) -> dict[str, LeaseFile]:
         """Returns the files of all processes by token."""
-        # pyarrow takes a quarter of a second to load, which --help does not need.
-        from pyarrow.fs import FileSelector
-
         listed: dict[str, LeaseFile] = {}
-        for entry in self.files.get_file_info(FileSelector(self.place, allow_not_found=True)):
+        for entry in list_folder(self.files, self.place):
             token, _, state = entry.base_name.partition(".")
             if entry.is_file and state in (ASKED, HELD):
                 file = listed.setdefault(token, LeaseFile())

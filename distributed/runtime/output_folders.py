@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distributed.runtime.errors import OptionError
-from distributed.runtime.storage import PART_SUFFIX, filesystem
+from distributed.runtime.storage import PART_SUFFIX, filesystem, list_folder
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,7 @@ def check_output(location: str, kind: OutputKind) -> None:
 
     location: a local folder or a URI, which need not exist.
     """
-    # pyarrow takes a quarter of a second to load, which --help and plain messages do not need.
-    from pyarrow.fs import FileSelector
-
-    files, path = filesystem(location)
-    entries = files.get_file_info(FileSelector(path, allow_not_found=True))
-    names = {entry.base_name for entry in entries}
+    names = {entry.base_name for entry in list_folder(*filesystem(location))}
     for other in KINDS:
         own = [name for name in (other.setup, *other.marks) if name in names]
         if own and other is not kind:

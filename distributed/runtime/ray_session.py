@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def in_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS") or in_job())
 
 
+def is_running() -> bool:
+    """Whether this process already uses a Ray; does not load it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def start_ray(
     *,
     nested: bool = False,
@@ -63,7 +70,7 @@ def start_ray(
     # Ray takes seconds to load, which --help and a training in this process need not wait for.
     from distributed.runtime import ray_startup
 
-    if not ray_startup.is_running():
+    if not is_running():
         if in_cluster():
             ray_startup.join_cluster(runtime_env())
         else:

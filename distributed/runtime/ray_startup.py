@@ -21,11 +21,6 @@ START_TRIES = 3
 PASSING_ERRORS = ("timed out during startup", "address already in use")
 
 
-def is_running() -> bool:
-    """Whether this process already uses a Ray."""
-    return bool(ray.is_initialized())
-
-
 def join_cluster(runtime_env: dict[str, Any]) -> None:
     """Joins a cluster; raises Failure, with a hint about its token, where that is impossible."""
     address = os.environ.get("RAY_ADDRESS", "")

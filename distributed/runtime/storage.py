@@ -17,7 +17,7 @@ from distributed.runtime.errors import OptionError, disk_full
 from distributed.runtime.redaction import check_no_credentials, has_credentials
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 
 PART_SUFFIX = ".part"  # ends the name of a file that is still being written
@@ -185,6 +185,15 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
             f" got {uri!r} ({error})"
         ) from None
     return files, path.rstrip("/") or "/"
+
+
+def list_folder(files: FileSystem, path: str) -> list[FileInfo]:
+    """Returns what is in a folder; nothing where there is none."""
+    # Loaded on use, as in `filesystem`.
+    from pyarrow.fs import FileSelector
+
+    found: list[FileInfo] = files.get_file_info(FileSelector(path, allow_not_found=True))
+    return found
 
 
 def _s3_options() -> dict[str, str]:

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from distributed.runtime import ray_session
 from distributed.shards.decode import Arrays
 from distributed.shards.prefetching import decoding_threads, prefetch
-from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window, ray_is_running
+from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window
 
 # A worker has read so many windows itself before Ray Data has begun.
 MIN_RAY_WINDOWS = 3
@@ -29,7 +30,9 @@ def read_batches(
     if not windows:
         return iter(())
     if engine == "auto":
-        engine = "ray" if ray_is_running() and len(windows) >= MIN_RAY_WINDOWS else "threads"
+        engine = (
+            "ray" if ray_session.is_running() and len(windows) >= MIN_RAY_WINDOWS else "threads"
+        )
     if engine == "threads":
         return read_in_threads(reader, windows, world)
     # Imported here because a model that is loaded for prediction alone needs no Ray.

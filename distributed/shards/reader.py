@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from distributed.runtime import ray_session
 from distributed.runtime.storage import filesystem
 from distributed.shards.checksums import open_part
 from distributed.shards.corruption import apply_corruption
@@ -114,14 +115,8 @@ class Window:
             yield {name: values[low:high] for name, values in columns.items()}
 
 
-def ray_is_running() -> bool:
-    """Whether this process uses a Ray. It never loads Ray to find out."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
-
-
 def idle_cpus(world: int = 1) -> int:
     """Returns the cluster's unclaimed CPUs for each of `world` workers; 0 without Ray."""
-    if not ray_is_running():
+    if not ray_session.is_running():
         return 0
     return int(sys.modules["ray"].available_resources().get("CPU", 0)) // world

@@ -7,6 +7,8 @@ import dataclasses
 import filecmp
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from distributed.runtime import storage
 from distributed.shards.layout import SPLITS
 from distributed.shards.manifest import part_files, read_manifest, shards_digest, write_manifest
 from model.schema import Schema
-from tests.conftest import run_command
+from tests.conftest import ROOT, run_command
 from tests.ingestion.example_table import (
     ROWS,
     make_shards,
@@ -208,6 +210,37 @@ def test_bytes_do_not_depend_on_how_the_rows_are_cut_into_blocks(
         tmp_path / "o",
     )
     assert same_files(made / "out", tmp_path / "o")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_small_table_loads_no_ray_and_has_the_bytes_that_ray_writes(
+    made: Path, tmp_path: Path, kind: str
+) -> None:
+    words = ["--label", "y", "--id", "key", "--group", "patient", "--image"]
+    if kind == "csv":
+        words = ["--table", f"{made}/t.csv", *words, f"photo={made}/images"]
+    else:
+        table = pa.table(records() | {"photo": [png(i) for i in range(ROWS)]})
+        table = table.append_column("word", table["site"].dictionary_encode())
+        (tmp_path / "parts").mkdir()
+        # The files differ in a type and in the order of their columns.
+        age = table.schema.get_field_index("age")
+        pq.write_table(table.slice(0, 70), tmp_path / "parts" / "0.parquet", row_group_size=30)
+        wider = table.set_column(age, "age", table["age"].cast(pa.float32()))
+        pq.write_table(
+            wider.slice(70).select(table.column_names[::-1]), tmp_path / "parts" / "1.pq"
+        )
+        words = ["--table", f"{tmp_path}/parts", *words, "photo"]
+    run(*words, "--out", tmp_path / "in_ray")
+    code = (
+        f"import importlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "importlib.import_module('distributed.ingest').main(sys.argv[1:])\n"
+        "print('ray' in sys.modules, file=sys.stderr)"
+    )
+    here = [sys.executable, "-c", code, *words, "--out", f"{tmp_path}/here"]
+    done = subprocess.run(here, capture_output=True, text=True, timeout=120)
+    assert done.stderr.splitlines()[-1:] == ["False"], done.stderr
+    assert same_files(tmp_path / "in_ray", tmp_path / "here")
 
 
 def test_parquet_with_image_bytes_gives_the_same_rows_as_csv_with_files(

@@ -469,7 +469,7 @@ def test_ray_data_reads_where_ray_runs_and_there_are_several_windows(
     monkeypatch.setattr(ray_reader, "read_in_ray", lambda *_: "ray")
     monkeypatch.setattr(parallel, "read_in_threads", lambda *_: "threads")
     for running, windows, engine in ((True, 3, "ray"), (True, 2, "threads"), (False, 9, "threads")):
-        monkeypatch.setattr(parallel, "ray_is_running", lambda running=running: running)
+        monkeypatch.setattr(parallel.ray_session, "is_running", lambda running=running: running)
         assert parallel.read_batches(reads, [window] * windows) == engine
     assert list(parallel.read_batches(reads, [])) == []
 
