@@ -48,8 +48,10 @@ def measure(args: argparse.Namespace, folder: str) -> Mapping[str, object]:
     config = checkpoint.config
     source = open_batches(args.data, "test", config, train=False)
     scores = compute_outputs(checkpoint, source, torch.device("cpu"))
-    by_prior = operating_probabilities(
-        scores.logits_NEC, checkpoint.network, config, checkpoint.calibration
+    by_prior = dict(
+        operating_probabilities(
+            scores.logits_NEC, checkpoint.network, config, checkpoint.calibration
+        )
     )
     labels_N = scores.labels_N
     weights_RN = torch.cat([*bootstrap_weights(labels_N, REPLICATES)]).double()

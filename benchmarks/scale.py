@@ -37,13 +37,14 @@ from distributed.training.options import FitOptions
 
 DISTINCT_IMAGES = 2000
 ROWS_PER_GROUP = 20_000
-CLASSES = 10
 
 
 def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=8, help="numeric columns")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--split", default="", help="TRAIN,VAL,TEST shares, as ingest.py's")
     parser.add_argument("--size", type=int, default=0, help="side of an image; 0: table only")
     parser.add_argument("--store", type=float, default=1000, help="object store, in MB")
     parser.add_argument("--no-training", action="store_true", help="only ingest and stream")
@@ -52,17 +53,18 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
-    table = write_table(folder, args.rows, args.columns, args.size)
+    table = write_table(folder, args)
     start_ray(cpus=2, object_store=int(args.store * 1e6), temp_dir=f"{folder}/ray")
     result: dict[str, object] = {
         "benchmark": "scale",
         "rows": args.rows,
         "columns": args.columns,
+        "classes": args.classes,
         "size": args.size,
         "table_mb": round(os.path.getsize(table) / 1e6),
     }
     shards = f"{folder}/shards"
-    options = IngestOptions(table=table, label="y", id="id", out=shards)
+    options = IngestOptions(table=table, label="y", id="id", split=args.split or None, out=shards)
     if args.size:
         options = replace(options, image=("photo",), image_size=str(args.size))
     result["ingest"] = measured(lambda: ingest(options), args.rows)
@@ -91,21 +93,23 @@ def measured(work: Callable[[], object], rows: int) -> dict[str, float]:
     }
 
 
-def write_table(folder: str, rows: int, columns: int, size: int) -> str:
-    """Writes a Parquet table of so many rows, a part at a time."""
+def write_table(folder: str, args: argparse.Namespace) -> str:
+    """Writes a Parquet table, a part at a time; class c has rows in proportion to 1 / (c + 10)."""
+    rows, size = args.rows, args.size
     rng = np.random.default_rng(0)
+    shares_C = 1 / (np.arange(args.classes) + 10)
     images = photographs(DISTINCT_IMAGES, size, rng) if size else []
     path = os.path.join(folder, "table.parquet")
     writer: pq.ParquetWriter | None = None
     for low in range(0, rows, ROWS_PER_GROUP):
         n = min(ROWS_PER_GROUP, rows - low)
-        labels = np.minimum(rng.geometric(0.4, n), CLASSES)
+        labels = rng.choice(args.classes, n, p=shares_C / shares_C.sum())
         cells: dict[str, object] = {
             "id": [f"r{i}" for i in range(low, low + n)],
             "y": [f"class {label}" for label in labels],
             "site": rng.choice(["arm", "leg", "back"], n),
         }
-        cells |= {f"c{i}": rng.normal(labels * (i % 3), 2.0) for i in range(columns)}
+        cells |= {f"c{i}": rng.normal(labels % 10 * (i % 3), 2.0) for i in range(args.columns)}
         if size:
             chosen = rng.integers(0, len(images), n)
             cells["photo"] = pa.array([images[i] for i in chosen], pa.binary())

@@ -101,10 +101,10 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     return result
 
 
-def write_wide_table(path: str, rows: int, columns: int) -> None:
-    """Writes a CSV of numbers with a label of seven classes."""
+def write_wide_table(path: str, rows: int, columns: int, digits: int = 4) -> None:
+    """Writes a CSV of numbers, with so many digits, and a label of seven classes."""
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(rows, columns)).round(4)
+    values = rng.normal(size=(rows, columns)).round(digits)
     labels = np.minimum(rng.geometric(0.4, rows), 7)
     lines = [",".join([*(f"c{i}" for i in range(columns)), "y"])]
     lines += [",".join([*map(str, row), f"k{label}"]) for row, label in zip(values, labels)]

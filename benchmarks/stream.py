@@ -29,6 +29,7 @@ if __package__ in (None, ""):
 from benchmarks import command
 from benchmarks.synthetic import make_shards
 from distributed.config import Config, apply_changes
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.shards.batches import open_batches
 from distributed.shards.decode import decode_columns, numpy_columns, shard_columns
 from distributed.shards.manifest import part_files, read_manifest
@@ -56,6 +57,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as trainings do; the DataLoader's processes inherit it
     shards = f"{folder}/shards"
     make_shards(shards, args.rows, args.size)
     if args.engine == "ray":

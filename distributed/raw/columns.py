@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.raw.cells import as_numbers, similar_spellings
+from distributed.raw.cells import as_numbers, flatten_array, similar_spellings
 from distributed.raw.column_stats import ColumnStats
 from distributed.raw.number_stats import NumberStats
 from distributed.raw.numeric_columns import with_statistics
@@ -40,6 +40,7 @@ MIN_ID_VALUES, MIN_ID_SHARE = 20, 0.8  # different values, and their share, of a
 MIN_TEXT_WORDS, MIN_TEXT_SHARE = 3, 0.5  # words of a cell, and different cells, of free text
 EMPTY = "no training row has a value"
 CODE = re.compile(r"^0\d+$")  # 00712 is a code, not a number
+CODE_CANDIDATE = "^0[^.]"  # Arrow sorts the others out, which is quicker for thousands of columns
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,12 @@ def _share(count: int, rows: int) -> float:
 def _value_counts(stats: ColumnStats) -> pa.Table:
     """Returns the counted values of the column, with their rows n_sum."""
     assert stats.table is not None
-    valid = stats.table.filter(pc.is_valid(stats.table["value"]))
-    return valid.group_by("value").aggregate([("n", "sum")])
+    valid = stats.table.filter(pc.is_valid(stats.table["value"])).combine_chunks()
+    # Arrow's group_by takes twice as long, which thousands of columns notice.
+    encoded = flatten_array(valid["value"]).dictionary_encode()
+    rows = np.zeros(len(encoded.dictionary), dtype=np.int64)
+    np.add.at(rows, encoded.indices.to_numpy(), valid["n"].to_numpy())
+    return pa.table({"value": encoded.dictionary, "n_sum": rows})
 
 
 def _parses(stats: ColumnStats, numbers: NumberStats, values: pa.Table) -> bool:
@@ -154,8 +159,9 @@ def _parses(stats: ColumnStats, numbers: NumberStats, values: pa.Table) -> bool:
 
 def _looks_like_codes(values: pa.Table) -> bool:
     """Whether the values look like codes with leading zeros."""
-    texts = values["value"].slice(0, CODE_SAMPLE).to_pylist()
-    return sum(bool(CODE.match(text)) for text in texts) > MAX_CODES * len(texts)
+    texts = values["value"].slice(0, CODE_SAMPLE)
+    candidates = texts.filter(pc.match_substring_regex(texts, CODE_CANDIDATE)).to_pylist()
+    return sum(bool(CODE.match(text)) for text in candidates) > MAX_CODES * len(texts)
 
 
 def _why_dropped(stats: ColumnStats, numbers: NumberStats, numeric: bool, distinct: int) -> str:

@@ -19,6 +19,7 @@ from distributed.raw.cells import (
     canonical_spellings,
     flatten_array,
     is_text,
+    trimmed_text,
 )
 from distributed.raw.images import ImageSpec, PreparedImage
 from distributed.raw.limits import MAX_CELL, ImageLimits, RowRefused
@@ -71,7 +72,8 @@ def prepare_rows(batch: pa.Table, plan: RowPlan) -> pa.Table:
     for name in plan.features:
         cells = _read_cells(batch, name, reasons)
         prepared[CELL + name] = cells
-        has_content |= ~as_text(cells).is_null().to_numpy(zero_copy_only=False)
+        if not has_content.all():
+            has_content |= ~trimmed_text(cells).is_null().to_numpy(zero_copy_only=False)
     for spec, source, folder in plan.images:
         loaded = load_images(batch[source], spec, folder, reasons)
         has_content |= np.array([image is not None for image in loaded])

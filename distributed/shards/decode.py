@@ -95,13 +95,14 @@ def decode_images(
     present_B: NDArray[np.bool_],
 ) -> None:
     """Fills the arrays of one image modality; an image that a row lacks is black, not present."""
+    present_B[:] = [encoded is not None for encoded in encoded_B]
+    pixels_BHWC = pixels_BCHW.transpose(0, 2, 3, 1)
     for row, encoded in enumerate(encoded_B):
-        present_B[row] = encoded is not None
         if encoded is None:
-            pixels_BCHW[row] = 0
+            pixels_BHWC[row] = 0
             continue
         try:
-            pixels_BCHW[row] = decode_stored_image(encoded, image).transpose(2, 0, 1)
+            pixels_BHWC[row] = decode_stored_image(encoded, image)
         except (ValueError, OSError) as error:
             kind = f"PNG or JPEG of {image.width}x{image.height}, {image.channels} channel(s)"
             raise UnreadableData(

@@ -96,7 +96,9 @@ def train_network(
             "rows_per_second": run.rows_per_second,
             "best_epoch": run.best_epoch["epoch"],
         }
-        if report(metrics, run.state_dict(), scores):
+        stops = report(metrics, run.state_dict(), scores)
+        del scores  # gigabytes with thousands of classes, while the next epoch is scored
+        if stops:
             break
     return run
 

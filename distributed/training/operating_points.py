@@ -5,6 +5,8 @@ Legend: N rows, E experts, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -29,14 +31,16 @@ def prior_shares(network: Classifier) -> dict[str, Tensor]:
 
 def operating_probabilities(
     logits_NEC: Tensor, network: Classifier, config: Config, fitted: Calibration
-) -> dict[str, Tensor]:
-    """Returns the probabilities [N, C] of the experts' mean at every prior that has a name."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields every prior that has a name, and the probabilities [N, C] of the experts' mean there.
+
+    One at a time, because with thousands of classes they take gigabytes.
+    """
     trained_C = mixture_prior(expert_class_priors(network, config))
     logits_NC = fitted.mix(logits_NEC)
-    return {
-        name: move_prior(logits_NC, trained_C.to(logits_NC), shares_C.to(logits_NC)).softmax(-1)
-        for name, shares_C in prior_shares(network).items()
-    }
+    for name, shares_C in prior_shares(network).items():
+        moved_NC = move_prior(logits_NC, trained_C.to(logits_NC), shares_C.to(logits_NC))
+        yield name, moved_NC.softmax(-1)
 
 
 def operating_metrics(
@@ -48,9 +52,7 @@ def operating_metrics(
 ) -> dict[str, float]:
     """Returns OPERATING_METRICS at every prior that has a name, as training_prior/accuracy."""
     values: dict[str, float] = {}
-    for prior, probabilities_NC in operating_probabilities(
-        logits_NEC, network, config, fitted
-    ).items():
+    for prior, probabilities_NC in operating_probabilities(logits_NEC, network, config, fitted):
         decisions_N = fitted.decide(probabilities_NC)
         scored = metrics.compute_metrics(
             probabilities_NC,

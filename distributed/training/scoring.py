@@ -5,7 +5,7 @@ Legend: N rows, B rows of a batch, V validation rows, M modalities, E experts, C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -71,6 +71,37 @@ class Scores:
         return self.logits_NEC.mean(1).softmax(-1)
 
 
+class CollectedRows:
+    """Columns of the rows of many batches, each in memory once.
+
+    With thousands of classes the logits of a split take gigabytes, and torch.cat would hold them
+    twice. expected: how many rows there will be; more make it copy.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self.rows = 0
+        self.columns: list[Tensor] = []
+
+    def add(self, columns: Sequence[Tensor]) -> None:
+        """Adds the rows of a batch: the same columns each time."""
+        last = self.rows + len(columns[0])
+        if not self.columns or last > len(self.columns[0]):
+            room = max(self.expected, last, 2 * self.rows)
+            larger = [column.new_empty(room, *column.shape[1:]) for column in columns]
+            for column, before in zip(larger, self.columns):
+                column[: self.rows] = before[: self.rows]
+            self.columns = larger
+        for column, of_batch in zip(self.columns, columns, strict=True):
+            column[self.rows : last] = of_batch
+        self.rows = last
+
+    def taken(self) -> Iterator[Tensor]:
+        """Yields the columns, and gives each of them up."""
+        while self.columns:
+            yield self.columns.pop(0)[: self.rows]
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Runs networks in evaluation mode over whole splits.
@@ -101,7 +132,8 @@ class Evaluator:
 
         cross_modal: fills `agreement`, from this worker's own rows alone.
         """
-        parts: list[list[Tensor]] = []
+        of_all_workers = getattr(source, "rows", 0)  # most sources know it
+        collected = CollectedRows(-(-of_all_workers // self.exchange.world))
         agreement = None
         first = 0  # place of the first row of the global batch
         for batch, outputs in self.forward(network, source):
@@ -119,15 +151,13 @@ class Evaluator:
                 first + batch.start + torch.arange(len(batch), device=self.device),
             ]
             first += batch.total or len(batch)
-            parts.append([t.float() if t.is_floating_point() else t for t in columns])
+            collected.add([t.float() if t.is_floating_point() else t for t in columns])
             if cross_modal is not None:
                 compared = cross_modal.compare(*modality_posteriors(outputs))
                 agreement = compared if agreement is None else agreement + compared
-        if not parts:
+        if not collected.columns:
             raise ValueError("a split must have at least one row to be evaluated; got none")
-        gathered = (
-            self.exchange.gather(torch.cat(column)).cpu() for column in zip(*parts, strict=True)
-        )
+        gathered = (self.exchange.gather(column).cpu() for column in collected.taken())
         names = [entry.name for entry in fields(Scores)]
         return Scores(**dict(zip(names, gathered)), agreement=agreement)
 

@@ -25,7 +25,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from model.decisions.labelled_logits import CELLS_AT_A_TIME, LabelledLogits, find_root
+from model.by_rows import CELLS_AT_A_TIME, by_rows
+from model.decisions.labelled_logits import LabelledLogits, find_root
 from model.decisions.offsets import MIN_FITTED_ROWS, fit_offsets
 
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -69,14 +70,8 @@ class Calibration:
         return self.scale_experts(logits_NEC) / self.temperature.to(logits_NEC.device)
 
     def mix(self, logits_NEC: Tensor) -> Tensor:
-        """Returns the calibrated mixture's logits with equal weights, [N, C].
-
-        A few rows at a time: with thousands of classes a copy of all logits takes gigabytes.
-        """
-        size = max(1, CELLS_AT_A_TIME // logits_NEC[0].numel()) if len(logits_NEC) else 1
-        return torch.cat(
-            [self.scale(rows_nEC).mean(1) for rows_nEC in torch.split(logits_NEC, size)]
-        )
+        """Returns the calibrated mixture's logits with equal weights, [N, C]."""
+        return by_rows(lambda rows_nEC: self.scale(rows_nEC).mean(1), logits_NEC)
 
     def decide(self, probabilities_NC: Tensor, cost_CC: Tensor | None = None) -> Tensor:
         """Returns the decided classes, [N]; see the function `decide`."""
@@ -104,18 +99,23 @@ def decide(
 
     cost_CC: costs [true class, decided class]; the decision then has the lowest expected cost.
     """
-    scores_NC = probabilities_NC.double()
-    if offsets_C is not None:
-        log_NC = scores_NC.clamp(min=MIN_PROBABILITY).log()
-        scores_NC = (log_NC + offsets_C.to(scores_NC)).softmax(1)
+
+    def scores(rows_nC: Tensor) -> Tensor:
+        scores_nC = rows_nC.double()
+        if offsets_C is None:
+            return scores_nC
+        log_nC = scores_nC.clamp(min=MIN_PROBABILITY).log()
+        return (log_nC + offsets_C.to(scores_nC)).softmax(1)
+
     if cost_CC is None:
-        return scores_NC.argmax(1)
+        return by_rows(lambda rows_nC: scores(rows_nC).argmax(1), probabilities_NC)
     classes = probabilities_NC.shape[1]
     if cost_CC.shape != (classes, classes) or not bool(torch.isfinite(cost_CC).all()):
         raise ValueError(
             f"a cost matrix must be {classes} x {classes} finite numbers, cost[true, decided];"
             f" got shape {tuple(cost_CC.shape)}"
         )
+    scores_NC = scores(probabilities_NC)
     return (scores_NC @ cost_CC.to(scores_NC)).argmin(1)
 
 

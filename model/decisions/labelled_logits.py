@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CELLS_AT_A_TIME = 1 << 17  # numbers that stay in a core's cache
+from model.by_rows import CELLS_AT_A_TIME
+
 MAX_STEPS = 100
 COARSE_STEP = 1e-3  # of log T: below it float32 does not suffice
 LAST_STEP = 1e-6  # Newton's error is of the order of the square of its last step

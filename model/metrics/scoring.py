@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.by_rows import by_rows
 from model.metrics.ranking import rank_class
 from model.schema import FEW_ROWS, MANY_ROWS, groups_are_terciles
 
@@ -229,7 +230,7 @@ class ScoredRows:
 
     def brier(self) -> Tensor:
         """Returns the Brier score, the sum over the classes of squared errors: 0 to 2."""
-        squares_N = (self.probabilities_NC.double() ** 2).sum(1)
+        squares_N = by_rows(lambda part: (part.double() ** 2).sum(1), self.probabilities_NC)
         return self._mean(squares_N - 2 * self.true_probability_N() + 1)
 
 
@@ -286,7 +287,9 @@ def score_rows(
             " or infinity"
         )
     labelled_N = labels_N >= 0
-    scores_NC = probabilities_NC.detach().float()[labelled_N]
+    scores_NC = probabilities_NC.detach().float()
+    if not bool(labelled_N.all()):
+        scores_NC = scores_NC[labelled_N]
     decisions_N = scores_NC.argmax(1) if predictions_N is None else predictions_N.long()[labelled_N]
     weights_RN = torch.ones(1, len(scores_NC), dtype=torch.long, device=scores_NC.device)
     return ScoredRows(

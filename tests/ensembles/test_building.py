@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -17,7 +19,9 @@ from distributed.ensembles import building
 from distributed.ensembles.building import BuiltModel, build_model, stated_prior
 from distributed.inference.loaded import PredictionNote
 from distributed.inference.options import ExportOptions
+from distributed.raw import images
 from distributed.runtime.errors import OptionError
+from distributed.shards import decode
 from distributed.shards.batches import BatchSource, open_batches
 from distributed.training.checkpoint import (
     MODEL_FILE,
@@ -155,6 +159,33 @@ def test_it_works_wherever_a_checkpoint_does(folder: Path, built: BuiltModel) ->
                 checkpoint=where, data=str(folder / "shards"), audit=str(folder / "audit")
             )
         )
+
+
+def test_a_picture_is_decoded_once_for_all_networks(
+    folder: Path, built: BuiltModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            decoded[name] += 1
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, name, counting)
+
+    count(images, "prepare_image")
+    count(decode, "decode_stored_image")
+    frame = small_run.raw(small_run.SPLITS["test"], 2, "test")
+    pictures = int(frame["photo"].notna().sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictionNote)
+        load(str(folder / "model")).predict(frame)
+    assert decoded == {"prepare_image": pictures, "decode_stored_image": pictures}
+    decoded.clear()
+    evaluate(EvaluateOptions(checkpoint=str(folder / "model"), data=str(folder / "shards")))
+    assert decoded == {"decode_stored_image": pictures}
 
 
 def test_it_is_exported(folder: Path, built: BuiltModel, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def operating_points(
     points = []
     for prior, probabilities_NC in operating_probabilities(
         scores.logits_NEC, network, checkpoint.config, fitted
-    ).items():
+    ):
         decisions_N = fitted.decide(probabilities_NC)
         scored = (probabilities_NC, scores.labels_N, network.counts_C.cpu())
         points.append(

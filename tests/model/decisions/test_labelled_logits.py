@@ -13,6 +13,7 @@ from model.decisions.calibration import (
     LOG_TEMPERATURE_STD,
     TEMPERATURE_RANGE,
     Calibration,
+    decide,
     fit_temperature,
     row_weights,
 )
@@ -82,6 +83,12 @@ def test_the_root_stays_within_the_limits(root: float) -> None:
 def test_the_mixture_of_few_rows_at_a_time_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     logits_NEC = torch.randn(50, 3, 4)
     fitted = Calibration(torch.tensor([0.5, 1.0, 2.0]), torch.tensor(0.8), torch.zeros(4))
-    monkeypatch.setattr("model.decisions.calibration.CELLS_AT_A_TIME", 25)
+    monkeypatch.setattr("model.by_rows.CELLS_AT_A_TIME", 25)
     assert torch.equal(fitted.mix(logits_NEC), fitted.scale(logits_NEC).mean(1))
     assert fitted.mix(logits_NEC[:0]).shape == (0, 4)
+    probabilities_NC = logits_NEC[:, 0].softmax(1)
+    offsets_C = torch.tensor([0.0, 1.0, 0.5, 0.0])
+    few = decide(probabilities_NC, offsets_C=offsets_C)
+    monkeypatch.undo()
+    assert torch.equal(few, decide(probabilities_NC, offsets_C=offsets_C))
+    assert decide(probabilities_NC[:0]).shape == (0,)
