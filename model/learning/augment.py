@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.config import LossConfig
+from model.copying import put, put_numbers
 from model.learning.losses import remix_share
 from model.one_hot import one_hot
 from model.schema import Categorical, Numeric, Table
@@ -53,7 +54,7 @@ def uniform_draws(batch: Batch, columns: int, seed: int, device: torch.device) -
     generator = torch.Generator().manual_seed(seed)
     total = batch.total or len(batch)
     table = torch.rand(total, columns, generator=generator)
-    return table[batch.start : batch.start + len(batch)].to(device, non_blocking=True)
+    return put(table[batch.start : batch.start + len(batch)], device)
 
 
 def derive_seed(seed: int, step: int, stream: int) -> int:
@@ -158,14 +159,14 @@ def resample_cells(
         width, numeric = len(columns), len(table.numeric)
         u_BU = uniform_draws(batch, 3 * width, derive_seed(seed, step, 70 + k), device)
         replaced_BW = u_BU[:, :width] < probability
-        missing_W = torch.tensor([c.missing for c in columns], device=device)
+        missing_W = put_numbers([c.missing for c in columns], device)
         missing_BW = u_BU[:, width : 2 * width] < missing_W
         v_BW = u_BU[:, 2 * width :]
         values_BN = v_BW[:, :0]
         if numeric:
             drawn = [_quantile(c, v_BW[:, i]) for i, c in enumerate(table.numeric)]
             values_BN = torch.stack(drawn, 1)
-        sizes_K = torch.tensor([len(c.vocabulary) for c in table.categorical], device=device)
+        sizes_K = put_numbers([len(c.vocabulary) for c in table.categorical], device)
         ids_BK = torch.where(sizes_K > 0, (v_BW[:, numeric:] * sizes_K).long(), -1)
         values_BN = values_BN.masked_fill(missing_BW[:, :numeric], torch.nan)
         ids_BK = ids_BK.masked_fill(missing_BW[:, numeric:], -1)
@@ -178,7 +179,7 @@ def resample_cells(
 def _quantile(column: Numeric, u_B: Tensor) -> Tensor:
     """Returns the quantiles of the column at the levels u_B in 0..1, interpolated linearly."""
     quantiles = column.quantiles or (column.mean,)
-    quantiles_Q = torch.tensor(quantiles, dtype=torch.float32, device=u_B.device)
+    quantiles_Q = put_numbers(quantiles, u_B.device, torch.float32)
     place_B = u_B * (len(quantiles_Q) - 1)
     low_B = place_B.long()
     high_B = (low_B + 1).clamp_max(len(quantiles_Q) - 1)
@@ -279,4 +280,4 @@ def in_unit_range(pixels_BCHW: Tensor) -> Tensor:
 def _beta(batch: Batch, alpha: float, seed: int, device: torch.device) -> Tensor:
     """Returns draws of Beta(alpha, alpha), made for the whole global batch, [B]."""
     values = numpy.random.default_rng(seed).beta(alpha, alpha, batch.total or len(batch))
-    return torch.from_numpy(values[batch.start : batch.start + len(batch)]).float().to(device)
+    return put(torch.from_numpy(values[batch.start : batch.start + len(batch)]).float(), device)

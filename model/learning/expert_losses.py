@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
+from model.copying import put
 from model.one_hot import one_hot
 from model.precision import at_least_float32
 
@@ -62,7 +63,7 @@ def sade_logit_shifts(counts_C: Tensor, experts: int) -> Tensor:
     """
     log_prior_C = log_prior(counts_C)
     position_E = torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)
-    position_E1 = position_E.to(log_prior_C)[:, None]
+    position_E1 = put(position_E.to(log_prior_C.dtype), log_prior_C.device)[:, None]
     forward_EC = position_E1.clamp_max(1) * log_prior_C
     backward_EC = (position_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
     return forward_EC - backward_EC
@@ -77,8 +78,9 @@ def logit_shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
         return sade_logit_shifts(counts_C, experts)
     log_prior_C = log_prior(counts_C)
     if config.name in ("prior", "vs"):
-        return prior_strengths(config, experts).to(log_prior_C)[:, None] * log_prior_C
-    return torch.zeros(experts, len(counts_C)).to(log_prior_C)
+        strength_E = prior_strengths(config, experts).to(log_prior_C.dtype)
+        return put(strength_E, log_prior_C.device)[:, None] * log_prior_C
+    return log_prior_C.new_zeros(experts, len(counts_C))
 
 
 def expert_priors(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.batch import Batch
+from model.copying import put, put_numbers
 from model.learning.augment import (
     derive_seed,
     in_unit_range,
@@ -81,8 +82,8 @@ def spoil_images(x_SCHW: Tensor, u_SU: Tensor, kinds: Sequence[str]) -> Tensor:
     for k, kind in enumerate(kinds):
         rows = (chosen_S == k).nonzero()[:, 0]
         if len(rows):
-            u_RU = u_SU[rows, 1:].to(x_SCHW.device, non_blocking=True)
-            rows = rows.to(x_SCHW.device, non_blocking=True)
+            u_RU = put(u_SU[rows, 1:], x_SCHW.device)
+            rows = put(rows, x_SCHW.device)
             spoilt_SCHW[rows] = IMAGE_KINDS[kind](x_SCHW[rows], u_RU)
     return spoilt_SCHW
 
@@ -103,20 +104,21 @@ def spoil_modalities(
     chosen_B = (u_BU[:, 0] / share).long()  # from M on: the record stays as it is
     chosen_BM = chosen_B[:, None] == torch.arange(modalities)
     several_B1 = batch.present_BM.sum(1, keepdim=True) > 1
-    spoilt_BM = chosen_BM.to(several_B1.device) & batch.present_BM & several_B1
+    spoilt_BM = put(chosen_BM, several_B1.device) & batch.present_BM & several_B1
     image_kinds = [kind for kind in IMAGE_KINDS if kind not in left_out]
     images, frozen = dict(batch.images), dict(batch.frozen)
     numbers, categories = dict(batch.numbers), dict(batch.categories)
     noisy = resample_cells(batch, schema.tables, 1.0, seed, step)
     for m, name in enumerate(schema.modalities):
-        exchanged_B = _is_exchanged(u_BU[:, 1], name in numbers, left_out).to(spoilt_BM.device)
+        is_exchanged_B = _is_exchanged(u_BU[:, 1], name in numbers, left_out)
+        exchanged_B = put(is_exchanged_B, spoilt_BM.device)
         change = _Change(spoilt_BM[:, m], exchanged_B, partners(batch))
         if name in images:
             x_BCHW = in_unit_range(images[name])
             rows = chosen_BM[:, m].nonzero()[:, 0]
             spoilt_BCHW = x_BCHW.clone()
             if len(rows) and image_kinds:
-                on_device = rows.to(x_BCHW.device, non_blocking=True)
+                on_device = put(rows, x_BCHW.device)
                 spoilt_SCHW = spoil_images(x_BCHW[on_device], u_BU[rows, 2:], image_kinds)
                 spoilt_BCHW[on_device] = spoilt_SCHW
             images[name] = change.apply(x_BCHW, spoilt_BCHW)
@@ -149,8 +151,8 @@ def add_unrelated_cells(batch: Batch, schema: Schema, seed: int, step: int) -> B
     drawn = resample_cells(batch, schema.tables, share_B1, derive_seed(seed, step, 6), step)
     numbers = dict(drawn.numbers)
     for k, table in enumerate(schema.tables):
-        mean_N = torch.tensor([column.mean for column in table.numeric], device=device)
-        std_N = torch.tensor([column.std for column in table.numeric], device=device)
+        mean_N = put_numbers([column.mean for column in table.numeric], device)
+        std_N = put_numbers([column.std for column in table.numeric], device)
         u_BN = uniform_draws(batch, len(table.numeric), derive_seed(seed, step, 90 + k), device)
         scale_B1 = 0.25 * 16 ** u_BU[:, 1:]
         normal_BN = mean_N + scale_B1 * std_N * torch.special.ndtri(u_BN.clamp(1e-6, 1 - 1e-6))

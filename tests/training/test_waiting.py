@@ -42,6 +42,8 @@ def tensors_of(run: TrainingState, batches: list) -> list[Tensor]:
         ("optim.name=imbsam",),
         ("optim.name=sgd",),
         ("optim.accumulate=2",),
+        ("loss.name=sade",),
+        ("loss.name=vs",),
         ("loss.mix=mixup",),
         ("loss.mix=remix",),
         ("data.erase=0.3", "data.flip=both"),
@@ -75,6 +77,9 @@ def test_no_step_waits_for_the_device(
         lambda x: (x > 0).nonzero(),
         lambda x: float(x.mean()),
         lambda x: x.clone().masked_select(x > 0),
+        lambda x: torch.rand(3).to(x.device),
+        lambda x: torch.rand(3).to(x),
+        lambda x: torch.tensor([1.0], device=x.device),
     ],
 )
 def test_what_waits_is_noticed(
@@ -83,6 +88,7 @@ def test_what_waits_is_noticed(
     tensor = torch.ones(3)
     with no_waiting([tensor], monkeypatch):
         torch.rand(3).sum().item()  # on the host
+        torch.rand(3).to(tensor.device, non_blocking=True)
         tensor.masked_fill(tensor > 0, 2.0)
         with pytest.raises(HostWaits):
             use(tensor)

@@ -72,10 +72,29 @@ class DeviceTensors(TorchDispatchMode):
         return result
 
 
+def only_on_host(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns torch.tensor, but for a device: it would copy there and wait."""
+
+    def function(*args: object, **kwargs: object) -> Tensor:
+        if kwargs.get("device") is not None:
+            raise HostWaits("torch.tensor on a device waits for the copy")
+        return make(*args, **kwargs)
+
+    return function
+
+
 @contextmanager
 def no_waiting(tensors: Iterable[Tensor], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Raises HostWaits where the host would wait for these tensors or for what is made of them."""
+    """Raises HostWaits where the host would wait for these tensors or for what is made of them.
+
+    It would also wait for a copy of its own data to the device, unless that is told not to block.
+    """
     mode = DeviceTensors(tensors)
+
+    def goes_to_device(self: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> bool:
+        targets = (*args, kwargs.get("device"))
+        named = any(isinstance(t, torch.device) or mode.holds(t) for t in targets)
+        return named and not mode.holds(self) and not kwargs.get("non_blocking")
 
     def refuse(name: str) -> Callable[..., object]:
         original = getattr(Tensor, name)
@@ -83,6 +102,8 @@ def no_waiting(tensors: Iterable[Tensor], monkeypatch: pytest.MonkeyPatch) -> It
         def method(self: Tensor, *args: object, **kwargs: object) -> object:
             if mode.holds(self) and (name != "to" or "cpu" in args):
                 raise HostWaits(f"{name} waits for the device")
+            if name == "to" and goes_to_device(self, args, kwargs):
+                raise HostWaits("a copy to the device blocks")
             return original(self, *args, **kwargs)
 
         return method
@@ -91,5 +112,6 @@ def no_waiting(tensors: Iterable[Tensor], monkeypatch: pytest.MonkeyPatch) -> It
         # On the CPU these copy nothing, and call no operation.
         for name in ("cpu", "numpy", "tolist", "to"):
             patch.setattr(Tensor, name, refuse(name))
+        patch.setattr(torch, "tensor", only_on_host(torch.tensor))
         with mode:
             yield
