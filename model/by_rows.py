@@ -10,6 +10,11 @@ from torch import Tensor
 CELLS_AT_A_TIME = 1 << 17  # numbers that stay in a core's cache
 
 
+def all_finite(rows: Tensor) -> bool:
+    """Whether every number is finite."""
+    return bool(by_rows(lambda part: torch.isfinite(part).all().view(1), rows).all())
+
+
 def by_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Returns what the function gives every row, computed of a few rows at a time.
 

@@ -24,6 +24,7 @@ from distributed.training.scoring import (
     confidence_metrics,
     correct_confidences,
 )
+from model.by_rows import by_rows
 from model.classifier import Classifier
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
@@ -114,7 +115,7 @@ def calibrated_metrics(
 
     They are those at the prior of the training loss, and some at the priors that have a name.
     """
-    probabilities_NC = fitted.mix(scores.logits_NEC).softmax(-1)
+    probabilities_NC = by_rows(lambda rows: fitted.mix(rows).softmax(-1), scores.logits_NEC)
     decisions_N = fitted.decide(probabilities_NC)
     metrics = compute_run_metrics(scores, network, probabilities_NC, decisions_N)
     metrics |= operating_metrics(scores.logits_NEC, scores.labels_N, network, config, fitted)

@@ -28,6 +28,7 @@ from distributed.training.scoring import (
     correct_confidences,
 )
 from model.batch import Batch
+from model.by_rows import all_finite
 from model.learning import optimisers
 from model.learning.teacher import Teacher
 from model.metrics import names
@@ -79,7 +80,7 @@ def train_network(
         averages = [] if run.average is None else [run.average]
         run.exchange.average_statistics(run.network, *averages)
         scores = evaluator.score(run.evaluated, val)
-        if not scores.logits_NEC.isfinite().all():  # the same on every worker
+        if not all_finite(scores.logits_NEC):  # the same on every worker
             raise Diverged(
                 f"the network's answers on validation are not finite (epoch {run.epoch})"
             )

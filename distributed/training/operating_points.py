@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.training.priors import expert_class_priors
+from model.by_rows import by_rows
 from model.classifier import Classifier
 from model.decisions.calibration import Calibration, mixture_prior
 from model.learning.posthoc import move_prior
@@ -37,10 +38,14 @@ def operating_probabilities(
     One at a time, because with thousands of classes they take gigabytes.
     """
     trained_C = mixture_prior(expert_class_priors(network, config))
-    logits_NC = fitted.mix(logits_NEC)
     for name, shares_C in prior_shares(network).items():
-        moved_NC = move_prior(logits_NC, trained_C.to(logits_NC), shares_C.to(logits_NC))
-        yield name, moved_NC.softmax(-1)
+
+        def moved(rows_nEC: Tensor, shares_C: Tensor = shares_C) -> Tensor:
+            logits_nC = fitted.mix(rows_nEC)
+            shares = trained_C.to(logits_nC), shares_C.to(logits_nC)
+            return move_prior(logits_nC, *shares).softmax(-1)
+
+        yield name, by_rows(moved, logits_NEC)
 
 
 def operating_metrics(
@@ -63,6 +68,7 @@ def operating_metrics(
             names=OPERATING_METRICS,
         )
         values |= {at_prior(name, prior): value for name, value in scored.items()}
+        del probabilities_NC  # before the next ones are computed
     return values
 
 

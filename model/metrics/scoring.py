@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.by_rows import by_rows
+from model.by_rows import all_finite, by_rows
 from model.metrics.ranking import rank_class
 from model.schema import FEW_ROWS, MANY_ROWS, groups_are_terciles
 
@@ -277,14 +277,13 @@ def score_rows(
 ) -> ScoredRows:
     """Returns the labelled rows with weight 1 each.
 
-    counts_C: training rows of each class. predictions_N: decisions, the most probable class unless
-        given.
+    counts_C: training rows of each class. predictions_N: decisions, else the most probable class.
     """
-    if not bool(torch.isfinite(probabilities_NC).all()):
+    if not all_finite(probabilities_NC):
         broken = int((~torch.isfinite(probabilities_NC)).any(1).sum())
         raise ValueError(
-            f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with NaN"
-            " or infinity"
+            f"probabilities must be finite; got {broken} of {len(probabilities_NC)} rows with"
+            " NaN or infinity"
         )
     labelled_N = labels_N >= 0
     scores_NC = probabilities_NC.detach().float()
