@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.by_rows import by_rows
 from model.decisions.calibration import fit_biases
 
 ERRORS = 2.0  # standard errors by which an estimate must beat uniform weights
@@ -72,10 +73,10 @@ class ValidationRows:
         """
         if len(logits_VEC):
             limit = min(limit, max(1, MAX_CELLS // logits_VEC[0].numel()))
-        usable_V = (labels_V >= 0) & torch.isfinite(logits_VEC).flatten(1).all(1)
-        logits_VEC, labels_V = logits_VEC[usable_V].detach().float(), labels_V[usable_V]
-        chosen_V = first_of_classes(labels_V, limit)
-        return cls(logits_VEC[chosen_V], labels_V[chosen_V])
+        is_finite_V = by_rows(lambda rows: torch.isfinite(rows).flatten(1).all(1), logits_VEC)
+        usable = ((labels_V >= 0) & is_finite_V).nonzero()[:, 0]
+        chosen = usable[first_of_classes(labels_V[usable], limit)]
+        return cls(logits_VEC[chosen].detach().float(), labels_V[chosen])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the tensors by name, for a checkpoint."""
