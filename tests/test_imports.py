@@ -243,6 +243,17 @@ def test_model_imports_where_ray_pandas_and_optuna_are_absent() -> None:
     assert "Network" in done.stdout
 
 
+def test_the_gpu_benchmark_imports_where_there_is_little_but_torch() -> None:
+    absent = ("ray", "pandas", "pyarrow", "optuna", "sklearn", "rich", "plotly", "jinja2", "PIL")
+    code = (
+        f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from benchmarks import gpu\nprint(*gpu.ENCODERS, *gpu.PROCESSES)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["resnet", "efficientnet_lite0", "1", "2", "4"], done.stderr
+
+
 def test_a_process_that_only_decodes_does_not_load_torch(wafer_shards: str) -> None:
     code = (
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
