@@ -6,6 +6,7 @@ folder with its manifest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,10 +165,15 @@ def split_fractions(options: IngestOptions) -> tuple[float, float, float]:
     return train, val, test
 
 
+def is_small(table: RawTable, pixels: Sequence[float]) -> bool:
+    """Whether Ray need not be started for a table. pixels: of each source image of a row."""
+    return table_seconds(table, pixels) < SMALL_SECONDS
+
+
 def choose_place(plan: IngestPlan) -> Place:
     """Returns this process for a small table where no Ray runs, otherwise Ray, which is started."""
-    small = table_seconds(plan.table, plan.mean_pixels) < SMALL_SECONDS
-    if small and not (ray_session.is_running() or ray_session.in_cluster()):
+    has_ray = ray_session.is_running() or ray_session.in_cluster()
+    if is_small(plan.table, plan.mean_pixels) and not has_ray:
         return InThisProcess()
     ray_session.start_ray()
     # Ray takes seconds to load, which a small table need not wait for.

@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.ingestion import pipeline
 from distributed.ingestion.output import WrittenFile, verify_parts
 from distributed.raw.encoding import encode_rows
+from distributed.raw.table import open_raw_table
 from distributed.runtime.command import one_line
 from distributed.runtime.errors import Failure
 from distributed.shards.checksums import PartRecord
@@ -686,10 +688,11 @@ def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_deep_in_a_table_is_one_line_on_stderr_after_ray_has_started(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "t.csv").write_bytes(b"y,x\n" + b"a,1\nb,2\n" * 1_500_000 + b"a,1,1\n")
+@pytest.mark.parametrize("lines", [3_000_000, 6_000_000], ids=["in this process", "in Ray"])
+def test_an_error_deep_in_a_table_is_one_line_on_stderr(tmp_path: Path, lines: int) -> None:
+    (tmp_path / "t.csv").write_bytes(b"y,x\n" + b"a,1\nb,2\n" * (lines // 2) + b"a,1,1\n")
+    is_small = pipeline.is_small(open_raw_table(str(tmp_path / "t.csv")), [])
+    assert is_small == (lines == 3_000_000)
     done = run_command(
         "distributed/ingest.py",
         "--table",
@@ -699,21 +702,26 @@ def test_an_error_deep_in_a_table_is_one_line_on_stderr_after_ray_has_started(
         "--out",
         str(tmp_path / "out"),
     )
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("preparing rows: ")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("preparing rows: ")]
     assert done.returncode == 2
-    assert lines == [
+    assert said == [
         f"error: every line of '{tmp_path}/t.csv' must have 2 cells: CSV parse error:"
-        f" Row #3000002: Expected 2 columns, got 3: a,1,1"
+        f" Row #{lines + 2}: Expected 2 columns, got 3: a,1,1"
     ]
     assert os.listdir(tmp_path) == ["t.csv"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_ingest_leaves_no_shards(tmp_path: Path, number: signal.Signals) -> None:
-    table = records(3000)
-    table["photo"] = [png(i, 200, 200) for i in range(100)] * 30
+@pytest.mark.parametrize(("rows", "side"), [(3000, 200), (60_000, 16)], ids=["small", "large"])
+def test_a_stopped_ingest_leaves_no_shards(
+    tmp_path: Path, number: signal.Signals, rows: int, side: int
+) -> None:
+    table = records(rows)
+    table["photo"] = [png(i, side, side) for i in range(100)] * (rows // 100)
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    is_small = pipeline.is_small(open_raw_table(str(tmp_path / "t.parquet")), [side**2])
+    assert is_small == (rows == 3000), "small tables are ingested without Ray"
     words = [
         "--table",
         str(tmp_path / "t.parquet"),
