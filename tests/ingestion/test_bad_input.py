@@ -688,11 +688,11 @@ def test_the_command_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [3_000_000, 6_000_000], ids=["in this process", "in Ray"])
+@pytest.mark.parametrize("lines", [4_500_000, 7_000_000], ids=["in this process", "in Ray"])
 def test_an_error_deep_in_a_table_is_one_line_on_stderr(tmp_path: Path, lines: int) -> None:
     (tmp_path / "t.csv").write_bytes(b"y,x\n" + b"a,1\nb,2\n" * (lines // 2) + b"a,1,1\n")
     is_small = pipeline.is_small(open_raw_table(str(tmp_path / "t.csv")), [])
-    assert is_small == (lines == 3_000_000)
+    assert is_small == (lines == 4_500_000)
     done = run_command(
         "distributed/ingest.py",
         "--table",
