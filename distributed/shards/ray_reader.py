@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from distributed.shards.decode import Arrays, decoded_row_bytes
 from distributed.shards.prefetching import decoding_threads, prefetch
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from distributed.shards.reader import ShardReader, Window
 
 BLOCK_BYTES = 8 << 20  # that one task hands over at a time, at most
-REST_SECONDS = 0.02
 READING_TASKS = 2  # reading costs a twentieth of decoding
 MEASURED_BATCHES = 16  # after which it is decided who decodes
 LONG_WAIT = 0.25  # share of the time spent waiting from which on tasks decode
@@ -171,23 +169,11 @@ def windows_dataset(
     )
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = 2 * block_bytes
-    data.context.custom_execution_callback_classes = [RestingExecutor]
     data.context.execution_options.preserve_order = True
     data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         object_store_memory=memory
     )
     return data
-
-
-class RestingExecutor(ExecutionCallback):
-    """Lets Ray Data's executor, a thread of this process, rest between its looks at its tasks.
-
-    Without it the executor looks again and again as long as the object store holds as much as it
-    may. It takes a third of a core then, and the interpreter lock from training and decoding.
-    """
-
-    def on_execution_step(self, executor: object) -> None:
-        time.sleep(REST_SECONDS)
 
 
 Shared = ray.ObjectRef[tuple["ShardReader", "list[Window]"]]
