@@ -348,7 +348,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
     wafer_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(novelty, "MIN_VALIDATION_ROWS", 30)  # this data set is small
-    settings = {"optim.epochs": 8, "image.width": 16, "dim": 64}
+    settings = {"optim.epochs": 8, "image.width": 16, "dim": 64, "optim.seed": 2}
     metrics: dict[str, dict[str, float]] = {}
     for familiar in (True, False):
         finished = train(wafer_shards, {**settings, "fusion.reject_unfamiliar": familiar})
@@ -361,8 +361,7 @@ def test_a_modality_that_becomes_noise_after_training_counts_as_absent(
             )
             scores = Evaluator(torch.device("cpu")).score(finished.network, source)
             metrics[f"{what} {familiar}"] = compute_run_metrics(scores, finished.network)
-    # Of some dozens of validation rows the farthest is the limit: a few new rows lie beyond it.
-    assert metrics[" True"]["unfamiliar/map"] < 0.05
+    assert metrics[" True"]["unfamiliar/map"] < 0.03
     assert metrics["map=noise True"]["unfamiliar/map"] > 0.8
     assert metrics["map=noise True"]["weight/map"] < 0.2
     assert metrics["map=noise True"]["balanced_accuracy"] == pytest.approx(
