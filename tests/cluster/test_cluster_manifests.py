@@ -557,8 +557,8 @@ def test_build_context_is_what_is_copied_and_small() -> None:
     paths = {path for path in build.exclude_paths(str(ROOT), patterns) if (ROOT / path).is_file()}
     assert all(path.startswith(tuple(copied())) for path in paths - {"Dockerfile", ".dockerignore"})
     assert not any("__pycache__" in path for path in paths)
-    # The sources have 2 MB; an environment or data would have more.
-    assert sum((ROOT / path).stat().st_size for path in paths) < 3_000_000
+    assert not paths & {"distributed/describe.py", "distributed/reference.py"}  # they write docs/
+    assert sum((ROOT / path).stat().st_size for path in paths) < 2_005_000
 
 
 def test_submitted_working_directory_is_small_and_has_no_secrets(tmp_path: Path) -> None:
