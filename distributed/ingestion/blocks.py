@@ -21,6 +21,19 @@ MAX_TABLE_BYTES = 1 << 30  # Arrow counts the bytes of a column of images in 31 
 
 
 @dataclass(frozen=True)
+class SourceRows:
+    """The rows of a table, and how they are prepared.
+
+    names: the columns to read. pixels: of each source image of a row.
+    """
+
+    table: RawTable
+    plan: RowPlan
+    names: Sequence[str]
+    pixels: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Block:
     """Some prepared rows. ref: what stands for their table at the place that prepared them."""
 
@@ -37,19 +50,8 @@ class Place(Protocol):
 
     cpus: int
 
-    def prepare(
-        self,
-        table: RawTable,
-        plan: RowPlan,
-        names: Sequence[str],
-        pixels: Sequence[float],
-        batch_rows: int,
-    ) -> Iterator[Block]:
-        """Yields the prepared rows of the table in order.
-
-        names: the columns to read. pixels: of each source image of a row. batch_rows: how many
-        rows are prepared together.
-        """
+    def prepare(self, source: SourceRows, batch_rows: int) -> Iterator[Block]:
+        """Yields the prepared rows in order. batch_rows: how many are prepared together."""
 
     def start(self, task: Callable[..., Any], *arguments: Any, results: int = 1) -> list[Any]:
         """Starts a task; returns what stands for each of its results."""

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, dataset
 
-from distributed.ingestion.blocks import Block
+from distributed.ingestion.blocks import Block, SourceRows
 from distributed.raw.reading import csv_options
-from distributed.raw.rows import RowPlan, prepare_rows
+from distributed.raw.rows import prepare_rows
 from distributed.raw.table import RawTable
 
 
@@ -22,17 +22,10 @@ class InThisProcess:
 
     cpus = 1
 
-    def prepare(
-        self,
-        table: RawTable,
-        plan: RowPlan,
-        names: Sequence[str],
-        pixels: Sequence[float],
-        batch_rows: int,
-    ) -> Iterator[Block]:
-        for rows in read_table(table, names):
+    def prepare(self, source: SourceRows, batch_rows: int) -> Iterator[Block]:
+        for rows in read_table(source.table, source.names):
             for first in range(0, rows.num_rows, batch_rows):
-                block = prepare_rows(rows.slice(first, batch_rows), plan)
+                block = prepare_rows(rows.slice(first, batch_rows), source.plan)
                 yield Block(block, block.num_rows, block.nbytes or 1)
 
     def start(self, task: Callable[..., Any], *arguments: Any, results: int = 1) -> list[Any]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import ray
 
-from distributed.ingestion.blocks import Block
+from distributed.ingestion.blocks import Block, SourceRows
 from distributed.ingestion.dataset import ray_dataset
-from distributed.raw.rows import RowPlan, prepare_rows
-from distributed.raw.table import RawTable
+from distributed.raw.rows import prepare_rows
 
 
 class InRay:
@@ -21,17 +20,10 @@ class InRay:
         self.cpus = int(resources.get("CPU", 1))
         self.tasks: dict[Callable[..., Any], Any] = {}
 
-    def prepare(
-        self,
-        table: RawTable,
-        plan: RowPlan,
-        names: Sequence[str],
-        pixels: Sequence[float],
-        batch_rows: int,
-    ) -> Iterator[Block]:
-        dataset = ray_dataset(table, names, pixels, self.cpus).map_batches(
+    def prepare(self, source: SourceRows, batch_rows: int) -> Iterator[Block]:
+        dataset = ray_dataset(source.table, source.names, source.pixels, self.cpus).map_batches(
             prepare_rows,  # type: ignore[arg-type]  # Ray's type omits fn_args
-            fn_args=(plan,),
+            fn_args=(source.plan,),
             batch_format="pyarrow",
             batch_size=batch_rows,
             zero_copy_batch=True,

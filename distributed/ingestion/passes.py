@@ -19,6 +19,7 @@ from distributed.ingestion.blocks import (
     PreparedBlocks,
     RowAssignment,
     ShardLayout,
+    SourceRows,
     TrainingStatistics,
 )
 from distributed.ingestion.output import POSITION_COLUMN, WrittenFile, part_path, write_part
@@ -34,10 +35,8 @@ from distributed.raw.rows import (
     LABEL,
     RANK,
     SUMS,
-    RowPlan,
     image_columns,
 )
-from distributed.raw.table import RawTable
 from distributed.shards.layout import REFUSED_SPLIT, TRAIN
 from model.schema import Schema
 
@@ -49,20 +48,10 @@ WRITE_SECONDS = 60.0  # a part takes a few seconds
 Advance = Callable[[int], None]  # reports progress
 
 
-def prepare_all(
-    place: Place,
-    table: RawTable,
-    plan: RowPlan,
-    names: Sequence[str],
-    pixels: Sequence[float],
-    advance: Advance,
-) -> PreparedBlocks:
-    """The first pass: reads the rows, decodes and resizes the images.
-
-    names: the columns to read. pixels: of each source image of a row.
-    """
+def prepare_all(place: Place, source: SourceRows, advance: Advance) -> PreparedBlocks:
+    """The first pass: reads the rows, decodes and resizes the images."""
     blocks = PreparedBlocks(place)
-    for block in place.prepare(table, plan, names, pixels, BATCH_ROWS):
+    for block in place.prepare(source, BATCH_ROWS):
         if block.rows:
             blocks.blocks.append(block)
             advance(block.rows)

@@ -19,6 +19,7 @@ from distributed.ingestion.blocks import (
     Place,
     PreparedBlocks,
     ShardLayout,
+    SourceRows,
 )
 from distributed.ingestion.costs import table_seconds
 from distributed.ingestion.here import InThisProcess
@@ -218,16 +219,12 @@ def _write_rejected(rejected: pa.Table, folder: str) -> list[WrittenFile]:
 def prepare_table(plan: IngestPlan, place: Place) -> PreparedBlocks:
     """Reads and prepares all rows of the table."""
     table, roles = plan.table, plan.roles
+    source = SourceRows(
+        table, row_plan(roles, plan.specs), roles.source_columns(), plan.mean_pixels
+    )
     try:
         with show_progress("preparing rows", table.rows) as advance:
-            blocks = passes.prepare_all(
-                place,
-                table,
-                row_plan(roles, plan.specs),
-                roles.source_columns(),
-                plan.mean_pixels,
-                advance,
-            )
+            blocks = passes.prepare_all(place, source, advance)
     except Exception as error:
         raise reading_error(table, error) from error
     if not len(blocks):
