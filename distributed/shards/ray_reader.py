@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.block import BlockAccessor
 
 from distributed.shards.decode import Arrays, decoded_row_bytes
 from distributed.shards.prefetching import decoding_threads, prefetch
+from distributed.shards.ray_blocks import Blocks, PacedExecutor
 from distributed.shards.ray_rows import RowFeed
 from distributed.shards.reader import READY_BATCHES, Columns, idle_cpus
 
@@ -111,16 +113,11 @@ def decode_here(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def encoded_rows(reader: ShardReader, windows: list[Window], world: int) -> Iterator[pa.Table]:
-    """Yields the rows of all windows as Ray Data tasks read them, some batches at a time."""
+def encoded_rows(reader: ShardReader, windows: list[Window], world: int) -> Blocks:
+    """Returns the rows of all windows as Ray Data tasks read them, some batches at a time."""
     # Reading waits more than it computes, and where workers and trials hold every CPU, a task that
     # asks for one would wait for ever.
-    data = windows_dataset(reader, windows, read_windows, world, READING_TASKS, cpus=0)
-    for block in data.iter_batches(
-        batch_size=None, batch_format="pyarrow", prefetch_batches=READY_BATCHES
-    ):
-        assert isinstance(block, pa.Table)
-        yield block
+    return Blocks(windows_dataset(reader, windows, read_windows, world, READING_TASKS, cpus=0))
 
 
 def decode_in_tasks(reader: ShardReader, windows: list[Window], world: int = 1) -> Iterator[Arrays]:
@@ -129,15 +126,35 @@ def decode_in_tasks(reader: ShardReader, windows: list[Window], world: int = 1) 
     # The order is kept, so a task's batches wait in the object store for those of earlier tasks:
     # there must be no more tasks than fit into it.
     tasks = max(1, min(idle_cpus(world), int(store_share(world) / window_bytes)))
-    data = windows_dataset(reader, windows, decode_windows, world, tasks, cpus=1)
-    for batch in data.iter_batches(
-        batch_size=windows[0].ends[0], batch_format="numpy", prefetch_batches=READY_BATCHES
-    ):
-        writable = {
-            name: values if values.flags.writeable else values.copy()
-            for name, values in batch.items()
-        }
-        yield reader.arrays_without_columns(len(batch["labels"])) | writable
+    blocks = Blocks(windows_dataset(reader, windows, decode_windows, world, tasks, cpus=1))
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
+        try:
+            decoded = prefetch(pool, fetch_arrays, blocks.references(), 1)
+            for batch in cut_batches(decoded, windows[0].ends[0]):
+                yield reader.arrays_without_columns(len(batch["labels"])) | batch
+        finally:
+            blocks.stop()
+
+
+def fetch_arrays(block: ray.ObjectRef[Any]) -> Arrays:
+    """Returns the columns of a block, which can be written to."""
+    columns = BlockAccessor.for_block(ray.get(block)).to_numpy()
+    assert isinstance(columns, dict)
+    return {name: v if v.flags.writeable else v.copy() for name, v in columns.items()}
+
+
+def cut_batches(blocks: Iterable[Arrays], size: int) -> Iterator[Arrays]:
+    """Yields the rows of the blocks in batches of so many; the last one may have fewer."""
+    rest: Arrays = {}
+    for block in blocks:
+        held = {name: np.concatenate([rest[name], block[name]]) for name in rest} or block
+        rows = len(held["labels"])
+        whole = rows // size * size
+        for low in range(0, whole, size):
+            yield {name: values[low : low + size] for name, values in held.items()}
+        rest = {name: values[whole:] for name, values in held.items()} if whole < rows else {}
+    if rest:
+        yield rest
 
 
 def store_share(world: int) -> float:
@@ -168,6 +185,7 @@ def windows_dataset(
         num_cpus=cpus,
     )
     data.context.enable_progress_bars = False
+    data.context.custom_execution_callback_classes = [PacedExecutor]
     data.context.target_max_block_size = 2 * block_bytes
     data.context.execution_options.preserve_order = True
     data.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 WAITING_BLOCKS = 2  # that have come and are not used yet, at most
 STOP_SECONDS = 0.2  # between two looks at whether the rows are still wanted
-LONGEST_STOP_SECONDS = 10.0  # Ray Data may still be starting
+
+
+class BlockSource(Protocol):
+    """Blocks of rows, for one thread."""
+
+    def __iter__(self) -> Iterator[pa.Table]: ...
+
+    def stop(self) -> None:
+        """Ends the iteration, which may wait for a block in another thread."""
+
+
+class StreamLeft(Exception):
+    """Rows are asked for of a stream that was stopped."""
 
 
 class RowFeed:
@@ -26,7 +38,7 @@ class RowFeed:
     Ray Data takes half a second to start, and some seconds for the first time; meanwhile this
     process reads the windows itself, so that the first batch need not wait.
 
-    blocks: starts Ray Data and yields the rows of every window but the first, in order. It is
+    blocks: starts Ray Data, which gives the rows of every window but the first, in order. It is
     called and used in a thread of its own.
     """
 
@@ -34,10 +46,11 @@ class RowFeed:
         self,
         reader: ShardReader,
         windows: list[Window],
-        blocks: Callable[[], Iterator[pa.Table]],
+        blocks: Callable[[], BlockSource],
     ) -> None:
         self.reader, self.windows = reader, windows
-        self._blocks = blocks
+        self._start = blocks
+        self._blocks: BlockSource | None = None
         sizes = [len(window.rows) for window in windows]
         # Where each window begins among the rows that Ray Data reads.
         self._starts = np.cumsum([0, *sizes])[:-1] - sizes[0]
@@ -63,17 +76,23 @@ class RowFeed:
         return self._came.qsize()
 
     def stop(self) -> None:
-        """Ends the reading, whether all rows have come or not."""
+        """Ends the reading, whether all rows have come or not.
+
+        No thread of it is left then: one that asks for blocks, or lets go of them, when Ray has
+        been shut down would end this process.
+        """
         self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(LONGEST_STOP_SECONDS)
+        while self._thread.is_alive():
+            if self._blocks is not None:
+                self._blocks.stop()
+            self._thread.join(STOP_SECONDS)
 
     def _take(self, first: int, rows: int) -> pa.Table:
         """Returns rows that Ray Data reads; drops those before them, which were not needed."""
         parts = [] if self._rest is None else [self._rest]
         held = sum(part.num_rows for part in parts)
         while self._position + held < first + rows:
-            block = self._came.get()
+            block = self._get()
             if isinstance(block, BaseException):
                 raise block
             held += block.num_rows
@@ -89,7 +108,8 @@ class RowFeed:
 
     def _fetch(self) -> None:
         try:
-            for block in self._blocks():
+            self._blocks = self._start()
+            for block in self._blocks:
                 if not self._put(block):
                     return
         except BaseException as error:  # raised again where the rows are asked for
@@ -104,3 +124,12 @@ class RowFeed:
             except queue.Full:
                 continue
         return False
+
+    def _get(self) -> pa.Table | BaseException:
+        """Takes the next block as soon as it comes."""
+        while not self._stopped.is_set():
+            try:
+                return self._came.get(timeout=STOP_SECONDS)
+            except queue.Empty:
+                continue
+        raise StreamLeft

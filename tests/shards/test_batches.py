@@ -381,6 +381,13 @@ def test_ray_and_threads_give_the_same_batches(shards: str, ray_local: None) -> 
         assert all(same(a, b) and same(a, c) for a, b, c in zip(*ways))
 
 
+class GivenBlocks:
+    """Blocks for a RowFeed that are not Ray Data's."""
+
+    def stop(self) -> None:
+        pass
+
+
 def test_rows_of_ray_data_are_those_that_this_process_reads(shards: str, ray_local: None) -> None:
     index = read_index(shards, "train")
     reads = reader.ShardReader(index, read_manifest(shards).schema)
@@ -390,11 +397,12 @@ def test_rows_of_ray_data_are_those_that_this_process_reads(shards: str, ray_loc
     # Ray Data has begun only when this process has read four windows itself.
     begin = threading.Event()
 
-    def late() -> Iterator[pa.Table]:
-        begin.wait()
-        yield from blocks
+    class Late(GivenBlocks):
+        def __iter__(self) -> Iterator[pa.Table]:
+            begin.wait()
+            yield from blocks
 
-    feed = RowFeed(reads, windows, late)
+    feed = RowFeed(reads, windows, Late)
     for number, window in enumerate(windows):
         if number == 4:
             begin.set()
@@ -430,13 +438,13 @@ def test_ray_data_reads_where_workers_hold_every_cpu(shards: str, ray_local: Non
 
 
 def test_an_error_of_ray_data_is_raised_where_its_rows_are_needed(shards: str) -> None:
-    def broken() -> Iterator[pa.Table]:
-        raise ValueError("cannot read")
-        yield
+    class Broken(GivenBlocks):
+        def __iter__(self) -> Iterator[pa.Table]:
+            raise ValueError("cannot read")
 
     reads = reader.ShardReader(read_index(shards, "train"), read_manifest(shards).schema)
     windows = [reader.Window(np.arange(n, n + 8), (8,)) for n in range(0, 24, 8)]
-    feed = RowFeed(reads, windows, broken)
+    feed = RowFeed(reads, windows, Broken)
     while feed.waiting_blocks() == 0:
         time.sleep(0.01)
     assert [len(columns["label"]) for columns in feed.read_window(0)] == [8]
