@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def memory() -> float:
     """Returns the proportional set size, in bytes, of this process and all its descendants."""
-    ours = {os.getpid(), *descendants(os.getpid())}
-    return sum(_proportional_set_size(pid) for pid in ours)
+    return memory_of({os.getpid(), *descendants(os.getpid())})
+
+
+def memory_of(pids: Iterable[int]) -> float:
+    """Returns the proportional set size of these processes, in bytes."""
+    return sum(_proportional_set_size(pid) for pid in pids)
 
 
 def cpu_seconds() -> float:
