@@ -2,10 +2,11 @@
 
 Everything of the service (proxy, copy of the model, Ray) is pinned to the first core, and the
 clients to the second. The plain loop predicts the same records in batches of 16 on the first core,
-without HTTP. Rounds of both alternate. `ratio` compares CPU time. Ray uses some of it without any
-request, so that this counts for more where other work makes requests take longer: `ratio on a core
-of its own` is what one core would answer that does nothing else. Rates and latencies are of the
-clock. One JSON line.
+without HTTP; it keeps freed memory, as the service does. Rounds of both alternate. `ratio` compares
+CPU time, `ratio of rates` the records per second by the clock. Ray uses some CPU time without any
+request, which counts for more where other work makes requests take longer: `ratio on a core of its
+own` is what one core would answer that does nothing else. Rates and latencies are of the clock.
+Page faults tell whether a batch gives its memory back to the system. One JSON line.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import asyncio
 import base64
 import json
 import os
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Mapping
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")  # as serve.py does
 from benchmarks import command
 from distributed.inference.record_predictor import RecordPredictor
 from distributed.runtime import ray_session
+from distributed.runtime.freed_memory import keep_freed_memory
 from distributed.serving import application
 from distributed.serving.options import ServeOptions
 
@@ -56,6 +60,7 @@ def main() -> None:
 def measure(args: argparse.Namespace, folder: str) -> Mapping[str, object]:
     os.sched_setaffinity(0, {0})
     torch.set_num_threads(1)
+    keep_freed_memory()
     options = ServeOptions(checkpoint=args.checkpoint, port=args.port, batch_size=BATCH)
     predictor = application.load_predictor(options)
     records = read_records(predictor, args.table)
@@ -75,15 +80,16 @@ def compare(
     in_sixteens = [body({"records": [encoded(r) for r in batch]}) for batch in batches]
     single = [body(encoded(record)) for record in records]
     plain, served, latencies, singles, single_latencies = [], [], [], [], []
-    ratios, own_ratios, single_ratios = [], [], []
+    ratios, own_ratios, single_ratios, faults = [], [], [], []
     idle = idle_share()
     for round_number in range(args.rounds + 1):  # the first one warms up
         os.sched_setaffinity(0, {0})
-        started, cpu = time.perf_counter(), time.process_time()
+        started, cpu, faults_before = time.perf_counter(), time.process_time(), page_faults()
         for k in range(args.requests):
             predictor.predict(batches[k % len(batches)])
         plain_rate = BATCH * args.requests / (time.perf_counter() - started)
         plain_cpu = (time.process_time() - cpu) / args.requests / BATCH
+        faults.append((page_faults() - faults_before) / args.requests)
         os.sched_setaffinity(0, {1})
         # Two at a time: the next request is read while one is predicted.
         used = cpu_of_descendants()
@@ -105,9 +111,11 @@ def compare(
     return {
         "benchmark": "serving",
         "plain loop records/s": round(statistics.median(plain)),
+        "plain loop page faults a batch": round(faults[-1]),
         "service records/s, 16 a request": round(statistics.median(served)),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 2) for ratio in ratios],
+        "ratio of rates": round(statistics.median(map(truediv, served, plain)), 3),
         "CPUs of the service without requests": round(idle, 3),
         "ratio on a core of its own": round(statistics.median(own_ratios), 3),
         "ratio of single records": round(statistics.median(single_ratios), 3),
@@ -140,6 +148,11 @@ def cpu_of_descendants() -> float:
     while more := {pid for pid, (parent, _) in parents.items() if parent in own} - own:
         own |= more
     return sum(seconds for pid, (_, seconds) in parents.items() if pid in own - {os.getpid()})
+
+
+def page_faults() -> int:
+    """Returns how often the system has given this process a page of memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def read_records(predictor: RecordPredictor, table: str) -> list[Record]:

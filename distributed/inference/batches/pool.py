@@ -17,6 +17,7 @@ from distributed.inference.rows.tasks import TaskGroup
 from distributed.inference.totals import PredictionTotals
 from distributed.runtime import ray_session
 from distributed.runtime.errors import OptionError
+from distributed.shards.ray_blocks import Blocks
 from distributed.training.checkpoint import parse_checkpoint
 
 GPU_DECODING_THREADS = 4  # of an actor with a GPU, which would wait for one
@@ -98,7 +99,7 @@ def predict_in_pool(
             num_cpus=1,
             num_gpus=settings.gpus or None,
         )
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in Blocks(done):
             assert isinstance(batch, pa.Table)
             for result in map(json.loads, batch["outcome"].to_pylist()):
                 if "error" in result:
