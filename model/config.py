@@ -19,7 +19,7 @@ CLASSIFIERS = ("linear", "cosine", "etf")
 LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smoothing")
 SECOND_STAGES = ("crt", "lws", "tau")
 OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
-MIRRORS = ("none", "horizontal", "vertical", "both")
+MIRRORS = ("auto", "none", "horizontal", "vertical", "both")
 MIXES = ("none", "mixup", "remix")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 

@@ -21,7 +21,7 @@ class Image:
     """An image modality.
 
     All its images have the same shape. mean and std are those of each channel over the training
-    pixels, scaled to 0..1.
+    pixels, scaled to 0..1. flips: the mirror images of the same class: none, horizontal or both.
     """
 
     name: str
@@ -30,6 +30,11 @@ class Image:
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    flips: str = "horizontal"
+
+    def flips_for(self, setting: str) -> str:
+        """Returns the flips that a setting stands for; auto: those that the data allow."""
+        return self.flips if setting == "auto" else setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,9 +76,10 @@ class DataConfig:
     )
     shuffle_buffer: int = option(4096, "stream: rows of the local shuffle buffer", low=1)
     flip: str = option(
-        "horizontal",
-        "training images are flipped at random",
-        choices=("none", "horizontal", "vertical", "both"),
+        "auto",
+        "training images are flipped at random; auto: as far as ingest.py has found that a class"
+        " does not depend on it",
+        choices=("auto", "none", "horizontal", "vertical", "both"),
     )
     shift: float = option(
         0.08, "training images are shifted by up to this share of their size", low=0.0, high=0.5

@@ -48,7 +48,7 @@ class PerturbedView:
         seed = 2 * self.seed + self.view
         dropped = max(DROPPED_MODALITIES, config.fusion.modality_dropout)
         for step, batch in enumerate(self.source.batches(epoch, start), start):
-            batch = augment(batch.to(self.device), config.data, seed, step)
+            batch = augment(batch.to(self.device), schema.images, config.data, seed, step)
             batch = resample_cells(batch, schema.tables, RESAMPLED_CELLS, seed, step)
             yield drop_modalities(batch, dropped, seed, step)
 

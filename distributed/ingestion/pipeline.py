@@ -22,6 +22,7 @@ from distributed.ingestion.blocks import (
     SourceRows,
 )
 from distributed.ingestion.costs import table_seconds
+from distributed.ingestion.flips import with_flips
 from distributed.ingestion.here import InThisProcess
 from distributed.ingestion.image_specs import InspectedColumn, inspect_image_column
 from distributed.ingestion.options import FRACTIONS, IngestOptions
@@ -200,7 +201,7 @@ def write_shards(
         written = passes.write_all_parts(blocks, rows, layout, folder, advance)
     verify_parts([*written, *_write_rejected(settled.rows.rejected, folder)])
     manifest = Manifest(
-        schema=schema,
+        schema=with_flips(schema, folder, parts.files[0]),
         rows=dict(zip(SPLITS, parts.rows)),
         prepare=prepare_record(plan.roles, plan.specs, schema, plan.seed, plan.fractions, report),
         content=parts_digest(written),

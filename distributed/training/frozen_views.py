@@ -37,8 +37,8 @@ SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
 SPOILT_VIEWS = 2
 BATCH = 16  # images computed together: their maps fit into a processor's cache
-# The settings of the section `data` that change an image.
-AUGMENTATIONS = ("flip", "shift", "zoom", "rotate", "colour", "erase")
+# The settings of the section `data` that change an image, beside data.flip.
+AUGMENTATIONS = ("shift", "zoom", "rotate", "colour", "erase")
 DRAWS = 11  # uniform draws that the augmentation of one image takes
 SEED = 0  # of the augmented views, which trainings of all seeds share
 
@@ -63,6 +63,7 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
         part = FrozenPart(
             encoder,
             config,
+            flips=image.flips_for(config.data.flip),
             mirrored=mirrored,
             augmented=config.image.views if source.plan.train else 0,
             spoilt=SPOILT_VIEWS if spoils else 0,
@@ -90,6 +91,7 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
 class FrozenPart:
     """The frozen part of an image encoder, with the numbers of views that it gives.
 
+    flips: that augmented images are made with.
     augmented: of augmented images, beside the one of the images as they are.
     spoilt: of images that are augmented and then spoilt.
     mirrored: of mirror images, for an evaluation.
@@ -97,6 +99,7 @@ class FrozenPart:
 
     encoder: ImageEncoder
     config: Config
+    flips: str
     augmented: int
     spoilt: int
     mirrored: int
@@ -131,6 +134,7 @@ class FrozenPart:
             # A trained network's weights may lie in another order in memory (channels_last).
             digest.update(np.ascontiguousarray(frozen.detach().numpy()).data)
         changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
+        changes["flip"] = self.flips
         kinds = image_kinds(self.config) if self.spoilt else []
         plain = [self.augmented, changes if self.augmented else {}, self.spoilt, kinds]
         plain.append(self.encoder.mirrored_axes if self.mirrored else [])
@@ -179,7 +183,7 @@ class FrozenPart:
             return x_BCHW
         if self.mirrored:
             return x_BCHW.flip(self.encoder.mirrored_axes[view - 1])
-        x_BCHW = augment_images(x_BCHW, draws_BU[:, :DRAWS], self.config.data)
+        x_BCHW = augment_images(x_BCHW, draws_BU[:, :DRAWS], self.config.data, self.flips)
         if view <= self.augmented:
             return x_BCHW
         return spoil.spoil_images(x_BCHW, draws_BU[:, DRAWS:], image_kinds(self.config))

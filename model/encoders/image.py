@@ -71,7 +71,7 @@ class ImageEncoder(nn.Module):
         mirror: str = "none",
     ) -> None:
         super().__init__()
-        self.mirrored_axes = MIRRORED_AXES[mirror]
+        self.mirrored_axes = MIRRORED_AXES[image.flips_for(mirror)]
         self.body = build_body(image, config, pretrained)
         mean, std = self.body.normalisation or (image.mean, image.std)
         self.register_buffer("mean_C", torch.tensor(mean or [0.5] * image.channels))

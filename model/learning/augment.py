@@ -23,7 +23,7 @@ from model.config import LossConfig
 from model.copying import put, put_numbers
 from model.learning.losses import remix_share
 from model.one_hot import one_hot
-from model.schema import Categorical, Numeric, Table
+from model.schema import Categorical, Image, Numeric, Table
 
 
 class AugmentSettings(Protocol):
@@ -62,12 +62,18 @@ def derive_seed(seed: int, step: int, stream: int) -> int:
     return (seed * 1_000_003 + step * 101 + stream) % (2**63 - 1)
 
 
-def augment(batch: Batch, config: AugmentSettings, seed: int, step: int) -> Batch:
+def augment(
+    batch: Batch, images: Sequence[Image], config: AugmentSettings, seed: int, step: int
+) -> Batch:
     """Returns the batch with augmented images and with some table cells set to missing."""
     device = batch.present_BM.device
-    images = {
+    flips = {image.name: image.flips_for(config.flip) for image in images}
+    changed = {
         name: augment_images(
-            pixels, uniform_draws(batch, 11, derive_seed(seed, step, 10 + k), device), config
+            pixels,
+            uniform_draws(batch, 11, derive_seed(seed, step, 10 + k), device),
+            config,
+            flips[name],
         )
         for k, (name, pixels) in enumerate(batch.images.items())
     }
@@ -80,12 +86,14 @@ def augment(batch: Batch, config: AugmentSettings, seed: int, step: int) -> Batc
         lost_BW = u_BW < config.cell_dropout
         numbers[name] = numbers[name].masked_fill(lost_BW[:, :numeric], torch.nan)
         categories[name] = categories[name].masked_fill(lost_BW[:, numeric:], -1)
-    return batch.replace(images=images, numbers=numbers, categories=categories)
+    return batch.replace(images=changed, numbers=numbers, categories=categories)
 
 
-def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
+def augment_images(
+    pixels_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings, flips: str
+) -> Tensor:
     """Returns the images turned, shifted, scaled, recoloured and partly covered, in 0..1."""
-    x_BCHW = warp(in_unit_range(pixels_BCHW), u_BU, config)
+    x_BCHW = warp(in_unit_range(pixels_BCHW), u_BU, config, flips)
     if config.colour:
         contrast_B = 1 + config.colour * (2 * u_BU[:, 6] - 1)
         brightness_B = config.colour * (2 * u_BU[:, 7] - 1)
@@ -96,7 +104,7 @@ def augment_images(pixels_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -
     return x_BCHW
 
 
-def warp(x_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
+def warp(x_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings, flips: str) -> Tensor:
     """Returns the images after one affine map each: flip, shift, rotation and zoom.
 
     The shift is by whole pixels, and only half of the images are rotated and zoomed: the others
@@ -105,9 +113,9 @@ def warp(x_BCHW: Tensor, u_BU: Tensor, config: AugmentSettings) -> Tensor:
     height, width = x_BCHW.shape[2:]
     aspect = height / width
     flip_x_B = flip_y_B = one_B = torch.ones_like(u_BU[:, 0])
-    if config.flip in ("horizontal", "both"):
+    if flips in ("horizontal", "both"):
         flip_x_B = torch.where(u_BU[:, 0] < 0.5, -one_B, one_B)
-    if config.flip in ("vertical", "both"):
+    if flips in ("vertical", "both"):
         flip_y_B = torch.where(u_BU[:, 1] < 0.5, -one_B, one_B)
     turned_B = (u_BU[:, 10] < 0.5).to(u_BU.dtype)
     angle_B = turned_B * math.radians(config.rotate) * (2 * u_BU[:, 2] - 1)

@@ -51,7 +51,7 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     seed = run.config.optim.seed
     if run.teacher is not None:
         batch = run.teacher.answer(batch)
-    batch = augment(batch, run.config.data, seed, position)
+    batch = augment(batch, run.network.schema.images, run.config.data, seed, position)
     data = run.config.data
     left_out = split_list(data.spoil_without)
     if run.network.plausibility:

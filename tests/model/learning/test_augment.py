@@ -18,6 +18,8 @@ STILL = DataConfig(
 )
 COUNTS = torch.tensor(samples.COUNTS, dtype=torch.float32)
 
+IMAGES = samples.schema().images
+
 
 def shares(batch: Batch, cuts: list[int]) -> list[Batch]:
     bounds = [0, *cuts, len(batch)]
@@ -47,7 +49,7 @@ def test_one_worker_and_three_change_a_batch_alike(kind: str) -> None:
 
     def change(part: Batch) -> Batch:
         return drop_modalities(
-            mix_samples(augment(part, config, 5, 7), loss, COUNTS, 5, 7), 0.4, 5, 7
+            mix_samples(augment(part, IMAGES, config, 5, 7), loss, COUNTS, 5, 7), 0.4, 5, 7
         )
 
     whole = change(batch)
@@ -59,14 +61,14 @@ def test_one_worker_and_three_change_a_batch_alike(kind: str) -> None:
 def test_another_step_draws_anew() -> None:
     batch = samples.batch(samples.schema())
     assert not torch.equal(
-        augment(batch, DataConfig(), 0, 1).images["photo"],
-        augment(batch, DataConfig(), 0, 2).images["photo"],
+        augment(batch, IMAGES, DataConfig(), 0, 1).images["photo"],
+        augment(batch, IMAGES, DataConfig(), 0, 2).images["photo"],
     )
 
 
 def test_no_augmentation_leaves_pixels_and_cells() -> None:
     batch = samples.batch(samples.schema())
-    changed = augment(batch, STILL, 0, 1)
+    changed = augment(batch, IMAGES, STILL, 0, 1)
     assert torch.allclose(changed.images["photo"], batch.images["photo"] / 255, atol=1e-5)
     assert torch.equal(changed.categories["table"], batch.categories["table"])
 
@@ -74,7 +76,9 @@ def test_no_augmentation_leaves_pixels_and_cells() -> None:
 def test_flip_mirrors_half_of_the_images() -> None:
     batch = samples.batch(samples.schema(), 64)
     pixels = batch.images["photo"] / 255
-    changed = augment(batch, dataclasses.replace(STILL, flip="horizontal"), 0, 1).images["photo"]
+    changed = augment(batch, IMAGES, dataclasses.replace(STILL, flip="horizontal"), 0, 1).images[
+        "photo"
+    ]
     flipped = torch.tensor(
         [torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(changed, pixels)]
     )
@@ -85,7 +89,7 @@ def test_flip_mirrors_half_of_the_images() -> None:
 
 def test_cells_are_lost_at_the_rate_asked_for() -> None:
     batch = samples.batch(samples.schema(), 2000)
-    lost = augment(batch, dataclasses.replace(STILL, cell_dropout=0.2), 0, 1)
+    lost = augment(batch, IMAGES, dataclasses.replace(STILL, cell_dropout=0.2), 0, 1)
     was_there = ~batch.numbers["table"].isnan()
     assert abs(lost.numbers["table"].isnan()[was_there].float().mean() - 0.2) < 0.03
 
