@@ -71,8 +71,11 @@ class ImageEncoder(nn.Module):
         mirror: str = "none",
     ) -> None:
         super().__init__()
-        self.mirrored_axes = MIRRORED_AXES[image.flips_for(mirror)]
         self.body = build_body(image, config, pretrained)
+        self.mirrored_axes = MIRRORED_AXES[image.flips_for(mirror)]
+        if mirror == "auto" and not self.body.is_pretrained:
+            # Upside-down images double the cost of a test and do not pay where a body has no past.
+            self.mirrored_axes = self.mirrored_axes[:1]
         mean, std = self.body.normalisation or (image.mean, image.std)
         self.register_buffer("mean_C", torch.tensor(mean or [0.5] * image.channels))
         std_C = torch.tensor(std or [0.25] * image.channels)
