@@ -33,7 +33,9 @@ class PlainLoop:
         total = 0.0
         for batch in self.source.batches(self.epochs):
             set_learning_rates(self.optimiser, settings.optim, self.step, steps)
-            batch = augment(batch.to(self.device), settings.data, 0, self.step)
+            batch = augment(
+                batch.to(self.device), network.schema.images, settings.data, 0, self.step
+            )
             batch = drop_modalities(batch, settings.fusion.modality_dropout, 0, self.step)
             with autocast(settings, self.device):
                 outputs = network(batch)

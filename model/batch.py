@@ -39,8 +39,10 @@ class Batch:
     # place of it; in training there is one view.
     frozen: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     frozen_spoilt: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of spoilt images
+    frozen_degraded: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of degraded ones
     # bool: modalities that are spoilt on purpose, which the auxiliary heads do not learn from.
     spoilt_BM: Tensor | None = None
+    degraded_BM: Tensor | None = None  # bool: images whose class was made harder to see
     # Float [B, C]: a teacher's log probabilities at the class prior of the training rows.
     teacher_BC: Tensor | None = None
     # Table cells that were drawn independently of each other: what the plausibility of a row is
@@ -73,7 +75,9 @@ class Batch:
             total=self.total,
             frozen={k: change(v) for k, v in self.frozen.items()},
             frozen_spoilt={k: change(v) for k, v in self.frozen_spoilt.items()},
+            frozen_degraded={k: change(v) for k, v in self.frozen_degraded.items()},
             spoilt_BM=None if self.spoilt_BM is None else change(self.spoilt_BM),
+            degraded_BM=None if self.degraded_BM is None else change(self.degraded_BM),
             teacher_BC=None if self.teacher_BC is None else change(self.teacher_BC),
             unrelated_numbers={k: change(v) for k, v in self.unrelated_numbers.items()},
             unrelated_categories={k: change(v) for k, v in self.unrelated_categories.items()},

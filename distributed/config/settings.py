@@ -107,10 +107,19 @@ class DataConfig:
         low=0.0,
         high=0.5,
     )
+    degrade: float = option(
+        0.15,
+        "share of the training records of which each image is made harder to see: fogged,"
+        " recoloured, pixelated, compressed, struck out, speckled, partly hidden or turned; 0 is"
+        " off",
+        low=0.0,
+        high=0.9,
+    )
     spoil_without: str = option(
         "",
-        "kinds that data.spoil leaves out, comma-separated: noise, blank, blur, cover (of images),"
-        " exchange (with another record's content)",
+        "kinds that data.spoil and data.degrade leave out, comma-separated: noise, blank, blur,"
+        " cover (of images), exchange (with another record's content); tone, recolour, coarsen,"
+        " compress, strike_out, speckle, hide, turn",
     )
     corrupt: str = option(
         "",

@@ -77,7 +77,7 @@ def _decode(table: pa.Table, image: Image) -> tuple[Pixels, NDArray[np.int64]]:
     labels = table[LABEL].to_numpy().astype(np.int64)
     rows_R = np.flatnonzero(column.is_valid().to_numpy())
     rows_R = rows_R[random_generator(0, 0).permutation(len(rows_R))]
-    counts = np.zeros(labels.max(initial=0) + 1, np.int64)
+    counts = [0] * (int(labels.max(initial=0)) + 1)
     limit = max(LEAST_ROWS, ROWS // max(1, len(np.unique(labels[rows_R]))))
     chosen: list[int] = []
     for row in rows_R:
@@ -87,8 +87,10 @@ def _decode(table: pa.Table, image: Image) -> tuple[Pixels, NDArray[np.int64]]:
     factor = -(-max(image.height, image.width) // SIDE)
     height, width = image.height // factor, image.width // factor
     pixels = np.empty((len(chosen), image.channels, height, width), np.float32)
-    for place, row in enumerate(chosen):
-        whole = decode_stored_image(column[row].as_py(), image)[: height * factor, : width * factor]
+    for place, number in enumerate(chosen):
+        whole = decode_stored_image(column[number].as_py(), image)[
+            : height * factor, : width * factor
+        ]
         cells = whole.reshape(height, factor, width, factor, image.channels)
         pixels[place] = cells.mean((1, 3), dtype=np.float32).transpose(2, 0, 1) / 255
     return pixels, labels[chosen]
@@ -172,5 +174,5 @@ def _cell_means(x_RCHW: Pixels, grid: int) -> Floats:
     rows = np.linspace(0, height, grid + 1).round().astype(int)
     columns = np.linspace(0, width, grid + 1).round().astype(int)
     sums = np.add.reduceat(np.add.reduceat(x_RCHW, rows[:-1], 2), columns[:-1], 3)
-    means = sums / np.outer(np.diff(rows), np.diff(columns))
-    return means.reshape(len(x_RCHW), -1).astype(np.float64)
+    means: Floats = (sums / np.outer(np.diff(rows), np.diff(columns))).astype(np.float64)
+    return means.reshape(len(x_RCHW), -1)

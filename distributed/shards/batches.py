@@ -57,9 +57,9 @@ class BatchSource(Protocol):
 class FrozenViews:
     """What the frozen part of an image encoder gives for some views of every image of a split.
 
-    values_VRK: view 0 is of the images as they are, the others of augmented ones, the last ones of
-        spoilt ones; V views, R rows, K numbers.
-    spoilt: how many of the views are of spoilt images.
+    values_VRK: view 0 is of the images as they are, then come those of augmented ones, of degraded
+        ones and of spoilt ones; V views, R rows, K numbers.
+    degraded, spoilt: how many of the views are of such images.
     mirrored: how many of the views, the last ones, are of the mirror images that an evaluation sees
         together with the images as they are.
     rows_R: the rows of the split that they belong to, ascending.
@@ -67,6 +67,7 @@ class FrozenViews:
 
     values_VRK: NDArray[np.floating[Any]]
     rows_R: NDArray[np.int64]
+    degraded: int = 0
     spoilt: int = 0
     mirrored: int = 0
 
@@ -75,6 +76,15 @@ class FrozenViews:
         places_B = np.searchsorted(self.rows_R, rows_B)
         views_BV = views_B[:, None] + np.arange(1 + self.mirrored)
         return torch.from_numpy(self.values_VRK[views_BV, places_B[:, None]])
+
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """Views of the images that an epoch draws, of each kind one for every draw."""
+
+    intact: NDArray[np.int64]
+    degraded: NDArray[np.int64]
+    spoilt: NDArray[np.int64]
 
 
 @dataclass
@@ -108,29 +118,32 @@ class MemorySource:
             arrays["ranks"] = selection.ranks_R[chosen]
             batch = arrays_to_batch(arrays, self.schema, low, total)
             for name, frozen in self.frozen.items():
-                intact, spoilt = views[name]
-                batch.frozen[name] = frozen.take(rows, intact[places])
+                drawn = views[name]
+                batch.frozen[name] = frozen.take(rows, drawn.intact[places])
+                if frozen.degraded:
+                    batch.frozen_degraded[name] = frozen.take(rows, drawn.degraded[places])
                 if frozen.spoilt:
-                    batch.frozen_spoilt[name] = frozen.take(rows, spoilt[places])
+                    batch.frozen_spoilt[name] = frozen.take(rows, drawn.spoilt[places])
             yield batch
 
-    def _views(
-        self, name: str, epoch: int, draws: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns which view each draw of the epoch takes, of its image and of a spoilt one.
+    def _views(self, name: str, epoch: int, draws: int) -> DrawnViews:
+        """Returns which views each draw of the epoch takes.
 
-        In training it is any of them, else the first.
+        Images as they are have the first one; in training it is any of the augmented ones too.
         """
         frozen = self.frozen[name]
-        if not self.plan.train:
-            return np.zeros(draws, np.int64), np.zeros(draws, np.int64)
         place = self.schema.modalities.index(name)
         rng = sampling.random_generator(self.plan.seed, sampling.VIEW, epoch, place)
-        views = len(frozen.values_VRK)
-        first_spoilt = views - frozen.spoilt
-        intact = rng.integers(first_spoilt, size=draws)
-        spoilt = rng.integers(first_spoilt, views, size=draws) if frozen.spoilt else intact
-        return intact, spoilt
+        first_spoilt = len(frozen.values_VRK) - frozen.mirrored - frozen.spoilt
+        first_degraded = first_spoilt - frozen.degraded
+        intact = rng.integers(first_degraded if self.plan.train else 1, size=draws)
+        spoilt = intact
+        if frozen.spoilt:
+            spoilt = rng.integers(first_spoilt, first_spoilt + frozen.spoilt, size=draws)
+        degraded = intact
+        if frozen.degraded:
+            degraded = rng.integers(first_degraded, first_spoilt, size=draws)
+        return DrawnViews(intact, degraded, spoilt)
 
 
 @dataclass

@@ -5,12 +5,13 @@ Legend: N rows, E experts, C classes, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from distributed.config import Config
+from distributed.config import Config, split_list
 from distributed.shards.batches import BatchSource, in_storage_order
 from distributed.training.operating_points import operating_metrics
 from distributed.training.optimisation.precision import compute_dtype
@@ -18,21 +19,41 @@ from distributed.training.optimisation.training_state import TrainingState
 from distributed.training.priors import expert_class_priors
 from distributed.training.results import RunMetrics, RunResult
 from distributed.training.scoring import (
+    Batches,
     Evaluator,
     Scores,
     compute_run_metrics,
     confidence_metrics,
     correct_confidences,
 )
+from model.batch import Batch
 from model.by_rows import by_rows
 from model.classifier import Classifier
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
 from model.learning import posthoc
+from model.learning.degrade import degrade_images
 from model.network import Network
 
 NOVELTY_ROWS = 20_000  # training rows that the novelty gate learns from
+
+
+@dataclass
+class DegradedRows:
+    """The rows of a source, each with its images degraded as in training."""
+
+    source: BatchSource
+    config: Config
+    device: torch.device
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        data, seed = self.config.data, self.config.optim.seed
+        left_out = split_list(data.spoil_without)
+        for step, batch in enumerate(self.source.batches(epoch, start), start):
+            yield degrade_images(
+                batch.to(self.device), self.source.schema, 1.0, data.flip, left_out, seed, step
+            )
 
 
 def finish_run(
@@ -58,7 +79,10 @@ def finish_run(
     if network.novelty_gate is not None:
         rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
         counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
-        evaluator.learn_novelty_gate(network, rows, counts_C, val)
+        familiar: list[Batches] = [val]
+        if config.data.degrade:
+            familiar.append(DegradedRows(rows, config, run.device))
+        evaluator.learn_novelty_gate(network, rows, counts_C, familiar)
     if config.stage.kind != "none":
         features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
         train_second_stage(network, features, config)

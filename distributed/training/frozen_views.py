@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,18 +28,21 @@ from distributed.config import Config, split_list
 from distributed.shards.batches import BatchSource, FrozenViews, MemorySource
 from model.classifier import Classifier
 from model.encoders.image import ImageEncoder
-from model.learning import spoil
 from model.learning.augment import augment_images
+from model.learning.degrade import degrading_kinds
+from model.learning.image_kinds import DRAWS as DRAWS_OF_A_KIND
+from model.learning.image_kinds import SPOILING, Change, change_images, without
+from model.schema import Image
 
-VERSION = 2  # of the files; part of their names
+VERSION = 3  # of the files; part of their names
 MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
 SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
-SPOILT_VIEWS = 2
+DEGRADED_VIEWS, SPOILT_VIEWS = 3, 2
 BATCH = 16  # images computed together: their maps fit into a processor's cache
 # The settings of the section `data` that change an image, beside data.flip.
 AUGMENTATIONS = ("shift", "zoom", "rotate", "colour", "erase")
-DRAWS = 11  # uniform draws that the augmentation of one image takes
+AUGMENTATION_DRAWS = 11  # uniform draws that the augmentation of one image takes
 SEED = 0  # of the augmented views, which trainings of all seeds share
 
 
@@ -58,28 +61,22 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
         if encoder is None:
             continue
         pixels = source.arrays[f"images/{image.name}"]
-        spoils = source.plan.train and config.data.spoil > 0 and bool(image_kinds(config))
-        mirrored = 0 if source.plan.train else len(encoder.mirrored_axes)
-        part = FrozenPart(
-            encoder,
-            config,
-            flips=image.flips_for(config.data.flip),
-            mirrored=mirrored,
-            augmented=config.image.views if source.plan.train else 0,
-            spoilt=SPOILT_VIEWS if spoils else 0,
-        )
+        if source.plan.train:
+            part = training_part(encoder, image, config)
+        else:
+            part = FrozenPart(encoder=encoder, config=config, mirrored=len(encoder.mirrored_axes))
         rows_R = np.unique(source.plan.selection.rows_R) if source.used_R is None else source.used_R
         try:
             if (
-                spoils
+                part.spoilt
                 and len(network.schema.modalities) == 1
                 and not part.is_stored(pixels, rows_R)
             ):
                 # Nothing is spoilt where there is one modality; but a training with others may have
                 # left the file.
-                part = dataclasses.replace(part, spoilt=0)
+                part = dataclasses.replace(part, spoilt=0, spoiling={})
             frozen[image.name] = FrozenViews(
-                part.of(pixels, rows_R), rows_R, part.spoilt, part.mirrored
+                part.of(pixels, rows_R), rows_R, part.degraded, part.spoilt, part.mirrored
             )
         except OSError as error:
             print(f"warning: {cache_folder()} cannot be used ({error}); {SLOWER}", file=sys.stderr)
@@ -87,22 +84,44 @@ def with_frozen_views(source: BatchSource, network: Classifier, config: Config) 
     return dataclasses.replace(source, frozen=frozen)
 
 
-@dataclasses.dataclass(frozen=True)
+def training_part(encoder: ImageEncoder, image: Image, config: Config) -> FrozenPart:
+    """Returns the frozen part with the views that a training draws from."""
+    data = config.data
+    left_out = split_list(data.spoil_without)
+    degrading = degrading_kinds(image, data.flip, left_out) if data.degrade else {}
+    spoiling = without(SPOILING, left_out) if data.spoil else {}
+    return FrozenPart(
+        encoder=encoder,
+        config=config,
+        flips=image.flips_for(data.flip),
+        augmented=config.image.views,
+        degraded=DEGRADED_VIEWS if degrading else 0,
+        degrading=degrading,
+        spoilt=SPOILT_VIEWS if spoiling else 0,
+        spoiling=spoiling,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenPart:
     """The frozen part of an image encoder, with the numbers of views that it gives.
 
     flips: that augmented images are made with.
     augmented: of augmented images, beside the one of the images as they are.
-    spoilt: of images that are augmented and then spoilt.
+    degraded, spoilt: of images that are augmented and then changed in one of the ways of
+        `degrading` or `spoiling`.
     mirrored: of mirror images, for an evaluation.
     """
 
     encoder: ImageEncoder
     config: Config
-    flips: str
-    augmented: int
-    spoilt: int
-    mirrored: int
+    flips: str = "none"
+    augmented: int = 0
+    degraded: int = 0
+    degrading: Mapping[str, Change] = dataclasses.field(default_factory=dict)
+    spoilt: int = 0
+    spoiling: Mapping[str, Change] = dataclasses.field(default_factory=dict)
+    mirrored: int = 0
 
     def of(self, pixels_RCHW: NDArray[np.uint8], rows_R: NDArray[np.int64]) -> NDArray[np.floating]:
         """Returns all views of the chosen rows, [V, R, K], from their file if there is one."""
@@ -135,8 +154,8 @@ class FrozenPart:
             digest.update(np.ascontiguousarray(frozen.detach().numpy()).data)
         changes = {name: getattr(self.config.data, name) for name in AUGMENTATIONS}
         changes["flip"] = self.flips
-        kinds = image_kinds(self.config) if self.spoilt else []
-        plain = [self.augmented, changes if self.augmented else {}, self.spoilt, kinds]
+        plain = [self.augmented, changes if self.augmented else {}]
+        plain += [self.degraded, list(self.degrading), self.spoilt, list(self.spoiling)]
         plain.append(self.encoder.mirrored_axes if self.mirrored else [])
         digest.update(json.dumps(plain).encode())
         return digest.hexdigest()
@@ -147,7 +166,8 @@ class FrozenPart:
         # network on pixels.
         kind = np.float16 if self.augmented else np.float32
         size = self._encode(torch.from_numpy(pixels_RCHW[rows_R[:1]].copy())).shape[1]
-        shape = (1 + self.augmented + self.spoilt + self.mirrored, len(rows_R), size)
+        views = 1 + self.augmented + self.degraded + self.spoilt + self.mirrored
+        shape = (views, len(rows_R), size)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix="partial-", delete=False) as file:
             try:
                 values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
@@ -171,7 +191,8 @@ class FrozenPart:
     ) -> None:
         """Computes one view of the chosen rows."""
         generator = torch.Generator().manual_seed(SEED + view)
-        draws_RU = torch.rand(len(rows_R), DRAWS + spoil.DRAWS, generator=generator)
+        draws = AUGMENTATION_DRAWS + DRAWS_OF_A_KIND
+        draws_RU = torch.rand(len(rows_R), draws, generator=generator)
         for low in range(0, len(rows_R), BATCH):
             chosen = slice(low, low + BATCH)
             x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
@@ -183,10 +204,13 @@ class FrozenPart:
             return x_BCHW
         if self.mirrored:
             return x_BCHW.flip(self.encoder.mirrored_axes[view - 1])
-        x_BCHW = augment_images(x_BCHW, draws_BU[:, :DRAWS], self.config.data, self.flips)
+        u_BU = draws_BU[:, :AUGMENTATION_DRAWS]
+        x_BCHW = augment_images(x_BCHW, u_BU, self.config.data, self.flips)
         if view <= self.augmented:
             return x_BCHW
-        return spoil.spoil_images(x_BCHW, draws_BU[:, DRAWS:], image_kinds(self.config))
+        is_degraded = view <= self.augmented + self.degraded
+        kinds = self.degrading if is_degraded else self.spoiling
+        return change_images(x_BCHW, draws_BU[:, AUGMENTATION_DRAWS:], kinds)
 
     @torch.inference_mode()
     def _encode(self, x_BCHW: Tensor) -> Tensor:
@@ -200,12 +224,6 @@ def read_views(path: Path) -> NDArray[np.floating] | None:
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return values
-
-
-def image_kinds(config: Config) -> list[str]:
-    """Returns the ways in which the pixels of training images are spoilt."""
-    left_out = split_list(config.data.spoil_without)
-    return [kind for kind in spoil.IMAGE_KINDS if kind not in left_out]
 
 
 def cache_folder() -> Path:

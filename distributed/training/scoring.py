@@ -185,12 +185,17 @@ class Evaluator:
 
     @torch.no_grad()
     def learn_novelty_gate(
-        self, network: Network, train: Batches, counts_C: Tensor, val: Batches
+        self,
+        network: Network,
+        train: Batches,
+        counts_C: Tensor,
+        familiar: Sequence[Batches],
     ) -> None:
         """Teaches the network's novelty gate the training embeddings and its limits.
 
-        counts_C: rows of each class in `train`; every class then weighs the same. The limits
-        are the largest distances on validation.
+        counts_C: rows of each class in `train`; every class then weighs the same. familiar:
+        sources of which no row is unfamiliar, or of degraded rows no degraded image; the first
+        one is validation.
         """
         gate = network.novelty_gate
         assert gate is not None
@@ -205,11 +210,14 @@ class Evaluator:
         gate.fit_distance(*(self.exchange.sum(total) for total in totals))
         farthest_M = torch.zeros_like(gate.limit_M)
         rows_M = torch.zeros_like(gate.limit_M)
-        for _, outputs in self.forward(network, val):  # a worker's share of a batch may be empty
-            distance_BM = gate.distance(outputs.embeddings_BMD)
-            distance_BM = distance_BM.masked_fill(~outputs.present_BM, 0.0)
-            farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
-            rows_M += outputs.present_BM.sum(0)
+        for source in familiar:
+            for batch, outputs in self.forward(network, source):  # a worker's share may be empty
+                distance_BM = gate.distance(outputs.embeddings_BMD)
+                counted_BM = outputs.present_BM if batch.degraded_BM is None else batch.degraded_BM
+                distance_BM = distance_BM.masked_fill(~counted_BM, 0.0)
+                farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
+                if source is familiar[0]:
+                    rows_M += outputs.present_BM.sum(0)
         gate.set_limits(self.exchange.gather(farthest_M[None]).amax(0), self.exchange.sum(rows_M))
 
 

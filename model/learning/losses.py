@@ -117,7 +117,8 @@ def subset_loss(
 def trust_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:
     """Returns the cross-entropy of the trust against which modalities are spoilt, [B].
 
-    It is 0 where no record is spoilt on purpose: there is nothing to learn from.
+    It is 0 where no record is spoilt on purpose: there is nothing to learn from. How far a degraded
+    image can be trusted is learned from the loss of the answers alone.
     """
     trust_BM = at_least_float32(answers.trust_BM)
     if batch.spoilt_BM is None:
@@ -125,7 +126,10 @@ def trust_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:
     loss_BM = binary_cross_entropy_with_logits(
         trust_BM, (~batch.spoilt_BM).to(trust_BM.dtype), reduction="none"
     )
-    return torch.where(batch.present_BM & has_label(batch)[:, None], loss_BM, 0.0).sum(1)
+    counted_BM = batch.present_BM & has_label(batch)[:, None]
+    if batch.degraded_BM is not None:
+        counted_BM = counted_BM & (batch.spoilt_BM | ~batch.degraded_BM)
+    return torch.where(counted_BM, loss_BM, 0.0).sum(1)
 
 
 def plausibility_loss(answers: SubsetAnswers, batch: Batch) -> Tensor:

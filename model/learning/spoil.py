@@ -9,12 +9,11 @@ Legend: B batch, M modalities, S spoilt records, C channels, H x W pixels, U uni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.batch import Batch
 from model.copying import put, put_numbers
@@ -25,67 +24,10 @@ from model.learning.augment import (
     resample_cells,
     uniform_draws,
 )
+from model.learning.image_kinds import DRAWS, SPOILING, change_some, without
 from model.schema import Schema
 
-DRAWS = 8  # uniform draws of a record: its modality, its kind, and six for the kind
 EXCHANGE = "exchange"  # the content of another record
-
-
-def noise(x_SCHW: Tensor, u_SU: Tensor) -> Tensor:
-    """Mixes the images with noise, which has at least half of the weight."""
-    return torch.lerp(x_SCHW, _noise_like(x_SCHW, u_SU[:, 0]), _column(0.5 + u_SU[:, 1] / 2))
-
-
-def blank(x_SCHW: Tensor, u_SU: Tensor) -> Tensor:
-    """Replaces the images by one colour each."""
-    colour_SC = u_SU[:, : x_SCHW.shape[1]]
-    return colour_SC[:, :, None, None].expand_as(x_SCHW)
-
-
-def blur(x_SCHW: Tensor, u_SU: Tensor) -> Tensor:
-    """Leaves 3 x 3 to 6 x 6 cells of the images."""
-    height, width = x_SCHW.shape[2:]
-    fine = functional.adaptive_avg_pool2d(x_SCHW, (6, 6))
-    coarse = functional.interpolate(functional.avg_pool2d(fine, 2), (6, 6), mode="nearest")
-    cells = torch.where(_column(u_SU[:, 0]) < 0.5, fine, coarse)
-    return functional.interpolate(cells, (height, width), mode="bilinear")
-
-
-def cover(x_SCHW: Tensor, u_SU: Tensor) -> Tensor:
-    """Covers three quarters or more of the images, from one side, with one grey."""
-    height, width = x_SCHW.shape[2:]
-    rows_H = torch.linspace(0, 1, height, device=x_SCHW.device)[:, None].expand(height, width)
-    columns_W = torch.linspace(0, 1, width, device=x_SCHW.device).expand(height, width)
-    sides_4HW = torch.stack([rows_H, 1 - rows_H, columns_W, 1 - columns_W])
-    side_SHW = sides_4HW[(u_SU[:, 0] * 4).long().clamp_max(3)]
-    covered_S1HW = (side_SHW < (0.75 + u_SU[:, 1] / 4)[:, None, None])[:, None]
-    return torch.where(covered_S1HW, _column(u_SU[:, 2]), x_SCHW)
-
-
-# Changes of the pixels by name; `exchange` is the one more kind, which every modality has.
-IMAGE_KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "noise": noise,
-    "blank": blank,
-    "blur": blur,
-    "cover": cover,
-}
-
-
-def spoil_images(x_SCHW: Tensor, u_SU: Tensor, kinds: Sequence[str]) -> Tensor:
-    """Returns the images, each spoilt by one of the kinds, in 0..1.
-
-    u_SU: the first draw chooses the kind, on the CPU; the others are for the kind.
-    """
-    x_SCHW = in_unit_range(x_SCHW)
-    spoilt_SCHW = x_SCHW.clone()
-    chosen_S = (u_SU[:, 0] * len(kinds)).long().clamp_max(len(kinds) - 1)
-    for k, kind in enumerate(kinds):
-        rows = (chosen_S == k).nonzero()[:, 0]
-        if len(rows):
-            u_RU = put(u_SU[rows, 1:], x_SCHW.device)
-            rows = put(rows, x_SCHW.device)
-            spoilt_SCHW[rows] = IMAGE_KINDS[kind](x_SCHW[rows], u_RU)
-    return spoilt_SCHW
 
 
 def spoil_modalities(
@@ -100,12 +42,12 @@ def spoil_modalities(
     if not share or modalities == 1:
         return batch
     # Drawn on the CPU: to find rows on a GPU would wait for all work there.
-    u_BU = uniform_draws(batch, DRAWS, derive_seed(seed, step, 4), torch.device("cpu"))
+    u_BU = uniform_draws(batch, 2 + DRAWS, derive_seed(seed, step, 4), torch.device("cpu"))
     chosen_B = (u_BU[:, 0] / share).long()  # from M on: the record stays as it is
     chosen_BM = chosen_B[:, None] == torch.arange(modalities)
     several_B1 = batch.present_BM.sum(1, keepdim=True) > 1
     spoilt_BM = put(chosen_BM, several_B1.device) & batch.present_BM & several_B1
-    image_kinds = [kind for kind in IMAGE_KINDS if kind not in left_out]
+    kinds = without(SPOILING, left_out)
     images, frozen = dict(batch.images), dict(batch.frozen)
     numbers, categories = dict(batch.numbers), dict(batch.categories)
     noisy = resample_cells(batch, schema.tables, 1.0, seed, step)
@@ -115,12 +57,7 @@ def spoil_modalities(
         change = _Change(spoilt_BM[:, m], exchanged_B, partners(batch))
         if name in images:
             x_BCHW = in_unit_range(images[name])
-            rows = chosen_BM[:, m].nonzero()[:, 0]
-            spoilt_BCHW = x_BCHW.clone()
-            if len(rows) and image_kinds:
-                on_device = put(rows, x_BCHW.device)
-                spoilt_SCHW = spoil_images(x_BCHW[on_device], u_BU[rows, 2:], image_kinds)
-                spoilt_BCHW[on_device] = spoilt_SCHW
+            spoilt_BCHW = change_some(x_BCHW, u_BU[:, 2:], chosen_BM[:, m], kinds)
             images[name] = change.apply(x_BCHW, spoilt_BCHW)
         elif name in frozen:
             frozen[name] = change.apply(frozen[name], batch.frozen_spoilt.get(name, frozen[name]))
@@ -181,20 +118,6 @@ def _is_exchanged(u_B: Tensor, is_table: bool, left_out: Sequence[str]) -> Tenso
 
     Every kind of an image comes up as often as any other.
     """
-    kinds = 1 if is_table else sum(kind not in left_out for kind in IMAGE_KINDS)
+    kinds = 1 if is_table else sum(kind not in left_out for kind in SPOILING)
     share = 0.0 if EXCHANGE in left_out else 1 / (1 + kinds)
     return u_B < share
-
-
-def _noise_like(x_SCHW: Tensor, u_S: Tensor) -> Tensor:
-    """Returns uniform noise; that of a record depends on its draw only."""
-    cells = x_SCHW[0].numel()
-    phase_S1 = u_S[:, None].double()
-    steps_1L = torch.arange(1, cells + 1, device=x_SCHW.device, dtype=torch.float64)[None]
-    values_SL = torch.sin(steps_1L * 12.9898 + phase_S1 * 78233.0) * 43758.5453
-    return (values_SL - values_SL.floor()).to(x_SCHW.dtype).view(x_SCHW.shape)
-
-
-def _column(values_S: Tensor) -> Tensor:
-    """Returns one value a record with the axes of images."""
-    return values_S[:, None, None, None]

@@ -17,6 +17,7 @@ from distributed.training.optimisation.training_state import TrainingState
 from model.batch import Batch
 from model.learning import losses, optimisers
 from model.learning.augment import augment, drop_modalities, mix_samples
+from model.learning.degrade import degrade_images
 from model.learning.spoil import add_unrelated_cells, spoil_modalities
 
 
@@ -56,6 +57,9 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     left_out = split_list(data.spoil_without)
     if run.network.plausibility:
         batch = add_unrelated_cells(batch, run.network.schema, seed, position)
+    batch = degrade_images(
+        batch, run.network.schema, data.degrade, data.flip, left_out, seed, position
+    )
     batch = spoil_modalities(batch, run.network.schema, data.spoil, left_out, seed, position)
     batch = mix_samples(batch, run.config.loss, run.network.counts_C, seed, position)
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, position)

@@ -8,8 +8,9 @@ import torch
 from model.batch import Batch
 from model.config import FusionConfig, ModelConfig
 from model.learning.augment import in_unit_range
+from model.learning.image_kinds import DRAWS, SPOILING, change_images
 from model.learning.losses import auxiliary_loss, loss_terms
-from model.learning.spoil import EXCHANGE, IMAGE_KINDS, spoil_images, spoil_modalities
+from model.learning.spoil import EXCHANGE, spoil_modalities
 from model.network import Network
 from tests.model import samples
 
@@ -65,25 +66,25 @@ def test_two_workers_spoil_as_one_does() -> None:
 
 def test_content_is_exchanged_between_records() -> None:
     batch = large_batch(400)
-    after = spoilt(batch, 0.3, left_out=tuple(IMAGE_KINDS))
+    after = spoilt(batch, 0.3, left_out=tuple(SPOILING))
     assert after.spoilt_BM is not None
     rows = after.spoilt_BM[:, 0].nonzero()[:, 0]
     assert len(rows) > 50
     assert torch.equal(after.images["photo"][rows], batch.images["photo"][rows ^ 1])
 
 
-@pytest.mark.parametrize("kind", IMAGE_KINDS)
+@pytest.mark.parametrize("kind", SPOILING)
 def test_little_is_left_of_an_image(kind: str) -> None:
     torch.manual_seed(0)
     fine = torch.rand(64, 3, 24, 24)  # nothing but fine structure
-    u_SU = torch.rand(64, 7)
-    after = spoil_images(fine, u_SU, [kind])
+    u_SU = torch.rand(64, DRAWS)
+    after = change_images(fine, u_SU, {kind: SPOILING[kind]})
     assert after.shape == fine.shape
     assert after.min() >= 0
     assert after.max() <= 1
     kept = ((after - after.mean()) * (fine - fine.mean())).mean() / fine.var()
     assert kept < 0.5
-    assert torch.equal(after, spoil_images(fine, u_SU, [kind]))
+    assert torch.equal(after, change_images(fine, u_SU, {kind: SPOILING[kind]}))
 
 
 def test_auxiliary_heads_do_not_learn_from_spoilt_modalities() -> None:
@@ -109,4 +110,4 @@ def test_auxiliary_heads_do_not_learn_from_spoilt_modalities() -> None:
 def test_without_a_share_nothing_changes() -> None:
     batch = large_batch(8)
     assert spoilt(batch, 0.0) is batch
-    assert EXCHANGE not in IMAGE_KINDS
+    assert EXCHANGE not in SPOILING
