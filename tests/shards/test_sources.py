@@ -293,8 +293,10 @@ def test_empty_windows_are_passed_over_and_the_engine_can_be_chosen(
     assert parallel.read_batches(rows, [nothing, some], 3, "ray") == (rows, [some], 3)
 
 
-@pytest.mark.parametrize(("spoilt", "intact"), [(0, 4), (1, 3)])
-def test_frozen_views_take_the_place_of_pixels(shards: str, spoilt: int, intact: int) -> None:
+@pytest.mark.parametrize(("degraded", "spoilt"), [([], []), ([], [3]), ([2, 3], []), ([1, 2], [3])])
+def test_frozen_views_take_the_place_of_pixels(
+    shards: str, degraded: list[int], spoilt: list[int]
+) -> None:
     config = apply_changes(Config(), {"data.cache": "memory", "data.batch_size": 600})
     train, in_order = (
         open_batches(shards, "train", config, train=is_training) for is_training in (True, False)
@@ -307,18 +309,24 @@ def test_frozen_views_take_the_place_of_pixels(shards: str, spoilt: int, intact:
             source.plan,
             selection=dataclasses.replace(source.plan.selection, rows_R=np.arange(600)),
         )
-        source.frozen = {"photo": FrozenViews(values_VRK, np.arange(600), spoilt=spoilt)}
+        source.frozen = {
+            "photo": FrozenViews(values_VRK, np.arange(600), len(degraded), len(spoilt))
+        }
         (batch, *_) = source.batches(3)
         assert list(batch.images) == ["xray"]
         views_B = batch.frozen["photo"][:, 0, 0].numpy() // 1000
         rows_B = batch.frozen["photo"][:, 0, 0].numpy() % 1000
         order = source.plan.order(3)[: len(rows_B)]
         assert rows_B.tolist() == order.tolist()
-        assert {*views_B} == ({*range(intact)} if is_training else {0})
-        assert ("photo" in batch.frozen_spoilt) == bool(spoilt)
-        if spoilt:
-            views_B = batch.frozen_spoilt["photo"][:, 0, 0].numpy() // 1000
-            assert {*views_B} == ({3} if is_training else {0})
+        intact = {0, 1, 2, 3} - {*degraded, *spoilt}
+        assert {*views_B} == (intact if is_training else {0})
+        for views, of_batch in (
+            (degraded, batch.frozen_degraded),
+            (spoilt, batch.frozen_spoilt),
+        ):
+            assert ("photo" in of_batch) == bool(views)
+            if views:
+                assert {*(of_batch["photo"][:, 0, 0].numpy() // 1000)} == {*views}
     assert isinstance(train, MemorySource)
     again = [
         [batch.frozen["photo"][:, 0].tolist() for batch in train.batches(epoch)]

@@ -20,6 +20,7 @@ from distributed.training.frozen_views import cache_folder, free_space, with_fro
 from distributed.training.run import build_network, run_training
 from distributed.training.scoring import Evaluator
 from distributed.training.spec import RunSpec
+from model.batch import Batch
 from model.network import Network
 
 SETTINGS: Mapping[str, object] = {
@@ -64,19 +65,24 @@ def test_rows_that_are_scored_get_what_their_pixels_give(wafer_shards: str) -> N
             assert torch.allclose(network(quick).logits_BEC, expected, atol=1e-4)
 
 
+def views_of(batch: Batch) -> torch.Tensor:
+    """The view of each record's image, and that of the degraded image, [B, 2, 1, K]."""
+    return torch.stack([batch.frozen["map"], batch.frozen_degraded["map"]], 1)
+
+
 def test_training_takes_every_view_and_two_workers_take_the_same_ones(wafer_shards: str) -> None:
     _, views, _ = opened(wafer_shards, "train")
     values_VRK = views.frozen["map"].values_VRK
-    assert values_VRK.shape[:2] == (3, 60)
+    assert values_VRK.shape[:2] == (6, 60)  # as they are, two augmented, three degraded
     assert not np.array_equal(values_VRK[0], values_VRK[1])
-    whole = [batch.frozen["map"] for batch in views.batches(1)]
+    whole = [views_of(batch) for batch in views.batches(1)]
     halves = [
-        [batch.frozen["map"] for batch in opened(wafer_shards, "train", rank, 2)[1].batches(1)]
+        [views_of(batch) for batch in opened(wafer_shards, "train", rank, 2)[1].batches(1)]
         for rank in (0, 1)
     ]
     for batch, first, second in zip(whole, *halves, strict=True):
         assert torch.equal(batch, torch.cat([first, second]))
-    taken = {values.numpy().tobytes() for batch in whole for values in batch}
+    taken = {view.numpy().tobytes() for batch in whole for record in batch for view in record}
     kinds = [sum(v.tobytes() in taken for v in values_RK) for values_RK in values_VRK]
     assert all(count > 0 for count in kinds)
 
