@@ -124,6 +124,11 @@ class FusionConfig:
     correct_on_validation: bool = option(
         True, "correct the confidences by their error on the validation rows after every epoch"
     )
+    doubt: bool = option(
+        True,
+        "lower the trust in a modality as far as validation rows are then classified better"
+        " (fusion.kind=mixture)",
+    )
     reject_unfamiliar: bool = option(
         True,
         "treat a modality of a record as absent if it is farther from the training rows than every"

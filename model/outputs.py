@@ -18,6 +18,7 @@ class SubsetAnswers:
     logits_BSEC: Tensor
     hidden_BSEH: Tensor
     trust_BM: Tensor  # log-odds that a modality can be trusted
+    odds_BM: Tensor  # the same with the held-out confidences; the doubts are not taken off yet
     # bool: the modalities of every subset, the same for every record; the whole set comes first
     members_BSM: Tensor
     plausible_BT: Tensor  # log-odds that the cells of each table belong together

@@ -5,14 +5,14 @@ Legend: N rows, E experts, C classes, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from distributed.config import Config, split_list
+from distributed.config import Config
 from distributed.shards.batches import BatchSource, in_storage_order
+from distributed.training.fusion_limits import DegradedRows, learn_doubts, learn_novelty_gate
 from distributed.training.operating_points import operating_metrics
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.optimisation.training_state import TrainingState
@@ -26,34 +26,15 @@ from distributed.training.scoring import (
     confidence_metrics,
     correct_confidences,
 )
-from model.batch import Batch
 from model.by_rows import by_rows
 from model.classifier import Classifier
 from model.decisions import calibration
 from model.decisions.calibration import Calibration
 from model.decisions.guard import ValidationRows
 from model.learning import posthoc
-from model.learning.degrade import degrade_images
 from model.network import Network
 
 NOVELTY_ROWS = 20_000  # training rows that the novelty gate learns from
-
-
-@dataclass
-class DegradedRows:
-    """The rows of a source, each with its images degraded as in training."""
-
-    source: BatchSource
-    config: Config
-    device: torch.device
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        data, seed = self.config.data, self.config.optim.seed
-        left_out = split_list(data.spoil_without)
-        for step, batch in enumerate(self.source.batches(epoch, start), start):
-            yield degrade_images(
-                batch.to(self.device), self.source.schema, 1.0, data.flip, left_out, seed, step
-            )
 
 
 def finish_run(
@@ -65,8 +46,8 @@ def finish_run(
 ) -> RunResult:
     """Completes the network of the best epoch and returns the result of the run.
 
-    Loads the best epoch's weights, corrects the confidences, fits the novelty limits, trains the
-    second stage, calibrates on validation and computes the metrics.
+    Loads the best epoch's weights, corrects the confidences, fits the novelty limits and doubts,
+    trains the second stage, calibrates on validation and computes the metrics.
 
     open_test: opens the test split, which is read here and nowhere else; None leaves it out.
     """
@@ -82,7 +63,9 @@ def finish_run(
         familiar: list[Batches] = [val]
         if config.data.degrade:
             familiar.append(DegradedRows(rows, config, run.device))
-        evaluator.learn_novelty_gate(network, rows, counts_C, familiar)
+        learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
+    if config.fusion.doubt and network.mixture is not None:
+        learn_doubts(evaluator, network, network.mixture, val)
     if config.stage.kind != "none":
         features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
         train_second_stage(network, features, config)

@@ -17,7 +17,6 @@ from distributed.training.optimisation.transfer import on_device
 from model.batch import Batch
 from model.classifier import Classifier
 from model.fusion.cross_modal import MAX_EXPECTED_CLASSES, CrossModalModel, CrossModalStats
-from model.fusion.novelty import weighted_moments
 from model.learning import losses
 from model.metrics import metrics
 from model.metrics.confidences import confidence_report
@@ -182,43 +181,6 @@ class Evaluator:
             for column in zip(*parts, strict=True)
         )
         return CrossModalModel.fit(posterior_VMC, present_VM)
-
-    @torch.no_grad()
-    def learn_novelty_gate(
-        self,
-        network: Network,
-        train: Batches,
-        counts_C: Tensor,
-        familiar: Sequence[Batches],
-    ) -> None:
-        """Teaches the network's novelty gate the training embeddings and its limits.
-
-        counts_C: rows of each class in `train`; every class then weighs the same. familiar:
-        sources of which no row is unfamiliar, or of degraded rows no degraded image; the first
-        one is validation.
-        """
-        gate = network.novelty_gate
-        assert gate is not None
-        weights_C = 1 / counts_C.to(self.device).clamp_min(1)
-        absent_1M = torch.zeros_like(gate.limit_M, dtype=torch.bool)[None]
-        # No row yet: zeros of the right shapes.
-        totals = list(weighted_moments(gate.mean_MD[None], absent_1M, weights_C[:1]))
-        for batch, outputs in self.forward(network, train):
-            weights_B = weights_C[batch.labels_B]
-            sums = weighted_moments(outputs.embeddings_BMD, outputs.present_BM, weights_B)
-            totals = [total + more for total, more in zip(totals, sums, strict=True)]
-        gate.fit_distance(*(self.exchange.sum(total) for total in totals))
-        farthest_M = torch.zeros_like(gate.limit_M)
-        rows_M = torch.zeros_like(gate.limit_M)
-        for source in familiar:
-            for batch, outputs in self.forward(network, source):  # a worker's share may be empty
-                distance_BM = gate.distance(outputs.embeddings_BMD)
-                counted_BM = outputs.present_BM if batch.degraded_BM is None else batch.degraded_BM
-                distance_BM = distance_BM.masked_fill(~counted_BM, 0.0)
-                farthest_M = torch.cat([farthest_M[None], distance_BM]).amax(0)
-                if source is familiar[0]:
-                    rows_M += outputs.present_BM.sum(0)
-        gate.set_limits(self.exchange.gather(farthest_M[None]).amax(0), self.exchange.sum(rows_M))
 
 
 def modality_posteriors(outputs: Outputs) -> tuple[Tensor, Tensor]:

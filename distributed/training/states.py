@@ -18,7 +18,7 @@ from distributed.shards.manifest import read_manifest, shards_digest
 from distributed.training.optimisation.training_state import StateDict
 from distributed.training.spec import RunSpec
 
-WEIGHTS_FORMAT = 6  # version of the weights in states and checkpoints; others are refused
+WEIGHTS_FORMAT = 7  # version of the weights in states and checkpoints; others are refused
 KEPT_STATES = 2  # the newest and the one before it, in case the newest is damaged
 
 

@@ -61,6 +61,7 @@ class SubsetMixture(nn.Module):
     """Mixes what the experts answer from all subsets of a record's modalities."""
 
     members_SM: Tensor
+    doubt_M: Tensor  # by how much validation lowers the log-odds of the trust; see doubt.py
 
     def __init__(self, modalities: int, dim: int, config: FusionConfig) -> None:
         super().__init__()
@@ -70,6 +71,7 @@ class SubsetMixture(nn.Module):
         nn.init.zeros_(self.score.weight)
         nn.init.constant_(self.score.bias, FIRST_TRUST)
         self.register_buffer("members_SM", subsets(modalities), persistent=False)
+        self.register_buffer("doubt_M", torch.zeros(modalities))
 
     def forward(
         self,
@@ -89,8 +91,9 @@ class SubsetMixture(nn.Module):
             rows and would believe noise that the encoders have memorised.
         """
         trust_BM = self.trust(embeddings_BMD.detach(), facts_BMI, visible_BM)
+        odds_BM = trust_BM.float() + scores_BM
         log_BS = subset_weights(
-            (trust_BM.float() + scores_BM) / self.temperature, visible_BM, self.members_SM
+            (odds_BM - self.doubt_M) / self.temperature, visible_BM, self.members_SM
         )
         seen_BSM = self.members_SM & visible_BM[:, None]
         subsets = len(self.members_SM)
@@ -111,6 +114,7 @@ class SubsetMixture(nn.Module):
                 logits_BSEC,
                 hidden_BSEH,
                 trust_BM,
+                odds_BM,
                 self.members_SM.expand(trust_BM.shape[0], -1, -1),
                 cells.plausible_BT,
                 cells.unrelated_BT,

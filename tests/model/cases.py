@@ -83,6 +83,7 @@ def random_case(
         torch.randn(rows, 3, experts, classes, **leaf),
         torch.randn(rows, 3, experts, 4, generator=g),
         torch.randn(rows, 2, **leaf),
+        torch.randn(rows, 2, generator=g),
         subsets(2).expand(rows, -1, -1),
         torch.randn(rows, 1, **leaf),
         torch.randn(rows, 1, **leaf),

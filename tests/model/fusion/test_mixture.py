@@ -140,6 +140,7 @@ def test_an_answer_learns_from_subsets_without_absent_and_spoilt_members() -> No
         logits_BSEC,
         torch.zeros(3, 3, 2, 5),
         torch.zeros(3, 2),
+        torch.zeros(3, 2),
         members_SM.expand(3, -1, -1),
         torch.zeros(3, 0),
         None,

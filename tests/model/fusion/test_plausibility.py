@@ -118,6 +118,7 @@ def test_the_loss_is_the_cross_entropy_over_tables_that_are_there_and_not_spoilt
         logits_BSEC=torch.zeros(3, 3, 1, 2),
         hidden_BSEH=torch.zeros(3, 3, 1, 2),
         trust_BM=torch.zeros(3, 2),
+        odds_BM=torch.zeros(3, 2),
         members_BSM=subsets(2).expand(3, -1, -1),
         plausible_BT=torch.tensor([[2.0]]).expand(3, -1),
         unrelated_BT=torch.tensor([[1.0]]).expand(3, -1),

@@ -22,6 +22,7 @@ from distributed.shards.memory import load_splits
 from distributed.training import priors
 from distributed.training import spec as run_spec
 from distributed.training.failures import failure_reason
+from distributed.training.fusion_limits import learn_novelty_gate
 from distributed.training.optimisation.divergence import Diverged
 from distributed.training.progress.confusion import confusion_image
 from distributed.training.progress.recorder import Progress
@@ -339,7 +340,7 @@ def test_a_worker_without_rows_in_a_batch_learns_what_is_familiar(wafer_shards: 
         config.apply_changes(config.Config(), {k: v for k, v in SMALL.items() if "." in k}).model,
     )
     ones_C = torch.ones(len(source.schema.classes))
-    Evaluator(torch.device("cpu")).learn_novelty_gate(network, Ragged(), ones_C, Ragged())
+    learn_novelty_gate(Evaluator(torch.device("cpu")), network, Ragged(), ones_C, [Ragged()])
     assert torch.isfinite(network.novelty_gate.whiten_MDD).all()
     assert network.novelty_gate.mean_MD.abs().sum() > 0
 

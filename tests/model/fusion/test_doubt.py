@@ -1,0 +1,71 @@
+"""Doubts: validation rows lower the trust in a modality that spoils their answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.fusion.doubt import fit_doubts, true_class_answers
+from model.fusion.mixture import subset_weights, subsets
+from tests.model.cases import random_case
+
+ROWS = 200
+MEMBERS = subsets(2)  # both modalities, the first, the second
+
+
+def fit(
+    answers_S: list[float], rows: int = ROWS, visible: tuple[bool, bool] = (True, True)
+) -> Tensor:
+    """Doubts where every row's true class has these probabilities by the three subsets."""
+    return fit_doubts(
+        torch.tensor(answers_S).log().expand(rows, -1),
+        torch.full((rows, 2), 2.0),
+        torch.tensor(visible).expand(rows, -1),
+        torch.arange(rows) % 4,
+        MEMBERS,
+        temperature=1.0,
+    )
+
+
+def test_a_modality_that_spoils_the_answers_is_doubted() -> None:
+    doubt = fit([0.5, 0.9, 0.2])
+    assert doubt[0] < 0.01
+    assert doubt[1] > 2
+
+
+def test_modalities_that_help_are_not_doubted_and_trust_is_never_raised() -> None:
+    assert fit([0.9, 0.5, 0.5]).amax() < 0.01
+
+
+def test_few_rows_say_less() -> None:
+    assert fit([0.5, 0.9, 0.2], rows=4)[1] < fit([0.5, 0.9, 0.2])[1]
+
+
+def test_rows_with_one_modality_say_nothing() -> None:
+    assert not fit([0.5, 0.9, 0.2], visible=(True, False)).any()
+
+
+def test_every_class_counts_alike() -> None:
+    # Of the first class, which has nearly all rows, the first modality alone is right; of the
+    # other classes, the second one.
+    labels_N = torch.tensor([0] * 190 + [1, 2, 3, 4] * 5)
+    first_N1 = (labels_N == 0)[:, None]
+    answers_NS = torch.where(
+        first_N1, torch.tensor([[0.5, 0.9, 0.1]]), torch.tensor([[0.5, 0.1, 0.9]])
+    ).log()
+    odds_NM = torch.full((len(labels_N), 2), 2.0)
+    visible_NM = torch.ones(len(labels_N), 2, dtype=torch.bool)
+    doubt = fit_doubts(answers_NS, odds_NM, visible_NM, labels_N, MEMBERS, 1.0)
+    assert doubt[0] > doubt[1]
+
+
+def test_the_answers_are_the_mean_probability_of_the_true_class() -> None:
+    outputs, batch = random_case(0)
+    answers = outputs.subsets
+    assert answers is not None
+    expected = answers.logits_BSEC.softmax(-1).mean(2)
+    of_labels = true_class_answers(answers, batch.labels_B).exp()
+    for b, label in enumerate(batch.labels_B.tolist()):
+        torch.testing.assert_close(of_labels[b], expected[b, :, label])
+    weights = subset_weights(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), MEMBERS)
+    assert torch.isfinite(weights).all()
