@@ -203,17 +203,21 @@ class Network(Classifier):
 
     def encode(self, batch: Batch) -> Tensor:
         embeddings = []
+        typical_BM = batch.typical_BM
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
+            typical_B = typical_BM[:, m]
             if name in batch.frozen:
                 assert isinstance(encoder, ImageEncoder)
-                embeddings.append(encoder.forward_frozen(batch.frozen[name], present_B))
+                embeddings.append(encoder.forward_frozen(batch.frozen[name], typical_B))
             elif name in batch.images:
                 all_present = bool(batch.complete_M) and batch.complete_M[m]
                 rows_R = batch.rows_M[m] if batch.rows_M else None
-                embeddings.append(encoder(batch.images[name], present_B, all_present, rows_R))
+                pixels = batch.images[name]
+                embeddings.append(encoder(pixels, present_B, all_present, rows_R, typical_B))
             else:
-                embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
+                cells = batch.numbers[name], batch.categories[name]
+                embeddings.append(encoder(*cells, present_B, typical_B))
         return torch.stack(embeddings, 1)
 
     def encode_modality(self, m: int, content: Sequence[Tensor], present_R: Tensor) -> Tensor:
