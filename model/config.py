@@ -20,6 +20,18 @@ LOSSES = ("prior", "sade", "focal", "class_balanced", "vs", "influence", "smooth
 SECOND_STAGES = ("crt", "lws", "tau")
 OFFSET_METRICS = ("balanced_accuracy", "macro_f1", "worst_recall")
 MIRRORS = ("auto", "none", "horizontal", "vertical", "both")
+# Kinds of records that training spoils, and of images that it degrades; see model/learning.
+SPOILING_KINDS = ("noise", "blank", "blur", "cover", "exchange")
+DEGRADING_KINDS = (
+    "tone",
+    "recolour",
+    "coarsen",
+    "compress",
+    "strike_out",
+    "speckle",
+    "hide",
+    "turn",
+)
 MIXES = ("none", "mixup", "remix")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 

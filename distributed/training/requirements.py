@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from distributed.config import Config
+from distributed.config import Config, split_list
 from distributed.shards.sampling import training_counts
-from model.config import WITHOUT_EXPERTS, classifier_kind
+from model.config import DEGRADING_KINDS, SPOILING_KINDS, WITHOUT_EXPERTS, classifier_kind
 from model.schema import Schema, join_names
 
 
@@ -55,6 +55,12 @@ def find_conflicts(config: Config, schema: Schema) -> Iterator[Conflict]:
             frozenset({"scaling.workers", "data.max_rows", "data.imbalance_ratio"}),
             f"every worker needs a training row; got scaling.workers={workers} "
             f"and {rows} rows in use",
+        )
+    kinds = SPOILING_KINDS + DEGRADING_KINDS
+    for unknown in [kind for kind in split_list(data.spoil_without) if kind not in kinds]:
+        yield Conflict(
+            frozenset({"data.spoil_without"}),
+            f"data.spoil_without must name kinds of {', '.join(kinds)}; got {unknown!r}",
         )
     if data.fold >= data.folds:
         yield Conflict(

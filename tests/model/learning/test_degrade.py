@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from model.batch import Batch
-from model.config import ModelConfig
+from model.config import DEGRADING_KINDS, SPOILING_KINDS, ModelConfig
 from model.learning.augment import in_unit_range
 from model.learning.degrade import TURN, degrade_images, degrading_kinds
-from model.learning.image_kinds import DEGRADING, DRAWS, change_images
+from model.learning.image_kinds import DEGRADING, DRAWS, SPOILING, change_images
 from model.learning.losses import loss_terms
-from model.learning.spoil import spoil_modalities
+from model.learning.spoil import EXCHANGE, spoil_modalities
 from model.network import Network
 from tests.model import samples
 
@@ -70,6 +70,11 @@ def test_a_turned_picture_lies_on_its_side_between_bars() -> None:
     right = torch.stack([likeness(shown, turned.flip(axis)) for axis in (2, 3)]).amax(0)
     assert right.min() > 0.99
     assert likeness(shown, turned).mean() < 0.5
+
+
+def test_the_kinds_that_settings_may_name_are_all_kinds() -> None:
+    assert (*SPOILING, EXCHANGE) == SPOILING_KINDS
+    assert tuple(DEGRADING) == DEGRADING_KINDS
 
 
 def test_pictures_are_turned_only_where_the_data_have_no_up() -> None:
