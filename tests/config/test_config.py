@@ -170,7 +170,7 @@ def test_a_command_answers_an_old_name_of_a_setting_in_one_line() -> None:
             "every worker needs a training row; got scaling.workers=11 and 10 rows in use",
         ),
         (["scaling.workers=5", "data.max_rows=4"], "got scaling.workers=5 and 4 rows in use"),
-        (["data.spoil_without=tone, fog"], "exchange, tone, .*turn; got 'fog'"),
+        (["data.spoil_without=tone, fog"], "hide, turn; got 'fog'"),
         (["stage.kind=crt", "experts.classifier=etf"], "stage.kind=crt needs linear classifiers"),
     ],
 )
