@@ -106,14 +106,15 @@ def _confidence_table(result: EvaluationResult) -> ReportTable:
     for row in result.confidence:
         place = f"confidence/{row['modality']}/{row['group']}"
         values = []
-        for fact in ("predicted", "true", "rank_correlation", "weight"):
+        for fact in ("predicted", "true", "rank_correlation", "weight", "weight_correlation"):
             value = row[fact]
             assert not isinstance(value, str)  # only the modality and the group are texts
             values.append(metric(f"{place}/{fact}").value(value))
         group = "all classes alike" if row["group"] == "all" else row["group"]
         rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
     return ReportTable(
-        columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight"), rows=rows
+        columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight", "by right"),
+        rows=rows,
     )
 
 

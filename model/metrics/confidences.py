@@ -30,6 +30,17 @@ def _class_mean(values_N: Tensor, labels_N: Tensor) -> float:
     return float((values_N.double() / size_K[class_N]).sum() / len(size_K))
 
 
+def _lead(true_BM: Tensor, present_BM: Tensor) -> Tensor:
+    """Returns how much better each modality knows the class than the record's others, [B, M].
+
+    That is the difference of true-class probabilities; NaN where the record has no other.
+    """
+    true_BM = torch.where(present_BM, true_BM, 0.0)
+    others_B1 = present_BM.sum(1, keepdim=True) - 1
+    mean_BM = (true_BM.sum(1, keepdim=True) - true_BM) / others_B1
+    return torch.where(others_B1 > 0, true_BM - mean_BM, torch.nan)
+
+
 def confidence_report(
     confidence_BM: Tensor,
     true_BM: Tensor,
@@ -45,9 +56,13 @@ def confidence_report(
     A row is over the records that have the modality. `predicted` and `true` are class-balanced
     means of the confidence and of the true-class probability, `rank_correlation` is Spearman's over
     the records, `used` and `weight` are class-balanced means of the confidence that the fusion uses
-    and of the fusion weight. None stands where there is nothing to measure; `note` then states why.
+    and of the fusion weight. `weight_spread` is the weight's standard deviation over the records,
+    and `weight_correlation` Spearman's of the weight with how much higher the true-class
+    probability of the modality is than the mean of the record's others. None stands where there is
+    nothing to measure; `note` then states why.
     """
     group_B = shot_groups(counts_C.to(labels_B.device))[labels_B.clamp(min=0)]
+    lead_BM = _lead(true_BM, present_BM)
     rows: list[ConfidenceRow] = []
     for m, modality in enumerate(modalities):
         for group, shot in enumerate(("all", *SHOTS), start=-1):
@@ -69,7 +84,13 @@ def confidence_report(
                 if used_BM is not None:
                     row["used"] = _class_mean(used_BM[counted_B, m], labels_N)
                 if weights_BM is not None:
-                    row["weight"] = _class_mean(weights_BM[counted_B, m], labels_N)
+                    weights_N, lead_N = weights_BM[counted_B, m], lead_BM[counted_B, m]
+                    row["weight"] = _class_mean(weights_N, labels_N)
+                    row["weight_spread"] = float(weights_N.std(correction=0))
+                    compared_N = lead_N.isfinite()
+                    row["weight_correlation"] = _correlation(
+                        weights_N[compared_N], lead_N[compared_N]
+                    )
                 varies = row["rank_correlation"] is not None
                 row["note"] = "" if varies else "no rank correlation: constant values"
             rows.append(row)

@@ -151,7 +151,15 @@ CHOOSE_WHEN = {
 }
 PER_CLASS = ("recall", "precision")  # families with members that a run or a search can select by
 # What the confidence report states of a modality in a group of classes.
-CONFIDENCE_FACTS = ("predicted", "used", "true", "rank_correlation", "weight")
+CONFIDENCE_FACTS = (
+    "predicted",
+    "used",
+    "true",
+    "rank_correlation",
+    "weight",
+    "weight_spread",
+    "weight_correlation",
+)
 
 
 def metric(name: str) -> Metric:

@@ -163,7 +163,9 @@ def confidence_table(views: Sequence[ConditionView]) -> ReportTable:
         "Confidence against the truth, over all classes and over the few-shot ones: what was "
         "predicted, what of it the fusion uses (drawn towards the mean of its class), the "
         "true-class probability that came, the rank correlation of the first with it over the "
-        "records, and the fusion weight. The standard deviation over seeds says how stable each is."
+        "records, and the fusion weight: its mean, its standard deviation over the records, and "
+        "its rank correlation with how much better the modality alone knows the class than the "
+        "others. The standard deviation over seeds says how stable each is."
     )
     facts = [fact.replace("_", " ") for fact in CONFIDENCE_FACTS]
     columns = (*key_columns, "variant", "modality", "classes", *facts)

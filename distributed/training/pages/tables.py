@@ -123,7 +123,10 @@ def _taken_for(rows_CC: Tensor, c: int, classes: Sequence[str]) -> str:
 
 def confidence_table(rows: Sequence[ConfidenceRow]) -> ReportTable:
     """Returns the confidence report: predicted against true probability of the true class."""
-    facts = ("predicted", "true", "rank_correlation", "used", "weight")
+    facts = (
+        *("predicted", "true", "rank_correlation", "used"),
+        *("weight", "weight_spread", "weight_correlation"),
+    )
     shown = [
         [
             str(row["modality"]),
@@ -143,11 +146,16 @@ def confidence_table(rows: Sequence[ConfidenceRow]) -> ReportTable:
             "rank correlation",
             "in use",
             "weight",
+            "spread",
+            "follows who is right",
         ),
         rows=shown,
         caption=(
             "Confidence in each modality: the estimated and the real probability of the true class "
-            "by it alone, how well they agree in order, and what the fusion uses."
+            "by it alone, how well they agree in order, and what the fusion uses. The weight: its "
+            "mean, its standard deviation over the records, and the rank correlation with how much "
+            "better this modality alone knows the class than the others do (1: the weight always "
+            "goes to the one that is right, 0: it does not depend on that)."
         ),
     )
 

@@ -304,6 +304,32 @@ def test_confidence_report() -> None:
     assert by["table", "few"]["note"] == "no record"
 
 
+def test_the_report_says_whether_weights_go_to_the_modality_that_is_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    true = torch.rand(300, 2, generator=generator)
+    lead = true[:, 0] - true[:, 1]
+    present = torch.ones(300, 2, dtype=torch.bool)
+    present[:100, 1] = False  # no other modality: such records are not compared
+
+    def report(weight: torch.Tensor) -> dict[str, str | int | float | None]:
+        weights = torch.stack([weight, 1 - weight], 1)
+        counts = torch.tensor([500, 50, 5])
+        return confidence_report(true, true, present, labels, counts, ("image", "table"), weights)[
+            0
+        ]
+
+    following = report(torch.where(present[:, 1], lead.sigmoid(), 0.5))
+    assert following["weight_correlation"] == pytest.approx(1.0)
+    assert following["weight_spread"] > 0.05
+    constant = report(torch.full((300,), 0.5))
+    assert constant["weight_correlation"] is None
+    assert constant["weight_spread"] == pytest.approx(0.0)
+    noise = torch.rand(300, generator=generator)
+    expected = spearmanr(noise[100:], lead[100:]).statistic
+    assert report(noise)["weight_correlation"] == pytest.approx(expected)
+
+
 def test_confidence_report_matches_scipy_and_balances_classes() -> None:
     generator = torch.Generator().manual_seed(1)
     notes, true = (

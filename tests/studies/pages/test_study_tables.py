@@ -141,6 +141,8 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
         "true": 0.4,
         "rank_correlation": 0.25,
         "weight": 0.3,
+        "weight_spread": 0.2,
+        "weight_correlation": 0.15,
     }
     facts = {
         f"test/confidence/image/{group}/{fact}": v
@@ -159,6 +161,8 @@ def test_confidences_stand_beside_the_truth(tmp_path: Path) -> None:
             "0.400 ± 0.000",
             "0.250 ± 0.000",
             "0.300 ± 0.000",
+            "0.200 ± 0.000",
+            "0.150 ± 0.000",
         ]
         for name in ("concatenation", "confidence")
         for group in ("all", "few")
