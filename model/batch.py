@@ -104,14 +104,6 @@ class Batch:
         """Which modalities a record has that are not spoilt on purpose."""
         return self.present_BM if self.spoilt_BM is None else self.present_BM & ~self.spoilt_BM
 
-    @property
-    def typical_BM(self) -> Tensor:
-        """Which modalities a record has that are neither spoilt nor degraded on purpose.
-
-        What features are standardised by is that of such records: at test they are the rule.
-        """
-        return self.intact_BM if self.degraded_BM is None else self.intact_BM & ~self.degraded_BM
-
     def select(self, index: Tensor | slice) -> Batch:
         """Returns the records at `index`: a slice, a bool mask or row numbers."""
         return self.apply(lambda t: t[index])

@@ -203,21 +203,17 @@ class Network(Classifier):
 
     def encode(self, batch: Batch) -> Tensor:
         embeddings = []
-        typical_BM = batch.typical_BM
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]
-            typical_B = typical_BM[:, m]
             if name in batch.frozen:
                 assert isinstance(encoder, ImageEncoder)
-                embeddings.append(encoder.forward_frozen(batch.frozen[name], typical_B))
+                embeddings.append(encoder.forward_frozen(batch.frozen[name], present_B))
             elif name in batch.images:
                 all_present = bool(batch.complete_M) and batch.complete_M[m]
                 rows_R = batch.rows_M[m] if batch.rows_M else None
-                pixels = batch.images[name]
-                embeddings.append(encoder(pixels, present_B, all_present, rows_R, typical_B))
+                embeddings.append(encoder(batch.images[name], present_B, all_present, rows_R))
             else:
-                cells = batch.numbers[name], batch.categories[name]
-                embeddings.append(encoder(*cells, present_B, typical_B))
+                embeddings.append(encoder(batch.numbers[name], batch.categories[name], present_B))
         return torch.stack(embeddings, 1)
 
     def encode_modality(self, m: int, content: Sequence[Tensor], present_R: Tensor) -> Tensor:

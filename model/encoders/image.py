@@ -90,11 +90,8 @@ class ImageEncoder(nn.Module):
         present_B: Tensor,
         all_present: bool = False,
         rows_R: Tensor | None = None,
-        counted_B: Tensor | None = None,
     ) -> Tensor:
         """Returns the embeddings.
-
-        counted_B: the records that features are standardised by; None: those with an image.
 
         all_present: every record is known to have an image. rows_R: else the positions of those
         that have one, where they are known; to find them on a GPU waits for all work there.
@@ -108,13 +105,13 @@ class ImageEncoder(nn.Module):
             features_BF = self.encode_present(
                 x_BCHW, present_B.nonzero()[:, 0] if rows_R is None else rows_R
             )
-        return self.embed(features_BF, present_B if counted_B is None else counted_B)
+        return self.embed(features_BF, present_B)
 
-    def embed(self, features_BF: Tensor, counted_B: Tensor) -> Tensor:
-        """Returns the embeddings of the body's features, standardised by the records that count."""
+    def embed(self, features_BF: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings of the body's features."""
         if self.scale is not None:
-            features_BF = self.scale(features_BF, counted_B)
-        embeddings_BD: Tensor = self.norm(self.head(features_BF), counted_B)
+            features_BF = self.scale(features_BF, present_B)
+        embeddings_BD: Tensor = self.norm(self.head(features_BF), present_B)
         return embeddings_BD
 
     def standardise(self, x_BCHW: Tensor, present_B: Tensor) -> Tensor:
@@ -153,14 +150,12 @@ class ImageEncoder(nn.Module):
             and all(torch.equal(mine, others) for mine, others in pairs)
         )
 
-    def forward_frozen(self, frozen_BVK: Tensor, counted_B: Tensor) -> Tensor:
-        """Returns the embeddings of images of which `encode_frozen` has seen V views.
-
-        counted_B: the records that features are standardised by.
-        """
+    def forward_frozen(self, frozen_BVK: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the embeddings of images of which `encode_frozen` has seen V views."""
         assert isinstance(self.body, EfficientNetLite0)
         views = [self.body.encode_trained(view.float()) for view in frozen_BVK.unbind(1)]
-        return self.embed(mean_of_views(views), counted_B)
+        features_BF = mean_of_views(views)
+        return self.embed(features_BF, present_B)
 
     def encode_present(self, x_BCHW: Tensor, rows_R: Tensor) -> Tensor:
         """Returns the features of the records that have an image, rows_R, and 0 for the others.

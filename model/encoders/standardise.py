@@ -19,7 +19,7 @@ def moments_of_one_worker(moments_3D: Tensor) -> Tensor:
 
 
 class Standardise(nn.Module):
-    """Brings every feature to mean 0 and deviation 1 over the records that count.
+    """Brings every feature to mean 0 and deviation 1 over the present records.
 
     It has no learned scale: a modality of pure noise cannot grow a large embedding that the fusion
     would then fail to turn down. Unlike layer normalisation it keeps how far the embedding of one
@@ -37,28 +37,25 @@ class Standardise(nn.Module):
         self.register_buffer("running_mean", torch.zeros(size))
         self.register_buffer("running_var", torch.ones(size))
 
-    def forward(self, x_BD: Tensor, counted_B: Tensor) -> Tensor:
-        """Returns the standardised features in the precision of the input.
-
-        counted_B: the records that mean and deviation are of.
-        """
+    def forward(self, x_BD: Tensor, present_B: Tensor) -> Tensor:
+        """Returns the standardised features in the precision of the input."""
         dtype, x_BD = x_BD.dtype, at_least_float32(x_BD)
         if self.training:
-            mean_D, var_D = self.batch_moments(x_BD, counted_B)
+            mean_D, var_D = self.batch_moments(x_BD, present_B)
         else:
             mean_D, var_D = self.running_mean, self.running_var
         return ((x_BD - mean_D) * torch.rsqrt(var_D + self.eps)).to(dtype)
 
-    def batch_moments(self, x_BD: Tensor, counted_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and variance over the counted records of all workers.
+    def batch_moments(self, x_BD: Tensor, present_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance over the present records of all workers.
 
         They also move the running ones, which take their place where there are fewer than two
         records.
         """
-        counted_B1 = counted_B[:, None].to(x_BD.dtype)
-        own_rows = counted_B1.sum()
-        mean_D = (x_BD * counted_B1).sum(0) / own_rows.clamp_min(1)
-        square_D = ((x_BD - mean_D).square() * counted_B1).sum(0)
+        present_B1 = present_B[:, None].to(x_BD.dtype)
+        own_rows = present_B1.sum()
+        mean_D = (x_BD * present_B1).sum(0) / own_rows.clamp_min(1)
+        square_D = ((x_BD - mean_D).square() * present_B1).sum(0)
         own_3D = torch.stack([own_rows.expand_as(mean_D), mean_D, square_D])
         counts_WD, means_WD, squares_WD = self.gather_moments(own_3D).unbind(1)
         count_D = counts_WD.sum(0)

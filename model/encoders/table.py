@@ -150,21 +150,12 @@ class TableEncoder(nn.Module):
         )
         self.norm = Standardise(dim)
 
-    def forward(
-        self,
-        numbers_BN: Tensor,
-        categories_BK: Tensor,
-        present_B: Tensor,
-        counted_B: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
         """Returns the embeddings; the content of an absent table has no influence."""
         parts: list[Tensor] = []
         if self.numbers is not None:
             parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
         if self.categories is not None:
             parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
-        embedding_BD: Tensor = self.norm(
-            self.body(torch.cat(parts, 1).flatten(1)),
-            present_B if counted_B is None else counted_B,
-        )
+        embedding_BD: Tensor = self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)
         return embedding_BD
