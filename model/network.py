@@ -196,6 +196,16 @@ class Network(Classifier):
         hidden_BEH, logits_BEC = self.experts(fused_BZ)
         return Fused(logits_BEC, hidden_BEH, fused_BZ, weights_BM, subsets=None)
 
+    @property
+    def pretrained_images(self) -> list[str]:
+        """Returns the names of the image modalities whose encoder has a past."""
+        pairs = zip(self.schema.images, self.encoders)  # images come before the tables
+        return [
+            image.name
+            for image, encoder in pairs
+            if isinstance(encoder, ImageEncoder) and encoder.body.is_pretrained
+        ]
+
     def frozen_encoder(self, image: str) -> ImageEncoder | None:
         encoder = self.encoders[self.schema.modalities.index(image)]
         assert isinstance(encoder, ImageEncoder)

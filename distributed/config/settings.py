@@ -109,9 +109,9 @@ class DataConfig:
     )
     degrade: float = option(
         0.15,
-        "share of the training records of which each image is made harder to see: fogged,"
-        " recoloured, pixelated, compressed, struck out, speckled, partly hidden or turned; 0 is"
-        " off",
+        "share of the training records of which each image with a pretrained encoder is made"
+        " harder to see: fogged, recoloured, pixelated, compressed, struck out, speckled, partly"
+        " hidden or turned; 0 is off",
         low=0.0,
         high=0.9,
     )

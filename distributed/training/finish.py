@@ -61,8 +61,8 @@ def finish_run(
         rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
         counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
         familiar: list[Batches] = [val]
-        if config.data.degrade:
-            familiar.append(DegradedRows(rows, config, run.device))
+        if config.data.degrade and network.pretrained_images:
+            familiar.append(DegradedRows(rows, network, config, run.device))
         learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
     if config.fusion.doubt and network.mixture is not None:
         learn_doubts(evaluator, network, network.mixture, val)

@@ -29,6 +29,7 @@ class DegradedRows:
     """The rows of a source, each with its images degraded as in training."""
 
     source: BatchSource
+    network: Network
     config: Config
     device: torch.device
 
@@ -37,7 +38,14 @@ class DegradedRows:
         left_out = split_list(data.spoil_without)
         for step, batch in enumerate(self.source.batches(epoch, start), start):
             yield degrade_images(
-                batch.to(self.device), self.source.schema, 1.0, data.flip, left_out, seed, step
+                batch.to(self.device),
+                self.network.schema,
+                self.network.pretrained_images,
+                1.0,
+                data.flip,
+                left_out,
+                seed,
+                step,
             )
 
 

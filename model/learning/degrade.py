@@ -1,5 +1,7 @@
 """Makes the class of some training images harder to see, but does not take it away.
 
+Only images with a pretrained encoder are: its features stay apart under such changes, while a
+network that is trained from scratch on a few hundred rows does not learn its classes any more.
 Unlike the spoilt images of spoil.py, degraded ones keep their label: everything learns from them,
 so that a fogged, pixelated or turned image counts for what it still shows. All draws are indexed by
 the record's position in the global batch, as in augment.py. Legend: B batch, M modalities, V views,
@@ -8,7 +10,7 @@ K numbers, U uniform draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -33,6 +35,7 @@ def degrading_kinds(image: Image, flip: str, left_out: Sequence[str]) -> dict[st
 def degrade_images(
     batch: Batch,
     schema: Schema,
+    names: Collection[str],
     share: float,
     flip: str,
     left_out: Sequence[str],
@@ -41,13 +44,16 @@ def degrade_images(
 ) -> Batch:
     """Returns the batch with the images of some records degraded, and which: degraded_BM.
 
-    share: of the records, for each image modality. flip, left_out: as for `degrading_kinds`.
+    names: of the image modalities that may be degraded. share: of the records, for each of these.
+    flip, left_out: as for `degrading_kinds`.
     """
-    if not share or not schema.images:
+    if not share or not names:
         return batch
     images, frozen = dict(batch.images), dict(batch.frozen)
     degraded_BM = torch.zeros_like(batch.present_BM)
     for k, image in enumerate(schema.images):
+        if image.name not in names:
+            continue
         m = schema.modalities.index(image.name)
         u_BU = uniform_draws(batch, 1 + DRAWS, derive_seed(seed, step, 20 + k), torch.device("cpu"))
         chosen_B = u_BU[:, 0] < share

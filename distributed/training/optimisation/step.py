@@ -57,9 +57,8 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     left_out = split_list(data.spoil_without)
     if run.network.plausibility:
         batch = add_unrelated_cells(batch, run.network.schema, seed, position)
-    batch = degrade_images(
-        batch, run.network.schema, data.degrade, data.flip, left_out, seed, position
-    )
+    schema, names = run.network.schema, run.network.pretrained_images
+    batch = degrade_images(batch, schema, names, data.degrade, data.flip, left_out, seed, position)
     batch = spoil_modalities(batch, run.network.schema, data.spoil, left_out, seed, position)
     batch = mix_samples(batch, run.config.loss, run.network.counts_C, seed, position)
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, position)

@@ -28,7 +28,7 @@ def large_batch(rows: int) -> Batch:
 
 
 def degraded(batch: Batch, share: float = 0.3) -> Batch:
-    return degrade_images(batch, SCHEMA, share, "auto", (), seed=3, step=5)
+    return degrade_images(batch, SCHEMA, ["photo"], share, "auto", (), seed=3, step=5)
 
 
 def pictures(rows: int = 200) -> torch.Tensor:
@@ -96,6 +96,7 @@ def test_the_share_of_the_images_is_degraded_and_no_table() -> None:
     assert torch.equal(changed_B, after.degraded_BM[:, 0])
     assert torch.equal(after.categories["table"], batch.categories["table"])
     assert degraded(batch, 0.0) is batch
+    assert degrade_images(batch, SCHEMA, [], 0.15, "auto", (), seed=3, step=5) is batch
 
 
 def test_an_absent_image_does_not_count_as_degraded() -> None:
