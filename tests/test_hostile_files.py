@@ -65,7 +65,7 @@ def plain(mark: Path) -> bytes:
 def zipped(mark: Path) -> bytes:
     """As torch.save writes an object."""
     buffer = io.BytesIO()
-    torch.save({"format": 6, "plain": "{}", "run": "run", "state": Hostile(mark)}, buffer)
+    torch.save({"format": 7, "plain": "{}", "run": "run", "state": Hostile(mark)}, buffer)
     return buffer.getvalue()
 
 

@@ -75,7 +75,7 @@ def test_a_file_has_its_epoch_and_its_checksum_in_its_name(tmp_path: Path) -> No
     (file,) = (tmp_path / "state").iterdir()
     assert file.name == f"epoch-000007-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.pt"
     saved = torch.load(file, weights_only=True)
-    assert (saved["format"], saved["run"], saved["state"]["epoch"]) == (6, "this run", 7)
+    assert (saved["format"], saved["run"], saved["state"]["epoch"]) == (7, "this run", 7)
     loaded = States(f"file://{tmp_path}/state", "this run").load()
     assert loaded is not None
     assert loaded["weights"].tolist() == [0.0, 1.0, 2.0]
@@ -111,13 +111,13 @@ def other_run(states: States) -> str:
     return one_line(caught.value)
 
 
-@pytest.mark.parametrize("content", [{"format": 5, "run": "this run"}, {"format": 6}, {}])
+@pytest.mark.parametrize("content", [{"format": 6, "run": "this run"}, {"format": 7}, {}])
 def test_states_of_another_format_are_refused(tmp_path: Path, content: dict[str, object]) -> None:
     torch.save({**content, "state": {"epoch": 1}}, tmp_path / "written")
     digest = hashlib.sha256((tmp_path / "written").read_bytes()).hexdigest()[:16]
     (tmp_path / "written").rename(tmp_path / f"epoch-000001-{digest}.pt")
     assert other_run(States(str(tmp_path), "this run")) == (
-        "--resume needs states of format 6 with the digest of their run; "
+        "--resume needs states of format 7 with the digest of their run; "
         f"{tmp_path} has others: train anew, or use the version that wrote them"
     )
 
