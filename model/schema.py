@@ -123,8 +123,16 @@ class Schema:
 
 
 def to_dict(schema: Schema) -> dict[str, object]:
-    """Returns the schema as nested dictionaries and tuples that JSON can hold."""
-    return dataclasses.asdict(schema)
+    """Returns the schema as nested dictionaries and tuples that JSON can hold.
+
+    Images say their flips only where these are not the usual ones, so that a schema that is older
+    than them stays the same.
+    """
+    plain = dataclasses.asdict(schema)
+    for image in plain["images"]:
+        if image["flips"] == Image.flips:
+            del image["flips"]
+    return plain
 
 
 def from_dict(plain: Mapping[str, Any]) -> Schema:

@@ -135,6 +135,13 @@ def test_the_checksum_of_a_schema_stays_what_it_is(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "schema.json").read_text())["checksum"] == "4fd920f12a40313c"
 
 
+def test_the_flips_of_images_are_kept(tmp_path: Path) -> None:
+    image = dataclasses.replace(MANIFEST.schema.images[0], flips="none")
+    schema = dataclasses.replace(MANIFEST.schema, images=(image,))
+    write_manifest(dataclasses.replace(MANIFEST, schema=schema), str(tmp_path))
+    assert read_manifest(str(tmp_path)).schema == schema
+
+
 def test_the_words_for_splits_and_the_files_of_a_folder_stay_what_they_are() -> None:
     assert layout.SPLITS == ("train", "val", "test")
     assert {
