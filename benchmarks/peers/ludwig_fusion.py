@@ -25,6 +25,7 @@ from benchmarks.peers import rows
 SPLITS = ("train", "val", "test")  # Ludwig's numbers of a fixed split: 0, 1, 2
 SPLIT = "split"
 EPOCHS, PATIENCE = 40, 8
+LARGE = 64  # pixels of the shorter side
 VARIANTS = ("plain", "class-weights")
 
 
@@ -81,7 +82,7 @@ def configure(description: dict[str, Any], variant: str) -> dict[str, Any]:
     return {
         "input_features": inputs,
         "output_features": [output],
-        "combiner": {"type": "concat", "num_fc_layers": 1, "output_size": 128, "dropout": 0.2},
+        "combiner": {"type": "concat", "num_fc_layers": 1, "output_size": 128},
         "preprocessing": {"split": {"type": "fixed", "column": SPLIT}},
         "trainer": {
             "epochs": EPOCHS,
@@ -96,12 +97,24 @@ def configure(description: dict[str, Any], variant: str) -> dict[str, Any]:
 
 
 def picture(image: dict[str, Any]) -> dict[str, Any]:
-    """Returns an image feature: as many layers as halve the shorter side to 6 pixels or more."""
+    """Returns an image feature, whose layers halve the shorter side down to 6 to 11 pixels.
+
+    The first layer of large pictures moves by two pixels, which halves the time of a training.
+    """
     shorter = min(image["height"], image["width"])
-    widths: list[int] = []
+    layers: list[dict[str, Any]] = []
+    if shorter >= LARGE:
+        layers.append({"out_channels": 32, "stride": 2, "padding": 1, "norm": "batch"})
+        shorter //= 4
     while shorter >= 12:
+        layers.append(
+            {
+                "out_channels": min(32 * 2 ** len(layers), 128),
+                "padding": "same",
+                "norm": "batch",
+            }
+        )
         shorter //= 2
-        widths.append(min(16 * 2 ** len(widths), 128))
     return {
         "name": image["name"],
         "type": "image",
@@ -110,14 +123,7 @@ def picture(image: dict[str, Any]) -> dict[str, Any]:
             "width": image["width"],
             "num_channels": image["channels"],
         },
-        "encoder": {
-            "type": "stacked_cnn",
-            "conv_layers": [
-                {"out_channels": width, "padding": "same", "norm": "batch"} for width in widths
-            ],
-            "output_size": 128,
-            "fc_dropout": 0.3,
-        },
+        "encoder": {"type": "stacked_cnn", "conv_layers": layers, "output_size": 128},
         "augmentation": [{"type": "random_horizontal_flip"}],
     }
 

@@ -52,7 +52,7 @@ def table(records: list[Record]) -> list[str]:
             for reading, suffix in READINGS.items():
                 # A variant with a remedy of its own is not given a second one.
                 if reading in runs[0]["scores"] and not (
-                    reading == "divided_by_shares" and variant != "plain"
+                    reading == "divided_by_shares" and not variant.startswith("plain")
                 ):
                     lines.append(line(f"{name}, {variant}{suffix}", runs, reading))
     return lines
