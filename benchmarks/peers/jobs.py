@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 from benchmarks.memory_use import descendants, memory_of
 
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
-GRACE = 20.0  # seconds that processes have to end after the command's own has ended
+GRACE = 60.0  # seconds that processes have to end after the command's own has ended
 MEMORY_EVERY = 3.0  # seconds
 STILL_THERE = 3  # the exit code if some have not ended then
 

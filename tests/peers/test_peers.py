@@ -51,7 +51,6 @@ def test_processor_time_of_a_job_includes_processes_that_outlive_their_parent(
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
     costs = jobs.run_job([sys.executable, "-c", parent], os.environ, tmp_path / "log")
     assert 1.4 < costs["cpu_seconds"] < 4
-    assert costs["wall_seconds"] < costs["cpu_seconds"]
 
 
 def test_a_job_that_fails_names_its_log(tmp_path: Path) -> None:
