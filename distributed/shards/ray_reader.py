@@ -199,6 +199,8 @@ Shared = ray.ObjectRef[tuple["ShardReader", "list[Window]"]]
 
 def read_windows(numbers: Columns, shared: Shared, block_bytes: int) -> Iterator[pa.Table]:
     """Reads the windows of these numbers, as a Ray Data task; yields a few batches per block."""
+    # Arrow's usual allocator keeps what other threads of the process have freed.
+    pa.set_memory_pool(pa.system_memory_pool())
     reader, windows = ray.get(shared)
     for window in (windows[int(number)] for number in numbers["window"]):
         table, places = reader.locate(window.rows)
