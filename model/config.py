@@ -144,7 +144,7 @@ class FusionConfig:
     reject_unfamiliar: bool = option(
         True,
         "treat a modality of a record as absent if it is farther from the training rows than every"
-        " validation row (fusion.kind=mixture, confidence)",
+        " validation row and degraded training image (fusion.kind=mixture, confidence)",
     )
     joint_confidence: bool = option(
         False, "a modality's confidence is estimated from all modalities, not from itself alone"

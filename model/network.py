@@ -198,7 +198,7 @@ class Network(Classifier):
 
     @property
     def pretrained_images(self) -> list[str]:
-        """Returns the names of the image modalities whose encoder has a past."""
+        """Returns the names of the image modalities whose encoder is pretrained."""
         pairs = zip(self.schema.images, self.encoders)  # images come before the tables
         return [
             image.name

@@ -54,7 +54,7 @@ PEERS = {
     OURS: Peer("", "", ("cold", "cached")),
 }
 # What names a run among the records.
-KEY = ("data", "content", "peer", "variant", "seed")
+KEY = ("data", "content", "peer", "variant", "seed", "threads")
 
 
 def main() -> int:
@@ -69,8 +69,8 @@ def main() -> int:
                 for variant in args.variant or PEERS[peer].variants:
                     if variant not in PEERS[peer].variants:
                         continue
-                    key = dict(zip(KEY, (name, content, peer, variant, seed)))
-                    if any(all(r[k] == key[k] for k in KEY) for r in read_records(args.out)):
+                    key = dict(zip(KEY, (name, content, peer, variant, seed, args.threads)))
+                    if any(all(r.get(k, 1) == key[k] for k in KEY) for r in read_records(args.out)):
                         continue
                     try:
                         record = one_run(key, shards, folder, args.threads)

@@ -38,7 +38,6 @@ class PerturbedView:
 
     source: Batches
     checkpoint: Checkpoint
-    device: torch.device
     view: int  # 0 or 1: the two views draw different random changes
     seed: int = 0
 
@@ -48,7 +47,7 @@ class PerturbedView:
         seed = 2 * self.seed + self.view
         dropped = max(DROPPED_MODALITIES, config.fusion.modality_dropout)
         for step, batch in enumerate(self.source.batches(epoch, start), start):
-            batch = augment(batch.to(self.device), schema.images, config.data, seed, step)
+            batch = augment(batch, schema.images, config.data, seed, step)
             batch = resample_cells(batch, schema.tables, RESAMPLED_CELLS, seed, step)
             yield drop_modalities(batch, dropped, seed, step)
 
@@ -84,7 +83,7 @@ def aggregate_experts(
     if method == "stability":
         first, second = (
             compute_outputs(
-                checkpoint, PerturbedView(source, checkpoint, device, view, seed), device
+                checkpoint, PerturbedView(source, checkpoint, view, seed), device
             ).logits_NEC
             for view in range(2)
         )

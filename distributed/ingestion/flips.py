@@ -27,9 +27,10 @@ from distributed.shards.sampling import random_generator
 from model.schema import Image, Schema
 
 GROUPS = 32  # row groups that are read, at most
-ROWS = 2000  # pictures that are looked at, about; every class has as many as any other, if it can
-LEAST_ROWS = 4  # of a class
-SIDE = 48  # pixels of the longer side that pictures are reduced to
+ROWS = 2000  # pictures that are looked at, at most; every class has as many as any other, if it can
+MOST_CLASSES = 100  # the most frequent ones; of more classes each would have too few pictures
+LEAST_ROWS = 4  # of a class, in each half, on the mean
+SIDE = 48  # pixels that each side of a picture is reduced to, at most
 COLOUR_GRID, GRADIENT_GRID, DIRECTIONS = 6, 4, 8
 RIDGE = 0.05  # on standardised features, as a share of the rows
 DRAWS = 4  # halves are drawn so many times
@@ -76,28 +77,30 @@ def _decode(table: pa.Table, image: Image) -> tuple[Pixels, NDArray[np.int64]]:
     column = table[IMAGE + image.name]
     labels = table[LABEL].to_numpy().astype(np.int64)
     rows_R = np.flatnonzero(column.is_valid().to_numpy())
+    frequent, counts = np.unique(labels[rows_R], return_counts=True)
+    frequent = frequent[np.argsort(-counts, kind="stable")][:MOST_CLASSES]
+    rows_R = rows_R[np.isin(labels[rows_R], frequent)]
     rows_R = rows_R[random_generator(0, 0).permutation(len(rows_R))]
-    counts = [0] * (int(labels.max(initial=0)) + 1)
-    limit = max(LEAST_ROWS, ROWS // max(1, len(np.unique(labels[rows_R]))))
+    limit = ROWS // max(1, len(frequent))
     chosen: list[int] = []
-    for row in rows_R:
-        counts[labels[row]] += 1
-        if counts[labels[row]] <= limit:
-            chosen.append(int(row))
-    factor = -(-max(image.height, image.width) // SIDE)
-    height, width = image.height // factor, image.width // factor
+    for label in frequent:
+        chosen.extend(rows_R[labels[rows_R] == label][:limit].tolist())
+    down, across = -(-image.height // SIDE), -(-image.width // SIDE)
+    height, width = image.height // down, image.width // across
     pixels = np.empty((len(chosen), image.channels, height, width), np.float32)
     for place, number in enumerate(chosen):
         whole = decode_stored_image(column[number].as_py(), image)[
-            : height * factor, : width * factor
+            : height * down, : width * across
         ]
-        cells = whole.reshape(height, factor, width, factor, image.channels)
+        cells = whole.reshape(height, down, width, across, image.channels)
         pixels[place] = cells.mean((1, 3), dtype=np.float32).transpose(2, 0, 1) / 255
     return pixels, labels[chosen]
 
 
 def allowed_flips(pixels_RCHW: Pixels, labels_R: NDArray[np.int64]) -> str:
     """Returns none, horizontal or both. Without evidence it is horizontal, as is usual."""
+    if min(pixels_RCHW.shape[2:]) < COLOUR_GRID:
+        return "horizontal"
     kept = kept_shares(pixels_RCHW, labels_R, [lambda x: x[..., ::-1], lambda x: x[..., ::-1, :]])
     if kept is None:
         return "horizontal"

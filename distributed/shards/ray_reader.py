@@ -108,9 +108,11 @@ def decode_here(
             last = now
             yield arrays
     finally:
-        feed.stop()
-        for pool in (reading, decoding):
-            pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            feed.stop()
+        finally:
+            for pool in (reading, decoding):
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def encoded_rows(reader: ShardReader, windows: list[Window], world: int) -> Blocks:
@@ -199,7 +201,8 @@ Shared = ray.ObjectRef[tuple["ShardReader", "list[Window]"]]
 
 def read_windows(numbers: Columns, shared: Shared, block_bytes: int) -> Iterator[pa.Table]:
     """Reads the windows of these numbers, as a Ray Data task; yields a few batches per block."""
-    # Arrow's usual allocator keeps what other threads of the process have freed.
+    # Arrow's usual allocator keeps what other threads of the process have freed: the memory of
+    # the reading tasks would grow for a long time.
     pa.set_memory_pool(pa.system_memory_pool())
     reader, windows = ray.get(shared)
     for window in (windows[int(number)] for number in numbers["window"]):

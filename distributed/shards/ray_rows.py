@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 WAITING_BLOCKS = 2  # that have come and are not used yet, at most
 STOP_SECONDS = 0.2  # between two looks at whether the rows are still wanted
+LONGEST_STOP_SECONDS = 60.0
 
 
 class BlockSource(Protocol):
@@ -82,7 +84,8 @@ class RowFeed:
         been shut down would end this process.
         """
         self._stopped.set()
-        while self._thread.is_alive():
+        latest = time.monotonic() + LONGEST_STOP_SECONDS  # Ray itself may have died
+        while self._thread.is_alive() and time.monotonic() < latest:
             if self._blocks is not None:
                 self._blocks.stop()
             self._thread.join(STOP_SECONDS)

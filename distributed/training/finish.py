@@ -62,7 +62,7 @@ def finish_run(
         counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
         familiar: list[Batches] = [val]
         if config.data.degrade and network.pretrained_images:
-            familiar.append(DegradedRows(rows, network, config, run.device))
+            familiar.append(DegradedRows(rows, network, config))
         learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
     if config.fusion.doubt and network.mixture is not None:
         learn_doubts(evaluator, network, network.mixture, val)

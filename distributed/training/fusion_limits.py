@@ -26,19 +26,18 @@ DOUBT_ROWS = 20_000  # validation rows that doubts are learned from
 
 @dataclass
 class DegradedRows:
-    """The rows of a source, each with its images degraded as in training."""
+    """The rows of a source, each with its images degraded as in training, before they are moved."""
 
     source: BatchSource
     network: Network
     config: Config
-    device: torch.device
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         data, seed = self.config.data, self.config.optim.seed
         left_out = split_list(data.spoil_without)
         for step, batch in enumerate(self.source.batches(epoch, start), start):
             yield degrade_images(
-                batch.to(self.device),
+                batch,
                 self.network.schema,
                 self.network.pretrained_images,
                 1.0,

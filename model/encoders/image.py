@@ -74,7 +74,7 @@ class ImageEncoder(nn.Module):
         self.body = build_body(image, config, pretrained)
         self.mirrored_axes = MIRRORED_AXES[image.flips_for(mirror)]
         if mirror == "auto" and not self.body.is_pretrained:
-            # Upside-down images double the cost of a test and do not pay where a body has no past.
+            # Upside-down images double the cost of a test and do not pay with a body from scratch.
             self.mirrored_axes = self.mirrored_axes[:1]
         mean, std = self.body.normalisation or (image.mean, image.std)
         self.register_buffer("mean_C", torch.tensor(mean or [0.5] * image.channels))

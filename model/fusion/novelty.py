@@ -11,7 +11,7 @@ from torch import Tensor, nn
 # Added to the variance of every direction, as a share of the mean variance: embeddings vary in few
 # directions only.
 RIDGE = 0.01
-SLACK = 1.05  # factor of the farthest validation row's distance, to allow for rounding
+SLACK = 1.05  # factor of the farthest familiar distance, to allow for rounding
 # With fewer validation rows that have the modality there is no limit: their largest distance says
 # too little about how far a familiar one may be.
 MIN_VALIDATION_ROWS = 100
@@ -23,7 +23,7 @@ class NoveltyGate(nn.Module):
     A confidence is valid only near the embeddings that it was learned from: that of an image of
     pure noise can be high. The distance is Mahalanobis', from statistics in which every class
     counts alike, so that rare classes are not far away. The limit is the distance of the farthest
-    validation row. Until both have been set, everything is familiar.
+    validation row or degraded training image. Until both have been set, everything is familiar.
     """
 
     mean_MD: Tensor
@@ -80,7 +80,7 @@ class NoveltyGate(nn.Module):
 
     @torch.no_grad()
     def set_limits(self, farthest_M: Tensor, rows_M: Tensor) -> None:
-        """Sets the limits to the largest distances on validation.
+        """Sets the limits to the largest distances of what is familiar.
 
         farthest_M: those distances. rows_M: validation rows that have the modality.
         """

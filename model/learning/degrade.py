@@ -20,7 +20,7 @@ from model.learning.augment import derive_seed, uniform_draws
 from model.learning.image_kinds import DEGRADING, DRAWS, Change, change_some, without
 from model.schema import Image, Schema
 
-TURN = "turn"  # the kind that keeps the class only where the data have no up
+TURN = "turn"  # the kind that keeps the class only where images have no fixed orientation
 
 
 def degrading_kinds(image: Image, flip: str, left_out: Sequence[str]) -> dict[str, Change]:
@@ -52,14 +52,14 @@ def degrade_images(
     images, frozen = dict(batch.images), dict(batch.frozen)
     degraded_BM = torch.zeros_like(batch.present_BM)
     for k, image in enumerate(schema.images):
-        if image.name not in names:
+        kinds = degrading_kinds(image, flip, left_out)
+        if image.name not in names or not kinds:
             continue
         m = schema.modalities.index(image.name)
         u_BU = uniform_draws(batch, 1 + DRAWS, derive_seed(seed, step, 20 + k), torch.device("cpu"))
         chosen_B = u_BU[:, 0] < share
         on_device_B = put(chosen_B, batch.present_BM.device)
         if image.name in images:
-            kinds = degrading_kinds(image, flip, left_out)
             images[image.name] = change_some(images[image.name], u_BU[:, 1:], chosen_B, kinds)
         elif image.name in batch.frozen_degraded:
             frozen[image.name] = torch.where(

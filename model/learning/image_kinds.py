@@ -158,7 +158,7 @@ def turn(x_SCHW: Tensor, u_SU: Tensor) -> Tensor:
 
 
 # These make the class harder to see, but do not take it away. A turned image is of the same class
-# only where the data have no up.
+# only where images have no fixed orientation.
 DEGRADING: dict[str, Change] = {
     "tone": tone,
     "recolour": recolour,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import io
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from distributed import IngestOptions, ingest
 from distributed.ingestion.flips import allowed_flips, kept_shares
+from distributed.shards.manifest import read_manifest
 
 SIZE, ROWS = 16, 240
 
@@ -47,3 +54,41 @@ def test_a_few_rows_or_one_class_say_nothing() -> None:
 def test_no_change_keeps_everything() -> None:
     x, labels = pictures("edges")
     assert kept_shares(x, labels, [lambda images: images]) == [1.0]
+
+
+def test_a_picture_smaller_than_the_grid_says_nothing() -> None:
+    x, labels = pictures("corners")
+    assert allowed_flips(x[:, :, :5], labels) == "horizontal"
+
+
+@pytest.mark.parametrize("size", [(24, 400), (64, 16), (12, 12)])
+def test_ingest_writes_the_flips_of_every_image_into_the_schema(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """One image column shows the class by its bright side, the other one is missing everywhere but
+    for a few rows."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    entries = []
+    for row, label in enumerate(labels):
+        picture = rng.integers(0, 40, size, dtype=np.uint8)
+        half = np.s_[:, : size[1] // 2] if label else np.s_[:, size[1] // 2 :]
+        picture[half] += np.uint8(150)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "png")
+        other = stream.getvalue() if row < 5 else None
+        entries.append((f"class {label}", row, stream.getvalue(), other))
+    pd.DataFrame(entries, columns=["label", "number", "sided", "rare"]).to_parquet(
+        tmp_path / "rows.parquet"
+    )
+    ingest(
+        IngestOptions(
+            table=str(tmp_path / "rows.parquet"),
+            label="label",
+            image=("sided", "rare"),
+            image_size=f"{size[0]}x{size[1]}",
+            out=str(tmp_path / "shards"),
+        )
+    )
+    images = read_manifest(str(tmp_path / "shards")).schema.images
+    assert {image.name: image.flips for image in images} == {"sided": "none", "rare": "horizontal"}

@@ -146,8 +146,8 @@ def confidence_table(rows: Sequence[ConfidenceRow]) -> ReportTable:
             "rank correlation",
             "in use",
             "weight",
-            "spread",
-            "follows who is right",
+            "weight spread",
+            "weight correlation",
         ),
         rows=shown,
         caption=(

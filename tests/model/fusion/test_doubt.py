@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from distributed.training.fusion_limits import learn_doubts
+from distributed.training.scoring import Evaluator
+from model.batch import Batch
+from model.config import ModelConfig
 from model.fusion.doubt import fit_doubts, true_class_answers
 from model.fusion.mixture import subset_weights, subsets
+from model.network import Network
+from tests.model import samples
 from tests.model.cases import random_case
 
 ROWS = 200
@@ -57,6 +65,60 @@ def test_every_class_counts_alike() -> None:
     visible_NM = torch.ones(len(labels_N), 2, dtype=torch.bool)
     doubt = fit_doubts(answers_NS, odds_NM, visible_NM, labels_N, MEMBERS, 1.0)
     assert doubt[0] > doubt[1]
+
+
+def test_a_modality_that_is_doubted_leaves_the_answer_of_the_others() -> None:
+    torch.manual_seed(0)
+    schema = samples.schema()
+    network = Network(schema, ModelConfig(dim=16)).eval()
+    batch = samples.batch(schema, 8)
+    batch = batch.replace(present_BM=torch.ones_like(batch.present_BM))
+    only_photo = batch.replace(present_BM=torch.tensor([[True, False]]).expand(8, -1))
+    with torch.no_grad():
+        before, alone = network(batch), network(only_photo)
+        assert network.mixture is not None
+        network.mixture.doubt_M.copy_(torch.tensor([0.0, 60.0]))
+        after = network(batch)
+    assert not torch.allclose(before.logits_BEC.softmax(-1), alone.logits_BEC.softmax(-1))
+    torch.testing.assert_close(after.logits_BEC.softmax(-1), alone.logits_BEC.softmax(-1))
+    assert after.weights_BM[:, 1].amax() < 1e-6
+    assert before.subsets is not None
+    assert after.subsets is not None
+    assert torch.equal(after.subsets.odds_BM, before.subsets.odds_BM)
+
+
+def test_doubts_are_learned_from_rows_that_the_network_has_not_seen() -> None:
+    torch.manual_seed(5)
+    schema = samples.schema()
+    network = Network(schema, ModelConfig(dim=16)).eval()
+    batch = samples.batch(schema, 400)
+    batch = batch.replace(present_BM=torch.ones_like(batch.present_BM))
+    with torch.no_grad():
+        for parameter in network.experts.parameters():  # answers that differ
+            parameter.mul_(5)
+        outputs = network(batch)
+    assert outputs.subsets is not None
+    # The labels are what the picture alone says.
+    batch = batch.replace(labels_B=outputs.subsets.logits_BSEC[:, 1].mean(1).argmax(1))
+
+    class Rows:
+        def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+            yield batch.select(slice(0, 250))
+            yield batch.select(slice(250, 400))
+
+    mixture = network.mixture
+    assert mixture is not None
+    expected = fit_doubts(
+        true_class_answers(outputs.subsets, batch.labels_B),
+        outputs.subsets.odds_BM,
+        batch.present_BM,
+        batch.labels_B,
+        mixture.members_SM,
+        mixture.temperature,
+    )
+    assert expected[1] > 0.1
+    learn_doubts(Evaluator(torch.device("cpu")), network, mixture, Rows())
+    torch.testing.assert_close(mixture.doubt_M, expected, rtol=0.01, atol=0.01)
 
 
 def test_the_answers_are_the_mean_probability_of_the_true_class() -> None:

@@ -96,6 +96,9 @@ def test_the_share_of_the_images_is_degraded_and_no_table() -> None:
     assert torch.equal(changed_B, after.degraded_BM[:, 0])
     assert torch.equal(after.categories["table"], batch.categories["table"])
     assert degraded(batch, 0.0) is batch
+    without_kinds = degrade_images(batch, SCHEMA, ["photo"], 0.5, "auto", DEGRADING_KINDS, 3, 5)
+    assert without_kinds.degraded_BM is not None
+    assert not without_kinds.degraded_BM.any()
     assert degrade_images(batch, SCHEMA, [], 0.15, "auto", (), seed=3, step=5) is batch
 
 
