@@ -16,7 +16,7 @@ from distributed.runtime.holder import FolderHeld
 from distributed.runtime.shell import shown_location
 from distributed.runtime.storage import absolute_location
 from distributed.shards.layout import MANIFEST, VERSION
-from distributed.wafers.options import INGEST_VERSION, WAFERS_VERSION, WaferOptions
+from distributed.wafers.options import WAFERS_VERSION, WaferOptions
 
 
 def resolve_shards(place: str | None) -> str:
@@ -37,7 +37,7 @@ def default_shards() -> str:
     on a cluster of several, write the shards to shared storage (--shards) and name them by --data.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "longtail-fusion" / f"wafers-{WAFERS_VERSION}-{INGEST_VERSION}-{VERSION}"
+    folder = home / "longtail-fusion" / f"wafers-{WAFERS_VERSION}-{VERSION}"
     manifest = folder / MANIFEST
     if manifest.exists():
         return str(folder)

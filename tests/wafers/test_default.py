@@ -8,7 +8,7 @@ import pytest
 
 import distributed
 from distributed.shards.layout import VERSION
-from distributed.wafers.options import INGEST_VERSION, WAFERS_VERSION
+from distributed.wafers.options import WAFERS_VERSION
 from tests.training import small_run
 
 TINY = {"dim": 16, "image.width": 4, "table.width": 16, "optim.epochs": 1}
@@ -18,7 +18,7 @@ def test_verbs_without_data_say_that_they_use_the_wafers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Other rows in the place of the wafers, which take a while to make.
-    place = tmp_path / "longtail-fusion" / f"wafers-{WAFERS_VERSION}-{INGEST_VERSION}-{VERSION}"
+    place = tmp_path / "longtail-fusion" / f"wafers-{WAFERS_VERSION}-{VERSION}"
     small_run.write_shards(place)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
