@@ -9,7 +9,7 @@ from model.limits import MAX_SEED
 
 # Goes up when the same parameters give other wafers or other shards of them: the example data in
 # the user's cache folder, whose name holds this number, is then written anew.
-WAFERS_VERSION = 2
+WAFERS_VERSION = 3
 MIN_ROWS_PER_CLASS = 3  # one for each split
 CLASS_COUNT = 9
 MIN_WAFERS = MIN_ROWS_PER_CLASS * CLASS_COUNT
