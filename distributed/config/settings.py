@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import (
+    DEGRADING_KINDS,
     OFFSET_METRICS,
     SECOND_STAGES,
+    SPOILING_KINDS,
     ExpertsConfig,
     FusionConfig,
     ImageConfig,
@@ -117,9 +119,9 @@ class DataConfig:
     )
     spoil_without: str = option(
         "",
-        "kinds that data.spoil and data.degrade leave out, comma-separated: noise, blank, blur,"
-        " cover (of images), exchange (with another record's content); tone, recolour, coarsen,"
-        " compress, strike_out, speckle, hide, turn",
+        "kinds that are left out, comma-separated: of data.spoil"
+        f" {', '.join(SPOILING_KINDS)} (with another record's content),"
+        f" of data.degrade {', '.join(DEGRADING_KINDS)}",
     )
     corrupt: str = option(
         "",

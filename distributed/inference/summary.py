@@ -113,7 +113,7 @@ def _confidence_table(result: EvaluationResult) -> ReportTable:
         group = "all classes alike" if row["group"] == "all" else row["group"]
         rows.append((f"{row['modality']}, {group}", f"{row['rows']:,}", *values))
     return ReportTable(
-        columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight", "w. corr."),
+        columns=("confidence", "rows", "predicted", "true", "rank corr.", "weight", "weight corr."),
         rows=rows,
     )
 

@@ -49,17 +49,17 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
 
     position: of the batch in the run; it seeds the random draws.
     """
-    seed = run.config.optim.seed
+    schema, seed = run.network.schema, run.config.optim.seed
     if run.teacher is not None:
         batch = run.teacher.answer(batch)
-    batch = augment(batch, run.network.schema.images, run.config.data, seed, position)
+    batch = augment(batch, schema.images, run.config.data, seed, position)
     data = run.config.data
     left_out = split_list(data.spoil_without)
     if run.network.plausibility:
-        batch = add_unrelated_cells(batch, run.network.schema, seed, position)
-    schema, names = run.network.schema, run.network.pretrained_images
+        batch = add_unrelated_cells(batch, schema, seed, position)
+    names = run.network.pretrained_images
     batch = degrade_images(batch, schema, names, data.degrade, data.flip, left_out, seed, position)
-    batch = spoil_modalities(batch, run.network.schema, data.spoil, left_out, seed, position)
+    batch = spoil_modalities(batch, schema, data.spoil, left_out, seed, position)
     batch = mix_samples(batch, run.config.loss, run.network.counts_C, seed, position)
     return drop_modalities(batch, run.config.fusion.modality_dropout, seed, position)
 

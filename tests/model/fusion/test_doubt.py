@@ -12,7 +12,7 @@ from distributed.training.scoring import Evaluator
 from model.batch import Batch
 from model.config import ModelConfig
 from model.fusion.doubt import fit_doubts, true_class_answers
-from model.fusion.mixture import subset_weights, subsets
+from model.fusion.mixture import subsets
 from model.network import Network
 from tests.model import samples
 from tests.model.cases import random_case
@@ -33,6 +33,14 @@ def fit(
         MEMBERS,
         temperature=1.0,
     )
+
+
+def network_and_complete_records(rows: int, seed: int) -> tuple[Network, Batch]:
+    torch.manual_seed(seed)
+    schema = samples.schema()
+    batch = samples.batch(schema, rows)
+    network = Network(schema, ModelConfig(dim=16)).eval()
+    return network, batch.replace(present_BM=torch.ones_like(batch.present_BM))
 
 
 def test_a_modality_that_spoils_the_answers_is_doubted() -> None:
@@ -68,11 +76,7 @@ def test_every_class_counts_alike() -> None:
 
 
 def test_a_modality_that_is_doubted_leaves_the_answer_of_the_others() -> None:
-    torch.manual_seed(0)
-    schema = samples.schema()
-    network = Network(schema, ModelConfig(dim=16)).eval()
-    batch = samples.batch(schema, 8)
-    batch = batch.replace(present_BM=torch.ones_like(batch.present_BM))
+    network, batch = network_and_complete_records(8, seed=0)
     only_photo = batch.replace(present_BM=torch.tensor([[True, False]]).expand(8, -1))
     with torch.no_grad():
         before, alone = network(batch), network(only_photo)
@@ -87,12 +91,8 @@ def test_a_modality_that_is_doubted_leaves_the_answer_of_the_others() -> None:
     assert torch.equal(after.subsets.odds_BM, before.subsets.odds_BM)
 
 
-def test_doubts_are_learned_from_rows_that_the_network_has_not_seen() -> None:
-    torch.manual_seed(5)
-    schema = samples.schema()
-    network = Network(schema, ModelConfig(dim=16)).eval()
-    batch = samples.batch(schema, 400)
-    batch = batch.replace(present_BM=torch.ones_like(batch.present_BM))
+def test_doubts_are_learned_from_all_batches_of_a_source() -> None:
+    network, batch = network_and_complete_records(400, seed=5)
     with torch.no_grad():
         for parameter in network.experts.parameters():  # answers that differ
             parameter.mul_(5)
@@ -129,5 +129,3 @@ def test_the_answers_are_the_mean_probability_of_the_true_class() -> None:
     of_labels = true_class_answers(answers, batch.labels_B).exp()
     for b, label in enumerate(batch.labels_B.tolist()):
         torch.testing.assert_close(of_labels[b], expected[b, :, label])
-    weights = subset_weights(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), MEMBERS)
-    assert torch.isfinite(weights).all()
