@@ -1,4 +1,4 @@
-"""How a trained model meets broken pictures and rows, of kinds that training does not make.
+"""How a trained model meets broken pictures and rows, made otherwise than in training.
 
 All rows of a table of raw records are predicted as they are, and again with one modality changed in
 every row. A harmless change (another orientation, coarser JPEG) should cost little, and a modality
