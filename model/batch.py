@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.copying import put
+
 
 @dataclass
 class Batch:
@@ -93,9 +95,8 @@ class Batch:
                 None if complete else present_B.nonzero()[:, 0]
                 for complete, present_B in zip(complete_M, self.present_BM.unbind(1))
             )
-        rows_M = tuple(
-            None if rows_R is None else rows_R.to(device, non_blocking=True) for rows_R in rows_M
-        )
+        target = torch.device(device)
+        rows_M = tuple(None if rows_R is None else put(rows_R, target) for rows_R in rows_M)
         moved = self.apply(lambda t: t.to(device, non_blocking=True))
         return moved.replace(complete_M=complete_M, rows_M=rows_M)
 

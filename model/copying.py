@@ -11,9 +11,12 @@ from torch import Tensor
 def put(tensor: Tensor, device: torch.device) -> Tensor:
     """Returns the tensor of the host on the device.
 
-    torch.tensor(..., device=...) and Tensor.to would wait for all work on a GPU.
+    torch.tensor(..., device=...) and Tensor.to would wait for all work on a GPU; so may a copy from
+    memory that is not pinned. torch keeps pinned memory until the copy is done.
     """
-    return tensor.to(device, non_blocking=True)
+    if device.type in ("cpu", "meta"):  # a meta tensor has a shape only
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def put_numbers(

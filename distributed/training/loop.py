@@ -138,6 +138,7 @@ def begin_training(
         device=device,
         steps=config.optim.epochs * math.ceil(train.steps / config.optim.accumulate),
         average=average,
+        new_share=None if average is None else torch.zeros((), device=device),
     )
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from model.config import LossConfig
-from model.copying import put
 from model.one_hot import one_hot
 from model.precision import at_least_float32
 
@@ -39,12 +38,16 @@ def cross_entropy(logits_BEC: Tensor, labels_B: Tensor) -> Tensor:
     return -logits_BEC.log_softmax(-1).gather(-1, index_BE1).squeeze(-1)
 
 
-def prior_strengths(config: LossConfig, experts: int) -> Tensor:
+def prior_strengths(config: LossConfig, experts: int, device: torch.device | None = None) -> Tensor:
     """Returns the prior strengths lambda_e, spaced evenly around their average, [E].
 
     A single expert has the average.
     """
-    position_E = torch.linspace(-1, 1, experts) if experts > 1 else torch.zeros(1)
+    position_E = (
+        torch.linspace(-1, 1, experts, device=device)
+        if experts > 1
+        else torch.zeros(1, device=device)
+    )
     return config.average_prior_strength + config.spread_of_prior_strength * position_E
 
 
@@ -62,8 +65,13 @@ def sade_logit_shifts(counts_C: Tensor, experts: int) -> Tensor:
     the first shift over the second to the third; a single one takes the second (balanced softmax).
     """
     log_prior_C = log_prior(counts_C)
-    position_E = torch.linspace(0, 2, experts) if experts > 1 else torch.ones(1)
-    position_E1 = put(position_E.to(log_prior_C.dtype), log_prior_C.device)[:, None]
+    device = log_prior_C.device
+    position_E = (
+        torch.linspace(0, 2, experts, device=device)
+        if experts > 1
+        else torch.ones(1, device=device)
+    )
+    position_E1 = position_E.to(log_prior_C.dtype)[:, None]
     forward_EC = position_E1.clamp_max(1) * log_prior_C
     backward_EC = (position_E1 - 1).clamp_min(0) * SADE_STRENGTH * reversed_prior(log_prior_C)
     return forward_EC - backward_EC
@@ -78,8 +86,8 @@ def logit_shifts(counts_C: Tensor, config: LossConfig, experts: int) -> Tensor:
         return sade_logit_shifts(counts_C, experts)
     log_prior_C = log_prior(counts_C)
     if config.name in ("prior", "vs"):
-        strength_E = prior_strengths(config, experts).to(log_prior_C.dtype)
-        return put(strength_E, log_prior_C.device)[:, None] * log_prior_C
+        strength_E = prior_strengths(config, experts, log_prior_C.device)
+        return strength_E.to(log_prior_C.dtype)[:, None] * log_prior_C
     return log_prior_C.new_zeros(experts, len(counts_C))
 
 

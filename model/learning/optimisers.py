@@ -19,10 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.encoders.image import pretrained_bodies
 from model.encoders.standardise import Standardise
@@ -100,33 +100,58 @@ def set_learning_rates(
         rate = settings.lr * scale
         if group["pretrained"]:
             rate = 0.0 if waits else settings.backbone_lr * scale
-        if isinstance(group["lr"], torch.Tensor):
+        if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
 
 
 def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Returns AdamW, fused into one operation over all parameters.
-
-    On a GPU the step can be part of a CUDA graph: step counts and learning rates are there.
-    """
-    lists = [cast("list[nn.Parameter]", group["params"]) for group in groups]
-    parameters = [parameter for each in lists for parameter in each]
-    on_gpu = bool(parameters) and parameters[0].is_cuda
-    if on_gpu:
-        for group in groups:
-            group["lr"] = torch.tensor(settings.lr, device=parameters[0].device)
+    """Returns AdamW, fused into one operation over all parameters."""
+    on_gpu = _put_rates_on_gpu(groups, settings)
     return torch.optim.AdamW(
         groups, lr=settings.lr, betas=(0.9, 0.999), fused=True, capturable=on_gpu
     )
 
 
 def sgd(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Returns SGD, with Nesterov's momentum where there is momentum."""
+    """Returns SGD, fused, with Nesterov's momentum where there is momentum."""
+    _put_rates_on_gpu(groups, settings)
     return torch.optim.SGD(
-        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
+        groups,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        fused=True,
     )
+
+
+def _put_rates_on_gpu(groups: list[dict[str, object]], settings: OptimiserSettings) -> bool:
+    """Gives the groups learning rates on the GPU, where the parameters are on one.
+
+    A step can then be part of a CUDA graph, which keeps every number of the host as it was.
+    Returns whether they are on a GPU.
+    """
+    lists = [cast("list[nn.Parameter]", group["params"]) for group in groups]
+    device = next((parameter.device for each in lists for parameter in each), torch.device("cpu"))
+    if device.type == "cpu":
+        return False
+    for group in groups:
+        group["lr"] = torch.tensor(settings.lr, device=device)
+    return True
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continues from a saved state, but with the learning rates and options of this optimiser.
+
+    Those of a state that was saved on a GPU do not fit a CPU, nor the other way round.
+    """
+    own = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimiser.param_groups
+    ]
+    groups = [saved | kept for saved, kept in zip(state["param_groups"], own, strict=True)]
+    optimiser.load_state_dict({**state, "param_groups": groups})
 
 
 OPTIMISERS: dict[
@@ -192,19 +217,26 @@ def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+def share_of_new_weights(decay: float, step: int) -> float:
+    """Returns how much of the average of the weights comes from `step` (from 1).
+
+    The decay rises as (1 + step) / (10 + step), so that the first weights soon count for nothing.
+    """
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
-def update_weight_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+def update_weight_average(average: nn.Module, network: nn.Module, share: Tensor) -> None:
     """Updates the exponential moving average of weights and float buffers (batch statistics).
 
-    Integer buffers are copied. The decay rises as (1 + step) / (10 + step), so that the first
-    weights soon count for nothing.
+    share: of the new weights, on their device. Integer buffers are copied.
     """
-    decay = min(decay, (1 + step) / (10 + step))
     theirs = dict(network.named_parameters()) | dict(network.named_buffers())
     ours = dict(average.named_parameters()) | dict(average.named_buffers())
     floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
-    torch._foreach_lerp_(
-        [ours[n] for n in floats], [theirs[n].to(ours[n].dtype) for n in floats], 1 - decay
-    )
+    averages = [ours[n] for n in floats]
+    changes = torch._foreach_sub([theirs[n].to(ours[n].dtype) for n in floats], averages)
+    torch._foreach_mul_(changes, share)
+    torch._foreach_add_(averages, changes)
     for name in ours.keys() - set(floats):
         ours[name].copy_(theirs[name])

@@ -29,18 +29,32 @@ def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """
     optim = run.config.optim
     optimisers.set_learning_rates(run.optimiser, optim, run.step, run.steps)
+    if run.new_share is not None:
+        run.new_share.fill_(optimisers.share_of_new_weights(optim.ema, run.step + 1))
     first = run.step * optim.accumulate  # position of the first batch in the run
     batches = [
         augment_batch(run, batch, position) for position, batch in enumerate(batches, start=first)
     ]
+    terms = update_weights(run, batches)
+    run.step += 1
+    return terms
+
+
+def update_weights(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
+    """The part of a step after augmentation, which a CUDA graph can hold.
+
+    Records that all have their images give the same operations at each step, with the same numbers
+    of the host: what changes, such as learning rates, is on the device. Only a loss that begins
+    later in the training (loss.drw, loss.trust_labels) changes them, once.
+    """
+    optim = run.config.optim
     run.optimiser.zero_grad(set_to_none=True)
     terms = GRADIENTS[optim.name](run, batches)
     if optim.clip:
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), optim.clip)
     run.optimiser.step()
-    run.step += 1
-    if run.average is not None:
-        optimisers.update_weight_average(run.average, run.network, optim.ema, run.step)
+    if run.average is not None and run.new_share is not None:
+        optimisers.update_weight_average(run.average, run.network, run.new_share)
     return terms
 
 

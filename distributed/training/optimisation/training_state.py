@@ -12,6 +12,7 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.training.exchange import Exchange
 from model.batch import Batch
+from model.learning.optimisers import load_optimiser_state
 from model.learning.teacher import Teacher
 from model.network import Network
 from model.outputs import Outputs
@@ -53,6 +54,7 @@ class TrainingState:
     steps: planned optimiser steps of the whole run.
     teacher: whose answers the network learns beside the labels, if there is one.
     average: running average of the weights, where optim.ema asks for one.
+    new_share: how much of it comes from the next step; on the device, where the average is.
     epoch, step: how many epochs and optimiser steps are done.
     seconds: time in training epochs, without the evaluations. cpu_seconds: processor time in them,
         of all workers.
@@ -67,6 +69,7 @@ class TrainingState:
     device: torch.device
     steps: int
     average: Network | None = None
+    new_share: Tensor | None = None
     teacher: Teacher | None = None
     epoch: int = 0
     step: int = 0
@@ -113,7 +116,7 @@ class TrainingState:
         self.network.load_state_dict(state["network"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        load_optimiser_state(self.optimiser, state["optimiser"])
         self.best = state.get("best") or None
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self.data_seconds = state["seconds"], state["data_seconds"]

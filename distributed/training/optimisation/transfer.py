@@ -44,7 +44,11 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
             computing = torch.cuda.current_stream(device)
             computing.wait_event(copied)
             # Its memory must not be used for another batch before the computation is done with it.
-            batch.apply(partial(_mark_used, stream=computing))
+            mark_used = partial(_mark_used, stream=computing)
+            batch.apply(mark_used)
+            for rows_R in batch.rows_M:  # `apply` leaves them out
+                if rows_R is not None:
+                    mark_used(rows_R)
             yield batch
 
 

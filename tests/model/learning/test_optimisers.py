@@ -191,19 +191,20 @@ def test_average_follows_weights_and_float_buffers_and_copies_whole_numbers() ->
         average.weight.fill_(1.0)
         network.running_mean.fill_(10.0)
         network.num_batches_tracked.fill_(7)
-    optimisers.update_weight_average(average, network, decay=0.99, step=0)  # decay is 1/10 at first
+    share = optimisers.share_of_new_weights(decay=0.99, step=0)  # the decay is 1/10 at first
+    optimisers.update_weight_average(average, network, torch.tensor(share))
     assert average.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 11)
     assert average.running_mean.item() == pytest.approx(9.0)
     assert average.num_batches_tracked.item() == 7
-    optimisers.update_weight_average(
-        average, network, decay=0.5, step=1000
-    )  # later the configured decay holds
+    share = optimisers.share_of_new_weights(decay=0.5, step=1000)  # later it is the configured one
+    optimisers.update_weight_average(average, network, torch.tensor(share))
     assert average.weight.item() == pytest.approx(0.5 * 10 + 0.5 * 11)
 
 
 def test_average_of_constant_weights_is_those_weights() -> None:
     network, average = small_network(), small_network()
     for step in range(400):
-        optimisers.update_weight_average(average, network, 0.9, step)
+        share = optimisers.share_of_new_weights(0.9, step)
+        optimisers.update_weight_average(average, network, torch.tensor(share))
     for name, value in network.state_dict().items():
         assert torch.allclose(average.state_dict()[name], value, atol=1e-6), name
