@@ -1,15 +1,19 @@
 """What a GPU does with the training loop: a bare machine with torch and this checkout, two minutes.
 
+Each part is a process of its own, takes fewer and shorter epochs on a slow device, and is ended
+when its share of --seconds is over; the line then says that it was not measured.
+
 Needs no Ray, no shards and no files: the records are random, in the host's memory. Without
 rtdl_num_embeddings they have no table. For each image encoder (resnet, trained from scratch, and
 efficientnet_lite0, all of it trained):
 
   rows_per_second: records, each with one image, that the loop trains on
   ratio: its time per epoch over that of a hand-written loop (benchmarks/plain_loop.py), in pairs
+  steps: of an epoch
   compiled: rows per second with optim.compile, and the seconds of the first step
   idle: share of the time in which the GPU computes nothing
   waits: how often the host waits for the GPU in a step, as torch counts it
-  memory_mb: peak of the GPU's memory
+  memory_mb: peak of the GPU's memory in a step
 
 shared: rows per second of 1, 2 and 4 processes beside each other on the GPU (resnet), all together.
 On a CPU the figures of a GPU are null. Prints one JSON line.
@@ -18,14 +22,11 @@ On a CPU the figures of a GPU are null. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -34,19 +35,18 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.plain_loop import PlainLoop
+from benchmarks.random_records import HostBatches, schema_of
+from benchmarks.timed_process import run_until
 from distributed.config import Config, apply_changes
 from distributed.training import loop
 from distributed.training.exchange import Exchange
 from distributed.training.optimisation.step import train_step
 from distributed.training.optimisation.training_state import TrainingState
-from model.batch import Batch
 from model.network import Network
-from model.schema import Categorical, Image, Numeric, Schema, Table
 
-CLASSES = 20
-COLUMNS = 16
 ENCODERS = ("resnet", "efficientnet_lite0")
 PROCESSES = (1, 2, 4)  # beside each other
+SHARES = {"loops": 16, "compiled": 27, "beside": 10}  # of the time, for a part of each kind
 
 
 def main() -> None:
@@ -57,12 +57,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="records a step (default: 256)")
     parser.add_argument("--steps", type=int, default=20, help="steps an epoch (default: 20)")
     parser.add_argument("--pairs", type=int, default=5, help="epochs of each loop (default: 5)")
-    parser.add_argument("--share", type=float, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=115, help="in all (default: 115)")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--encoder", default=ENCODERS[0], help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.share:
-        print(rate_beside_others(args, args.share))
-        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if args.part:
+        print(json.dumps(PARTS[args.part](args, args.encoder, device)))
+        return
     result: dict[str, object] = {
         "benchmark": "gpu",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -71,55 +74,38 @@ def main() -> None:
         "size": args.size,
         "batch": args.batch,
     }
+    found = measure_parts(args)
     for encoder in ENCODERS:
-        result[encoder] = measure_encoder(args, encoder, device)
-    result["shared"] = {str(n): shared_rate(args, n) for n in PROCESSES}
+        (loops,), (compiled,) = found["loops", encoder, 1], found["compiled", encoder, 1]
+        result[encoder] = {**loops, "compiled": compiled}
+    result["shared"] = {str(n): joint_rate(found["beside", ENCODERS[0], n]) for n in PROCESSES}
     print(json.dumps(result))
 
 
-class HostBatches:
-    """Ready-made batches in the memory of the host."""
+def measure_parts(args: argparse.Namespace) -> dict[tuple[str, str, int], list[dict[str, object]]]:
+    """Returns what each process of each part measures: by kind, encoder and number of processes.
 
-    def __init__(self, schema: Schema, rows: int, steps: int) -> None:
-        self.steps = steps
-        self.ready = [random_batch(schema, rows, seed) for seed in range(min(steps, 4))]
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for k in range(start, self.steps):
-            yield self.ready[k % len(self.ready)]
-
-
-def schema_of(size: int) -> Schema:
-    """Returns one image modality and, where its embeddings are installed, one table."""
-    numbers = tuple(
-        Numeric(name=f"n{i}", quantiles=(-2.0, -1.0, 0.0, 1.0, 2.0)) for i in range(COLUMNS)
-    )
-    table = Table(
-        name="table", numeric=numbers, categorical=(Categorical(name="c", vocabulary=("a", "b")),)
-    )
-    has_embeddings = importlib.util.find_spec("rtdl_num_embeddings") is not None
-    return Schema(
-        images=(Image(name="photo", height=size, width=size, mean=(0.5,) * 3, std=(0.25,) * 3),),
-        tables=(table,) if has_embeddings else (),
-        classes=tuple(f"class {c}" for c in range(CLASSES)),
-        counts=tuple(1000 // (c + 1) for c in range(CLASSES)),
-    )
+    A part has its share of the time that is left, so that later ones gain what it does not need.
+    """
+    parts = [(kind, encoder, 1) for encoder in ENCODERS for kind in ("loops", "compiled")]
+    parts += [("beside", ENCODERS[0], n) for n in PROCESSES]
+    end = time.time() + args.seconds
+    found = {}
+    for k, (kind, encoder, processes) in enumerate(parts):
+        share = SHARES[kind] / sum(SHARES[later] for later, _, _ in parts[k:])
+        until = time.time() + (end - time.time()) * share
+        given = {name: getattr(args, name) for name in ("size", "batch", "steps", "pairs")}
+        given |= {"part": kind, "encoder": encoder, "until": until}
+        words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        found[kind, encoder, processes] = run_until([__file__, *words], until, processes)
+    return found
 
 
-def random_batch(schema: Schema, rows: int, seed: int) -> Batch:
-    """Returns random records, all of them complete."""
-    draws = torch.Generator().manual_seed(seed)
-    image = schema.images[0]
-    shape = rows, image.channels, image.height, image.width
-    return Batch(
-        images={"photo": torch.randint(256, shape, dtype=torch.uint8, generator=draws)},
-        numbers={t.name: torch.randn(rows, COLUMNS, generator=draws) for t in schema.tables},
-        categories={t.name: torch.randint(2, (rows, 1), generator=draws) for t in schema.tables},
-        present_BM=torch.ones(rows, len(schema.modalities), dtype=torch.bool),
-        labels_B=torch.randint(CLASSES, (rows,), generator=draws),
-        ranks_B=torch.arange(rows),
-        total=rows,
-    )
+def joint_rate(found: list[dict[str, object]]) -> int | None:
+    """Returns the rows per second of all processes together, if each has measured its own."""
+    rates = [each.get("rows_per_second") for each in found]
+    numbers = [rate for rate in rates if isinstance(rate, float)]
+    return round(sum(numbers)) if len(numbers) == len(rates) else None
 
 
 def settings_of(args: argparse.Namespace, encoder: str, compiled: bool = False) -> Config:
@@ -164,30 +150,49 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure_encoder(
+def limit_steps(args: argparse.Namespace, source: HostBatches, seconds: float, epochs: int) -> None:
+    """Makes the epochs as short as the rest of the time asks for; seconds: of one step."""
+    # A fifth of the time is for what is measured beside the epochs.
+    fit = 0.8 * (args.until - time.time()) / (epochs * max(seconds, 1e-6))
+    source.steps = max(1, min(args.steps, int(fit)))
+
+
+def seconds_of_step(run: TrainingState, source: HostBatches, device: torch.device) -> float:
+    start = time.perf_counter()
+    train_step(run, [source.ready[0].to(device)])
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def compare_loops(
     args: argparse.Namespace, encoder: str, device: torch.device
 ) -> dict[str, object]:
     config = settings_of(args, encoder)
     on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
     run, source = begin(args, config, device)
+    seconds = [seconds_of_step(run, source, device) for _ in range(2)][-1]  # the first warms up
+    memory = torch.cuda.max_memory_allocated() if on_gpu else 0
     torch.manual_seed(0)
     network = Network(schema_of(args.size), config.model, pretrained=False)
+    limit_steps(args, source, seconds, 2 * (args.pairs + 2))
     plain = PlainLoop(network, source, config, device)
-    pairs = [
-        (seconds_of_epoch(run, source, device), seconds_of_epoch(plain, source, device))
-        for _ in range(args.pairs + 1)
-    ][1:]  # the first warms up
-    rows = args.batch * args.steps
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) <= args.pairs:
+        pairs.append(
+            (seconds_of_epoch(run, source, device), seconds_of_epoch(plain, source, device))
+        )
+        if time.time() + 2 * sum(pairs[-1]) > args.until:
+            break
+    pairs = pairs[1:] or pairs  # the first warms up
+    rows = args.batch * source.steps
     return {
         "rows_per_second": round(rows / statistics.median(ours for ours, _ in pairs)),
         "ratio": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
         "ratios": [round(ours / theirs, 3) for ours, theirs in pairs],
+        "steps": source.steps,
         "idle": idle_share(run, source) if on_gpu else None,
         "waits": waits_of_step(run, source, device) if on_gpu else None,
-        "memory_mb": round(torch.cuda.max_memory_allocated() / 1e6) if on_gpu else None,
-        "compiled": measure_compiled(args, encoder, device),
+        "memory_mb": round(memory / 1e6) if on_gpu else None,
     }
 
 
@@ -195,16 +200,18 @@ def measure_compiled(
     args: argparse.Namespace, encoder: str, device: torch.device
 ) -> dict[str, object]:
     run, source = begin(args, settings_of(args, encoder, compiled=True), device)
-    start = time.perf_counter()
     try:
-        train_step(run, [source.ready[0].to(device)])
+        first = seconds_of_step(run, source, device)
     except Exception as error:  # no compiler on this machine, for one
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    wait_for(device)
-    first = time.perf_counter() - start
-    seconds = [seconds_of_epoch(run, source, device) for _ in range(args.pairs)]
-    rate = args.batch * args.steps / statistics.median(seconds)
-    return {"first_step_seconds": round(first, 1), "rows_per_second": round(rate)}
+    limit_steps(args, source, seconds_of_step(run, source, device), args.pairs)
+    rates = [
+        args.batch * source.steps / seconds_of_epoch(run, source, device)
+        for _ in range(args.pairs)
+        if time.time() < args.until - 1
+    ]
+    rate = round(statistics.median(rates)) if rates else None
+    return {"first_step_seconds": round(first, 1), "rows_per_second": rate}
 
 
 def idle_share(run: TrainingState, source: HostBatches) -> float:
@@ -214,7 +221,12 @@ def idle_share(run: TrainingState, source: HostBatches) -> float:
         loop.train_epoch(run, source)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-    busy = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+    busy = sum(
+        event.self_device_time_total
+        for event in profile.key_averages()
+        if not event.key.startswith(("Memcpy", "Memset"))
+    )
+    busy /= 1e6
     return round(max(0.0, 1 - float(busy) / seconds), 3)
 
 
@@ -227,29 +239,30 @@ def waits_of_step(run: TrainingState, source: HostBatches, device: torch.device)
         torch.cuda.set_sync_debug_mode("warn")
         train_step(run, [batch])
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    # torch also warns once that this way of counting is new.
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
-def shared_rate(args: argparse.Namespace, processes: int) -> int:
-    """Returns the rows per second of several trainings in processes beside each other."""
-    sizes = ["--size", args.size, "--batch", args.batch, "--steps", args.steps]
-    words = [sys.executable, __file__, *map(str, sizes), "--share", "5"]
-    running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    return round(sum(float(process.communicate()[0].strip() or 0) for process in running))
+def rate_beside_others(
+    args: argparse.Namespace, encoder: str, device: torch.device
+) -> dict[str, object]:
+    """Measures the rate of this process, until just before its time is over.
 
-
-def rate_beside_others(args: argparse.Namespace, seconds: float) -> float:
-    """Returns the rows per second of this process, after the others have started too."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run, source = begin(args, settings_of(args, ENCODERS[0]), device)
-    loop.train_epoch(run, source)
+    All processes begin within a second or two of each other.
+    """
+    run, source = begin(args, settings_of(args, encoder), device)
+    seconds = [seconds_of_step(run, source, device) for _ in range(2)][-1]
+    limit_steps(args, source, seconds, 4 * max(PROCESSES))
     begun = time.perf_counter()
-    epochs = 0
-    while time.perf_counter() - begun < seconds or not epochs:
-        seconds_of_epoch(run, source, device)
+    epochs, last = 0, 0.0
+    while time.time() + 2 * last + 1 < args.until or not epochs:
+        last = seconds_of_epoch(run, source, device)
         epochs += 1
-    rows: int = epochs * args.batch * args.steps
-    return rows / (time.perf_counter() - begun)
+    rows = epochs * source.steps * args.batch
+    return {"rows_per_second": rows / (time.perf_counter() - begun)}
+
+
+PARTS = {"loops": compare_loops, "compiled": measure_compiled, "beside": rate_beside_others}
 
 
 if __name__ == "__main__":

