@@ -33,6 +33,7 @@ DEGRADING_KINDS = (
     "turn",
 )
 MIXES = ("none", "mixup", "remix")
+TABLE_ENCODERS = ("mlp", "tabm")
 NUMBER_EMBEDDINGS = ("linear", "piecewise", "periodic")
 
 
@@ -64,7 +65,7 @@ class ImageConfig:
         choices=TRAINABLE,
     )
     views: int = option(
-        4,
+        8,
         "augmented views of every training image for which the frozen part of a pretrained encoder"
         " is computed once; 0: anew for every batch",
         low=0,
@@ -76,6 +77,12 @@ class ImageConfig:
 class TableConfig:
     """Settings of the table encoders."""
 
+    encoder: str = option(
+        "mlp",
+        "table encoder: mlp is a residual network; tabm is an ensemble of networks that share most"
+        " of their weights",
+        choices=TABLE_ENCODERS,
+    )
     numeric_embedding: str = option(
         "piecewise", "how a numeric column is embedded", choices=NUMBER_EMBEDDINGS
     )

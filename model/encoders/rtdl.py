@@ -1,6 +1,6 @@
-"""The number embeddings of rtdl_num_embeddings, loaded when they are needed, without scikit-learn.
+"""The packages rtdl_num_embeddings and tabm, loaded when they are needed, without scikit-learn.
 
-The package loads scikit-learn where there is one, which takes nearly as long as torch, for a
+The first one loads scikit-learn where there is one, which takes nearly as long as torch, for a
 function that this code never calls (compute_bins, bins by decision trees).
 """
 
@@ -25,3 +25,9 @@ def load_rtdl() -> ModuleType:
         return importlib.import_module("rtdl_num_embeddings")
     finally:
         del sys.modules[SCIKIT_LEARN]
+
+
+def load_tabm() -> ModuleType:
+    """Returns the package tabm, which loads the other one."""
+    load_rtdl()
+    return importlib.import_module("tabm")

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TableConfig
-from model.encoders.rtdl import load_rtdl
+from model.encoders.rtdl import load_rtdl, load_tabm
 from model.encoders.standardise import Standardise
 from model.schema import MAX_DEVIATIONS, Numeric, Table
+
+# Of table.encoder=tabm: networks, and how many times as many hidden units as the residual network.
+SUBMODELS, WIDER = 16, 2
 
 
 def bin_edges(column: Numeric) -> Tensor:
@@ -122,6 +125,44 @@ class ResidualMLP(nn.Module):
         return x + change
 
 
+def mlp(inputs: int, config: TableConfig, dim: int) -> nn.Sequential:
+    """Returns the residual network of table.encoder=mlp."""
+    return nn.Sequential(
+        nn.Linear(inputs, config.width),
+        *(ResidualMLP(config.width) for _ in range(config.blocks)),
+        nn.ReLU(),
+        nn.Linear(config.width, dim),
+    )
+
+
+class TabM(nn.Module):
+    """The network of table.encoder=tabm: SUBMODELS networks that share most of their weights.
+
+    After Gorishniy et al. (ICLR 2025), by the package tabm. The mean of their outputs is the
+    embedding.
+    """
+
+    def __init__(self, inputs: int, config: TableConfig, dim: int) -> None:
+        super().__init__()
+        tabm, width = load_tabm(), WIDER * config.width
+        self.view = tabm.EnsembleView(k=SUBMODELS)
+        self.body = tabm.MLPBackboneBatchEnsemble(
+            d_in=inputs,
+            n_blocks=max(1, config.blocks),
+            d_block=width,
+            dropout=0.0,  # there is no randomness inside the network
+            k=SUBMODELS,
+            tabm_init=True,
+            scaling_init="random-signs",
+            start_scaling_init_chunks=None,
+        )
+        self.out = tabm.LinearEnsemble(width, dim, k=SUBMODELS)
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        embedding_BD: Tensor = self.out(self.body(self.view(x_BI))).mean(1)
+        return embedding_BD
+
+
 class TableEncoder(nn.Module):
     """Encodes the numbers (NaN: missing) and category ids (-1: missing) of a table as [B, D]."""
 
@@ -141,12 +182,9 @@ class TableEncoder(nn.Module):
             if table.categorical
             else None
         )
-        columns = len(table.numeric) + len(table.categorical)
-        self.body = nn.Sequential(
-            nn.Linear(columns * config.embedding_size, config.width),
-            *(ResidualMLP(config.width) for _ in range(config.blocks)),
-            nn.ReLU(),
-            nn.Linear(config.width, dim),
+        inputs = (len(table.numeric) + len(table.categorical)) * config.embedding_size
+        self.body: nn.Module = (
+            TabM(inputs, config, dim) if config.encoder == "tabm" else mlp(inputs, config, dim)
         )
         self.norm = Standardise(dim)
 
