@@ -2,9 +2,11 @@
 
 Part of the labels of training and validation rows become those of other classes, at random. AUROC
 says how well the doubt of a training row's label tells the wrong labels from the right ones, over
-all rows and over those labelled as few-shot classes. Balanced accuracy is on test rows, which keep
-their labels, of runs on clean and on wrong labels, without and with loss.trust_labels. Prints one
-JSON line.
+all rows and over those labelled as few-shot classes. Balanced accuracy and macro-F1 are on test
+rows, which keep their labels, of runs on clean and on wrong labels, without and with
+loss.trust_labels. With --where they are also of runs of which only the training or only the
+validation labels are wrong, and of runs without the training rows whose labels are wrong, which is
+the most that an audit can regain. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +43,7 @@ from model.decisions.label_noise import held_out_log_posterior, label_doubts
 from model.metrics.scoring import shot_groups
 
 FEW = 2  # the group of few-shot classes
+METRICS = ("balanced_accuracy", "macro_f1")
 TRUST = {"loss.trust_labels": 1.0}
 
 
@@ -55,6 +59,9 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--where", action="store_true", help="also measure which wrong labels cost what"
+    )
     parser.add_argument("--audit-only", action="store_true", help="only the runs for the AUROC")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="K=V", help="settings of the runs"
@@ -67,27 +74,22 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
     manifest = read_manifest(shards)
     clean = {split: load_arrays(shards, split, manifest.schema) for split in manifest.rows}
     aurocs: list[tuple[float, float | None]] = []
-    accuracy: dict[str, list[float]] = {}
+    of_runs: dict[str, dict[str, list[float]]] = {metric: {} for metric in METRICS}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         rng = np.random.default_rng(seed)
         noisy = dict(clean)
         for split in ("train", "val"):
             noisy[split] = with_wrong_labels(clean[split], manifest, args.share, args.kind, rng)
-        runs: dict[str, tuple[dict[str, Arrays], dict[str, object]]] = {"wrong labels": (noisy, {})}
-        if not args.audit_only:
-            runs["clean"] = (clean, {})
-            runs["wrong labels, trust"] = (noisy, {**TRUST})
-            runs["clean, trust"] = (clean, {**TRUST})
-        for name, (arrays, more) in runs.items():
+        for name, (arrays, more) in runs_of(args, clean, noisy).items():
             changed = {**settings, **more, "optim.seed": seed}
             result = train(shards, manifest, arrays, changed)
             test = result.metrics.test
             assert test is not None
-            accuracy.setdefault(name, []).append(round(100 * test["balanced_accuracy"], 1))
+            for metric, of_metric in of_runs.items():
+                of_metric.setdefault(name, []).append(round(100 * test[metric], 1))
             if name == "wrong labels":
                 wrong_N = arrays["train"]["labels"] != clean["train"]["labels"]
                 aurocs.append(auroc(shards, manifest, arrays, result, changed, wrong_N))
-    means = {name: round(float(np.mean(values)), 1) for name, values in accuracy.items()}
     of_few = [few for _, few in aurocs if few is not None]
     summary: dict[str, object] = {
         "benchmark": "label_noise",
@@ -95,18 +97,52 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, object]:
         "kind": args.kind,
         "share": args.share,
         "seeds": args.seeds,
+        "first seed": args.first_seed,
         "auroc": [round(every, 3) for every, _ in aurocs],
         "auroc of few-shot labels": [round(few, 3) for few in of_few],
-        "balanced accuracy": accuracy,
-        "means": means,
     }
-    if not args.audit_only:
-        cost = means["clean"] - means["wrong labels"]
-        regained = means["wrong labels, trust"] - means["wrong labels"]
-        summary["cost of wrong labels"] = round(cost, 1)
-        summary["regained"] = round(regained, 1)
-        summary["cost on clean data"] = round(means["clean"] - means["clean, trust"], 1)
+    for metric, of_metric in of_runs.items():
+        means = {name: float(np.mean(values)) for name, values in of_metric.items()}
+        summary[metric] = {
+            **of_metric,
+            "means": {name: round(mean, 1) for name, mean in means.items()},
+        }
+        if not args.audit_only:
+            cost = means["clean"] - means["wrong labels"]
+            regained = means["wrong labels, trust"] - means["wrong labels"]
+            summary[f"{metric}: cost of wrong labels"] = round(cost, 2)
+            summary[f"{metric}: regained"] = round(regained, 2)
+            lost = means["clean"] - means["clean, trust"]
+            summary[f"{metric}: cost on clean data"] = round(lost, 2)
     return summary
+
+
+def runs_of(
+    args: argparse.Namespace, clean: Mapping[str, Arrays], noisy: Mapping[str, Arrays]
+) -> dict[str, tuple[dict[str, Arrays], dict[str, object]]]:
+    """Returns the rows and the settings of the runs of a seed, by name."""
+    runs: dict[str, tuple[dict[str, Arrays], dict[str, object]]] = {"wrong labels": ({**noisy}, {})}
+    if not args.audit_only:
+        runs["clean"] = ({**clean}, {})
+        runs["wrong labels, trust"] = ({**noisy}, {**TRUST})
+        runs["clean, trust"] = ({**clean}, {**TRUST})
+    if args.where:
+        right_N = noisy["train"]["labels"] == clean["train"]["labels"]
+        runs["only training labels wrong"] = ({**clean, "train": noisy["train"]}, {})
+        runs["only validation labels wrong"] = ({**clean, "val": noisy["val"]}, {})
+        left_out = {name: values[right_N] for name, values in noisy["train"].items()}
+        left_out["ranks"] = ranks_of(left_out["labels"], left_out["ranks"])
+        runs["wrong training labels left out"] = ({**noisy, "train": left_out}, {})
+    return runs
+
+
+def ranks_of(labels_N: NDArray[Any], keys_N: NDArray[Any]) -> NDArray[Any]:
+    """Returns the ranks of rows in their classes, in the order of the keys."""
+    ranks_N = np.empty(len(labels_N), dtype=keys_N.dtype)
+    for c in np.unique(labels_N):
+        rows = np.flatnonzero(labels_N == c)
+        ranks_N[rows[np.argsort(keys_N[rows], kind="stable")]] = np.arange(len(rows))
+    return ranks_N
 
 
 def with_wrong_labels(

@@ -35,6 +35,8 @@ class Batch:
     dropped_BM: Tensor | None = None
     partners_B: Tensor | None = None  # int64: label of the record blended in by mixup or Remix
     shares_B: Tensor | None = None  # float32: share of labels_B in the loss; partners_B has 1 - it
+    trust_B: Tensor | None = None  # float32: how much the row counts by loss.trust_labels; None: 1
+    partners_trust_B: Tensor | None = None  # float32: the same of the record blended in
     start: int = 0  # position of the first record in the global batch of all workers
     total: int = 0  # records of that global batch; 0: this batch is the whole of it
     # Float [B, V, K]: what the frozen part of an image encoder gives for V views of the image, in
@@ -73,6 +75,10 @@ class Batch:
             dropped_BM=None if self.dropped_BM is None else change(self.dropped_BM),
             partners_B=None if self.partners_B is None else change(self.partners_B),
             shares_B=None if self.shares_B is None else change(self.shares_B),
+            trust_B=None if self.trust_B is None else change(self.trust_B),
+            partners_trust_B=(
+                None if self.partners_trust_B is None else change(self.partners_trust_B)
+            ),
             start=self.start,
             total=self.total,
             frozen={k: change(v) for k, v in self.frozen.items()},

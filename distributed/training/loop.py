@@ -17,6 +17,7 @@ from distributed.config import Config
 from distributed.training.exchange import Exchange
 from distributed.training.optimisation.compiled import CompiledForward
 from distributed.training.optimisation.divergence import Diverged, DivergenceCheck
+from distributed.training.optimisation.label_trust import judge_labels
 from distributed.training.optimisation.precision import compute_dtype
 from distributed.training.optimisation.step import train_step
 from distributed.training.optimisation.training_state import StateDict, TrainingState
@@ -63,12 +64,14 @@ def train_network(
     exchange: Exchange | None = None,
     device: torch.device | str = "cpu",
     teacher: Teacher | None = None,
+    train_rows: ValidationSource | None = None,
 ) -> TrainingState:
     """Trains to the last epoch or to an early stop.
 
     report: gets every epoch's metrics, state and validation scores; it may return True to stop.
     state: a saved state to continue from.
     teacher: gives answers for the training rows, which the network learns beside the labels.
+    train_rows: every training row once and as it is, which loss.trust_labels needs.
     """
     run = begin_training(network, train, config, exchange or Exchange(), torch.device(device))
     run.teacher = None if teacher is None else teacher.to(run.device)
@@ -76,6 +79,8 @@ def train_network(
         run.load_state_dict(state)
     evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)
     while run.epoch < config.optim.epochs and not has_stopped_improving(run):
+        if train_rows is not None:
+            run.trust = judge_labels(run, evaluator, train_rows)
         terms = train_epoch(run, train)
         averages = [] if run.average is None else [run.average]
         run.exchange.average_statistics(run.network, *averages)

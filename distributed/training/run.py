@@ -9,7 +9,7 @@ import torch
 
 from distributed.config import Config, split_list
 from distributed.runtime.freed_memory import keep_freed_memory
-from distributed.shards.batches import BatchSource, open_batches
+from distributed.shards.batches import BatchSource, in_storage_order, open_batches
 from distributed.shards.corruption import parse_corruption
 from distributed.shards.decode import Arrays
 from distributed.shards.folds import stored_rows
@@ -63,6 +63,7 @@ def run_training(
         exchange=exchange,
         device=device or default_device(config),
         teacher=teacher,
+        train_rows=in_storage_order(start.train, config.inference.batch_size),
     )
 
     def open_test() -> BatchSource:

@@ -244,7 +244,9 @@ def mix_samples(batch: Batch, config: LossConfig, counts_C: Tensor, seed: int, s
         )
     blended = _blend(batch, others, torch.where(alike_B, share_B, 1.0), u_B1)
     return blended.replace(
-        partners_B=others.labels_B, shares_B=torch.where(alike_B, label_share_B, 1.0)
+        partners_B=others.labels_B,
+        shares_B=torch.where(alike_B, label_share_B, 1.0),
+        partners_trust_B=others.trust_B,
     )
 
 

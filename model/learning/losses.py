@@ -18,15 +18,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from model.batch import Batch
 from model.config import WITHOUT_EXPERTS, LossConfig, ModelConfig
-from model.decisions.label_noise import held_out_log_posterior, label_doubts
 from model.fusion.confidence import held_out_logits
 from model.learning.expert_losses import expert_loss, log_prior, logit_shifts
 from model.outputs import Outputs, SubsetAnswers
 from model.precision import at_least_float32
-
-# Of loss.trust_labels: the share of the training after which labels are doubted, and how the doubt
-# (the log ratio of the best other class's probability to the label's) becomes a weight.
-TRUST_START, TRUST_MIDPOINT, TRUST_SLOPE = 0.3, 1.0, 2.0
 
 
 def loss_terms(
@@ -34,6 +29,7 @@ def loss_terms(
 ) -> dict[str, Tensor]:
     """Returns the weighted scalar terms whose sum is the loss.
 
+    counts_C: training rows of every class, those that are not trusted left out.
     progress: share of the training that is done, 0 to 1.
     """
     rows = max(len(batch), 1)
@@ -41,27 +37,24 @@ def loss_terms(
     if config.fusion.kind in WITHOUT_EXPERTS:  # a margin needs logits that are cosines
         loss = replace(loss, margin=0.0)
 
-    def trust_B(labels_B: Tensor) -> Tensor:
-        return label_trust(outputs, labels_B, batch.ranks_B, loss, progress)
-
     def experts_B(labels_B: Tensor) -> Tensor:
         loss_BE = expert_loss(
             outputs.logits_BEC, outputs.hidden_BEH, labels_B, counts_C, loss, progress
         )
-        return trust_B(labels_B) * loss_BE.mean(1)
+        return loss_BE.mean(1)
 
     def alone_B(labels_B: Tensor) -> Tensor:
-        return trust_B(labels_B) * auxiliary_loss(
+        return auxiliary_loss(
             outputs.auxiliary_BMFC, labels_B, batch.ranks_B, batch.intact_BM, counts_C
         )
 
-    classification_B = mix_over_labels(experts_B, batch)
+    classification_B = mix_trusted(experts_B, batch)
     if batch.teacher_BC is not None:
         taught_B = teacher_loss(outputs.logits_BEC, batch.teacher_BC, counts_C, loss)
         classification_B = torch.lerp(classification_B, taught_B, loss.teacher_weight)
     terms = {
         "classification": classification_B.sum() / rows,
-        "auxiliary": config.fusion.auxiliary_weight * mix_over_labels(alone_B, batch).sum() / rows,
+        "auxiliary": config.fusion.auxiliary_weight * mix_trusted(alone_B, batch).sum() / rows,
         "confidence": config.fusion.confidence_weight
         * confidence_loss(outputs, batch).sum()
         / rows,
@@ -73,11 +66,10 @@ def loss_terms(
         answers = outputs.subsets
 
         def subsets_B(labels_B: Tensor) -> Tensor:
-            loss_B = subset_loss(answers, batch.intact_BM, labels_B, counts_C, loss, progress)
-            return trust_B(labels_B) * loss_B
+            return subset_loss(answers, batch.intact_BM, labels_B, counts_C, loss, progress)
 
         weight = config.fusion.subset_weight
-        terms["subsets"] = weight * mix_over_labels(subsets_B, batch).sum() / rows
+        terms["subsets"] = weight * mix_trusted(subsets_B, batch).sum() / rows
         terms["plausibility"] = plausibility_loss(answers, batch).sum() / rows
         terms["trust"] = config.fusion.trust_weight * trust_loss(answers, batch).sum() / rows
     return terms
@@ -162,24 +154,16 @@ def mix_over_labels(value_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor
     return shares_B * value_B(batch.labels_B) + (1 - shares_B) * value_B(batch.partners_B)
 
 
-def label_trust(
-    outputs: Outputs,
-    labels_B: Tensor,
-    ranks_B: Tensor,
-    config: LossConfig,
-    progress: float,
-) -> Tensor:
-    """Returns how much each row counts by loss.trust_labels, [B]; it has no gradient.
-
-    1 - trust * sigmoid(slope (doubt - midpoint)), once the heads have learned something. All
-    classes count alike in the doubt: with the shares of the training rows, the rows of rare classes
-    would lose most of their weight on clean data too.
-    """
-    if not config.trust_labels or progress < TRUST_START:
-        return torch.ones_like(labels_B, dtype=torch.float32)
-    posterior_BC = held_out_log_posterior(outputs, ranks_B)
-    doubt_B = label_doubts(posterior_BC, labels_B.clamp_min(0)).doubt_B
-    return 1 - config.trust_labels * torch.sigmoid(TRUST_SLOPE * (doubt_B - TRUST_MIDPOINT))
+def mix_trusted(loss_B: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """Returns the loss of each row as mix_over_labels does, each label as far as it is trusted."""
+    if batch.trust_B is None:
+        return mix_over_labels(loss_B, batch)
+    own_B = batch.trust_B * loss_B(batch.labels_B)
+    if batch.partners_B is None or batch.shares_B is None or batch.partners_trust_B is None:
+        return own_B
+    partner_B = batch.partners_trust_B * loss_B(batch.partners_B)
+    shares_B = at_least_float32(batch.shares_B)
+    return shares_B * own_B + (1 - shares_B) * partner_B
 
 
 def auxiliary_loss(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.learning.row_places import row_places
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Teacher:
 
     def answer(self, batch: Batch) -> Batch:
         """Returns the batch with the answers for its rows."""
-        starts_C = self.counts_C.cumsum(0) - self.counts_C
-        places_B = starts_C[batch.labels_B] + batch.ranks_B
+        places_B = row_places(self.counts_C, batch.labels_B, batch.ranks_B)
         return batch.replace(teacher_BC=self.answers_RC[places_B])
 
     def to(self, device: torch.device) -> Teacher:
@@ -38,7 +38,6 @@ class Teacher:
     def of_rows(cls, answers_NC: Tensor, labels_N: Tensor, ranks_N: Tensor) -> Teacher:
         """Returns the teacher with these answers for rows in any order."""
         counts_C = torch.bincount(labels_N, minlength=answers_NC.shape[1])
-        places_N = (counts_C.cumsum(0) - counts_C)[labels_N] + ranks_N
         answers_RC = torch.empty_like(answers_NC)
-        answers_RC[places_N] = answers_NC
+        answers_RC[row_places(counts_C, labels_N, ranks_N)] = answers_NC
         return cls(answers_RC, counts_C)

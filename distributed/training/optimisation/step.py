@@ -45,7 +45,8 @@ def update_weights(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor
 
     Records that all have their images give the same operations at each step, with the same numbers
     of the host: what changes, such as learning rates, is on the device. Only a loss that begins
-    later in the training (loss.drw, loss.trust_labels) changes them, once.
+    later in the training (loss.drw) changes them, once, and loss.trust_labels at every epoch, which
+    has class counts of its own.
     """
     optim = run.config.optim
     run.optimiser.zero_grad(set_to_none=True)
@@ -66,6 +67,8 @@ def augment_batch(run: TrainingState, batch: Batch, position: int) -> Batch:
     schema, seed = run.network.schema, run.config.optim.seed
     if run.teacher is not None:
         batch = run.teacher.answer(batch)
+    if run.trust is not None:
+        batch = run.trust.weigh(batch)
     batch = augment(batch, schema.images, run.config.data, seed, position)
     data = run.config.data
     left_out = split_list(data.spoil_without)
@@ -85,6 +88,7 @@ def plain_gradient(
 
     update_statistics: let the network update its running confidences. Returns the loss terms.
     """
+    counts_C = run.network.counts_C if run.trust is None else run.trust.counts_C
     total: dict[str, Tensor] = {}
     for batch in batches:
         is_last = batch is batches[-1]  # only then the workers average their gradients
@@ -92,7 +96,7 @@ def plain_gradient(
         with context, autocast(run.config, run.device):
             outputs = run.forward(batch)
         terms = losses.loss_terms(
-            outputs, batch, run.network.counts_C, run.config.model, progress=run.step / run.steps
+            outputs, batch, counts_C, run.config.model, progress=run.step / run.steps
         )
         # DDP averages over workers; a worker's share of the global batch may differ from
         # 1 / world by a row.

@@ -12,6 +12,7 @@ from torch import Tensor
 from distributed.config import Config
 from distributed.training.exchange import Exchange
 from model.batch import Batch
+from model.learning.label_trust import LabelTrust
 from model.learning.optimisers import load_optimiser_state
 from model.learning.teacher import Teacher
 from model.network import Network
@@ -53,6 +54,7 @@ class TrainingState:
     forward: the network as the training step calls it: compiled, or wrapped for several workers.
     steps: planned optimiser steps of the whole run.
     teacher: whose answers the network learns beside the labels, if there is one.
+    trust: how much the training rows count in this epoch, where their labels are doubted.
     average: running average of the weights, where optim.ema asks for one.
     new_share: how much of it comes from the next step; on the device, where the average is.
     epoch, step: how many epochs and optimiser steps are done.
@@ -71,6 +73,7 @@ class TrainingState:
     average: Network | None = None
     new_share: Tensor | None = None
     teacher: Teacher | None = None
+    trust: LabelTrust | None = None
     epoch: int = 0
     step: int = 0
     best: BestEpoch | None = None

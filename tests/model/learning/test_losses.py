@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.batch import Batch
 from model.config import FUSIONS, LOSSES, FusionConfig, LossConfig, ModelConfig
 from model.learning import losses
 from model.network import Network
-from model.outputs import Outputs
 from model.schema import Image, Numeric, Schema, Table
 from tests.model import samples
 from tests.model.cases import (
@@ -347,50 +345,3 @@ def test_a_real_network_trains_in_bfloat16_on_a_hard_batch(kind: str, rows: int)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients)
     assert any((g != 0).any() for g in gradients)
-
-
-def doubted_batch() -> tuple[Outputs, Batch, Tensor]:
-    """Two rows of one class; the held-out heads are sure of the first and deny the second."""
-    schema = samples.schema(counts=(50, 50))
-    torch.manual_seed(0)
-    network = Network(schema, ModelConfig(dim=8))
-    batch = samples.batch(schema, 2).replace(
-        labels_B=torch.zeros(2, dtype=torch.long), ranks_B=torch.zeros(2, dtype=torch.long)
-    )
-    outputs = network(batch)
-    held_out = torch.zeros_like(outputs.auxiliary_BMFC)
-    held_out[0, :, 0, 0] = held_out[1, :, 0, 1] = 12.0
-    return replace(outputs, auxiliary_BMFC=held_out), batch, network.counts_C
-
-
-def test_trust_leaves_out_what_the_held_out_heads_deny() -> None:
-    outputs, batch, _ = doubted_batch()
-    config = LossConfig(trust_labels=1.0)
-    trust = losses.label_trust(outputs, batch.labels_B, batch.ranks_B, config, 1.0)
-    assert trust[0] > 0.99 and trust[1] < 0.01 and not trust.requires_grad
-    half = losses.label_trust(
-        outputs, batch.labels_B, batch.ranks_B, LossConfig(trust_labels=0.5), 1.0
-    )
-    assert torch.allclose(half, 1 - 0.5 * (1 - trust))
-
-
-def test_trust_is_off_by_default_and_before_the_heads_have_learned() -> None:
-    outputs, batch, _ = doubted_batch()
-    arguments = (outputs, batch.labels_B, batch.ranks_B)
-    assert losses.label_trust(*arguments, LossConfig(), 1.0).tolist() == [1, 1]
-    early = losses.label_trust(*arguments, LossConfig(trust_labels=1.0), 0.0)
-    assert early.tolist() == [1, 1]
-
-
-def test_a_row_that_is_not_trusted_gives_no_loss() -> None:
-    outputs, batch, counts_C = doubted_batch()
-    for name in ("classification", "auxiliary"):
-        values = []
-        for trust in (0.0, 1.0):
-            config = ModelConfig(loss=LossConfig(trust_labels=trust))
-            terms = losses.loss_terms(outputs, batch, counts_C, config, 1.0)
-            values.append(float(terms[name]))
-        alone = batch.replace(labels_B=torch.tensor([0, -1]))
-        config = ModelConfig(loss=LossConfig())
-        first = float(losses.loss_terms(outputs, alone, counts_C, config, 1.0)[name])
-        assert values[1] == pytest.approx(first, abs=0.02) and values[0] >= values[1]
