@@ -16,7 +16,9 @@ from distributed.training.optimisation.compiled import CompiledForward
 from distributed.training.optimisation.training_state import TrainingState
 from model import copying
 from model.batch import Batch
+from model.learning.label_trust import LabelTrust
 from model.learning.optimisers import set_learning_rates
+from tests.training import toy
 from tests.training.stand_in_gpu import DEVICE, HostWaits, NotInGraph, StandInGpu
 from tests.training.test_loop import start
 
@@ -26,11 +28,15 @@ def begun(*sets: str, device: torch.device | str = "cpu") -> tuple[TrainingState
     network, train, _, settings = start(*sets)
     run = loop.begin_training(network, train, settings, Exchange(), torch.device(device))
     run.network.train()
+    if settings.loss.trust_labels:
+        rows_C = run.network.counts_C.long()
+        weights_R = torch.full((sum(toy.COUNTS),), 0.5, device=device)
+        run.trust = LabelTrust(weights_R, rows_C, 0.5 * run.network.counts_C)
     return run, [batch.to("cpu") for batch in train.batches(0)]
 
 
 def lasting_tensors(run: TrainingState) -> dict[str, Tensor]:
-    """The tensors of a training that steps change in place: weights, states of the optimiser."""
+    """The tensors of a training that its steps share, such as weights and optimiser states."""
     found: dict[str, Tensor] = {}
     for part, network in (("network", run.network), ("average", run.average)):
         if network is not None:
@@ -38,6 +44,8 @@ def lasting_tensors(run: TrainingState) -> dict[str, Tensor]:
             found |= {f"{part}.{name}": tensor for name, tensor in pairs}
     if run.new_share is not None:
         found["share"] = run.new_share
+    if run.trust is not None:
+        found["trusted rows"] = run.trust.counts_C
     for k, state in enumerate(run.optimiser.state.values()):
         found |= {f"{name} {k}": value for name, value in state.items() if value is not None}
     for k, group in enumerate(run.optimiser.param_groups):
