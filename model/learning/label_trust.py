@@ -18,6 +18,10 @@ from model.learning.row_places import row_places
 # but what the encoders have learned from wrong labels of rare classes they hardly forget.
 TRUST_START = 0.1
 
+# The least share of a class's rows that goes on counting. Without it a rare class that the heads
+# know too little of early in the training would lose all its rows, and never be learned.
+LEAST_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class LabelTrust:
@@ -49,6 +53,9 @@ class LabelTrust:
         log_posterior_RC, labels_R = log_posterior_NC[order_N], labels_N[order_N]
         noise = fit_label_noise(log_posterior_RC, labels_R, rows_C)
         right_R = noise.right_probability(log_posterior_RC, labels_R)
+        none_C = torch.zeros_like(rows_C, dtype=right_R.dtype)
+        share_C = none_C.index_add(0, labels_R, right_R) / rows_C.clamp_min(1)
+        lift_C = ((LEAST_SHARE - share_C) / (1 - share_C)).clamp_min(0)
+        right_R = right_R + lift_C[labels_R] * (1 - right_R)
         weights_R = 1 - strength * (1 - right_R)
-        counts_C = torch.zeros_like(rows_C, dtype=weights_R.dtype).index_add(0, labels_R, weights_R)
-        return cls(weights_R, rows_C, counts_C)
+        return cls(weights_R, rows_C, none_C.index_add(0, labels_R, weights_R))

@@ -58,6 +58,18 @@ def test_every_row_gets_its_own_weight_whatever_the_order() -> None:
     assert torch.allclose(trust.counts_C, torch.tensor([100.0, 90.0, 100.0]), atol=1.0)
 
 
+def test_a_class_that_the_heads_deny_altogether_keeps_half_of_its_rows() -> None:
+    labels_N = torch.cat([torch.zeros(290), torch.ones(10)]).long()
+    ranks_N = torch.cat([torch.arange(290), torch.arange(10)])
+    log_posterior_NC = torch.tensor([[0.0, -20.0]]).repeat(300, 1)
+    trust = LabelTrust.of_rows(log_posterior_NC, labels_N, ranks_N, 1.0)
+    assert trust.weights_R[:290].min() > 0.99
+    assert torch.allclose(trust.weights_R[290:], torch.full((10,), 0.5), atol=1e-3)
+    log_posterior_NC[295:] = torch.tensor([-20.0, 0.0])  # they know the class: half are right
+    trust = LabelTrust.of_rows(log_posterior_NC, labels_N, ranks_N, 1.0)
+    assert trust.weights_R[290:295].max() < 0.05 and trust.weights_R[295:].min() > 0.95
+
+
 def test_half_the_strength_takes_half_of_the_weight() -> None:
     rows = judged_rows()
     whole, half = (LabelTrust.of_rows(*rows, strength) for strength in (1.0, 0.5))
