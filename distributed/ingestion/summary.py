@@ -25,6 +25,12 @@ WHY_A_SPLIT_LACKS_CLASSES = (
 )
 PLAIN_WIDTH = 140  # of the table where the output is no terminal
 MAX_REASONS = 10
+# What training may do by data.flip=auto, for people.
+FLIPS = {
+    "none": "not flipped",
+    "horizontal": "flipped left to right",
+    "both": "flipped both ways",
+}
 
 
 @dataclass(frozen=True)
@@ -146,10 +152,11 @@ class IngestReport:
         for heading in ("name", "type", "missing", "distinct", "note"):
             justify = "right" if heading in ("missing", "distinct") else "left"
             table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        flips = {image.name: FLIPS[image.flips] for image in manifest.schema.images}
         for spec, rows in self.images:
             missing = 1 - rows / max(1, manifest.rows["train"])
             colour = "grey" if spec.channels == 1 else "RGB"
-            note = f"{spec.height}x{spec.width}, {colour}, {spec.fit}"
+            note = f"{spec.height}x{spec.width}, {colour}, {spec.fit}, {flips[spec.name]}"
             table.add_row(spec.name, "image", f"{missing:.1%}", "", note)
         for column in self.identities:
             note = "its rows stay in one split" if column.use == GROUP else ""

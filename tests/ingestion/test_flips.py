@@ -62,8 +62,8 @@ def test_a_picture_smaller_than_the_grid_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(24, 400), (64, 16), (12, 12)])
-def test_ingest_writes_the_flips_of_every_image_into_the_schema(
-    tmp_path: Path, size: tuple[int, int]
+def test_ingest_writes_the_flips_of_every_image_into_the_schema_and_prints_them(
+    tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One image column shows the class by its bright side, the other one is missing everywhere but
     for a few rows."""
@@ -81,7 +81,7 @@ def test_ingest_writes_the_flips_of_every_image_into_the_schema(
     pd.DataFrame(entries, columns=["label", "number", "sided", "rare"]).to_parquet(
         tmp_path / "rows.parquet"
     )
-    ingest(
+    result = ingest(
         IngestOptions(
             table=str(tmp_path / "rows.parquet"),
             label="label",
@@ -92,3 +92,11 @@ def test_ingest_writes_the_flips_of_every_image_into_the_schema(
     )
     images = read_manifest(str(tmp_path / "shards")).schema.images
     assert {image.name: image.flips for image in images} == {"sided": "none", "rare": "horizontal"}
+    result.show()
+    shown = capsys.readouterr().out
+    assert "grey, pad, not flipped" in shown
+    assert "grey, pad, flipped left to right" in shown
+    result.show()
+    shown = capsys.readouterr().out
+    assert "grey, pad, not flipped" in shown
+    assert "grey, pad, flipped left to right" in shown
