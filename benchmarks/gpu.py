@@ -115,7 +115,8 @@ def settings_of(args: argparse.Namespace, encoder: str, compiled: bool = False) 
         "optim.epochs": 100,
         "optim.compile": compiled,
         "data.batch_size": args.batch,
-        "data.spoil": 0.0,  # the hand-written loop has none
+        "data.spoil": 0.0,  # the hand-written loop changes no image so
+        "data.degrade": 0.0,
     }
     return apply_changes(Config(), changes)
 

@@ -38,5 +38,9 @@ def _outcome(process: subprocess.Popen[str], until: float) -> dict[str, object]:
         return {"error": "it took longer than the time that there is"}
     if process.returncode:
         return {"error": " ".join(errors.split())[-200:]}
-    found: dict[str, object] = json.loads(printed)
+    lines = printed.splitlines()  # others than the last may be notes, of a compiler for example
+    try:
+        found: dict[str, object] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return {"error": "the process printed no result"}
     return found

@@ -79,16 +79,18 @@ class TableConfig:
 
     encoder: str = option(
         "mlp",
-        "table encoder: mlp is a residual network; tabm is an ensemble of networks that share most"
-        " of their weights",
+        "table encoder: mlp is a residual network; tabm is TabM's ensemble of 16 networks that"
+        " share most of their weights, whose mean output is the embedding",
         choices=TABLE_ENCODERS,
     )
     numeric_embedding: str = option(
         "piecewise", "how a numeric column is embedded", choices=NUMBER_EMBEDDINGS
     )
     embedding_size: int = option(16, "size of one column's embedding", low=1, high=256)
-    width: int = option(128, "hidden units of the residual table network", low=4, high=4096)
-    blocks: int = option(2, "residual blocks of the table network", low=0, high=16)
+    width: int = option(128, "hidden units of the table network", low=4, high=4096)
+    blocks: int = option(
+        2, "residual blocks of the table network; of tabm its layers, at least 1", low=0, high=16
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,8 +128,8 @@ class States:
             )
         if saved["run"] != self.run:
             raise OtherRunError(
-                f"resume needs states of the same settings and data; {self.folder} has those of "
-                "another run: train anew in another folder",
+                "resume needs states of the same settings, defaults and data;"
+                f" {self.folder} has those of another run or version: train anew in another folder",
                 "resume",
             )
         state: StateDict = saved["state"]

@@ -15,8 +15,7 @@ from model.encoders.rtdl import load_rtdl, load_tabm
 from model.encoders.standardise import Standardise
 from model.schema import MAX_DEVIATIONS, Numeric, Table
 
-# Of table.encoder=tabm: networks, and how many times as many hidden units as the residual network.
-SUBMODELS, WIDER = 16, 2
+SUBMODELS = 16  # of table.encoder=tabm
 
 
 def bin_edges(column: Numeric) -> Tensor:
@@ -125,10 +124,10 @@ class ResidualMLP(nn.Module):
         return x + change
 
 
-def mlp(inputs: int, config: TableConfig, dim: int) -> nn.Sequential:
+def mlp(columns: int, config: TableConfig, dim: int) -> nn.Sequential:
     """Returns the residual network of table.encoder=mlp."""
     return nn.Sequential(
-        nn.Linear(inputs, config.width),
+        nn.Linear(columns * config.embedding_size, config.width),
         *(ResidualMLP(config.width) for _ in range(config.blocks)),
         nn.ReLU(),
         nn.Linear(config.width, dim),
@@ -139,24 +138,24 @@ class TabM(nn.Module):
     """The network of table.encoder=tabm: SUBMODELS networks that share most of their weights.
 
     After Gorishniy et al. (ICLR 2025), by the package tabm. The mean of their outputs is the
-    embedding.
+    embedding, while the networks of the article have a loss each.
     """
 
-    def __init__(self, inputs: int, config: TableConfig, dim: int) -> None:
+    def __init__(self, columns: int, config: TableConfig, dim: int) -> None:
         super().__init__()
-        tabm, width = load_tabm(), WIDER * config.width
+        tabm, size = load_tabm(), config.embedding_size
         self.view = tabm.EnsembleView(k=SUBMODELS)
         self.body = tabm.MLPBackboneBatchEnsemble(
-            d_in=inputs,
+            d_in=columns * size,
             n_blocks=max(1, config.blocks),
-            d_block=width,
+            d_block=config.width,
             dropout=0.0,  # there is no randomness inside the network
             k=SUBMODELS,
             tabm_init=True,
-            scaling_init="random-signs",
-            start_scaling_init_chunks=None,
+            scaling_init="normal",
+            start_scaling_init_chunks=[size] * columns,  # one factor for all of a column
         )
-        self.out = tabm.LinearEnsemble(width, dim, k=SUBMODELS)
+        self.out = tabm.LinearEnsemble(config.width, dim, k=SUBMODELS)
 
     def forward(self, x_BI: Tensor) -> Tensor:
         embedding_BD: Tensor = self.out(self.body(self.view(x_BI))).mean(1)
@@ -182,10 +181,9 @@ class TableEncoder(nn.Module):
             if table.categorical
             else None
         )
-        inputs = (len(table.numeric) + len(table.categorical)) * config.embedding_size
-        self.body: nn.Module = (
-            TabM(inputs, config, dim) if config.encoder == "tabm" else mlp(inputs, config, dim)
-        )
+        columns = len(table.numeric) + len(table.categorical)
+        network = TabM if config.encoder == "tabm" else mlp
+        self.body: nn.Module = network(columns, config, dim)
         self.norm = Standardise(dim)
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:

@@ -115,7 +115,10 @@ def adamw(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch
 
 
 def sgd(groups: list[dict[str, object]], settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Returns SGD, fused, with Nesterov's momentum where there is momentum."""
+    """Returns SGD, fused, with Nesterov's momentum where there is momentum.
+
+    Fused, it fails where a weight has its first gradient after the first step; all have one then.
+    """
     _put_rates_on_gpu(groups, settings)
     return torch.optim.SGD(
         groups,

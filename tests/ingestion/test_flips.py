@@ -96,7 +96,3 @@ def test_ingest_writes_the_flips_of_every_image_into_the_schema_and_prints_them(
     shown = capsys.readouterr().out
     assert "grey, pad, not flipped" in shown
     assert "grey, pad, flipped left to right" in shown
-    result.show()
-    shown = capsys.readouterr().out
-    assert "grey, pad, not flipped" in shown
-    assert "grey, pad, flipped left to right" in shown

@@ -33,25 +33,30 @@ def test_a_step_makes_nobody_wait(encoder: str) -> None:
 
 
 def test_a_process_is_ended_with_those_that_it_started(tmp_path: Path) -> None:
-    script, mark = tmp_path / "part.py", tmp_path / "mark"
+    script, mark, begun_mark = tmp_path / "part.py", tmp_path / "mark", tmp_path / "begun"
     script.write_text(
         "import json, subprocess, sys, time\n"
         "kind = sys.argv[1]\n"
         "if kind == 'sleeps':\n"
-        f"    subprocess.Popen(['sh', '-c', 'sleep 6; touch {mark}'])\n"
+        f"    subprocess.Popen(['sh', '-c', 'touch {begun_mark}; sleep 6; touch {mark}'])\n"
         "    time.sleep(60)\n"
         "if kind == 'fails':\n"
         "    sys.exit('no such device')\n"
-        "print(json.dumps({'rows': 3}))\n"
+        "print('a note')\n"
+        "if kind != 'says nothing':\n"
+        "    print(json.dumps({'rows': 3}))\n"
     )
     begun = time.time()
     assert run_until([str(script), "prints"], begun + 60, 2) == [{"rows": 3}] * 2
     assert run_until([str(script), "fails"], begun + 60) == [{"error": "no such device"}]
+    (silent,) = run_until([str(script), "says nothing"], begun + 60)
+    assert set(silent) == {"error"}
     begun = time.time()
     (ended,) = run_until([str(script), "sleeps"], begun + 3)
     assert set(ended) == {"error"}
     assert time.time() - begun < 6
     time.sleep(max(0.0, begun + 10 - time.time()))
+    assert begun_mark.exists()
     assert not mark.exists()
 
 

@@ -72,6 +72,8 @@ def tensors_of(batches: list[Batch]) -> dict[str, Tensor]:
         ("loss.mix=mixup", "fusion.kind=evidential", "loss.name=influence"),
         ("loss.mix=remix", "fusion.kind=late", "loss.trust_labels=0.5"),
         ("data.erase=0.3", "data.flip=both", "fusion.modality_dropout=0.3"),
+        ("table.encoder=tabm", "loss.name=focal", "loss.focal_gamma=2"),
+        ("loss.name=smoothing",),
         ("optim.precision=bfloat16",),
     ],
 )
@@ -176,6 +178,7 @@ def test_what_a_cuda_graph_cannot_hold_is_noticed(
         ("fusion.kind=gate",),
         ("fusion.kind=mixture",),
         ("fusion.kind=late",),
+        ("table.encoder=tabm",),
         ("fusion.modality_dropout=0.3", "data.corrupt=photo=missing:0.4"),
         ("optim.precision=bfloat16",),
     ],

@@ -55,7 +55,7 @@ def test_tabm_begins_as_different_networks_that_share_most_weights() -> None:
 def test_tabm_says_the_same_of_a_row_in_training_and_at_test() -> None:
     """There is no randomness in the network, so that a resumed training is equal bit for bit."""
     body = encoder("tabm").body
-    inputs = torch.randn(ROWS, 16)
+    inputs = torch.randn(ROWS, 4 * 4)
     torch.testing.assert_close(body.train()(inputs), body.eval()(inputs), rtol=0, atol=0)
 
 
