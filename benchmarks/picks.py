@@ -24,6 +24,7 @@ if __package__ in (None, ""):
 
 from benchmarks import command
 from distributed.config import parse_assignments
+from distributed.shards.batches import in_storage_order
 from distributed.training import loop
 from distributed.training.exchange import Exchange
 from distributed.training.run import open_run
@@ -109,7 +110,14 @@ def train(shards: str, settings: Mapping[str, object]) -> Predictions:
         log_probabilities.append(np.log(own_class_N.clip(1e-6)))
         labels.append(labels_N)
 
-    loop.train_network(opened.network, opened.train, opened.val, job.config, report)
+    loop.train_network(
+        opened.network,
+        opened.train,
+        opened.val,
+        job.config,
+        report,
+        train_rows=in_storage_order(opened.train, job.config.inference.batch_size),
+    )
     return Predictions(np.array(correct, dtype=float), np.array(log_probabilities), labels[0])
 
 

@@ -73,6 +73,7 @@ def train_network(
     teacher: gives answers for the training rows, which the network learns beside the labels.
     train_rows: every training row once and as it is, which loss.trust_labels needs.
     """
+    assert train_rows is not None or not config.loss.trust_labels, "labels of no rows to judge"
     run = begin_training(network, train, config, exchange or Exchange(), torch.device(device))
     run.teacher = None if teacher is None else teacher.to(run.device)
     if state is not None:

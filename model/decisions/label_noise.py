@@ -23,7 +23,7 @@ from model.precision import at_least_float32
 SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 FIRST_RATE, MAX_RATE = 0.05, 0.3
 MAX_ROUNDS, ENOUGH = 40, 1e-4
-FIT_ROWS = 20_000
+FIT_ROWS, FIT_CELLS = 20_000, 4_000_000  # rows, and rows times classes, of the fit at most
 
 
 def held_out_log_posterior(
@@ -108,7 +108,8 @@ def fit_label_noise(log_posterior_BC: Tensor, labels_B: Tensor, counts_C: Tensor
     log_posterior_BC: by heads that have not learned from the row, for classes that are all alike.
     counts_C: rows of each class by their labels.
     """
-    step = -(-len(labels_B) // FIT_ROWS)
+    most_rows = max(1, min(FIT_ROWS, FIT_CELLS // log_posterior_BC.shape[1]))
+    step = -(-len(labels_B) // most_rows)
     log_posterior_BC, labels_B = log_posterior_BC[::step], labels_B[::step]
     shares_C = at_least_float32(counts_C).clamp_min(1)
     best, most = LabelNoise(0.0, 1.0, shares_C / shares_C.sum()), -torch.inf
