@@ -252,8 +252,8 @@ class LossConfig:
     trust_labels: float = option(
         0.0,
         "how much less a training row counts whose label the classifiers that have not learned from"
-        " it doubt: 0 is off, 1 lets it count by the probability that its label is right; needs"
-        " fusion.folds of at least 2",
+        " it doubt: 0 is off, 1 lets it count by the probability that its label is right, and more"
+        " where less than half of its class would count; needs fusion.folds of at least 2",
         low=0.0,
         high=1.0,
     )
