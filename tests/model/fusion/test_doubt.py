@@ -129,3 +129,24 @@ def test_the_answers_are_the_mean_probability_of_the_true_class() -> None:
     of_labels = true_class_answers(answers, batch.labels_B).exp()
     for b, label in enumerate(batch.labels_B.tolist()):
         torch.testing.assert_close(of_labels[b], expected[b, :, label])
+
+
+def test_a_doubt_that_only_one_rare_row_asks_for_is_not_made() -> None:
+    """Its class counts as much as the others, whose rows say the contrary."""
+    rows = 60
+    labels_N = torch.arange(rows) % 3
+    answers_NS = torch.tensor([0.6, 0.5, 0.5]).log().repeat(rows, 1)
+    rare_NS = torch.tensor([[1e-6, 0.9, 1e-6]]).log()
+
+    def doubts(rare_rows: int) -> Tensor:
+        return fit_doubts(
+            torch.cat([answers_NS, rare_NS.expand(rare_rows, -1)]),
+            torch.full((rows + rare_rows, 2), 2.0),
+            torch.ones(rows + rare_rows, 2, dtype=torch.bool),
+            torch.cat([labels_N, torch.full((rare_rows,), 3)]),
+            MEMBERS,
+            temperature=1.0,
+        )
+
+    assert doubts(rare_rows=10)[1] > 1
+    assert doubts(rare_rows=1).eq(0).all()
