@@ -250,7 +250,7 @@ def test_a_state_is_used_by_its_own_settings_and_data_only(folder: Path, tmp_pat
             own += 1
             assert read.load() == {"epoch": 1}
         else:
-            with mistakes.mistake("--resume needs states of the same settings and data"):
+            with mistakes.mistake("--resume needs states of the same settings, defaults and data"):
                 read.load()
     assert 25 <= own < 35
 

@@ -145,8 +145,8 @@ def test_states_of_another_run_are_refused_or_start_anew_with_a_warning(
 ) -> None:
     States(str(tmp_path), "another run").save(1, {"epoch": 1})
     message = (
-        f"resume needs states of the same settings and data; {tmp_path} has those of "
-        "another run: train anew in another folder"
+        f"resume needs states of the same settings, defaults and data; {tmp_path} has those of "
+        "another run or version: train anew in another folder"
     )
     assert other_run(States(str(tmp_path), "this run")) == f"--{message}"
     assert States(str(tmp_path), "this run", restart=True).load() is None
