@@ -729,8 +729,8 @@ def test_damaged_shards_stop_a_search_as_they_stop_a_training(
     trained = run_command(
         "distributed/train.py", "--data", str(data), *settings, "--out", str(tmp_path / "r")
     )
-    arguments = ["--space", "experts", "--trials", "6", "--replicates", "0", *settings]
-    stopped = search(out, "--data", str(data), *arguments)
+    arguments = ["--space", "experts", "--trials", "6", "--replicates", "0", "--folds", "1"]
+    stopped = search(out, "--data", str(data), *arguments, *settings)
     line = stopped.stderr.strip().splitlines()[-1]
     assert line == trained.stderr.strip().splitlines()[-1]
     assert line.startswith(f"error: '{damaged}' is damaged: ")
