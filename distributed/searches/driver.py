@@ -142,8 +142,11 @@ def _search_into(out: str, options: SearchOptions) -> SearchResult:
     started = time.monotonic()
     checked = check_search(setup, with_password(setup.options["storage"], options.storage))
     with storage.as_option_error(out):
-        checked = count_rows(checked)
+        # Damaged rows stop the search here; once they are mended, it can be resumed.
         setup.save(mirror.folder)
+        mirror.upload()
+        checked = count_rows(checked)
+        setup.save(mirror.folder)  # with the number of folds
         mirror.upload()
     print_note(plan_sentence(checked))
     print_note(resolution_note(setup.metrics[0], checked.val_rows))
