@@ -39,6 +39,7 @@ MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
 SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
 DEGRADED_VIEWS, SPOILT_VIEWS = 3, 2
+MEASURED_SECONDS, LONG_SECONDS = 5.0, 30.0  # of Progress
 BATCH = 16  # images computed together: their maps fit into a processor's cache
 # The settings of the section `data` that change an image, beside data.flip.
 AUGMENTATIONS = ("shift", "zoom", "rotate", "colour", "erase")
@@ -173,8 +174,9 @@ class FrozenPart:
                 values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
                 # A full disk must show here, as an error; later it would kill the process.
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
+                progress = Progress(views * len(rows_R))
                 for view, values_RK in enumerate(values_VRK):
-                    self._fill(values_RK, view, pixels_RCHW, rows_R)
+                    self._fill(values_RK, view, pixels_RCHW, rows_R, progress)
                 values_VRK.flush()
                 os.fsync(file.fileno())  # a power cut must not keep the new name and lose the bytes
                 os.replace(file.name, path)
@@ -188,6 +190,7 @@ class FrozenPart:
         view: int,
         pixels_RCHW: NDArray[np.uint8],
         rows_R: NDArray[np.int64],
+        progress: Progress,
     ) -> None:
         """Computes one view of the chosen rows."""
         generator = torch.Generator().manual_seed(SEED + view)
@@ -197,6 +200,7 @@ class FrozenPart:
             chosen = slice(low, low + BATCH)
             x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
             values_RK[chosen] = self._encode(self._see(x_BCHW, view, draws_RU[chosen])).numpy()
+            progress.add(len(x_BCHW))
 
     def _see(self, x_BCHW: Tensor, view: int, draws_BU: Tensor) -> Tensor:
         """Returns the images as this view shows them."""
@@ -215,6 +219,29 @@ class FrozenPart:
     @torch.inference_mode()
     def _encode(self, x_BCHW: Tensor) -> Tensor:
         return self.encoder.encode_frozen(x_BCHW, torch.ones(len(x_BCHW), dtype=torch.bool))
+
+
+class Progress:
+    """Says once how long the views will take, where that is long enough to wonder."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.started, self.said = total, 0, time.perf_counter(), False
+
+    def add(self, images: int) -> None:
+        self.done += images
+        seconds = time.perf_counter() - self.started
+        if self.said or seconds < MEASURED_SECONDS:
+            return
+        self.said = True
+        left = seconds * (self.total / self.done - 1)
+        if left >= LONG_SECONDS:
+            print(
+                f"the frozen part of the image encoder sees {self.total:,} images and augmented "
+                f"views: about {left / 60:.0f} min, once; later trainings on this machine read "
+                "the results",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def read_views(path: Path) -> NDArray[np.floating] | None:

@@ -19,9 +19,10 @@ from model.outputs import Outputs
 from model.precision import at_least_float32
 
 # Of LabelNoise: what the sharpness is chosen from; the rate that the search starts from, and the
-# largest that is believed; and how the search ends.
+# smallest and largest that are believed (heads that have seen few epochs find up to 2 % of labels
+# wrong where none is); and how the search ends.
 SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-FIRST_RATE, MAX_RATE = 0.05, 0.3
+FIRST_RATE, MIN_RATE, MAX_RATE = 0.05, 0.02, 0.3
 MAX_ROUNDS, ENOUGH = 40, 1e-4
 FIT_ROWS, FIT_CELLS = 20_000, 4_000_000  # rows, and rows times classes, of the fit at most
 
@@ -102,8 +103,8 @@ class LabelNoise:
 def fit_label_noise(log_posterior_BC: Tensor, labels_B: Tensor, counts_C: Tensor) -> LabelNoise:
     """Returns the noise under which the labels are most likely.
 
-    Where no label is wrong, the rate comes out near 0, and then all labels are right. It is 0 where
-    it would be above MAX_RATE: such heads have not learned enough to judge labels.
+    The rate is 0, and then all labels are right, where it would be below MIN_RATE, as it is where
+    no label is wrong, and above MAX_RATE: such heads have not learned enough to judge labels.
 
     log_posterior_BC: by heads that have not learned from the row, for classes that are all alike.
     counts_C: rows of each class by their labels.
@@ -118,7 +119,7 @@ def fit_label_noise(log_posterior_BC: Tensor, labels_B: Tensor, counts_C: Tensor
         noise, likelihood = _fit_rate(start, log_posterior_BC, labels_B)
         if likelihood > most:
             best, most = noise, likelihood
-    return best if best.rate <= MAX_RATE else replace(best, rate=0.0)
+    return best if MIN_RATE <= best.rate <= MAX_RATE else replace(best, rate=0.0)
 
 
 def _fit_rate(

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +152,24 @@ def test_on_a_full_disk_the_pixels_are_used(
     assert not views.frozen
     assert "No space left on device" in capsys.readouterr().err
     assert not [file for file in cache_folder().iterdir() if file.stat().st_size]
+
+
+@pytest.mark.parametrize(("images_a_second", "words"), [(10, "about 2 min, once"), (100, "")])
+def test_a_long_wait_for_the_views_is_announced_once(
+    images_a_second: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(frozen_views, "time", SimpleNamespace(perf_counter=lambda: now))
+    progress = frozen_views.Progress(1000)
+    for _ in range(10):
+        now += 16 / images_a_second * 2
+        progress.add(32)
+    said = capsys.readouterr().err
+    assert said.count("1,000 images and augmented views") == bool(words)
+    assert words in said
 
 
 def test_training_on_views_is_repeatable_and_learns(wafer_shards: str) -> None:

@@ -39,12 +39,15 @@ BAR_WIDTH = 40  # characters at most; on a narrow terminal what the text leaves
 
 
 class EpochBar:
-    """Shows epoch, loss, balanced accuracy on validation, rows per second and the time left."""
+    """Shows epoch, loss, balanced accuracy on validation, rows per second and the time left.
+
+    The time left is counted from the end of the first epoch that is shown, because the time before
+    it may have gone into the frozen part of an encoder, which is computed only once.
+    """
 
     def __init__(self, epochs: int, title: str = "training") -> None:
         self.epochs, self.title = epochs, title
-        self.started = time.perf_counter()
-        self.epochs_before: float | None = None  # finished before this process began to count
+        self.first: tuple[float, float] | None = None  # the first epoch shown, and when it ended
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
@@ -70,18 +73,20 @@ class EpochBar:
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """Shows a finished epoch."""
-        epoch = metrics["epoch"]
-        if self.epochs_before is None:
-            self.epochs_before = epoch - 1
-        seconds_an_epoch = (time.perf_counter() - self.started) / (epoch - self.epochs_before)
-        left = round(seconds_an_epoch * (self.epochs - epoch))
+        epoch, now = metrics["epoch"], time.perf_counter()
         balanced = metric("balanced_accuracy")
-        parts = (
+        parts = [
             f"loss {metrics['loss']:.3f}",
             f"{balanced.title} {balanced.text(metrics['val/balanced_accuracy'])}",
             f"{metrics['rows_per_second']:,.0f} rows/s",
-            f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left",
-        )
+        ]
+        if self.first is None:
+            self.first = epoch, now
+        else:
+            first_epoch, first_ended = self.first
+            seconds_an_epoch = (now - first_ended) / (epoch - first_epoch)
+            left = round(seconds_an_epoch * (self.epochs - epoch))
+            parts.append(f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left")
         if self.bar is None:
             line = "  ".join((f"epoch {epoch:.0f}/{self.epochs}", *parts))
             print(line, file=sys.stderr, flush=True)

@@ -19,11 +19,15 @@ from distributed.training.results import RunMetrics
 def bar_lines(
     monkeypatch: pytest.MonkeyPatch, metrics: dict[str, float], title: str, width: int = 80
 ) -> list[str]:
-    """The lines of the bar on a terminal, at its start and after an epoch of six minutes."""
+    """The lines of the bar on a terminal: at its start, and after an epoch of six minutes.
+
+    The epoch before it took an hour, in which more was done than an epoch.
+    """
     screens, now = [], 0.0
     monkeypatch.setattr(console, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    for epochs in ([], [metrics]):
+    before = {**metrics, "epoch": metrics["epoch"] - 1}
+    for epochs in ([], [(before, 3600), (metrics, 360)]):
         screen = io.StringIO()
         terminal = rich.console.Console(
             width=width, force_terminal=True, color_system=None, file=screen
@@ -31,12 +35,24 @@ def bar_lines(
         with monkeypatch.context() as patch:
             patch.setattr(rich.console, "Console", lambda stderr, terminal=terminal: terminal)
             with EpochBar(200, title=title) as bar:
-                for epoch_metrics in epochs:
-                    now += 360
+                for epoch_metrics, seconds in epochs:
+                    now += seconds
                     bar(epoch_metrics)
         lines = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", screen.getvalue()).splitlines()
         screens.append([line for line in lines if "epoch" in line][-1].rpartition("\r")[2])
     return screens
+
+
+def test_the_first_epoch_says_nothing_of_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = {"epoch": 1, "loss": 0.5, "val/balanced_accuracy": 0.5, "rows_per_second": 10}
+    bar = EpochBar(3)
+    for epoch in (1, 2, 3):
+        bar({**metrics, "epoch": epoch})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.endswith(" left") for line in lines] == [False, True, True]
+    assert lines[2].endswith(" 0:00:00 left")
 
 
 @pytest.mark.parametrize("epoch", [7, 100])
