@@ -19,10 +19,10 @@ from model.outputs import Outputs
 from model.precision import at_least_float32
 
 # Of LabelNoise: what the sharpness is chosen from; the rate that the search starts from, and the
-# smallest and largest that are believed (heads that have seen few epochs find up to 2 % of labels
-# wrong where none is); and how the search ends.
+# smallest and largest that are believed (where no label is wrong, heads still find up to 1 % that
+# look wrong, in the first epochs more); and how the search ends.
 SHARPNESS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-FIRST_RATE, MIN_RATE, MAX_RATE = 0.05, 0.02, 0.3
+FIRST_RATE, MIN_RATE, MAX_RATE = 0.05, 0.01, 0.3
 MAX_ROUNDS, ENOUGH = 40, 1e-4
 FIT_ROWS, FIT_CELLS = 20_000, 4_000_000  # rows, and rows times classes, of the fit at most
 
