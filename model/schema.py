@@ -101,6 +101,11 @@ class Schema:
     counts: tuple[int, ...] = ()
 
     @property
+    def column_count(self) -> int:
+        """The columns of all tables."""
+        return sum(len(table.columns) for table in self.tables)
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """Names of all modalities, in the order of the axis M."""
         return (*(m.name for m in self.images), *(m.name for m in self.tables))

@@ -11,13 +11,13 @@ from distributed.training.pages.gallery import build_galleries
 from distributed.training.pages.reliance import (
     decide_outputs,
     importance_figure,
+    importance_on_page,
     labelled_sample,
     robustness_table,
 )
 from distributed.training.pages.report import RunReport, write_page
 from distributed.training.pages.splits import Decider, page_split
 from distributed.training.priors import mean_class_prior
-from model.explaining.importance import permutation_importance
 from model.explaining.robustness import robustness
 from model.metrics.names import metric
 
@@ -42,8 +42,9 @@ def write_evaluation_page(
     blocks: list[Block] = []
     if batch is not None:
         decide, rows = decide_outputs(decider), split.title.capitalize()
+        found = importance_on_page(network, batch, decide)
         blocks = [
-            importance_figure(permutation_importance(network, batch, decide), rows),
+            importance_figure(found, network.schema.column_count, rows),
             robustness_table(robustness(network, batch, decide), rows),
         ]
     accuracy = metric("balanced_accuracy")

@@ -29,6 +29,7 @@ from model.metrics.names import metric
 from model.outputs import Outputs
 
 IMPORTANCE_ROWS = 500  # validation rows, of a stream STREAM_SHARE of them
+IMPORTANCE_COLUMNS = 50  # of all tables, each measured by several passes over these rows
 OTHER_ROWS = 800  # training rows of classes that are not audited
 CLASS_ROWS = 48  # training rows of a class that is
 AUDITED = 8  # classes
@@ -58,16 +59,19 @@ def measure_reliance(
     conditions: list[Condition] = []
     if batch is not None:
         decide, encoded_NMD = decide_outputs(decider), encode_records(network, batch)
-        importance = permutation_importance(network, batch, decide, embeddings_NMD=encoded_NMD)
+        importance = importance_on_page(network, batch, decide, encoded_NMD)
         conditions = robustness(network, batch, decide, embeddings_NMD=encoded_NMD)
     return Reliance(importance, conditions, find_shortcuts(network, decider, train, seconds))
 
 
-def reliance_section(found: Reliance, classes: Sequence[str]) -> Section:
-    """Returns the section on importance, broken modalities and shortcuts."""
+def reliance_section(found: Reliance, classes: Sequence[str], columns: int) -> Section:
+    """Returns the section on importance, broken modalities and shortcuts.
+
+    columns: of all tables.
+    """
     blocks: list[Block] = []
     if found.importance:
-        blocks.append(importance_figure(found.importance))
+        blocks.append(importance_figure(found.importance, columns))
     if found.conditions:
         blocks.append(robustness_table(found.conditions))
     blocks += shortcut_blocks(found.findings, classes)
@@ -81,6 +85,15 @@ def labelled_sample(network: Classifier, source: BatchSource) -> Batch | None:
         return None
     places = evenly(labelled, IMPORTANCE_ROWS // rows_share(source))
     return read_places(source, places, pixels=False).to(network.counts_C.device)
+
+
+def importance_on_page(
+    network: Classifier, batch: Batch, decide: Decide, encoded_NMD: Tensor | None = None
+) -> list[Importance]:
+    """Returns the importance of modalities and columns; of wide tables, of the most telling."""
+    return permutation_importance(
+        network, batch, decide, embeddings_NMD=encoded_NMD, most_columns=IMPORTANCE_COLUMNS
+    )
 
 
 def decide_outputs(decider: Decider) -> Decide:
@@ -147,8 +160,13 @@ def evenly(places: IntArray, most: int) -> IntArray:
     return places[np.linspace(0, len(places) - 1, most).astype(np.int64)]
 
 
-def importance_figure(found: Sequence[Importance], rows: str = "Validation") -> Figure:
-    """Draws how much balanced accuracy falls without each part, with intervals. rows: of what."""
+def importance_figure(
+    found: Sequence[Importance], total_columns: int, rows: str = "Validation"
+) -> Figure:
+    """Draws how much balanced accuracy falls without each part, with intervals.
+
+    total_columns: of all tables, measured or not. rows: of what.
+    """
     modalities = [part for part in found if not part.column]
     columns = sorted((part for part in found if part.column), key=lambda part: -part.fall)
     shown = [*modalities, *columns[:SHOWN]]
@@ -177,6 +195,11 @@ def importance_figure(found: Sequence[Importance], rows: str = "Validation") -> 
     )
     left_out = len(columns) - len(columns[:SHOWN])
     rest = f" {left_out} less important columns are left out." if left_out else ""
+    if total_columns > len(columns):
+        rest += (
+            f" Of {total_columns} columns, {len(columns)} were measured: those of which one "
+            "exchange in a few records changes the answers most."
+        )
     return Figure(
         figure=figure,
         caption=(

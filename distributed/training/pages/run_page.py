@@ -74,7 +74,7 @@ def describe_run(run: FinishedRun) -> tuple[RunReport, ModelCard]:
         network=network,
         splits=splits,
         history=result.history,
-        extra=[reliance_section(reliance, network.schema.classes)],
+        extra=[reliance_section(reliance, network.schema.classes, network.schema.column_count)],
         galleries=build_galleries(splits[0], network, decider, seconds),
         notes=[result.metrics.calibration] if result.metrics.calibration else [],
         settings=settings_file(dict(run.spec.settings), "Settings that differ from the defaults."),

@@ -72,3 +72,38 @@ def test_records_without_labels_are_refused() -> None:
     network, batch = records(10)
     with pytest.raises(ValueError, match="needs records with labels"):
         permutation_importance(network, batch.replace(labels_B=torch.full((10,), -1)), lambda o: o)
+
+
+def test_of_wide_tables_the_columns_that_decide_are_measured() -> None:
+    network, batch = records()
+    with torch.inference_mode():
+        decide = decide_by_sex(network, batch)
+    everything = permutation_importance(network, batch, decide)  # type: ignore[arg-type]
+    for most in (1, 2, 3):
+        found = permutation_importance(
+            network,
+            batch,
+            decide,
+            most_columns=most,  # type: ignore[arg-type]
+        )
+        assert sum(bool(each.column) for each in found) == most
+        assert all(each in everything for each in found), "what is measured is measured alike"
+
+
+def test_the_column_that_a_sure_network_goes_by_is_chosen() -> None:
+    network, batch = records()
+    batch = batch.replace(numbers={"table": torch.randn(len(batch), 2)})
+    optimiser = torch.optim.Adam(network.train().parameters(), lr=0.003)
+    for _ in range(20):
+        logits_BC = network(batch).logits_BEC.mean(1)
+        loss = torch.nn.functional.cross_entropy(logits_BC, batch.labels_B)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.001
+
+    def decide(outputs: Outputs) -> Tensor:
+        return outputs.logits_BEC.mean(1).argmax(1)
+
+    *_, column = permutation_importance(network, batch, decide, most_columns=1)
+    assert column.column == "sex" and column.low > 0.2
