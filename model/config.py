@@ -91,6 +91,14 @@ class TableConfig:
     blocks: int = option(
         2, "residual blocks of the table network; of tabm its layers, at least 1", low=0, high=16
     )
+    screen: float = option(
+        0.2,
+        "of tables with at least 50 columns and fewer than 10 training rows for each, only the"
+        " columns are used that alone tell the classes apart, at this false discovery rate; 0 uses"
+        " all",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from distributed.training.scoring import (
     confidence_metrics,
     correct_confidences,
 )
+from distributed.training.screening import screening_note
 from model.by_rows import by_rows
 from model.classifier import Classifier
 from model.decisions import calibration
@@ -88,6 +89,7 @@ def finish_run(
         epochs=run.epoch,
         best_epoch=run.best_epoch["epoch"],
         calibration=fitted.reason,
+        screening=screening_note(network),
     )
     return RunResult(
         network=network,

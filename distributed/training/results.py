@@ -47,6 +47,7 @@ class RunMetrics:
         versions.
     data_share: share of the training time that was spent waiting for batches.
     calibration: why the calibration is less than a full one; empty where it is not.
+    screening: how many columns of wide tables are used; empty where it is all of them.
     """
 
     val: dict[str, float]
@@ -58,6 +59,7 @@ class RunMetrics:
     best_epoch: int
     calibration: str
     cpu_seconds: float | None = None
+    screening: str = ""
 
     @property
     def splits(self) -> dict[str, dict[str, float]]:

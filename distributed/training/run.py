@@ -25,6 +25,7 @@ from distributed.training.progress.recorder import EpochRecorder, Progress
 from distributed.training.requirements import check_training
 from distributed.training.results import RunResult
 from distributed.training.scoring import Evaluator
+from distributed.training.screening import screen_columns
 from distributed.training.spec import RunSpec
 from model.learning.teacher import Teacher
 from model.network import Network
@@ -110,6 +111,7 @@ def open_run(spec: RunSpec, exchange: Exchange, arrays: SharedArrays | None) -> 
     train = open_split(spec, "train", exchange, arrays)
     val = open_split(spec, "val", exchange, arrays)
     network = build_network(manifest, train.schema, config)
+    screen_columns(network, train, config)
     train = with_frozen_views(train, network, config)
     return RunStart(manifest, train, with_frozen_views(val, network, config), network)
 

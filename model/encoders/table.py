@@ -1,11 +1,13 @@
 """The table encoder: numbers and categories of one table row in, one embedding out.
 
-Legend: B batch, N numeric columns, K categorical columns, D embedding.
+Legend: B batch, N numeric columns, K categorical columns, F all columns,
+E embedding of a column, D embedding of the row.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +165,12 @@ class TabM(nn.Module):
 
 
 class TableEncoder(nn.Module):
-    """Encodes the numbers (NaN: missing) and category ids (-1: missing) of a table as [B, D]."""
+    """Encodes the numbers (NaN: missing) and category ids (-1: missing) of a table as [B, D].
+
+    used_F: factors of the columns' embeddings; 0 leaves a column out.
+    """
+
+    used_F: Tensor
 
     def __init__(self, table: Table, config: TableConfig, dim: int) -> None:
         super().__init__()
@@ -185,6 +192,18 @@ class TableEncoder(nn.Module):
         network = TabM if config.encoder == "tabm" else mlp
         self.body: nn.Module = network(columns, config, dim)
         self.norm = Standardise(dim)
+        self.register_buffer("used_F", torch.ones(columns))
+
+    def use_columns(self, used_F: Tensor) -> None:
+        """Leaves out the columns for which this is False; the others count more in turn.
+
+        The first layer then gets as much input as if it had been made for these columns alone.
+        """
+        self.used_F.copy_(used_F * (len(used_F) / used_F.sum()).sqrt())
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.setdefault(f"{prefix}used_F", torch.ones_like(self.used_F))  # older ones lack it
+        super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, numbers_BN: Tensor, categories_BK: Tensor, present_B: Tensor) -> Tensor:
         """Returns the embeddings; the content of an absent table has no influence."""
@@ -193,5 +212,6 @@ class TableEncoder(nn.Module):
             parts.append(self.numbers(torch.where(present_B[:, None], numbers_BN, torch.nan)))
         if self.categories is not None:
             parts.append(self.categories(torch.where(present_B[:, None], categories_BK, -1)))
-        embedding_BD: Tensor = self.norm(self.body(torch.cat(parts, 1).flatten(1)), present_B)
+        columns_BFE = torch.cat(parts, 1) * self.used_F[:, None]
+        embedding_BD: Tensor = self.norm(self.body(columns_BFE.flatten(1)), present_B)
         return embedding_BD

@@ -76,7 +76,7 @@ def describe_run(run: FinishedRun) -> tuple[RunReport, ModelCard]:
         history=result.history,
         extra=[reliance_section(reliance, network.schema.classes, network.schema.column_count)],
         galleries=build_galleries(splits[0], network, decider, seconds),
-        notes=[result.metrics.calibration] if result.metrics.calibration else [],
+        notes=[note for note in (result.metrics.screening, result.metrics.calibration) if note],
         settings=settings_file(dict(run.spec.settings), "Settings that differ from the defaults."),
         reading=[
             "Validation picked the epoch and fitted the calibration. The test split is there to be "

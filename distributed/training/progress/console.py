@@ -122,6 +122,8 @@ def results_notes(metrics: RunMetrics, classes: Sequence[str], counts: Sequence[
         "worst class: "
         + ", ".join(f"{name} on {split}" for split, name in worst.items() if name is not None)
     )
+    if metrics.screening:
+        notes.append(metrics.screening)
     if metrics.calibration:
         parts = metrics.calibration.split("; ")
         reasons = dict.fromkeys(part.partition(": ")[2] or part for part in parts)
