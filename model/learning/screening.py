@@ -5,14 +5,15 @@ where its values differ between the classes by more than those of columns whose 
 anew, at a false discovery rate (Benjamini and Hochberg). Columns that matter only together are not
 seen by it, so that it is used only where the rows are too few to learn such a thing from so many.
 
-Legend: R rows, F columns, B bins of a column's values, C classes, P permutations.
+Legend: R rows, N numeric columns, K categorical columns, F both, Q quantiles, B bins of a column's
+values, C classes.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 
 BINS = 5  # of a column's values, and one of the rows without a value
 PERMUTATIONS = 20  # of the labels; their statistics are pooled over the columns
@@ -26,8 +27,8 @@ def telling_columns(numbers_RN: Tensor, ids_RK: Tensor, labels_R: Tensor, rate: 
     """
     codes_RF = torch.cat([_number_bins(numbers_RN), _category_bins(ids_RK)], 1)
     bins_RFB = one_hot(codes_RF, BINS + 1).float()
-    ranks_RF = _ranks(torch.cat([numbers_RN.float(), ids_RK.float()], 1))
-    ranks_RF[:, numbers_RN.shape[1] :] = 0  # the numbers of categories have no order
+    # The numbers of categories have no order: their ranks say nothing.
+    ranks_RF = pad(_ranks(numbers_RN), (0, ids_RK.shape[1]))
     generator = torch.Generator().manual_seed(0)
     statistics = [_statistics(bins_RFB, ranks_RF, labels_R)]
     for _ in range(PERMUTATIONS):
@@ -81,13 +82,19 @@ def _category_bins(ids_RK: Tensor) -> Tensor:
     return torch.stack(columns, 1) if columns else ids_RK.long()
 
 
-def _ranks(values_RF: Tensor) -> Tensor:
-    """Returns the ranks of a column's values with mean 0 and variance 1; 0 where missing."""
-    missing_RF = values_RF.isnan()
-    ranks_RF = values_RF.argsort(0).argsort(0).float().masked_fill(missing_RF, torch.nan)
-    centred_RF = ranks_RF - ranks_RF.nanmean(0)
-    scale_F = centred_RF.square().nanmean(0).sqrt()
-    return torch.nan_to_num(centred_RF / scale_F, 0.0, 0.0, 0.0)
+def _ranks(values_RN: Tensor) -> Tensor:
+    """Returns the ranks of a column's values with mean 0 and variance 1; 0 where missing.
+
+    Equal values have their mean rank, whatever the order of the rows.
+    """
+    values_NR = values_RN.T.contiguous()
+    ordered_NR = values_NR.sort(1).values
+    first_NR = torch.searchsorted(ordered_NR, values_NR)
+    last_NR = torch.searchsorted(ordered_NR, values_NR, right=True)
+    ranks_RN = (first_NR + last_NR).T.float().masked_fill(values_RN.isnan(), torch.nan)
+    centred_RN = ranks_RN - ranks_RN.nanmean(0)
+    scale_N = centred_RN.square().nanmean(0).sqrt()
+    return torch.nan_to_num(centred_RN / scale_N, 0.0, 0.0, 0.0)
 
 
 def _discoveries(p_F: Tensor, rate: float) -> Tensor:

@@ -44,6 +44,7 @@ def test_columns_that_say_nothing_are_left_out(seed: int) -> None:
 
 def test_columns_without_values_or_with_one_value_are_left_out() -> None:
     numbers_RN, ids_RK, labels_R = noise()
+    labels_R = labels_R.sort().values  # as the rows of a sorted table have them
     numbers_RN[:, 0] = torch.nan
     numbers_RN[:, 1] = 7.0
     numbers_RN[:, 2] = labels_R.float()
