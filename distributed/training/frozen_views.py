@@ -39,7 +39,7 @@ MAX_BYTES = 8 << 30  # of all files together; the longest unused are removed
 SLOWER = "the frozen part of the image encoder is computed anew for every batch"
 SECONDS_OF_A_DAY = 86_400
 DEGRADED_VIEWS, SPOILT_VIEWS = 3, 2
-MEASURED_SECONDS, LONG_SECONDS = 5.0, 30.0  # of Progress
+MEASURED_SECONDS, LONG_SECONDS = 5.0, 30.0  # of WaitNotice
 BATCH = 16  # images computed together: their maps fit into a processor's cache
 # The settings of the section `data` that change an image, beside data.flip.
 AUGMENTATIONS = ("shift", "zoom", "rotate", "colour", "erase")
@@ -174,9 +174,9 @@ class FrozenPart:
                 values_VRK = np.lib.format.open_memmap(file.name, "w+", kind, shape)
                 # A full disk must show here, as an error; later it would kill the process.
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
-                progress = Progress(views * len(rows_R))
+                notice = WaitNotice(views * len(rows_R))
                 for view, values_RK in enumerate(values_VRK):
-                    self._fill(values_RK, view, pixels_RCHW, rows_R, progress)
+                    self._fill(values_RK, view, pixels_RCHW, rows_R, notice)
                 values_VRK.flush()
                 os.fsync(file.fileno())  # a power cut must not keep the new name and lose the bytes
                 os.replace(file.name, path)
@@ -190,7 +190,7 @@ class FrozenPart:
         view: int,
         pixels_RCHW: NDArray[np.uint8],
         rows_R: NDArray[np.int64],
-        progress: Progress,
+        notice: WaitNotice,
     ) -> None:
         """Computes one view of the chosen rows."""
         generator = torch.Generator().manual_seed(SEED + view)
@@ -200,7 +200,7 @@ class FrozenPart:
             chosen = slice(low, low + BATCH)
             x_BCHW = torch.from_numpy(pixels_RCHW[rows_R[chosen]])
             values_RK[chosen] = self._encode(self._see(x_BCHW, view, draws_RU[chosen])).numpy()
-            progress.add(len(x_BCHW))
+            notice.add(len(x_BCHW))
 
     def _see(self, x_BCHW: Tensor, view: int, draws_BU: Tensor) -> Tensor:
         """Returns the images as this view shows them."""
@@ -221,7 +221,7 @@ class FrozenPart:
         return self.encoder.encode_frozen(x_BCHW, torch.ones(len(x_BCHW), dtype=torch.bool))
 
 
-class Progress:
+class WaitNotice:
     """Says once how long the views will take, where that is long enough to wonder."""
 
     def __init__(self, total: int) -> None:

@@ -111,7 +111,7 @@ def open_run(spec: RunSpec, exchange: Exchange, arrays: SharedArrays | None) -> 
     train = open_split(spec, "train", exchange, arrays)
     val = open_split(spec, "val", exchange, arrays)
     network = build_network(manifest, train.schema, config)
-    screen_columns(network, train, config)
+    screen_columns(network, train, spec.shards, config)
     train = with_frozen_views(train, network, config)
     return RunStart(manifest, train, with_frozen_views(val, network, config), network)
 

@@ -103,8 +103,8 @@ class LabelNoise:
 def fit_label_noise(log_posterior_BC: Tensor, labels_B: Tensor, counts_C: Tensor) -> LabelNoise:
     """Returns the noise under which the labels are most likely.
 
-    The rate is 0, and then all labels are right, where it would be below MIN_RATE, as it is where
-    no label is wrong, and above MAX_RATE: such heads have not learned enough to judge labels.
+    The rate is 0, and then all labels are right, where it would be below MIN_RATE, as it mostly is
+    where no label is wrong, and above MAX_RATE: such heads have not learned enough to judge labels.
 
     log_posterior_BC: by heads that have not learned from the row, for classes that are all alike.
     counts_C: rows of each class by their labels.

@@ -86,7 +86,8 @@ def permutation_importance(
     permuted = _Permuted(network, batch, decide, embeddings_NMD)
     chosen = set(range(len(network.schema.modalities) + network.schema.column_count))
     if most_columns is not None and most_columns < network.schema.column_count:
-        few = slice(0, SCREENING_ROWS)
+        few = torch.linspace(0, len(batch) - 1, min(SCREENING_ROWS, len(batch))).long()
+        few = few.to(batch.labels_B.device)
         screened = _Permuted(network, batch.select(few), decide, embeddings_NMD[few])
         chosen = telling_parts(screened, len(network.schema.modalities), most_columns, seed)
     right_N = (
@@ -141,14 +142,10 @@ Variant = Callable[
 
 
 class _Permuted:
-    """The decisions of a network with parts exchanged; images are encoded once."""
+    """The answers of a network with parts exchanged; images are encoded once."""
 
     def __init__(
-        self,
-        network: Classifier,
-        batch: Batch,
-        decide: Decide,
-        embeddings_NMD: Tensor,
+        self, network: Classifier, batch: Batch, decide: Decide, embeddings_NMD: Tensor
     ) -> None:
         self.network, self.batch, self.decide = network, batch, decide
         self.rows = row_slices(batch)
@@ -156,6 +153,7 @@ class _Permuted:
         self.visible_NM, _ = network.choose_modalities(self.embeddings_NMD, batch)
 
     def probabilities(self, embeddings_NMD: Tensor, visible_NM: Tensor) -> Tensor:
+        """Returns those of the network, before calibration, [N, C]."""
         outputs = self.network.fuse(embeddings_NMD, self.batch, visible_NM)
         return outputs.logits_BEC.float().mean(1).softmax(-1)
 

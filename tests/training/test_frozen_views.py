@@ -163,10 +163,10 @@ def test_a_long_wait_for_the_views_is_announced_once(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(frozen_views, "time", SimpleNamespace(perf_counter=lambda: now))
-    progress = frozen_views.Progress(1000)
+    notice = frozen_views.WaitNotice(1000)
     for _ in range(10):
         now += 16 / images_a_second * 2
-        progress.add(32)
+        notice.add(32)
     said = capsys.readouterr().err
     assert said.count("1,000 images and augmented views") == bool(words)
     assert words in said

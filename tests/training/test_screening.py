@@ -19,12 +19,12 @@ from model.encoders.table import TableEncoder
 from model.schema import Numeric, Table
 
 SETTINGS = {"optim.epochs": 2, "experts.count": 1, "table.width": 16}
-ROWS, COLUMNS, TELLING = 240, 80, (4, 17)
+ROWS, COLUMNS, TELLING, CATEGORY = 240, 80, (4, 17), 30
 
 
 @pytest.fixture(scope="module")
 def wide_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two tables of which only the first is wide."""
+    """Two tables of which only the first is wide; one of its telling columns is categorical."""
     folder = tmp_path_factory.mktemp("wide")
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(ROWS) % 3)
@@ -32,6 +32,7 @@ def wide_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     for column in TELLING:
         values[:, column] += 2 * labels
     frame = pd.DataFrame(values, columns=[f"wide.{i}" for i in range(COLUMNS)])
+    frame[f"wide.{CATEGORY}"] = np.array(["low", "middle", "high"])[labels]
     frame["narrow.0"], frame["label"] = rng.normal(size=ROWS), labels.astype(str)
     frame.to_parquet(folder / "rows.parquet")
     ingest(
@@ -64,10 +65,22 @@ def test_only_what_tells_the_classes_apart_is_used_and_only_of_a_wide_table(
     wide_shards: str,
 ) -> None:
     kept = used(RunSpec(shards=wide_shards, settings=SETTINGS))
-    assert set(TELLING) <= set(kept["wide"]) and len(kept["wide"]) <= 5
+    assert {*TELLING, CATEGORY} <= set(kept["wide"]) and len(kept["wide"]) <= 6
     assert kept["narrow"] == [0]
     kept = used(RunSpec(shards=wide_shards, settings={**SETTINGS, "table.screen": 0.0}))
     assert kept["wide"] == list(range(COLUMNS))
+
+
+def test_streamed_rows_are_screened_alike(wide_shards: str) -> None:
+    in_memory = used(RunSpec(shards=wide_shards, settings=SETTINGS))
+    streamed = {**SETTINGS, "data.cache": "stream"}
+    assert used(RunSpec(shards=wide_shards, settings=streamed)) == in_memory
+
+
+def test_cells_of_rows_that_lack_the_table_do_not_count(wide_shards: str) -> None:
+    lacking = {**SETTINGS, "data.corrupt": "wide=missing:0.99"}
+    kept = used(RunSpec(shards=wide_shards, settings=lacking))
+    assert kept["wide"] == list(range(COLUMNS)), "three rows show nothing"
 
 
 def test_the_checkpoint_answers_by_these_columns_alone_and_says_so(
@@ -78,11 +91,12 @@ def test_the_checkpoint_answers_by_these_columns_alone_and_says_so(
     assert " of 80 columns are used" in result.metrics.screening
     network = load_checkpoint(str(tmp_path / "run")).network
     place = network.schema.modalities.index("wide")
-    numbers_BN = torch.randn(6, COLUMNS)
-    ids_BK, present_B = torch.zeros(6, 0, dtype=torch.long), torch.ones(6, dtype=torch.bool)
+    numbers_BN = torch.randn(6, COLUMNS - 1)
+    ids_BK, present_B = torch.zeros(6, 1, dtype=torch.long), torch.ones(6, dtype=torch.bool)
     encoder = network.encoders[place]
     assert isinstance(encoder, TableEncoder)
-    changed_BN = torch.where(encoder.used_F > 0, numbers_BN, torch.randn(6, COLUMNS))
+    is_used_N = encoder.used_F[: COLUMNS - 1] > 0
+    changed_BN = torch.where(is_used_N, numbers_BN, torch.randn(6, COLUMNS - 1))
     with torch.inference_mode():
         before, after = (
             network.encode_modality(place, (values, ids_BK), present_B)

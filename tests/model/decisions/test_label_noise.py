@@ -65,6 +65,15 @@ def test_no_label_is_doubted_where_none_is_wrong(distance: float) -> None:
     assert float(right_N.mean()) > 0.99
 
 
+def test_a_share_of_wrong_labels_is_believed_from_one_percent_on() -> None:
+    log_posterior_NC, labels_N, _ = drawn_rows(0.004, 4.0)
+    noise, right_N = fitted(log_posterior_NC, labels_N)
+    assert noise.rate == 0
+    assert right_N.eq(1).all()
+    noise, _ = fitted(*drawn_rows(0.015, 4.0)[:2])
+    assert noise.rate == pytest.approx(0.015, abs=0.004)
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_heads_that_are_too_cautious_or_too_sure_are_corrected(factor: float) -> None:
     log_posterior_NC, labels_N, _ = drawn_rows(0.08)

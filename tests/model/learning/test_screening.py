@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from model.learning.screening import telling_columns
+from model.learning import screening
+from model.learning.screening import _ranks, telling_columns
 
 ROWS, COLUMNS = 200, 120
 
@@ -33,6 +35,57 @@ def test_the_columns_that_differ_between_classes_are_found_whatever_their_kind()
     found = set(found_F.nonzero()[:, 0].tolist())
     assert telling <= found
     assert len(found - telling) <= 4
+
+
+@pytest.mark.parametrize("kind", ["rare category", "rarely missing"])
+def test_columns_with_rare_values_do_not_hide_the_others(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels_R = torch.multinomial(torch.tensor([0.9, 0.07, 0.03]), 300, True, generator=generator)
+    numbers_RN = torch.randn(300, COLUMNS, generator=generator)
+    numbers_RN[:, :10] += 1.2 * (labels_R > 0)[:, None]
+    is_rare_RN = torch.rand(300, COLUMNS, generator=generator) < 0.01
+    ids_RK = is_rare_RN.long() if kind == "rare category" else torch.zeros(300, 0).long()
+    if kind == "rarely missing":
+        more_RN = torch.randn(300, COLUMNS, generator=generator).masked_fill(is_rare_RN, torch.nan)
+        numbers_RN = torch.cat([numbers_RN, more_RN], 1)
+    found_F = telling_columns(numbers_RN, ids_RK, labels_R, 0.2)
+    assert found_F[:10].sum() >= 8
+    assert found_F[10:].sum() <= 6
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3, 0.6])
+def test_ranks_are_those_of_the_values_that_are_there(missing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values_RN = torch.randint(0, 9, (80, 3), generator=generator).float()
+    values_RN[torch.rand(80, 3, generator=generator) < missing] = torch.nan
+    for values_R, ranks_R in zip(values_RN.T, _ranks(values_RN).T, strict=True):
+        present_R = ~values_R.isnan()
+        expected = stats.zscore(stats.rankdata(values_R[present_R].numpy()))
+        assert ranks_R[present_R].numpy() == pytest.approx(expected, abs=1e-5)
+        assert not ranks_R[~present_R].any()
+
+
+def test_a_column_that_is_mostly_missing_is_found() -> None:
+    numbers_RN, ids_RK, labels_R = noise(400)
+    numbers_RN[torch.rand(400, COLUMNS, generator=torch.Generator().manual_seed(2)) < 0.6] = (
+        torch.nan
+    )
+    numbers_RN[:, 8] += 3.0 * labels_R
+    assert telling_columns(numbers_RN, ids_RK, labels_R, 0.2)[8]
+
+
+def test_parts_of_many_columns_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers_RN, ids_RK, labels_R = noise()
+    numbers_RN[:, :9] += labels_R[:, None]
+    ids_RK[:, 2] = labels_R
+    whole_F = telling_columns(numbers_RN, ids_RK, labels_R, 0.2)
+    monkeypatch.setattr(screening, "CELLS_AT_ONCE", 7 * ROWS)
+    assert whole_F.equal(telling_columns(numbers_RN, ids_RK, labels_R, 0.2))
+
+
+def test_one_class_tells_nothing() -> None:
+    numbers_RN, ids_RK, labels_R = noise()
+    assert not telling_columns(numbers_RN, ids_RK, 0 * labels_R, 0.2).any()
 
 
 @pytest.mark.parametrize("seed", range(5))
