@@ -365,7 +365,9 @@ def test_rows_that_are_joined_to_the_wrong_pictures_are_noted(
     predictions, summary = run_predict(folder, str(tmp_path / "table.parquet"), out)
     assert len(predictions) > 80
     (note,) = summary["notes"]
-    assert note.startswith("photo and table agree only 0 % as much as on validation")
+    agreement = re.match(r"photo and table agree only (\d+) % as much as on validation", note)
+    # Of rows in a random order hardly anything is left; the last percent is the processor's.
+    assert agreement is not None and int(agreement[1]) <= 2
     pooled, again = run_predict(
         folder, str(tmp_path / "table.parquet"), tmp_path / "pool", "--concurrency", "2"
     )
