@@ -92,12 +92,7 @@ class TableConfig:
         2, "residual blocks of the table network; of tabm its layers, at least 1", low=0, high=16
     )
     screen: float = option(
-        0.2,
-        "of tables with at least 50 columns and fewer than 10 training rows for each (20,000 in"
-        " all), only the columns are used that alone tell the classes apart, at this false"
-        " discovery rate; all where none does, or with 0",
-        low=0.0,
-        high=1.0,
+        0.2, "false discovery rate of the columns that wide tables use; 0: all", low=0.0, high=1.0
     )
 
 

@@ -1,6 +1,6 @@
 """Leaves out the columns of wide tables that do not tell the classes apart (table.screen).
 
-Legend: R rows, F columns.
+Legend: R rows, N numeric columns, K categorical columns, F both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distributed.config import Config
 from distributed.shards.batches import BatchSource, MemorySource, StreamSource
@@ -83,7 +84,7 @@ def table_encoders(network: Network) -> Iterator[tuple[Table, TableEncoder]]:
 
 
 def _cells(
-    arrays: Arrays, table: Table, rows_R: np.typing.NDArray[np.int64]
+    arrays: Arrays, table: Table, rows_R: NDArray[np.int64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns copies of the numbers and of the ids of the categories of some rows."""
     numbers_RN = arrays[f"numbers/{table.name}"][rows_R]
