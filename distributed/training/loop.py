@@ -32,6 +32,7 @@ from model.batch import Batch
 from model.by_rows import all_finite
 from model.learning import optimisers
 from model.learning.teacher import Teacher
+from model.learning.weight_average import WeightAverage
 from model.metrics import names
 from model.network import Network
 
@@ -144,7 +145,7 @@ def begin_training(
         device=device,
         steps=config.optim.epochs * math.ceil(train.steps / config.optim.accumulate),
         average=average,
-        new_share=None if average is None else torch.zeros((), device=device),
+        averaging=None if average is None else WeightAverage(average, network),
     )
 
 

@@ -1,4 +1,4 @@
-"""Optimisers, the sharpness-aware step, the learning-rate schedule and the averaged weights.
+"""Optimisers, the sharpness-aware step and the learning-rate schedule.
 
 They are plain functions for the train loop. Each backward adds up the gradients of all workers
 first, so all workers move alike.
@@ -218,28 +218,3 @@ def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / rising
     done = min(1.0, (step - rising) / max(1, steps - rising))
     return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def share_of_new_weights(decay: float, step: int) -> float:
-    """Returns how much of the average of the weights comes from `step` (from 1).
-
-    The decay rises as (1 + step) / (10 + step), so that the first weights soon count for nothing.
-    """
-    return 1 - min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_weight_average(average: nn.Module, network: nn.Module, share: Tensor) -> None:
-    """Updates the exponential moving average of weights and float buffers (batch statistics).
-
-    share: of the new weights, on their device. Integer buffers are copied.
-    """
-    theirs = dict(network.named_parameters()) | dict(network.named_buffers())
-    ours = dict(average.named_parameters()) | dict(average.named_buffers())
-    floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
-    averages = [ours[n] for n in floats]
-    changes = torch._foreach_sub([theirs[n].to(ours[n].dtype) for n in floats], averages)
-    torch._foreach_mul_(changes, share)
-    torch._foreach_add_(averages, changes)
-    for name in ours.keys() - set(floats):
-        ours[name].copy_(theirs[name])

@@ -42,8 +42,8 @@ def lasting_tensors(run: TrainingState) -> dict[str, Tensor]:
         if network is not None:
             pairs = [*network.named_parameters(), *network.named_buffers()]
             found |= {f"{part}.{name}": tensor for name, tensor in pairs}
-    if run.new_share is not None:
-        found["share"] = run.new_share
+    if run.averaging is not None:
+        found["share"] = run.averaging.share
     if run.trust is not None:
         found["trusted rows"] = run.trust.counts_C
     for k, state in enumerate(run.optimiser.state.values()):

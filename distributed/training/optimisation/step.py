@@ -29,8 +29,8 @@ def train_step(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor]:
     """
     optim = run.config.optim
     optimisers.set_learning_rates(run.optimiser, optim, run.step, run.steps)
-    if run.new_share is not None:
-        run.new_share.fill_(optimisers.share_of_new_weights(optim.ema, run.step + 1))
+    if run.averaging is not None:
+        run.averaging.set_share(optim.ema, run.step + 1)
     first = run.step * optim.accumulate  # position of the first batch in the run
     batches = [
         augment_batch(run, batch, position) for position, batch in enumerate(batches, start=first)
@@ -52,10 +52,11 @@ def update_weights(run: TrainingState, batches: list[Batch]) -> dict[str, Tensor
     run.optimiser.zero_grad(set_to_none=True)
     terms = GRADIENTS[optim.name](run, batches)
     if optim.clip:
-        torch.nn.utils.clip_grad_norm_(run.network.parameters(), optim.clip)
+        trained = [weight for group in run.optimiser.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, optim.clip)
     run.optimiser.step()
-    if run.average is not None and run.new_share is not None:
-        optimisers.update_weight_average(run.average, run.network, run.new_share)
+    if run.averaging is not None:
+        run.averaging.update()
     return terms
 
 

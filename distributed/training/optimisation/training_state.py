@@ -15,6 +15,7 @@ from model.batch import Batch
 from model.learning.label_trust import LabelTrust
 from model.learning.optimisers import load_optimiser_state
 from model.learning.teacher import Teacher
+from model.learning.weight_average import WeightAverage
 from model.network import Network
 from model.outputs import Outputs
 
@@ -55,8 +56,7 @@ class TrainingState:
     steps: planned optimiser steps of the whole run.
     teacher: whose answers the network learns beside the labels, if there is one.
     trust: how much the training rows count in this epoch, where their labels are doubted.
-    average: running average of the weights, where optim.ema asks for one.
-    new_share: how much of it comes from the next step; on the device, where the average is.
+    average: running average of the weights, where optim.ema asks for one; averaging: updates it.
     epoch, step: how many epochs and optimiser steps are done.
     seconds: time in training epochs, without the evaluations. cpu_seconds: processor time in them,
         of all workers.
@@ -71,7 +71,7 @@ class TrainingState:
     device: torch.device
     steps: int
     average: Network | None = None
-    new_share: Tensor | None = None
+    averaging: WeightAverage | None = None
     teacher: Teacher | None = None
     trust: LabelTrust | None = None
     epoch: int = 0

@@ -1,4 +1,4 @@
-"""Parameter groups, SAM and ImbSAM on quadratics by hand, the schedule and the averaged weights."""
+"""Parameter groups, SAM and ImbSAM on quadratics by hand, and the schedule."""
 
 from __future__ import annotations
 
@@ -182,29 +182,3 @@ def test_learning_rate_rises_then_falls_as_a_cosine() -> None:
     assert scale[20] == pytest.approx(0.0)
     assert optimisers.learning_rate_scale(0, 1, 0.0) == 1.0
     assert optimisers.learning_rate_scale(30, 20, 0.2) == pytest.approx(0.0)
-
-
-def test_average_follows_weights_and_float_buffers_and_copies_whole_numbers() -> None:
-    network, average = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
-    with torch.no_grad():
-        network.weight.fill_(11.0)
-        average.weight.fill_(1.0)
-        network.running_mean.fill_(10.0)
-        network.num_batches_tracked.fill_(7)
-    share = optimisers.share_of_new_weights(decay=0.99, step=0)  # the decay is 1/10 at first
-    optimisers.update_weight_average(average, network, torch.tensor(share))
-    assert average.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 11)
-    assert average.running_mean.item() == pytest.approx(9.0)
-    assert average.num_batches_tracked.item() == 7
-    share = optimisers.share_of_new_weights(decay=0.5, step=1000)  # later it is the configured one
-    optimisers.update_weight_average(average, network, torch.tensor(share))
-    assert average.weight.item() == pytest.approx(0.5 * 10 + 0.5 * 11)
-
-
-def test_average_of_constant_weights_is_those_weights() -> None:
-    network, average = small_network(), small_network()
-    for step in range(400):
-        share = optimisers.share_of_new_weights(0.9, step)
-        optimisers.update_weight_average(average, network, torch.tensor(share))
-    for name, value in network.state_dict().items():
-        assert torch.allclose(average.state_dict()[name], value, atol=1e-6), name
