@@ -49,9 +49,9 @@ def wide_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "shards")
 
 
-def used(spec: RunSpec) -> dict[str, list[int]]:
+def used(spec: RunSpec, exchange: Exchange | None = None) -> dict[str, list[int]]:
     """The places of the columns that each table uses."""
-    network = open_run(spec, Exchange(), None).network
+    network = open_run(spec, exchange or Exchange(), None).network
     places = {}
     for table, encoder in zip(network.schema.tables, network.encoders, strict=True):
         assert isinstance(encoder, TableEncoder)
@@ -75,6 +75,19 @@ def test_streamed_rows_are_screened_alike(wide_shards: str) -> None:
     in_memory = used(RunSpec(shards=wide_shards, settings=SETTINGS))
     streamed = {**SETTINGS, "data.cache": "stream"}
     assert used(RunSpec(shards=wide_shards, settings=streamed)) == in_memory
+
+
+class OneOfTwo(Exchange):
+    """A worker's view of a training of two: its rank says which half of each batch it reads."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.world = rank, 2
+
+
+def test_two_workers_find_the_same_columns_as_one(wide_shards: str) -> None:
+    spec = RunSpec(shards=wide_shards, settings=SETTINGS)
+    assert used(spec, OneOfTwo(0)) == used(spec, OneOfTwo(1)) == used(spec)
 
 
 def test_cells_of_rows_that_lack_the_table_do_not_count(wide_shards: str) -> None:
