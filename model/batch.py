@@ -44,6 +44,9 @@ class Batch:
     frozen: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     frozen_spoilt: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of spoilt images
     frozen_degraded: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of degraded ones
+    # What the encoders of a network give, in place of the images: float [B, M, D]; cells stay, from
+    # which the plausibility of a row is judged. For rows that one network sees several times.
+    embeddings_BMD: Tensor | None = None
     # bool: modalities that are spoilt on purpose, which the auxiliary heads do not learn from.
     spoilt_BM: Tensor | None = None
     degraded_BM: Tensor | None = None  # bool: images whose class was made harder to see
@@ -84,6 +87,7 @@ class Batch:
             frozen={k: change(v) for k, v in self.frozen.items()},
             frozen_spoilt={k: change(v) for k, v in self.frozen_spoilt.items()},
             frozen_degraded={k: change(v) for k, v in self.frozen_degraded.items()},
+            embeddings_BMD=None if self.embeddings_BMD is None else change(self.embeddings_BMD),
             spoilt_BM=None if self.spoilt_BM is None else change(self.spoilt_BM),
             degraded_BM=None if self.degraded_BM is None else change(self.degraded_BM),
             teacher_BC=None if self.teacher_BC is None else change(self.teacher_BC),

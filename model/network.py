@@ -212,6 +212,8 @@ class Network(Classifier):
         return encoder if encoder.body.has_frozen_part else None
 
     def encode(self, batch: Batch) -> Tensor:
+        if batch.embeddings_BMD is not None:
+            return batch.embeddings_BMD
         embeddings = []
         for m, encoder in enumerate(self.encoders):
             name, present_B = self.schema.modalities[m], batch.present_BM[:, m]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distributed.config import Config
 from distributed.shards.batches import BatchSource, in_storage_order
+from distributed.training.encoded_rows import encode_once
 from distributed.training.fusion_limits import DegradedRows, learn_doubts, learn_novelty_gate
 from distributed.training.operating_points import operating_metrics
 from distributed.training.optimisation.precision import compute_dtype
@@ -56,21 +57,22 @@ def finish_run(
     network.load_state_dict(run.best_epoch["weights"])
     evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)
     batch_size = config.inference.batch_size
+    encoded = encode_once(evaluator, network, val)  # what is fitted below leaves the encoders alone
     if config.fusion.correct_on_validation:
-        correct_confidences(network, evaluator.score(network, val))
+        correct_confidences(network, evaluator.score(network, encoded))
     if network.novelty_gate is not None:
         rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
         counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
-        familiar: list[Batches] = [val]
+        familiar: list[Batches] = [encoded]
         if config.data.degrade and network.pretrained_images:
             familiar.append(DegradedRows(rows, network, config))
         learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
     if config.fusion.doubt and network.mixture is not None:
-        learn_doubts(evaluator, network, network.mixture, val)
+        learn_doubts(evaluator, network, network.mixture, encoded)
     if config.stage.kind != "none":
         features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
         train_second_stage(network, features, config)
-    scores = evaluator.score(network, val)
+    scores = evaluator.score(network, encoded)
     fitted = calibrate(scores, network, config)
     by_split = {"val": scores}
     if open_test is not None:
