@@ -37,8 +37,6 @@ def encode_once(evaluator: Evaluator, network: Classifier, source: BatchSource) 
         return source
     parts = []
     for batch, outputs in evaluator.forward(network, source):
-        encoded = batch.replace(
-            images={}, frozen={}, rows_M=(), embeddings_BMD=outputs.embeddings_BMD
-        )
+        encoded = batch.replace(images={}, frozen={}, embeddings_BMD=outputs.embeddings_BMD)
         parts.append(encoded.apply(Tensor.cpu))
     return EncodedRows(parts, source.rows)

@@ -25,8 +25,7 @@ class WeightAverage:
         self._averages: list[Tensor] = [ours for ours, _ in floats]
         self._weights: list[Tensor] = [theirs for _, theirs in floats]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-        device = self._averages[0].device if floats else None
-        self.share = torch.zeros((), device=device)
+        self.share = torch.zeros((), device=self._averages[0].device)
 
     def set_share(self, decay: float, step: int) -> None:
         """Sets how much of the average comes from `step` (from 1).
