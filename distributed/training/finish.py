@@ -56,22 +56,8 @@ def finish_run(
     config, network = run.config, run.network
     network.load_state_dict(run.best_epoch["weights"])
     evaluator = Evaluator(run.device, compute_dtype(config, run.device), run.exchange)
-    batch_size = config.inference.batch_size
     encoded = encode_once(evaluator, network, val)  # what is fitted below leaves the encoders alone
-    if config.fusion.correct_on_validation:
-        correct_confidences(network, evaluator.score(network, encoded))
-    if network.novelty_gate is not None:
-        rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
-        counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
-        familiar: list[Batches] = [encoded]
-        if config.data.degrade and network.pretrained_images:
-            familiar.append(DegradedRows(rows, network, config))
-        learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
-    if config.fusion.doubt and network.mixture is not None:
-        learn_doubts(evaluator, network, network.mixture, encoded)
-    if config.stage.kind != "none":
-        features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
-        train_second_stage(network, features, config)
+    complete_network(network, evaluator, train, encoded, config)
     scores = evaluator.score(network, encoded)
     fitted = calibrate(scores, network, config)
     by_split = {"val": scores}
@@ -101,6 +87,31 @@ def finish_run(
         scores=by_split,
         validation=ValidationRows.select(scores.logits_NEC, scores.labels_N),
     )
+
+
+def complete_network(
+    network: Network, evaluator: Evaluator, train: BatchSource, val: Batches, config: Config
+) -> None:
+    """Fits what the epochs did not learn, on training and validation rows.
+
+    That is the correction of the confidences, the novelty limits, the doubts and the second stage.
+    The encoders stay as they are.
+    """
+    batch_size = config.inference.batch_size
+    if config.fusion.correct_on_validation:
+        correct_confidences(network, evaluator.score(network, val))
+    if network.novelty_gate is not None:
+        rows = in_storage_order(train, batch_size, NOVELTY_ROWS)
+        counts_C = torch.from_numpy(rows.plan.selection.counts_C).float()
+        familiar: list[Batches] = [val]
+        if config.data.degrade and network.pretrained_images:
+            familiar.append(DegradedRows(rows, network, config))
+        learn_novelty_gate(evaluator, network, rows, counts_C, familiar)
+    if config.fusion.doubt and network.mixture is not None:
+        learn_doubts(evaluator, network, network.mixture, val)
+    if config.stage.kind != "none":
+        features = frozen_features(network, in_storage_order(train, batch_size), evaluator)
+        train_second_stage(network, features, config)
 
 
 def calibrate(scores: Scores, network: Classifier, config: Config) -> Calibration:

@@ -38,11 +38,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average by its share towards the network as it is now."""
-        if self.share.device.type == "cpu":  # one pass over the weights, nothing allocated
-            torch._foreach_lerp_(self._averages, self._weights, self.share.item())
-        else:  # a few kernels for all weights together, and no wait for the share's value
-            changes = torch._foreach_sub(self._weights, self._averages)
-            torch._foreach_mul_(changes, self.share)
-            torch._foreach_add_(self._averages, changes)
+        changes = torch._foreach_sub(self._weights, self._averages)
+        torch._foreach_mul_(changes, self.share)
+        torch._foreach_add_(self._averages, changes)
         for ours, theirs in self._copied:
             ours.copy_(theirs)
